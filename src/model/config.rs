@@ -1,0 +1,108 @@
+//! The shape of a Llama-family model, as read from `config.json` or a GGUF's metadata.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Shape and constants of a Llama-family decoder. Built by [`crate::load`], never from defaults: a constant that
+/// the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ModelConfig {
+    /// `model_type` of the checkpoint: `llama`, `mistral`, `qwen2`, `qwen3`.
+    pub architecture: String,
+    /// Rows of the embedding and the unembedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream, `d`.
+    pub hidden_size: usize,
+    /// Width of the gated MLP activation.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Query heads, `h`.
+    pub num_heads: usize,
+    /// Key/value heads, `k`; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Dimension of one head, `e`.
+    pub head_dim: usize,
+    /// Epsilon of every RMS norm.
+    pub rms_norm_eps: f64,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// Longest sequence the checkpoint was made for.
+    pub max_positions: usize,
+    /// Keys further back than this are masked in the checkpoint's own code; longer prompts are refused.
+    pub sliding_window: Option<usize>,
+    /// Whether the unembedding is the embedding matrix.
+    pub tie_word_embeddings: bool,
+    /// Whether q, k and v projections have a bias (Qwen2).
+    pub qkv_bias: bool,
+    /// Whether q and k are RMS-normed per head before RoPE (Qwen3).
+    pub qk_norm: bool,
+}
+
+/// Rotary position embedding: base and optional Llama-3 frequency scaling.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Rope {
+    /// Base of the geometric frequency series.
+    pub theta: f64,
+    /// Llama-3.1 scaling of the low frequencies, if any.
+    pub llama3: Option<Llama3Scaling>,
+}
+
+/// `rope_type: llama3` of Llama 3.1 and later.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Llama3Scaling {
+    /// Factor by which low frequencies are divided.
+    pub factor: f64,
+    /// Wavelengths above `original_max_positions / low_freq_factor` are scaled fully.
+    pub low_freq_factor: f64,
+    /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
+    pub high_freq_factor: f64,
+    /// Context length before scaling.
+    pub original_max_positions: usize,
+}
+
+impl ModelConfig {
+    /// Width of `q` and `z`: heads times head dimension.
+    pub const fn q_width(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+
+    /// Width of `k` and of `v`.
+    pub const fn kv_width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+
+    /// Weights of one block's linear layers.
+    pub const fn layer_parameters(&self) -> usize {
+        self.hidden_size * (2 * self.q_width() + 2 * self.kv_width() + 3 * self.intermediate_size)
+    }
+
+    /// All weights, norms and biases left out (they are under 0.1 %).
+    pub const fn parameters(&self) -> usize {
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        self.num_layers * self.layer_parameters() + tables * self.vocab_size * self.hidden_size
+    }
+
+    /// Inverse frequencies of RoPE, `[head_dim / 2]`, in f64.
+    ///
+    /// Source: the Llama-3 scaling of `transformers` (`rope_type: llama3`).
+    pub fn inverse_frequencies(&self) -> Vec<f64> {
+        let half = self.head_dim / 2;
+        let base = (0..half).map(|i| self.rope.theta.powf(-((2 * i) as f64) / self.head_dim as f64));
+        let Some(s) = self.rope.llama3 else { return base.collect() };
+        let original = s.original_max_positions as f64;
+        base.map(|freq| {
+            let wavelength = 2.0 * std::f64::consts::PI / freq;
+            if wavelength < original / s.high_freq_factor {
+                freq
+            } else if wavelength > original / s.low_freq_factor {
+                freq / s.factor
+            } else {
+                let smooth =
+                    (original / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+                (1.0 - smooth) * freq / s.factor + smooth * freq
+            }
+        })
+        .collect()
+    }
+}

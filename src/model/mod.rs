@@ -1,0 +1,3 @@
+//! The decoder: weights and the branching forward.
+
+pub mod config;

@@ -1,0 +1,3 @@
+//! The vocabulary: what an experiment *is*. Pure data.
+
+pub mod site;
