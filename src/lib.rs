@@ -8,6 +8,7 @@
 pub mod spec;
 pub mod tokens;
 pub mod plan;
+pub mod kernels;
 pub mod load;
 pub mod model;
 pub mod engine;

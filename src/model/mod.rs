@@ -1,3 +1,5 @@
-//! The decoder: weights and the branching forward.
+//! The decoder: its shape, its weights, and the branching forward.
 
 pub mod config;
+pub mod decoder;
+pub mod weights;

@@ -4,6 +4,11 @@
 //! which rows of which run are live where, [`pack`] turns plans into [`batch::ForwardBatch`]es under a row budget.
 
 pub mod batch;
+pub mod cone;
+mod layout;
+mod live;
+pub mod output;
+pub mod pack;
 
 use std::ops::Range;
 use std::sync::Arc;

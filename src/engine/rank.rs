@@ -1,0 +1,45 @@
+//! The thread that owns the model.
+
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+use super::{Done, Work};
+use crate::kernels::Kernels;
+use crate::model::decoder::{BatchOutput, Decoder};
+use crate::plan::batch::ForwardBatch;
+
+/// Whatever computes forward batches.
+pub trait Model: Send {
+    /// Computes a batch whose indices were checked when it was made.
+    fn forward(&mut self, batch: &ForwardBatch) -> BatchOutput;
+}
+
+impl<K> Model for Decoder<K>
+where
+    K: Kernels + Send,
+    K::Matrix: Send,
+    K::Weight: Send,
+    K::Table: Send,
+    K::Vector: Send,
+{
+    fn forward(&mut self, batch: &ForwardBatch) -> BatchOutput {
+        Decoder::forward(self, batch)
+    }
+}
+
+/// Computes batches in the order of arrival until every sender is gone. A batch whose requester is gone is skipped.
+pub(super) fn spawn(mut model: impl Model + 'static, inbox: Receiver<Work>) -> std::io::Result<()> {
+    let compute = move || {
+        for Work { batch, queued, reply } in inbox {
+            if reply.is_closed() {
+                continue;
+            }
+            let started = Instant::now();
+            let output = model.forward(&batch);
+            // Nobody waits any more: their loss.
+            let _ = reply.send(Done { output, waited: started - queued, took: started.elapsed() });
+        }
+    };
+    std::thread::Builder::new().name("rank-0".into()).spawn(compute)?;
+    Ok(())
+}

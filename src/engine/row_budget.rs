@@ -1,0 +1,65 @@
+//! How many rows a forward batch may hold, and what rows cost.
+
+use super::Cost;
+use crate::model::config::ModelConfig;
+use crate::plan::pack::Size;
+
+/// More rows than this make a batch slow to finish without making it faster: past a few thousand rows the weights are
+/// read from cache anyway, and a batch is the unit in which requests take turns.
+const MOST_ROWS: usize = 8192;
+
+/// The row budget with the model's costs per row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowBudget {
+    /// Most rows of one batch.
+    pub rows: usize,
+    /// Memory of one row: its share of every buffer and of the tables.
+    pub bytes_per_row: u64,
+    /// Operations of one row in one layer.
+    flops_per_row_layer: f64,
+    /// Operations of one readout.
+    flops_per_readout: f64,
+    /// Operations a second, measured.
+    pub flops_per_second: f64,
+}
+
+impl RowBudget {
+    /// Rows that fit `bytes` of working memory; at least one full context, since less would refuse legal prompts.
+    pub fn new(config: &ModelConfig, bytes: u64) -> RowBudget {
+        let (d, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
+        let numbers = 3 * d + 2 * q + 2 * kv + config.intermediate_size;
+        let tables = 24 * config.num_layers;
+        let bytes_per_row = (4 * numbers + tables) as u64;
+        RowBudget {
+            rows: usize::try_from(bytes / bytes_per_row).unwrap_or(MOST_ROWS).min(MOST_ROWS),
+            bytes_per_row,
+            flops_per_row_layer: 2.0 * config.layer_parameters() as f64,
+            flops_per_readout: 2.0 * (config.vocab_size * d) as f64,
+            flops_per_second: 1e11,
+        }
+    }
+
+    /// Takes a measurement: this many row-layers and readouts took so many seconds.
+    #[must_use]
+    pub fn calibrated(self, row_layers: u64, readouts: u64, seconds: f64) -> RowBudget {
+        RowBudget { flops_per_second: self.flops(row_layers, readouts) / seconds, ..self }
+    }
+
+    /// Operations of the linear layers and the unembedding.
+    pub fn flops(&self, row_layers: u64, readouts: u64) -> f64 {
+        row_layers as f64 * self.flops_per_row_layer + readouts as f64 * self.flops_per_readout
+    }
+
+    /// What a plan of this size costs.
+    pub fn cost(&self, size: Size) -> Cost {
+        let flops = self.flops(size.row_layers, size.readouts);
+        Cost {
+            rows: size.rows,
+            row_layers: size.row_layers,
+            flops,
+            chunks: size.chunks,
+            peak_bytes: size.peak_rows * self.bytes_per_row,
+            seconds: flops / self.flops_per_second,
+        }
+    }
+}

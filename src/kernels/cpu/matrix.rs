@@ -1,0 +1,78 @@
+//! Packed rows in host memory.
+
+/// `[rows, columns]` in row-major order. The storage only grows, so that a buffer used layer after layer is mapped once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    columns: usize,
+    rows: usize,
+    storage: Vec<f32>,
+}
+
+impl Matrix {
+    /// No rows of this width.
+    pub fn new(columns: usize) -> Matrix {
+        Matrix { columns, rows: 0, storage: Vec::new() }
+    }
+
+    /// A matrix of given numbers, `[rows, columns]`.
+    pub fn from_rows(columns: usize, data: Vec<f32>) -> Matrix {
+        Matrix { columns, rows: data.len() / columns, storage: data }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers in a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// All numbers.
+    pub fn data(&self) -> &[f32] {
+        &self.storage[..self.rows * self.columns]
+    }
+
+    /// All numbers.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.storage[..self.rows * self.columns]
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data()[row * self.columns..][..self.columns]
+    }
+
+    /// One row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let columns = self.columns;
+        &mut self.data_mut()[row * columns..][..columns]
+    }
+
+    /// Changes the number of rows; the contents of rows that were not there before are unspecified.
+    pub fn set_rows(&mut self, rows: usize) {
+        self.rows = rows;
+        if self.storage.len() < rows * self.columns {
+            self.storage.resize(rows * self.columns, 0.0);
+        }
+    }
+
+    /// `out[i] = self[rows[i]]`
+    pub fn gather(&self, rows: &[u32], out: &mut Matrix) {
+        out.set_rows(rows.len());
+        for (out, &row) in out.data_mut().chunks_exact_mut(self.columns).zip(rows) {
+            out.copy_from_slice(self.row(row as usize));
+        }
+    }
+
+    /// Appends copies of rows.
+    pub fn append(&mut self, rows: &[u32]) {
+        let (old, columns) = (self.rows, self.columns);
+        self.set_rows(old + rows.len());
+        for (i, &row) in rows.iter().enumerate() {
+            let start = row as usize * columns;
+            self.storage.copy_within(start..start + columns, (old + i) * columns);
+        }
+    }
+}

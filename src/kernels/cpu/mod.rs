@@ -1,0 +1,273 @@
+//! The CPU's kernels: f32 arithmetic on packed rows, vectorised at run time for the machine at hand, spread over a
+//! pool of threads.
+//!
+//! Every reduction runs in an order fixed by the operation alone, so the bits of a row depend neither on the other
+//! rows, nor on the number of threads, nor on the vector width of the machine.
+
+mod attention;
+mod gemm;
+mod lanes;
+mod matrix;
+mod score;
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+pub use gemm::PackedWeight;
+pub use matrix::Matrix;
+
+use super::{Heads, Kernels, RopeTable};
+use crate::plan::Score;
+use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch, RowOp, Values};
+use crate::plan::output::EditStats;
+use lanes::{exp, sum_of_squares, vectorized};
+
+/// The precision in which weights are stored and activations are kept. Arithmetic is f32 in all of them; in the half
+/// precisions each operation's result is rounded, as it would be on a device that stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dtype {
+    /// 32-bit floats: what the CPU is for.
+    #[default]
+    F32,
+    /// bfloat16: half the memory, 8 bits of precision.
+    Bf16,
+    /// IEEE half: half the memory, 11 bits of precision, overflows at 65504.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one weight.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::Bf16 | Dtype::F16 => 2,
+        }
+    }
+
+    /// The name used on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::Bf16 => "bf16",
+            Dtype::F16 => "f16",
+        }
+    }
+
+    /// Rounds numbers to what this dtype can hold.
+    fn round(self, values: &mut [f32]) {
+        match self {
+            Dtype::F32 => {}
+            Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+            Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        }
+    }
+}
+
+/// Rows per task in operations that treat rows one by one.
+const ROWS_PER_TASK: usize = 32;
+
+/// A pool of threads and the dtype that activations are kept in.
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    pool: Arc<rayon::ThreadPool>,
+    dtype: Dtype,
+}
+
+impl Cpu {
+    /// `threads`: 0 for one per core.
+    pub fn new(threads: usize, dtype: Dtype) -> Result<Cpu, rayon::ThreadPoolBuildError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("kernels-{i}"))
+            .build()?;
+        Ok(Cpu { pool: Arc::new(pool), dtype })
+    }
+
+    /// Threads that share the work.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// The dtype of weights and activations.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Runs `f(first row, rows)` over `x` a few rows at a time, on all threads.
+    fn for_rows(&self, x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
+        let columns = x.columns();
+        let dtype = self.dtype;
+        self.pool.install(|| {
+            x.data_mut().par_chunks_mut(ROWS_PER_TASK * columns).enumerate().for_each(|(i, rows)| {
+                f(i * ROWS_PER_TASK, rows);
+                dtype.round(rows);
+            });
+        });
+    }
+}
+
+impl Kernels for Cpu {
+    type Matrix = Matrix;
+    type Weight = PackedWeight;
+    type Table = Matrix;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, columns: usize) -> Matrix {
+        Matrix::new(columns)
+    }
+
+    fn rows(&self, x: &Matrix) -> usize {
+        x.rows()
+    }
+
+    fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Matrix) {
+        table.gather(tokens, out);
+        self.dtype.round(out.data_mut());
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
+        out.set_rows(x.rows());
+        let columns = x.columns();
+        self.for_rows(out, |first, out| {
+            let x = &x.data()[first * columns..][..out.len()];
+            vectorized(|| {
+                for (out, x) in out.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+                    let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
+                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                        *out = x * scale * w;
+                    }
+                }
+            });
+        });
+    }
+
+    fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
+        let width = weight.len();
+        self.for_rows(x, |_, rows| {
+            vectorized(|| {
+                for head in rows.chunks_exact_mut(width) {
+                    let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
+                    for (x, w) in head.iter_mut().zip(weight) {
+                        *x = *x * scale * w;
+                    }
+                }
+            });
+        });
+    }
+
+    fn linear(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        out.set_rows(x.rows());
+        let bias = bias.map(Vec::as_slice);
+        self.pool.install(|| gemm::linear(x.data(), weight, bias, self.dtype, out.data_mut()));
+    }
+
+    fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
+        let (columns, half) = (x.columns(), table.half);
+        self.for_rows(x, |first, rows| {
+            vectorized(|| {
+                for (row, &position) in rows.chunks_exact_mut(columns).zip(&positions[first..]) {
+                    let cos = &table.cos[position as usize * half..][..half];
+                    let sin = &table.sin[position as usize * half..][..half];
+                    for head in row.chunks_exact_mut(2 * half) {
+                        let (a, b) = head.split_at_mut(half);
+                        for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                        }
+                    }
+                }
+            });
+        });
+    }
+
+    fn attention(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        out.set_rows(q.rows());
+        let width = q.columns();
+        self.for_rows(out, |first, out| {
+            vectorized(|| {
+                let mut scores = attention::Scores::default();
+                for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                    let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
+                    attention::row(heads, q.row(i), k, v, keys, &mut scores, out);
+                }
+            });
+        });
+    }
+
+    fn gated(&self, x: &Matrix, gate: &PackedWeight, up: &PackedWeight, out: &mut Matrix) {
+        out.set_rows(x.rows());
+        self.pool.install(|| gemm::gated(x.data(), gate, up, self.dtype, out.data_mut()));
+    }
+
+    fn add(&self, x: &mut Matrix, y: &Matrix) {
+        let columns = x.columns();
+        self.for_rows(x, |first, x| {
+            let y = &y.data()[first * columns..][..x.len()];
+            vectorized(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        });
+    }
+
+    fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
+        x.gather(rows, out);
+    }
+
+    fn append(&self, x: &mut Matrix, rows: &[u32]) {
+        x.append(rows);
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows) -> EditStats {
+        let columns = edit.columns.clone().map_or(0..x.columns(), |c| c.start as usize..c.end as usize);
+        let width = columns.len();
+        let mut written = EditStats::default();
+        let mut source = vec![0.0; width];
+        for (i, &row) in edit.rows.iter().enumerate() {
+            if let RowOp::Replace(values) | RowOp::Add(values, _) = &edit.op {
+                source.copy_from_slice(match values {
+                    Values::Rows(rows) => &x.row(rows[i] as usize)[columns.clone()],
+                    Values::Given(given) => &given[i * width..][..width],
+                });
+            }
+            for (x, &source) in x.row_mut(row as usize)[columns.clone()].iter_mut().zip(&source) {
+                let mut new = match edit.op {
+                    RowOp::Replace(_) => source,
+                    RowOp::Add(_, coef) => *x + coef * source,
+                    RowOp::Scale(factor) => *x * factor,
+                    RowOp::Zero => 0.0,
+                };
+                self.dtype.round(std::slice::from_mut(&mut new));
+                written.max_abs_delta = written.max_abs_delta.max((new - *x).abs());
+                *x = new;
+            }
+            written.elements += width as u64;
+            written.cells += 1;
+        }
+        written
+    }
+
+    fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        rows.iter().flat_map(|&row| x.row(row as usize)).copied().collect()
+    }
+
+    fn score(&self, x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {
+        self.pool.install(|| score::score(x, unembed, readout))
+    }
+}
+
+/// `silu(gate) * up` for each pair, into `out`.
+#[inline(always)]
+fn gate_rows(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        *out = g / (1.0 + exp(-g)) * u;
+    }
+}
