@@ -177,7 +177,10 @@ def smollm2_trace(model) -> str:
         tokens, target, noised, sigma, std, noise = trace_setup(model, **spec)
         clean = ref.forward(model, tokens)[0].double().softmax(-1)[0, target].item()
         corrupted = [
-            ref.forward(model, tokens, [Edit("embed", 0, noised, "add", rows)])[0].double().softmax(-1)[0, target].item()
+            ref.forward(model, tokens, [Edit("embed", 0, noised, "add", rows)])[0]
+            .double()
+            .softmax(-1)[0, target]
+            .item()
             for rows in noise
         ]
         return {

@@ -23,8 +23,8 @@ integers modulo 2^32:
     `lm_head.weight`                               w = u / 2
     every other matrix                             w = u / 4
 
-All scales are powers of two, so only the norms round, once. `uniform(name, n)` gives u for i in 0..n; interventions use
-it for their vectors too, with names of their own.
+All scales are powers of two, so only the norms round, once. `uniform(name, n)` gives u for i in 0..n; interventions
+use it for their vectors too, with names of their own.
 
 INTERVENTIONS. A list of `Edit`s, applied by hooks at sites (names as in mediant's `Site`). Edits at one address apply in
 list order. A source is another run's activation at the same address (the source run has no edits) or given rows.
@@ -161,7 +161,9 @@ def smollm2_tokenizer():
     document = {
         "version": "1.0",
         "added_tokens": [
-            {"id": i, "content": t, **flags} for i, (t, kind) in enumerate(zip(tokens, kinds)) if kind == control
+            {"id": i, "content": t, **flags}
+            for i, (t, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind == control
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -211,8 +213,7 @@ _TINY = {
 
 # config.json of each family, as its real checkpoints write it: rotary settings appear in the old and the new form.
 FAMILIES = {
-    "llama": _TINY
-    | {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    "llama": _TINY | {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
     # Llama 3.2: tied, scaled. Head dimension 16 gives wavelengths 6, 20, 63, ..: kept, smoothed, scaled.
     "llama3": _TINY
     | {
@@ -404,10 +405,11 @@ def legacy_noise(seed: int, samples: int, positions: int, width: int, std: float
 ARM_SITES = {"hidden": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
 
 
-def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width: int, batched: bool = True):
-    """P(target) `[samples, layers, positions]` of runs with `noise[sample]` added to the embeddings at `noised` and the
-    clean run's activation restored at a position of the layers of a window."""
+def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width: int, centres=None, batched=True):
+    """P(target) `[samples, centres, positions]` of runs with `noise[sample]` added to the embeddings at `noised` and
+    the clean run's activation restored at one position, in the layers of the window around each centre (all layers)."""
     site, layers = ARM_SITES[arm], len(model.model.layers)
+    centres = range(layers) if centres is None else centres
     addresses = [(site, layer) for layer in range(layers)]
     _, clean = forward(model, tokens, capture=addresses)
     count = len(tokens)
@@ -418,17 +420,17 @@ def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width:
             for k in window(layer, width, layers)
         ]
 
-    out = np.zeros((len(noise), layers, count))
+    out = np.zeros((len(noise), len(centres), count))
     for s, rows in enumerate(noise):
         corrupt = Edit("embed", 0, noised, "add", rows)
-        for layer in range(layers):
+        for i, layer in enumerate(centres):
             if batched:
                 edits = [e for p in range(count) for e in cell(layer, p, p)]
                 logits, _ = forward(model, tokens, [corrupt, *edits], batch=count)
             else:
                 runs = [forward(model, tokens, [corrupt, *cell(layer, p, None)])[0] for p in range(count)]
                 logits = torch.cat(runs)
-            out[s, layer] = logits.double().softmax(-1)[:, target].numpy()
+            out[s, i] = logits.double().softmax(-1)[:, target].numpy()
     return out
 
 

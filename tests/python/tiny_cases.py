@@ -83,9 +83,14 @@ def single(site, layer, positions, op, head=None) -> dict:
 
 
 def every_site_and_op() -> list[dict]:
-    """Every site and op: one inner position, the last, and several including the first; first, inner and last layers."""
+    """Every site and op: an inner position, the last one, several with the first; first, inner and last layers."""
     places = [(1, [LAST]), (0, [3]), (3, [0, 5, LAST])]
-    return [single(site, layer, p, op) for site in SITES for op in OPS for layer, p in places[: 3 if "run" in op or op == "zero" else 2]]
+    return [
+        single(site, layer, p, op)
+        for site in SITES
+        for op in OPS
+        for layer, p in (places if op in ("replace_run", "add_vector", "zero") else places[:2])
+    ]
 
 
 def heads() -> list[dict]:
@@ -120,18 +125,32 @@ def joint() -> list[dict]:
     return [
         case("scale then add at one address", [scale, add]),
         case("add then scale at one address", [add, scale]),
-        case("replace then add at one address", [edit("mlp_out", 0, [5], "replace", [5]), edit("mlp_out", 0, [5], "add", vector="after", coef=1.0)], SAME_LENGTH),
-        case("overlapping positions at one address", [edit("resid_pre", 2, [2, 3], "scale", coef=3.0), edit("resid_pre", 2, [3, 4], "zero", coef=0.0)]),
+        case(
+            "replace then add at one address",
+            [edit("mlp_out", 0, [5], "replace", [5]), edit("mlp_out", 0, [5], "add", vector="after", coef=1.0)],
+            SAME_LENGTH,
+        ),
+        case(
+            "overlapping positions at one address",
+            [edit("resid_pre", 2, [2, 3], "scale", coef=3.0), edit("resid_pre", 2, [3, 4], "zero", coef=0.0)],
+        ),
         case("both sublayers of a block", [attn, mlp], SAME_LENGTH),
         case("both sublayers of a block, listed late first", [mlp, attn], SAME_LENGTH),
         case("two positions swapped with the run itself", [swap], BASE),
         case("two heads off", [head0, head3]),
         case("a head off under a replaced output", [head0, edit("attn_out", 1, [6], "replace", [6])], SAME_LENGTH),
         case("every site of a block", [edit(s, 1, [4], "scale", coef=0.9) for s in SITES if s != "embed"]),
-        case("resid_post then resid_pre of the next block", [edit("resid_post", 0, [7], "scale", coef=2.0), edit("resid_pre", 1, [7], "add", vector="next", coef=1.0)]),
+        case(
+            "resid_post then resid_pre of the next block",
+            [edit("resid_post", 0, [7], "scale", coef=2.0), edit("resid_pre", 1, [7], "add", vector="next", coef=1.0)],
+        ),
         case("noise, then a head in the last block", [noise, edit("z", 3, [LAST], "replace", [LAST], head=1)], BASE),
         case("all layers at the last position", [edit("mlp_out", k, [LAST], "zero", coef=0.0) for k in range(LAYERS)]),
-        case("the whole residual of a layer", [edit("resid_post", 1, list(range(len(BASE))), "replace", list(range(len(BASE))))], SAME_LENGTH),
+        case(
+            "the whole residual of a layer",
+            [edit("resid_post", 1, list(range(len(BASE))), "replace", list(range(len(BASE))))],
+            SAME_LENGTH,
+        ),
     ]
 
 
