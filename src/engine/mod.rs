@@ -80,7 +80,12 @@ pub struct Cost {
 
 impl Engine {
     /// Starts the thread that owns the model. `limit`: requests let in at once, computing or waiting.
-    pub fn start(model: impl Model + 'static, layers: u32, budget: RowBudget, limit: usize) -> std::io::Result<Engine> {
+    pub fn start(
+        model: impl Model + 'static,
+        layers: u32,
+        budget: RowBudget,
+        limit: usize,
+    ) -> std::io::Result<Engine> {
         let (work, inbox) = std::sync::mpsc::channel();
         rank::spawn(model, inbox)?;
         Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), layers, budget })

@@ -114,8 +114,7 @@ pub struct RopeTable {
 impl RopeTable {
     /// Tables for positions below `positions`.
     pub fn new(inverse_frequencies: &[f64], positions: usize) -> RopeTable {
-        let angles =
-            || (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));
+        let angles = || (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));
         RopeTable {
             half: inverse_frequencies.len(),
             cos: angles().map(|a| a.cos() as f32).collect(),

@@ -64,8 +64,7 @@ impl<K: Kernels> Decoder<K> {
             z: kernels.matrix(q),
             activation: kernels.matrix(config.intermediate_size),
         };
-        let heads =
-            Heads { query: config.num_heads, key_value: config.num_kv_heads, dim: config.head_dim };
+        let heads = Heads { query: config.num_heads, key_value: config.num_kv_heads, dim: config.head_dim };
         Decoder { kernels, weights, heads, eps: config.rms_norm_eps as f32, buffers }
     }
 
@@ -129,15 +128,7 @@ impl<K: Kernels> Pass<'_, K> {
         self.select(&tables.attention, b);
         self.project(&layer.q, &b.h, &mut b.q);
         self.rotate(layer.qk_norm.as_ref().map(|(q, _)| q), &mut b.q);
-        self.kernels.attention(
-            self.heads,
-            &b.q,
-            &b.k,
-            &b.v,
-            &tables.attention,
-            &self.positions,
-            &mut b.z,
-        );
+        self.kernels.attention(self.heads, &b.q, &b.k, &b.v, &tables.attention, &self.positions, &mut b.z);
         self.tap(&tables.z, &mut b.z, Some(&mut b.x));
         self.kernels.linear(&b.z, &layer.o, None, &mut b.y);
         self.tap(&tables.attn_out, &mut b.y, Some(&mut b.x));

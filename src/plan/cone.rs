@@ -146,7 +146,8 @@ impl Cones {
     /// Whether replacing `parent`'s row at `position` copies that very row onto itself.
     fn writes_what_is_there(&self, op: &Op, i: usize, parent: RunId, position: u32, stage: Stage) -> bool {
         let Op::Replace(Source::Run { run, positions }) = op else { return false };
-        positions[i] == position && self.resolve(*run, position, stage) == self.resolve(parent, position, stage)
+        positions[i] == position
+            && self.resolve(*run, position, stage) == self.resolve(parent, position, stage)
     }
 }
 

@@ -102,8 +102,7 @@ impl Rows<'_> {
         }
         for &capture in &moment.captures {
             let asked = &live.plan.captures[capture];
-            let rows =
-                asked.positions.iter().map(|&p| self.row(live.resolve(asked.run, p, stage))).collect();
+            let rows = asked.positions.iter().map(|&p| self.row(live.resolve(asked.run, p, stage))).collect();
             tap.captures.push(CaptureRows { capture, rows });
         }
         tap
@@ -132,8 +131,7 @@ impl Rows<'_> {
             };
             let rows =
                 present.iter().map(|&i| self.row(self.live.slot(applied.run, edit.positions[i]))).collect();
-            let table =
-                EditRows { rows, columns: edit.columns.clone(), op, group: edit.group.index() };
+            let table = EditRows { rows, columns: edit.columns.clone(), op, group: edit.group.index() };
             let alike = tables.iter_mut().find(|(n, t)| *n == applied.ordinal && mergeable(t, &table));
             match alike {
                 Some((_, merged)) => merge(merged, table),

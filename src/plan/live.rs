@@ -158,7 +158,9 @@ impl<'a> Live<'a> {
             for (stage, moment) in later.drain(..split) {
                 self.undo(*stage, moment, &mut needed);
             }
-            if let Some((stage, _)) = later.first() && **stage == attention {
+            if let Some((stage, _)) = later.first()
+                && **stage == attention
+            {
                 later.remove(0);
             }
             self.undo_attention(layer, &mut needed);

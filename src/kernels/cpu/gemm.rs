@@ -127,9 +127,8 @@ fn for_tiles(x: &[f32], weight: &PackedWeight, out: &mut [f32], f: impl Fn(Tile<
     let mut tiles = Vec::with_capacity(blocks * splits);
     // Rows are shared out evenly: a last block of a few rows would cost as much memory traffic as a full one.
     let rows_per_block = rows.div_ceil(blocks);
-    let blocks = x
-        .chunks(rows_per_block * weight.inputs)
-        .zip(out.chunks_mut(rows_per_block * weight.outputs));
+    let blocks =
+        x.chunks(rows_per_block * weight.inputs).zip(out.chunks_mut(rows_per_block * weight.outputs));
     for (x, out) in blocks {
         let x: Vec<&[f32]> = x.chunks_exact(weight.inputs).collect();
         let mut rest: Vec<&mut [f32]> = out.chunks_exact_mut(weight.outputs).collect();
@@ -320,7 +319,9 @@ mod tests {
 
     #[test]
     fn every_shape_gives_the_bits_of_the_definition() {
-        for (rows, inputs, outputs) in [(1, 1, 1), (5, 33, 31), (12, 64, 96), (13, 800, 65), (99, 7, 33), (205, 1600, 40)] {
+        for (rows, inputs, outputs) in
+            [(1, 1, 1), (5, 33, 31), (12, 64, 96), (13, 800, 65), (99, 7, 33), (205, 1600, 40)]
+        {
             let (x, w) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
             let mut out = vec![f32::NAN; rows * outputs];
             linear(&x, &PackedWeight::new(&w, outputs, inputs, Dtype::F32), None, Dtype::F32, &mut out);
@@ -364,7 +365,8 @@ mod tests {
     #[test]
     fn gating_is_silu_of_one_product_times_the_other() {
         let (rows, inputs, outputs) = (20, 40, 50);
-        let (x, g, u) = (numbers(rows * inputs, 7), numbers(outputs * inputs, 8), numbers(outputs * inputs, 9));
+        let (x, g, u) =
+            (numbers(rows * inputs, 7), numbers(outputs * inputs, 8), numbers(outputs * inputs, 9));
         let mut out = vec![0.0; rows * outputs];
         let pack = |w: &[f32]| PackedWeight::new(w, outputs, inputs, Dtype::F32);
         gated(&x, &pack(&g), &pack(&u), Dtype::F32, &mut out);

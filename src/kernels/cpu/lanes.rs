@@ -62,9 +62,10 @@ pub(super) fn max(x: &[f32]) -> f32 {
             lanes[i] = if x[i] > lanes[i] || x[i].is_nan() { x[i] } else { lanes[i] };
         }
     }
-    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, |a, b| {
-        if b > a || b.is_nan() { b } else { a }
-    })
+    lanes
+        .into_iter()
+        .chain(rest.iter().copied())
+        .fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
 }
 
 /// `e^x` without branches, to within 2 units in the last place; 0 below -87.3, NaN stays NaN.

@@ -26,7 +26,9 @@ use lanes::{exp, sum_of_squares, vectorized};
 
 /// The precision in which weights are stored and activations are kept. Arithmetic is f32 in all of them; in the half
 /// precisions each operation's result is rounded, as it would be on a device that stores it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 32-bit floats: what the CPU is for.

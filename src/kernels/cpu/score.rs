@@ -145,12 +145,14 @@ mod tests {
         let weight: Vec<f32> = (0..100 * 8).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0).collect();
         let unembed = PackedWeight::new(&weight, 100, 8, Dtype::F32);
         let x = Matrix::from_rows(8, (0..24).map(|i| ((i * 13) % 7) as f32 / 4.0).collect());
-        let readout = ReadoutBatch { rows: vec![0, 1, 2], targets: (0..100).collect(), topk: 1, kl_refs: vec![1] };
+        let readout =
+            ReadoutBatch { rows: vec![0, 1, 2], targets: (0..100).collect(), topk: 1, kl_refs: vec![1] };
         let scores = score(&x, &unembed, &readout);
         assert_eq!(scores[1].kl, [0.0]);
         let log_p = |s: &Score, i: usize| f64::from(s.logits[i]) - s.log_sum_exp;
-        let expected: f64 =
-            (0..100).map(|i| log_p(&scores[1], i).exp() * (log_p(&scores[1], i) - log_p(&scores[0], i))).sum();
+        let expected: f64 = (0..100)
+            .map(|i| log_p(&scores[1], i).exp() * (log_p(&scores[1], i) - log_p(&scores[0], i)))
+            .sum();
         assert!((scores[0].kl[0] - expected).abs() < 1e-6, "{} {expected}", scores[0].kl[0]);
     }
 }

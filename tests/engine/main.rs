@@ -1,0 +1,7 @@
+//! The branching forward against an independent reference, against full recompute, and against itself.
+
+mod faulty;
+mod goldens;
+mod identity;
+mod random;
+mod tiny;

@@ -1,0 +1,138 @@
+//! Random plans: branching, full recompute, any chunking and any number of threads give the same bits.
+
+use std::sync::Arc;
+
+use mediant::kernels::cpu::Dtype;
+use mediant::plan::pack::Mode;
+use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
+use mediant::spec::site::Site;
+use proptest::prelude::*;
+
+use crate::tiny::{decoder, golden, run};
+
+const LAYERS: u32 = 4;
+const HIDDEN: u32 = 64;
+const HEAD: u32 = 16;
+const HEADS: u32 = 4;
+
+/// Raw material of an edit; indices are taken modulo what there is.
+#[derive(Debug, Clone)]
+struct RawEdit {
+    site: usize,
+    layer: u32,
+    positions: Vec<prop::sample::Index>,
+    head: Option<u32>,
+    op: u8,
+    source: prop::sample::Index,
+    source_positions: Vec<prop::sample::Index>,
+    number: f32,
+    control: bool,
+}
+
+fn raw_edit() -> impl Strategy<Value = RawEdit> {
+    let index = any::<prop::sample::Index>;
+    (
+        (0..Site::ALL.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
+        (0u8..6, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
+    )
+        .prop_map(|((site, layer, positions, head), (op, source, source_positions, number, control))| {
+            RawEdit { site, layer, positions, head, op, source, source_positions, number, control }
+        })
+}
+
+/// (parent or new tokens, edits)
+type RawRun = (Option<prop::sample::Index>, Vec<u32>, Vec<RawEdit>);
+
+fn raw_run() -> impl Strategy<Value = RawRun> {
+    (
+        prop::option::weighted(0.8, any::<prop::sample::Index>()),
+        prop::collection::vec(0u32..512, 1..9),
+        prop::collection::vec(raw_edit(), 1..4),
+    )
+}
+
+fn edit(raw: &RawEdit, length: usize, before: &Plan) -> Edit {
+    let site = Site::ALL[raw.site];
+    let mut positions: Vec<u32> = raw.positions.iter().map(|p| p.index(length) as u32).collect();
+    positions.sort_unstable();
+    positions.dedup();
+    let columns = raw.head.filter(|_| site == Site::Z).map(|h| h * HEAD..(h + 1) * HEAD);
+    let width = columns.as_ref().map_or(HIDDEN, |c| c.end - c.start); // heads * head dimension is the hidden size
+    let from_run = || {
+        let run = raw.source.index(before.runs.len());
+        let there = before.runs[run].tokens.len();
+        let positions = raw.source_positions.iter().cycle().zip(&positions);
+        Source::Run {
+            run: RunId(run as u32),
+            positions: positions.map(|(p, _)| p.index(there) as u32).collect(),
+        }
+    };
+    let given = || {
+        let numbers = 0..positions.len() as u32 * width;
+        Source::Constant(numbers.map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * raw.number).collect())
+    };
+    let op = match raw.op {
+        0 | 1 => Op::Replace(from_run()),
+        2 => Op::Add { source: from_run(), coef: raw.number },
+        3 => Op::Add { source: given(), coef: 1.0 },
+        4 => Op::Scale(raw.number),
+        _ => Op::Zero,
+    };
+    let layer = if site == Site::Embed { 0 } else { raw.layer };
+    let group = if raw.control { EditGroup::Control } else { EditGroup::Patch };
+    Edit { at: Address { layer, site }, positions, columns, op, group }
+}
+
+fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
+    let mut plan = Plan::default();
+    plan.root(Arc::from(first));
+    for (parent, tokens, edits) in raw_runs {
+        match parent {
+            None => {
+                plan.root(Arc::from(tokens.as_slice()));
+            }
+            Some(parent) => {
+                let parent = RunId(parent.index(plan.runs.len()) as u32);
+                let length = plan.run(parent).tokens.len();
+                let edits = edits.iter().map(|e| edit(e, length, &plan)).collect();
+                plan.branch(parent, edits);
+            }
+        }
+    }
+    for id in 0..plan.runs.len() as u32 {
+        let length = plan.run(RunId(id)).tokens.len() as u32;
+        plan.read(RunId(id), length - 1);
+        plan.read(RunId(id), length / 2);
+        let site = Site::ALL[id as usize % Site::ALL.len()];
+        let layer = if site == Site::Embed { 0 } else { id % LAYERS };
+        let positions = (0..length).rev().step_by(2).collect();
+        plan.captures.push(Capture { run: RunId(id), at: Address { layer, site }, positions });
+    }
+    plan.scoring.targets = vec![7, 300, 511];
+    plan.scoring.topk = 3;
+    plan.scoring.kl_refs = vec![0, plan.readouts.len() as u32 - 1];
+    plan
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn branching_full_recompute_and_every_chunking_give_the_same_bits(
+        first in prop::collection::vec(0u32..512, 1..9),
+        raw_runs in prop::collection::vec(raw_run(), 1..8),
+    ) {
+        let plan = plan(&first, &raw_runs);
+        let golden = golden("tiny_llama");
+        let (mut one, _) = decoder(&golden, 1, Dtype::F32);
+        let (mut three, _) = decoder(&golden, 3, Dtype::F32);
+        let whole = run(&mut one, LAYERS, &plan, 100_000, Mode::Branching);
+        let full = run(&mut three, LAYERS, &plan, 100_000, Mode::FullRecompute);
+        let chunked = run(&mut three, LAYERS, &plan, 75, Mode::Branching);
+        prop_assert_eq!(&whole.scores, &full.scores);
+        prop_assert_eq!(&whole.captures, &full.captures);
+        prop_assert_eq!(&whole.scores, &chunked.scores);
+        prop_assert_eq!(&whole.captures, &chunked.captures);
+        prop_assert!(whole.row_layers <= full.row_layers);
+    }
+}
