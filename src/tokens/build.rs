@@ -81,7 +81,9 @@ impl Tokenizer {
         inner.with_padding(None);
         let spelling = spelling_of(&inner)?;
         let config: Value = match config {
-            Some(bytes) => serde_json::from_slice(bytes).map_err(|e| BuildError::Config(e.to_string().into()))?,
+            Some(bytes) => {
+                serde_json::from_slice(bytes).map_err(|e| BuildError::Config(e.to_string().into()))?
+            }
             None => Value::Null,
         };
         let stated = match config.get("bos_token") {
@@ -113,7 +115,8 @@ impl Tokenizer {
     pub fn from_gguf(vocabulary: GgufVocabulary) -> Result<Self, BuildError> {
         let GgufVocabulary { model, pre, tokens, types, merges, bos, add_bos, add_eos } = vocabulary;
         if model != "gpt2" {
-            let understood = "gpt2, that is byte-level BPE; use the checkpoint's safetensors with its tokenizer.json";
+            let understood =
+                "gpt2, that is byte-level BPE; use the checkpoint's safetensors with its tokenizer.json";
             return Err(BuildError::NotUnderstood { what: "tokenizer.ggml.model", got: model, understood });
         }
         if add_eos {
@@ -123,7 +126,8 @@ impl Tokenizer {
         let merges = merges
             .iter()
             .map(|merge| {
-                let (left, right) = merge.split_once(' ').ok_or_else(|| invalid(format!("merge {merge:?}")))?;
+                let (left, right) =
+                    merge.split_once(' ').ok_or_else(|| invalid(format!("merge {merge:?}")))?;
                 Ok((left.to_owned(), right.to_owned()))
             })
             .collect::<Result<Vec<_>, BuildError>>()?;
@@ -184,7 +188,11 @@ impl Tokenizer {
 }
 
 fn appends(got: String) -> BuildError {
-    BuildError::NotUnderstood { what: "policy of added tokens", got, understood: "at most one BOS, put first" }
+    BuildError::NotUnderstood {
+        what: "policy of added tokens",
+        got,
+        understood: "at most one BOS, put first",
+    }
 }
 
 /// The special token that the post-processor puts before a text, if any.
@@ -268,11 +276,10 @@ impl Cut {
         };
         match self {
             Self::Gpt2 => Ok(ByteLevel::new(false, true, true).into()),
-            Self::SmolLm => Ok(Sequence::new(vec![
-                Digits::new(true).into(),
-                ByteLevel::new(false, true, true).into(),
-            ])
-            .into()),
+            Self::SmolLm => {
+                Ok(Sequence::new(vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()])
+                    .into())
+            }
             Self::Llama3 => split(r"\p{N}{1,3}"),
             Self::Qwen2 => split(r"\p{N}"),
         }

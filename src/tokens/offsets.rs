@@ -42,7 +42,9 @@ pub(super) fn align(text: &str, pieces: &[&[u8]], library: &[(usize, usize)]) ->
             let end = at + piece.len();
             let here = at.saturating_sub(lead)..end.saturating_sub(lead);
             let skipped = lead.saturating_sub(at).min(piece.len());
-            if text.as_bytes()[here.clone()] != piece[skipped..] || piece[..skipped].iter().any(|&b| b != b' ') {
+            if text.as_bytes()[here.clone()] != piece[skipped..]
+                || piece[..skipped].iter().any(|&b| b != b' ')
+            {
                 return None;
             }
             ranges.push(here);

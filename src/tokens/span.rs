@@ -12,11 +12,16 @@ const SHOWN: usize = 60;
 pub(super) fn find(encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
     let absent = || SpanError::Absent { text: text.to_owned(), tokens: list(&encoded.tokens) };
     // Overlapping occurrences count: "aa" in "aaa" names two spans.
-    let mut places = prompt.char_indices().map(|(i, _)| i).filter(|&i| !text.is_empty() && prompt[i..].starts_with(text));
+    let mut places =
+        prompt.char_indices().map(|(i, _)| i).filter(|&i| !text.is_empty() && prompt[i..].starts_with(text));
     let at = places.next().ok_or_else(absent)?;
     let more = places.count();
     if more > 0 {
-        return Err(SpanError::Ambiguous { text: text.to_owned(), times: more + 1, tokens: list(&encoded.tokens) });
+        return Err(SpanError::Ambiguous {
+            text: text.to_owned(),
+            times: more + 1,
+            tokens: list(&encoded.tokens),
+        });
     }
     let start = prompt[..at].chars().count();
     let chars = start..start + text.chars().count();

@@ -31,7 +31,8 @@ impl TokenTable {
         for (piece, &id) in &vocab {
             pieces[id as usize] = Some(piece);
         }
-        let mut table = Self { bytes: Vec::new(), ends: Vec::with_capacity(ids), known: Vec::with_capacity(ids) };
+        let mut table =
+            Self { bytes: Vec::new(), ends: Vec::with_capacity(ids), known: Vec::with_capacity(ids) };
         for (id, piece) in (0u32..).zip(pieces) {
             match (added.get(&id), piece) {
                 (Some(AddedToken { content, .. }), _) => table.bytes.extend(content.as_bytes()),
