@@ -104,7 +104,7 @@ impl Recipe {
         z ^= z >> 31;
         let sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
         // The sum has mean 131070 and variance 4 (2^32 - 1) / 12.
-        let unit = (sum as i64 - 131_070) as f32 * (1.0 / 37_837.226);
+        let unit = (sum as i64 - 131_070) as f32 * (1.0 / 37_837.227);
         self.mean + self.std * unit
     }
 
@@ -178,11 +178,9 @@ mod tests {
     fn values_never_change_between_versions_without_a_new_recipe_name() {
         let first: Vec<u32> =
             tiny(0, "model.norm.weight").slice(0..4).into_iter().map(f32::to_bits).collect();
-        assert_eq!(first, PINNED, "{first:#x?}");
+        // Computed by a separate implementation in NumPy.
+        assert_eq!(first, [0x3f7c_3bc4, 0x3f85_dd2b, 0x3f8c_f5a8, 0x3f75_1186]);
     }
-
-    /// Bits of the first four values of `model.norm.weight` at seed 0.
-    const PINNED: [u32; 4] = [0, 0, 0, 0];
 
     #[test]
     fn values_have_the_stated_mean_and_deviation() {
