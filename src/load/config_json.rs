@@ -90,9 +90,7 @@ fn refuse_what_would_be_ignored(keys: &Keys<'_>, architecture: &str) -> Result<(
         let why = "quantised safetensors are not read; use the original checkpoint or a GGUF";
         return Err(keys.not_understood("quantization_config", why));
     }
-    if keys.optional("partial_rotary_factor", Value::as_f64)?.is_some_and(|f| f != 1.0) {
-        return Err(keys.not_understood("partial_rotary_factor", "RoPE over part of a head is not supported"));
-    }
+    whole_heads(keys)?;
     if let Some(classes) = keys.optional("architectures", Value::as_array)? {
         let causal = |c: &Value| c.as_str().is_some_and(|c| c.ends_with("ForCausalLM"));
         if !classes.is_empty() && !classes.iter().any(causal) {
@@ -103,6 +101,15 @@ fn refuse_what_would_be_ignored(keys: &Keys<'_>, architecture: &str) -> Result<(
         }
     }
     Ok(())
+}
+
+fn whole_heads(keys: &Keys<'_>) -> Result<(), LoadError> {
+    match keys.optional("partial_rotary_factor", Value::as_f64)? {
+        Some(part) if part < 1.0 => {
+            Err(keys.not_understood("partial_rotary_factor", "rotation of part of a head is not supported"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn sliding_window(keys: &Keys<'_>, architecture: &str) -> Result<Option<usize>, LoadError> {
@@ -131,7 +138,7 @@ fn rope(keys: &Keys<'_>) -> Result<Rope, LoadError> {
     let top = keys.optional("rope_theta", Value::as_f64)?;
     let nested = inner.as_ref().map(|k| k.optional("rope_theta", Value::as_f64)).transpose()?.flatten();
     let theta = match (top, nested) {
-        (Some(a), Some(b)) if a != b => {
+        (Some(a), Some(b)) if a.to_bits() != b.to_bits() => {
             return Err(
                 keys.not_understood("rope_theta", "the file states another one beside the rope scaling")
             );

@@ -47,9 +47,8 @@ pub(super) fn of_weights(files: &[PathBuf], cache_dir: &Path) -> Result<String, 
     let name = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut list: Vec<_> = files.iter().map(name).zip(digests).collect();
     list.sort();
-    Ok(of_bytes(
-        list.iter().map(|(name, digest)| format!("{digest}  {name}\n")).collect::<String>().as_bytes(),
-    ))
+    let lines = list.iter().flat_map(|(name, digest)| [digest, "  ", name, "\n"]);
+    Ok(of_bytes(lines.collect::<String>().as_bytes()))
 }
 
 /// [`of_file`], taken from the cache if the file has the path, size and time of change it had then.

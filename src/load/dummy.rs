@@ -82,7 +82,7 @@ impl Recipe {
             "model.embed_tokens.weight" => (0.0, 1.0),
             "lm_head.weight" => (0.0, 2.0 / fan_in),
             _ if name.ends_with("norm.weight") => (1.0, 0.1),
-            _ if name.ends_with(".bias") => (0.0, 0.1),
+            _ if name.ends_with("_proj.bias") => (0.0, 0.1),
             _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => {
                 (0.0, 1.0 / (fan_in * (2.0 * config.num_layers as f32).sqrt()))
             }
@@ -96,7 +96,7 @@ impl Recipe {
     /// Value at a row-major index.
     ///
     /// Four 16-bit parts of a counter's hash are added up: an Irwin-Hall sum, bell-shaped, within 3.47 standard deviations, and
-    /// exact. The hash is SplitMix64 (Steele, Lea and Flood 2014), whose n-th output is a function of key and n alone.
+    /// exact. The hash is `SplitMix64` (Steele, Lea and Flood 2014), whose n-th output is a function of key and n alone.
     pub fn value(&self, index: u64) -> f32 {
         let mut z = self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

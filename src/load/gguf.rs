@@ -1,6 +1,6 @@
 //! GGUF files: tensors dequantised to f32 under their Hugging Face names.
 //!
-//! llama.cpp stores the rows of Q and K of `llama` models in the order of its own RoPE, which turns neighbouring dimensions
+//! llama.cpp stores the rows of Q and K of `llama` models in the order of its own rotary embedding, which turns neighbouring dimensions
 //! where the checkpoint turns halves; [`unpermute`] puts them back.
 
 mod metadata;
@@ -41,10 +41,9 @@ impl Gguf {
 
     /// The model's shape.
     pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
-        let factors = match self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            true => Some(read(&self.path, &self.content, "rope_freqs.weight")?),
-            false => None,
-        };
+        let divisors = "rope_freqs.weight";
+        let factors = self.content.tensor_infos.contains_key(divisors);
+        let factors = factors.then(|| read(&self.path, &self.content, divisors)).transpose()?;
         metadata::config(&self.content, factors)
     }
 

@@ -11,6 +11,7 @@ use super::{HubOptions, LoadError, LoadOptions, digest};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+const POLICY: &str = "tokenizer_config.json";
 /// Tries of one file. Every try resumes, so this bounds interruptions per file, not its size.
 const ATTEMPTS: u32 = 5;
 
@@ -28,7 +29,12 @@ pub(super) fn fetch(id: &str, revision: Option<&str>, options: &LoadOptions) -> 
     let cached = hub.cached();
     match (cached, options.offline) {
         (Some(snapshot), true) => Ok(snapshot),
-        (Some(snapshot), false) if snapshot.commit == hub.revision => Ok(snapshot),
+        // Another client may have left out the tokenizer's policy; most models have one, so it is looked for.
+        (Some(snapshot), false)
+            if snapshot.commit == hub.revision && snapshot.folder.join(POLICY).is_file() =>
+        {
+            Ok(snapshot)
+        }
         (None, true) => Err(LoadError::Offline {
             what: format!("{id} at {}", hub.revision),
             cache: hub.cache.path().clone(),
@@ -91,15 +97,18 @@ impl<'a> Hub<'a> {
     /// The cached snapshot of the revision, if it is complete.
     fn cached(&self) -> Option<Snapshot> {
         let repo = self.cache.repo(self.repo(self.revision));
-        let config = repo.get("config.json")?;
-        repo.get("tokenizer.json")?;
-        let folder = config.parent()?.to_owned();
+        // A commit need not have a ref of its own.
+        let by_ref = repo.get("config.json").and_then(|config| Some(config.parent()?.to_owned()));
+        let folder = by_ref.unwrap_or_else(|| repo.pointer_path(self.revision));
         let commit = folder.file_name()?.to_str()?.to_owned();
-        let shards = match repo.get(INDEX) {
-            Some(index) => index_files(&std::fs::read(index).ok()?).ok()?.into_iter().collect(),
-            None => vec![SINGLE.to_owned()],
+        let here = |name: &str| folder.join(name).is_file();
+        let shards = if here(INDEX) {
+            index_files(&std::fs::read(folder.join(INDEX)).ok()?).ok()?.into_iter().collect()
+        } else {
+            vec![SINGLE.to_owned()]
         };
-        shards.iter().all(|shard| folder.join(shard).is_file()).then_some(Snapshot { folder, commit })
+        let needed = ["config.json", "tokenizer.json"].into_iter().chain(shards.iter().map(String::as_str));
+        needed.into_iter().all(here).then_some(Snapshot { folder, commit })
     }
 
     /// What the revision holds.
@@ -122,8 +131,8 @@ impl<'a> Hub<'a> {
             }
         }
         // The tokenizer's policy first: a snapshot counts as complete without it.
-        if has("tokenizer_config.json") {
-            self.file(listing, "tokenizer_config.json")?;
+        if has(POLICY) {
+            self.file(listing, POLICY)?;
         }
         let weights = if has(INDEX) {
             let index = self.file(listing, INDEX)?;

@@ -182,7 +182,7 @@ fn vocabulary_sha256(vocabulary: &GgufVocabulary) -> String {
         bytes.extend((s.len() as u64).to_le_bytes());
         bytes.extend(s.as_bytes());
     }
-    types.iter().for_each(|t| bytes.extend(t.to_le_bytes()));
+    bytes.extend(types.iter().flat_map(|t| t.to_le_bytes()));
     bytes.extend(format!("{bos:?} {add_bos:?} {add_eos} {} {}", tokens.len(), merges.len()).as_bytes());
     digest::of_bytes(&bytes)
 }

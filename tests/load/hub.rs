@@ -157,6 +157,8 @@ fn a_model_is_downloaded_once_with_only_the_files_needed() {
     );
     open(&tiny(Some(COMMIT)), &LoadOptions { offline: true, ..options.clone() }).unwrap();
     open(&tiny(Some(COMMIT)), &options).unwrap();
+    std::fs::remove_dir_all(dir.path().join("hub/models--org--tiny/refs")).unwrap();
+    open(&tiny(Some(COMMIT)), &options).unwrap();
     assert_eq!(hub.log().len(), before + 1, "a commit that is here needs no request");
 }
 
@@ -269,4 +271,31 @@ fn opening_works_inside_an_async_runtime() {
     let options = hub.options(dir.path());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async { open(&tiny(None), &options).map(|_| ()) }).unwrap();
+}
+
+#[test]
+fn the_environment_names_hub_token_and_cache_as_for_other_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&repository(dir.path()), |hub| hub.gate = Some((401, "right")));
+    // The environment belongs to the whole process, so another one opens the model.
+    let child = |token: &str| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", "hub::opens_with_what_the_environment_says"]);
+        command.env("HF_ENDPOINT", format!("{}/", hub.endpoint)).env("HF_TOKEN", token);
+        command.env_remove("HF_HUB_CACHE").env("HF_HOME", dir.path().join("home"));
+        command.env("MEDIANT_CACHE", dir.path().join("cache")).output().unwrap()
+    };
+    assert!(!child("wrong").status.success());
+    let output = child("right");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        dir.path().join("home/hub/models--org--tiny/snapshots").join(COMMIT).join("config.json").is_file()
+    );
+}
+
+#[test]
+#[ignore = "run by the_environment_names_hub_token_and_cache_as_for_other_clients in a process of its own"]
+fn opens_with_what_the_environment_says() {
+    let checkpoint = open(&tiny(None), &LoadOptions::default()).unwrap();
+    assert_eq!(checkpoint.fingerprint.revision.as_deref(), Some(COMMIT));
 }

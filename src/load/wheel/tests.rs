@@ -68,7 +68,7 @@ fn a_failed_or_killed_fetch_leaves_nothing_that_looks_whole() {
     assert!(fetch_with(&wheel, &options(dir.path()), fail).is_err());
     assert!(left(dir.path()).is_empty());
     // A killed process cannot clean up: its folder is there at the next start.
-    let name = format!("w-1-{}.partial", &wheel.sha256[..12]);
+    let name = format!("w-1-{}.partial-1", &wheel.sha256[..12]);
     let stale = dir.path().join("models").join(name);
     fs::create_dir_all(stale.join("unpacked")).unwrap();
     fs::write(stale.join("unpacked/m.gguf"), "we").unwrap();
