@@ -171,3 +171,19 @@ fn a_file_that_is_no_gguf_is_damaged() {
     std::fs::write(&path, "not a gguf").unwrap();
     assert!(matches!(Gguf::open(&path), Err(LoadError::Damaged { .. })));
 }
+
+#[test]
+fn every_quantised_type_has_the_bits_of_ggufs_reference() {
+    let golden: std::collections::BTreeMap<String, String> =
+        serde_json::from_str(include_str!("../../../tests/golden/quants.json")).unwrap();
+    assert!(golden.len() >= 12);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/quants.gguf");
+    let gguf = Gguf::open(&path).unwrap();
+    let differ = golden.iter().filter(|(name, digest)| {
+        let values: Vec<f32> =
+            read(&path, &gguf.content, name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        crate::load::digest::of_bytes(&bytes) != **digest
+    });
+    assert_eq!(differ.collect::<Vec<_>>(), []);
+}
