@@ -198,7 +198,7 @@ impl<'a> Hub<'a> {
             let passing = status.is_none_or(|s| s == 408 || s == 429 || s >= 500);
             if attempt == ATTEMPTS || !passing {
                 let (id, file) = (self.id.to_owned(), file.to_owned());
-                return Err(LoadError::Hub { id, file, attempts: attempt, why: error.to_string() });
+                return Err(LoadError::Hub { id, file, attempts: attempt, why: with_causes(&error) });
             }
             tracing::debug!(%error, file, attempt, "a request to the hub failed and is tried again");
             std::thread::sleep(Duration::from_millis(100 << attempt));
@@ -213,7 +213,8 @@ impl<'a> Hub<'a> {
         revision: &str,
         ask: &(impl AsyncFn(&ApiRepo) -> Result<T, ApiError> + Sync),
     ) -> Result<T, ApiError> {
-        let builder = match self.options.endpoint.clone().or_else(|| std::env::var("HF_ENDPOINT").ok()) {
+        let stated = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty());
+        let builder = match self.options.endpoint.clone().or(stated) {
             Some(endpoint) => ApiBuilder::from_cache(self.cache.clone())
                 .with_endpoint(endpoint.trim_end_matches('/').to_owned()),
             None => ApiBuilder::from_cache(self.cache.clone()),
@@ -240,6 +241,15 @@ fn status(error: &ApiError) -> Option<u16> {
         ApiError::TooManyRetries(error) => status(error),
         _ => None,
     }
+}
+
+/// An error and what caused it; the library's own text stops at "error sending request".
+fn with_causes(error: &ApiError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Large files are named in the cache by their SHA-256, which tells whether what arrived (perhaps in several pieces) is what was

