@@ -149,11 +149,7 @@ fn rope(keys: &Keys<'_>) -> Result<Rope, LoadError> {
         }
     };
     let Some(inner) = inner else { return Ok(Rope { theta, llama3: None }) };
-    if inner.optional("partial_rotary_factor", Value::as_f64)?.is_some_and(|f| f != 1.0) {
-        return Err(
-            inner.not_understood("partial_rotary_factor", "RoPE over part of a head is not supported")
-        );
-    }
+    whole_heads(&inner)?;
     let key = if inner.present("rope_type") || !inner.present("type") { "rope_type" } else { "type" };
     let kind = inner.optional(key, Value::as_str)?;
     let llama3 = match kind {

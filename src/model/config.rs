@@ -35,7 +35,7 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Whether q, k and v projections have a bias (Qwen2).
     pub qkv_bias: bool,
-    /// Whether q and k are RMS-normed per head before RoPE (Qwen3).
+    /// Whether q and k are RMS-normed per head before the rotary embedding (Qwen3).
     pub qk_norm: bool,
 }
 
@@ -148,7 +148,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Inverse frequencies of RoPE, `[head_dim / 2]`, in f64.
+    /// Inverse frequencies of the rotary embedding, `[head_dim / 2]`, in f64.
     ///
     /// Source: the Llama-3 scaling of `transformers` (`rope_type: llama3`).
     pub fn inverse_frequencies(&self) -> Vec<f64> {

@@ -6,7 +6,8 @@ use std::sync::LazyLock;
 use mediant::load::{Checkpoint, LoadOptions, ModelRef, check_fits, open, required_bytes};
 use mediant::tokens::SpanError;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+
+use crate::made;
 
 static MODEL: LazyLock<Checkpoint> =
     LazyLock::new(|| open(&ModelRef::SmolLm2, &LoadOptions::default()).unwrap());
@@ -123,7 +124,6 @@ fn dequantised_weights_have_the_bits_of_ggufs_reference() {
         assert_eq!(tensor.dims(), weight.shape, "{name}");
         let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
         let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(digest, weight.sha256, "{name}");
+        assert_eq!(made::sha256(&bytes), weight.sha256, "{name}");
     }
 }

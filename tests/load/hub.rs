@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 
 use mediant::load::{LoadError, LoadOptions, ModelRef, open};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::made;
 
@@ -90,7 +89,7 @@ impl Hub {
         let from: usize = from.parse().unwrap();
         let part = &bytes[from..bytes.len().min(to.parse::<usize>().unwrap() + 1)];
         // Large files are named by their SHA-256, small ones by something shorter, as on the real hub.
-        let etag: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let etag = made::sha256(bytes);
         let etag = if name.ends_with(".safetensors") { &etag } else { &etag[..40] };
         let head = format!(
             "HTTP/1.1 206 Partial\r\nconnection: close\r\netag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\n\

@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use mediant::load::{LoadOptions, ModelRef, expected_tensors, open};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
@@ -74,4 +75,9 @@ pub fn write(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>, s
 pub fn bits(tensor: &Tensor) -> Vec<u32> {
     let wide = tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap();
     wide.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }

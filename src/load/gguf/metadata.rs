@@ -107,7 +107,7 @@ pub(super) fn vocabulary(content: &Content) -> Result<GgufVocabulary, LoadError>
         Some(other) => Err(not_understood(name, &format!("{other:?}"), "it must be true or false")),
     };
     let add_bos = flag("tokenizer.ggml.add_bos_token")?;
-    let add_eos = flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let appends = flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
     let model = text(content, "tokenizer.ggml.model")?.to_owned();
     // Only byte-level BPE names how it cuts; the other kinds are refused by their name.
     let pre = if model == "gpt2" { text(content, "tokenizer.ggml.pre")?.to_owned() } else { String::new() };
@@ -133,7 +133,7 @@ pub(super) fn vocabulary(content: &Content) -> Result<GgufVocabulary, LoadError>
         types,
         bos,
         add_bos,
-        add_eos,
+        add_eos: appends,
     })
 }
 
