@@ -35,7 +35,7 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Whether q, k and v projections have a bias (Qwen2).
     pub qkv_bias: bool,
-    /// Whether q and k are RMS-normed per head before RoPE (Qwen3).
+    /// Whether q and k are RMS-normed per head before the rotary embedding (Qwen3).
     pub qk_norm: bool,
 }
 
@@ -61,6 +61,18 @@ pub struct Llama3Scaling {
     pub original_max_positions: usize,
 }
 
+/// A number in a configuration that makes no model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {got}: {why}")]
+pub struct ConfigFault {
+    /// As in `config.json`.
+    pub key: &'static str,
+    /// Its value.
+    pub got: String,
+    /// What is wrong.
+    pub why: &'static str,
+}
+
 impl ModelConfig {
     /// Width of `q` and `z`: heads times head dimension.
     pub const fn q_width(&self) -> usize {
@@ -83,7 +95,60 @@ impl ModelConfig {
         self.num_layers * self.layer_parameters() + tables * self.vocab_size * self.hidden_size
     }
 
-    /// Inverse frequencies of RoPE, `[head_dim / 2]`, in f64.
+    /// Checks that the numbers make a model. The first fault found is returned.
+    pub fn check(&self) -> Result<(), ConfigFault> {
+        // More than this is a damaged file, and products of two stay far from overflow.
+        const LIMIT: usize = 1 << 28;
+        let fault =
+            |key, got: &dyn std::fmt::Display, why| Err(ConfigFault { key, got: got.to_string(), why });
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_layers),
+            ("num_attention_heads", self.num_heads),
+            ("num_key_value_heads", self.num_kv_heads),
+            ("head_dim", self.head_dim),
+            ("max_position_embeddings", self.max_positions),
+        ];
+        for (key, size) in sizes {
+            if !(1..=LIMIT).contains(&size) {
+                return fault(key, &size, "it must be at least 1 and no astronomic number");
+            }
+        }
+        if !self.num_heads.is_multiple_of(self.num_kv_heads) {
+            return fault(
+                "num_key_value_heads",
+                &self.num_kv_heads,
+                "it does not divide num_attention_heads",
+            );
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return fault("head_dim", &self.head_dim, "RoPE turns pairs of dimensions, so it must be even");
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+            return fault("rms_norm_eps", &self.rms_norm_eps, "it must be a small positive number");
+        }
+        if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
+            return fault("rope_theta", &self.rope.theta, "it must be positive");
+        }
+        if let Some(s) = self.rope.llama3
+            && !(s.factor >= 1.0 && s.low_freq_factor > 0.0 && s.high_freq_factor > s.low_freq_factor)
+        {
+            let got = format!("{} between {} and {}", s.factor, s.low_freq_factor, s.high_freq_factor);
+            return fault(
+                "rope factor",
+                &got,
+                "factor must be at least 1 and low_freq_factor below high_freq_factor",
+            );
+        }
+        if self.sliding_window == Some(0) {
+            return fault("sliding_window", &0, "it must be at least 1, or null");
+        }
+        Ok(())
+    }
+
+    /// Inverse frequencies of the rotary embedding, `[head_dim / 2]`, in f64.
     ///
     /// Source: the Llama-3 scaling of `transformers` (`rope_type: llama3`).
     pub fn inverse_frequencies(&self) -> Vec<f64> {

@@ -1,10 +1,21 @@
 //! Stage 1: text to token ids and back, with offsets and spans.
+//!
+//! In: a checkpoint's tokenizer files and text. Out: [`Encoded`].
+
+mod build;
+mod offsets;
+mod span;
+mod table;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
 use utoipa::ToSchema;
+
+pub use self::build::{BuildError, GgufVocabulary};
+use self::offsets::CharIndex;
+use self::table::TokenTable;
 
 /// One token of a prompt with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -82,34 +93,61 @@ pub enum SpanError {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
+    table: Arc<TokenTable>,
     bos: Option<u32>,
     adds_bos: bool,
 }
 
 impl Tokenizer {
     /// Tokenises a prompt. `bos`: `None` follows the tokenizer's own policy, `Some` overrides it.
-    pub fn encode(&self, _text: &str, _bos: Option<bool>) -> Result<Encoded, TokenizeError> {
-        unimplemented!("lands with the loader")
+    ///
+    /// Special tokens written out in the text become these tokens, as in `transformers`.
+    pub fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError> {
+        let added = match (bos.unwrap_or(self.adds_bos), self.bos) {
+            (true, Some(id)) => Some(id),
+            (true, None) => return Err(TokenizeError::NoBos),
+            (false, _) => None,
+        };
+        let encoding =
+            self.inner.encode(text, false).map_err(|e| TokenizeError::Refused(e.to_string().into()))?;
+        let pieces: Vec<&[u8]> =
+            encoding.get_ids().iter().map(|&id| self.table.get(id).unwrap_or_default()).collect();
+        let places = offsets::align(text, &pieces, encoding.get_offsets());
+        let ids: Vec<u32> = added.into_iter().chain(encoding.get_ids().iter().copied()).collect();
+        let places = added.map(|_| 0..0).into_iter().chain(places);
+        Ok(self.place(&ids, text, places))
     }
 
-    /// Describes given token ids; offsets are those of the decoded text.
-    pub fn describe(&self, _ids: &[u32]) -> Result<Encoded, TokenizeError> {
-        unimplemented!("lands with the loader")
+    /// Describes given token ids; offsets are those of the decoded text, see [`Self::decode`].
+    pub fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError> {
+        let (text, places) = offsets::decode(&self.pieces(ids)?);
+        Ok(self.place(ids, &text, places.into_iter()))
+    }
+
+    /// The text that token ids stand for. Bytes that are no UTF-8 become U+FFFD. A BOS at the start stands for nothing if
+    /// prompts get one by default, so `encode` of this text gives it back.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
+        Ok(offsets::decode(&self.pieces(ids)?).0)
     }
 
     /// Tokens of `text` as it stands, without BOS: for targets.
-    pub fn target(&self, _text: &str) -> Result<Vec<u32>, TokenizeError> {
-        unimplemented!("lands with the loader")
+    pub fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        let encoding =
+            self.inner.encode_fast(text, false).map_err(|e| TokenizeError::Refused(e.to_string().into()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of one token, as [`Token::text`].
-    pub fn text(&self, _id: u32) -> String {
-        unimplemented!("lands with the loader")
+    /// The text of one token, as [`Token::text`]; `<no token 7>` for an id that names none, which models with a padded
+    /// embedding can predict.
+    pub fn text(&self, id: u32) -> String {
+        self.table
+            .get(id)
+            .map_or_else(|| format!("<no token {id}>"), |bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// Number of tokens.
+    /// Number of token ids, that is one more than the largest.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.table.len()
     }
 
     /// BOS token, if the tokenizer has one, and whether prompts get it by default.
@@ -119,7 +157,36 @@ impl Tokenizer {
 
     /// Token span that covers the only occurrence of `text`: first and one past the last token that share a
     /// character with it.
-    pub fn span(&self, _encoded: &Encoded, _prompt: &str, _text: &str) -> Result<Range<usize>, SpanError> {
-        unimplemented!("lands with the loader")
+    pub fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
+        span::find(encoded, prompt, text)
+    }
+
+    /// Bytes that each id adds to the text.
+    fn pieces(&self, ids: &[u32]) -> Result<Vec<&[u8]>, TokenizeError> {
+        let piece = |(index, &id): (usize, &u32)| match self.table.get(id) {
+            Some(_) if index == 0 && self.adds_bos && self.bos == Some(id) => Ok(&[][..]),
+            Some(bytes) => Ok(bytes),
+            None => Err(TokenizeError::UnknownId { id, index, vocab_size: self.vocab_size() }),
+        };
+        ids.iter().enumerate().map(piece).collect()
+    }
+
+    fn place(&self, ids: &[u32], text: &str, places: impl Iterator<Item = Range<usize>>) -> Encoded {
+        let index = CharIndex::new(text);
+        let token = |(&id, bytes): (&u32, Range<usize>)| {
+            let chars = index.chars(&bytes);
+            Token {
+                id,
+                text: self.text(id),
+                start: chars.start,
+                end: chars.end,
+                byte_start: bytes.start,
+                byte_end: bytes.end,
+            }
+        };
+        Encoded { ids: ids.into(), tokens: ids.iter().zip(places).map(token).collect() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Dummy models: real shapes, seeded random weights, made when asked for.
+//!
+//! Every value is a pure function of (seed, tensor name, index), so any slice can be made alone and on any machine: only
+//! integer arithmetic, one exact conversion and one rounding.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{LoadError, Preset, TensorSource, tensors};
+use crate::model::config::{ModelConfig, Rope};
+
+/// Part of the fingerprint; changes with the values.
+pub(super) const RECIPE: &str = "splitmix64-irwinhall4-v1";
+
+/// Shape of a preset. The Llama 3 ones are those of the released checkpoints.
+pub fn config(preset: Preset) -> ModelConfig {
+    let llama3 = ModelConfig {
+        architecture: "llama".to_owned(),
+        vocab_size: 128_256,
+        hidden_size: 4096,
+        intermediate_size: 14_336,
+        num_layers: 32,
+        num_heads: 32,
+        num_kv_heads: 8,
+        head_dim: 128,
+        rms_norm_eps: 1e-5,
+        rope: Rope { theta: 500_000.0, llama3: None },
+        max_positions: 8192,
+        sliding_window: None,
+        tie_word_embeddings: false,
+        qkv_bias: false,
+        qk_norm: false,
+    };
+    match preset {
+        Preset::Llama3_8b => llama3,
+        Preset::Llama3_70b => ModelConfig {
+            hidden_size: 8192,
+            intermediate_size: 28_672,
+            num_layers: 80,
+            num_heads: 64,
+            ..llama3
+        },
+        Preset::Tiny => ModelConfig {
+            vocab_size: 512,
+            hidden_size: 64,
+            intermediate_size: 160,
+            num_layers: 4,
+            num_heads: 4,
+            num_kv_heads: 2,
+            head_dim: 16,
+            rope: Rope { theta: 10_000.0, llama3: None },
+            max_positions: 2048,
+            ..llama3
+        },
+    }
+}
+
+/// The values of one tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// `[out, in]`, or `[width]`.
+    pub shape: Vec<usize>,
+    key: u64,
+    mean: f32,
+    std: f32,
+}
+
+impl Recipe {
+    /// How a tensor of the model is made; `None` if the model has no such tensor.
+    ///
+    /// Linear layers are scaled by `1 / sqrt(in)`, those that write to the residual stream by another `1 / sqrt(2 layers)`
+    /// (GPT-2's initialisation), so that activations keep their size through any depth. Embeddings have unit size and the
+    /// unembedding twice the usual one, so that attention and predictions are not uniform.
+    pub fn of(config: &ModelConfig, seed: u64, name: &str) -> Option<Self> {
+        let (_, shape) = tensors::expected(config).into_iter().find(|(n, _)| n == name)?;
+        let fan_in = (*shape.last()? as f32).sqrt();
+        let (mean, std) = match name {
+            "model.embed_tokens.weight" => (0.0, 1.0),
+            "lm_head.weight" => (0.0, 2.0 / fan_in),
+            _ if name.ends_with("norm.weight") => (1.0, 0.1),
+            _ if name.ends_with("_proj.bias") => (0.0, 0.1),
+            _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => {
+                (0.0, 1.0 / (fan_in * (2.0 * config.num_layers as f32).sqrt()))
+            }
+            _ => (0.0, 1.0 / fan_in),
+        };
+        let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
+        let key = digest[..8].iter().fold(0, |key, &byte| key << 8 | u64::from(byte));
+        Some(Self { shape, key, mean, std })
+    }
+
+    /// Value at a row-major index.
+    ///
+    /// Four 16-bit parts of a counter's hash are added up: an Irwin-Hall sum, bell-shaped, within 3.47 standard deviations, and
+    /// exact. The hash is `SplitMix64` (Steele, Lea and Flood 2014), whose n-th output is a function of key and n alone.
+    pub fn value(&self, index: u64) -> f32 {
+        let mut z = self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
+        // The sum has mean 131070 and variance 4 (2^32 - 1) / 12.
+        let unit = (sum as i64 - 131_070) as f32 * (1.0 / 37_837.227);
+        self.mean + self.std * unit
+    }
+
+    /// Values of a row-major index range, in parallel.
+    pub fn slice(&self, range: Range<usize>) -> Vec<f32> {
+        range.into_par_iter().with_min_len(1 << 14).map(|i| self.value(i as u64)).collect()
+    }
+
+    /// The whole tensor on the CPU, rounded to `dtype` (f32 or bf16).
+    fn tensor(&self, dtype: DType) -> candle_core::Result<Tensor> {
+        let count: usize = self.shape.iter().product();
+        if dtype == DType::BF16 {
+            // Rounded value by value: a table of Llama 3 70B would take 4 GB more in f32.
+            let values: Vec<bf16> = (0..count)
+                .into_par_iter()
+                .with_min_len(1 << 14)
+                .map(|i| bf16::from_f32(self.value(i as u64)))
+                .collect();
+            return Tensor::from_vec(values, self.shape.as_slice(), &Device::Cpu);
+        }
+        Tensor::from_vec(self.slice(0..count), self.shape.as_slice(), &Device::Cpu)
+    }
+}
+
+/// A dummy model's weights.
+pub(super) struct DummySource {
+    pub(super) config: ModelConfig,
+    pub(super) seed: u64,
+    /// That of the checkpoints the presets stand for: bf16; f32 for the tiny one.
+    pub(super) dtype: DType,
+}
+
+impl TensorSource for DummySource {
+    fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
+        let recipe = Recipe::of(&self.config, self.seed, name).ok_or_else(|| LoadError::MissingTensor {
+            name: name.to_owned(),
+            expected: Vec::new(),
+            file: "the dummy model".to_owned(),
+        })?;
+        recipe.tensor(self.dtype).map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tiny(seed: u64, name: &str) -> Recipe {
+        Recipe::of(&config(Preset::Tiny), seed, name).unwrap()
+    }
+
+    #[test]
+    fn a_slice_made_alone_has_the_bits_of_the_whole() {
+        let recipe = tiny(3, "model.layers.2.mlp.up_proj.weight");
+        let whole = recipe.slice(0..160 * 64);
+        assert_eq!(recipe.slice(1000..3000), whole[1000..3000]);
+    }
+
+    #[test]
+    fn seed_and_name_change_every_value() {
+        let base = tiny(0, "model.layers.0.mlp.up_proj.weight").slice(0..1000);
+        for other in
+            [tiny(1, "model.layers.0.mlp.up_proj.weight"), tiny(0, "model.layers.0.mlp.gate_proj.weight")]
+        {
+            let same = other.slice(0..1000).iter().zip(&base).filter(|(a, b)| a == b).count();
+            assert!(same < 5, "{same}");
+        }
+    }
+
+    #[test]
+    fn values_never_change_between_versions_without_a_new_recipe_name() {
+        let first: Vec<u32> =
+            tiny(0, "model.norm.weight").slice(0..4).into_iter().map(f32::to_bits).collect();
+        // Computed by a separate implementation in NumPy.
+        assert_eq!(first, [0x3f7c_3bc4, 0x3f85_dd2b, 0x3f8c_f5a8, 0x3f75_1186]);
+    }
+
+    #[test]
+    fn values_have_the_stated_mean_and_deviation() {
+        let recipe =
+            Recipe::of(&config(Preset::Llama3_8b), 0, "model.layers.0.self_attn.q_proj.weight").unwrap();
+        let values = recipe.slice(0..1_000_000);
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let var = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 1e-4, "{mean}");
+        assert!((var.sqrt() * 64.0 - 1.0).abs() < 3e-3, "{}", var.sqrt() * 64.0);
+        let fourth = values.iter().map(|&v| (f64::from(v) - mean).powi(4)).sum::<f64>() / n / (var * var);
+        assert!((fourth - 2.7).abs() < 0.02, "Irwin-Hall of four has kurtosis 2.7, not {fourth}");
+    }
+
+    #[test]
+    fn every_tensor_of_the_tiny_model_has_its_shape() {
+        let config = config(Preset::Tiny);
+        let source = DummySource { config: config.clone(), seed: 0, dtype: DType::F32 };
+        for (name, shape) in tensors::expected(&config) {
+            assert_eq!(source.tensor(&name).unwrap().dims(), shape);
+        }
+        assert!(matches!(
+            source.tensor("model.layers.4.input_layernorm.weight"),
+            Err(LoadError::MissingTensor { .. })
+        ));
+    }
+}

@@ -1,0 +1,208 @@
+//! A GGUF's metadata to [`ModelConfig`] and tokenizer parts.
+
+use candle_core::Tensor;
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use crate::load::LoadError;
+use crate::model::config::{Llama3Scaling, ModelConfig, Rope};
+use crate::tokens::GgufVocabulary;
+
+const FILE: &str = "the GGUF's metadata";
+
+/// Shape of the model: architectures llama (Mistral too is written as llama), qwen2, qwen3.
+/// `factors`: the tensor `rope_freqs.weight`, `[head_dim / 2]`, if the file has it.
+pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<ModelConfig, LoadError> {
+    let arch = text(content, "general.architecture")?;
+    if !["llama", "qwen2", "qwen3"].contains(&arch) {
+        return Err(not_understood("general.architecture", &arch, "understood are llama, qwen2 and qwen3"));
+    }
+    let key = |name: &str| format!("{arch}.{name}");
+    let scaling = key("rope.scaling.type");
+    if let Some(Value::String(kind)) = content.metadata.get(&scaling)
+        && kind != "none"
+    {
+        return Err(not_understood(&scaling, kind, "only none and Llama 3's rope_freqs are supported"));
+    }
+    let experts = key("expert_count");
+    if let Some(n) = optional_integer(content, &experts)?.filter(|&n| n > 0) {
+        return Err(not_understood(&experts, &n, "mixtures of experts are not supported"));
+    }
+    let size = |name: &str| integer(content, &key(name)).map(|n| n as usize);
+    let optional_size = |name: &str| Ok(optional_integer(content, &key(name))?.map(|n| n as usize));
+    let (hidden_size, num_heads) = (size("embedding_length")?, size("attention.head_count")?);
+    let head_dim = match optional_size("attention.key_length")? {
+        Some(n) => n,
+        None if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) => {
+            let why = "attention.key_length is left out and attention.head_count does not divide it";
+            return Err(not_understood(&key("embedding_length"), &hidden_size, why));
+        }
+        None => hidden_size / num_heads,
+    };
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(n) = optional_size(name)?.filter(|&n| n != head_dim) {
+            return Err(not_understood(&key(name), &n, "it must be the head's own dimension"));
+        }
+    }
+    let mut config = ModelConfig {
+        architecture: arch.to_owned(),
+        vocab_size: strings(content, "tokenizer.ggml.tokens")?.len(),
+        hidden_size,
+        intermediate_size: size("feed_forward_length")?,
+        num_layers: size("block_count")?,
+        num_heads,
+        // llama.cpp writes it only if it differs.
+        num_kv_heads: optional_size("attention.head_count_kv")?.unwrap_or(num_heads),
+        head_dim,
+        rms_norm_eps: float(content, &key("attention.layer_norm_rms_epsilon"))?,
+        rope: Rope { theta: float(content, &key("rope.freq_base"))?, llama3: None },
+        max_positions: size("context_length")?,
+        sliding_window: optional_size("attention.sliding_window")?.filter(|&n| n > 0),
+        tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
+        qkv_bias: arch == "qwen2",
+        qk_norm: arch == "qwen3",
+    };
+    config.check().map_err(|fault| not_understood(fault.key, &fault.got, fault.why))?;
+    if let Some(factors) = factors {
+        let factors = factors.to_vec1::<f32>().map_err(|e| damaged(&format!("rope_freqs.weight: {e}")))?;
+        config.rope.llama3 = Some(llama3(&config, &factors)?);
+    }
+    Ok(config)
+}
+
+/// Llama 3's scaling, found again from the frequency divisors that llama.cpp stores in its place.
+///
+/// All released checkpoints (Llama 3.1 to 3.3) have the same two bends and original length; only the factor differs, and it is
+/// the largest divisor. The divisors that follow must equal the file's.
+fn llama3(config: &ModelConfig, factors: &[f32]) -> Result<Llama3Scaling, LoadError> {
+    let factor = factors.iter().copied().fold(1.0, f32::max);
+    let scaling = Llama3Scaling {
+        factor: f64::from(factor),
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_positions: 8192,
+    };
+    let base = config.inverse_frequencies();
+    let mut scaled = config.clone();
+    scaled.rope.llama3 = Some(scaling);
+    let scaled = scaled.inverse_frequencies();
+    let same = factors.len() == base.len()
+        && (base.iter().zip(&scaled).zip(factors))
+            .all(|((b, s), &f)| (b / s - f64::from(f)).abs() < 1e-4 * b / s);
+    if same {
+        Ok(scaling)
+    } else {
+        Err(not_understood(
+            "rope_freqs.weight",
+            &format!("{factors:?}"),
+            "it is not the scaling of Llama 3.1 and later",
+        ))
+    }
+}
+
+/// Parts of the tokenizer.
+pub(super) fn vocabulary(content: &Content) -> Result<GgufVocabulary, LoadError> {
+    let flag = |name: &str| match content.metadata.get(name) {
+        None => Ok(None),
+        Some(Value::Bool(b)) => Ok(Some(*b)),
+        Some(other) => Err(not_understood(name, &format!("{other:?}"), "it must be true or false")),
+    };
+    let add_bos = flag("tokenizer.ggml.add_bos_token")?;
+    let appends = flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let model = text(content, "tokenizer.ggml.model")?.to_owned();
+    // Only byte-level BPE names how it cuts; the other kinds are refused by their name.
+    let pre = if model == "gpt2" { text(content, "tokenizer.ggml.pre")?.to_owned() } else { String::new() };
+    let merges = if model == "gpt2" { strings(content, "tokenizer.ggml.merges")? } else { Vec::new() };
+    let tokens = strings(content, "tokenizer.ggml.tokens")?;
+    let types = match content.metadata.get("tokenizer.ggml.token_type") {
+        Some(Value::Array(types)) => types
+            .iter()
+            .map(|t| to_integer(t).ok_or_else(|| damaged("tokenizer.ggml.token_type holds no integer")))
+            .collect::<Result<Vec<i64>, LoadError>>()?,
+        _ => return Err(missing("tokenizer.ggml.token_type")),
+    };
+    if types.len() != tokens.len() {
+        return Err(damaged(&format!("{} tokens but {} token types", tokens.len(), types.len())));
+    }
+    let bos = optional_integer(content, "tokenizer.ggml.bos_token_id")?.map(|n| n as u32);
+    let owned = |values: Vec<&str>| values.into_iter().map(str::to_owned).collect::<Vec<String>>();
+    Ok(GgufVocabulary {
+        tokens: owned(tokens),
+        merges: owned(merges),
+        model,
+        pre,
+        types,
+        bos,
+        add_bos,
+        add_eos: appends,
+    })
+}
+
+fn missing(key: &str) -> LoadError {
+    LoadError::MissingKey { file: FILE.to_owned(), key: key.to_owned(), hint: "" }
+}
+
+fn damaged(why: &str) -> LoadError {
+    LoadError::Damaged { file: FILE.to_owned(), why: why.to_owned() }
+}
+
+fn not_understood(key: &str, got: &dyn std::fmt::Display, why: &str) -> LoadError {
+    LoadError::NotUnderstood {
+        file: FILE.to_owned(),
+        key: key.to_owned(),
+        got: got.to_string(),
+        why: why.to_owned(),
+    }
+}
+
+fn text<'a>(content: &'a Content, key: &str) -> Result<&'a str, LoadError> {
+    match content.metadata.get(key) {
+        Some(Value::String(s)) => Ok(s),
+        Some(other) => Err(not_understood(key, &format!("{other:?}"), "it must be a string")),
+        None => Err(missing(key)),
+    }
+}
+
+fn strings<'a>(content: &'a Content, key: &str) -> Result<Vec<&'a str>, LoadError> {
+    let Some(Value::Array(values)) = content.metadata.get(key) else { return Err(missing(key)) };
+    let string = |v: &'a Value| match v {
+        Value::String(s) => Ok(s.as_str()),
+        _ => Err(damaged(&format!("{key} holds something that is no string"))),
+    };
+    values.iter().map(string).collect()
+}
+
+fn to_integer(value: &Value) -> Option<i64> {
+    match *value {
+        Value::U8(v) => Some(v.into()),
+        Value::I8(v) => Some(v.into()),
+        Value::U16(v) => Some(v.into()),
+        Value::I16(v) => Some(v.into()),
+        Value::U32(v) => Some(v.into()),
+        Value::I32(v) => Some(v.into()),
+        Value::U64(v) => v.try_into().ok(),
+        Value::I64(v) => Some(v),
+        _ => None,
+    }
+}
+
+fn optional_integer(content: &Content, key: &str) -> Result<Option<u64>, LoadError> {
+    let Some(value) = content.metadata.get(key) else { return Ok(None) };
+    match to_integer(value).and_then(|n| u64::try_from(n).ok()) {
+        Some(n) => Ok(Some(n)),
+        None => Err(not_understood(key, &format!("{value:?}"), "it must be one whole number for all layers")),
+    }
+}
+
+fn integer(content: &Content, key: &str) -> Result<u64, LoadError> {
+    optional_integer(content, key)?.ok_or_else(|| missing(key))
+}
+
+/// A number stored in f32 as the decimal that was meant: 1e-5, not 9.99999974e-6, as `config.json` has it.
+fn float(content: &Content, key: &str) -> Result<f64, LoadError> {
+    match content.metadata.get(key) {
+        Some(Value::F32(v)) => Ok(v.to_string().parse().expect("BUG: a printed float parses")),
+        Some(Value::F64(v)) => Ok(*v),
+        Some(other) => Err(not_understood(key, &format!("{other:?}"), "it must be a number")),
+        None => Err(missing(key)),
+    }
+}

@@ -1,0 +1,45 @@
+//! Substring to token span.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use super::{Encoded, SpanError, Token};
+
+/// Tokens shown in a message before the rest is only counted.
+const SHOWN: usize = 60;
+
+/// See [`super::Tokenizer::span`].
+pub(super) fn find(encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
+    let absent = || SpanError::Absent { text: text.to_owned(), tokens: list(&encoded.tokens) };
+    // Overlapping occurrences count: "aa" in "aaa" names two spans.
+    let mut places =
+        prompt.char_indices().map(|(i, _)| i).filter(|&i| !text.is_empty() && prompt[i..].starts_with(text));
+    let at = places.next().ok_or_else(absent)?;
+    let more = places.count();
+    if more > 0 {
+        return Err(SpanError::Ambiguous {
+            text: text.to_owned(),
+            times: more + 1,
+            tokens: list(&encoded.tokens),
+        });
+    }
+    let start = prompt[..at].chars().count();
+    let chars = start..start + text.chars().count();
+    let shares = |t: &Token| t.start < t.end && t.start < chars.end && chars.start < t.end;
+    let first = encoded.tokens.iter().position(shares).ok_or_else(absent)?;
+    let last = encoded.tokens.iter().rposition(shares).ok_or_else(absent)?;
+    Ok(first..last + 1)
+}
+
+/// Tokens as `0:"The" 1:" E"`, the first [`SHOWN`] of them.
+fn list(tokens: &[Token]) -> String {
+    let mut out = String::new();
+    for (i, token) in tokens.iter().take(SHOWN).enumerate() {
+        let space = if i == 0 { "" } else { " " };
+        write!(out, "{space}{i}:{:?}", token.text).expect("BUG: writing to a string cannot fail");
+    }
+    if tokens.len() > SHOWN {
+        write!(out, " ... and {} more", tokens.len() - SHOWN).expect("BUG: writing to a string cannot fail");
+    }
+    out
+}

@@ -1,0 +1,115 @@
+//! What each token id stands for, in bytes.
+
+use tokenizers::AddedToken;
+
+/// How a vocabulary writes bytes as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// GPT-2's alphabet: one printable character per byte.
+    ByteLevel,
+    /// `SentencePiece`: `▁` for a space, `<0xAB>` for a byte that no piece covers.
+    SentencePiece,
+}
+
+/// Bytes of every token id, in one allocation.
+#[derive(Debug)]
+pub(super) struct TokenTable {
+    bytes: Vec<u8>,
+    /// `ends[id]` is one past the last byte of `id` in `bytes`.
+    ends: Vec<u32>,
+    /// Whether the id names a token at all (vocabularies may have gaps).
+    known: Vec<bool>,
+}
+
+impl TokenTable {
+    pub(super) fn new(tokenizer: &tokenizers::Tokenizer, spelling: Spelling) -> Self {
+        let alphabet = byte_level_alphabet();
+        let added = tokenizer.get_added_tokens_decoder();
+        let vocab = tokenizer.get_vocab(true);
+        let ids = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let mut pieces: Vec<Option<&str>> = vec![None; ids];
+        for (piece, &id) in &vocab {
+            pieces[id as usize] = Some(piece);
+        }
+        let mut table =
+            Self { bytes: Vec::new(), ends: Vec::with_capacity(ids), known: Vec::with_capacity(ids) };
+        for (id, piece) in (0u32..).zip(pieces) {
+            match (added.get(&id), piece) {
+                (Some(AddedToken { content, .. }), _) => table.bytes.extend(content.as_bytes()),
+                (None, Some(piece)) => spell(&mut table.bytes, piece, spelling, &alphabet),
+                (None, None) => {}
+            }
+            table.known.push(piece.is_some() || added.contains_key(&id));
+            table.ends.push(table.bytes.len() as u32);
+        }
+        table
+    }
+
+    /// Number of ids, gaps included.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Bytes of a token; `None` where the id names none.
+    pub(super) fn get(&self, id: u32) -> Option<&[u8]> {
+        let i = id as usize;
+        if !*self.known.get(i)? {
+            return None;
+        }
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        Some(&self.bytes[start..self.ends[i] as usize])
+    }
+}
+
+fn spell(out: &mut Vec<u8>, piece: &str, spelling: Spelling, alphabet: &[Option<u8>; 512]) {
+    match spelling {
+        Spelling::ByteLevel => {
+            let start = out.len();
+            for c in piece.chars() {
+                let Some(byte) = alphabet.get(c as usize).copied().flatten() else {
+                    // Not spelled in the alphabet: the piece stands for itself.
+                    out.truncate(start);
+                    out.extend(piece.as_bytes());
+                    return;
+                };
+                out.push(byte);
+            }
+        }
+        Spelling::SentencePiece => {
+            let byte = piece
+                .strip_prefix("<0x")
+                .and_then(|p| p.strip_suffix('>'))
+                .filter(|hex| hex.len() == 2)
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            match byte {
+                Some(byte) => out.push(byte),
+                None => out.extend(piece.replace('▁', " ").as_bytes()),
+            }
+        }
+    }
+}
+
+/// The character that stands for each byte in byte-level vocabularies.
+///
+/// Source: GPT-2's `bytes_to_unicode`: printable Latin-1 stands for itself, the other 68 bytes follow from U+0100 on.
+pub(super) fn byte_characters() -> [char; 256] {
+    let mut next = 256;
+    std::array::from_fn(|b| {
+        let printable = matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+        let code = if printable {
+            b as u32
+        } else {
+            next += 1;
+            next - 1
+        };
+        char::from_u32(code).expect("BUG: below the surrogates")
+    })
+}
+
+fn byte_level_alphabet() -> [Option<u8>; 512] {
+    let mut alphabet = [None; 512];
+    for (byte, c) in (0u8..=255).zip(byte_characters()) {
+        alphabet[c as usize] = Some(byte);
+    }
+    alphabet
+}

@@ -1,0 +1,200 @@
+use super::*;
+
+fn bytes() -> Tokenizer {
+    Tokenizer::bytes(512).unwrap()
+}
+
+#[test]
+fn the_byte_tokenizer_gives_bytes_after_a_bos() {
+    let text = "Hé 🙂";
+    let encoded = bytes().encode(text, None).unwrap();
+    assert_eq!(encoded.ids[0], 256);
+    assert_eq!(encoded.ids[1..], text.bytes().map(u32::from).collect::<Vec<_>>());
+    let places: Vec<_> = encoded.tokens.iter().map(|t| (t.start, t.end, t.byte_start, t.byte_end)).collect();
+    let expected =
+        [(0, 0, 0, 0), (0, 1, 0, 1), (1, 2, 1, 2), (1, 2, 2, 3), (2, 3, 3, 4), (3, 4, 4, 5), (3, 4, 5, 6)];
+    assert_eq!(places[..7], expected);
+    assert_eq!(encoded.tokens[2].text, "\u{fffd}");
+}
+
+#[test]
+fn an_override_beats_the_bos_policy_and_targets_never_get_one() {
+    let t = bytes();
+    assert_eq!(&*t.encode("a", Some(false)).unwrap().ids, [97]);
+    assert_eq!(&*t.encode("a", Some(true)).unwrap().ids, [256, 97]);
+    assert_eq!(t.target("a").unwrap(), [97]);
+    assert_eq!(t.bos(), (Some(256), true));
+}
+
+#[test]
+fn ids_described_have_the_offsets_of_their_text() {
+    let t = bytes();
+    let text = "né <s>x";
+    let encoded = t.encode(text, None).unwrap();
+    assert_eq!(t.describe(&encoded.ids).unwrap(), encoded);
+    assert_eq!(t.decode(&encoded.ids).unwrap(), text);
+    assert!(encoded.ids[1..].contains(&256), "a BOS written in the text is that token");
+    assert_eq!(
+        t.describe(&[1, 600]).unwrap_err(),
+        TokenizeError::UnknownId { id: 600, index: 1, vocab_size: 512 }
+    );
+}
+
+#[test]
+fn a_span_is_the_tokens_that_share_a_character_with_the_text() {
+    let t = bytes();
+    let prompt = "aé🙂é";
+    let encoded = t.encode(prompt, None).unwrap();
+    assert_eq!(t.span(&encoded, prompt, "🙂").unwrap(), 4..8);
+    assert_eq!(t.span(&encoded, prompt, prompt).unwrap(), 1..10);
+    assert_eq!(t.span(&encoded, prompt, "a").unwrap(), 1..2);
+}
+
+#[test]
+fn an_absent_or_ambiguous_span_shows_the_tokens() {
+    let t = bytes();
+    let encoded = t.encode("aab", None).unwrap();
+    let tokens = r#"0:"<s>" 1:"a" 2:"a" 3:"b""#.to_owned();
+    assert_eq!(
+        t.span(&encoded, "aab", "c").unwrap_err(),
+        SpanError::Absent { text: "c".into(), tokens: tokens.clone() }
+    );
+    assert_eq!(
+        t.span(&encoded, "aab", "a").unwrap_err(),
+        SpanError::Ambiguous { text: "a".into(), times: 2, tokens: tokens.clone() }
+    );
+    assert_eq!(t.span(&encoded, "aab", "").unwrap_err(), SpanError::Absent { text: String::new(), tokens });
+    let long = "x".repeat(100);
+    let error = t.span(&t.encode(&long, None).unwrap(), &long, "y").unwrap_err().to_string();
+    assert!(error.ends_with("59:\"x\" ... and 41 more"), "{error}");
+}
+
+#[test]
+fn overlapping_occurrences_are_ambiguous() {
+    let t = bytes();
+    let encoded = t.encode("aaa", None).unwrap();
+    assert!(matches!(t.span(&encoded, "aaa", "aa").unwrap_err(), SpanError::Ambiguous { times: 2, .. }));
+}
+
+/// A byte-level `tokenizer.json` with a template that puts `<s>` first (or last), and its decoder.
+fn json(template: Option<&[&str]>) -> Vec<u8> {
+    let mut inner: serde_json::Value =
+        serde_json::from_str(&bytes().inner.to_string(false).unwrap()).unwrap();
+    if let Some(parts) = template {
+        let part = |p: &&str| match *p {
+            "A" => serde_json::json!({"Sequence": {"id": "A", "type_id": 0}}),
+            other => serde_json::json!({"SpecialToken": {"id": other, "type_id": 0}}),
+        };
+        inner["post_processor"] = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": parts.iter().map(part).collect::<Vec<_>>(),
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [256], "tokens": ["<s>"]}},
+        });
+    }
+    serde_json::to_vec(&inner).unwrap()
+}
+
+#[test]
+fn the_post_processor_tells_the_bos_policy_unless_the_config_says_otherwise() {
+    let policy = |template: Option<&[&str]>, config: Option<&str>| {
+        Tokenizer::from_json(&json(template), config.map(str::as_bytes)).map(|t| t.bos())
+    };
+    let first: Option<&[&str]> = Some(&["<s>", "A"]);
+    assert_eq!(policy(first, None), Ok((Some(256), true)));
+    assert_eq!(policy(None, None), Ok((None, false)));
+    assert_eq!(policy(None, Some(r#"{"bos_token":"<s>"}"#)), Ok((Some(256), false)));
+    assert_eq!(policy(first, Some(r#"{"bos_token":"<s>","add_bos_token":false}"#)), Ok((Some(256), false)));
+    let object = r#"{"bos_token":{"content":"<s>"},"add_bos_token":true}"#;
+    assert_eq!(policy(None, Some(object)), Ok((Some(256), true)));
+    assert!(matches!(policy(Some(&["A", "<s>"]), None), Err(BuildError::NotUnderstood { .. })));
+    assert!(matches!(policy(None, Some(r#"{"bos_token":"nope"}"#)), Err(BuildError::Missing { .. })));
+    assert!(matches!(policy(None, Some("{")), Err(BuildError::Config(_))));
+}
+
+#[test]
+fn a_gguf_vocabulary_that_is_not_understood_is_an_error() {
+    let vocabulary = |model: &str, pre: &str| GgufVocabulary {
+        model: model.into(),
+        pre: pre.into(),
+        tokens: vec!["a".into(), "b".into(), "ab".into()],
+        types: vec![1; 3],
+        merges: vec!["a b".into()],
+        ..GgufVocabulary::default()
+    };
+    let message = |v| Tokenizer::from_gguf(v).unwrap_err().to_string();
+    assert!(message(vocabulary("llama", "default")).contains("tokenizer.ggml.model is \"llama\""));
+    assert!(message(vocabulary("gpt2", "tekken")).contains("tokenizer.ggml.pre is \"tekken\""));
+    assert!(message(GgufVocabulary { add_eos: true, ..vocabulary("gpt2", "qwen2") }).contains("BOS"));
+    assert!(message(GgufVocabulary { bos: Some(9), ..vocabulary("gpt2", "qwen2") }).contains("\"9\""));
+    let merged = Tokenizer::from_gguf(vocabulary("gpt2", "smollm")).unwrap();
+    assert_eq!(merged.target("abab").unwrap(), [2, 2]);
+}
+
+#[test]
+fn llama_3_and_qwen2_cut_digits_and_contractions_their_own_way() {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    let characters = super::table::byte_characters();
+    let cut = |pre: &str, text: &str| {
+        let tokens: Vec<String> = characters.iter().map(char::to_string).collect();
+        let types = vec![1; tokens.len()];
+        let v = GgufVocabulary { model: "gpt2".into(), pre: pre.into(), tokens, types, ..Default::default() };
+        let t = Tokenizer::from_gguf(v).unwrap();
+        let mut words = PreTokenizedString::from(text);
+        t.inner.get_pre_tokenizer().unwrap().pre_tokenize(&mut words).unwrap();
+        let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        words.into_iter().map(|(_, (a, b), _)| text[a..b].to_owned()).collect::<Vec<_>>()
+    };
+    let text = "It'LL 1234\n x";
+    assert_eq!(cut("llama-bpe", text), ["It", "'LL", " ", "123", "4", "\n", " x"]);
+    assert_eq!(cut("qwen2", text), ["It", "'LL", " ", "1", "2", "3", "4", "\n", " x"]);
+    assert_eq!(cut("gpt-2", text), ["It", "'", "LL", " 1234", "\n", " x"]);
+    assert_eq!(cut("smollm", text), ["It", "'", "LL", " ", "1", "2", "3", "4", "\n", " x"]);
+}
+
+/// A tokenizer in the manner of Llama 2: `▁` for spaces, one put first, bytes for what has no piece.
+fn sentencepiece() -> Tokenizer {
+    let mut pieces: Vec<String> = ["<unk>", "<s>", "▁", "h", "i", "▁hi", "▁h"].map(str::to_owned).into();
+    pieces.extend((0..=255).map(|b: u8| format!("<0x{b:02X}>")));
+    let vocab: serde_json::Map<_, _> =
+        pieces.iter().zip(0u32..).map(|(p, id)| (p.clone(), id.into())).collect();
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [{"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                          "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null,
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
+                  "vocab": vocab, "merges": ["▁ h", "▁h i"]},
+    });
+    let config = br#"{"bos_token": "<s>", "add_bos_token": true}"#;
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), Some(config)).unwrap()
+}
+
+#[test]
+fn sentencepiece_tokens_have_exact_places_though_a_space_is_put_first() {
+    let t = sentencepiece();
+    let encoded = t.encode("hi 🙂 hi", None).unwrap();
+    let seen: Vec<_> =
+        encoded.tokens.iter().map(|t| (t.text.as_str(), t.start, t.end, t.byte_start, t.byte_end)).collect();
+    let broken = "\u{fffd}";
+    let expected = [
+        ("<s>", 0, 0, 0, 0),
+        (" hi", 0, 2, 0, 2),
+        (" ", 2, 3, 2, 3),
+        (broken, 3, 4, 3, 4),
+        (broken, 3, 4, 4, 5),
+        (broken, 3, 4, 5, 6),
+        (broken, 3, 4, 6, 7),
+        (" hi", 4, 7, 7, 10),
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(t.span(&encoded, "hi 🙂 hi", "🙂").unwrap(), 3..7);
+}
