@@ -9,6 +9,8 @@ use super::svg::{Anchor, Svg, TextStyle};
 
 const TICK: f64 = 10.0;
 const LINE: f64 = TICK * 1.25;
+/// Least space between labels beside each other.
+const GAP: f64 = 4.0;
 const PLOT_HEIGHT: f64 = 260.0;
 /// Series colours: Okabe and Ito's palette for colour-blind readers (2008), without its black and yellow.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"];
@@ -51,7 +53,7 @@ pub(super) fn draw(bars: &Bars) -> String {
     let tick_width = tick_texts.iter().map(|text| text_width(text)).fold(0.0, f64::max);
     let labels = place_labels(bars, slot);
     let slanted =
-        labels.iter().any(|(_, text)| text_width(text) + 6.0 > slot * labels_stride(&labels) as f64);
+        labels.iter().any(|(_, text)| text_width(text) + GAP > slot * labels_stride(&labels) as f64);
     let label_depth = labels
         .iter()
         .map(|(_, text)| if slanted { text_width(text) * 0.7072 + 16.0 } else { 16.0 })
@@ -189,7 +191,7 @@ fn place_labels(bars: &Bars, slot: f64) -> Vec<(usize, String)> {
     let texts: Vec<String> = texts.collect();
     let widest = texts.iter().map(|text| text_width(text)).fold(0.0, f64::max);
     // Flat labels need their width, slanted ones the height of a line.
-    let need = (widest + 6.0).min(LINE * std::f64::consts::SQRT_2);
+    let need = (widest + GAP).min(LINE * std::f64::consts::SQRT_2);
     let stride = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000, 100_000];
     let stride = stride.into_iter().find(|n| *n as f64 * slot >= need).unwrap_or(1_000_000);
     texts.into_iter().enumerate().step_by(stride).collect()

@@ -85,7 +85,7 @@ pub fn fit(text: &str, size: f64, weight: Weight, max: f64) -> String {
 /// line, ends in `…`. An empty text has no lines.
 pub fn wrap(text: &str, size: f64, weight: Weight, max: f64, lines: usize) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
-    let mut words = text.split_whitespace().peekable();
+    let mut words = text.split(' ').filter(|word| !word.is_empty()).peekable();
     while words.peek().is_some() && out.len() < lines {
         let mut line = String::new();
         let last = out.len() + 1 == lines;
@@ -120,8 +120,7 @@ mod tests {
 
     #[test]
     fn the_font_has_every_character_that_labels_make() {
-        for c in "·⏎⇥␀␛␡∅◌…−×⁻⁰¹²³⁴⁵⁶⁷⁸⁹éßŁЖΩ→≤\u{fffd}".chars()
-        {
+        for c in "·␣⏎⇥∅◌…−×⁻⁰¹²³⁴⁵⁶⁷⁸⁹éßŁЖΩ→≤\u{fffd}".chars() {
             assert!(covers(c), "{c:?}");
         }
         assert!(!covers('日'));

@@ -120,10 +120,12 @@ impl Heatmap {
         }
     }
 
-    /// The subtitle followed by the references.
+    /// The subtitle followed by the references, each held together by no-break spaces.
     pub(crate) fn full_subtitle(&self) -> String {
-        let references =
-            self.references.iter().map(|r| format!("{} = {}", r.label, scale::significant(r.value, 4)));
+        let references = self
+            .references
+            .iter()
+            .map(|r| format!("{}\u{a0}=\u{a0}{}", r.label, scale::significant(r.value, 4)));
         let parts = (!self.subtitle.is_empty()).then(|| self.subtitle.clone()).into_iter().chain(references);
         parts.collect::<Vec<_>>().join("  ·  ")
     }

@@ -63,7 +63,7 @@ pub(super) fn draw(figure: &Figure) -> String {
         (across(&|p| p.size.0), along(&|p| p.size.1))
     };
     let shared = (figure.shared_scale && !single && !panels.is_empty()).then(|| {
-        let room = if side_by_side { across(&|p| p.plot.1) } else { height - 60.0 };
+        let room = if side_by_side { across(&|p| p.plot.1) } else { (height - 60.0).min(480.0) };
         ColourBar::new(&figure.panels[0].value_label, figure.scale_end(0), room)
     });
     let bar_width = shared.as_ref().map_or(0.0, |bar| bar.width);
@@ -220,7 +220,7 @@ impl<'a> Panel<'a> {
     fn draw_cells(&self, svg: &mut Svg, left: f64, top: f64) {
         let (w, h) = self.cell;
         let (mut dots, mut outlines) = (String::new(), String::new());
-        let inset = 0.6;
+        let inset = 1.0;
         svg.open("g", &[("shape-rendering", "crispEdges".into())]);
         for (row, cells) in self.map.cells.iter().enumerate() {
             let y = top + self.plot.1 - (row + 1) as f64 * h;
@@ -268,6 +268,8 @@ impl<'a> Panel<'a> {
             }
         };
         path(&dots, "#777", (w.min(h) / 5.0).clamp(1.0, 2.4));
+        // A light line under the dark one, to be seen on the scale's dark ends.
+        path(&outlines, "#fff", (w.min(h) / 5.0).clamp(1.4, 2.4));
         path(&outlines, "#222", (w.min(h) / 10.0).clamp(0.6, 1.2));
         svg.leaf(
             "rect",

@@ -2,9 +2,9 @@
 
 /// Shows `text` on one line with nothing invisible in it.
 ///
-/// Line feed becomes `⏎`, tab `⇥`, other C0 controls their control pictures (`␛`), leading and trailing spaces `·`,
-/// and characters without a shape of their own (C1 controls, bidirectional and zero-width formatting, unassigned
-/// non-characters) `\u{..}`. A leading combining mark gets a dotted circle to stand on; the empty string is `∅`.
+/// Line feed becomes `⏎`, tab `⇥`, leading and trailing spaces `·` (`␣` where there is nothing else), and characters
+/// without a shape of their own (controls, no-break space, bidirectional and zero-width formatting, non-characters)
+/// `\u{..}`. A leading combining mark gets a dotted circle to stand on; the empty string is `∅`.
 /// What comes out is safe in XML and in a terminal.
 pub fn visible(text: &str) -> String {
     if text.is_empty() {
@@ -12,13 +12,16 @@ pub fn visible(text: &str) -> String {
     }
     let body_start = text.len() - text.trim_start_matches(' ').len();
     let body_end = text.trim_end_matches(' ').len().max(body_start);
+    let space = if body_start == text.len() { '␣' } else { '·' };
     let mut out = String::with_capacity(text.len());
     for (at, c) in text.char_indices() {
         if at == 0 && is_combining(c) {
             out.push('◌');
         }
         if c == ' ' && (at < body_start || at >= body_end) {
-            out.push('·');
+            out.push(space);
+        } else if c == '\u{a0}' {
+            out.push_str("\\u{a0}");
         } else {
             push_visible(&mut out, c);
         }
@@ -26,7 +29,7 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// As [`visible`], but for running text such as a title: spaces stay spaces, line breaks become spaces.
+/// As [`visible`], but for running text such as a title: spaces stay spaces, also no-break ones, line breaks become spaces.
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -44,9 +47,6 @@ fn push_visible(out: &mut String, c: char) {
     match c {
         '\n' => out.push('⏎'),
         '\t' => out.push('⇥'),
-        '\u{0}'..='\u{1f}' => out.push(char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}')),
-        '\u{7f}' => out.push('␡'),
-        '\u{a0}' => out.push('⍽'),
         _ if is_shapeless(c) => {
             // Writing to a `String` cannot fail.
             let _ = write!(out, "\\u{{{:x}}}", c as u32);
@@ -58,7 +58,7 @@ fn push_visible(out: &mut String, c: char) {
 /// Controls and format characters that would be invisible or would reorder the text around them.
 const fn is_shapeless(c: char) -> bool {
     matches!(c as u32,
-        0x80..=0x9f | 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfe00..=0xfe0f
+        0x0..=0x1f | 0x7f..=0x9f | 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfe00..=0xfe0f
         | 0xfeff | 0xfff0..=0xfffb | 0xfffe | 0xffff | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe0fff)
 }
 
@@ -85,9 +85,10 @@ mod tests {
         for (input, expected) in [
             (" current", "·current"),
             ("a b ", "a b·"),
-            ("   ", "···"),
+            ("   ", "␣␣␣"),
+            ("\u{a0}", "\\u{a0}"),
             ("\n\n", "⏎⏎"),
-            ("\t\u{1b}[31m", "⇥␛[31m"),
+            ("\t\u{1b}[31m", "⇥\\u{1b}[31m"),
             ("", "∅"),
             ("\u{301}", "◌\u{301}"),
             ("a\u{202e}b", "a\\u{202e}b"),
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_title_keeps_its_spaces_and_loses_its_line_breaks() {
-        assert_eq!(one_line(" a\nb\r\u{0}"), " a b ␀");
+        assert_eq!(one_line(" a\nb\r\u{0}"), " a b \\u{0}");
     }
 
     #[test]

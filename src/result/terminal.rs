@@ -26,7 +26,7 @@ pub enum Colour {
 /// How to print.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Columns of the terminal; no line is wider (at least 24 are used).
+    /// Columns of the terminal; no line is wider (at least 40 are used).
     pub width: usize,
     /// Its colours.
     pub colour: Colour,
@@ -43,10 +43,15 @@ const TRIVIAL: char = '!';
 /// Prints the heatmap, lines ended by line feeds. Total: rows shorter than the columns are filled up as not measured,
 /// longer ones cut.
 pub fn render(map: &Heatmap, options: Options) -> String {
-    let width = options.width.max(24);
+    let width = options.width.max(40);
     let mut out = String::new();
     for line in [&map.title, &map.full_subtitle()] {
-        push_wrapped(&mut out, label::one_line(line).split_whitespace().map(str::to_owned), " ", width);
+        push_wrapped(
+            &mut out,
+            label::one_line(line).split(' ').filter(|word| !word.is_empty()).map(str::to_owned),
+            " ",
+            width,
+        );
     }
     if map.rows.is_empty() || map.columns.is_empty() {
         out.push_str("(no cells)\n");
@@ -122,6 +127,10 @@ fn sign(cell: Cell, end: f64) -> char {
 fn push_cell(out: &mut String, cell: Cell, end: f64, width: usize, colour: Colour) {
     if colour == Colour::Never {
         let c = sign(cell, end);
+        if c == EXACT_NULL {
+            let _ = write!(out, "{c:^width$}");
+            return;
+        }
         // Where there is room, a trivial cell is flagged beside its strength.
         let last = if cell.trivial && width > 1 { TRIVIAL } else { c };
         out.extend(std::iter::repeat_n(c, width - 1));
@@ -155,9 +164,11 @@ fn background(Rgb(r, g, b): Rgb, colour: Colour) -> String {
 /// The scale from its negative to its positive end, with the values' name and what the signs mean.
 fn push_scale(out: &mut String, map: &Heatmap, end: f64, colour: Colour, width: usize) {
     let steps = [-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0];
+    // Two texts of at most 12 and brackets leave 40 columns room for one character a step.
+    let step_width = if colour == Colour::Never || width < 48 { 1 } else { 2 };
     let mut bar = String::new();
     for step in steps {
-        push_cell(&mut bar, Cell::of(step), 1.0, if colour == Colour::Never { 1 } else { 2 }, colour);
+        push_cell(&mut bar, Cell::of(step), 1.0, step_width, colour);
     }
     let end = scale::significant(end, 3);
     let low = if end == "0" { String::new() } else { "−".to_owned() };
