@@ -47,6 +47,8 @@ pub(super) fn draw(bars: &Bars) -> String {
     let slot =
         (560.0 / groups.max(1) as f64).clamp(2.5 * (series + 1) as f64, 56.0 + 24.0 * (series - 1) as f64);
     let plot_width = (slot * groups as f64).max(160.0);
+    // Few bars stand in the middle of the narrowest plot.
+    let shift = (plot_width - slot * groups as f64) / 2.0;
 
     let axis = Axis::new(bars, 0.0);
     let tick_texts = scale::tick_labels(&axis.ticks);
@@ -61,7 +63,7 @@ pub(super) fn draw(bars: &Bars) -> String {
     let overhang = labels
         .iter()
         .map(|(at, text)| {
-            let centre = (*at as f64 + 0.5) * slot;
+            let centre = shift + (*at as f64 + 0.5) * slot;
             if slanted { text_width(text) * 0.7072 - centre } else { text_width(text) / 2.0 - centre }
         })
         .fold(0.0, f64::max);
@@ -94,12 +96,12 @@ pub(super) fn draw(bars: &Bars) -> String {
         let style = TextStyle { fill: MUTED, anchor: Anchor::Middle, ..TextStyle::default() };
         svg.text(x0 + plot_width / 2.0, axis.top + PLOT_HEIGHT / 2.0, "no bars", style);
     }
-    draw_bars(&mut svg, bars, &axis, x0, slot);
+    draw_bars(&mut svg, bars, &axis, x0 + shift, slot);
     svg.line((x0, axis.top), (x0, bottom), AXIS, 0.8);
     svg.line((x0, axis.y(0.0)), (x0 + plot_width, axis.y(0.0)), AXIS, 1.0);
     draw_baselines(&mut svg, &baselines, axis.top, x0, plot_width);
     for (at, text) in &labels {
-        let x = x0 + (*at as f64 + 0.5) * slot;
+        let x = x0 + shift + (*at as f64 + 0.5) * slot;
         let style = if slanted {
             TextStyle { size: TICK, anchor: Anchor::End, rotate: -45.0, ..TextStyle::default() }
         } else {

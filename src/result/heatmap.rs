@@ -51,6 +51,7 @@ pub struct Heatmap {
     /// What x is, e.g. `token`. May be empty.
     pub x_label: String,
     /// What the values are, with their unit: the colour bar's label, e.g. `indirect effect on P(" current")`.
+    /// It wraps where it is longer than the bar; a no-break space keeps its two sides together.
     pub value_label: String,
     /// What marked columns are, for the legend, e.g. `subject`.
     pub mark_label: String,

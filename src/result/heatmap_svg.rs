@@ -1,5 +1,6 @@
 //! Draws a [`Figure`]: measures every panel, places it, then writes it.
 
+use super::colour_bar::ColourBar;
 use super::font::{self, Weight};
 use super::frame::{ACCENT, AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
 use super::heatmap::{Arrangement, Figure, Heatmap};
@@ -10,7 +11,6 @@ use super::svg::{Anchor, Svg, TextStyle, number};
 const TICK: f64 = 10.0;
 /// Baseline to baseline of labels that stand above each other.
 const LINE: f64 = TICK * 1.2;
-const BAR_WIDTH: f64 = 12.0;
 
 /// How token labels stand under their columns.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,13 +38,6 @@ struct Panel<'a> {
     scale_end: Option<f64>,
     bar: Option<ColourBar>,
     size: (f64, f64),
-}
-
-struct ColourBar {
-    height: f64,
-    lines: Vec<String>,
-    ticks: Vec<(f64, String)>,
-    width: f64,
 }
 
 /// The whole picture. Panels must have passed their checks.
@@ -403,78 +396,6 @@ fn place_rows(map: &Heatmap, cell: f64) -> Vec<(usize, String)> {
     let stride = (0..).flat_map(|p| [1, 2, 5].map(|m| m * 10usize.saturating_pow(p)));
     let stride = stride.into_iter().find(|n| *n as f64 * cell >= LINE).unwrap_or(1);
     let text = |label: &String| font::fit(&label::visible(label), TICK, Weight::Regular, 120.0);
-    map.rows.iter().enumerate().step_by(stride).map(|(row, label)| (row, text(label))).collect()
-}
-
-impl ColourBar {
-    fn new(title: &str, end: Option<f64>, room: f64) -> Self {
-        let height = room.max(100.0);
-        let title = label::one_line(title);
-        let lines = font::wrap(&title, 11.0, Weight::Regular, height, 4);
-        let ticks = match end {
-            None => vec![(0.0, "no data".to_owned())],
-            Some(end) if end > 0.0 => scale::symmetric_ticks(end)
-                .into_iter()
-                .zip([-1.0, -0.5, 0.0, 0.5, 1.0])
-                .map(|((_, text), at)| (at, text))
-                .collect(),
-            Some(_) => vec![(0.0, "0".to_owned())],
-        };
-        let widest = ticks.iter().map(|(_, text)| width(text)).fold(0.0, f64::max);
-        let width = 14.0 + BAR_WIDTH + 6.0 + widest + lines.len() as f64 * 14.0 + 6.0;
-        Self { height, lines, ticks, width }
-    }
-
-    /// `(x, y)`: upper left corner of the coloured strip. `id` names its gradient.
-    fn draw(&self, svg: &mut Svg, id: &str, x: f64, y: f64) {
-        let flat = self.ticks.len() == 1;
-        svg.open(
-            "linearGradient",
-            &[
-                ("id", id.into()),
-                ("x1", 0.0.into()),
-                ("y1", 0.0.into()),
-                ("x2", 0.0.into()),
-                ("y2", 1.0.into()),
-            ],
-        );
-        for step in 0..=32 {
-            let at = f64::from(step) / 32.0;
-            let colour = if flat { scale::NEUTRAL } else { scale::diverging(1.0 - 2.0 * at) };
-            let (offset, colour) = (format!("{at}"), colour.to_string());
-            svg.leaf("stop", &[("offset", offset.as_str().into()), ("stop-color", colour.as_str().into())]);
-        }
-        svg.close("linearGradient");
-        let fill = format!("url(#{id})");
-        svg.leaf(
-            "rect",
-            &[
-                ("x", x.into()),
-                ("y", y.into()),
-                ("width", BAR_WIDTH.into()),
-                ("height", self.height.into()),
-                ("fill", fill.as_str().into()),
-                ("stroke", AXIS.into()),
-                ("stroke-width", 0.8.into()),
-            ],
-        );
-        let mut right: f64 = 0.0;
-        for (at, text) in &self.ticks {
-            let ty = y + self.height * (1.0 - at) / 2.0;
-            svg.line((x + BAR_WIDTH, ty), (x + BAR_WIDTH + 3.0, ty), AXIS, 0.8);
-            svg.text(
-                x + BAR_WIDTH + 6.0,
-                ty + TICK * 0.36,
-                text,
-                TextStyle { size: TICK, ..TextStyle::default() },
-            );
-            right = right.max(width(text));
-        }
-        for (index, line) in self.lines.iter().enumerate() {
-            let lx = x + BAR_WIDTH + 6.0 + right + 14.0 * (index + 1) as f64;
-            let style =
-                TextStyle { size: 11.0, anchor: Anchor::Middle, rotate: -90.0, ..TextStyle::default() };
-            svg.text(lx, y + self.height / 2.0, line, style);
-        }
-    }
+    let rows = if map.columns.is_empty() { &[][..] } else { &map.rows[..] };
+    rows.iter().enumerate().step_by(stride).map(|(row, label)| (row, text(label))).collect()
 }

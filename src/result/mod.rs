@@ -8,6 +8,7 @@
 pub mod array;
 pub mod bars;
 mod bars_svg;
+mod colour_bar;
 pub mod csv;
 pub mod font;
 mod frame;
@@ -17,6 +18,8 @@ pub mod heatmap;
 mod heatmap_svg;
 pub mod label;
 pub mod npz;
+#[cfg(test)]
+mod picture_tests;
 pub mod raster;
 pub mod safetensors;
 pub mod scale;

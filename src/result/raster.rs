@@ -45,8 +45,9 @@ pub enum RasterError {
 /// [`RasterError::Size`] above [`MAX_PIXELS`] or for a scale that isn't a positive number, [`RasterError::Parse`] for
 /// text that isn't SVG.
 pub fn png(svg: &str, scale: f32) -> Result<Vec<u8>, RasterError> {
-    let fontdb =
-        if svg.chars().all(|c| c.is_control() || font::covers(c)) { embedded() } else { with_system() };
+    // Large pictures repeat few characters millions of times, so each is looked up once.
+    let unusual: std::collections::BTreeSet<char> = svg.chars().filter(|c| !c.is_ascii()).collect();
+    let fontdb = if unusual.into_iter().all(font::covers) { embedded() } else { with_system() };
     let options = usvg::Options { fontdb, font_family: "DejaVu Sans".to_owned(), ..usvg::Options::default() };
     let tree = usvg::Tree::from_str(svg, &options)?;
     let size = tree.size();
