@@ -122,6 +122,7 @@ pub(super) fn check(arrays: &[NamedArray], reserved: &str) -> Result<(), EncodeE
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "equality to the bit is what is promised")]
 mod tests {
     use super::*;
 

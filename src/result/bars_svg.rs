@@ -5,6 +5,7 @@ use super::font::{self, Weight};
 use super::frame::{AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
 use super::label;
 use super::scale;
+use super::svg::push;
 use super::svg::{Anchor, Svg, TextStyle};
 
 const TICK: f64 = 10.0;
@@ -140,11 +141,11 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
             let fill = if bar.trivial { TRIVIAL } else { COLOURS[index % COLOURS.len()] };
             let mut tooltip = label::shorten(&label::visible(label), 60);
             if !one.name.is_empty() {
-                tooltip += &format!(", {}", label::one_line(&one.name));
+                push(&mut tooltip, format_args!(", {}", label::one_line(&one.name)));
             }
-            tooltip += &format!(": {value:?}");
+            push(&mut tooltip, format_args!(": {value:?}"));
             if error > 0.0 {
-                tooltip += &format!(" ± {error:?}");
+                push(&mut tooltip, format_args!(" ± {error:?}"));
             }
             if bar.trivial {
                 tooltip += " (trivial)";

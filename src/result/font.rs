@@ -9,9 +9,9 @@ use skrifa::instance::{LocationRef, Size};
 use skrifa::metrics::GlyphMetrics;
 use skrifa::{FontRef, MetadataProvider as _};
 
-/// DejaVu Sans, subset.
+/// `DejaVu Sans`, subset.
 pub const REGULAR: &[u8] = include_bytes!("fonts/DejaVuSans.subset.ttf");
-/// DejaVu Sans Bold, subset.
+/// `DejaVu Sans` bold, subset.
 pub const BOLD: &[u8] = include_bytes!("fonts/DejaVuSans-Bold.subset.ttf");
 /// Value of `font-family` in every picture.
 pub const FAMILY: &str = "DejaVu Sans, sans-serif";

@@ -6,6 +6,7 @@ use super::frame::{ACCENT, AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
 use super::heatmap::{Arrangement, Figure, Heatmap};
 use super::label;
 use super::scale;
+use super::svg::push;
 use super::svg::{Anchor, Svg, TextStyle, number};
 
 const TICK: f64 = 10.0;
@@ -233,14 +234,20 @@ impl<'a> Panel<'a> {
                     ],
                     &self.tooltip(row, column, cell),
                 );
-                if cell.exact_null {
+                if cell.exact_null && cell.finite().is_some() {
                     // A round cap on a line without length is a dot; one path holds them all.
-                    dots += &format!("M{} {}h.01", number(x + w / 2.0), number(y + h / 2.0));
+                    push(&mut dots, format_args!("M{} {}h.01", number(x + w / 2.0), number(y + h / 2.0)));
                 }
                 if cell.trivial {
                     let (across, down) = (number(w - 2.0 * inset), number(h - 2.0 * inset));
-                    outlines +=
-                        &format!("M{} {}h{across}v{down}h-{across}z", number(x + inset), number(y + inset));
+                    push(
+                        &mut outlines,
+                        format_args!(
+                            "M{} {}h{across}v{down}h-{across}z",
+                            number(x + inset),
+                            number(y + inset)
+                        ),
+                    );
                 }
             }
         }
@@ -284,7 +291,7 @@ impl<'a> Panel<'a> {
         let mut text = format!("{name} {}, {token} ({column}): ", label::one_line(&self.map.rows[row]));
         match cell.finite() {
             // Debug of a float is its shortest form that reads back as the same number.
-            Some(value) => text += &format!("{value:?}"),
+            Some(value) => push(&mut text, format_args!("{value:?}")),
             None => text += "not measured",
         }
         if cell.exact_null {

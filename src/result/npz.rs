@@ -1,4 +1,4 @@
-//! NumPy's `.npz`: a stored (not deflated) zip of `.npy` members, loadable with `allow_pickle=False`.
+//! `NumPy`'s `.npz`: a stored (not deflated) zip of `.npy` members, loadable with `allow_pickle=False`.
 //!
 //! Own writer because the `.npy` header is 128 bytes of text and candle's writer goes through files and tensors.
 
@@ -11,7 +11,7 @@ use super::array::{self, ArrayData, EncodeError, NamedArray};
 
 /// Writes the arrays in order, little-endian, C order. The same arrays give the same bytes (dates are fixed).
 ///
-/// Text becomes `<U{n}` with `n` the longest text; NumPy cannot tell trailing NULs from padding.
+/// Text becomes `<U{n}` with `n` the longest text; `NumPy` cannot tell trailing NULs from padding.
 ///
 /// # Errors
 /// An array whose shape doesn't fit its data, an empty or repeated name.

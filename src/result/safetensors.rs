@@ -69,6 +69,7 @@ fn append(out: &mut Vec<u8>, data: &ArrayData) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "equality to the bit is what is promised")]
 mod tests {
     use ::safetensors::{Dtype, SafeTensors};
 

@@ -157,6 +157,12 @@ impl Svg {
     }
 }
 
+/// Appends formatted text.
+pub(super) fn push(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a `String` cannot fail.
+    let _ = out.write_fmt(text);
+}
+
 /// A coordinate with at most two decimals and no superfluous zeros; 0 where it is not finite.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {

@@ -103,8 +103,10 @@ fn push_axis(out: &mut String, map: &Heatmap, block: std::ops::Range<usize>, mar
         let _ = writeln!(out, "{}", text.trim_end());
     }
     if map.columns[block.clone()].iter().any(|column| column.marked) {
-        let stars = block.map(|column| if map.columns[column].marked { "*" } else { "" });
-        let text: String = stars.map(|star| format!("{star:^cell$}")).collect();
+        let mut text = String::new();
+        for column in block {
+            let _ = write!(text, "{:^cell$}", if map.columns[column].marked { "*" } else { "" });
+        }
         let _ = writeln!(out, "{}{}", " ".repeat(margin + 2), text.trim_end());
     }
 }
