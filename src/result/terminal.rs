@@ -1,0 +1,232 @@
+//! A heatmap as text: coloured blocks where the terminal can, signs and letters where it cannot.
+//!
+//! Layer 0 is at the bottom, as in the pictures. Tokens are numbered below the grid and named in a legend, because
+//! their widths are anything; a grid wider than the terminal continues in further blocks.
+
+use std::fmt::Write as _;
+
+use unicode_width::UnicodeWidthStr as _;
+
+use super::heatmap::{Cell, Heatmap};
+use super::label;
+use super::scale::{self, Rgb};
+
+/// What the terminal can show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Colour {
+    /// Plain characters only.
+    #[default]
+    Never,
+    /// The 256-colour palette.
+    Palette,
+    /// 24-bit colour.
+    Full,
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Columns of the terminal; no line is wider (at least 40 are used).
+    pub width: usize,
+    /// Its colours.
+    pub colour: Colour,
+}
+
+/// Strength of a positive value without colour, from the weakest to the strongest.
+const POSITIVE: [char; 10] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
+/// Strength of a negative value without colour.
+const NEGATIVE: [char; 10] = [' ', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'];
+const EXACT_NULL: char = '0';
+const MISSING: char = '?';
+const TRIVIAL: char = '!';
+
+/// Prints the heatmap, lines ended by line feeds. Total: rows shorter than the columns are filled up as not measured,
+/// longer ones cut.
+pub fn render(map: &Heatmap, options: Options) -> String {
+    let width = options.width.max(40);
+    let mut out = String::new();
+    for line in [&map.title, &map.full_subtitle()] {
+        push_wrapped(
+            &mut out,
+            label::one_line(line).split(' ').filter(|word| !word.is_empty()).map(str::to_owned),
+            " ",
+            width,
+        );
+    }
+    if map.rows.is_empty() || map.columns.is_empty() {
+        out.push_str("(no cells)\n");
+        return out;
+    }
+    let names: Vec<String> = map.rows.iter().map(|row| fit(&label::visible(row), 8)).collect();
+    let margin = names.iter().map(|name| name.width()).max().unwrap_or(0);
+    let room = width - margin - 2;
+    // As wide as there is room for, two characters a cell making it about square.
+    let cell = (room / map.columns.len()).clamp(1, 4);
+    let per_block = (room / cell).max(1);
+    let end = map.max_abs().unwrap_or(0.0);
+
+    for first in (0..map.columns.len()).step_by(per_block) {
+        let block = first..(first + per_block).min(map.columns.len());
+        for (row, name) in names.iter().enumerate().rev() {
+            let cells = map.cells.get(row);
+            let _ = write!(out, "{}{name} |", " ".repeat(margin - name.width()));
+            for column in block.clone() {
+                let one = cells.and_then(|cells| cells.get(column)).copied().unwrap_or_default();
+                push_cell(&mut out, one, end, cell, options.colour);
+            }
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+        }
+        push_axis(&mut out, map, block, margin, cell);
+    }
+    push_scale(&mut out, map, end, options.colour, width);
+    let tokens = map.columns.iter().enumerate().map(|(index, column)| {
+        let star = if column.marked { "*" } else { "" };
+        format!("{index} {}{star}", fit(&label::visible(&column.text), 16))
+    });
+    push_wrapped(&mut out, tokens, "  ", width);
+    out
+}
+
+/// Column numbers, their digits below one another where a cell is narrow, and `*` under marked columns.
+fn push_axis(out: &mut String, map: &Heatmap, block: std::ops::Range<usize>, margin: usize, cell: usize) {
+    let _ = writeln!(out, "{} +{}", " ".repeat(margin), "-".repeat(cell * block.len()));
+    let digits = (block.end - 1).to_string().len();
+    let lines = if digits < cell { 1 } else { digits };
+    for line in 0..lines {
+        let mut text = " ".repeat(margin + 2);
+        for column in block.clone() {
+            let number = format!("{column:>digits$}");
+            let shown = if lines == 1 { number } else { number.chars().skip(line).take(1).collect() };
+            let _ = write!(text, "{shown:^cell$}");
+        }
+        let _ = writeln!(out, "{}", text.trim_end());
+    }
+    if map.columns[block.clone()].iter().any(|column| column.marked) {
+        let mut text = String::new();
+        for column in block {
+            let _ = write!(text, "{:^cell$}", if map.columns[column].marked { "*" } else { "" });
+        }
+        let _ = writeln!(out, "{}{}", " ".repeat(margin + 2), text.trim_end());
+    }
+}
+
+/// Level 0 ..= 9 of a value; 0 only for what is less than 5 % of the scale.
+fn level(value: f64, end: f64) -> usize {
+    ((scale::relative(value, end).abs() * 9.0 + 0.55).floor() as usize).min(9)
+}
+
+/// The character of a cell without colour.
+fn sign(cell: Cell, end: f64) -> char {
+    match cell.finite() {
+        None => MISSING,
+        _ if cell.exact_null => EXACT_NULL,
+        Some(value) if value < 0.0 => NEGATIVE[level(value, end)],
+        Some(value) => POSITIVE[level(value, end)],
+    }
+}
+
+fn push_cell(out: &mut String, cell: Cell, end: f64, width: usize, colour: Colour) {
+    if colour == Colour::Never {
+        let c = sign(cell, end);
+        if c == EXACT_NULL {
+            let _ = write!(out, "{c:^width$}");
+            return;
+        }
+        // Where there is room, a trivial cell is flagged beside its strength.
+        let last = if cell.trivial && width > 1 { TRIVIAL } else { c };
+        out.extend(std::iter::repeat_n(c, width - 1));
+        out.push(last);
+        return;
+    }
+    let fill = cell.finite().map_or(scale::MISSING, |value| scale::diverging(scale::relative(value, end)));
+    let mark = match cell.finite() {
+        None => MISSING,
+        _ if cell.exact_null => '·',
+        _ if cell.trivial => TRIVIAL,
+        _ => ' ',
+    };
+    let dark = u32::from(fill.0) * 3 + u32::from(fill.1) * 6 + u32::from(fill.2) < 1300;
+    let ink = if dark { 97 } else { 90 };
+    let text: String = (0..width).map(|at| if at == width / 2 { mark } else { ' ' }).collect();
+    let _ = write!(out, "\x1b[{};{ink}m{text}\x1b[0m", background(fill, colour));
+}
+
+fn background(Rgb(r, g, b): Rgb, colour: Colour) -> String {
+    match colour {
+        Colour::Full => format!("48;2;{r};{g};{b}"),
+        // The palette's 6 x 6 x 6 cube has levels 0, 95, 135, .. 255.
+        Colour::Palette | Colour::Never => {
+            let step = |v: u8| if v < 48 { 0 } else { u16::from(v.saturating_sub(35)) / 40 };
+            format!("48;5;{}", 16 + 36 * step(r) + 6 * step(g) + step(b))
+        }
+    }
+}
+
+/// The scale from its negative to its positive end, with the values' name and what the signs mean.
+fn push_scale(out: &mut String, map: &Heatmap, end: f64, colour: Colour, width: usize) {
+    let steps = [-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0];
+    // Two texts of at most 12 and brackets leave 40 columns room for one character a step.
+    let step_width = if colour == Colour::Never || width < 48 { 1 } else { 2 };
+    let mut bar = String::new();
+    for step in steps {
+        push_cell(&mut bar, Cell::of(step), 1.0, step_width, colour);
+    }
+    let end = scale::significant(end, 3);
+    let low = if end == "0" { String::new() } else { "−".to_owned() };
+    let _ = writeln!(out, "{low}{end} [{bar}] {end}");
+    let any = |test: fn(&Cell) -> bool| map.any(test);
+    let null = if colour == Colour::Never { EXACT_NULL } else { '·' };
+    let notes = [
+        (!map.value_label.is_empty(), label::one_line(&map.value_label)),
+        (
+            map.columns.iter().any(|c| c.marked),
+            format!(
+                "* {}",
+                label::one_line(if map.mark_label.is_empty() { "marked" } else { &map.mark_label })
+            ),
+        ),
+        (any(|c| c.exact_null), format!("{null} zero by construction")),
+        (any(|c| c.trivial), format!("{TRIVIAL} trivial")),
+        (any(|c| c.finite().is_none()), format!("{MISSING} not measured")),
+    ];
+    push_wrapped(out, notes.into_iter().filter(|(shown, _)| *shown).map(|(_, text)| text), "; ", width);
+}
+
+/// Pieces in lines at most `width` wide; a piece wider than that is cut.
+fn push_wrapped(out: &mut String, pieces: impl Iterator<Item = String>, between: &str, width: usize) {
+    let mut used = 0;
+    for piece in pieces {
+        let piece = fit(&piece, width);
+        if used > 0 && used + between.len() + piece.width() > width {
+            out.push('\n');
+            used = 0;
+        }
+        if used > 0 {
+            out.push_str(between);
+            used += between.len();
+        }
+        used += piece.width();
+        out.push_str(&piece);
+    }
+    if used > 0 {
+        out.push('\n');
+    }
+}
+
+/// Cuts to `max` terminal columns, with `…`.
+fn fit(text: &str, max: usize) -> String {
+    if text.width() <= max {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    for c in text.chars() {
+        out.push(c);
+        if out.width() >= max {
+            out.pop();
+            break;
+        }
+    }
+    out.push('…');
+    out
+}
