@@ -4,6 +4,19 @@
 //! which rows of which run are live where, [`pack`] turns plans into [`batch::ForwardBatch`]es under a row budget.
 
 pub mod batch;
+pub mod facts;
+pub mod layout;
+pub mod lint;
+pub mod lower;
+pub mod lower_patch;
+pub mod lower_run;
+pub mod lower_trace;
+pub mod measure;
+pub mod noise;
+pub mod output;
+pub mod prompts;
+pub mod select;
+pub mod trivial;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,1 +1,6 @@
-//! (module result)
+//! Responses: what a plan's numbers say, in the caller's words.
+
+pub mod common;
+pub mod patch;
+pub mod run;
+pub mod trace;

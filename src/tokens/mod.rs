@@ -65,7 +65,9 @@ pub enum SpanError {
         tokens: String,
     },
     /// The text occurs more than once.
-    #[error("{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text or token positions")]
+    #[error(
+        "{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text or token positions"
+    )]
     Ambiguous {
         /// What was looked for.
         text: String,

@@ -1,0 +1,195 @@
+//! What a plan's numbers mean: which readout is which cell. Stays outside of the engine.
+
+use std::ops::Range;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::lint::Lints;
+use super::measure::{Measure, Targets};
+use super::prompts::TokenRun;
+use super::trivial::Triviality;
+use super::{Plan, RunId};
+use crate::spec::named::Named;
+use crate::spec::patch::PatchSpec;
+use crate::spec::run::RunSpec;
+use crate::spec::site::Site;
+use crate::spec::trace::TraceSpec;
+
+/// A plan and what its numbers mean.
+#[derive(Debug, Clone)]
+pub struct Lowered<L> {
+    /// What is computed.
+    pub plan: Plan,
+    /// What it means.
+    pub layout: L,
+}
+
+/// One axis of a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Axis {
+    /// `layer`, `position` or `head`.
+    pub name: &'static str,
+    /// Its values in order.
+    pub values: Vec<u32>,
+}
+
+/// What every request shares.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// Runs, each with the index of its readout.
+    pub runs: Named<(TokenRun, usize)>,
+    /// Metrics.
+    pub measures: Vec<Measure>,
+    /// Target sets.
+    pub targets: Targets,
+    /// Lints found without running.
+    pub lints: Lints,
+    /// SHA-256 of the resolved request and all token ids, in hex.
+    pub plan_sha256: String,
+}
+
+/// Cells in row-major order of the axes, each with one readout per sample.
+#[derive(Debug, Clone)]
+pub struct Grid {
+    /// Axes, outermost first; none for a single cell.
+    pub axes: Vec<Axis>,
+    /// Samples per cell.
+    pub samples: usize,
+    /// Index of the readout of each cell and sample, `[cells, samples]`.
+    pub readouts: Vec<usize>,
+    /// The same of the self-patch control; empty if none was asked for.
+    pub controls: Vec<usize>,
+    /// Cells whose answer is their source's by construction, `[cells]`.
+    pub trivial: Vec<Option<Triviality>>,
+}
+
+/// A cell's coordinates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CellKey {
+    /// Layer, if layers are an axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u32>,
+    /// Position, if positions are an axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<u32>,
+    /// Head, if heads are an axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<u32>,
+}
+
+impl Grid {
+    /// Number of cells.
+    pub fn cells(&self) -> usize {
+        self.readouts.len() / self.samples
+    }
+
+    /// Readouts of a cell, one per sample.
+    pub fn cell(&self, cell: usize) -> &[usize] {
+        &self.readouts[cell * self.samples..(cell + 1) * self.samples]
+    }
+
+    /// Coordinates of a cell.
+    pub fn key(&self, mut cell: usize) -> CellKey {
+        let mut key = CellKey::default();
+        for axis in self.axes.iter().rev() {
+            let value = axis.values[cell % axis.values.len()];
+            cell /= axis.values.len();
+            match axis.name {
+                "layer" => key.layer = Some(value),
+                "position" => key.position = Some(value),
+                _ => key.head = Some(value),
+            }
+        }
+        key
+    }
+
+    /// Cells whose every readout is really its baseline's: `resolved[readout]` is the run whose row it is
+    /// (`plan::cone`), `baselines` holds the baseline readout of each sample.
+    pub fn exact_nulls(&self, resolved: &[RunId], baselines: &[usize]) -> Vec<bool> {
+        let null = |cell| {
+            let readouts = self.cell(cell).iter().zip(baselines);
+            readouts.into_iter().all(|(cell, baseline)| resolved[*cell] == resolved[*baseline])
+        };
+        (0..self.cells()).map(null).collect()
+    }
+}
+
+/// Meaning of a [`RunSpec`]'s plan.
+#[derive(Debug, Clone)]
+pub struct RunLayout {
+    /// The request.
+    pub spec: RunSpec,
+    /// Runs, metrics, targets.
+    pub common: Common,
+    /// Meaning of the captures.
+    pub captures: Vec<CaptureKey>,
+}
+
+/// What consecutive captures of a plan are: one per layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureKey {
+    /// Index of the run.
+    pub run: usize,
+    /// Site.
+    pub site: Site,
+    /// Layers, one capture each; `None` at `embed`, which is one capture.
+    pub layers: Option<Vec<u32>>,
+    /// Positions.
+    pub positions: Vec<u32>,
+    /// Numbers per position.
+    pub width: usize,
+    /// Index of the first capture in the plan.
+    pub first: usize,
+}
+
+/// Meaning of a [`PatchSpec`]'s plan.
+#[derive(Debug, Clone)]
+pub struct PatchLayout {
+    /// The request.
+    pub spec: PatchSpec,
+    /// Runs, metrics, targets.
+    pub common: Common,
+    /// Readout of the base.
+    pub base: usize,
+    /// Readouts that count as 0 and 1.
+    pub normalise: Option<(usize, usize)>,
+    /// Cells.
+    pub grid: Grid,
+}
+
+/// Meaning of a [`TraceSpec`]'s plan.
+#[derive(Debug, Clone)]
+pub struct TraceLayout {
+    /// The request.
+    pub spec: TraceSpec,
+    /// Runs, metrics, targets.
+    pub common: Common,
+    /// Index of the clean run among the runs.
+    pub clean_run: usize,
+    /// Readout of the clean run.
+    pub clean: usize,
+    /// Readout of each sample of the corrupted run.
+    pub corrupted: Vec<usize>,
+    /// Positions that got noise, or whose token differs.
+    pub corrupted_positions: Vec<u32>,
+    /// Token span named `subject`.
+    pub subject: Option<Range<u32>>,
+    /// The noise used.
+    pub sigma: Option<SigmaUsed>,
+    /// Cells of each arm.
+    pub arms: Named<Grid>,
+}
+
+/// The standard deviation of the noise, and how it came about.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct SigmaUsed {
+    /// Standard deviation of the noise.
+    pub abs: f64,
+    /// Multiple of the reference; null if it was given absolutely.
+    pub k: Option<f64>,
+    /// The reference: `subjects` or `vocab`.
+    pub of: Option<&'static str>,
+    /// Standard deviation of the reference.
+    pub reference: Option<f64>,
+}

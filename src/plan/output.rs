@@ -1,0 +1,77 @@
+//! What the engine gives back for a plan.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{EditGroup, Score};
+
+/// Results of a plan, in the plan's order.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PlanOutput {
+    /// One per readout.
+    pub scores: Vec<Score>,
+    /// One per capture: `[positions, width]` in row-major order.
+    pub captures: Vec<Vec<f32>>,
+    /// What the edits of each group wrote; see [`PlanOutput::receipt`].
+    pub receipts: [EditStats; 3],
+    /// What it cost.
+    pub usage: Usage,
+}
+
+/// What edits wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+pub struct EditStats {
+    /// Rows written: positions, each counted once per edit.
+    pub cells: u64,
+    /// Numbers written.
+    pub elements: u64,
+    /// Largest absolute change of a number.
+    pub max_abs_delta: f32,
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+pub struct Usage {
+    /// Rows computed: positions of runs.
+    pub rows: u64,
+    /// Rows times the layers each went through.
+    pub row_layers: u64,
+    /// Seconds of computation.
+    pub seconds: f64,
+    /// Seconds waited for the engine.
+    pub queue_seconds: f64,
+    /// Forward batches.
+    pub chunks: u64,
+    /// Largest memory planned at once, weights left out.
+    pub peak_bytes: u64,
+}
+
+impl PlanOutput {
+    /// What the edits of a group wrote.
+    pub fn receipt(&self, group: EditGroup) -> EditStats {
+        self.receipts[group.index()]
+    }
+}
+
+impl EditGroup {
+    /// Index into [`PlanOutput::receipts`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Corruption => 0,
+            Self::Patch => 1,
+            Self::Control => 2,
+        }
+    }
+}
+
+impl EditStats {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cells: self.cells + other.cells,
+            elements: self.elements + other.elements,
+            max_abs_delta: self.max_abs_delta.max(other.max_abs_delta),
+        }
+    }
+}
