@@ -1,1 +1,10 @@
-//! (module effect)
+//! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
+
+pub mod lints;
+pub mod measure;
+pub mod patch;
+pub mod stats;
+pub mod trace;
+
+/// Differences of baselines below this count as none: nothing is divided by them.
+pub const MIN_TOTAL_EFFECT: f64 = 1e-6;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::batch::ForwardBatch;
 use super::cone::Cones;
-use super::layout::lay_out;
+use super::tables::lay_out;
 use super::live::{Live, reads};
 use super::{Edit, Plan, Run, RunId};
 

@@ -9,6 +9,7 @@ pub mod array;
 pub mod bars;
 mod bars_svg;
 mod colour_bar;
+pub mod common;
 pub mod csv;
 pub mod font;
 mod frame;
@@ -18,13 +19,16 @@ pub mod heatmap;
 mod heatmap_svg;
 pub mod label;
 pub mod npz;
+pub mod patch;
 #[cfg(test)]
 mod picture_tests;
 pub mod raster;
+pub mod run;
 pub mod safetensors;
 pub mod scale;
 pub mod svg;
 pub mod terminal;
+pub mod trace;
 
 /// Why a picture could not be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

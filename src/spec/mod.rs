@@ -1,3 +1,21 @@
-//! The vocabulary: what an experiment *is*. Pure data.
+//! The vocabulary: what an experiment *is*. Pure data, read from JSON with every problem collected.
+//!
+//! Each request type has a `read(&Value, &mut Problems) -> Option<Self>`. A spec may come out of a body that has
+//! problems, so that later stages can find more of them; it is only acted on if there are none.
 
+pub mod corruption;
+pub mod dry_run;
+pub mod experiment;
+pub mod intervention;
+pub mod metric;
+pub mod named;
+pub mod patch;
+pub mod problem;
+pub mod prompt;
+pub mod read;
+pub mod readout;
+pub mod run;
+pub mod select;
 pub mod site;
+pub mod tokenize;
+pub mod trace;

@@ -1,0 +1,148 @@
+//! Remarks that need results.
+
+use super::measure::value;
+use super::stats::difference;
+use super::trace::baselines;
+use crate::plan::Score;
+use crate::plan::layout::{Grid, PatchLayout, RunLayout, TraceLayout};
+use crate::plan::lint::Lints;
+use crate::plan::measure::Measure;
+use crate::plan::output::EditStats;
+use crate::plan::trivial::Triviality;
+use crate::spec::metric::MetricKind;
+use crate::spec::read::escape;
+
+/// A corruption that removes less than this share of the answer's probability is weak.
+pub const WEAK_SHARE: f64 = 0.1;
+/// A corruption that leaves less than this share of it is saturated.
+pub const SATURATED_SHARE: f64 = 1e-3;
+/// Baselines nearer than this, in probability or in nats, show no contrast.
+pub const CONTRAST: f64 = 0.01;
+
+/// Remarks on clean runs.
+pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -> Lints {
+    let mut lints = Lints::default();
+    let runs = &layout.common.runs;
+    let tops: Vec<Option<u32>> =
+        runs.iter().map(|(_, (_, readout))| scores[*readout].top.first().map(|(id, _)| *id)).collect();
+    if let [Some(first), _, ..] = tops[..]
+        && tops.iter().all(|top| *top == Some(first))
+    {
+        let detail = format!("all runs favour {:?}", text(first));
+        lints.info("NO_CONTRAST", "/runs", detail, "choose prompts with different answers");
+    }
+    lints
+}
+
+/// Remarks on a patch.
+pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: EditStats) -> Lints {
+    let mut lints = Lints::default();
+    if let Some((zero, one)) = layout.normalise {
+        let top1 = super::patch::reference_top1(layout, scores);
+        let measures = &layout.common.measures;
+        let graded: Vec<&Measure> = measures.iter().filter(|m| is_about_answer(m.metric.kind)).collect();
+        let near = |m: &&Measure| {
+            let (a, b) = (value(m, &scores[zero], top1), value(m, &scores[one], top1));
+            difference(a, b).is_some_and(|d| d.abs() < CONTRAST)
+        };
+        if !graded.is_empty() && graded.iter().all(near) {
+            let detail = format!("both baselines agree within {CONTRAST} on every metric of the targets");
+            lints.warn("NO_CONTRAST", "/normalise", detail, "choose a target on which the runs differ");
+        }
+    }
+    trivial("/interventions", &layout.grid, &mut lints);
+    nothing_written(nulls, written, "/interventions", &mut lints);
+    lints
+}
+
+/// Remarks on a trace.
+pub fn trace(
+    layout: &TraceLayout,
+    scores: &[Score],
+    nulls: &[bool],
+    written: EditStats,
+    text: &dyn Fn(u32) -> String,
+) -> Lints {
+    let mut lints = Lints::default();
+    unexpected_answer(layout, scores, text, &mut lints);
+    corruption(layout, scores, &mut lints);
+    for (name, grid) in layout.arms.iter() {
+        trivial(&format!("/arms/{}", escape(name)), grid, &mut lints);
+    }
+    nothing_written(nulls, written, "/arms", &mut lints);
+    lints
+}
+
+const fn is_about_answer(kind: MetricKind) -> bool {
+    matches!(kind, MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit | MetricKind::LogitDiff)
+}
+
+/// Names the expected target and the clean run's answer if they differ.
+pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, u32)> {
+    let sets = &layout.common.targets.sets;
+    let name =
+        layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
+    let top1 = super::trace::reference_top1(layout, scores)?;
+    let expected = sets.get(&name)?.iter().any(|token| token.id == top1);
+    (!expected).then_some((name, top1))
+}
+
+fn unexpected_answer(
+    layout: &TraceLayout,
+    scores: &[Score],
+    text: &dyn Fn(u32) -> String,
+    lints: &mut Lints,
+) {
+    let Some((name, top1)) = unexpected(layout, scores) else { return };
+    let detail = format!("the clean run's most probable token is {:?}, not {name}", text(top1));
+    let fix = "choose a prompt that the model answers as expected";
+    if layout.spec.expect_top1.is_some() {
+        lints.warn("TARGET_NOT_TOP1", "/expect_top1", detail, fix);
+    } else {
+        lints.info("TARGET_NOT_TOP1", format!("/targets/{}", escape(&name)), detail, fix);
+    }
+}
+
+fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
+    for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
+        let b = baselines(layout, measure, scores);
+        let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
+        let detail = format!("{}: {clean:.4} clean, {corrupted:.4} corrupted", measure.metric);
+        if corrupted >= clean {
+            let fix =
+                "there is nothing to restore: corrupt other tokens, or choose a target that they support";
+            lints.warn("CORRUPTION_HELPS", "/corrupt", detail, fix);
+        } else if clean - corrupted < WEAK_SHARE * clean {
+            lints.warn("WEAK_CORRUPTION", "/corrupt", detail, "corrupt more tokens, or raise sigma");
+        } else if corrupted < SATURATED_SHARE * clean {
+            lints.warn("SATURATED_CORRUPTION", "/corrupt", detail, "corrupt fewer tokens, or lower sigma");
+        }
+    }
+}
+
+fn trivial(at: &str, grid: &Grid, lints: &mut Lints) {
+    let count = |which| grid.trivial.iter().filter(|t| **t == Some(which)).count();
+    let (last, cut) = (count(Triviality::LastLayer), count(Triviality::Cut));
+    if last > 0 {
+        let detail =
+            format!("{last} of {} cells write the read position after the last attention", grid.cells());
+        lints.info(
+            "TRIVIAL_CELL",
+            at,
+            detail,
+            "their answer is the source's: read them as the axis end, not as a finding",
+        );
+    }
+    if cut > 0 {
+        let detail = format!("{cut} of {} cells write every position that differs", grid.cells());
+        let fix = "their answer is the source's: patch single positions, mlp_out, attn_out or heads";
+        lints.warn("TAUTOLOGICAL_CUT", at, detail, fix);
+    }
+}
+
+fn nothing_written(nulls: &[bool], written: EditStats, at: &str, lints: &mut Lints) {
+    if written.cells == 0 && nulls.iter().any(|null| !null) {
+        let detail = "no cell was written".to_owned();
+        lints.error("ZERO_CELLS_WRITTEN", at, detail, "report this: the plan asked for edits");
+    }
+}

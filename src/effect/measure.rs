@@ -1,0 +1,45 @@
+//! One metric of one score.
+
+use super::stats::finite;
+use crate::plan::Score;
+use crate::plan::measure::{Measure, Reads};
+use crate::spec::metric::MetricKind;
+
+/// The metric's value. `reference_top1`: the token that `top1_flip` compares with.
+pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> Option<f64> {
+    match &measure.reads {
+        Reads::Set(set) => {
+            let logit = log_sum_exp(score, set);
+            match measure.metric.kind {
+                MetricKind::Prob => finite((logit - score.log_sum_exp).exp()),
+                MetricKind::Logprob => finite(logit - score.log_sum_exp),
+                MetricKind::Rank => set.iter().map(|i| score.ranks[*i]).min().map(f64::from),
+                _ => finite(logit),
+            }
+        }
+        Reads::Difference(a, b) => finite(log_sum_exp(score, a) - log_sum_exp(score, b)),
+        Reads::Divergence(i) => finite(score.kl[*i]),
+        Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top.first()?.0))),
+    }
+}
+
+/// Log of the sum of exponentials of a set's logits: its logit.
+fn log_sum_exp(score: &Score, set: &[usize]) -> f64 {
+    let logits = set.iter().map(|i| f64::from(score.logits[*i]));
+    let max = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+    // Also keeps a set of one exact.
+    if set.len() == 1 || !max.is_finite() {
+        return max;
+    }
+    max + logits.map(|x| (x - max).exp()).sum::<f64>().ln()
+}
+
+/// The metric's value at some readouts.
+pub fn values(
+    measure: &Measure,
+    scores: &[Score],
+    readouts: &[usize],
+    reference_top1: Option<u32>,
+) -> Vec<Option<f64>> {
+    readouts.iter().map(|i| value(measure, &scores[*i], reference_top1)).collect()
+}

@@ -1,0 +1,65 @@
+//! Effects of patching a base.
+
+use super::measure::{value, values};
+use super::stats::{difference, fraction};
+use crate::plan::Score;
+use crate::plan::layout::PatchLayout;
+use crate::plan::measure::Measure;
+
+/// One metric over the cells of a patch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PatchEffect {
+    /// Value of each cell.
+    pub values: Vec<Option<f64>>,
+    /// Value minus the base's.
+    pub effects: Vec<Option<f64>>,
+    /// `(value - zero) / (one - zero)`; `None` without a normalisation.
+    pub normalised: Option<Vec<Option<f64>>>,
+    /// Why `normalised` is null everywhere, if it is.
+    pub undefined: Option<String>,
+}
+
+/// Most probable token of the base.
+pub fn reference_top1(layout: &PatchLayout, scores: &[Score]) -> Option<u32> {
+    scores[layout.base].top.first().map(|(id, _)| *id)
+}
+
+/// Effects of one metric.
+pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> PatchEffect {
+    let top1 = reference_top1(layout, scores);
+    let at = |readout: usize| value(measure, &scores[readout], top1);
+    let base = at(layout.base);
+    let values = values(measure, scores, &layout.grid.readouts, top1);
+    let effects = values.iter().map(|v| difference(*v, base)).collect();
+    let span = layout.normalise.map(|(zero, one)| (at(zero), difference(at(one), at(zero))));
+    let normalised =
+        span.map(|(zero, span)| values.iter().map(|v| fraction(difference(*v, zero), span)).collect());
+    let undefined = span.and_then(|(_, span)| undefined(span, "the baselines"));
+    PatchEffect { values, effects, normalised, undefined }
+}
+
+/// Why nothing can be divided by `whole`.
+pub(super) fn undefined(whole: Option<f64>, of: &str) -> Option<String> {
+    match whole {
+        None => Some(format!("the difference of {of} is not finite")),
+        Some(x) if x.abs() < super::MIN_TOTAL_EFFECT => {
+            Some(format!("the difference of {of}, {x:e}, is below {:e}", super::MIN_TOTAL_EFFECT))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Largest absolute effect of the self-patch control over all metrics; `None` without the control.
+pub fn self_patch(layout: &PatchLayout, scores: &[Score]) -> Option<f64> {
+    let top1 = reference_top1(layout, scores);
+    let of = |measure| {
+        let base = value(measure, &scores[layout.base], top1);
+        largest(values(measure, scores, &layout.grid.controls, top1).into_iter().map(|v| difference(v, base)))
+    };
+    layout.common.measures.iter().filter_map(of).reduce(f64::max)
+}
+
+/// Largest absolute value. Infinite if one of them isn't known, so that a broken control can't look clean.
+pub(super) fn largest(effects: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    effects.map(|e| e.map_or(f64::INFINITY, f64::abs)).reduce(f64::max)
+}

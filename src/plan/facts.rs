@@ -1,0 +1,128 @@
+//! What lowering has to know of the served model.
+
+use std::ops::Range;
+
+use crate::model::config::ModelConfig;
+use crate::tokens::{Encoded, SpanError, TokenizeError, Tokenizer};
+
+/// The served model as lowering sees it: its shape, its words and its embeddings.
+pub trait Facts {
+    /// Name under which it is served.
+    fn model(&self) -> &str;
+
+    /// Whether a request's `model` means this one.
+    fn answers_to(&self, name: &str) -> bool {
+        name == self.model()
+    }
+
+    /// Shape.
+    fn config(&self) -> &ModelConfig;
+
+    /// Tokenizer.
+    fn words(&self) -> &dyn Words;
+
+    /// Embeddings of tokens, `[ids, hidden]` in row-major order. All ids are inside the vocabulary.
+    fn embedding(&self, ids: &[u32]) -> Vec<f32>;
+
+    /// Standard deviation over the whole embedding matrix.
+    fn vocab_sigma(&self) -> f64;
+
+    /// What one request may ask for.
+    fn limits(&self) -> &Limits;
+}
+
+/// What lowering asks of a tokenizer.
+pub trait Words {
+    /// Tokenises a prompt; `bos` overrides the tokenizer's own policy.
+    fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError>;
+    /// Describes given ids.
+    fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError>;
+    /// Tokens of a target, without BOS.
+    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError>;
+    /// Text of one token.
+    fn text(&self, id: u32) -> String;
+    /// Size of the vocabulary.
+    fn vocab_size(&self) -> usize;
+    /// BOS token, if there is one.
+    fn bos(&self) -> Option<u32>;
+    /// Token span of the only occurrence of `text`.
+    fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError>;
+}
+
+impl Words for Tokenizer {
+    fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError> {
+        Tokenizer::encode(self, text, bos)
+    }
+
+    fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError> {
+        Tokenizer::describe(self, ids)
+    }
+
+    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        Tokenizer::target(self, text)
+    }
+
+    fn text(&self, id: u32) -> String {
+        Tokenizer::text(self, id)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Tokenizer::vocab_size(self)
+    }
+
+    fn bos(&self) -> Option<u32> {
+        Tokenizer::bos(self).0
+    }
+
+    fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
+        Tokenizer::span(self, encoded, prompt, text)
+    }
+}
+
+/// What one request may ask for. Checked before anything of that size is allocated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all prompts together, checked before they are tokenised.
+    pub prompt_bytes: u64,
+    /// Tokens of one prompt; never more than the model's own longest sequence.
+    pub prompt_tokens: u64,
+    /// Prompts.
+    pub runs: u64,
+    /// Noise samples.
+    pub samples: u64,
+    /// Edited runs: cells times samples, controls included.
+    pub cells: u64,
+    /// Edits of all runs together (a window of 10 layers is ten edits).
+    pub edits: u64,
+    /// Numbers of generated noise: samples times positions times width.
+    pub noise_elements: u64,
+    /// Most probable tokens per readout.
+    pub topk: u64,
+    /// Target tokens.
+    pub target_tokens: u64,
+    /// Metrics.
+    pub metrics: u64,
+    /// Numbers returned as captures.
+    pub capture_elements: u64,
+    /// Numbers in all scores together: readouts times (targets + topk + references).
+    pub score_elements: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            prompt_bytes: 256 << 10,
+            prompt_tokens: 8192,
+            runs: 64,
+            samples: 1000,
+            cells: 250_000,
+            edits: 1_000_000,
+            noise_elements: 16 << 20,
+            topk: 1000,
+            target_tokens: 256,
+            metrics: 64,
+            capture_elements: 4 << 20,
+            score_elements: 16 << 20,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Request bodies to plans: reads, checks everything, and only then builds.
+//!
+//! ```text
+//! body -spec::read-> spec -prompts-> tokens -select, measure-> indices -lower_*-> Lowered { plan, layout }
+//! ```
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::facts::{Facts, Limits};
+use super::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
+use super::lint::Lints;
+use super::measure::{self, Measure, Targets};
+use super::prompts::{self, TokenRun};
+use super::{Plan, RunId};
+use crate::spec::experiment::{Experiment, Origins};
+use crate::spec::named::Named;
+use crate::spec::patch::PatchSpec;
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::did_you_mean;
+use crate::spec::run::RunSpec;
+use crate::spec::trace::TraceSpec;
+
+/// `POST /v1/run`: a body to a plan, or everything that is wrong with it.
+pub fn run(body: &Value, facts: &dyn Facts) -> Result<Lowered<RunLayout>, Problems> {
+    let mut read = Problems::default();
+    let spec = RunSpec::read(body, &mut read);
+    let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
+    finish(
+        body,
+        origins,
+        read,
+        |out| super::lower_run::lower(spec?, facts, out),
+        |l| (&l.spec.experiment, &mut l.common),
+    )
+}
+
+/// `POST /v1/patch`: a body to a plan, or everything that is wrong with it.
+pub fn patch(body: &Value, facts: &dyn Facts) -> Result<Lowered<PatchLayout>, Problems> {
+    let mut read = Problems::default();
+    let spec = PatchSpec::read(body, &mut read);
+    let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
+    finish(
+        body,
+        origins,
+        read,
+        |out| super::lower_patch::lower(spec?, facts, out),
+        |l| (&l.spec.experiment, &mut l.common),
+    )
+}
+
+/// `POST /v1/trace`: a body to a plan, or everything that is wrong with it.
+pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Problems> {
+    let mut read = Problems::default();
+    let spec = TraceSpec::read(body, &mut read);
+    let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
+    finish(
+        body,
+        origins,
+        read,
+        |out| super::lower_trace::lower(spec?, facts, out),
+        |l| (&l.spec.experiment, &mut l.common),
+    )
+}
+
+/// Joins the problems of reading and lowering, and puts pointers where the caller wrote the field.
+fn finish<L>(
+    body: &Value,
+    origins: Option<Origins>,
+    mut read: Problems,
+    lower: impl FnOnce(&mut Problems) -> Option<Lowered<L>>,
+    shared: impl FnOnce(&mut L) -> (&Experiment, &mut Common),
+) -> Result<Lowered<L>, Problems> {
+    let origins = origins.unwrap_or_default();
+    let mut found = Problems::default();
+    let lowered = lower(&mut found);
+    for problem in &mut found.0 {
+        problem.pointer = origins.restore(&problem.pointer);
+    }
+    if !read.is_empty() {
+        // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
+        // depend on names that may have been lost, is true of the request itself.
+        found.0.retain(|p| p.code != code::UNKNOWN_NAME && body.pointer(&p.pointer).is_some());
+        read.0.extend(found.0);
+        return Err(read);
+    }
+    let mut lowered = found.or(lowered)?;
+    let (experiment, common) = shared(&mut lowered.layout);
+    common.lints = std::mem::take(&mut common.lints).restored(&origins);
+    if experiment.strict {
+        let refused = common.lints.refused();
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+    }
+    Ok(lowered)
+}
+
+/// What all requests need before anything of their own.
+pub(super) struct Prepared {
+    /// Tokenised runs; those with problems are missing.
+    pub runs: Named<TokenRun>,
+    /// Target sets.
+    pub targets: Targets,
+    /// Metrics.
+    pub measures: Vec<Measure>,
+    /// Runs that divergences refer to.
+    pub refs: Vec<String>,
+    /// Remarks so far.
+    pub lints: Lints,
+}
+
+/// Tokenises and resolves what all requests share.
+pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) -> Prepared {
+    if let Some(model) = experiment.model.as_deref().filter(|model| !facts.answers_to(model)) {
+        let detail = format!("{model:?} is not served here{}", did_you_mean(model, &[facts.model()]));
+        out.push(
+            "/model",
+            code::UNKNOWN_MODEL,
+            detail,
+            format!("write {:?}, or leave out `model`", facts.model()),
+        );
+    }
+    let mut lints = Lints::default();
+    let runs = prompts::tokenise(experiment, facts, out);
+    let targets = measure::targets(experiment, facts, &mut lints, out);
+    let mut refs = Vec::new();
+    let measures = measure::measures(experiment, &targets, facts, &mut refs, out);
+    let limit = facts.limits().topk.min(facts.config().vocab_size as u64);
+    if u64::from(experiment.read.topk) > limit {
+        let detail = format!("topk {}, the limit is {limit}", experiment.read.topk);
+        out.push("/read/topk", code::LIMIT, detail, "ask for fewer tokens");
+    }
+    if !measures.is_empty() && measures.iter().all(|m| m.metric.kind.is_discrete()) {
+        let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
+        lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
+    }
+    Prepared { runs, targets, measures, refs, lints }
+}
+
+/// Remarks on metrics of effects.
+pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
+    use crate::spec::metric::MetricKind::Prob;
+    let measures = &prepared.measures;
+    if !measures.is_empty() && measures.iter().all(|m| m.metric.kind == Prob) {
+        let detail = "probability saturates and can hide components that lower the answer".to_owned();
+        prepared.lints.info("PROB_ONLY", "/metrics", detail, "add logprob or logit_diff");
+    }
+}
+
+/// A plan with every run as a root and a readout each, and the scoring.
+pub(super) fn start(
+    spec: &impl Serialize,
+    experiment: &Experiment,
+    prepared: Prepared,
+) -> (Plan, Vec<RunId>, Common) {
+    let Prepared { runs, targets, measures, refs, lints } = prepared;
+    let mut plan = Plan::default();
+    let mut roots = Vec::with_capacity(runs.len());
+    let plan_sha256 = fingerprint(spec, &runs);
+    let runs = Named(
+        runs.0
+            .into_iter()
+            .map(|(name, run)| {
+                let root = plan.root(std::sync::Arc::clone(&run.ids));
+                roots.push(root);
+                let readout = plan.read(root, run.read);
+                (name, (run, readout))
+            })
+            .collect(),
+    );
+    plan.scoring.targets.clone_from(&targets.union);
+    plan.scoring.topk = experiment.read.topk;
+    plan.scoring.kl_refs = refs
+        .iter()
+        .map(|name| runs.get(name).expect("BUG: references were checked against the runs").1 as u32)
+        .collect();
+    (plan, roots, Common { runs, measures, targets, lints, plan_sha256 })
+}
+
+/// SHA-256 of the resolved request and the ids it means: equal plans have equal fingerprints.
+fn fingerprint(spec: &impl Serialize, runs: &Named<TokenRun>) -> String {
+    let mut hash = Sha256::new();
+    let json = serde_json::to_vec(spec).expect("BUG: specs hold finite numbers and string keys only");
+    hash.update(&json);
+    for (name, run) in runs.iter() {
+        hash.update(name.as_bytes());
+        for id in run.ids.iter() {
+            hash.update(id.to_le_bytes());
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How much a plan holds, computed before it is built.
+pub(super) struct Size {
+    /// Edited runs.
+    pub cells: u64,
+    /// Edits of all of them.
+    pub edits: u64,
+    /// Where the size comes from.
+    pub at: &'static str,
+}
+
+/// Checks the size of a plan against the limits. `runs`: readouts beside the cells.
+pub(super) fn admit(
+    size: &Size,
+    runs: u64,
+    prepared: &Prepared,
+    topk: u32,
+    limits: &Limits,
+    out: &mut Problems,
+) {
+    const FIX: &str = "sweep fewer layers, positions, arms or samples";
+    if size.cells > limits.cells {
+        let detail = format!("{} patched runs, the limit is {}", size.cells, limits.cells);
+        out.push(size.at, code::LIMIT, detail, FIX);
+    } else if size.edits > limits.edits {
+        let detail = format!("{} edits, the limit is {}", size.edits, limits.edits);
+        out.push(size.at, code::LIMIT, detail, FIX);
+    }
+    let per_score = (prepared.targets.union.len() + prepared.refs.len()) as u64 + u64::from(topk).max(1);
+    let scores = size.cells.saturating_add(runs).saturating_mul(per_score);
+    if scores > limits.score_elements {
+        let detail = format!("{scores} numbers in all readouts, the limit is {}", limits.score_elements);
+        out.push("/read/topk", code::LIMIT, detail, "ask for a smaller `topk`, fewer targets or fewer cells");
+    }
+}

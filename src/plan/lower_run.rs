@@ -1,0 +1,80 @@
+//! Clean runs to a plan: a root, a readout and captures per run.
+
+use super::facts::Facts;
+use super::layout::{CaptureKey, Lowered, RunLayout};
+use super::lower::{Prepared, Size, admit, prepare, start};
+use super::{Address, Capture, select};
+use crate::model::config::ModelConfig;
+use crate::spec::metric::MetricKind;
+use crate::spec::problem::{Problems, code};
+use crate::spec::run::RunSpec;
+use crate::spec::site::Site;
+
+pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
+    let experiment = &spec.experiment;
+    let prepared = prepare(experiment, facts, out);
+    for (i, metric) in experiment.metrics.iter().enumerate() {
+        if metric.kind == MetricKind::Top1Flip {
+            let detail = "a clean run has no base to differ from";
+            out.push(
+                format!("/metrics/{i}"),
+                code::NOT_SUPPORTED,
+                detail,
+                "use top1_flip in /v1/patch or /v1/trace",
+            );
+        }
+    }
+    let mut captures = captures(&spec, &prepared, facts, out);
+    let size = Size { cells: 0, edits: 0, at: "/runs" };
+    admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
+    if !out.is_empty() {
+        return None;
+    }
+    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    for key in &mut captures {
+        key.first = plan.captures.len();
+        let layers = key.layers.clone().unwrap_or_else(|| vec![0]);
+        plan.captures.extend(layers.into_iter().map(|layer| Capture {
+            run: roots[key.run],
+            at: Address { layer, site: key.site },
+            positions: key.positions.clone(),
+        }));
+    }
+    Some(Lowered { plan, layout: RunLayout { spec, common, captures } })
+}
+
+/// Numbers per position at a site.
+pub(super) fn width(site: Site, config: &ModelConfig) -> usize {
+    if site.has_heads() { config.q_width() } else { config.hidden_size }
+}
+
+fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Problems) -> Vec<CaptureKey> {
+    let config = facts.config();
+    let mut keys = Vec::new();
+    let mut elements = 0_u64;
+    for (i, capture) in spec.experiment.read.capture.iter().enumerate() {
+        let at = format!("/read/capture/{i}");
+        let layers = match &capture.layers {
+            None => Some(None),
+            Some(layers) => {
+                select::layers(layers, config.num_layers as u32, &format!("{at}/layers"), out).map(Some)
+            }
+        };
+        for (run, (name, tokens)) in prepared.runs.0.iter().enumerate() {
+            debug_assert!(!name.is_empty());
+            let positions = select::positions(&capture.positions, tokens, &format!("{at}/positions"), out);
+            let (Some(layers), Some(positions)) = (layers.clone(), positions) else { continue };
+            let width = width(capture.site, config);
+            let depth = layers.as_ref().map_or(1, Vec::len) as u64;
+            elements = elements.saturating_add(depth * positions.len() as u64 * width as u64);
+            if elements > facts.limits().capture_elements {
+                let detail =
+                    format!("{elements} numbers and more, the limit is {}", facts.limits().capture_elements);
+                out.push(&at, code::LIMIT, detail, "capture fewer layers or positions");
+                return keys;
+            }
+            keys.push(CaptureKey { run, site: capture.site, layers, positions, width, first: 0 });
+        }
+    }
+    keys
+}

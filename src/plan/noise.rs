@@ -1,0 +1,93 @@
+//! Standard normal numbers: NumPy's legacy stream bit for bit, and a counter-based one.
+
+use std::f64::consts::PI;
+
+use rand_mt::Mt;
+
+/// NumPy's `RandomState(seed).randn(n)`: MT19937, 53-bit doubles, Marsaglia's polar method with the second value
+/// of each pair kept for the next call (`legacy_gauss`).
+pub fn numpy_legacy(seed: u32, n: usize) -> Vec<f64> {
+    let mut generator = Mt::new(seed);
+    let mut kept = None;
+    (0..n)
+        .map(|_| {
+            kept.take().unwrap_or_else(|| {
+                let (first, second) = polar_pair(&mut generator);
+                kept = Some(second);
+                first
+            })
+        })
+        .collect()
+}
+
+fn polar_pair(generator: &mut Mt) -> (f64, f64) {
+    loop {
+        let x1 = 2.0 * double53(generator) - 1.0;
+        let x2 = 2.0 * double53(generator) - 1.0;
+        let r2 = x1 * x1 + x2 * x2;
+        if r2 < 1.0 && r2 != 0.0 {
+            let f = (-2.0 * r2.ln() / r2).sqrt();
+            // NumPy keeps f*x1 for the next call and returns f*x2.
+            return (f * x2, f * x1);
+        }
+    }
+}
+
+/// A double in `[0, 1)` from two 32-bit words.
+fn double53(generator: &mut Mt) -> f64 {
+    let a = f64::from(generator.next_u32() >> 5);
+    let b = f64::from(generator.next_u32() >> 6);
+    (a * 67_108_864.0 + b) / 9_007_199_254_740_992.0
+}
+
+/// A place in the counter-based noise: what a row of it depends on, and nothing else does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoiseKey {
+    /// The request's seed.
+    pub seed: u64,
+    /// 0 for corruption; other uses count from 1, so that their noise is independent.
+    pub stream: u32,
+    /// Sample.
+    pub sample: u32,
+    /// Position in the prompt.
+    pub position: u32,
+}
+
+/// `width` standard normal numbers from Philox4x32-10 (Salmon et al. 2011) and Box and Muller's transform in f64.
+/// A prefix of a wider row has the same numbers.
+pub fn philox_row(key: NoiseKey, width: usize) -> Vec<f64> {
+    let seed = [key.seed as u32, (key.seed >> 32) as u32];
+    let blocks = 0..width.div_ceil(2) as u32;
+    let pairs = blocks.flat_map(|block| {
+        let words = philox4x32([block, key.position, key.sample, key.stream], seed);
+        let (u, v) = (unit(words[0], words[1]), unit(words[2], words[3]));
+        // 1 - u lies in (0, 1], so that the logarithm is finite.
+        let radius = (-2.0 * (1.0 - u).ln()).sqrt();
+        let (sin, cos) = (2.0 * PI * v).sin_cos();
+        [radius * cos, radius * sin]
+    });
+    pairs.take(width).collect()
+}
+
+/// A double in `[0, 1)` with 53 random bits.
+fn unit(high: u32, low: u32) -> f64 {
+    (f64::from(high >> 5) * 67_108_864.0 + f64::from(low >> 6)) / 9_007_199_254_740_992.0
+}
+
+/// Ten rounds of Philox4x32.
+pub fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for round in 0..10 {
+        if round > 0 {
+            key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        }
+        let a = u64::from(counter[0]) * 0xD251_1F53;
+        let b = u64::from(counter[2]) * 0xCD9E_8D57;
+        counter = [
+            (b >> 32) as u32 ^ counter[1] ^ key[0],
+            b as u32,
+            (a >> 32) as u32 ^ counter[3] ^ key[1],
+            a as u32,
+        ];
+    }
+    counter
+}

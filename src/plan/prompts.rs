@@ -1,0 +1,225 @@
+//! Runs tokenised: prompts to ids, spans to token ranges, read positions to indices.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::facts::Facts;
+use super::select::{position, within};
+use crate::spec::experiment::Experiment;
+use crate::spec::named::Named;
+use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::{Prompt, PromptText, SpanText};
+use crate::spec::read::{did_you_mean, escape};
+use crate::spec::readout::{ReadAt, ReadPosition};
+use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
+
+/// A run with its tokens.
+#[derive(Debug, Clone)]
+pub struct TokenRun {
+    /// Token ids, `[t]`.
+    pub ids: Arc<[u32]>,
+    /// The tokens with text and offsets.
+    pub tokens: Vec<Token>,
+    /// Token ranges of its spans.
+    pub spans: Named<Range<u32>>,
+    /// Where its distribution over the next token is read.
+    pub read: u32,
+    /// Whether the first token is BOS.
+    pub has_bos: bool,
+}
+
+impl TokenRun {
+    /// Number of tokens.
+    pub fn len(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    /// Whether there is no token; never so after [`tokenise`].
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// Tokenises every run. Runs with problems are left out.
+pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) -> Named<TokenRun> {
+    let limits = facts.limits();
+    let runs = &experiment.runs;
+    if runs.len() as u64 > limits.runs {
+        let detail = format!("{} runs, the limit is {}", runs.len(), limits.runs);
+        out.push("/runs", code::LIMIT, detail, "send fewer prompts per request");
+        return Named::default();
+    }
+    let size = |prompt: &Prompt| match &prompt.text {
+        PromptText::Prompt(text) => text.len() as u64,
+        PromptText::Tokens(ids) => 4 * ids.len() as u64,
+    };
+    let mut budget = limits.prompt_bytes;
+    for (name, prompt) in runs.iter() {
+        let bytes = size(prompt);
+        if bytes > budget {
+            let detail =
+                format!("{bytes} bytes of prompt; {budget} of {} bytes are left for it", limits.prompt_bytes);
+            out.push(text_pointer(name, prompt), code::LIMIT, detail, "shorten the prompt");
+            return Named::default();
+        }
+        budget -= bytes;
+    }
+    let tokenised = runs.iter().filter_map(|(name, prompt)| {
+        let read = match &experiment.read.at {
+            ReadAt::Same(position) => (*position, "/read/at".to_owned()),
+            ReadAt::PerRun(by_run) => (
+                by_run.get(name).copied().unwrap_or(ReadPosition::Last),
+                format!("/read/at/{}", escape(name)),
+            ),
+        };
+        Some((name.to_owned(), one(name, prompt, &read, facts, out)?))
+    });
+    let tokenised: Named<TokenRun> = tokenised.collect();
+    if let ReadAt::PerRun(by_run) = &experiment.read.at {
+        for name in by_run.names() {
+            if runs.get(name).is_none() {
+                unknown_run(name, &format!("/read/at/{}", escape(name)), runs, out);
+            }
+        }
+    }
+    tokenised
+}
+
+/// Reports a run that the request doesn't define.
+pub fn unknown_run<T>(name: &str, at: &str, runs: &Named<T>, out: &mut Problems) {
+    let names = runs.names();
+    let detail = format!("no run is called {name:?}{}", did_you_mean(name, &names));
+    out.push(at, code::UNKNOWN_NAME, detail, format!("the runs are {}", names.join(", ")));
+}
+
+/// Finds a run that another field names. `None` without a new problem if the run itself has one.
+pub fn find<'t>(
+    name: &str,
+    at: &str,
+    experiment: &Experiment,
+    tokenised: &'t Named<TokenRun>,
+    out: &mut Problems,
+) -> Option<&'t TokenRun> {
+    if experiment.runs.get(name).is_none() {
+        unknown_run(name, at, &experiment.runs, out);
+    }
+    tokenised.get(name)
+}
+
+fn text_pointer(name: &str, prompt: &Prompt) -> String {
+    let field = match prompt.text {
+        PromptText::Prompt(_) => "prompt",
+        PromptText::Tokens(_) => "tokens",
+    };
+    format!("/runs/{}/{field}", escape(name))
+}
+
+/// Tokenises one prompt, found at `/runs/name`, and checks its length.
+pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Encoded> {
+    let at = text_pointer(name, prompt);
+    let config = facts.config();
+    let longest = facts.limits().prompt_tokens.min(config.max_positions as u64);
+    let longest = config.sliding_window.map_or(longest, |window| longest.min(window as u64));
+    let too_long = |n: usize, out: &mut Problems| {
+        let detail = format!("{n} tokens, the limit is {longest}");
+        out.push(&at, code::LIMIT, detail, format!("shorten the prompt to {longest} tokens"));
+    };
+    let encoded = match &prompt.text {
+        PromptText::Prompt(text) => facts.words().encode(text, prompt.bos),
+        PromptText::Tokens(ids) if ids.len() as u64 > longest => {
+            too_long(ids.len(), out);
+            return None;
+        }
+        PromptText::Tokens(ids) => facts.words().describe(ids),
+    };
+    let encoded = match encoded {
+        Ok(encoded) => encoded,
+        Err(error) => {
+            let (at, code, fix) = match &error {
+                TokenizeError::UnknownId { index, vocab_size, .. } => {
+                    (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
+                }
+                TokenizeError::NoBos => {
+                    let at = format!("/runs/{}/bos", escape(name));
+                    (at, code::NOT_SUPPORTED, "leave out `bos`".to_owned())
+                }
+                TokenizeError::Refused(_) => (at, code::NOT_TOKENISABLE, "change the text".to_owned()),
+            };
+            out.push(at, code, error.to_string(), fix);
+            return None;
+        }
+    };
+    if encoded.ids.is_empty() {
+        out.push(&at, code::EMPTY, "the prompt has no tokens", "write a longer prompt");
+        return None;
+    }
+    if encoded.ids.len() as u64 > longest {
+        too_long(encoded.ids.len(), out);
+        return None;
+    }
+    Some(encoded)
+}
+
+/// Token ranges of a prompt's spans; those with problems are left out.
+pub fn spans(
+    name: &str,
+    prompt: &Prompt,
+    encoded: &Encoded,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Named<Range<u32>> {
+    let found = prompt.spans.iter().filter_map(|(span, text)| {
+        let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
+        Some((span.to_owned(), one_span(&at, text, prompt, encoded, facts, out)?))
+    });
+    found.collect()
+}
+
+fn one_span(
+    at: &str,
+    span: &SpanText,
+    prompt: &Prompt,
+    encoded: &Encoded,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<Range<u32>> {
+    match (span, &prompt.text) {
+        (SpanText::Range(ends), _) => within(*ends, encoded.ids.len() as u32, at, out),
+        (SpanText::Text(_), PromptText::Tokens(_)) => {
+            let detail = "the prompt was given as token ids";
+            out.push(at, code::CONFLICT, detail, "write the span as a token range [start, end)");
+            None
+        }
+        (SpanText::Text(text), PromptText::Prompt(whole)) => match facts.words().span(encoded, whole, text) {
+            Ok(range) => Some(range.start as u32..range.end as u32),
+            Err(error) => {
+                let (code, fix) = match error {
+                    SpanError::Absent { .. } => (code::SPAN_ABSENT, "write it as it stands in the prompt"),
+                    SpanError::Ambiguous { .. } => {
+                        (code::SPAN_AMBIGUOUS, "write a longer text, or a token range [start, end)")
+                    }
+                };
+                out.push(at, code, error.to_string(), fix);
+                None
+            }
+        },
+    }
+}
+
+fn one(
+    name: &str,
+    prompt: &Prompt,
+    (read, read_at): &(ReadPosition, String),
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<TokenRun> {
+    let encoded = encode(name, prompt, facts, out)?;
+    let spans = spans(name, prompt, &encoded, facts, out);
+    let len = encoded.ids.len() as u32;
+    let read = match read {
+        ReadPosition::Last => Some(len - 1),
+        ReadPosition::At(p) => position(*p, len, read_at, out),
+    };
+    let has_bos = facts.words().bos().is_some_and(|bos| encoded.ids.first() == Some(&bos));
+    Some(TokenRun { ids: encoded.ids, tokens: encoded.tokens, spans, read: read?, has_bos })
+}

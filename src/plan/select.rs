@@ -1,0 +1,181 @@
+//! Selections resolved to indices, every index checked.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::prompts::TokenRun;
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::did_you_mean;
+use crate::spec::select::{Heads, Layers, Positions, Which};
+
+/// Layers of a model of `n`, in the order given.
+pub fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let beyond = |layer: u32, at: String, out: &mut Problems| {
+        let detail = format!("layer {layer} of a model with {n} layers");
+        out.push(at, code::OUT_OF_RANGE, detail, format!("use layers 0 to {}", n - 1));
+    };
+    match spec {
+        Layers::All => Some((0..n).collect()),
+        Layers::One(layer) if *layer < n => Some(vec![*layer]),
+        Layers::One(layer) => {
+            beyond(*layer, at.to_owned(), out);
+            None
+        }
+        Layers::Range { from, to, step } => {
+            let to = to.unwrap_or(n);
+            if *from >= n || to > n {
+                let (layer, end) = if *from >= n { (*from, "from") } else { (to - 1, "to") };
+                beyond(layer, format!("{at}/{end}"), out);
+                return None;
+            }
+            Some((*from..to).step_by(*step as usize).collect())
+        }
+        Layers::List(list) => {
+            for (i, layer) in list.iter().enumerate().filter(|(_, layer)| **layer >= n) {
+                beyond(*layer, format!("{at}/{i}"), out);
+            }
+            unique(list, at, "layer", out).filter(|list| list.iter().all(|layer| *layer < n))
+        }
+    }
+}
+
+/// Heads of a site with `n` of them.
+pub fn heads(spec: &Heads, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let list = match spec {
+        Heads::All => return Some((0..n).collect()),
+        Heads::One(head) => vec![*head],
+        Heads::List(list) => list.clone(),
+    };
+    let mut ok = true;
+    for (i, head) in list.iter().enumerate().filter(|(_, head)| **head >= n) {
+        let at = if matches!(spec, Heads::One(_)) { at.to_owned() } else { format!("{at}/{i}") };
+        out.push(at, code::OUT_OF_RANGE, format!("head {head} of {n}"), format!("use heads 0 to {}", n - 1));
+        ok = false;
+    }
+    unique(&list, at, "head", out).filter(|_| ok)
+}
+
+/// One position of `len`, negative ones counted from the end.
+pub fn position(p: i64, len: u32, at: &str, out: &mut Problems) -> Option<u32> {
+    let absolute = if p < 0 { p.checked_add(i64::from(len)) } else { Some(p) };
+    match absolute {
+        Some(p) if (0..i64::from(len)).contains(&p) => Some(p as u32),
+        _ => {
+            let detail = format!("position {p} of a prompt of {len} tokens");
+            let fix = format!("use positions 0 to {}, or -1 to -{len} from the end", len - 1);
+            out.push(at, code::OUT_OF_RANGE, detail, fix);
+            None
+        }
+    }
+}
+
+/// A half-open range within `len` that isn't empty.
+pub fn within([start, end]: [i64; 2], len: u32, at: &str, out: &mut Problems) -> Option<Range<u32>> {
+    let n = i64::from(len);
+    let absolute = |p: i64| if p < 0 { p.saturating_add(n) } else { p };
+    let (a, b) = (absolute(start), absolute(end));
+    if a < 0 || b > n || a > n || b < 0 {
+        let detail = format!("[{start}, {end}) of a prompt of {len} tokens");
+        out.push(at, code::OUT_OF_RANGE, detail, format!("use ends from 0 to {len}"));
+        return None;
+    }
+    if a >= b {
+        let detail = format!("[{start}, {end}) holds no position");
+        out.push(at, code::EMPTY, detail, "ranges are half-open: write the end above the start");
+        return None;
+    }
+    Some(a as u32..b as u32)
+}
+
+/// Positions of a run, in the order given. Of a map, those written.
+pub fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let len = run.len();
+    match spec {
+        Positions::All => Some((0..len).collect()),
+        Positions::Last => Some(vec![len - 1]),
+        Positions::One(p) => Some(vec![position(*p, len, at, out)?]),
+        Positions::Range { range } => within(*range, len, &format!("{at}/range"), out).map(Iterator::collect),
+        Positions::Span { span, which } => {
+            let Some(range) = run.spans.get(span) else {
+                unknown_span(span, run, &format!("{at}/span"), out);
+                return None;
+            };
+            Some(match which {
+                Which::All => range.clone().collect(),
+                Which::First => vec![range.start],
+                Which::Last => vec![range.end - 1],
+            })
+        }
+        Positions::List(list) => {
+            let found: Vec<u32> = list
+                .iter()
+                .enumerate()
+                .filter_map(|(i, p)| position(*p, len, &format!("{at}/{i}"), out))
+                .collect();
+            unique(&found, at, "position", out).filter(|found| found.len() == list.len())
+        }
+        Positions::Map { map } => {
+            let found: Vec<u32> = map
+                .iter()
+                .enumerate()
+                .filter_map(|(i, pair)| position(pair[1], len, &format!("{at}/map/{i}/1"), out))
+                .collect();
+            unique(&found, &format!("{at}/map"), "destination", out).filter(|found| found.len() == map.len())
+        }
+    }
+}
+
+/// Positions of the source run that a map reads.
+pub fn map_sources(map: &[[i64; 2]], run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let found: Vec<u32> = map
+        .iter()
+        .enumerate()
+        .filter_map(|(i, pair)| position(pair[0], run.len(), &format!("{at}/map/{i}/0"), out))
+        .collect();
+    (found.len() == map.len()).then_some(found)
+}
+
+fn unknown_span(span: &str, run: &TokenRun, at: &str, out: &mut Problems) {
+    let names = run.spans.names();
+    let detail = format!("the run has no span called {span:?}{}", did_you_mean(span, &names));
+    let fix = if names.is_empty() {
+        format!("add \"spans\": {{{span:?}: \"its text\"}} to the run")
+    } else {
+        format!("its spans are {}", names.join(", "))
+    };
+    out.push(at, code::UNKNOWN_NAME, detail, fix);
+}
+
+fn unique(list: &[u32], at: &str, what: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let mut seen = HashSet::with_capacity(list.len());
+    for (i, item) in list.iter().enumerate() {
+        if !seen.insert(*item) {
+            let detail = format!("{what} {item} twice");
+            out.push(format!("{at}/{i}"), code::DUPLICATE, detail, format!("list each {what} once"));
+            return None;
+        }
+    }
+    Some(list.to_vec())
+}
+
+/// Layers restored together around `layer`: `[l - w/2, l + ceil(w/2))` clipped to the model, as ROME does.
+pub fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
+    layer.saturating_sub(width / 2)..n.min(layer.saturating_add(width.div_ceil(2)))
+}
+
+/// Columns of the given heads, neighbours merged; `[None]` for the whole width.
+pub fn columns(heads: Option<&[u32]>, head_dim: usize, n: usize) -> Vec<Option<Range<u32>>> {
+    let Some(heads) = heads else { return vec![None] };
+    let mut sorted = heads.to_vec();
+    sorted.sort_unstable();
+    let mut ranges: Vec<Range<u32>> = Vec::new();
+    for head in sorted {
+        match ranges.last_mut() {
+            Some(last) if last.end == head => last.end += 1,
+            _ => ranges.push(head..head + 1),
+        }
+    }
+    let e = head_dim as u32;
+    let whole = 0..n as u32;
+    ranges.into_iter().map(|r| (r != whole).then(|| r.start * e..r.end * e)).collect()
+}

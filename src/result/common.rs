@@ -1,0 +1,320 @@
+//! What responses share.
+
+use std::ops::Range;
+
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::effect::measure::value;
+use crate::plan::EditGroup;
+use crate::plan::Score;
+use crate::plan::facts::{Facts, Words};
+use crate::plan::layout::Common;
+use crate::plan::lint::{Lint, Lints};
+use crate::plan::measure::{Measure, TargetToken};
+use crate::plan::output::{EditStats, PlanOutput};
+use crate::plan::prompts::{self, TokenRun};
+use crate::spec::experiment::Experiment;
+use crate::spec::named::Named;
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::describe;
+use crate::spec::tokenize::TokenizeSpec;
+use crate::tokens::Token;
+
+/// What the server knows beside the results.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// Id of the request's result, as `trace_…`.
+    pub id: String,
+    /// The model that answered.
+    pub model: String,
+    /// How the numbers came about; `plan_sha256` and `rng` are filled in here.
+    pub provenance: Provenance,
+}
+
+/// How numbers came about.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct Provenance {
+    /// Server version.
+    pub server: String,
+    /// SHA-256 of the weights, or the revision they were fetched at.
+    pub model_sha: Option<String>,
+    /// SHA-256 of the tokenizer.
+    pub tokenizer_sha: Option<String>,
+    /// Number format of the stored weights.
+    pub weights_dtype: String,
+    /// Number format of the computation.
+    pub compute: String,
+    /// Number format of the residual stream.
+    pub residual: String,
+    /// Number format of the logits.
+    pub logits: String,
+    /// Where it was computed.
+    pub device: String,
+    /// Generator of the noise, if there was any.
+    pub rng: Option<RngUsed>,
+    /// SHA-256 of the resolved request and its token ids.
+    pub plan_sha256: String,
+}
+
+/// The generator of the noise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct RngUsed {
+    /// `philox` or `numpy_legacy`.
+    pub algo: crate::spec::corruption::Rng,
+    /// Seed.
+    pub seed: u64,
+}
+
+/// An array shaped like the axes of its result; a single number where there is no axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NdArray<T> {
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Values in row-major order.
+    pub data: Vec<T>,
+}
+
+impl<T> NdArray<T> {
+    /// Values of the cells of a grid.
+    pub fn new(shape: &[usize], data: Vec<T>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        Self { shape: shape.to_vec(), data }
+    }
+}
+
+impl<T: Serialize> Serialize for NdArray<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Slice { shape: &self.shape, data: &self.data }.serialize(serializer)
+    }
+}
+
+struct Slice<'a, T> {
+    shape: &'a [usize],
+    data: &'a [T],
+}
+
+impl<T: Serialize> Serialize for Slice<'_, T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some((n, inner)) = self.shape.split_first() else { return self.data[0].serialize(serializer) };
+        let size: usize = inner.iter().product();
+        let mut list = serializer.serialize_seq(Some(*n))?;
+        for i in 0..*n {
+            list.serialize_element(&Slice { shape: inner, data: &self.data[i * size..(i + 1) * size] })?;
+        }
+        list.end()
+    }
+}
+
+/// One of the most probable tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TopToken {
+    /// Token id.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+    /// Its logit.
+    pub logit: Option<f64>,
+    /// Natural log of its probability.
+    pub logprob: Option<f64>,
+    /// Its probability.
+    pub prob: Option<f64>,
+    /// Its rank, 1 = most probable.
+    pub rank: u32,
+}
+
+/// A run's tokens and what it predicts.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RunTokens {
+    /// Its tokens.
+    pub tokens: Vec<Token>,
+    /// Token ranges of its spans, half-open.
+    #[schema(value_type = std::collections::BTreeMap<String, [u32; 2]>)]
+    pub spans: Named<[u32; 2]>,
+    /// Position at which it is read.
+    pub read: u32,
+    /// Most probable next tokens there.
+    pub topk: Vec<TopToken>,
+}
+
+/// What edits wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Receipt {
+    /// Rows written.
+    pub cells: u64,
+    /// Numbers written.
+    pub elements_written: u64,
+    /// Largest absolute change of a number.
+    pub max_abs_delta: Option<f64>,
+}
+
+/// What all edits wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Receipts {
+    /// By the patched runs.
+    #[serde(flatten)]
+    pub patched: Receipt,
+    /// By the corruption.
+    pub corruption: Receipt,
+    /// By controls.
+    pub controls: Receipt,
+}
+
+/// Results of controls.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Controls {
+    /// Patching every cell with its own run's values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_patch: Option<SelfPatch>,
+}
+
+/// The self-patch control.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct SelfPatch {
+    /// Largest absolute effect over all cells, samples and metrics; 0 unless something is broken, null if a value
+    /// isn't finite.
+    pub max_abs_effect: Option<f64>,
+}
+
+/// Numbers that are null and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct NullReason {
+    /// JSON pointer into the response.
+    #[serde(rename = "where")]
+    pub pointer: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl From<EditStats> for Receipt {
+    fn from(stats: EditStats) -> Self {
+        Self {
+            cells: stats.cells,
+            elements_written: stats.elements,
+            max_abs_delta: crate::effect::stats::finite(f64::from(stats.max_abs_delta)),
+        }
+    }
+}
+
+impl Receipts {
+    /// Of a plan's output.
+    pub fn of(output: &PlanOutput) -> Self {
+        Self {
+            patched: output.receipt(EditGroup::Patch).into(),
+            corruption: output.receipt(EditGroup::Corruption).into(),
+            controls: output.receipt(EditGroup::Control).into(),
+        }
+    }
+}
+
+impl Controls {
+    /// From the largest self-patch effect, if that control was asked for.
+    pub fn of(self_patch: Option<f64>) -> Self {
+        let finite = |x| SelfPatch { max_abs_effect: crate::effect::stats::finite(x) };
+        Self { self_patch: self_patch.map(finite) }
+    }
+}
+
+/// The first `k` of a score's most probable tokens.
+pub fn top_tokens(score: &Score, k: u32, words: &dyn Words) -> Vec<TopToken> {
+    let finite = crate::effect::stats::finite;
+    let token = |(i, (id, logit)): (usize, &(u32, f32))| {
+        let logprob = f64::from(*logit) - score.log_sum_exp;
+        TopToken {
+            id: *id,
+            text: words.text(*id),
+            logit: finite(f64::from(*logit)),
+            logprob: finite(logprob),
+            prob: finite(logprob.exp()),
+            rank: i as u32 + 1,
+        }
+    };
+    score.top.iter().enumerate().take(k as usize).map(token).collect()
+}
+
+/// Tokens and predictions of every run.
+pub fn run_tokens(common: &Common, scores: &[Score], k: u32, words: &dyn Words) -> Named<RunTokens> {
+    common.runs.map(|_, (run, readout)| RunTokens {
+        tokens: run.tokens.clone(),
+        spans: run.spans.map(|_, span| [span.start, span.end]),
+        read: run.read,
+        topk: top_tokens(&scores[*readout], k, words),
+    })
+}
+
+/// Every metric of one score.
+pub fn metrics(measures: &[Measure], score: &Score, reference_top1: Option<u32>) -> Named<Option<f64>> {
+    measures.iter().map(|m| (m.metric.to_string(), value(m, score, reference_top1))).collect()
+}
+
+/// Target sets as they were understood.
+pub fn target_sets(common: &Common) -> Named<Vec<TargetToken>> {
+    common.targets.sets.clone()
+}
+
+/// Lints of the plan and the result together; `strict` refuses those of the result here.
+pub fn join_lints(common: &Common, found: Lints, experiment: &Experiment) -> Result<Vec<Lint>, Problems> {
+    let found = found.restored(&experiment.origins);
+    if experiment.strict {
+        let refused = found.refused();
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+    }
+    Ok(common.lints.0.iter().cloned().chain(found.0).collect())
+}
+
+/// Response of `POST /v1/tokenize`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TokenizeResponse {
+    /// The model whose tokenizer answered.
+    pub model: String,
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The tokens with text and offsets.
+    pub tokens: Vec<Token>,
+    /// Token ranges of the spans, half-open.
+    #[schema(value_type = std::collections::BTreeMap<String, [u32; 2]>)]
+    pub spans: Named<[u32; 2]>,
+    /// Whether the first token is BOS.
+    pub has_bos: bool,
+}
+
+/// `POST /v1/tokenize`: a body to tokens, or everything that is wrong with it.
+pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Problems> {
+    let mut out = Problems::default();
+    let spec = TokenizeSpec::read(body, &mut out);
+    let found = spec.and_then(|spec| {
+        if let Some(model) = spec.model.as_deref().filter(|model| !facts.answers_to(model)) {
+            let detail = format!("{} is not served here", describe(&Value::from(model)));
+            out.push("/model", code::UNKNOWN_MODEL, detail, format!("write {:?}", facts.model()));
+        }
+        let mut found = Problems::default();
+        let read = crate::spec::readout::Read::last(0);
+        let experiment = Experiment {
+            model: None,
+            runs: Named::one("run", spec.prompt),
+            targets: Named::default(),
+            metrics: Vec::new(),
+            read,
+            strict: false,
+            origins: crate::spec::experiment::Origins(vec![("/runs/run", "")]),
+        };
+        let runs: Named<TokenRun> = prompts::tokenise(&experiment, facts, &mut found);
+        for problem in &mut found.0 {
+            problem.pointer = experiment.origins.restore(&problem.pointer);
+        }
+        out.0.append(&mut found.0);
+        runs.0.into_iter().next()
+    });
+    let response = found.map(|(_, run)| TokenizeResponse {
+        model: facts.model().to_owned(),
+        ids: run.ids.to_vec(),
+        spans: run.spans.map(|_, span: &Range<u32>| [span.start, span.end]),
+        tokens: run.tokens,
+        has_bos: run.has_bos,
+    });
+    out.or(response)
+}

@@ -1,0 +1,145 @@
+//! Response of `POST /v1/patch`.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::common::{
+    Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken, join_lints, metrics,
+    run_tokens, target_sets, top_tokens,
+};
+use crate::effect::{lints, patch as effects};
+use crate::plan::facts::Words;
+use crate::plan::layout::{Axis, Grid, PatchLayout};
+use crate::plan::lint::Lint;
+use crate::plan::measure::TargetToken;
+use crate::plan::output::{PlanOutput, Usage};
+use crate::plan::{EditGroup, RunId};
+use crate::spec::named::Named;
+use crate::spec::patch::PatchSpec;
+use crate::spec::problem::Problems;
+use crate::spec::read::escape;
+
+/// What a patch gave. Arrays follow the order of `axes`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PatchResponse {
+    /// Id of this result.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// The request in its long form.
+    pub request: PatchSpec,
+    /// Target sets as they were understood.
+    #[schema(value_type = std::collections::BTreeMap<String, Vec<TargetToken>>)]
+    pub targets: Named<Vec<TargetToken>>,
+    /// Tokens and predictions of the unpatched runs.
+    #[schema(value_type = std::collections::BTreeMap<String, RunTokens>)]
+    pub runs: Named<RunTokens>,
+    /// Swept axes; none for one joint patch.
+    pub axes: Vec<Axis>,
+    /// Metrics of the unpatched runs.
+    #[schema(value_type = std::collections::BTreeMap<String, std::collections::BTreeMap<String, Option<f64>>>)]
+    pub baselines: Named<Named<Option<f64>>>,
+    /// Metrics of the cells.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub values: Named<NdArray<Option<f64>>>,
+    /// Metrics of the cells minus the base's.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub effects: Named<NdArray<Option<f64>>>,
+    /// `(value - zero) / (one - zero)`, never clamped.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub normalised: Named<NdArray<Option<f64>>>,
+    /// Most probable tokens of the cells.
+    #[schema(value_type = serde_json::Value)]
+    pub topk: NdArray<Vec<TopToken>>,
+    /// Cells known beforehand.
+    pub masks: Masks,
+    /// What was written.
+    pub receipt: Receipts,
+    /// Results of controls.
+    pub controls: Controls,
+    /// Why numbers are null.
+    pub nulls: Vec<NullReason>,
+    /// Remarks.
+    pub lints: Vec<Lint>,
+    /// Cost.
+    pub usage: Usage,
+    /// How the numbers came about.
+    pub provenance: Provenance,
+}
+
+/// Cells known beforehand, in the order of the axes.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Masks {
+    /// The edit can't reach the readout: the effect is exactly 0.
+    #[schema(value_type = serde_json::Value)]
+    pub exact_null: NdArray<bool>,
+    /// The answer is the source's by construction.
+    #[schema(value_type = serde_json::Value)]
+    pub trivial: NdArray<bool>,
+}
+
+/// Lengths of a grid's axes.
+pub(super) fn shape(grid: &Grid) -> Vec<usize> {
+    grid.axes.iter().map(|axis| axis.values.len()).collect()
+}
+
+/// Masks of a grid.
+pub(super) fn masks(grid: &Grid, nulls: Vec<bool>) -> Masks {
+    let shape = shape(grid);
+    Masks {
+        exact_null: NdArray::new(&shape, nulls),
+        trivial: NdArray::new(&shape, grid.trivial.iter().map(Option::is_some).collect()),
+    }
+}
+
+/// Puts a response together. `resolved`: for each readout the run whose row it really is.
+pub fn respond(
+    layout: &PatchLayout,
+    resolved: &[RunId],
+    output: &PlanOutput,
+    words: &dyn Words,
+    envelope: Envelope,
+) -> Result<PatchResponse, Problems> {
+    let (common, grid, scores) = (&layout.common, &layout.grid, &output.scores);
+    let shape = shape(grid);
+    let topk = layout.spec.experiment.read.topk;
+    let top1 = effects::reference_top1(layout, scores);
+    let (mut values, mut differences) = (Named::default(), Named::default());
+    let (mut normalised, mut reasons) = (Named::default(), Vec::new());
+    for measure in &common.measures {
+        let key = measure.metric.to_string();
+        let effect = effects::effect(layout, measure, scores);
+        if let Some(data) = effect.normalised {
+            normalised.0.push((key.clone(), NdArray::new(&shape, data)));
+        }
+        if let Some(reason) = effect.undefined {
+            reasons.push(NullReason { pointer: format!("/normalised/{}", escape(&key)), reason });
+        }
+        differences.0.push((key.clone(), NdArray::new(&shape, effect.effects)));
+        values.0.push((key, NdArray::new(&shape, effect.values)));
+    }
+    let nulls = grid.exact_nulls(resolved, &[layout.base]);
+    let found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
+    let tops = grid.readouts.iter().map(|i| top_tokens(&scores[*i], topk, words)).collect();
+    Ok(PatchResponse {
+        id: envelope.id,
+        model: envelope.model,
+        request: layout.spec.clone(),
+        targets: target_sets(common),
+        runs: run_tokens(common, scores, topk, words),
+        axes: grid.axes.clone(),
+        baselines: common.runs.map(|_, (_, readout)| metrics(&common.measures, &scores[*readout], top1)),
+        values,
+        effects: differences,
+        normalised,
+        topk: NdArray::new(&shape, tops),
+        masks: masks(grid, nulls),
+        receipt: Receipts::of(output),
+        controls: Controls::of(effects::self_patch(layout, scores)),
+        nulls: reasons,
+        lints: join_lints(common, found, &layout.spec.experiment)?,
+        usage: output.usage,
+        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+    })
+}

@@ -1,0 +1,125 @@
+//! Response of `POST /v1/run`.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::common::{Envelope, NdArray, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets};
+use crate::effect::lints;
+use crate::effect::stats::finite;
+use crate::plan::facts::Words;
+use crate::plan::layout::{CaptureKey, RunLayout};
+use crate::plan::lint::Lint;
+use crate::plan::measure::TargetToken;
+use crate::plan::output::{PlanOutput, Usage};
+use crate::spec::named::Named;
+use crate::spec::problem::Problems;
+use crate::spec::run::RunSpec;
+use crate::spec::site::Site;
+
+/// What clean runs gave.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RunResponse {
+    /// Id of this result.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// The request in its long form.
+    pub request: RunSpec,
+    /// Target sets as they were understood.
+    #[schema(value_type = std::collections::BTreeMap<String, Vec<TargetToken>>)]
+    pub targets: Named<Vec<TargetToken>>,
+    /// What each run gave.
+    #[schema(value_type = std::collections::BTreeMap<String, RunResult>)]
+    pub runs: Named<RunResult>,
+    /// Remarks.
+    pub lints: Vec<Lint>,
+    /// Cost.
+    pub usage: Usage,
+    /// How the numbers came about.
+    pub provenance: Provenance,
+}
+
+/// What one run gave.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RunResult {
+    /// Tokens and predictions.
+    #[serde(flatten)]
+    pub tokens: RunTokens,
+    /// Metrics as requested.
+    #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>)]
+    pub metrics: Named<Option<f64>>,
+    /// Activations.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub captures: Vec<CaptureResult>,
+}
+
+/// Activations of one run at one site.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct CaptureResult {
+    /// Site.
+    pub site: Site,
+    /// Layers; null at `embed`, which has none.
+    pub layers: Option<Vec<u32>>,
+    /// Positions.
+    pub positions: Vec<u32>,
+    /// Names of the axes of `values`.
+    pub axes: Vec<&'static str>,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Number format.
+    pub dtype: &'static str,
+    /// The numbers, nested as `shape`; null where not finite.
+    #[schema(value_type = serde_json::Value)]
+    pub values: NdArray<Option<f32>>,
+}
+
+/// Puts a response together.
+pub fn respond(
+    layout: &RunLayout,
+    output: &PlanOutput,
+    words: &dyn Words,
+    envelope: Envelope,
+) -> Result<RunResponse, Problems> {
+    let common = &layout.common;
+    let scores = &output.scores;
+    let tokens = run_tokens(common, scores, layout.spec.experiment.read.topk, words);
+    let runs = tokens.0.into_iter().enumerate().map(|(i, (name, tokens))| {
+        let readout = common.runs.0[i].1.1;
+        let captures =
+            layout.captures.iter().filter(|key| key.run == i).map(|key| capture(key, output)).collect();
+        (name, RunResult { tokens, metrics: metrics(&common.measures, &scores[readout], None), captures })
+    });
+    let found = lints::run(layout, scores, &|id| words.text(id));
+    Ok(RunResponse {
+        runs: runs.collect(),
+        id: envelope.id,
+        model: envelope.model,
+        request: layout.spec.clone(),
+        targets: target_sets(common),
+        lints: join_lints(common, found, &layout.spec.experiment)?,
+        usage: output.usage,
+        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+    })
+}
+
+fn capture(key: &CaptureKey, output: &PlanOutput) -> CaptureResult {
+    let depth = key.layers.as_ref().map_or(1, Vec::len);
+    let rows = output.captures[key.first..key.first + depth].iter().flatten();
+    let values = rows.map(|x| finite(f64::from(*x)).map(|_| *x)).collect();
+    let (mut axes, mut shape) = (Vec::new(), Vec::new());
+    if key.layers.is_some() {
+        axes.push("layer");
+        shape.push(depth);
+    }
+    axes.extend(["position", "dim"]);
+    shape.extend([key.positions.len(), key.width]);
+    CaptureResult {
+        site: key.site,
+        layers: key.layers.clone(),
+        positions: key.positions.clone(),
+        axes,
+        dtype: "f32",
+        values: NdArray::new(&shape, values),
+        shape,
+    }
+}

@@ -1,0 +1,287 @@
+//! Response of `POST /v1/trace`.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::common::{
+    Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed, RunTokens, join_lints, metrics,
+    run_tokens, target_sets,
+};
+use super::patch::{Masks, masks, shape};
+use crate::effect::stats::Estimate;
+use crate::effect::{lints, trace as effects};
+use crate::plan::facts::Words;
+use crate::plan::layout::{Axis, CellKey, Grid, SigmaUsed, TraceLayout};
+use crate::plan::lint::Lint;
+use crate::plan::measure::TargetToken;
+use crate::plan::output::{PlanOutput, Usage};
+use crate::plan::{EditGroup, RunId, Score};
+use crate::spec::named::Named;
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::escape;
+use crate::spec::select::Heads;
+use crate::spec::site::Site;
+use crate::spec::trace::{Direction, OnUnexpected, TraceSpec};
+use crate::tokens::Token;
+
+/// What a trace gave. Arrays follow the order of each arm's `axes`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TraceResponse {
+    /// Id of this result.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// The request in its long form.
+    pub request: TraceSpec,
+    /// Target sets as they were understood.
+    #[schema(value_type = std::collections::BTreeMap<String, Vec<TargetToken>>)]
+    pub targets: Named<Vec<TargetToken>>,
+    /// Tokens and predictions of the uncorrupted runs.
+    #[schema(value_type = std::collections::BTreeMap<String, RunTokens>)]
+    pub runs: Named<RunTokens>,
+    /// Tokens of the clean run.
+    pub tokens: Vec<TraceToken>,
+    /// Token range of the span `subject`, half-open.
+    pub subject: Option<[u32; 2]>,
+    /// Whether clean states were put into the corrupted run or the reverse.
+    pub direction: Direction,
+    /// Metrics of the clean and the corrupted run.
+    pub baselines: TraceBaselines,
+    /// Clean minus corrupted.
+    #[schema(value_type = std::collections::BTreeMap<String, Estimate>)]
+    pub total_effect: Named<Estimate>,
+    /// The noise used; null if another run took the clean run's place.
+    pub sigma: Option<SigmaUsed>,
+    /// Samples of the corrupted run.
+    pub samples: usize,
+    /// What each arm gave.
+    #[schema(value_type = std::collections::BTreeMap<String, ArmResult>)]
+    pub arms: Named<ArmResult>,
+    /// Total effects below this are divided by nothing: `recovery` is null.
+    pub min_total_effect: f64,
+    /// What was written.
+    pub receipt: Receipts,
+    /// Results of controls.
+    pub controls: Controls,
+    /// Why numbers are null.
+    pub nulls: Vec<NullReason>,
+    /// Pictures asked for by `plot`, by format: SVG as text, PNG in base64. Filled in by the server.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, String>)]
+    pub plots: Named<String>,
+    /// Remarks.
+    pub lints: Vec<Lint>,
+    /// Cost.
+    pub usage: Usage,
+    /// How the numbers came about.
+    pub provenance: Provenance,
+}
+
+/// A token of the clean run.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TraceToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Token,
+    /// Whether it differs in the corrupted run.
+    pub corrupted: bool,
+}
+
+/// Baselines of a trace.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TraceBaselines {
+    /// Metrics of the clean run.
+    #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>)]
+    pub clean: Named<Option<f64>>,
+    /// Metrics of the corrupted run.
+    #[schema(value_type = std::collections::BTreeMap<String, Sampled>)]
+    pub corrupted: Named<Sampled>,
+}
+
+/// A value per sample.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Sampled {
+    /// Mean and standard error.
+    #[serde(flatten)]
+    pub estimate: Estimate,
+    /// Number of samples.
+    pub n: usize,
+    /// Every sample.
+    pub samples: Vec<Option<f64>>,
+}
+
+/// What one arm gave.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ArmResult {
+    /// Site restored.
+    pub site: Site,
+    /// Layers restored together.
+    pub window: u32,
+    /// Heads restored together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Heads>,
+    /// Axes.
+    pub axes: Vec<Axis>,
+    /// Metrics of the patched runs.
+    #[schema(value_type = std::collections::BTreeMap<String, Map>)]
+    pub values: Named<Map>,
+    /// Patched minus unpatched (the corrupted run, or for noising the clean one), paired by sample.
+    #[schema(value_type = std::collections::BTreeMap<String, Map>)]
+    pub effects: Named<Map>,
+    /// Mean effect over mean total effect (its negative for noising), never clamped; null where undefined.
+    #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
+    pub recovery: Named<NdArray<Option<f64>>>,
+    /// Cells known beforehand.
+    pub masks: Masks,
+    /// The cell, trivial ones apart, that moves each metric furthest towards the source's value.
+    #[schema(value_type = std::collections::BTreeMap<String, ArgMax>)]
+    pub argmax: Named<Option<ArgMax>>,
+}
+
+/// Means over samples of every cell.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Map {
+    /// Means.
+    #[schema(value_type = serde_json::Value)]
+    pub mean: NdArray<Option<f64>>,
+    /// Standard errors; null for fewer than two samples.
+    #[schema(value_type = serde_json::Value)]
+    pub se: NdArray<Option<f64>>,
+    /// Every sample, as the last axis; only with `keep.per_sample`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub samples: Option<NdArray<Option<f64>>>,
+}
+
+/// Where an effect is largest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct ArgMax {
+    /// The cell.
+    #[serde(flatten)]
+    pub cell: CellKey,
+    /// Its mean effect.
+    pub effect: f64,
+}
+
+/// Puts a response together. `resolved`: for each readout the run whose row it really is.
+pub fn respond(
+    layout: &TraceLayout,
+    resolved: &[RunId],
+    output: &PlanOutput,
+    words: &dyn Words,
+    envelope: Envelope,
+) -> Result<TraceResponse, Problems> {
+    let (common, scores, spec) = (&layout.common, &output.scores, &layout.spec);
+    refuse_unexpected(layout, scores, words)?;
+    let top1 = effects::reference_top1(layout, scores);
+    let parents = match spec.direction {
+        Direction::Denoising => layout.corrupted.clone(),
+        Direction::Noising => vec![layout.clean; layout.corrupted.len()],
+    };
+    let mut reasons = Vec::new();
+    let mut all_nulls = Vec::new();
+    let arms = layout.arms.iter().map(|(name, grid)| {
+        let nulls = grid.exact_nulls(resolved, &parents);
+        all_nulls.extend_from_slice(&nulls);
+        (name.to_owned(), arm(layout, name, grid, nulls, scores, &mut reasons))
+    });
+    let arms: Named<ArmResult> = arms.collect();
+    let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
+    for measure in &common.measures {
+        let key = measure.metric.to_string();
+        let b = effects::baselines(layout, measure, scores);
+        total_effect.0.push((key.clone(), b.total_effect));
+        let n = b.corrupted.len();
+        corrupted.0.push((key, Sampled { estimate: b.corrupted_mean, n, samples: b.corrupted }));
+    }
+    let found =
+        lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
+    let clean = &common.runs.0[layout.clean_run].1.0;
+    let rng = spec.gaussian().map(|gaussian| RngUsed { algo: gaussian.rng, seed: gaussian.seed });
+    Ok(TraceResponse {
+        id: envelope.id,
+        model: envelope.model,
+        request: spec.clone(),
+        targets: target_sets(common),
+        runs: run_tokens(common, scores, spec.experiment.read.topk, words),
+        tokens: (0..).zip(&clean.tokens).map(|(p, token)| trace_token(layout, p, token)).collect(),
+        subject: layout.subject.as_ref().map(|span| [span.start, span.end]),
+        direction: spec.direction,
+        baselines: TraceBaselines {
+            clean: metrics(&common.measures, &scores[layout.clean], top1),
+            corrupted,
+        },
+        total_effect,
+        sigma: layout.sigma,
+        samples: layout.corrupted.len(),
+        arms,
+        min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
+        receipt: Receipts::of(output),
+        controls: Controls::of(effects::self_patch(layout, scores)),
+        nulls: reasons,
+        plots: Named::default(),
+        lints: join_lints(common, found, &spec.experiment)?,
+        usage: output.usage,
+        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), rng, ..envelope.provenance },
+    })
+}
+
+fn trace_token(layout: &TraceLayout, position: u32, token: &Token) -> TraceToken {
+    TraceToken { token: token.clone(), corrupted: layout.corrupted_positions.contains(&position) }
+}
+
+/// `on_unexpected: refuse`: an answer other than the expected one is an error.
+fn refuse_unexpected(layout: &TraceLayout, scores: &[Score], words: &dyn Words) -> Result<(), Problems> {
+    let refuse = layout.spec.on_unexpected == OnUnexpected::Refuse;
+    let Some((name, top1)) = lints::unexpected(layout, scores).filter(|_| refuse) else { return Ok(()) };
+    let mut problems = Problems::default();
+    let detail = format!("the clean run's most probable token is {:?}, not {name}", words.text(top1));
+    let fix = "choose a prompt that the model answers as expected, or \"on_unexpected\": \"warn\"";
+    problems.push("/expect_top1", code::UNEXPECTED_ANSWER, detail, fix);
+    Err(problems)
+}
+
+fn arm(
+    layout: &TraceLayout,
+    name: &str,
+    grid: &Grid,
+    nulls: Vec<bool>,
+    scores: &[Score],
+    reasons: &mut Vec<NullReason>,
+) -> ArmResult {
+    let shape = shape(grid);
+    let with_samples: Vec<usize> = shape.iter().copied().chain([grid.samples]).collect();
+    let array = |data| NdArray::new(&shape, data);
+    let map = |estimates: &[Estimate]| Map {
+        mean: array(estimates.iter().map(|e| e.mean).collect()),
+        se: array(estimates.iter().map(|e| e.se).collect()),
+        samples: None,
+    };
+    let spec = layout.spec.arms.get(name).expect("BUG: grids are made from the arms");
+    let mut result = ArmResult {
+        site: spec.site,
+        window: spec.window,
+        heads: spec.heads.clone(),
+        axes: grid.axes.clone(),
+        values: Named::default(),
+        effects: Named::default(),
+        recovery: Named::default(),
+        masks: masks(grid, nulls),
+        argmax: Named::default(),
+    };
+    for measure in &layout.common.measures {
+        let key = measure.metric.to_string();
+        let effect = effects::effect(layout, grid, measure, scores);
+        if let Some(reason) = effect.undefined {
+            let pointer = format!("/arms/{}/recovery/{}", escape(name), escape(&key));
+            reasons.push(NullReason { pointer, reason });
+        }
+        let mut values = map(&effect.values);
+        values.samples = layout.spec.keep.per_sample.then(|| NdArray::new(&with_samples, effect.samples));
+        result.values.0.push((key.clone(), values));
+        result.effects.0.push((key.clone(), map(&effect.effects)));
+        result.recovery.0.push((key.clone(), array(effect.recovery)));
+        result.argmax.0.push((key, effect.argmax.map(|(cell, effect)| ArgMax { cell, effect })));
+    }
+    result
+}

@@ -1,0 +1,62 @@
+//! Dry runs: `POST /v1/plan`.
+
+use serde_json::Value;
+
+use super::problem::{Problems, code};
+
+/// Which request is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// `{"run": {…}}`
+    Run,
+    /// `{"patch": {…}}`
+    Patch,
+    /// `{"trace": {…}}`
+    Trace,
+}
+
+impl Planned {
+    /// Pointer to the request inside the body.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Run => "/run",
+            Self::Patch => "/patch",
+            Self::Trace => "/trace",
+        }
+    }
+}
+
+/// Splits `{"trace": body}` into the kind of request and its body.
+pub fn split(body: &Value) -> Result<(Planned, &Value), Problems> {
+    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}} or {\"trace\": {…}}";
+    let mut problems = Problems::default();
+    let Some(map) = body.as_object() else {
+        problems.push("", code::WRONG_TYPE, "the body is no object", FIX);
+        return Err(problems);
+    };
+    let mut found = None;
+    for (name, inner) in map {
+        let kind = match name.as_str() {
+            "run" => Planned::Run,
+            "patch" => Planned::Patch,
+            "trace" => Planned::Trace,
+            _ => {
+                let at = format!("/{}", super::read::escape(name));
+                problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
+                continue;
+            }
+        };
+        if found.replace((kind, inner)).is_some() {
+            problems.push(
+                kind.prefix(),
+                code::CONFLICT,
+                "more than one request",
+                "send one request at a time",
+            );
+        }
+    }
+    if found.is_none() && problems.is_empty() {
+        problems.push("", code::MISSING, "no request to plan", FIX);
+    }
+    problems.or(found)
+}

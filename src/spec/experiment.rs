@@ -1,0 +1,127 @@
+//! What every request about runs shares: runs, targets, metrics and what is read.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::metric::{Metric, TargetSet, read_target};
+use super::named::Named;
+use super::problem::{Problems, code};
+use super::prompt::{Prompt, exclude_short, read_runs};
+use super::read::{Fields, Node};
+use super::readout::Read;
+
+/// The part that `/v1/run`, `/v1/patch` and `/v1/trace` have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Experiment {
+    /// The model; the one served if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Prompts by name.
+    #[schema(value_type = std::collections::BTreeMap<String, Prompt>)]
+    pub runs: Named<Prompt>,
+    /// Sets of tokens by name.
+    #[schema(value_type = std::collections::BTreeMap<String, TargetSet>)]
+    pub targets: Named<TargetSet>,
+    /// What is computed from every readout.
+    #[schema(value_type = Vec<String>)]
+    pub metrics: Vec<Metric>,
+    /// Where and what is read.
+    pub read: Read,
+    /// Refuses requests that raise a lint of severity warning or above.
+    pub strict: bool,
+    /// Where the fields of the short form came from.
+    #[serde(skip)]
+    pub origins: Origins,
+}
+
+/// Long-form pointers that stand for fields of the short form, as `(long, short)`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origins(pub Vec<(&'static str, &'static str)>);
+
+impl Origins {
+    /// The pointer that the caller wrote for a pointer into the long form.
+    pub fn restore(&self, pointer: &str) -> String {
+        let rest =
+            |long: &str| pointer.strip_prefix(long).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let found = self.0.iter().find_map(|(long, short)| rest(long).map(|rest| format!("{short}{rest}")));
+        found.unwrap_or_else(|| pointer.to_owned())
+    }
+}
+
+/// Names of the shared fields, `target` being short for one of `targets`.
+pub(super) const SHARED: [&str; 7] = ["model", "runs", "targets", "target", "metrics", "read", "strict"];
+
+/// The long or short way to give runs.
+pub(super) struct Short<'s> {
+    /// Fields that only the short form has.
+    pub fields: &'s [&'static str],
+    /// Reads the short form: runs and origins.
+    #[expect(clippy::type_complexity, reason = "used in one place")]
+    pub read: &'s dyn Fn(&Fields<'_>, &mut Problems) -> Option<(Named<Prompt>, Origins)>,
+}
+
+impl Experiment {
+    /// Reads the shared fields. `None` only if no run could be read; what else can't be read takes its default.
+    pub(super) fn read(
+        fields: &Fields<'_>,
+        short: &Short<'_>,
+        topk: u32,
+        capture: bool,
+        out: &mut Problems,
+    ) -> Option<Self> {
+        let runs = if let Some(node) = fields.get("runs") {
+            exclude_short(fields, short.fields, out);
+            read_runs(&node, out).map(|runs| (runs, Origins::default()))
+        } else {
+            (short.read)(fields, out)
+        };
+        let model = fields.get("model").and_then(|n| n.name(out));
+        let (targets, from_short) = read_targets(fields, out);
+        let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
+        let read = fields.get("read").and_then(|n| Read::read(&n, topk, capture, out));
+        let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
+        let (runs, mut origins) = runs?;
+        if from_short {
+            origins.0.push(("/targets/target/0", "/target"));
+            origins.0.push(("/targets/target", "/target"));
+        }
+        Some(Self {
+            model,
+            runs,
+            metrics: metrics.unwrap_or_else(|| Metric::defaults(&targets)),
+            targets,
+            read: read.unwrap_or_else(|| Read::last(topk)),
+            strict,
+            origins,
+        })
+    }
+}
+
+fn read_targets(fields: &Fields<'_>, out: &mut Problems) -> (Named<TargetSet>, bool) {
+    if let Some(node) = fields.get("targets") {
+        fields.exclude("targets", &["target"], out);
+        return (Named::read(&node, out, read_target).unwrap_or_default(), false);
+    }
+    let Some(node) = fields.get("target") else { return (Named::default(), false) };
+    let target = read_target(&node, out).filter(|items| !items.is_empty());
+    // A list keeps its indices in pointers; a single value has none.
+    let single = !node.value.is_array();
+    (target.map(|items| Named::one("target", items)).unwrap_or_default(), single)
+}
+
+fn read_metrics(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Metric>> {
+    let metrics = node.each(out, Metric::read)?;
+    for (i, metric) in metrics.iter().enumerate() {
+        if metrics[..i].contains(metric) {
+            let detail = format!("{metric} is listed twice");
+            out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each metric once");
+        }
+    }
+    Some(metrics)
+}
+
+/// Reads a short form's prompt field.
+pub(super) fn short_prompt(fields: &Fields<'_>, name: &str, fix: &str, out: &mut Problems) -> Option<Prompt> {
+    let node = fields.need(name, fix, out)?;
+    node.name(out).map(Prompt::text)
+}

@@ -1,0 +1,181 @@
+//! Patch runs: `POST /v1/patch`.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
+use super::intervention::{Intervention, OpSpec, SourceSpec};
+use super::metric::{Metric, MetricKind};
+use super::named::Named;
+use super::problem::{Problems, code};
+use super::prompt::Prompt;
+use super::read::{Fields, Node};
+
+/// A base run with interventions, applied jointly or swept.
+///
+/// Short form: `{"base": "…", "source": "…", "target": "…"}` with two prompts sweeps the residual stream over all
+/// layers, last position to last position.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct PatchSpec {
+    /// Runs, targets, metrics, readouts.
+    #[serde(flatten)]
+    pub experiment: Experiment,
+    /// The run that is patched.
+    pub base: String,
+    /// What is written.
+    pub interventions: Vec<Intervention>,
+    /// Axes enumerated one by one, outermost first; all else applies jointly.
+    pub sweep: Vec<SweepAxis>,
+    /// Runs whose metrics count as 0 and 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
+    /// Controls computed beside the cells.
+    pub controls: Vec<Control>,
+}
+
+/// An axis of the interventions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SweepAxis {
+    /// Layer by layer.
+    Layers,
+    /// Position by position.
+    Positions,
+    /// Head by head.
+    Heads,
+}
+
+impl SweepAxis {
+    /// Every axis with its name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("layers", Self::Layers), ("positions", Self::Positions), ("heads", Self::Heads)];
+
+    /// Name of the axis in a result.
+    pub const fn singular(self) -> &'static str {
+        match self {
+            Self::Layers => "layer",
+            Self::Positions => "position",
+            Self::Heads => "head",
+        }
+    }
+}
+
+/// `(value - zero) / (one - zero)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Normalise {
+    /// Run whose value counts as 0.
+    pub zero: String,
+    /// Run whose value counts as 1.
+    pub one: String,
+}
+
+/// Something computed to show that the method itself adds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Control {
+    /// Every cell again with its own unpatched run as the source; the effect must be exactly 0.
+    SelfPatch,
+}
+
+const OWN: [&str; 6] = ["base", "source", "interventions", "sweep", "normalise", "controls"];
+
+impl PatchSpec {
+    /// Reads a request body. `None` where too little of it could be read to look further.
+    pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
+        let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
+        let fields = Node::root(body).fields(&known, out)?;
+        let is_short = fields.get("runs").is_none();
+        let short = Short { fields: &["source"], read: &read_short };
+        let experiment = Experiment::read(&fields, &short, 5, false, out);
+        let base = if is_short { Some("base".to_owned()) } else { read_base(&fields, out) };
+        let given = fields.get("interventions");
+        let interventions = match given {
+            Some(node) => node.each(out, Intervention::read),
+            None if is_short => Some(vec![Intervention::last_residual("source")]),
+            None => {
+                let fix = "list what is written: [{\"site\": \"resid_post\", \"source\": {\"run\": name}}]";
+                fields.need("interventions", fix, out);
+                None
+            }
+        };
+        let default_sweep =
+            if is_short && fields.get("interventions").is_none() { vec![SweepAxis::Layers] } else { vec![] };
+        let sweep = fields.get("sweep").and_then(|n| read_sweep(&n, out)).unwrap_or(default_sweep);
+        let normalise = fields.get("normalise").and_then(|n| read_normalise(&n, out));
+        let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
+        let (mut experiment, base) = (experiment?, base?);
+        let interventions = interventions.filter(|list| !list.is_empty())?;
+        if experiment.metrics.is_empty() {
+            experiment.metrics =
+                vec![Metric::new(MetricKind::Kl, &base), Metric::new(MetricKind::Top1Flip, "")];
+        }
+        let normalise = normalise.or_else(|| default_normalise(&base, &interventions));
+        Some(Self { experiment, base, interventions, sweep, normalise, controls })
+    }
+}
+
+fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>, Origins)> {
+    let base = short_prompt(fields, "base", "write the prompt that is patched, or give `runs`", out);
+    // Interventions of their own may need no source run.
+    let needs_source = fields.get("interventions").is_none() || fields.get("source").is_some();
+    let fix = "write the prompt that is read, or give `runs`";
+    let source = needs_source.then(|| short_prompt(fields, "source", fix, out));
+    let mut runs = vec![("base".to_owned(), base?)];
+    if let Some(source) = source {
+        runs.push(("source".to_owned(), source?));
+    }
+    let origins = Origins(vec![("/runs/base/prompt", "/base"), ("/runs/source/prompt", "/source")]);
+    Some((Named(runs), origins))
+}
+
+fn read_base(fields: &Fields<'_>, out: &mut Problems) -> Option<String> {
+    fields.need("base", "name the run that is patched", out)?.name(out)
+}
+
+fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
+    if node.value.as_array().is_some_and(Vec::is_empty) {
+        return Some(Vec::new());
+    }
+    let axes = node.each(out, |n, out| n.choice(&SweepAxis::ALL, &["dims", "arms"], out))?;
+    report_twice(&axes, node, out);
+    Some(axes)
+}
+
+fn read_normalise(node: &Node<'_>, out: &mut Problems) -> Option<Normalise> {
+    let fields = node.fields(&["zero", "one"], out)?;
+    let zero = fields.need("zero", "name the run that counts as 0", out).and_then(|n| n.name(out));
+    let one = fields.need("one", "name the run that counts as 1", out).and_then(|n| n.name(out));
+    Some(Normalise { zero: zero?, one: one? })
+}
+
+/// Reads a list of controls; an empty one means none.
+pub(super) fn read_controls(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Control>> {
+    if node.value.as_array().is_some_and(Vec::is_empty) {
+        return Some(Vec::new());
+    }
+    const LATER: [&str; 3] = ["random_position", "random_vector", "unrelated_prompt"];
+    let controls = node.each(out, |n, out| n.choice(&[("self_patch", Control::SelfPatch)], &LATER, out))?;
+    report_twice(&controls, node, out);
+    Some(controls)
+}
+
+fn report_twice<T: PartialEq>(items: &[T], node: &Node<'_>, out: &mut Problems) {
+    for i in (1..items.len()).filter(|&i| items[..i].contains(&items[i])) {
+        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
+    }
+}
+
+/// The base as 0 and the only source as 1, where there is just one source.
+fn default_normalise(base: &str, interventions: &[Intervention]) -> Option<Normalise> {
+    let sources = interventions.iter().filter_map(|intervention| match &intervention.op {
+        OpSpec::Replace { source: SourceSpec::Run { run, .. } } => Some(run),
+        _ => None,
+    });
+    let mut sources: Vec<&String> = sources.collect();
+    sources.dedup();
+    match sources[..] {
+        [one] if one != base => Some(Normalise { zero: base.to_owned(), one: one.clone() }),
+        _ => None,
+    }
+}

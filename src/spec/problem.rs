@@ -1,0 +1,98 @@
+//! What is wrong with a request: every problem at once, each with a pointer to its field and the fix.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// One thing wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldProblem {
+    /// RFC 6901 pointer into the request body; empty for the body itself.
+    pub pointer: String,
+    /// Stable machine-readable code.
+    pub code: &'static str,
+    /// What is wrong, with the value given.
+    pub detail: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+/// Everything found wrong with a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Problems(pub Vec<FieldProblem>);
+
+impl Problems {
+    /// Adds a problem.
+    pub fn push(
+        &mut self,
+        pointer: impl Into<String>,
+        code: &'static str,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.0.push(FieldProblem { pointer: pointer.into(), code, detail: detail.into(), fix: fix.into() });
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `value` if nothing is wrong.
+    pub fn or<T>(self, value: Option<T>) -> Result<T, Self> {
+        match value {
+            Some(value) if self.is_empty() => Ok(value),
+            _ => Err(self),
+        }
+    }
+
+    /// The same problems seen from a body that holds this one under `prefix` (`/trace` in `/v1/plan`).
+    #[must_use]
+    pub fn under(mut self, prefix: &str) -> Self {
+        for problem in &mut self.0 {
+            problem.pointer.insert_str(0, prefix);
+        }
+        self
+    }
+}
+
+/// Codes of problems. Lints turned into problems by `strict` keep their own (upper-case) codes.
+pub mod code {
+    /// A required field is absent.
+    pub const MISSING: &str = "missing_field";
+    /// A field that no such object has.
+    pub const UNKNOWN_FIELD: &str = "unknown_field";
+    /// A JSON value of another type.
+    pub const WRONG_TYPE: &str = "wrong_type";
+    /// A word that is none of the choices.
+    pub const UNKNOWN_VALUE: &str = "unknown_value";
+    /// Understood, but not served.
+    pub const NOT_SUPPORTED: &str = "not_supported";
+    /// A number, layer, position or head outside what exists.
+    pub const OUT_OF_RANGE: &str = "out_of_range";
+    /// An empty text, list or map.
+    pub const EMPTY: &str = "empty";
+    /// The same thing named twice.
+    pub const DUPLICATE: &str = "duplicate";
+    /// Two fields that exclude each other.
+    pub const CONFLICT: &str = "conflict";
+    /// A run, span or target that the request doesn't define.
+    pub const UNKNOWN_NAME: &str = "unknown_name";
+    /// A token id outside the vocabulary.
+    pub const UNKNOWN_TOKEN: &str = "unknown_token";
+    /// A text that doesn't occur in its prompt.
+    pub const SPAN_ABSENT: &str = "span_absent";
+    /// A text that occurs more than once in its prompt.
+    pub const SPAN_AMBIGUOUS: &str = "span_ambiguous";
+    /// Lengths that must agree and don't.
+    pub const LENGTH_MISMATCH: &str = "length_mismatch";
+    /// A run read or derived from itself.
+    pub const SELF_REFERENCE: &str = "self_reference";
+    /// More than this deployment computes in one request.
+    pub const LIMIT: &str = "limit_exceeded";
+    /// A model that isn't served here.
+    pub const UNKNOWN_MODEL: &str = "unknown_model";
+    /// The tokenizer refused.
+    pub const NOT_TOKENISABLE: &str = "not_tokenisable";
+    /// The expected answer isn't the model's (`on_unexpected: refuse`).
+    pub const UNEXPECTED_ANSWER: &str = "unexpected_answer";
+}

@@ -1,0 +1,101 @@
+//! Runs: prompts with named spans.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::named::Named;
+use super::problem::{Problems, code};
+use super::read::{Fields, Node};
+
+/// A prompt, given as text or as token ids.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Prompt {
+    /// The text.
+    #[serde(flatten)]
+    pub text: PromptText,
+    /// Named spans of its tokens.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, SpanText>)]
+    pub spans: Named<SpanText>,
+    /// Whether a BOS token is put first; the tokenizer's own policy if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos: Option<bool>,
+}
+
+/// Text or token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptText {
+    /// Text, tokenised here.
+    Prompt(String),
+    /// Token ids, taken as they are.
+    Tokens(Vec<u32>),
+}
+
+/// A span: the only occurrence of a text in the prompt, or a half-open range of token positions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum SpanText {
+    /// A text that occurs once.
+    Text(String),
+    /// `[start, end)` in tokens.
+    Range([i64; 2]),
+}
+
+impl Prompt {
+    /// A text without spans.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: PromptText::Prompt(text.into()), spans: Named::default(), bos: None }
+    }
+
+    /// Reads an object, or a plain string for its text.
+    pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        if node.value.is_string() {
+            return Some(Self::text(node.name(out)?));
+        }
+        let fields = node.fields(&["prompt", "tokens", "spans", "bos"], out)?;
+        Self::read_fields(&fields, out)
+    }
+
+    /// Reads `prompt` or `tokens`, `spans` and `bos` from among other fields.
+    pub fn read_fields(fields: &Fields<'_>, out: &mut Problems) -> Option<Self> {
+        let text = if let Some(tokens) = fields.get("tokens") {
+            fields.exclude("tokens", &["prompt", "bos"], out);
+            tokens.each(out, Node::index).map(PromptText::Tokens)
+        } else {
+            let prompt = fields.need("prompt", "write the text as `prompt`, or token ids as `tokens`", out);
+            prompt.and_then(|n| n.name(out)).map(PromptText::Prompt)
+        };
+        let spans =
+            fields.get("spans").map_or(Some(Named::default()), |n| Named::read(&n, out, SpanText::read));
+        let bos = fields.get("bos").and_then(|n| n.flag(out));
+        Some(Self { text: text?, spans: spans.unwrap_or_default(), bos })
+    }
+}
+
+impl SpanText {
+    /// Reads either form.
+    pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        match node.value {
+            v if v.is_string() => Some(Self::Text(node.name(out)?)),
+            v if v.is_array() => Some(Self::Range(node.pair(out)?)),
+            _ => {
+                node.wrong("a text of the prompt or a token range [start, end)", out);
+                None
+            }
+        }
+    }
+}
+
+/// Reads the `runs` map.
+pub fn read_runs(node: &Node<'_>, out: &mut Problems) -> Option<Named<Prompt>> {
+    Named::read(node, out, Prompt::read).filter(|runs| !runs.is_empty())
+}
+
+/// Reports short-form fields beside `runs`.
+pub fn exclude_short(fields: &Fields<'_>, short: &[&str], out: &mut Problems) {
+    for name in short.iter().filter(|name| fields.get(name).is_some()) {
+        let detail = format!("`{name}` is short for an entry of `runs` and can't stand beside it");
+        out.push(fields.pointer(name), code::CONFLICT, detail, format!("leave out `{name}` or `runs`"));
+    }
+}

@@ -1,0 +1,317 @@
+//! Reads JSON into the vocabulary and collects every problem on the way: a value that can't be read is left out,
+//! and the request fails at the end with all that was found.
+
+use serde_json::{Map, Value};
+
+use super::problem::{Problems, code};
+
+/// A JSON value and the pointer to it.
+#[derive(Debug, Clone)]
+pub struct Node<'a> {
+    /// The value.
+    pub value: &'a Value,
+    /// RFC 6901 pointer from the body.
+    pub at: String,
+}
+
+/// Fields of an object whose names have been checked. JSON `null` counts as absent.
+#[derive(Debug, Clone)]
+pub struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    at: String,
+}
+
+/// Fields of the vocabulary that this version names but does not serve, with what to use instead.
+const NOT_SERVED: &[(&str, &str)] = &[
+    ("dims", "whole sites are edited, or the heads of site z: leave out `dims`"),
+    ("norm_match", "choose the size with `coef`: leave out `norm_match`"),
+    ("target_scoring", "targets are scored by their first token: leave out `target_scoring`"),
+    ("logit_lens", "use `topk` and `capture`: leave out `logit_lens`"),
+    ("attention", "attention patterns are not read: leave out `attention`"),
+    ("swap", "send a second request with `base` and the source exchanged"),
+    ("derive", "compute it from `values`: leave out `derive`"),
+    ("dataset", "send one request per case"),
+    ("async", "requests are answered when they are done: leave out `async`"),
+    ("allow_trivial", "trivial cells are computed and marked in `masks.trivial`: leave it out"),
+];
+
+impl<'a> Node<'a> {
+    /// The whole body.
+    pub fn root(value: &'a Value) -> Self {
+        Self { value, at: String::new() }
+    }
+
+    fn child(&self, key: &str, value: &'a Value) -> Self {
+        Self { value, at: format!("{}/{}", self.at, escape(key)) }
+    }
+
+    /// Reports a value of the wrong type.
+    pub fn wrong(&self, expected: &str, out: &mut Problems) {
+        let got = describe(self.value);
+        out.push(
+            &self.at,
+            code::WRONG_TYPE,
+            format!("expected {expected}, got {got}"),
+            format!("write {expected}"),
+        );
+    }
+
+    /// A string.
+    pub fn text(&self, out: &mut Problems) -> Option<&'a str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            self.wrong("a string", out);
+        }
+        text
+    }
+
+    /// A string that isn't empty.
+    pub fn name(&self, out: &mut Problems) -> Option<String> {
+        let text = self.text(out)?;
+        if text.is_empty() {
+            out.push(&self.at, code::EMPTY, "an empty string", "write at least one character");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    /// A boolean.
+    pub fn flag(&self, out: &mut Problems) -> Option<bool> {
+        let flag = self.value.as_bool();
+        if flag.is_none() {
+            self.wrong("true or false", out);
+        }
+        flag
+    }
+
+    /// An integer; `1.0` is none.
+    pub fn int(&self, out: &mut Problems) -> Option<i64> {
+        let int = self.value.as_i64();
+        if int.is_none() {
+            self.wrong("an integer", out);
+        }
+        int
+    }
+
+    /// An integer of at least `min`.
+    pub fn natural(&self, min: u64, out: &mut Problems) -> Option<u64> {
+        match self.value.as_u64() {
+            Some(n) if n >= min => Some(n),
+            Some(_) => self.out_of_range(&format!("at least {min}"), out),
+            None if self.value.is_i64() => self.out_of_range(&format!("at least {min}"), out),
+            None => {
+                self.wrong("an integer", out);
+                None
+            }
+        }
+    }
+
+    /// A layer, head, token or count: an integer that fits `u32`.
+    pub fn index(&self, out: &mut Problems) -> Option<u32> {
+        let n = self.natural(0, out)?;
+        u32::try_from(n).ok().or_else(|| self.out_of_range("below 2^32", out))
+    }
+
+    /// A finite number that also is one in `f32`.
+    pub fn number(&self, out: &mut Problems) -> Option<f64> {
+        match self.value.as_f64() {
+            Some(x) if (x as f32).is_finite() => Some(x),
+            Some(_) => self.out_of_range("a finite 32-bit number", out),
+            None => {
+                self.wrong("a number", out);
+                None
+            }
+        }
+    }
+
+    /// A finite number above zero, in `f32` too.
+    pub fn positive(&self, out: &mut Problems) -> Option<f64> {
+        let x = self.number(out)?;
+        if x as f32 > 0.0 { Some(x) } else { self.out_of_range("above 0", out) }
+    }
+
+    fn out_of_range<T>(&self, wanted: &str, out: &mut Problems) -> Option<T> {
+        let detail = format!("{} is not {wanted}", describe(self.value));
+        out.push(&self.at, code::OUT_OF_RANGE, detail, format!("write a value that is {wanted}"));
+        None
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(
+        &self,
+        choices: &[(&'static str, T)],
+        later: &[&str],
+        out: &mut Problems,
+    ) -> Option<T> {
+        let word = self.text(out)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+            return Some(*value);
+        }
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let (code, detail) = if later.contains(&word) {
+            (code::NOT_SUPPORTED, format!("{word:?} is not served"))
+        } else {
+            (code::UNKNOWN_VALUE, format!("{word:?} is not known{}", did_you_mean(word, &names)))
+        };
+        out.push(&self.at, code, detail, format!("write one of {}", names.join(", ")));
+        None
+    }
+
+    /// The items of a list that isn't empty.
+    pub fn items(&self, out: &mut Problems) -> Option<Vec<Node<'a>>> {
+        let Some(list) = self.value.as_array() else {
+            self.wrong("a list", out);
+            return None;
+        };
+        if list.is_empty() {
+            out.push(&self.at, code::EMPTY, "an empty list", "name at least one, or leave the field out");
+            return None;
+        }
+        Some(list.iter().enumerate().map(|(i, value)| self.child(&i.to_string(), value)).collect())
+    }
+
+    /// The items of a list read one by one; those that can't be read are left out.
+    pub fn each<T>(
+        &self,
+        out: &mut Problems,
+        mut read: impl FnMut(&Node<'a>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let items = self.items(out)?;
+        Some(items.iter().filter_map(|item| read(item, out)).collect())
+    }
+
+    /// Exactly two integers.
+    pub fn pair(&self, out: &mut Problems) -> Option<[i64; 2]> {
+        match self.value.as_array() {
+            Some(list) if list.len() == 2 => {
+                let ends = self.each(out, Node::int)?;
+                <[i64; 2]>::try_from(ends).ok()
+            }
+            _ => {
+                self.wrong("two integers, as [0, 3]", out);
+                None
+            }
+        }
+    }
+
+    /// The entries of an object whose keys are names, at least one.
+    pub fn entries(&self, out: &mut Problems) -> Option<Vec<(String, Node<'a>)>> {
+        let Some(map) = self.value.as_object() else {
+            self.wrong("an object from names to values", out);
+            return None;
+        };
+        if map.is_empty() {
+            out.push(&self.at, code::EMPTY, "an empty object", "name at least one, or leave the field out");
+            return None;
+        }
+        let entries: Vec<_> =
+            map.iter().map(|(name, value)| (name.clone(), self.child(name, value))).collect();
+        for (name, node) in entries.iter().filter(|(name, _)| name.is_empty() || name.len() > 128) {
+            let detail = format!("a name of {} bytes", name.len());
+            out.push(&node.at, code::OUT_OF_RANGE, detail, "use names of 1 to 128 bytes");
+        }
+        Some(entries)
+    }
+
+    /// An object with these fields and no others.
+    pub fn fields(&self, known: &[&str], out: &mut Problems) -> Option<Fields<'a>> {
+        let Some(map) = self.value.as_object() else {
+            self.wrong(&format!("an object with {}", known.join(", ")), out);
+            return None;
+        };
+        for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
+            let at = format!("{}/{}", self.at, escape(name));
+            if let Some((_, fix)) = NOT_SERVED.iter().find(|(field, _)| field == name) {
+                out.push(at, code::NOT_SUPPORTED, format!("`{name}` is not served"), *fix);
+            } else {
+                let detail = format!("no field is called {name:?}{}", did_you_mean(name, known));
+                out.push(at, code::UNKNOWN_FIELD, detail, format!("the fields are {}", known.join(", ")));
+            }
+        }
+        Some(Fields { map, at: self.at.clone() })
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// A field, if it is there and not null.
+    pub fn get(&self, name: &str) -> Option<Node<'a>> {
+        let value = self.map.get(name).filter(|value| !value.is_null())?;
+        Some(Node { value, at: self.pointer(name) })
+    }
+
+    /// A field that must be there; `fix` says what to write.
+    pub fn need(&self, name: &str, fix: &str, out: &mut Problems) -> Option<Node<'a>> {
+        let node = self.get(name);
+        if node.is_none() {
+            out.push(self.pointer(name), code::MISSING, format!("`{name}` is missing"), fix);
+        }
+        node
+    }
+
+    /// Pointer to a field, there or not.
+    pub fn pointer(&self, name: &str) -> String {
+        format!("{}/{}", self.at, escape(name))
+    }
+
+    /// Reports each of `names` that is there together with `with`.
+    pub fn exclude(&self, with: &str, names: &[&str], out: &mut Problems) {
+        for name in names.iter().filter(|name| self.get(name).is_some()) {
+            let detail = format!("`{name}` and `{with}` exclude each other");
+            out.push(self.pointer(name), code::CONFLICT, detail, format!("leave out `{name}` or `{with}`"));
+        }
+    }
+
+    /// The first of `names` that is there.
+    pub fn any<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
+        names.iter().copied().find(|name| self.get(name).is_some())
+    }
+}
+
+/// One step of an RFC 6901 pointer.
+pub fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// A JSON value for a message: its type, and itself if it is short.
+pub fn describe(value: &Value) -> String {
+    let kind = match value {
+        Value::Null => return "null".to_owned(),
+        Value::Bool(_) => "the boolean",
+        Value::Number(_) => "the number",
+        Value::String(_) => "the string",
+        Value::Array(list) => return format!("a list of {}", list.len()),
+        Value::Object(map) => return format!("an object of {} fields", map.len()),
+    };
+    let text = value.to_string();
+    let short: String = text.chars().take(48).collect();
+    let dots = if short.len() < text.len() { "…" } else { "" };
+    format!("{kind} {short}{dots}")
+}
+
+/// `"; did you mean …?"` if one of `names` is close.
+pub fn did_you_mean(word: &str, names: &[&str]) -> String {
+    // Longer words can't be near a field's name, and the distance costs their product.
+    if word.len() > 64 {
+        return String::new();
+    }
+    let near = names.iter().map(|name| (distance(word, name), name)).min();
+    match near {
+        Some((d, name)) if d <= 1 + name.len() / 4 => format!("; did you mean `{name}`?"),
+        _ => String::new(),
+    }
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, cb) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

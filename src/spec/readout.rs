@@ -1,0 +1,183 @@
+//! What is read from a run.
+
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::named::Named;
+use super::problem::Problems;
+use super::read::Node;
+use super::select::{Layers, Positions};
+use super::site::Site;
+
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Read {
+    /// Where the distribution over the next token is read.
+    pub at: ReadAt,
+    /// How many of the most probable tokens are returned.
+    pub topk: u32,
+    /// Activations returned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capture: Vec<CaptureSpec>,
+}
+
+/// A position, or one per run.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ReadAt {
+    /// The same for every run.
+    Same(ReadPosition),
+    /// By run; runs not named are read at their last position.
+    #[schema(value_type = std::collections::BTreeMap<String, ReadPosition>)]
+    PerRun(Named<ReadPosition>),
+}
+
+/// `"last"` or a position; negative ones count from the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ReadPosition {
+    /// The last position: `"last"`.
+    #[serde(serialize_with = "last")]
+    Last,
+    /// A position.
+    At(i64),
+}
+
+/// Activations returned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CaptureSpec {
+    /// Site.
+    pub site: Site,
+    /// Layers; absent at `embed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Layers>,
+    /// Positions.
+    pub positions: Positions,
+    /// How they are returned.
+    #[serde(rename = "as")]
+    pub form: CaptureForm,
+    /// Number format.
+    pub dtype: CaptureDtype,
+}
+
+/// How captures are returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureForm {
+    /// As numbers in the response.
+    Inline,
+}
+
+/// Number format of captures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureDtype {
+    /// IEEE single precision.
+    F32,
+}
+
+fn last<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("last")
+}
+
+impl Read {
+    /// The last position and `topk` tokens.
+    pub fn last(topk: u32) -> Self {
+        Self { at: ReadAt::Same(ReadPosition::Last), topk, capture: Vec::new() }
+    }
+
+    /// Reads the object; `default_topk` where `topk` is absent; `capture` only where it is served.
+    pub fn read(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
+        let known: &[&str] = if capture { &["at", "topk", "capture"] } else { &["at", "topk"] };
+        let fields = node.fields(known, out)?;
+        let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::Last)), |n| ReadAt::read(&n, out));
+        let topk = fields.get("topk").map_or(Some(default_topk), |n| n.index(out));
+        let capture = fields.get("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
+        Some(Self { at: at?, topk: topk?, capture: capture? })
+    }
+}
+
+impl ReadAt {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        if node.value.is_object() {
+            return Named::read(node, out, ReadPosition::read).map(Self::PerRun);
+        }
+        ReadPosition::read(node, out).map(Self::Same)
+    }
+}
+
+impl ReadPosition {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        match node.value {
+            v if v.is_number() => Some(Self::At(node.int(out)?)),
+            v if v.is_string() => node.choice(&[("last", Self::Last)], &[], out),
+            _ => {
+                node.wrong("\"last\" or a position", out);
+                None
+            }
+        }
+    }
+}
+
+impl CaptureSpec {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["site", "layers", "positions", "as", "dtype"], out)?;
+        let site =
+            fields.need("site", "name the site to read, as resid_post", out).and_then(|n| read_site(&n, out));
+        let layers = read_layers(&fields, site, out);
+        let positions =
+            fields.get("positions").map_or(Some(Positions::Last), |n| Positions::read(&n, false, out));
+        let forms = [("inline", CaptureForm::Inline)];
+        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &["handle"], out));
+        let dtypes = [("f32", CaptureDtype::F32)];
+        let dtype = fields
+            .get("dtype")
+            .map_or(Some(CaptureDtype::F32), |n| n.choice(&dtypes, &["bf16", "f16", "f64"], out));
+        Some(Self { site: site?, layers: layers?, positions: positions?, form: form?, dtype: dtype? })
+    }
+}
+
+/// Reads a site's name; known sites that aren't served are told apart from unknown ones.
+pub fn read_site(node: &Node<'_>, out: &mut Problems) -> Option<Site> {
+    const LATER: [&str; 13] = [
+        "attn_in",
+        "mlp_in",
+        "q",
+        "k",
+        "v",
+        "q_rope",
+        "k_rope",
+        "scores",
+        "pattern",
+        "head_out",
+        "mlp_act",
+        "final_norm",
+        "logits",
+    ];
+    let names: Vec<(&'static str, Site)> = Site::ALL.iter().map(|site| (site.name(), *site)).collect();
+    node.choice(&names, &LATER, out)
+}
+
+/// Reads `layers` of something at `site`: `"all"` if left out, and nothing at `embed`, which has no layer.
+/// The outer `None`: a problem was found.
+#[expect(clippy::option_option, reason = "outer: unreadable, inner: the site has no layer")]
+pub fn read_layers(
+    fields: &super::read::Fields<'_>,
+    site: Option<Site>,
+    out: &mut Problems,
+) -> Option<Option<Layers>> {
+    let node = fields.get("layers");
+    if site == Some(Site::Embed) {
+        if let Some(node) = node {
+            let detail = "`embed` comes before the first layer and has none";
+            out.push(
+                &node.at,
+                super::problem::code::CONFLICT,
+                detail,
+                "leave out `layers`, or use resid_pre",
+            );
+        }
+        return Some(None);
+    }
+    node.map_or(Some(Some(Layers::All)), |n| Layers::read(&n, out).map(Some))
+}

@@ -1,0 +1,252 @@
+//! Causal traces: `POST /v1/trace`.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::corruption::{Corruption, Gaussian, Method};
+use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
+use super::intervention::{check_heads_site, read_window};
+use super::metric::{Metric, MetricKind};
+use super::named::Named;
+use super::patch::{Control, read_controls};
+use super::problem::{Problems, code};
+use super::prompt::{Prompt, SpanText};
+use super::read::{Fields, Node};
+use super::readout::read_site;
+use super::select::{Heads, Layers, Positions};
+use super::site::Site;
+
+/// A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
+///
+/// Short form: `{"prompt": "…", "subject": "…", "target": "…"}` puts noise of 3 sigma on the subject's tokens and
+/// traces the residual stream.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TraceSpec {
+    /// Runs, targets, metrics, readouts.
+    #[serde(flatten)]
+    pub experiment: Experiment,
+    /// How the corrupted run is made; its `from` is the clean run.
+    pub corrupt: Corruption,
+    /// What is restored, by name.
+    #[schema(value_type = std::collections::BTreeMap<String, Arm>)]
+    pub arms: Named<Arm>,
+    /// Layers of the map.
+    pub layers: Layers,
+    /// Positions of the map.
+    pub positions: Positions,
+    /// Whether clean states are put into the corrupted run or the reverse.
+    pub direction: Direction,
+    /// Target that the clean run should rank first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_top1: Option<String>,
+    /// What happens if it doesn't.
+    pub on_unexpected: OnUnexpected,
+    /// Controls computed beside the cells.
+    pub controls: Vec<Control>,
+    /// What is kept beside means.
+    pub keep: Keep,
+    /// Pictures put into the response.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plot: Vec<PlotFormat>,
+}
+
+/// One kind of restored state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Arm {
+    /// Site restored.
+    pub site: Site,
+    /// Layers restored together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
+    pub window: u32,
+    /// Heads restored together, at a per-head site; all if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<Heads>,
+}
+
+/// Which run's states go into which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Clean states into the corrupted run: what suffices to restore the answer.
+    Denoising,
+    /// Corrupted states into the clean run: what is necessary for the answer.
+    Noising,
+}
+
+/// What happens if the clean run's answer isn't the expected one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnexpected {
+    /// A lint.
+    Warn,
+    /// An error instead of a result.
+    Refuse,
+}
+
+/// What is kept beside means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Keep {
+    /// The value of every sample of every cell.
+    pub per_sample: bool,
+}
+
+/// A picture format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlotFormat {
+    /// Vector graphics.
+    Svg,
+    /// Pixels.
+    Png,
+}
+
+const OWN: [&str; 12] = [
+    "prompt",
+    "subject",
+    "corrupt",
+    "arms",
+    "layers",
+    "positions",
+    "direction",
+    "expect_top1",
+    "on_unexpected",
+    "controls",
+    "keep",
+    "plot",
+];
+
+impl Arm {
+    /// An arm without heads.
+    pub const fn new(site: Site, window: u32) -> Self {
+        Self { site, window, heads: None }
+    }
+
+    /// The arms that ROME draws, by name.
+    pub fn preset(name: &str) -> Option<Self> {
+        match name {
+            "hidden" => Some(Self::new(Site::ResidPost, 1)),
+            "mlp" => Some(Self::new(Site::MlpOut, 10)),
+            "attn" => Some(Self::new(Site::AttnOut, 10)),
+            _ => None,
+        }
+    }
+
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["site", "window", "heads"], out)?;
+        let site = fields
+            .need("site", "name the site to restore, as resid_post", out)
+            .and_then(|n| read_site(&n, out));
+        let window = read_window(&fields, site, out);
+        let heads = fields.get("heads").map_or(Some(None), |n| Heads::read(&n, out).map(Some));
+        if let (Some(node), Some(site)) = (fields.get("heads"), site) {
+            check_heads_site(&node.at, site, out);
+        }
+        Some(Self { site: site?, window: window?, heads: heads? })
+    }
+}
+
+impl TraceSpec {
+    /// Reads a request body. `None` where too little of it could be read to look further.
+    pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
+        let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
+        let fields = Node::root(body).fields(&known, out)?;
+        let short = Short { fields: &["prompt", "subject"], read: &read_short };
+        let experiment = Experiment::read(&fields, &short, 1, false, out);
+        let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
+        let corrupt = fields
+            .get("corrupt")
+            .map_or_else(|| Some(Corruption::gaussian(&clean)), |n| Corruption::read(&n, &clean, out));
+        let hidden = || Named::one("hidden", Arm::new(Site::ResidPost, 1));
+        let arms = fields.get("arms").map_or_else(|| Some(hidden()), |n| read_arms(&n, out));
+        let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::All);
+        let positions =
+            fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::All);
+        let directions = [("denoising", Direction::Denoising), ("noising", Direction::Noising)];
+        let direction = fields.get("direction").and_then(|n| n.choice(&directions, &["both"], out));
+        let expect_top1 = fields.get("expect_top1").and_then(|n| n.name(out));
+        let choices = [("warn", OnUnexpected::Warn), ("refuse", OnUnexpected::Refuse)];
+        let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&choices, &[], out));
+        let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
+        let keep = fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default();
+        let formats = [("svg", PlotFormat::Svg), ("png", PlotFormat::Png)];
+        let plot = fields.get("plot").and_then(|n| n.each(out, |n, out| n.choice(&formats, &[], out)));
+        if fields.get("metrics").is_none() && fields.any(&["target", "targets"]).is_none() {
+            let fix = "write the token whose probability is traced, with its leading space: \" Paris\"";
+            fields.need("target", fix, out);
+        }
+        let mut experiment = experiment?;
+        if experiment.metrics.is_empty() {
+            experiment.metrics.push(Metric::new(MetricKind::Kl, &clean));
+        }
+        Some(Self {
+            experiment,
+            corrupt: corrupt?,
+            arms: arms.filter(|arms| !arms.is_empty())?,
+            layers,
+            positions,
+            direction: direction.unwrap_or(Direction::Denoising),
+            expect_top1,
+            on_unexpected: on_unexpected.unwrap_or(OnUnexpected::Warn),
+            controls,
+            keep,
+            plot: plot.unwrap_or_default(),
+        })
+    }
+
+    /// The noise, if the corruption is one.
+    pub fn gaussian(&self) -> Option<&Gaussian> {
+        match &self.corrupt.method {
+            Method::Gaussian(gaussian) => Some(gaussian),
+            Method::Run { .. } => None,
+        }
+    }
+}
+
+/// The run meant where none is named: the only one, or the one named `clean`.
+fn clean_run(runs: &Named<Prompt>) -> &str {
+    match runs.names()[..] {
+        [only] => only,
+        _ => "clean",
+    }
+}
+
+fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>, Origins)> {
+    let prompt = short_prompt(fields, "prompt", "write the clean prompt, or give `runs`", out);
+    let subject = fields.get("subject").map(|n| SpanText::read(&n, out));
+    let mut prompt = prompt?;
+    if let Some(subject) = subject {
+        prompt.spans = Named::one("subject", subject?);
+    }
+    let mut origins = vec![("/runs/clean/prompt", "/prompt"), ("/runs/clean/spans/subject", "/subject")];
+    if fields.get("corrupt").is_none() {
+        origins.push(("/corrupt/positions", "/subject"));
+    }
+    Some((Named::one("clean", prompt), Origins(origins)))
+}
+
+fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm>> {
+    if !node.value.is_array() {
+        return Named::read(node, out, Arm::read);
+    }
+    let names = node
+        .each(out, |n, out| n.choice(&[("hidden", "hidden"), ("mlp", "mlp"), ("attn", "attn")], &[], out))?;
+    let mut arms: Named<Arm> = Named::default();
+    for (i, name) in names.into_iter().enumerate() {
+        if arms.get(name).is_some() {
+            out.push(
+                format!("{}/{i}", node.at),
+                code::DUPLICATE,
+                format!("{name} twice"),
+                "list each arm once",
+            );
+        } else if let Some(arm) = Arm::preset(name) {
+            arms.0.push((name.to_owned(), arm));
+        }
+    }
+    Some(arms)
+}
+
+fn read_keep(node: &Node<'_>, out: &mut Problems) -> Option<Keep> {
+    let fields = node.fields(&["per_sample"], out)?;
+    Some(Keep { per_sample: fields.get("per_sample").and_then(|n| n.flag(out)).unwrap_or(false) })
+}
