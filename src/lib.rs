@@ -15,3 +15,6 @@ pub mod effect;
 pub mod result;
 pub mod config;
 pub mod http;
+pub mod telemetry;
+pub mod app;
+pub mod cli;
