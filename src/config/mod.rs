@@ -90,5 +90,5 @@ fn count(n: usize) -> String {
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("\n  - {fault}")).collect()
+    faults.iter().flat_map(|fault| ["\n  - ".to_owned(), fault.to_string()]).collect()
 }

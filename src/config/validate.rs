@@ -153,8 +153,8 @@ impl Faults<'_> {
     }
 
     fn positive_seconds(&mut self, key: &str, seconds: f64) {
-        // Written so that NaN fails.
-        if !(seconds >= 0.001 && seconds <= MAX_SECONDS) {
+        // NaN is in no range.
+        if !(0.001..=MAX_SECONDS).contains(&seconds) {
             self.push(key, format!("{seconds} s is out of range"), "use 0.001 to 86400 seconds");
         }
     }

@@ -50,7 +50,7 @@ async fn readyz(State(state): State<AppState>) -> Response {
 
 /// What is running.
 #[derive(Debug, Serialize, ToSchema)]
-struct Version {
+struct Release {
     /// Always `mediant`.
     #[schema(example = "mediant")]
     name: &'static str,
@@ -66,9 +66,9 @@ struct Version {
 
 /// Name and version of the server
 #[utoipa::path(get, path = "/v1/version", tag = "operations",
-    responses((status = 200, description = "The version", body = Version)))]
-async fn version(_: NoQuery) -> Json<Version> {
-    Json(Version {
+    responses((status = 200, description = "The version", body = Release)))]
+async fn version(_: NoQuery) -> Json<Release> {
+    Json(Release {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         platform: format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),

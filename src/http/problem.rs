@@ -124,13 +124,13 @@ pub struct Problem {
     /// When to try again; also sent as `Retry-After`.
     pub retry_after_s: Option<u64>,
     /// Further members of the document, such as `estimate`.
-    pub extra: Map<String, Value>,
+    pub extra: Vec<(&'static str, Value)>,
 }
 
 impl Problem {
     /// A problem with nothing but a detail.
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, extra: Map::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, extra: Vec::new() }
     }
 
     /// Adds one wrong field.
@@ -160,14 +160,19 @@ impl Problem {
 
     /// Adds a member to the document. Standard members cannot be overwritten this way.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.extra.insert(name.to_owned(), value.into());
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.extra.push((name, value.into()));
         self
     }
 
+    /// A member added by [`Problem::with`].
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        self.extra.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
     fn document(&self, instance: Option<RequestId>) -> ProblemDocument {
-        let mut extra = self.extra.clone();
-        extra.retain(|name, _| !STANDARD_MEMBERS.contains(&name.as_str()));
+        let extra = self.extra.iter().filter(|(name, _)| !STANDARD_MEMBERS.contains(name));
+        let extra = extra.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         ProblemDocument {
             r#type: format!("urn:mediant:problem:{}", self.kind.slug()),
             title: self.kind.title(),
