@@ -1,7 +1,7 @@
 //! The HTTP adapter: requests in, JSON, numbers and pictures out. No model, no maths.
 //!
-//! A resource is a module with `pub(super) fn routes() -> OpenApiRouter<AppState>`; [`api`] merges them, so the OpenAPI
-//! document follows the router. Layers are all in [`router`], the accept loop in [`listen`].
+//! A resource is a module with `pub(super) fn routes() -> OpenApiRouter<AppState>`; `api` merges them, so the OpenAPI
+//! document follows the router. Layers are all in `wrap`, the accept loop in [`listen`].
 
 mod body;
 mod encoding;

@@ -7,6 +7,7 @@
 )]
 
 mod connections;
+mod loading;
 mod openapi;
 mod process;
 mod support;
