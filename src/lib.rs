@@ -5,14 +5,23 @@
 //! request -> spec -> tokens -> plan -> forward batches -> engine -> effects -> response
 //! ```
 
-pub mod config;
-pub mod effect;
+// vocabulary
+pub mod spec;
+// words to numbers
+pub mod tokens;
+// experiment to plan to forward batches
+pub mod plan;
+// batches to numbers
 pub mod engine;
-pub mod http;
+pub mod model;
 pub mod kernels;
 pub mod load;
-pub mod model;
-pub mod plan;
+// numbers to findings
+pub mod effect;
 pub mod result;
-pub mod spec;
-pub mod tokens;
+// around the flow
+pub mod config;
+pub mod http;
+pub mod telemetry;
+pub mod app;
+pub mod cli;

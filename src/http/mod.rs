@@ -1,1 +1,120 @@
-//! (module http)
+//! The HTTP adapter: requests in, JSON, numbers and pictures out. No model, no maths.
+//!
+//! A resource is a module with `pub(super) fn routes() -> OpenApiRouter<AppState>`; `api` merges them, so the OpenAPI
+//! document follows the router. Layers are all in `wrap`, the accept loop in [`listen`].
+
+mod body;
+mod encoding;
+mod gate;
+mod health;
+mod json;
+pub mod listen;
+mod problem;
+mod request_id;
+mod stall;
+mod state;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+pub use body::{JsonBody, NoQuery, query};
+pub use encoding::Encoding;
+pub use problem::{Kind, MEDIA_TYPE, Problem};
+pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
+pub use state::{AppState, Readiness, ReadinessReport};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "mediant",
+        description = "Causal mediation analysis of Llama-family models: clean runs, patch runs, causal traces.\n\n\
+            Errors are RFC 9457 problem documents; `errors[]` names every wrong field by JSON pointer."
+    ),
+    components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
+    tags((name = "operations", description = "Liveness, readiness, version"))
+)]
+struct Api;
+
+/// All resources with their documentation.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Api::openapi()).merge(health::routes())
+}
+
+/// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.
+pub fn openapi() -> String {
+    render(&api().into_openapi())
+}
+
+fn render(document: &utoipa::openapi::OpenApi) -> String {
+    let mut text = document.to_pretty_json().expect("BUG: an OpenAPI document has string keys");
+    text.push('\n');
+    text
+}
+
+/// The whole application over `state`: routes, fallbacks and layers.
+pub fn router(state: AppState) -> Router {
+    wrap(api(), state)
+}
+
+/// Layers, from the outside in: request id and access log, panics, strict HTTP, CORS, compression, then the routes
+/// behind the readiness gate.
+fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
+    let (router, document) = api.split_for_parts();
+    let router = router
+        .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
+        .method_not_allowed_fallback(async || {
+            Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
+        })
+        .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
+        .layer(Extension(health::Document(Arc::from(render(&document)))))
+        .layer(CompressionLayer::new());
+    let router = match cors(&state.config.http.cors_origins) {
+        Some(layer) => router.layer(layer),
+        None => router,
+    };
+    let inner = router
+        .layer(middleware::from_fn(gate::strict_head))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(state);
+    // A router of its own: axum adds `Allow` outside of the layers of the router that matched, and the problem
+    // documents completed here repeat it.
+    Router::new().fallback_service(inner).layer(middleware::from_fn(request_id::layer))
+}
+
+/// CORS for the configured origins; none by default, so that no web page can use a server on the visitor's loopback.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()).collect();
+    let allowed = match origins.as_slice() {
+        [] => return None,
+        [any] if any == "*" => AllowOrigin::any(),
+        _ => AllowOrigin::list(origins),
+    };
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_headers([header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION])
+            .expose_headers([request_id::HEADER, header::RETRY_AFTER, HeaderName::from_static("location")]),
+    )
+}
+
+/// The default panic hook has already logged message and place; the client learns neither.
+fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
+    Problem::new(
+        Kind::Internal,
+        "the server failed on this request; its log has the details under this request id",
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Wiring: the listener first, then the model, then an orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::http::listen::{self, Ended, Phase};
+use crate::http::{self, AppState, Readiness};
+
+/// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
+const RUNTIME_THREADS: usize = 2;
+/// How long the process waits, at its end, for work that cannot be interrupted (a model half loaded).
+const ABANDON_AFTER: Duration = Duration::from_millis(200);
+
+/// Serves until a signal.
+///
+/// The listener is bound before `load` starts on a thread of its own, so liveness is answered, and readiness denied,
+/// while a model is fetched for minutes. `load` puts what it made where the handlers find it, in the [`AppState`].
+///
+/// # Errors
+/// The address cannot be bound, `load` fails, or a second signal cut requests off.
+pub fn run<L>(config: Config, load: L) -> anyhow::Result<()>
+where
+    L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(serve(config, load));
+    runtime.shutdown_timeout(ABANDON_AFTER);
+    result
+}
+
+async fn serve<L>(config: Config, load: L) -> anyhow::Result<()>
+where
+    L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
+{
+    let listener = bind(&config.http.listen).await?;
+    let address = listener.local_addr().context("cannot read the bound address")?;
+    let limits = listen::Limits::from(&config.http);
+    let (readiness, ready) = watch::channel(Readiness::Loading);
+    let phase = watch::Sender::new(Phase::Run);
+    let state = AppState { config: Arc::new(config), readiness: ready };
+
+    tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
+    tracing::info!(%address, "listening on http://{address}");
+    let router = http::router(state.clone());
+    let serving = listen::serve(listener, router, limits, phase.subscribe());
+    let mut serving = std::pin::pin!(serving);
+    let loading = tokio::task::spawn_blocking(move || load(&state));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        loaded = loading => {
+            if let Err(error) = loaded.context("loading panicked").and_then(|loaded| loaded) {
+                readiness.send_replace(Readiness::Failed(format!("{error:#}")));
+                return Err(error.context("cannot serve the model"));
+            }
+            let became_ready = readiness.send_if_modified(|now| {
+                let loading = *now == Readiness::Loading;
+                if loading {
+                    *now = Readiness::Ready;
+                }
+                loading
+            });
+            if became_ready {
+                tracing::info!("ready");
+            }
+            serving.await
+        }
+    };
+    match ended {
+        Ended::Drained => {
+            tracing::info!("stopped; every request in flight was answered");
+            Ok(())
+        }
+        Ended::Cut(n) if *phase.borrow() == Phase::Stop => {
+            bail!("stopped by a second signal with {n} connections open")
+        }
+        Ended::Cut(n) => {
+            tracing::warn!(
+                connections = n,
+                "stopped; {n} connections outlived the grace period and were cut"
+            );
+            Ok(())
+        }
+    }
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; if it is in use, choose another with --listen (port 0 picks a free one)")
+    })
+}
+
+/// First signal: not ready, drain. Second: stop.
+///
+/// The handlers are installed before this returns, so that no signal is lost between the first log line and here.
+fn on_signals(
+    readiness: watch::Sender<Readiness>,
+    phase: watch::Sender<Phase>,
+) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut signals = Signals::install().context("cannot handle signals")?;
+    Ok(async move {
+        let name = signals.next().await;
+        tracing::info!("{name}: draining; a second signal stops at once");
+        readiness.send_replace(Readiness::Draining);
+        phase.send_replace(Phase::Drain);
+        let name = signals.next().await;
+        tracing::warn!("{name} again: stopping now");
+        phase.send_replace(Phase::Stop);
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    #[expect(clippy::unnecessary_wraps, reason = "the same signature on every system")]
+    fn install() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "ctrl-c",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

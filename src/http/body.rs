@@ -1,0 +1,178 @@
+//! Reads what a request says: a JSON body within size and time, and query parameters that are known.
+
+use std::collections::BTreeMap;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+use super::AppState;
+use super::json;
+use super::problem::{Kind, Problem};
+use crate::config::{Http, nearest};
+use crate::spec::problem::Problems;
+
+/// The smallest useful body of the endpoint family, shown when a body is empty.
+const EXAMPLE: &str = r#"{"prompt":"The Eiffel Tower is in the city of"}"#;
+
+/// Extractor of a JSON body as a value without duplicate keys; the size and time limits are the server's.
+///
+/// Rejects with 400 (not JSON), 408 (too slow), 413 (too large) or 415 (declared to be something else).
+#[derive(Debug)]
+pub struct JsonBody(pub Value);
+
+impl FromRequest<AppState> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        check_declared(request.headers())?;
+        let bytes = read(request, &state.config.http).await?;
+        json::parse(&bytes, EXAMPLE).map(Self)
+    }
+}
+
+/// `Content-Type` must be JSON or absent, `Content-Encoding` absent.
+fn check_declared(headers: &HeaderMap) -> Result<(), Problem> {
+    let refuse = |detail: String, fix: &str| {
+        let problem = Problem::new(Kind::UnsupportedMediaType, format!("{detail}; {fix}"));
+        Err(problem.error("", "media_type", detail, fix))
+    };
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|c| c.as_bytes() != b"identity") {
+        return refuse(format!("the body is compressed ({coding:?})"), "send it uncompressed");
+    }
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let text = String::from_utf8_lossy(content_type.as_bytes()).to_ascii_lowercase();
+    let mut parts = text.split(';').map(str::trim);
+    let is_json = parts.next() == Some("application/json");
+    let is_utf8 = parts
+        .filter_map(|parameter| parameter.strip_prefix("charset="))
+        .all(|charset| matches!(charset.trim_matches('"'), "utf-8" | "utf8" | "us-ascii"));
+    if is_json && is_utf8 {
+        Ok(())
+    } else if is_json {
+        refuse(format!("the body is declared as {text}"), "send UTF-8")
+    } else {
+        refuse(
+            format!("the body is declared as {text}"),
+            "add the header `content-type: application/json` (with curl: -H 'content-type: application/json')",
+        )
+    }
+}
+
+/// The whole body, within the limits.
+async fn read(request: Request, limits: &Http) -> Result<Bytes, Problem> {
+    let max = limits.max_body_bytes;
+    let too_large = || {
+        Problem::new(Kind::BodyTooLarge, format!("the body is over {max} bytes"))
+            .with("limit_bytes", max)
+            .error(
+                "",
+                "too_large",
+                format!("the body is over {max} bytes"),
+                "send a smaller body, or raise http.max_body_bytes in the server's configuration",
+            )
+    };
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+    if declared.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > max as u64) {
+        return Err(too_large());
+    }
+    let collected = Limited::new(request.into_body(), max).collect();
+    match tokio::time::timeout(limits.body_timeout(), collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))),
+        Err(_) => {
+            let seconds = limits.body_timeout_s;
+            Err(Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s")))
+        }
+    }
+}
+
+/// The query parameters of a request, each known and given at most once.
+///
+/// # Errors
+/// An `invalid-request` problem naming every parameter (`?name`) that is unknown or repeated.
+pub fn query(parts: &Parts, known: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
+    let mut found = BTreeMap::new();
+    let mut problems = Problems::default();
+    let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+    let Ok(axum::extract::Query(pairs)) = pairs else {
+        problems.push("?", "malformed", "the query is not name=value&..", "percent-encode names and values");
+        return Err(problems.into());
+    };
+    for (name, value) in pairs {
+        let pointer = format!("?{name}");
+        if !known.contains(&name.as_str()) {
+            let fix = match (nearest(&name, known.iter().copied()), known) {
+                (Some(close), _) => format!("did you mean `{close}`?"),
+                (None, []) => "remove it; this path takes no query parameters".to_owned(),
+                (None, _) => format!("remove it; this path knows {}", known.join(", ")),
+            };
+            problems.push(pointer, "unknown_parameter", format!("`{name}` is not a parameter here"), fix);
+        } else if found.insert(name.clone(), value).is_some() {
+            problems.push(pointer, "duplicate_parameter", format!("`{name}` is given twice"), "keep one");
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(problems.into()) }
+}
+
+/// Extractor for paths without query parameters: refuses any.
+#[derive(Debug, Clone, Copy)]
+pub struct NoQuery;
+
+impl<S: Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        query(parts, &[]).map(|_| Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declared(headers: &[(header::HeaderName, &str)]) -> Result<(), Problem> {
+        check_declared(&headers.iter().map(|(n, v)| (n.clone(), v.parse().unwrap())).collect())
+    }
+
+    #[test]
+    fn json_or_nothing_may_be_declared() {
+        for ok in
+            ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""]
+        {
+            assert_eq!(declared(&[(header::CONTENT_TYPE, ok)]), Ok(()), "{ok}");
+        }
+        assert_eq!(declared(&[]), Ok(()));
+        for bad in ["application/x-www-form-urlencoded", "text/json", "application/json; charset=utf-16", ""]
+        {
+            let problem = declared(&[(header::CONTENT_TYPE, bad)]).unwrap_err();
+            assert_eq!(problem.kind, Kind::UnsupportedMediaType, "{bad}");
+        }
+        let curl_default =
+            declared(&[(header::CONTENT_TYPE, "application/x-www-form-urlencoded")]).unwrap_err();
+        assert!(curl_default.detail.contains("-H 'content-type: application/json'"));
+        assert!(declared(&[(header::CONTENT_ENCODING, "gzip")]).is_err());
+    }
+
+    #[test]
+    fn unknown_and_repeated_parameters_are_all_named() {
+        let parts = |uri: &str| Request::builder().uri(uri).body(()).unwrap().into_parts().0;
+        let found = query(&parts("/v1/trace?format=svg"), &["format"]).unwrap();
+        assert_eq!(found["format"], "svg");
+        let problem = query(&parts("/v1/trace?fromat=svg&format=a&format=b&zzz"), &["format"]).unwrap_err();
+        let seen: Vec<_> = problem.errors.iter().map(|e| (e.pointer.as_str(), e.code)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("?fromat", "unknown_parameter"),
+                ("?format", "duplicate_parameter"),
+                ("?zzz", "unknown_parameter")
+            ]
+        );
+        assert!(problem.errors[0].fix.contains("`format`"));
+    }
+}

@@ -1,0 +1,298 @@
+//! Strict JSON: bytes to a [`Value`] that can mean only one thing, or a problem that says where it goes wrong.
+//!
+//! `serde_json` alone keeps the last of two equal keys without a word; here each duplicate is an error with its pointer.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::problem::{Kind, Problem};
+
+/// Most duplicates that are listed; more help nobody.
+const MAX_LISTED: usize = 20;
+
+/// Parses a request body.
+///
+/// # Errors
+/// A `malformed-json` problem with line and column, or with the pointer of each duplicate key. `example` is a minimal
+/// body of the endpoint, shown when the body is empty.
+pub(super) fn parse(bytes: &[u8], example: &str) -> Result<Value, Problem> {
+    let text = text(bytes, example)?;
+    let path = RefCell::new(Vec::new());
+    let duplicates = RefCell::new(Vec::new());
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict { path: &path, duplicates: &duplicates }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| syntax(&error))?;
+    let duplicates = duplicates.into_inner();
+    if duplicates.is_empty() {
+        return Ok(value);
+    }
+    let problem = Problem::new(Kind::MalformedJson, "a key appears more than once in one object");
+    Err(duplicates.into_iter().take(MAX_LISTED).fold(problem, |problem, pointer| {
+        problem.error(pointer, "duplicate_key", "this key appears more than once", "keep one of them")
+    }))
+}
+
+/// The body as UTF-8 text that is not empty.
+fn text<'a>(bytes: &'a [u8], example: &str) -> Result<&'a str, Problem> {
+    let encoding = |name: &str, fix: &str| {
+        Problem::new(Kind::MalformedJson, format!("the body is {name}; {fix}"))
+            .error("", "encoding", name, fix)
+    };
+    match bytes {
+        [0xEF, 0xBB, 0xBF, ..] => {
+            return Err(encoding("UTF-8 with a byte order mark", "send it without the mark"));
+        }
+        [0xFE, 0xFF, ..] | [0xFF, 0xFE, ..] | [0, _, ..] | [_, 0, ..] => {
+            return Err(encoding("UTF-16 or UTF-32", "send UTF-8"));
+        }
+        _ => {}
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let (line, column) = position(&bytes[..error.valid_up_to()]);
+        let detail = format!("line {line}, column {column}: not UTF-8");
+        Problem::new(Kind::MalformedJson, detail).with("line", line).with("column", column).error(
+            "",
+            "encoding",
+            "the body is not UTF-8",
+            "send UTF-8",
+        )
+    })?;
+    if text.bytes().all(|b| b.is_ascii_whitespace()) {
+        let fix = format!("send a JSON object, e.g. {example}");
+        return Err(Problem::new(Kind::MalformedJson, format!("the body is empty; {fix}")).error(
+            "",
+            "empty",
+            "the body is empty",
+            fix,
+        ));
+    }
+    Ok(text)
+}
+
+/// 1-based line and column (in bytes, as `serde_json` counts) of what follows `before`.
+fn position(before: &[u8]) -> (usize, usize) {
+    let text = String::from_utf8_lossy(before);
+    let last = text.rsplit('\n').next().unwrap_or_default();
+    (text.matches('\n').count() + 1, last.len() + 1)
+}
+
+fn syntax(error: &serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or(&text);
+    let fix = match what {
+        "recursion limit exceeded" => "nest at most 127 levels",
+        "number out of range" => "use numbers below 1.8e308",
+        "trailing characters" => "send one JSON value and nothing after it",
+        _ => "check the JSON at this place",
+    };
+    Problem::new(Kind::MalformedJson, format!("line {line}, column {column}: {what}"))
+        .with("line", line)
+        .with("column", column)
+        .error("", "syntax", format!("line {line}, column {column}: {what}"), fix)
+}
+
+/// Builds a [`Value`], noting the path of every key that its object already has.
+#[derive(Clone, Copy)]
+struct Strict<'a> {
+    path: &'a RefCell<Vec<Step>>,
+    duplicates: &'a RefCell<Vec<String>>,
+}
+
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+impl Strict<'_> {
+    fn pointer(&self) -> String {
+        self.path
+            .borrow()
+            .iter()
+            .map(|step| match step {
+                Step::Key(key) => format!("/{}", escape(key)),
+                Step::Index(index) => format!("/{index}"),
+            })
+            .collect()
+    }
+}
+
+/// RFC 6901 escaping of one reference token.
+fn escape(key: &str) -> Cow<'_, str> {
+    if key.contains(['~', '/']) { key.replace('~', "~0").replace('/', "~1").into() } else { key.into() }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Value, E> {
+        Ok(Value::Bool(b))
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<Value, E> {
+        Ok(n.into())
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<Value, E> {
+        Ok(n.into())
+    }
+
+    fn visit_f64<E: Error>(self, n: f64) -> Result<Value, E> {
+        Number::from_f64(n).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, s: &str) -> Result<Value, E> {
+        Ok(Value::String(s.to_owned()))
+    }
+
+    fn visit_string<E>(self, s: String) -> Result<Value, E> {
+        Ok(Value::String(s))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        let mut array = Vec::new();
+        loop {
+            self.path.borrow_mut().push(Step::Index(array.len()));
+            let element = elements.next_element_seed(self)?;
+            self.path.borrow_mut().pop();
+            match element {
+                Some(value) => array.push(value),
+                None => return Ok(Value::Array(array)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            self.path.borrow_mut().push(Step::Key(key.clone()));
+            if object.contains_key(&key) && self.duplicates.borrow().len() < MAX_LISTED {
+                let pointer = self.pointer();
+                self.duplicates.borrow_mut().push(pointer);
+            }
+            let value = entries.next_value_seed(self)?;
+            self.path.borrow_mut().pop();
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const EXAMPLE: &str = r#"{"prompt":"Hi"}"#;
+
+    fn refused(bytes: &[u8]) -> Problem {
+        let problem = parse(bytes, EXAMPLE).unwrap_err();
+        assert_eq!(problem.kind, Kind::MalformedJson);
+        problem
+    }
+
+    #[test]
+    fn good_json_is_what_serde_json_makes_of_it() {
+        let text =
+            r#" {"b":[1,-2,3.5,-0.0,1e300,18446744073709551615,null,true,"\ud83d\ude00"],"a":{"":{}}} "#;
+        let value = parse(text.as_bytes(), EXAMPLE).unwrap();
+        assert_eq!(value, serde_json::from_str::<Value>(text).unwrap());
+        assert_eq!(value.as_object().unwrap().keys().collect::<Vec<_>>(), ["b", "a"], "order is kept");
+    }
+
+    #[test]
+    fn every_duplicate_key_is_named_by_its_pointer() {
+        let problem = refused(br#"{"runs":{"a":1,"x/y~":[{"p":1,"p":2}],"a":3},"runs":0}"#);
+        let pointers: Vec<_> = problem.errors.iter().map(|e| e.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/runs/x~1y~0/0/p", "/runs/a", "/runs"]);
+        assert!(problem.errors.iter().all(|e| e.code == "duplicate_key"));
+        assert_eq!(parse(br#"{"a":{"a":1},"b":[{"a":1},{"a":1}]}"#, EXAMPLE).unwrap()["a"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn syntax_errors_have_line_and_column() {
+        for (text, line, column) in [
+            ("{\"a\":1,\n \"b\":}", 2, 6),
+            ("{\"a\":1", 1, 6),
+            ("{\"a\":NaN}", 1, 6),
+            ("{'a':1}", 1, 2),
+            ("{} x", 1, 4),
+            ("{}{}", 1, 3),
+            ("[1,]", 1, 4),
+            ("{\"a\":1e999}", 1, 10),
+            ("\"\\ud800\"", 1, 8),
+            ("01", 1, 2),
+        ] {
+            let problem = refused(text.as_bytes());
+            let place = (
+                problem.member("line").unwrap().as_u64().unwrap(),
+                problem.member("column").unwrap().as_u64().unwrap(),
+            );
+            assert_eq!(place, (line, column), "{text}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_double_precision_are_refused_rather_than_made_infinite() {
+        assert!(refused(br#"{"sigma":1e999}"#).detail.contains("number out of range"));
+        assert!(refused(br#"{"sigma":-1e999}"#).detail.contains("number out of range"));
+        assert_eq!(parse(b"[1e308]", EXAMPLE).unwrap(), json!([1e308]));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_a_stack_overflow() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(parse(deep(127).as_bytes(), EXAMPLE).is_ok());
+        assert!(refused(deep(128).as_bytes()).errors[0].fix.contains("127"));
+        refused("[".repeat(1_000_000).as_bytes());
+    }
+
+    #[test]
+    fn other_encodings_are_named() {
+        assert!(refused(b"\xEF\xBB\xBF{}").detail.contains("byte order mark"));
+        assert!(refused(b"\xFF\xFE{\0}\0").detail.contains("UTF-16"));
+        assert!(refused(b"{\0}\0").detail.contains("UTF-16"));
+        assert!(refused(b"\0{\0}").detail.contains("UTF-16"));
+        let problem = refused(b"{\n\"a\":\"\xFF\"}");
+        assert_eq!((problem.member("line"), problem.member("column")), (Some(&json!(2)), Some(&json!(6))));
+    }
+
+    #[test]
+    fn an_empty_body_is_answered_with_an_example() {
+        assert!(refused(b"").errors[0].fix.contains(EXAMPLE));
+        assert!(refused(b" \n\t ").errors[0].fix.contains(EXAMPLE));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic_and_what_it_accepts_serde_json_accepts(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)
+        ) {
+            if let Ok(value) = parse(&bytes, EXAMPLE) {
+                proptest::prop_assert_eq!(value, serde_json::from_slice::<Value>(&bytes).unwrap());
+            }
+        }
+    }
+}

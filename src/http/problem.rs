@@ -1,0 +1,340 @@
+//! RFC 9457 problem documents: what every error answer looks like.
+
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
+
+use super::request_id::RequestId;
+use crate::spec::problem::{FieldProblem, Problems};
+
+/// Media type of every error answer.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
+/// The catalogue of problems. Each kind has one stable `type`, title and status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The body is not JSON, or JSON that cannot mean one thing (duplicate keys).
+    MalformedJson,
+    /// The request breaks HTTP itself.
+    BadRequest,
+    /// No such path or resource.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// None of the media types the client accepts is served.
+    NotAcceptable,
+    /// The body came too slowly.
+    RequestTimeout,
+    /// The body is over the size limit.
+    BodyTooLarge,
+    /// The body is declared to be something other than plain JSON.
+    UnsupportedMediaType,
+    /// Fields or query parameters are wrong; `errors` lists all of them.
+    InvalidRequest,
+    /// The request is valid but would cost more than the server allows; `estimate` says how much.
+    TooLarge,
+    /// The queue is full; try again after `retry_after_s`.
+    Overloaded,
+    /// Loading, draining or failed.
+    Unavailable,
+    /// A fault of the server.
+    Internal,
+}
+
+impl Kind {
+    /// All kinds, for documentation and tests.
+    pub const ALL: [Self; 13] = [
+        Self::MalformedJson,
+        Self::BadRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::NotAcceptable,
+        Self::RequestTimeout,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidRequest,
+        Self::TooLarge,
+        Self::Overloaded,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// The stable name, last part of the `type` URI.
+    pub const fn slug(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// Human-readable name.
+    pub const fn title(self) -> &'static str {
+        self.parts().1
+    }
+
+    /// HTTP status.
+    pub const fn status(self) -> StatusCode {
+        self.parts().2
+    }
+
+    const fn parts(self) -> (&'static str, &'static str, StatusCode) {
+        match self {
+            Self::MalformedJson => ("malformed-json", "The body is not valid JSON", StatusCode::BAD_REQUEST),
+            Self::BadRequest => ("bad-request", "The request breaks HTTP", StatusCode::BAD_REQUEST),
+            Self::NotFound => ("not-found", "There is nothing here", StatusCode::NOT_FOUND),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", "The method is not served here", StatusCode::METHOD_NOT_ALLOWED)
+            }
+            Self::NotAcceptable => {
+                ("not-acceptable", "None of the accepted formats is served", StatusCode::NOT_ACCEPTABLE)
+            }
+            Self::RequestTimeout => {
+                ("request-timeout", "The body came too slowly", StatusCode::REQUEST_TIMEOUT)
+            }
+            Self::BodyTooLarge => ("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
+            Self::UnsupportedMediaType => {
+                ("unsupported-media-type", "The body must be plain JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            }
+            Self::InvalidRequest => {
+                ("invalid-request", "The request is not valid", StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            Self::TooLarge => {
+                ("too-large", "The request would cost too much", StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            Self::Overloaded => ("overloaded", "The queue is full", StatusCode::TOO_MANY_REQUESTS),
+            Self::Unavailable => {
+                ("unavailable", "The server cannot serve now", StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    }
+}
+
+/// An error answer. Return it from a handler; the outer layer adds `instance`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// What kind of problem.
+    pub kind: Kind,
+    /// What is wrong this time.
+    pub detail: String,
+    /// Each field that is wrong.
+    pub errors: Vec<FieldProblem>,
+    /// When to try again; also sent as `Retry-After`.
+    pub retry_after_s: Option<u64>,
+    /// Further members of the document, such as `estimate`.
+    pub extra: Vec<(&'static str, Value)>,
+}
+
+impl Problem {
+    /// A problem with nothing but a detail.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), retry_after_s: None, extra: Vec::new() }
+    }
+
+    /// Adds one wrong field.
+    #[must_use]
+    pub fn error(
+        mut self,
+        pointer: impl Into<String>,
+        code: &'static str,
+        detail: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        self.errors.push(FieldProblem {
+            pointer: pointer.into(),
+            code,
+            detail: detail.into(),
+            fix: fix.into(),
+        });
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Adds a member to the document. Standard members cannot be overwritten this way.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.extra.push((name, value.into()));
+        self
+    }
+
+    /// A member added by [`Problem::with`].
+    pub fn member(&self, name: &str) -> Option<&Value> {
+        self.extra.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
+    }
+
+    fn document(&self, instance: Option<RequestId>) -> ProblemDocument {
+        let extra = self.extra.iter().filter(|(name, _)| !STANDARD_MEMBERS.contains(name));
+        let extra = extra.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        ProblemDocument {
+            r#type: format!("urn:mediant:problem:{}", self.kind.slug()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail.clone(),
+            instance: instance.map(|id| id.to_string()),
+            errors: self.errors.clone(),
+            retry_after_s: self.retry_after_s,
+            extra,
+        }
+    }
+
+    fn body(&self, instance: Option<RequestId>) -> Vec<u8> {
+        serde_json::to_vec(&self.document(instance))
+            .expect("BUG: a problem has string keys and finite numbers")
+    }
+}
+
+const STANDARD_MEMBERS: [&str; 7] =
+    ["type", "title", "status", "detail", "instance", "errors", "retry_after_s"];
+
+impl From<Problems> for Problem {
+    /// All field problems as one `invalid-request`.
+    fn from(problems: Problems) -> Self {
+        let n = problems.0.len();
+        let detail = match problems.0.as_slice() {
+            [only] => format!("{}: {}", only.pointer, only.detail),
+            _ => format!("{n} fields are wrong; see `errors`"),
+        };
+        Self { errors: problems.0, ..Self::new(Kind::InvalidRequest, detail) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.kind.status(), self.body(None)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if matches!(self.kind, Kind::BadRequest | Kind::RequestTimeout | Kind::BodyTooLarge) {
+            // What follows on this connection may be the rest of a body that nobody will read.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Completes a problem answer with what only the outermost layer knows: the request id as `instance`, and the methods
+/// that the router put into `Allow`.
+pub(super) fn stamp(mut response: Response, id: RequestId) -> Response {
+    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    if let Some(allow) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
+        problem.detail = format!("{}; use {}", problem.detail, allow.replace(',', " or "));
+    }
+    let body = problem.body(Some(id));
+    // The router copies the length of the first rendering into the head of its answers.
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    *response.body_mut() = body.into();
+    response
+}
+
+/// The wire form of a problem (RFC 9457).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument {
+    /// Stable URI of the kind of problem.
+    #[schema(example = "urn:mediant:problem:invalid-request")]
+    r#type: String,
+    /// Human-readable name of the kind.
+    title: &'static str,
+    /// The HTTP status, repeated.
+    #[schema(example = 422)]
+    status: u16,
+    /// What is wrong this time.
+    detail: String,
+    /// The request id, as in the `x-request-id` header and in the server's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
+    /// Every field that is wrong, not just the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldProblem>,
+    /// When to try again, in seconds; also in `Retry-After`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u64>,
+    /// Further members, such as `estimate`.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    extra: Map<String, Value>,
+}
+
+/// Documents the problems that any endpoint with a JSON body may answer: `responses(.., Problem)`.
+impl IntoResponses for Problem {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
+        let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+        for kind in Kind::ALL {
+            if !matches!(kind, Kind::NotFound | Kind::MethodNotAllowed) {
+                by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
+            }
+        }
+        by_status
+            .into_iter()
+            .map(|(status, slugs)| {
+                let content = ContentBuilder::new()
+                    .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
+                    .build();
+                let response =
+                    ResponseBuilder::new().description(slugs.join(", ")).content(MEDIA_TYPE, content).build();
+                (status, RefOr::T(response))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(response: Response) -> Value {
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_problem_carries_its_kind_its_fields_and_the_request_id() {
+        let mut problems = Problems::default();
+        problems.push("/layers", "out_of_range", "layer 99 of 30", "use 0 to 29");
+        problems.push("/samples", "out_of_range", "0 samples", "use 1 to 1000");
+        let id = RequestId::new();
+        let response = stamp(Problem::from(problems).into_response(), id);
+        assert_eq!(response.status(), 422);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], MEDIA_TYPE);
+        let document = read(response).await;
+        assert_eq!(document["type"], "urn:mediant:problem:invalid-request");
+        assert_eq!(document["status"], 422);
+        assert_eq!(document["instance"], id.to_string());
+        assert_eq!(document["errors"][1]["pointer"], "/samples");
+        assert_eq!(document["errors"][1]["fix"], "use 1 to 1000");
+    }
+
+    #[tokio::test]
+    async fn waiting_time_and_extra_members_are_in_header_and_body_and_cannot_forge_standard_members() {
+        let problem = Problem::new(Kind::Overloaded, "64 wait")
+            .retry_after(7)
+            .with("queue_depth", 64)
+            .with("status", 200);
+        let response = problem.into_response();
+        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
+        let document = read(response).await;
+        assert_eq!(
+            (&document["status"], &document["queue_depth"], &document["retry_after_s"]),
+            (&429.into(), &64.into(), &7.into())
+        );
+    }
+
+    #[test]
+    fn slugs_are_unique() {
+        let mut slugs: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+}

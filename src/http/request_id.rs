@@ -1,0 +1,64 @@
+//! The outermost layer: a request id, a span, one access-log line, and problem documents completed with the id.
+
+use std::fmt;
+use std::time::Instant;
+
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::listen::Peer;
+use super::problem;
+
+/// Response header that carries the request id.
+pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Identifies one request in the answer's header, in problem documents and in the log. Always the server's own: ids
+/// that clients choose could collide or forge log lines. UUID v7, so ids sort by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A fresh id.
+    #[expect(clippy::new_without_default, reason = "two defaults should be equal")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Middleware; handlers find the [`RequestId`] in the request's extensions.
+pub(super) async fn layer(mut request: Request, next: Next) -> Response {
+    let id = RequestId::new();
+    request.extensions_mut().insert(id);
+    let method = request.method().clone();
+    // The path without its query: queries may hold what users type.
+    let path = request.uri().path().to_owned();
+    let client = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
+    let span = tracing::info_span!("request", request.id = %id, client);
+    let started = Instant::now();
+    async move {
+        let mut response = problem::stamp(next.run(request).await, id);
+        let value = HeaderValue::from_str(&id.to_string()).expect("BUG: a UUID is ASCII");
+        response.headers_mut().insert(HEADER, value);
+        let status = response.status().as_u16();
+        let duration_ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+        if matches!(path.as_str(), "/healthz" | "/readyz") {
+            // Probes come every few seconds for ever.
+            tracing::debug!(%method, path, status, duration_ms, "{method} {path} -> {status}");
+        } else {
+            tracing::info!(%method, path, status, duration_ms, "{method} {path} -> {status}");
+        }
+        response
+    }
+    .instrument(span)
+    .await
+}
