@@ -53,13 +53,31 @@ fn place(text: &[u8], piece: &[u8], at: usize, stated: Range<usize>, dropped: us
     {
         return 0..rest.len();
     }
+    if let Some(range) = passing_over(text, piece, at, dropped) {
+        return range;
+    }
     let from = at.max(stated.start);
-    let to = stated.end.max(at + dropped + piece.len()).min(text.len());
-    let within = text.get(from..to).unwrap_or_default();
+    let within = text.get(from..stated.end).unwrap_or_default();
     match within.windows(piece.len().max(1)).position(|window| window == piece) {
         Some(skipped) => from + skipped..from + skipped + piece.len(),
         None => stated.start..stated.end.max(stated.start),
     }
+}
+
+/// Where the piece's bytes follow in order if up to `budget` bytes of the text, before or between them, are left out.
+/// A byte that was dropped has no token, so it cannot be taken for one of the piece's.
+fn passing_over(text: &[u8], piece: &[u8], at: usize, mut budget: usize) -> Option<Range<usize>> {
+    let mut next = at;
+    let mut start = None;
+    for byte in piece {
+        while text.get(next)? != byte {
+            budget = budget.checked_sub(1)?;
+            next += 1;
+        }
+        start.get_or_insert(next);
+        next += 1;
+    }
+    Some(start?..next)
 }
 
 /// The text that `pieces` decode to and each piece's byte range in it. Bytes that are no UTF-8 become U+FFFD, and a piece that
@@ -133,6 +151,8 @@ mod tests {
         let pieces = [&bytes[0..1], &bytes[2..3], &bytes[4..5], &bytes[5..6], &bytes[6..7], &bytes[7..8]];
         let library = [(0, 1), (1, 2), (2, 3), (3, 7), (3, 7), (3, 7)];
         assert_eq!(align(text, &pieces, &library), [0..1, 2..3, 4..5, 5..6, 6..7, 7..8]);
+        // A token may even join the bytes on both sides.
+        assert_eq!(align("a\u{4}bc", &[b"ab", b"c"], &[(0, 2), (2, 3)]), [0..3, 3..4]);
     }
 
     #[test]
