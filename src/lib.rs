@@ -5,13 +5,13 @@
 //! request -> spec -> tokens -> plan -> forward batches -> engine -> effects -> response
 //! ```
 
-pub mod config;
-pub mod effect;
-pub mod engine;
-pub mod http;
-pub mod load;
-pub mod model;
-pub mod plan;
-pub mod result;
 pub mod spec;
 pub mod tokens;
+pub mod plan;
+pub mod load;
+pub mod model;
+pub mod engine;
+pub mod effect;
+pub mod result;
+pub mod config;
+pub mod http;
