@@ -24,37 +24,60 @@ impl CharIndex {
     }
 }
 
-/// Byte range of each token in `text`.
+/// Byte range of each token in `text`, given its own bytes and the library's offsets.
 ///
-/// The pieces' own bytes decide where they spell the text, which they do unless the tokenizer normalises it; so a
-/// character split over tokens is split exactly, and a leading space belongs to its token whatever the
-/// tokenizer's `trim_offsets` says. `SentencePiece`'s added first space is given no place. Where the pieces do not spell the
-/// text, the library's offsets are taken.
+/// The pieces' own bytes decide as far as they spell the text, which they do unless the tokenizer normalises it or drops what it has
+/// no token for; so a character split over tokens is split exactly, and a leading space belongs to its token whatever the tokenizer's
+/// `trim_offsets` says. The space that `SentencePiece` puts first has no place in the text. Elsewhere the library's offsets hold.
 pub(super) fn align(text: &str, pieces: &[&[u8]], library: &[(usize, usize)]) -> Vec<Range<usize>> {
-    let spelled = |lead: usize| {
-        let total: usize = pieces.iter().map(|p| p.len()).sum();
-        if total != text.len() + lead {
-            return None;
-        }
-        let mut at = 0;
-        let mut ranges = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let end = at + piece.len();
-            let here = at.saturating_sub(lead)..end.saturating_sub(lead);
-            let skipped = lead.saturating_sub(at).min(piece.len());
-            if text.as_bytes()[here.clone()] != piece[skipped..]
-                || piece[..skipped].iter().any(|&b| b != b' ')
-            {
-                return None;
-            }
-            ranges.push(here);
-            at = end;
-        }
-        Some(ranges)
+    let mut at = 0;
+    // As many bytes as were dropped, at most. The library's offsets fall behind by them until the next word.
+    let dropped = text.len().saturating_sub(pieces.iter().map(|piece| piece.len()).sum());
+    let place = |(piece, &(start, end)): (&&[u8], &(usize, usize))| {
+        let stated = start.min(text.len())..end.min(text.len());
+        let range = place(text.as_bytes(), piece, at, stated, dropped);
+        at = at.max(range.end);
+        range
     };
-    spelled(0).or_else(|| spelled(1)).unwrap_or_else(|| {
-        library.iter().map(|&(start, end)| start.min(text.len())..end.min(text.len()).max(start)).collect()
-    })
+    pieces.iter().zip(library).map(place).collect()
+}
+
+/// Where a piece lies that comes after `at` and, says the library, in `stated`, or up to `dropped` bytes on.
+fn place(text: &[u8], piece: &[u8], at: usize, stated: Range<usize>, dropped: usize) -> Range<usize> {
+    if text[at..].starts_with(piece) {
+        return at..at + piece.len();
+    }
+    if let Some(rest) = piece.strip_prefix(b" ")
+        && at == 0
+        && text.starts_with(rest)
+    {
+        return 0..rest.len();
+    }
+    if let Some(range) = passing_over(text, piece, at, dropped) {
+        return range;
+    }
+    let from = at.max(stated.start);
+    let within = text.get(from..stated.end).unwrap_or_default();
+    match within.windows(piece.len().max(1)).position(|window| window == piece) {
+        Some(skipped) => from + skipped..from + skipped + piece.len(),
+        None => stated.start..stated.end.max(stated.start),
+    }
+}
+
+/// Where the piece's bytes follow in order if up to `budget` bytes of the text, before or between them, are left out.
+/// A byte that was dropped has no token, so it cannot be taken for one of the piece's.
+fn passing_over(text: &[u8], piece: &[u8], at: usize, mut budget: usize) -> Option<Range<usize>> {
+    let mut next = at;
+    let mut start = None;
+    for byte in piece {
+        while text.get(next)? != byte {
+            budget = budget.checked_sub(1)?;
+            next += 1;
+        }
+        start.get_or_insert(next);
+        next += 1;
+    }
+    Some(start?..next)
 }
 
 /// The text that `pieces` decode to and each piece's byte range in it. Bytes that are no UTF-8 become U+FFFD, and a piece that
@@ -100,7 +123,7 @@ mod tests {
         let text = "a🙂b";
         let bytes = text.as_bytes();
         let pieces = [&bytes[0..3], &bytes[3..5], &bytes[5..6]];
-        let ranges = align(text, &pieces, &[]);
+        let ranges = align(text, &pieces, &[(0, 5), (1, 5), (5, 6)]);
         assert_eq!(ranges, [0..3, 3..5, 5..6]);
         let index = CharIndex::new(text);
         assert_eq!(ranges.iter().map(|r| index.chars(r)).collect::<Vec<_>>(), [0..2, 1..2, 2..3]);
@@ -108,15 +131,28 @@ mod tests {
 
     #[test]
     fn the_space_sentencepiece_puts_first_has_no_place_in_the_text() {
-        let ranges = align("hi you", &[b" ", b"hi", b" you"], &[]);
+        let ranges = align("hi you", &[b" ", b"hi", b" you"], &[(0, 0), (0, 2), (2, 6)]);
         assert_eq!(ranges, [0..0, 0..2, 2..6]);
-        assert_eq!(align("hi", &[b" hi"], &[]), vec![0..2]);
+        assert_eq!(align("hi", &[b" hi"], &[(0, 2)]), vec![0..2]);
     }
 
     #[test]
     fn the_librarys_offsets_are_taken_where_pieces_do_not_spell_the_text() {
-        assert_eq!(align("xyz", &[b"ab"], &[(1, 3)]), vec![1..3]);
-        assert_eq!(align("abc", &[b"abd"], &[(0, 3)]), vec![0..3]);
+        // Composed by the tokenizer: two characters of the text, one of the token. What follows is exact again.
+        let ranges = align("e\u{301}x y", &["é".as_bytes(), b"x", b" y"], &[(0, 3), (3, 4), (5, 6)]);
+        assert_eq!(ranges, [0..3, 3..4, 4..6]);
+        assert_eq!(align("abc", &[b"abd"], &[(0, 9)]), vec![0..3]);
+    }
+
+    #[test]
+    fn bytes_that_have_no_token_are_passed_over() {
+        let text = "a\u{4}b\u{40000}c";
+        let bytes = text.as_bytes();
+        let pieces = [&bytes[0..1], &bytes[2..3], &bytes[4..5], &bytes[5..6], &bytes[6..7], &bytes[7..8]];
+        let library = [(0, 1), (1, 2), (2, 3), (3, 7), (3, 7), (3, 7)];
+        assert_eq!(align(text, &pieces, &library), [0..1, 2..3, 4..5, 5..6, 6..7, 7..8]);
+        // A token may even join the bytes on both sides.
+        assert_eq!(align("a\u{4}bc", &[b"ab", b"c"], &[(0, 2), (2, 3)]), [0..3, 3..4]);
     }
 
     #[test]

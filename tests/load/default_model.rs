@@ -26,6 +26,8 @@ struct TokensGolden {
 #[derive(Deserialize)]
 struct Case {
     text: String,
+    /// Whether the ids decode to the text: bytes without a token are dropped.
+    lossless: bool,
     ids: Vec<u32>,
     offsets: Vec<(usize, usize)>,
     strings: Vec<String>,
@@ -44,7 +46,10 @@ fn ids_strings_and_offsets_are_those_of_transformers() {
         let encoded = MODEL.tokenizer.encode(&case.text, None).unwrap();
         assert_eq!(*encoded.ids, case.ids[..], "{:?}", case.text);
         let offsets: Vec<_> = encoded.tokens.iter().map(|t| (t.start, t.end)).collect();
-        assert_eq!(offsets, case.offsets, "{:?}", case.text);
+        // Behind a dropped byte the reference counts bytes of tokens as bytes of the text, which is off by one.
+        if case.lossless {
+            assert_eq!(offsets, case.offsets, "{:?}", case.text);
+        }
         let strings: Vec<_> = encoded.tokens.iter().map(|t| t.text.as_str()).collect();
         assert_eq!(strings, case.strings, "{:?}", case.text);
         assert_eq!(MODEL.tokenizer.target(&case.text).unwrap(), case.ids);
@@ -57,16 +62,19 @@ fn byte_offsets_cut_every_text_into_its_tokens() {
         let encoded = MODEL.tokenizer.encode(&case.text, None).unwrap();
         let mut at = 0;
         for token in &encoded.tokens {
-            assert_eq!(token.byte_start, at, "{:?}", case.text);
+            assert!(token.byte_start == at || !case.lossless && token.byte_start > at, "{:?}", case.text);
             at = token.byte_end;
-            if let Some(piece) = case.text.get(token.byte_start..token.byte_end) {
-                assert_eq!(piece, token.text);
-                assert_eq!(case.text[..token.byte_start].chars().count(), token.start);
-            }
+            let bytes = &case.text.as_bytes()[token.byte_start..token.byte_end];
+            assert_eq!(String::from_utf8_lossy(bytes), token.text, "{:?}", case.text);
+            let starts = case.text.char_indices().map(|(i, _)| i);
+            let chars = starts.filter(|&i| i <= token.byte_start).count() - 1;
+            assert_eq!(chars, token.start, "{:?}", case.text);
         }
-        assert_eq!(at, case.text.len());
-        assert_eq!(MODEL.tokenizer.decode(&encoded.ids).unwrap(), case.text);
-        assert_eq!(MODEL.tokenizer.describe(&encoded.ids).unwrap(), encoded, "{:?}", case.text);
+        if case.lossless {
+            assert_eq!(at, case.text.len());
+            assert_eq!(MODEL.tokenizer.decode(&encoded.ids).unwrap(), case.text);
+            assert_eq!(MODEL.tokenizer.describe(&encoded.ids).unwrap(), encoded, "{:?}", case.text);
+        }
     }
 }
 
