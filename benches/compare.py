@@ -293,7 +293,8 @@ def peers(task) -> dict:
         "PyTorch, branching prototype": (lambda: branching(task, every), every),
     }
     if with_nnsight(task):
-        out = {"nnsight, one trace per cell": (lambda: nnsight_per_cell(task, sample[:2]), sample[:2])} | out
+        few = sample if OPTIONS.all else sample[:2]
+        out = {"nnsight, one trace per cell": (lambda: nnsight_per_cell(task, few), few)} | out
     return out
 
 
@@ -341,14 +342,15 @@ def agreement(task, values: dict, reports: list) -> list[str]:
 # ---------------------------------------------------------------------------------------------- the report
 
 
-def table(task, times: dict, flops: float):
-    cells, sampled = task.layers * task.t, set() if OPTIONS.all else {"PyTorch hooks, one forward per cell"}
+def table(task, times: dict, values: dict, flops: float):
+    cells = task.layers * task.t
+    sampled = {name for name, (layers, _) in values.items() if len(layers) < task.layers}
     ours = statistics.median(times["mediant, branching"]) if "mediant, branching" in times else None
     print("| way | seconds (median) | min to max | cells/s | mediant is faster by | needed work, GFLOP/s |")
     print("|---|---|---|---|---|---|")
     for name, runs in sorted(times.items(), key=lambda item: -statistics.median(item[1])):
         s = statistics.median(runs)
-        estimated = " est." if name in sampled or name.startswith("nnsight") else ""
+        estimated = " est." if name in sampled else ""
         ratio = f"{s / ours:.2f}x" if ours else "-"
         print(
             f"| {name} | {s:.3f}{estimated} | {min(runs):.3f} to {max(runs):.3f} | {cells / s:.0f} | {ratio} "
@@ -380,7 +382,7 @@ def main():
         end="",
     )
     print(f"load {os.getloadavg()[0]:.1f}\n")
-    table(task, times, flops)
+    table(task, times, values, flops)
     best = max(gemm.values())
     print(f"\nNeeded work {flops / 1e9:.0f} GFLOP: {flops / best / 1e9:.2f} s at torch's best matrix product below.\n")
     print("Matrix product [rows, 576] x [576, 1536], GFLOP/s:\n")

@@ -1,4 +1,5 @@
-"""Writes the golden values that mediant is tested against. Deterministic; takes about two minutes on two cores.
+"""Writes the golden values that mediant is tested against. Deterministic on one machine;
+the causal traces take a few minutes on two quiet cores.
 
     python tests/python/make_golden.py tests/golden [--check]
 
@@ -222,7 +223,7 @@ def last_logits(model, tokens, edits=()):
 
 
 def run_case(model, case: dict) -> dict:
-    """The case with what it gives: eight logits spread over the vocabulary, their log-sum-exp over all of it, argmax."""
+    """The case with what it gives: eight logits spread over the vocabulary, log-sum-exp and argmax over all of it."""
     acts = {}
     if case["source"] is not None:
         addresses = [(e["site"], e["layer"] or 0) for e in case["edits"]]

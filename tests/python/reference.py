@@ -26,7 +26,7 @@ integers modulo 2^32:
 All scales are powers of two, so only the norms round, once. `uniform(name, n)` gives u for i in 0..n; interventions
 use it for their vectors too, with names of their own.
 
-INTERVENTIONS. A list of `Edit`s, applied by hooks at sites (names as in mediant's `Site`). Edits at one address apply in
+INTERVENTIONS. A list of `Edit`s, applied by hooks at sites (named as `Site` in mediant). Edits at one address apply in
 list order. A source is another run's activation at the same address (the source run has no edits) or given rows.
 
 Precision: `dtype=torch.float64` makes everything f64 but the rotary angles, which transformers computes in f32.
