@@ -16,6 +16,10 @@ pub mod noise;
 pub mod output;
 pub mod prompts;
 pub mod select;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod trivial;
 
 use std::ops::Range;

@@ -65,9 +65,7 @@ pub enum SpanError {
         tokens: String,
     },
     /// The text occurs more than once.
-    #[error(
-        "{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text or token positions"
-    )]
+    #[error("{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text or token positions")]
     Ambiguous {
         /// What was looked for.
         text: String,
