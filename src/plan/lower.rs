@@ -4,6 +4,8 @@
 //! body -spec::read-> spec -prompts-> tokens -select, measure-> indices -lower_*-> Lowered { plan, layout }
 //! ```
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -78,6 +80,9 @@ fn finish<L>(
     for problem in &mut found.0 {
         problem.pointer = origins.restore(&problem.pointer);
     }
+    // One field can be wrong for several runs: once is enough.
+    let mut seen = HashSet::new();
+    found.0.retain(|problem| seen.insert((problem.pointer.clone(), problem.code)));
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
         // depend on names that may have been lost, is true of the request itself.
