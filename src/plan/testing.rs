@@ -8,8 +8,30 @@ use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
 
 /// Words with ids from 256; ids below are bytes.
 const WORDS: [&str; 24] = [
-    "<s>", "The", " Eiffel", " Tower", " is", " in", " the", " city", " of", " Paris", " Rome", " London", " river",
-    " has", " a", " strong", " water", " current", " voltage", " electrical", "Why", " do", " electricians", " know",
+    "<s>",
+    "The",
+    " Eiffel",
+    " Tower",
+    " is",
+    " in",
+    " the",
+    " city",
+    " of",
+    " Paris",
+    " Rome",
+    " London",
+    " river",
+    " has",
+    " a",
+    " strong",
+    " water",
+    " current",
+    " voltage",
+    " electrical",
+    "Why",
+    " do",
+    " electricians",
+    " know",
 ];
 
 pub(crate) struct Fake {
@@ -90,7 +112,10 @@ impl Fake {
             byte_start: r.start,
             byte_end: r.end,
         };
-        Encoded { ids: pieces.iter().map(|(id, _)| *id).collect(), tokens: pieces.iter().map(token).collect() }
+        Encoded {
+            ids: pieces.iter().map(|(id, _)| *id).collect(),
+            tokens: pieces.iter().map(token).collect(),
+        }
     }
 }
 

@@ -114,8 +114,11 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
     let trace = json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"});
     let trace = lower::trace(&trace, &facts).unwrap();
     let echo = serde_json::to_value(&trace.layout.spec).unwrap();
-    assert_eq!(echo["runs"], json!({"clean": {"prompt": "The Eiffel Tower is in the city of",
-                                              "spans": {"subject": "Eiffel Tower"}}}));
+    assert_eq!(
+        echo["runs"],
+        json!({"clean": {"prompt": "The Eiffel Tower is in the city of",
+                                              "spans": {"subject": "Eiffel Tower"}}})
+    );
     let corrupt = json!({"from": "clean", "method": "gaussian", "positions": {"span": "subject", "which": "all"},
                          "sigma": {"k": 3.0, "of": "subjects"}, "samples": 10, "seed": 1, "rng": "philox",
                          "include_bos": false});

@@ -22,7 +22,9 @@ fn show(plan: &Plan, run: RunId) -> Vec<String> {
         Op::Replace(Source::Run { run, positions }) => format!("run {} {positions:?}", run.0),
         Op::Replace(Source::Constant(rows)) => format!("constants {}", rows.len()),
         Op::Add { source: Source::Constant(rows), coef } => format!("+ {coef} * constants {}", rows.len()),
-        Op::Add { source: Source::Run { run, positions }, coef } => format!("+ {coef} * run {} {positions:?}", run.0),
+        Op::Add { source: Source::Run { run, positions }, coef } => {
+            format!("+ {coef} * run {} {positions:?}", run.0)
+        }
         Op::Scale(factor) => format!("* {factor}"),
         Op::Zero => "zero".to_owned(),
     };
@@ -199,8 +201,10 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
         "sweep": ["heads", "layers"]});
     let lowered = lower::patch(&body, &Fake::default()).unwrap();
     let grid = &lowered.layout.grid;
-    assert_eq!(grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
-               [("head", &[0, 1][..]), ("layer", &[1, 3][..])]);
+    assert_eq!(
+        grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
+        [("head", &[0, 1][..]), ("layer", &[1, 3][..])]
+    );
     assert_eq!(grid.key(1), CellKey { layer: Some(3), position: None, head: Some(0) });
     let run = lowered.plan.readouts[grid.readouts[2]].run;
     assert_eq!(show(&lowered.plan, run), ["z@1[0, 2] = run 1 [0, 2]", "mlp_out@2[3] = * 0.5"]);
@@ -210,10 +214,12 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
 
 #[test]
 fn source_positions_follow_the_selector_in_the_source_run_and_sweeps_keep_pairs() {
-    let body = |positions: Value, source: Value| json!({
+    let body = |positions: Value, source: Value| {
+        json!({
         "runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river has"}}, "base": "a",
         "interventions": [{"site": "resid_post", "layers": 1, "positions": positions, "source": source}],
-        "sweep": ["positions"]});
+        "sweep": ["positions"]})
+    };
     let edits = |body: Value| {
         let lowered = lower::patch(&body, &Fake::default()).unwrap();
         let readouts = lowered.layout.grid.readouts.iter();
@@ -249,7 +255,8 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
     assert_eq!((row, coef), ([1.0, 2.0, 3.0, 4.0].repeat(4), 2.0));
     let noise = |layers: u32, positions: Value, heads: Value| {
         rows(json!({"site": "z", "layers": layers, "positions": positions, "heads": heads, "op": "noise",
-                    "sigma": {"abs": 0.1}})).0
+                    "sigma": {"abs": 0.1}}))
+        .0
     };
     assert_eq!(noise(1, json!([1, 2]), json!([1]))[4..], noise(1, json!(2), json!([1])));
     assert_eq!(noise(1, json!(2), json!(null))[4..], noise(1, json!(2), json!([1])));
@@ -276,8 +283,12 @@ fn lints_without_results() {
                       "interventions": [{"site": "resid_post", "layers": 0, "positions": [0, 1], "window": 9,
                                          "source": {"run": "b"}},
                                         {"site": "resid_post", "source": {"run": "a"}}]});
-    let expected = ["TARGET_SETS_OVERLAP /targets/y", "WINDOW_EXCEEDS_MODEL /interventions/0/window",
-                    "LENGTH_MISMATCH /interventions/0/positions", "SELF_PATCH /interventions/1/source"];
+    let expected = [
+        "TARGET_SETS_OVERLAP /targets/y",
+        "WINDOW_EXCEEDS_MODEL /interventions/0/window",
+        "LENGTH_MISMATCH /interventions/0/positions",
+        "SELF_PATCH /interventions/1/source",
+    ];
     assert_eq!(codes("patch", sets.clone()), expected);
     let mut strict = sets;
     strict["strict"] = json!(true);

@@ -37,7 +37,10 @@ fn philox_gives_the_known_answers_of_its_authors() {
     let ones = [u32::MAX; 4];
     assert_eq!(philox4x32(ones, [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
     let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-    assert_eq!(philox4x32(pi, [0xa409_3822, 0x299f_31d0]), [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]);
+    assert_eq!(
+        philox4x32(pi, [0xa409_3822, 0x299f_31d0]),
+        [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+    );
 }
 
 #[test]
@@ -53,7 +56,8 @@ fn counter_based_noise_is_normal_and_depends_on_nothing_but_its_key() {
     ] {
         assert_ne!(philox_row(key, 2), philox_row(other, 2), "{other:?}");
     }
-    let many: Vec<f64> = (0..200).flat_map(|position| philox_row(NoiseKey { position, ..key }, 500)).collect();
+    let many: Vec<f64> =
+        (0..200).flat_map(|position| philox_row(NoiseKey { position, ..key }, 500)).collect();
     let n = many.len() as f64;
     let moment = |k: i32| many.iter().map(|x| x.powi(k)).sum::<f64>() / n;
     // Four standard errors of each moment at n = 1e5.
