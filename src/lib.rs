@@ -2,7 +2,7 @@
 //!
 //! Data flows one way; each arrow makes a new type and forgets the one before:
 //! ```text
-//! request -> spec -> tokens -> plan -> forward batches -> engine -> effects -> response
+//! request -> spec -> tokens -> lower -> plan -> forward batches -> engine -> effects -> response
 //! ```
 
 // vocabulary
@@ -10,6 +10,7 @@ pub mod spec;
 // words to numbers
 pub mod tokens;
 // experiment to plan to forward batches
+pub mod lower;
 pub mod plan;
 // batches to numbers
 pub mod engine;

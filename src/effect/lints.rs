@@ -3,12 +3,12 @@
 use super::measure::value;
 use super::stats::difference;
 use super::trace::baselines;
+use crate::lower::layout::{Grid, PatchLayout, RunLayout, TraceLayout};
+use crate::lower::lint::Lints;
+use crate::lower::measure::Measure;
+use crate::lower::trivial::Triviality;
 use crate::plan::Score;
-use crate::plan::layout::{Grid, PatchLayout, RunLayout, TraceLayout};
-use crate::plan::lint::Lints;
-use crate::plan::measure::Measure;
 use crate::plan::output::EditStats;
-use crate::plan::trivial::Triviality;
 use crate::spec::metric::MetricKind;
 use crate::spec::read::escape;
 

@@ -1,8 +1,8 @@
 //! One metric of one score.
 
 use super::stats::finite;
+use crate::lower::measure::{Measure, Reads};
 use crate::plan::Score;
-use crate::plan::measure::{Measure, Reads};
 use crate::spec::metric::MetricKind;
 
 /// The metric's value. `reference_top1`: the token that `top1_flip` compares with.
@@ -26,8 +26,9 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
 /// Log of the sum of exponentials of a set's logits: its logit.
 fn log_sum_exp(score: &Score, set: &[usize]) -> f64 {
     let logits = set.iter().map(|i| f64::from(score.logits[*i]));
-    let max = logits.clone().fold(f64::NEG_INFINITY, f64::max);
-    // Also keeps a set of one exact.
+    // A set of one stays exact. `f64::max` would drop a NaN, which must be seen.
+    let max =
+        logits.clone().reduce(|a, b| if a.is_nan() || a > b { a } else { b }).unwrap_or(f64::NEG_INFINITY);
     if set.len() == 1 || !max.is_finite() {
         return max;
     }

@@ -2,9 +2,9 @@
 
 use super::measure::{value, values};
 use super::stats::{difference, fraction};
+use crate::lower::layout::PatchLayout;
+use crate::lower::measure::Measure;
 use crate::plan::Score;
-use crate::plan::layout::PatchLayout;
-use crate::plan::measure::Measure;
 
 /// One metric over the cells of a patch.
 #[derive(Debug, Clone, PartialEq)]

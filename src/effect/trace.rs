@@ -7,9 +7,9 @@
 use super::measure::{value, values};
 use super::patch::{largest, undefined};
 use super::stats::{Estimate, difference, estimate, fraction};
+use crate::lower::layout::{CellKey, Grid, TraceLayout};
+use crate::lower::measure::Measure;
 use crate::plan::Score;
-use crate::plan::layout::{CellKey, Grid, TraceLayout};
-use crate::plan::measure::Measure;
 use crate::spec::trace::Direction;
 
 /// One metric's baselines.

@@ -5,22 +5,10 @@
 
 pub mod batch;
 pub mod cone;
-pub mod facts;
-pub mod layout;
-pub mod lint;
 mod live;
-pub mod lower;
-pub mod lower_patch;
-pub mod lower_run;
-pub mod lower_trace;
-pub mod measure;
-pub mod noise;
 pub mod output;
 pub mod pack;
-pub mod prompts;
-pub mod select;
 mod tables;
-pub mod trivial;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::batch::ForwardBatch;
 use super::cone::Cones;
-use super::tables::lay_out;
 use super::live::{Live, reads};
+use super::tables::lay_out;
 use super::{Edit, Plan, Run, RunId};
 
 /// How variants of a run are computed. Both give the same bits; the tests hold them to it.

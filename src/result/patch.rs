@@ -8,10 +8,10 @@ use super::common::{
     run_tokens, target_sets, top_tokens,
 };
 use crate::effect::{lints, patch as effects};
-use crate::plan::facts::Words;
-use crate::plan::layout::{Axis, Grid, PatchLayout};
-use crate::plan::lint::Lint;
-use crate::plan::measure::TargetToken;
+use crate::lower::facts::Words;
+use crate::lower::layout::{Axis, Grid, PatchLayout};
+use crate::lower::lint::Lint;
+use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, RunId};
 use crate::spec::named::Named;

@@ -10,10 +10,10 @@ use super::common::{
 use super::patch::{Masks, masks, shape};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
-use crate::plan::facts::Words;
-use crate::plan::layout::{Axis, CellKey, Grid, SigmaUsed, TraceLayout};
-use crate::plan::lint::Lint;
-use crate::plan::measure::TargetToken;
+use crate::lower::facts::Words;
+use crate::lower::layout::{Axis, CellKey, Grid, SigmaUsed, TraceLayout};
+use crate::lower::lint::Lint;
+use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, RunId, Score};
 use crate::spec::named::Named;

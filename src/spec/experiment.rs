@@ -81,10 +81,7 @@ impl Experiment {
         let read = fields.get("read").and_then(|n| Read::read(&n, topk, capture, out));
         let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
         let (runs, mut origins) = runs?;
-        if from_short {
-            origins.0.push(("/targets/target/0", "/target"));
-            origins.0.push(("/targets/target", "/target"));
-        }
+        origins.0.extend(from_short);
         Some(Self {
             model,
             runs,
@@ -97,16 +94,23 @@ impl Experiment {
     }
 }
 
-fn read_targets(fields: &Fields<'_>, out: &mut Problems) -> (Named<TargetSet>, bool) {
+/// Targets, and the origins of the short form.
+fn read_targets(
+    fields: &Fields<'_>,
+    out: &mut Problems,
+) -> (Named<TargetSet>, Vec<(&'static str, &'static str)>) {
     if let Some(node) = fields.get("targets") {
         fields.exclude("targets", &["target"], out);
-        return (Named::read(&node, out, read_target).unwrap_or_default(), false);
+        return (Named::read(&node, out, read_target).unwrap_or_default(), Vec::new());
     }
-    let Some(node) = fields.get("target") else { return (Named::default(), false) };
+    let Some(node) = fields.get("target") else { return (Named::default(), Vec::new()) };
     let target = read_target(&node, out).filter(|items| !items.is_empty());
-    // A list keeps its indices in pointers; a single value has none.
-    let single = !node.value.is_array();
-    (target.map(|items| Named::one("target", items)).unwrap_or_default(), single)
+    let mut origins = vec![("/targets/target", "/target")];
+    if !node.value.is_array() {
+        // A single value has no index to point at.
+        origins.insert(0, ("/targets/target/0", "/target"));
+    }
+    (target.map(|items| Named::one("target", items)).unwrap_or_default(), origins)
 }
 
 fn read_metrics(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Metric>> {

@@ -235,7 +235,7 @@ fn read_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
     }
     if let Some(vector) = source.get("vector") {
         source.exclude("vector", &["run", "positions"], out);
-        let vector = vector.each(out, |n, out| n.number(out).map(|x| x as f32))?;
+        let vector = vector.all(out, |n, out| n.number(out).map(|x| x as f32))?;
         return Some(SourceSpec::Vector { vector });
     }
     let run = source.need("run", FORMS, out).and_then(|n| n.name(out));

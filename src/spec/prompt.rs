@@ -61,7 +61,7 @@ impl Prompt {
     pub fn read_fields(fields: &Fields<'_>, out: &mut Problems) -> Option<Self> {
         let text = if let Some(tokens) = fields.get("tokens") {
             fields.exclude("tokens", &["prompt", "bos"], out);
-            tokens.each(out, Node::index).map(PromptText::Tokens)
+            tokens.all(out, Node::index).map(PromptText::Tokens)
         } else {
             let prompt = fields.need("prompt", "write the text as `prompt`, or token ids as `tokens`", out);
             prompt.and_then(|n| n.name(out)).map(PromptText::Prompt)

@@ -180,6 +180,16 @@ impl<'a> Node<'a> {
         Some(items.iter().filter_map(|item| read(item, out)).collect())
     }
 
+    /// The items of a list read one by one, all or nothing: for lists whose length or order says something.
+    pub fn all<T>(
+        &self,
+        out: &mut Problems,
+        read: impl FnMut(&Node<'a>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let len = self.value.as_array().map_or(0, Vec::len);
+        self.each(out, read).filter(|read| read.len() == len)
+    }
+
     /// Exactly two integers.
     pub fn pair(&self, out: &mut Problems) -> Option<[i64; 2]> {
         match self.value.as_array() {

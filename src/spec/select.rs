@@ -100,7 +100,7 @@ impl Layers {
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.index(out)?)),
-            v if v.is_array() => Some(Self::List(node.each(out, Node::index)?)),
+            v if v.is_array() => Some(Self::List(node.all(out, Node::index)?)),
             v if v.is_string() => node.choice(&[("all", ())], &[], out).map(|()| Self::All),
             v if v.is_object() => {
                 let fields = node.fields(&["from", "to", "step"], out)?;
@@ -128,7 +128,7 @@ impl Positions {
     pub fn read(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.int(out)?)),
-            v if v.is_array() => Some(Self::List(node.each(out, Node::int)?)),
+            v if v.is_array() => Some(Self::List(node.all(out, Node::int)?)),
             v if v.is_string() => {
                 node.choice(&[("last", Self::last()), ("all", Self::all())], &[], out).map(|f| f())
             }
@@ -176,7 +176,7 @@ impl Positions {
                 let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&words, &[], out));
                 Some(Self::Span { span: node.name(out)?, which: which? })
             }
-            _ if map => Some(Self::Map { map: node.each(out, Node::pair)? }),
+            _ if map => Some(Self::Map { map: node.all(out, Node::pair)? }),
             _ => {
                 let detail = "a map from source to destination positions";
                 out.push(
@@ -196,7 +196,7 @@ impl Heads {
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.index(out)?)),
-            v if v.is_array() => Some(Self::List(node.each(out, Node::index)?)),
+            v if v.is_array() => Some(Self::List(node.all(out, Node::index)?)),
             v if v.is_string() => node.choice(&[("all", ())], &[], out).map(|()| Self::All),
             _ => {
                 node.wrong("heads: 3, [0, 3] or \"all\"", out);

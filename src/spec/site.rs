@@ -38,15 +38,8 @@ pub enum Site {
 
 impl Site {
     /// Every site, in the order of computation.
-    pub const ALL: [Site; 7] = [
-        Site::Embed,
-        Site::ResidPre,
-        Site::Z,
-        Site::AttnOut,
-        Site::ResidMid,
-        Site::MlpOut,
-        Site::ResidPost,
-    ];
+    pub const ALL: [Site; 7] =
+        [Site::Embed, Site::ResidPre, Site::Z, Site::AttnOut, Site::ResidMid, Site::MlpOut, Site::ResidPost];
 
     /// The name used on the wire.
     pub const fn name(self) -> &'static str {

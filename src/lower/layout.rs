@@ -9,7 +9,7 @@ use super::lint::Lints;
 use super::measure::{Measure, Targets};
 use super::prompts::TokenRun;
 use super::trivial::Triviality;
-use super::{Plan, RunId};
+use crate::plan::{Plan, RunId};
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
 use crate::spec::run::RunSpec;

@@ -9,7 +9,7 @@ use crate::spec::read::did_you_mean;
 use crate::spec::select::{Heads, Layers, Positions, Which};
 
 /// Layers of a model of `n`, in the order given.
-pub fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
     let beyond = |layer: u32, at: String, out: &mut Problems| {
         let detail = format!("layer {layer} of a model with {n} layers");
         out.push(at, code::OUT_OF_RANGE, detail, format!("use layers 0 to {}", n - 1));
@@ -40,7 +40,7 @@ pub fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec
 }
 
 /// Heads of a site with `n` of them.
-pub fn heads(spec: &Heads, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+pub(super) fn heads(spec: &Heads, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
     let list = match spec {
         Heads::All => return Some((0..n).collect()),
         Heads::One(head) => vec![*head],
@@ -56,7 +56,7 @@ pub fn heads(spec: &Heads, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u
 }
 
 /// One position of `len`, negative ones counted from the end.
-pub fn position(p: i64, len: u32, at: &str, out: &mut Problems) -> Option<u32> {
+pub(super) fn position(p: i64, len: u32, at: &str, out: &mut Problems) -> Option<u32> {
     let absolute = if p < 0 { p.checked_add(i64::from(len)) } else { Some(p) };
     match absolute {
         Some(p) if (0..i64::from(len)).contains(&p) => Some(p as u32),
@@ -70,7 +70,7 @@ pub fn position(p: i64, len: u32, at: &str, out: &mut Problems) -> Option<u32> {
 }
 
 /// A half-open range within `len` that isn't empty.
-pub fn within([start, end]: [i64; 2], len: u32, at: &str, out: &mut Problems) -> Option<Range<u32>> {
+pub(super) fn within([start, end]: [i64; 2], len: u32, at: &str, out: &mut Problems) -> Option<Range<u32>> {
     let n = i64::from(len);
     let absolute = |p: i64| if p < 0 { p.saturating_add(n) } else { p };
     let (a, b) = (absolute(start), absolute(end));
@@ -88,7 +88,7 @@ pub fn within([start, end]: [i64; 2], len: u32, at: &str, out: &mut Problems) ->
 }
 
 /// Positions of a run, in the order given. Of a map, those written.
-pub fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+pub(super) fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
     let len = run.len();
     match spec {
         Positions::All => Some((0..len).collect()),
@@ -126,7 +126,12 @@ pub fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Problems)
 }
 
 /// Positions of the source run that a map reads.
-pub fn map_sources(map: &[[i64; 2]], run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+pub(super) fn map_sources(
+    map: &[[i64; 2]],
+    run: &TokenRun,
+    at: &str,
+    out: &mut Problems,
+) -> Option<Vec<u32>> {
     let found: Vec<u32> = map
         .iter()
         .enumerate()
@@ -159,12 +164,12 @@ fn unique(list: &[u32], at: &str, what: &str, out: &mut Problems) -> Option<Vec<
 }
 
 /// Layers restored together around `layer`: `[l - w/2, l + ceil(w/2))` clipped to the model, as ROME does.
-pub fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
+pub(super) fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
     layer.saturating_sub(width / 2)..n.min(layer.saturating_add(width.div_ceil(2)))
 }
 
 /// Columns of the given heads, neighbours merged; `[None]` for the whole width.
-pub fn columns(heads: Option<&[u32]>, head_dim: usize, n: usize) -> Vec<Option<Range<u32>>> {
+pub(super) fn columns(heads: Option<&[u32]>, head_dim: usize, n: usize) -> Vec<Option<Range<u32>>> {
     let Some(heads) = heads else { return vec![None] };
     let mut sorted = heads.to_vec();
     sorted.sort_unstable();

@@ -160,7 +160,7 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
     Some(encoded)
 }
 
-/// Token ranges of a prompt's spans; those with problems are left out.
+/// Token ranges of a prompt's spans.
 pub fn spans(
     name: &str,
     prompt: &Prompt,
@@ -168,9 +168,11 @@ pub fn spans(
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Named<Range<u32>> {
-    let found = prompt.spans.iter().filter_map(|(span, text)| {
+    // The last token stands for a span with a problem, so that those who name it find nothing more to report.
+    let last = encoded.ids.len() as u32 - 1;
+    let found = prompt.spans.iter().map(|(span, text)| {
         let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
-        Some((span.to_owned(), one_span(&at, text, prompt, encoded, facts, out)?))
+        (span.to_owned(), one_span(&at, text, prompt, encoded, facts, out).unwrap_or(last..last + 1))
     });
     found.collect()
 }

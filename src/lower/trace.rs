@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::layout::{Axis, Grid, Lowered, SigmaUsed, TraceLayout};
-use super::lower::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
 use super::prompts::{TokenRun, find};
+use super::select;
 use super::trivial::triviality;
-use super::{Address, Edit, EditGroup, Op, Plan, RunId, Source, select};
+use super::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
+use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::corruption::{Gaussian, Method, Rng, Sigma, SigmaOf};
 use crate::spec::named::Named;
 use crate::spec::patch::Control;

@@ -1,6 +1,6 @@
 //! Cells whose answer follows from how they are made.
 
-use super::{Address, Edit, Op, Plan, RunId, Source};
+use crate::plan::{Address, Edit, Op, Plan, RunId, Source};
 use crate::spec::site::Site;
 
 /// Why a cell's answer is its source's.

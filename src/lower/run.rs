@@ -2,9 +2,10 @@
 
 use super::facts::Facts;
 use super::layout::{CaptureKey, Lowered, RunLayout};
-use super::lower::{Prepared, Size, admit, prepare, start};
-use super::{Address, Capture, select};
+use super::select;
+use super::{Prepared, Size, admit, prepare, start};
 use crate::model::config::ModelConfig;
+use crate::plan::{Address, Capture};
 use crate::spec::metric::MetricKind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::run::RunSpec;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::layout::{Axis, Grid, Lowered, PatchLayout};
-use super::lower::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
-use super::lower_run::width;
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
 use super::prompts::{TokenRun, find};
+use super::run::width;
+use super::select;
 use super::trivial::triviality;
-use super::{Address, Edit, EditGroup, Op, Plan, RunId, Source, select};
+use super::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
 use crate::model::config::ModelConfig;
+use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::corruption::{Rng, Sigma};
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
@@ -173,7 +174,7 @@ fn op(
                 return None;
             }
             let ids: Vec<u32> = place.positions.iter().map(|p| place.base.ids[*p as usize]).collect();
-            let std = super::lower_trace::sigma(*sigma, &ids, facts).abs;
+            let std = super::trace::sigma(*sigma, &ids, facts).abs;
             let site_width = width(place.intervention.site, facts.config());
             let numbers = place.positions.len() as u64 * site_width as u64;
             if numbers > facts.limits().noise_elements {

@@ -1,19 +1,37 @@
-//! Request bodies to plans: reads, checks everything, and only then builds.
+//! Stage 2, first half: request bodies to plans: reads, checks everything, and only then builds.
 //!
 //! ```text
-//! body -spec::read-> spec -prompts-> tokens -select, measure-> indices -lower_*-> Lowered { plan, layout }
+//! body -spec::read-> spec -prompts-> tokens -select, measure-> indices -run, patch, trace-> Lowered { plan, layout }
 //! ```
+
+use std::collections::HashSet;
+
+pub mod facts;
+pub mod layout;
+pub mod lint;
+pub mod measure;
+pub mod noise;
+mod patch;
+pub mod prompts;
+mod run;
+mod select;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod trace;
+pub mod trivial;
 
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::facts::{Facts, Limits};
-use super::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
-use super::lint::Lints;
-use super::measure::{self, Measure, Targets};
-use super::prompts::{self, TokenRun};
-use super::{Plan, RunId};
+use self::facts::{Facts, Limits};
+use self::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
+use self::lint::Lints;
+use self::measure::{Measure, Targets};
+use self::prompts::TokenRun;
+use crate::plan::{Plan, RunId};
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
@@ -27,13 +45,7 @@ pub fn run(body: &Value, facts: &dyn Facts) -> Result<Lowered<RunLayout>, Proble
     let mut read = Problems::default();
     let spec = RunSpec::read(body, &mut read);
     let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
-    finish(
-        body,
-        origins,
-        read,
-        |out| super::lower_run::lower(spec?, facts, out),
-        |l| (&l.spec.experiment, &mut l.common),
-    )
+    finish(body, origins, read, |out| run::lower(spec?, facts, out), |l| (&l.spec.experiment, &mut l.common))
 }
 
 /// `POST /v1/patch`: a body to a plan, or everything that is wrong with it.
@@ -45,7 +57,7 @@ pub fn patch(body: &Value, facts: &dyn Facts) -> Result<Lowered<PatchLayout>, Pr
         body,
         origins,
         read,
-        |out| super::lower_patch::lower(spec?, facts, out),
+        |out| patch::lower(spec?, facts, out),
         |l| (&l.spec.experiment, &mut l.common),
     )
 }
@@ -59,7 +71,7 @@ pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Pr
         body,
         origins,
         read,
-        |out| super::lower_trace::lower(spec?, facts, out),
+        |out| trace::lower(spec?, facts, out),
         |l| (&l.spec.experiment, &mut l.common),
     )
 }
@@ -78,6 +90,9 @@ fn finish<L>(
     for problem in &mut found.0 {
         problem.pointer = origins.restore(&problem.pointer);
     }
+    // One field can be wrong for several runs: once is enough.
+    let mut seen = HashSet::new();
+    found.0.retain(|problem| seen.insert((problem.pointer.clone(), problem.code)));
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
         // depend on names that may have been lost, is true of the request itself.

@@ -28,11 +28,11 @@ pub struct TargetToken {
 pub struct Targets {
     /// Sets by name.
     pub sets: Named<Vec<TargetToken>>,
-    /// Every token once: [`super::Scoring::targets`].
+    /// Every token once: [`crate::plan::Scoring::targets`].
     pub union: Vec<u32>,
 }
 
-/// A metric and what it reads of a [`super::Score`]. Numbers are indices into the score's target tokens.
+/// A metric and what it reads of a [`crate::plan::Score`]. Numbers are indices into the score's target tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measure {
     /// The metric as requested.
@@ -68,9 +68,12 @@ pub fn targets(experiment: &Experiment, facts: &dyn Facts, lints: &mut Lints, ou
         for (i, item) in items.iter().enumerate() {
             let at = format!("/targets/{}/{i}", escape(name));
             let Some(token) = target_token(item, &at, facts, lints, out) else { continue };
-            if set.iter().any(|other| other.id == token.id) {
-                let detail = format!("token {} {:?} is in the set already", token.id, token.text);
-                out.push(at, code::DUPLICATE, detail, "list each token once");
+            if let Some(other) = set.iter().find(|other| other.id == token.id) {
+                // Words that only begin alike are told by MULTI_TOKEN_TARGET; the token counts once.
+                if other.tokens == token.tokens {
+                    let detail = format!("token {} {:?} is in the set already", token.id, token.text);
+                    out.push(at, code::DUPLICATE, detail, "list each token once");
+                }
                 continue;
             }
             set.push(token);
@@ -163,7 +166,7 @@ fn leading_spaces(experiment: &Experiment, lints: &mut Lints) {
 }
 
 /// Resolves metrics. `refs` gets the names of the runs that divergences refer to, in the order of
-/// [`super::Scoring::kl_refs`].
+/// [`crate::plan::Scoring::kl_refs`].
 pub fn measures(
     experiment: &Experiment,
     targets: &Targets,

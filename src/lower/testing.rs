@@ -1,0 +1,168 @@
+//! A small model's facts for tests: four layers, two heads, words found by longest match and single bytes else.
+
+use std::ops::Range;
+
+use super::facts::{Facts, Limits, Words};
+use crate::model::config::{ModelConfig, Rope};
+use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
+
+/// Words with ids from 256; ids below are bytes.
+const WORDS: [&str; 24] = [
+    "<s>",
+    "The",
+    " Eiffel",
+    " Tower",
+    " is",
+    " in",
+    " the",
+    " city",
+    " of",
+    " Paris",
+    " Rome",
+    " London",
+    " river",
+    " has",
+    " a",
+    " strong",
+    " water",
+    " current",
+    " voltage",
+    " electrical",
+    "Why",
+    " do",
+    " electricians",
+    " know",
+];
+
+pub(crate) struct Fake {
+    pub(crate) config: ModelConfig,
+    pub(crate) limits: Limits,
+    pub(crate) adds_bos: bool,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let config = ModelConfig {
+            architecture: "llama".to_owned(),
+            vocab_size: 300,
+            hidden_size: 8,
+            intermediate_size: 16,
+            num_layers: 4,
+            num_heads: 2,
+            num_kv_heads: 1,
+            head_dim: 4,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, llama3: None },
+            max_positions: 64,
+            sliding_window: None,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            qk_norm: false,
+        };
+        Self { config, limits: Limits::default(), adds_bos: false }
+    }
+}
+
+/// Id of a word of the test vocabulary.
+pub(crate) fn id(word: &str) -> u32 {
+    256 + WORDS.iter().position(|w| *w == word).unwrap() as u32
+}
+
+impl Facts for Fake {
+    fn model(&self) -> &str {
+        "fake"
+    }
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+    fn words(&self) -> &dyn Words {
+        self
+    }
+    fn embedding(&self, ids: &[u32]) -> Vec<f32> {
+        ids.iter().flat_map(|id| (0..8).map(move |d| ((id * 7 + d) % 5) as f32 - 2.0)).collect()
+    }
+    fn vocab_sigma(&self) -> f64 {
+        0.5
+    }
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+impl Fake {
+    fn pieces(text: &str) -> Vec<(u32, Range<usize>)> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < text.len() {
+            let rest = &text.as_bytes()[at..];
+            let word = WORDS.iter().filter(|w| rest.starts_with(w.as_bytes())).max_by_key(|w| w.len());
+            let (id, len) = word.map_or((u32::from(rest[0]), 1), |w| (id(w), w.len()));
+            found.push((id, at..at + len));
+            at += len;
+        }
+        found
+    }
+
+    fn encoded(&self, pieces: &[(u32, Range<usize>)]) -> Encoded {
+        let token = |(id, r): &(u32, Range<usize>)| Token {
+            id: *id,
+            text: self.text(*id),
+            start: r.start,
+            end: r.end,
+            byte_start: r.start,
+            byte_end: r.end,
+        };
+        Encoded {
+            ids: pieces.iter().map(|(id, _)| *id).collect(),
+            tokens: pieces.iter().map(token).collect(),
+        }
+    }
+}
+
+impl Words for Fake {
+    fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError> {
+        let mut pieces = Self::pieces(text);
+        if bos.unwrap_or(self.adds_bos) {
+            if !self.adds_bos {
+                return Err(TokenizeError::NoBos);
+            }
+            pieces.insert(0, (id("<s>"), 0..0));
+        }
+        Ok(self.encoded(&pieces))
+    }
+    fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError> {
+        if let Some((index, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= self.vocab_size()) {
+            return Err(TokenizeError::UnknownId { id: *id, index, vocab_size: self.vocab_size() });
+        }
+        Ok(self.encoded(&ids.iter().map(|id| (*id, 0..0)).collect::<Vec<_>>()))
+    }
+    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+        Ok(Self::pieces(text).iter().map(|(id, _)| *id).collect())
+    }
+    fn text(&self, id: u32) -> String {
+        match id.checked_sub(256) {
+            Some(word) => WORDS[word as usize].to_owned(),
+            None => String::from_utf8_lossy(&[id as u8]).into_owned(),
+        }
+    }
+    fn vocab_size(&self) -> usize {
+        256 + WORDS.len()
+    }
+    fn bos(&self) -> Option<u32> {
+        self.adds_bos.then(|| id("<s>"))
+    }
+    fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
+        let tokens = format!("{:?}", encoded.tokens.iter().map(|t| &t.text).collect::<Vec<_>>());
+        let times = prompt.matches(text).count();
+        let text = text.to_owned();
+        let at = match times {
+            0 => return Err(SpanError::Absent { text, tokens }),
+            1 => prompt.find(&text).unwrap(),
+            _ => return Err(SpanError::Ambiguous { text, times, tokens }),
+        };
+        let shares = |t: &Token| t.byte_start < at + text.len() && t.byte_end > at;
+        let first = encoded.tokens.iter().position(shares).unwrap();
+        let last = encoded.tokens.iter().rposition(shares).unwrap();
+        Ok(first..last + 1)
+    }
+}

@@ -1,0 +1,29 @@
+//! Requests through the whole of this stage: examples, bad inputs, lowered plans.
+
+mod bad_inputs;
+mod examples;
+mod lowering;
+mod noise;
+mod respond;
+
+use serde_json::Value;
+
+use super::layout::{Lowered, TraceLayout};
+use super::testing::Fake;
+use crate::lower;
+use crate::spec::problem::Problems;
+
+/// Problems of a body sent to one of the endpoints, as `pointer code`.
+fn problems(endpoint: &str, body: &Value, facts: &Fake) -> Vec<String> {
+    let found: Result<(), Problems> = match endpoint {
+        "run" => lower::run(body, facts).map(|_| ()),
+        "patch" => lower::patch(body, facts).map(|_| ()),
+        "trace" => lower::trace(body, facts).map(|_| ()),
+        _ => crate::result::common::tokenize(body, facts).map(|_| ()),
+    };
+    found.err().unwrap_or_default().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect()
+}
+
+fn trace(body: &Value) -> Lowered<TraceLayout> {
+    lower::trace(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
+}
