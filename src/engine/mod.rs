@@ -8,6 +8,7 @@ mod rank;
 pub mod row_budget;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, oneshot};
@@ -15,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::model::decoder::BatchOutput;
 use crate::plan::Plan;
 use crate::plan::batch::ForwardBatch;
+use crate::plan::cost::Cost;
 use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Mode, PackError, Packing};
 use assemble::Assembly;
@@ -26,6 +28,8 @@ use row_budget::RowBudget;
 pub struct Engine {
     work: std::sync::mpsc::Sender<Work>,
     admission: Arc<Semaphore>,
+    limit: usize,
+    alive: Arc<AtomicBool>,
     layers: u32,
     budget: RowBudget,
 }
@@ -61,23 +65,6 @@ pub enum EngineError {
     Stopped,
 }
 
-/// What a plan will cost.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, utoipa::ToSchema)]
-pub struct Cost {
-    /// Rows computed: positions of runs.
-    pub rows: u64,
-    /// Rows times the layers each passes through.
-    pub row_layers: u64,
-    /// Floating-point operations, 2 per multiply-add: linear layers and unembedding.
-    pub flops: f64,
-    /// Forward batches.
-    pub chunks: u64,
-    /// Memory at once, weights left out.
-    pub peak_bytes: u64,
-    /// Seconds, from the rate measured when the server started.
-    pub seconds: f64,
-}
-
 impl Engine {
     /// Starts the thread that owns the model. `limit`: requests let in at once, computing or waiting.
     pub fn start(
@@ -87,8 +74,9 @@ impl Engine {
         limit: usize,
     ) -> std::io::Result<Engine> {
         let (work, inbox) = std::sync::mpsc::channel();
-        rank::spawn(model, inbox)?;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), layers, budget })
+        let alive = Arc::new(AtomicBool::new(true));
+        rank::spawn(model, inbox, Arc::clone(&alive))?;
+        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, alive, layers, budget })
     }
 
     /// How many rows a batch may hold, and what they cost.
@@ -96,29 +84,29 @@ impl Engine {
         &self.budget
     }
 
-    /// What a plan will cost. Takes time in proportion to the plan; call it off the async workers.
-    pub fn cost(&self, plan: &Plan, mode: Mode) -> Result<Cost, PackError> {
-        Ok(self.budget.cost(Packing::new(plan, self.layers, self.budget.rows, mode)?.size()))
+    /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async
+    /// workers.
+    pub fn prepare(&self, plan: &Plan, mode: Mode) -> Result<Prepared, PackError> {
+        let packing = Packing::new(plan, self.layers, self.budget.rows, mode)?;
+        let cost = self.budget.cost(packing.size());
+        Ok(Prepared {
+            packing: Arc::new(packing),
+            cost,
+            readouts: plan.readouts.len(),
+            captures: plan.captures.len(),
+        })
     }
 
     /// Computes a plan, chunk by chunk. Dropping the future stops after the chunk in hand.
-    pub async fn execute(&self, plan: Arc<Plan>, mode: Mode) -> Result<PlanOutput, EngineError> {
-        let limit = self.admission.available_permits();
-        let _permit = self.admission.try_acquire().map_err(|_| EngineError::Overloaded { limit })?;
-        let (layers, rows) = (self.layers, self.budget.rows);
-        let packing = {
-            let plan = Arc::clone(&plan);
-            Arc::new(off_worker(move || Packing::new(&plan, layers, rows, mode)).await??)
-        };
-        let mut assembly = Assembly::new(&plan, self.budget.cost(packing.size()).peak_bytes);
-        for index in 0..packing.len() {
-            let chunk = {
-                let packing = Arc::clone(&packing);
-                off_worker(move || packing.chunk(index)).await?
-            };
+    pub async fn execute(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+        let overloaded = |_| EngineError::Overloaded { limit: self.limit };
+        let _permit = self.admission.try_acquire().map_err(overloaded)?;
+        let mut assembly = Assembly::new(&prepared);
+        for index in 0..prepared.packing.len() {
+            let packing = Arc::clone(&prepared.packing);
+            let chunk = off_worker(move || packing.chunk(index)).await?;
+            let (peak_rows, row_layers) = (chunk.batch.peak_rows, chunk.batch.row_layers);
             let (reply, done) = oneshot::channel();
-            let peak_rows = chunk.batch.peak_rows;
-            let row_layers = chunk.batch.row_layers;
             let work = Work { batch: chunk.batch, queued: Instant::now(), reply };
             self.work.send(work).map_err(|_| EngineError::Stopped)?;
             let done = done.await.map_err(|_| EngineError::Stopped)?;
@@ -126,6 +114,21 @@ impl Engine {
         }
         Ok(assembly.finish())
     }
+
+    /// Whether the thread that computes is there.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(std::sync::atomic::Ordering::Acquire)
+    }
+}
+
+/// A plan cut into chunks.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    packing: Arc<Packing>,
+    /// What it costs.
+    pub cost: Cost,
+    readouts: usize,
+    captures: usize,
 }
 
 /// Runs planning on a thread where it may take its time.

@@ -1,5 +1,7 @@
 //! The thread that owns the model.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -28,8 +30,13 @@ where
 }
 
 /// Computes batches in the order of arrival until every sender is gone. A batch whose requester is gone is skipped.
-pub(super) fn spawn(mut model: impl Model + 'static, inbox: Receiver<Work>) -> std::io::Result<()> {
+pub(super) fn spawn(
+    mut model: impl Model + 'static,
+    inbox: Receiver<Work>,
+    alive: Arc<AtomicBool>,
+) -> std::io::Result<()> {
     let compute = move || {
+        let _ended = Ended(alive);
         for Work { batch, queued, reply } in inbox {
             if reply.is_closed() {
                 continue;
@@ -42,4 +49,13 @@ pub(super) fn spawn(mut model: impl Model + 'static, inbox: Receiver<Work>) -> s
     };
     std::thread::Builder::new().name("rank-0".into()).spawn(compute)?;
     Ok(())
+}
+
+/// Tells the handles when the thread ends, however it ends.
+struct Ended(Arc<AtomicBool>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }

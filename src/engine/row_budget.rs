@@ -1,7 +1,7 @@
 //! How many rows a forward batch may hold, and what rows cost.
 
-use super::Cost;
 use crate::model::config::ModelConfig;
+use crate::plan::cost::Cost;
 use crate::plan::pack::Size;
 
 /// More rows than this make a batch slow to finish without making it faster: past a few thousand rows the weights are

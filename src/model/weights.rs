@@ -1,5 +1,7 @@
 //! A decoder's weights on a device.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use super::config::ModelConfig;
@@ -57,14 +59,16 @@ pub struct Weights<K: Kernels> {
 
 /// Loads the weights for the CPU. `tensor` gives a checkpoint's tensor by its Hugging Face name in the shape that
 /// [`ModelConfig`] implies; `progress` is told after each block.
-pub fn load_cpu<E: From<candle_core::Error>>(
+pub fn load_cpu<E>(
     cpu: &Cpu,
     config: &ModelConfig,
     tensor: impl Fn(&str) -> Result<Tensor, E>,
     progress: impl Fn(usize),
 ) -> Result<Weights<Cpu>, E> {
     let numbers = |name: &str| -> Result<Vec<f32>, E> {
-        Ok(tensor(name)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+        let tensor = tensor(name)?;
+        let numbers = tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
+        Ok(numbers.expect("BUG: a tensor of floats in host memory can be widened and copied"))
     };
     let vector = |name: &str| numbers(name);
     let weight = |name: &str, outputs: usize, inputs: usize| -> Result<PackedWeight, E> {
@@ -108,7 +112,7 @@ pub fn load_cpu<E: From<candle_core::Error>>(
         })
         .collect::<Result<_, E>>()?;
     Ok(Weights {
-        embedding: Matrix::from_rows(d, table),
+        embedding: Arc::new(Matrix::from_rows(d, table)),
         layers,
         final_norm: vector("model.norm.weight")?,
         unembedding,

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod cone;
+pub mod cost;
 mod live;
 pub mod output;
 pub mod pack;

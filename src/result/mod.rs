@@ -10,6 +10,7 @@ pub mod bars;
 mod bars_svg;
 mod colour_bar;
 pub mod common;
+pub mod dry_run;
 pub mod csv;
 pub mod font;
 mod frame;

@@ -5,6 +5,7 @@
 
 pub mod corruption;
 pub mod dry_run;
+pub mod dtype;
 pub mod experiment;
 pub mod intervention;
 pub mod metric;

@@ -7,32 +7,22 @@ use utoipa::ToSchema;
 ///
 /// The order is the order of computation inside a layer, so sites of one layer compare by time.
 /// Shapes are per position: `d` hidden size, `h` query heads, `e` head dimension.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema, deserr::Deserr,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-#[deserr(rename_all = lowercase)]
 pub enum Site {
     /// Token embedding, `[d]`. Has no layer.
-    #[deserr(rename = "embed")]
     Embed,
     /// Residual stream entering the block, `[d]`; equals `resid_post` of the layer before.
-    #[deserr(rename = "resid_pre")]
     ResidPre,
     /// Attention-weighted values before the output projection, `[h, e]`: the per-head site.
-    #[deserr(rename = "z")]
     Z,
     /// Attention sublayer's output, after the output projection, `[d]`.
-    #[deserr(rename = "attn_out")]
     AttnOut,
     /// Residual stream after attention was added, `[d]`.
-    #[deserr(rename = "resid_mid")]
     ResidMid,
     /// MLP's output, `[d]`.
-    #[deserr(rename = "mlp_out")]
     MlpOut,
     /// Residual stream leaving the block, `[d]` (the "hidden state" of the layer).
-    #[deserr(rename = "resid_post")]
     ResidPost,
 }
 

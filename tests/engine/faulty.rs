@@ -42,7 +42,7 @@ impl Weight {
 impl Kernels for Faulty {
     type Matrix = Matrix;
     type Weight = Weight;
-    type Table = Matrix;
+    type Table = std::sync::Arc<Matrix>;
     type Vector = Vec<f32>;
 
     fn linear(&self, x: &Matrix, weight: &Weight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
@@ -108,7 +108,7 @@ impl Kernels for Faulty {
     fn rows(&self, x: &Matrix) -> usize {
         self.inner.rows(x)
     }
-    fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Matrix) {
+    fn embed(&self, table: &std::sync::Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
         self.inner.embed(table, tokens, out);
     }
     fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {

@@ -16,7 +16,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::lanes::ARCH;
-use super::{Dtype, gate_rows};
+use super::{Dtype, gate_rows, round};
 
 /// Outputs per panel: two 512-bit vectors, four 256-bit ones.
 const PANEL: usize = 32;
@@ -177,7 +177,7 @@ impl WithSimd for Linear<'_> {
                         sums.iter_mut().zip(&bias[panel * PANEL..]).for_each(|(s, b)| *s += b);
                     }
                     out.copy_from_slice(&sums[..out.len()]);
-                    dtype.round(out);
+                    round(dtype, out);
                 }
             }
         });
@@ -205,10 +205,10 @@ impl WithSimd for Gated<'_> {
                 for (out, (gate, up)) in tile.out.iter_mut().zip(gates.iter_mut().zip(ups.iter_mut())) {
                     let end = out.len().min(column + PANEL);
                     let out = &mut out[column..end];
-                    dtype.round(gate);
-                    dtype.round(up);
+                    round(dtype, gate);
+                    round(dtype, up);
                     gate_rows(gate, up, out);
-                    dtype.round(out);
+                    round(dtype, out);
                 }
             }
         });

@@ -18,53 +18,21 @@ use rayon::prelude::*;
 pub use gemm::PackedWeight;
 pub use matrix::Matrix;
 
+pub use crate::spec::dtype::Dtype;
+
 use super::{Heads, Kernels, RopeTable};
 use crate::plan::Score;
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch, RowOp, Values};
 use crate::plan::output::EditStats;
 use lanes::{exp, sum_of_squares, vectorized};
 
-/// The precision in which weights are stored and activations are kept. Arithmetic is f32 in all of them; in the half
-/// precisions each operation's result is rounded, as it would be on a device that stores it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// 32-bit floats: what the CPU is for.
-    #[default]
-    F32,
-    /// bfloat16: half the memory, 8 bits of precision.
-    Bf16,
-    /// IEEE half: half the memory, 11 bits of precision, overflows at 65504.
-    F16,
-}
-
-impl Dtype {
-    /// Bytes of one weight.
-    pub const fn bytes(self) -> u64 {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::Bf16 | Dtype::F16 => 2,
-        }
-    }
-
-    /// The name used on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Dtype::F32 => "f32",
-            Dtype::Bf16 => "bf16",
-            Dtype::F16 => "f16",
-        }
-    }
-
-    /// Rounds numbers to what this dtype can hold.
-    fn round(self, values: &mut [f32]) {
-        match self {
-            Dtype::F32 => {}
-            Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-            Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-        }
+/// Rounds numbers to what the dtype can hold.
+#[inline(always)]
+fn round(dtype: Dtype, values: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => {}
+        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+        Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
     }
 }
 
@@ -105,7 +73,7 @@ impl Cpu {
         self.pool.install(|| {
             x.data_mut().par_chunks_mut(ROWS_PER_TASK * columns).enumerate().for_each(|(i, rows)| {
                 f(i * ROWS_PER_TASK, rows);
-                dtype.round(rows);
+                round(dtype, rows);
             });
         });
     }
@@ -114,7 +82,7 @@ impl Cpu {
 impl Kernels for Cpu {
     type Matrix = Matrix;
     type Weight = PackedWeight;
-    type Table = Matrix;
+    type Table = Arc<Matrix>;
     type Vector = Vec<f32>;
 
     fn matrix(&self, columns: usize) -> Matrix {
@@ -125,9 +93,9 @@ impl Kernels for Cpu {
         x.rows()
     }
 
-    fn embed(&self, table: &Matrix, tokens: &[u32], out: &mut Matrix) {
+    fn embed(&self, table: &Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
         table.gather(tokens, out);
-        self.dtype.round(out.data_mut());
+        round(self.dtype, out.data_mut());
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
@@ -247,7 +215,7 @@ impl Kernels for Cpu {
                     RowOp::Scale(factor) => *x * factor,
                     RowOp::Zero => 0.0,
                 };
-                self.dtype.round(std::slice::from_mut(&mut new));
+                round(self.dtype, std::slice::from_mut(&mut new));
                 written.max_abs_delta = written.max_abs_delta.max((new - *x).abs());
                 *x = new;
             }

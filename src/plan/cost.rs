@@ -1,0 +1,37 @@
+//! What a plan will cost, and what it may.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// What a plan will cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+pub struct Cost {
+    /// Rows computed: positions of runs.
+    pub rows: u64,
+    /// Rows times the layers each passes through.
+    pub row_layers: u64,
+    /// Floating-point operations, 2 per multiply-add: linear layers and unembedding.
+    pub flops: f64,
+    /// Forward batches.
+    pub chunks: u64,
+    /// Memory at once, weights left out.
+    pub peak_bytes: u64,
+    /// Seconds, from the rate measured when the server started.
+    pub seconds: f64,
+}
+
+/// The most that one request may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Ceiling {
+    /// Rows times layers.
+    pub row_layers: u64,
+    /// Estimated seconds.
+    pub seconds: f64,
+}
+
+impl Ceiling {
+    /// Whether a request of this cost is let in.
+    pub fn allows(&self, cost: &Cost) -> bool {
+        cost.row_layers <= self.row_layers && cost.seconds <= self.seconds
+    }
+}

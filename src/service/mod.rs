@@ -1,0 +1,188 @@
+//! The whole flow of a request in one place: body -> lowered plan -> engine -> response.
+//!
+//! Adapters (HTTP, later others) hold a [`Service`] and know nothing of what lies behind it.
+
+mod served;
+pub mod start;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub use served::Served;
+
+use crate::engine::{Engine, EngineError};
+use crate::lower;
+use crate::lower::facts::Facts;
+use crate::lower::layout::{Common, Lowered};
+use crate::plan::cone;
+use crate::plan::cost::{Ceiling, Cost};
+use crate::plan::output::PlanOutput;
+use crate::plan::pack::Mode;
+use crate::plan::{Plan, RunId};
+use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
+use crate::result::dry_run::PlanResponse;
+use crate::result::patch::PatchResponse;
+use crate::result::run::RunResponse;
+use crate::result::trace::TraceResponse;
+use crate::result::{patch, run, trace};
+use crate::spec::dry_run::{self, Planned};
+use crate::spec::problem::Problems;
+
+/// A served model. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// What is known of the model.
+    pub served: Arc<Served>,
+    /// What computes.
+    pub engine: Engine,
+    /// What one request may cost.
+    pub ceiling: Ceiling,
+}
+
+/// Why a request was not answered with a result.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Fields are wrong.
+    Invalid(Problems),
+    /// It would cost too much.
+    TooLarge {
+        /// What it would cost.
+        cost: Cost,
+        /// The most allowed.
+        ceiling: Ceiling,
+    },
+    /// The engine did not compute it.
+    Engine(EngineError),
+}
+
+impl From<Problems> for Refusal {
+    fn from(problems: Problems) -> Refusal {
+        Refusal::Invalid(problems)
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Refusal {
+        Refusal::Engine(error)
+    }
+}
+
+/// What a plan gave, with the runs its readouts really come from.
+struct Computed {
+    output: PlanOutput,
+    resolved: Vec<RunId>,
+}
+
+impl Service {
+    /// `POST /v1/run`
+    pub async fn run(&self, body: Value) -> Result<RunResponse, Refusal> {
+        let Lowered { plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
+        let Computed { output, .. } = self.compute(plan).await?;
+        let envelope = self.envelope("run");
+        self.lower(move |facts| run::respond(&layout, &output, facts.words(), envelope)).await
+    }
+
+    /// `POST /v1/patch`
+    pub async fn patch(&self, body: Value) -> Result<PatchResponse, Refusal> {
+        let Lowered { plan, layout } = self.lower(move |facts| lower::patch(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(plan).await?;
+        let envelope = self.envelope("patch");
+        self.lower(move |facts| patch::respond(&layout, &resolved, &output, facts.words(), envelope)).await
+    }
+
+    /// `POST /v1/trace`
+    pub async fn trace(&self, body: Value) -> Result<TraceResponse, Refusal> {
+        let Lowered { plan, layout } = self.lower(move |facts| lower::trace(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(plan).await?;
+        let envelope = self.envelope("trace");
+        self.lower(move |facts| trace::respond(&layout, &resolved, &output, facts.words(), envelope)).await
+    }
+
+    /// `POST /v1/tokenize`
+    pub async fn tokenize(&self, body: Value) -> Result<TokenizeResponse, Refusal> {
+        self.lower(move |facts| tokenize(&body, facts)).await
+    }
+
+    /// `POST /v1/plan`: everything up to the engine's door.
+    pub async fn plan(&self, body: Value) -> Result<PlanResponse, Refusal> {
+        let (engine, ceiling) = (self.engine.clone(), self.ceiling);
+        let planned = self.lower(move |facts| {
+            let (kind, inner) = dry_run::split(&body)?;
+            let lowered = match kind {
+                Planned::Run => {
+                    lower::run(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
+                }
+                Planned::Patch => {
+                    lower::patch(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
+                }
+                Planned::Trace => {
+                    lower::trace(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
+                }
+            };
+            let (plan, request, common) = lowered.map_err(|problems| problems.under(kind.prefix()))?;
+            Ok(engine.prepare(&plan, Mode::Branching).map(|prepared| {
+                PlanResponse::new(facts.model(), kind, request, &plan, &common, prepared.cost, ceiling)
+            }))
+        });
+        planned.await?.map_err(|error| Refusal::Engine(error.into()))
+    }
+
+    /// Runs what needs the model's words off the async workers: tokenising and large responses take their time.
+    async fn lower<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let served = Arc::clone(&self.served);
+        match tokio::task::spawn_blocking(move || f(&served)).await {
+            Ok(result) => Ok(result?),
+            // A panic goes on its way to the layer that answers it.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(EngineError::Stopped.into()),
+            },
+        }
+    }
+
+    async fn compute(&self, plan: Plan) -> Result<Computed, Refusal> {
+        let layers = self.served.config().num_layers as u32;
+        let engine = self.engine.clone();
+        let prepared = self.lower(move |_| {
+            let resolved = cone::resolved(&plan, layers);
+            Ok(engine.prepare(&plan, Mode::Branching).map(|prepared| (prepared, resolved)))
+        });
+        let (prepared, resolved) = prepared.await?.map_err(EngineError::from)?;
+        let (cost, ceiling) = (prepared.cost, self.ceiling);
+        if !ceiling.allows(&cost) {
+            return Err(Refusal::TooLarge { cost, ceiling });
+        }
+        let output = self.engine.execute(prepared).await?;
+        Ok(Computed { output, resolved })
+    }
+
+    fn envelope(&self, kind: &str) -> Envelope {
+        let served = &self.served;
+        let dtype = served.dtype.name().to_owned();
+        Envelope {
+            id: format!("{kind}_{}", uuid::Uuid::now_v7().simple()),
+            model: served.model().to_owned(),
+            provenance: Provenance {
+                server: env!("CARGO_PKG_VERSION").to_owned(),
+                model_sha: Some(served.fingerprint.weights_sha256.clone()),
+                tokenizer_sha: Some(served.fingerprint.tokenizer_sha256.clone()),
+                weights_dtype: dtype.clone(),
+                compute: dtype.clone(),
+                residual: dtype,
+                logits: "f32".to_owned(),
+                device: format!("cpu, {} threads", served.threads),
+                ..Provenance::default()
+            },
+        }
+    }
+}
+
+/// What all plans have in common, the request as JSON.
+fn parts(plan: Plan, spec: &impl serde::Serialize, common: &Common) -> (Plan, Value, Common) {
+    let request = serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only");
+    (plan, request, common.clone())
+}

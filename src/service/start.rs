@@ -1,0 +1,156 @@
+//! From configuration to a service: opens the model, loads its weights, measures its speed, starts the engine.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+
+use super::Service;
+use super::served::{Served, sigma};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::row_budget::RowBudget;
+use crate::kernels::cpu::Cpu;
+use crate::load::{
+    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, open, required_bytes,
+};
+use crate::lower::facts::Limits;
+use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
+use crate::model::weights::load_cpu;
+use crate::plan::Plan;
+use crate::plan::cost::Ceiling;
+use crate::plan::pack::{Mode, Packing};
+
+/// Share of the free memory that activations may take when the configuration leaves it open.
+const ROW_SHARE: u64 = 4;
+
+/// Everything from the reference to a warm engine. Blocks for seconds, minutes if the model must be fetched.
+pub fn start(config: &Config) -> anyhow::Result<Service> {
+    let (decoder, served, budget) = load(config)?;
+    let layers = served.config.num_layers as u32;
+    // One computes, the others wait.
+    let engine = Engine::start(decoder, layers, budget, 1 + config.limits.queue_depth)
+        .context("cannot start the engine's thread")?;
+    let ceiling = Ceiling { row_layers: config.limits.row_layers, seconds: config.limits.sync_limit_s };
+    Ok(Service { served: std::sync::Arc::new(served), engine, ceiling })
+}
+
+/// The model without a thread around it, as the bench wants it.
+pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)> {
+    let started = Instant::now();
+    let mut reference: ModelRef = config.model.reference.parse()?;
+    if let (ModelRef::Hub { revision, .. }, Some(configured)) = (&mut reference, config.model.revision()) {
+        revision.get_or_insert_with(|| configured.to_owned());
+    }
+    let options = LoadOptions {
+        cache_dir: config.model.cache_dir(),
+        progress: std::io::IsTerminal::is_terminal(&std::io::stderr()),
+        wheel: Wheel {
+            name: config.model.wheel.name.clone(),
+            version: config.model.wheel.version.clone(),
+            sha256: config.model.wheel.sha256.clone(),
+        },
+        ..LoadOptions::default()
+    };
+    let Checkpoint { name, config: shape, tokenizer, tensors, fingerprint } = open(&reference, &options)?;
+    let dtype = config.model.dtype;
+    check_fits(&shape, dtype.bytes())?;
+    tracing::info!(
+        model = name,
+        layers = shape.num_layers,
+        parameters = shape.parameters(),
+        bytes = required_bytes(&shape, dtype.bytes()),
+        "loading {name} in {}",
+        dtype.name()
+    );
+    let cpu =
+        Cpu::new(config.engine.threads(), dtype).context("cannot start the threads of the arithmetic")?;
+    let threads = cpu.threads();
+    let weights = load_cpu(
+        &cpu,
+        &shape,
+        |name| tensors.tensor(name),
+        |layer| {
+            tracing::debug!(layer, "loaded");
+        },
+    )?;
+    let embedding = std::sync::Arc::clone(&weights.embedding);
+    let mut decoder = Decoder::new(cpu, &shape, weights);
+    let budget = row_budget(config, &shape)?;
+    let budget = calibrate(&mut decoder, &shape, budget)?;
+    tracing::info!(
+        seconds = started.elapsed().as_secs_f64(),
+        row_budget = budget.rows,
+        gflops = (budget.flops_per_second / 1e9).round(),
+        "{name} is ready to compute"
+    );
+    let served = Served {
+        name,
+        limits: limits(config, &shape),
+        config: shape,
+        tokenizer,
+        fingerprint,
+        dtype,
+        threads,
+        vocab_sigma: sigma(embedding.data()),
+        embedding,
+    };
+    Ok((decoder, served, budget))
+}
+
+fn row_budget(config: &Config, shape: &ModelConfig) -> anyhow::Result<RowBudget> {
+    let bytes = match config.engine.row_budget_bytes {
+        0 => available_bytes().map_or(1 << 30, |bytes| bytes / ROW_SHARE),
+        bytes => bytes,
+    };
+    let budget = RowBudget::new(shape, bytes);
+    // Two sequences of a usual length: less than that makes the server useless rather than slow.
+    let least = 2 * shape.max_positions.min(128);
+    if budget.rows < least {
+        bail!(
+            "{bytes} bytes hold {} rows of activations, and {least} are the least that is useful ({} bytes each); \
+             free memory or raise engine.row_budget_bytes",
+            budget.rows,
+            budget.bytes_per_row
+        );
+    }
+    Ok(budget)
+}
+
+/// Measures the rate on a batch large enough to be typical, which also maps the buffers.
+fn calibrate(
+    decoder: &mut Decoder<Cpu>,
+    shape: &ModelConfig,
+    budget: RowBudget,
+) -> anyhow::Result<RowBudget> {
+    const ROWS: usize = 256;
+    let length = shape.max_positions.min(32);
+    let mut plan = Plan::default();
+    for run in 0..ROWS.min(budget.rows) / length {
+        let tokens = (0..length).map(|i| ((i * 7919 + run) % shape.vocab_size) as u32).collect();
+        let root = plan.root(tokens);
+        plan.read(root, length as u32 - 1);
+    }
+    let packing = Packing::new(&plan, shape.num_layers as u32, budget.rows, Mode::Branching)?;
+    let chunk = packing.chunk(0);
+    decoder.forward(&chunk.batch);
+    let started = Instant::now();
+    decoder.forward(&chunk.batch);
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(budget.calibrated(chunk.batch.row_layers, chunk.readouts.len() as u64, seconds))
+}
+
+fn limits(config: &Config, shape: &ModelConfig) -> Limits {
+    let configured = &config.limits;
+    // Keys beyond the window are masked in the checkpoint's own code: a longer prompt would silently differ.
+    let context = shape.sliding_window.map_or(shape.max_positions, |window| window.min(shape.max_positions));
+    Limits {
+        prompt_bytes: configured.prompt_bytes as u64,
+        prompt_tokens: context as u64,
+        samples: configured.samples,
+        cells: configured.cells,
+        score_elements: configured.response_numbers,
+        capture_elements: configured.response_numbers,
+        ..Limits::default()
+    }
+}
