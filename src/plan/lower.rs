@@ -204,6 +204,8 @@ pub(super) struct Size {
     pub cells: u64,
     /// Edits of all of them.
     pub edits: u64,
+    /// Positions written by all edits together.
+    pub positions: u64,
     /// Where the size comes from.
     pub at: &'static str,
 }
@@ -223,6 +225,9 @@ pub(super) fn admit(
         out.push(size.at, code::LIMIT, detail, FIX);
     } else if size.edits > limits.edits {
         let detail = format!("{} edits, the limit is {}", size.edits, limits.edits);
+        out.push(size.at, code::LIMIT, detail, FIX);
+    } else if size.positions > limits.edit_positions {
+        let detail = format!("{} edited positions, the limit is {}", size.positions, limits.edit_positions);
         out.push(size.at, code::LIMIT, detail, FIX);
     }
     let per_score = (prepared.targets.union.len() + prepared.refs.len()) as u64 + u64::from(topk).max(1);

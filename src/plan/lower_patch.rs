@@ -77,7 +77,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let axes = axes(&spec, &templates, out)?;
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
-    check_constants(&templates, size.cells, facts, out);
+    check_constants(&spec, &templates, size.cells, facts, out);
     if !out.is_empty() {
         return None;
     }
@@ -173,7 +173,8 @@ fn op(
                 return None;
             }
             let ids: Vec<u32> = place.positions.iter().map(|p| place.base.ids[*p as usize]).collect();
-            let std = super::lower_trace::sigma(*sigma, &ids, facts).abs;
+            let std =
+                super::lower_trace::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
             let site_width = width(place.intervention.site, facts.config());
             let numbers = place.positions.len() as u64 * site_width as u64;
             if numbers > facts.limits().noise_elements {
@@ -255,7 +256,7 @@ fn source_op(
         );
     }
     let absolute =
-        |p: &Positions| !matches!(p, Positions::Last | Positions::Span { .. } | Positions::Map { .. });
+        |p: &Positions| !matches!(p, &Positions::LAST | Positions::Span { .. } | Positions::Map { .. });
     let by_index = absolute(&place.intervention.positions) || given.as_ref().is_some_and(absolute);
     if tokens.len() != place.base.len() && by_index {
         let detail = format!("{run:?} has {} tokens, {:?} has {}", tokens.len(), spec.base, place.base.len());
@@ -299,40 +300,49 @@ fn list(template: &Template, axis: SweepAxis) -> Option<&Vec<u32>> {
     }
 }
 
+/// Layers, positions and heads that a template writes in one cell, at most.
+fn extent(spec: &PatchSpec, t: &Template, depth: u64) -> [u64; 3] {
+    let one_if_swept = |axis, n: usize| if spec.sweep.contains(&axis) { 1 } else { n as u64 };
+    let layers =
+        one_if_swept(SweepAxis::Layers, t.layers.len()).saturating_mul(u64::from(t.window)).min(depth);
+    let positions = one_if_swept(SweepAxis::Positions, t.positions.len());
+    let heads = one_if_swept(SweepAxis::Heads, t.heads.as_ref().map_or(1, Vec::len));
+    [layers, positions, heads]
+}
+
 fn size(spec: &PatchSpec, templates: &[Template], axes: &[Axis], config: &ModelConfig) -> Size {
     let copies = if spec.controls.contains(&Control::SelfPatch) { 2 } else { 1 };
     let cells = axes.iter().fold(copies, |n: u64, axis| n.saturating_mul(axis.values.len() as u64));
-    let sweeps = |axis| spec.sweep.contains(&axis);
-    let per_cell = templates.iter().fold(0_u64, |n, t| {
-        let layers = if sweeps(SweepAxis::Layers) { 1 } else { t.layers.len() };
-        let layers = layers.saturating_mul(t.window as usize).min(config.num_layers);
-        let heads = if sweeps(SweepAxis::Heads) { 1 } else { t.heads.as_ref().map_or(1, Vec::len) };
-        n.saturating_add(layers as u64 * heads as u64)
-    });
-    Size { cells, edits: cells.saturating_mul(per_cell), at: "/sweep" }
+    let (mut edits, mut written) = (0_u64, 0_u64);
+    for t in templates {
+        let [layers, positions, heads] = extent(spec, t, config.num_layers as u64);
+        edits = edits.saturating_add(layers * heads);
+        written = written.saturating_add(layers * heads * positions);
+    }
+    Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
 }
 
-/// Bounds the memory of constants, which are held per cell.
-fn check_constants(templates: &[Template], cells: u64, facts: &dyn Facts, out: &mut Problems) {
+/// Bounds the memory of constants, which every cell holds its own of.
+fn check_constants(
+    spec: &PatchSpec,
+    templates: &[Template],
+    cells: u64,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) {
     let config = facts.config();
     let limit = facts.limits().noise_elements;
     for (i, t) in templates.iter().enumerate() {
         if !matches!(t.op, OpPlan::Noise { .. } | OpPlan::Vector { .. }) {
             continue;
         }
-        let layers = t.layers.len().saturating_mul(t.window as usize).min(config.num_layers) as u64;
-        let numbers = cells
-            .saturating_mul(layers)
-            .saturating_mul(t.positions.len() as u64)
-            .saturating_mul(width(t.site, config) as u64);
+        let [layers, positions, _] = extent(spec, t, config.num_layers as u64);
+        let rows = cells.saturating_mul(layers * positions);
+        let numbers = rows.saturating_mul(width(t.site, config) as u64);
         if numbers > limit {
             let detail = format!("up to {numbers} constants, the limit is {limit}");
-            out.push(
-                format!("/interventions/{i}"),
-                code::LIMIT,
-                detail,
-                "write fewer layers, positions or cells",
-            );
+            let fix = "write fewer layers, positions or cells";
+            out.push(format!("/interventions/{i}"), code::LIMIT, detail, fix);
         }
     }
 }
