@@ -195,7 +195,16 @@ fn fingerprint(spec: &impl Serialize, runs: &Named<TokenRun>) -> String {
             hash.update(id.to_le_bytes());
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("BUG: writing to a String can't fail");
+        text
+    })
 }
 
 /// How much a plan holds, computed before it is built.

@@ -16,6 +16,7 @@ pub mod noise;
 pub mod output;
 pub mod prompts;
 pub mod select;
+mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

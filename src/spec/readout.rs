@@ -90,7 +90,7 @@ impl Read {
     }
 
     /// Reads the object; `default_topk` where `topk` is absent; `capture` only where it is served.
-    pub fn read(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
+    pub fn from_node(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
         let known: &[&str] = if capture { &["at", "topk", "capture"] } else { &["at", "topk"] };
         let fields = node.fields(known, out)?;
         let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::LAST)), |n| ReadAt::read(&n, out));
@@ -166,7 +166,6 @@ pub fn read_site(node: &Node<'_>, out: &mut Problems) -> Option<Site> {
 
 /// Reads `layers` of something at `site`: `"all"` if left out, and nothing at `embed`, which has no layer.
 /// The outer `None`: a problem was found.
-#[expect(clippy::option_option, reason = "outer: unreadable, inner: the site has no layer")]
 pub fn read_layers(
     fields: &super::read::Fields<'_>,
     site: Option<Site>,
