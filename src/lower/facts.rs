@@ -94,6 +94,8 @@ pub struct Limits {
     pub cells: u64,
     /// Edits of all runs together (a window of 10 layers is ten edits).
     pub edits: u64,
+    /// Positions written by all edits together.
+    pub edit_positions: u64,
     /// Numbers of generated noise: samples times positions times width.
     pub noise_elements: u64,
     /// Most probable tokens per readout.
@@ -117,6 +119,7 @@ impl Default for Limits {
             samples: 1000,
             cells: 250_000,
             edits: 1_000_000,
+            edit_positions: 16 << 20,
             noise_elements: 16 << 20,
             topk: 1000,
             target_tokens: 256,

@@ -15,6 +15,7 @@ mod patch;
 pub mod prompts;
 mod run;
 mod select;
+mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -205,7 +206,16 @@ fn fingerprint(spec: &impl Serialize, runs: &Named<TokenRun>) -> String {
             hash.update(id.to_le_bytes());
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+/// Lower-case hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("BUG: writing to a String can't fail");
+        text
+    })
 }
 
 /// How much a plan holds, computed before it is built.
@@ -214,6 +224,8 @@ pub(super) struct Size {
     pub cells: u64,
     /// Edits of all of them.
     pub edits: u64,
+    /// Positions written by all edits together.
+    pub positions: u64,
     /// Where the size comes from.
     pub at: &'static str,
 }
@@ -233,6 +245,9 @@ pub(super) fn admit(
         out.push(size.at, code::LIMIT, detail, FIX);
     } else if size.edits > limits.edits {
         let detail = format!("{} edits, the limit is {}", size.edits, limits.edits);
+        out.push(size.at, code::LIMIT, detail, FIX);
+    } else if size.positions > limits.edit_positions {
+        let detail = format!("{} edited positions, the limit is {}", size.positions, limits.edit_positions);
         out.push(size.at, code::LIMIT, detail, FIX);
     }
     let per_score = (prepared.targets.union.len() + prepared.refs.len()) as u64 + u64::from(topk).max(1);

@@ -1,10 +1,10 @@
-//! Standard normal numbers: NumPy's legacy stream bit for bit, and a counter-based one.
+//! Standard normal numbers: `NumPy`'s legacy stream bit for bit, and a counter-based one.
 
 use std::f64::consts::PI;
 
 use rand_mt::Mt;
 
-/// NumPy's `RandomState(seed).randn(n)`: MT19937, 53-bit doubles, Marsaglia's polar method with the second value
+/// `NumPy`'s `RandomState(seed).randn(n)`: MT19937, 53-bit doubles, Marsaglia's polar method with the second value
 /// of each pair kept for the next call (`legacy_gauss`).
 pub fn numpy_legacy(seed: u32, n: usize) -> Vec<f64> {
     let mut generator = Mt::new(seed);

@@ -68,7 +68,7 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
         let read = match &experiment.read.at {
             ReadAt::Same(position) => (*position, "/read/at".to_owned()),
             ReadAt::PerRun(by_run) => (
-                by_run.get(name).copied().unwrap_or(ReadPosition::Last),
+                by_run.get(name).copied().unwrap_or(ReadPosition::LAST),
                 format!("/read/at/{}", escape(name)),
             ),
         };
@@ -219,7 +219,7 @@ fn one(
     let spans = spans(name, prompt, &encoded, facts, out);
     let len = encoded.ids.len() as u32;
     let read = match read {
-        ReadPosition::Last => Some(len - 1),
+        &ReadPosition::LAST => Some(len - 1),
         ReadPosition::At(p) => position(*p, len, read_at, out),
     };
     let has_bos = facts.words().bos().is_some_and(|bos| encoded.ids.first() == Some(&bos));

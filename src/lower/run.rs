@@ -26,7 +26,7 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
         }
     }
     let mut captures = captures(&spec, &prepared, facts, out);
-    let size = Size { cells: 0, edits: 0, at: "/runs" };
+    let size = Size { cells: 0, edits: 0, positions: 0, at: "/runs" };
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
     if !out.is_empty() {
         return None;
@@ -61,8 +61,7 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
                 select::layers(layers, config.num_layers as u32, &format!("{at}/layers"), out).map(Some)
             }
         };
-        for (run, (name, tokens)) in prepared.runs.0.iter().enumerate() {
-            debug_assert!(!name.is_empty());
+        for (run, (_, tokens)) in prepared.runs.0.iter().enumerate() {
             let positions = select::positions(&capture.positions, tokens, &format!("{at}/positions"), out);
             let (Some(layers), Some(positions)) = (layers.clone(), positions) else { continue };
             let width = width(capture.site, config);

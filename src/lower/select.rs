@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::prompts::TokenRun;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
-use crate::spec::select::{Heads, Layers, Positions, Which};
+use crate::spec::select::{AllWord, Heads, Layers, PositionWord, Positions, Which};
 
 /// Layers of a model of `n`, in the order given.
 pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
@@ -15,7 +15,7 @@ pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Opt
         out.push(at, code::OUT_OF_RANGE, detail, format!("use layers 0 to {}", n - 1));
     };
     match spec {
-        Layers::All => Some((0..n).collect()),
+        Layers::Word(AllWord::All) => Some((0..n).collect()),
         Layers::One(layer) if *layer < n => Some(vec![*layer]),
         Layers::One(layer) => {
             beyond(*layer, at.to_owned(), out);
@@ -42,7 +42,7 @@ pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Opt
 /// Heads of a site with `n` of them.
 pub(super) fn heads(spec: &Heads, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
     let list = match spec {
-        Heads::All => return Some((0..n).collect()),
+        Heads::Word(_) => return Some((0..n).collect()),
         Heads::One(head) => vec![*head],
         Heads::List(list) => list.clone(),
     };
@@ -91,8 +91,8 @@ pub(super) fn within([start, end]: [i64; 2], len: u32, at: &str, out: &mut Probl
 pub(super) fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
     let len = run.len();
     match spec {
-        Positions::All => Some((0..len).collect()),
-        Positions::Last => Some(vec![len - 1]),
+        Positions::Word(PositionWord::All) => Some((0..len).collect()),
+        Positions::Word(PositionWord::Last) => Some(vec![len - 1]),
         Positions::One(p) => Some(vec![position(*p, len, at, out)?]),
         Positions::Range { range } => within(*range, len, &format!("{at}/range"), out).map(Iterator::collect),
         Positions::Span { span, which } => {

@@ -69,7 +69,7 @@ pub(crate) fn id(word: &str) -> u32 {
 }
 
 impl Facts for Fake {
-    fn model(&self) -> &str {
+    fn model(&self) -> &'static str {
         "fake"
     }
     fn config(&self) -> &ModelConfig {

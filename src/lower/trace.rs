@@ -197,12 +197,7 @@ fn corrupting(
         prepared.lints.warn("SINGLE_NOISE_SAMPLE", "/corrupt/samples", detail, "10 samples are usual");
     }
     let ids: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();
-    let sigma = sigma(gaussian.sigma, &ids, facts);
-    if sigma.abs as f32 <= 0.0 || !(sigma.abs as f32).is_finite() {
-        let detail = format!("a standard deviation of {}", sigma.abs);
-        out.push("/corrupt/sigma", code::OUT_OF_RANGE, detail, "choose another k, or write {\"abs\": 0.1}");
-        return None;
-    }
+    let sigma = sigma(gaussian.sigma, &ids, "/corrupt/sigma", facts, out)?;
     Some((Corrupting::Noise { positions, std: sigma.abs }, Some(sigma)))
 }
 
@@ -227,7 +222,7 @@ fn noisy_positions(
     if bos && gaussian.include_bos {
         let detail = "noise on BOS moves every later position and can raise the answer".to_owned();
         prepared.lints.warn("BOS_CORRUPTED", AT, detail, "leave BOS out");
-    } else if bos && matches!(gaussian.positions, Positions::All) {
+    } else if bos && matches!(gaussian.positions, Positions::ALL) {
         positions.retain(|p| *p != 0);
     } else if bos {
         let fix = "leave out position 0, or set \"include_bos\": true";
@@ -243,19 +238,35 @@ fn noisy_positions(
     Some(positions)
 }
 
-/// The standard deviation that a specification means for the tokens `ids`.
-pub(super) fn sigma(spec: Sigma, ids: &[u32], facts: &dyn Facts) -> SigmaUsed {
-    match spec {
+/// The standard deviation that a specification means for the tokens `ids`, if noise of it fits `f32`.
+pub(super) fn sigma(
+    spec: Sigma,
+    ids: &[u32],
+    at: &str,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<SigmaUsed> {
+    let relative = |k: f64, of, reference: f64| SigmaUsed {
+        abs: k * reference,
+        k: Some(k),
+        of: Some(of),
+        reference: Some(reference),
+    };
+    let sigma = match spec {
         Sigma::Absolute { abs } => SigmaUsed { abs, k: None, of: None, reference: None },
-        Sigma::Relative { k, of: SigmaOf::Vocab } => {
-            let reference = facts.vocab_sigma();
-            SigmaUsed { abs: k * reference, k: Some(k), of: Some("vocab"), reference: Some(reference) }
-        }
+        Sigma::Relative { k, of: SigmaOf::Vocab } => relative(k, "vocab", facts.vocab_sigma()),
         Sigma::Relative { k, of: SigmaOf::Subjects } => {
-            let reference = deviation(&facts.embedding(ids));
-            SigmaUsed { abs: k * reference, k: Some(k), of: Some("subjects"), reference: Some(reference) }
+            relative(k, "subjects", deviation(&facts.embedding(ids)))
         }
+    };
+    // A draw is never a hundred deviations away.
+    let drawn = (100.0 * sigma.abs) as f32;
+    if sigma.abs as f32 > 0.0 && drawn.is_finite() {
+        return Some(sigma);
     }
+    let detail = format!("a standard deviation of {}", sigma.abs);
+    out.push(at, code::OUT_OF_RANGE, detail, "choose another k, or write {\"abs\": 0.1}");
+    None
 }
 
 /// Standard deviation over all numbers, with n - 1 as in ROME's `collect_embedding_std`.
@@ -288,7 +299,7 @@ pub(super) fn noise_rows(gaussian: &Gaussian, positions: &[u32], std: f64, width
 
 fn size(spec: &TraceSpec, arms: &Named<ArmPlan>, positions: usize, samples: u64, depth: u32) -> Size {
     let copies = if spec.controls.contains(&Control::SelfPatch) { 2 } else { 1 };
-    let mut size = Size { cells: 0, edits: 0, at: "/arms" };
+    let mut size = Size { cells: 0, edits: 0, positions: 0, at: "/arms" };
     for (_, arm) in arms.iter() {
         let cells = (arm.layers.len() as u64)
             .saturating_mul(positions as u64)
@@ -297,6 +308,7 @@ fn size(spec: &TraceSpec, arms: &Named<ArmPlan>, positions: usize, samples: u64,
         let per_cell = u64::from(arm.window.min(depth)).saturating_mul(arm.columns.len() as u64);
         size.cells = size.cells.saturating_add(cells);
         size.edits = size.edits.saturating_add(cells.saturating_mul(per_cell));
+        size.positions = size.edits;
     }
     size
 }

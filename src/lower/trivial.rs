@@ -1,5 +1,7 @@
 //! Cells whose answer follows from how they are made.
 
+use std::collections::HashSet;
+
 use crate::plan::{Address, Edit, Op, Plan, RunId, Source};
 use crate::spec::site::Site;
 
@@ -37,26 +39,23 @@ pub fn triviality(
         let here: Vec<(u32, u32)> =
             later.iter().filter(|edit| edit.at == at).flat_map(|edit| pairs(edit)).collect();
         let last = at.layer + 1 == layers && matches!(at.site, Site::ResidMid | Site::ResidPost);
-        // Without attention left only the read position counts, so its source may stand elsewhere.
-        if last
-            && later.iter().flat_map(|edit| pairs(edit)).all(|(_, dst)| dst != read || at_is_own(&here, read))
+        // Without attention left only the read position counts, and its source may stand elsewhere.
+        let from = here.iter().rev().find(|(_, dst)| *dst == read).map(|(src, _)| *src);
+        let mut copies = later.iter().flat_map(|edit| pairs(edit));
+        if last && from == Some(read_of(source)) && copies.all(|(src, dst)| dst != read || Some(src) == from)
         {
-            let from = here.iter().rev().find(|(_, dst)| *dst == read).map(|(src, _)| *src);
-            let same_later =
-                later.iter().flat_map(|edit| pairs(edit)).all(|(src, dst)| dst != read || Some(src) == from);
-            if from == Some(read_of(source)) && same_later {
-                return Some(Triviality::LastLayer);
-            }
+            return Some(Triviality::LastLayer);
         }
+        // Most cells fail here, before the runs are compared.
         let straight = later.iter().flat_map(|edit| pairs(edit)).all(|(src, dst)| src == dst);
+        if !straight || from.is_none() {
+            return None;
+        }
+        let written: HashSet<u32> = here.iter().map(|(_, dst)| *dst).collect();
         let first = first_difference(plan, parent, source);
-        let covered = first <= read && (first..=read).all(|p| here.contains(&(p, p)));
-        (straight && covered).then_some(Triviality::Cut)
+        let covered = first <= read && (first..=read).all(|p| written.contains(&p));
+        covered.then_some(Triviality::Cut)
     })
-}
-
-fn at_is_own(here: &[(u32, u32)], read: u32) -> bool {
-    here.iter().any(|(_, dst)| *dst == read)
 }
 
 /// The run that a whole-width replacement copies from.

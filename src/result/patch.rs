@@ -103,7 +103,7 @@ pub fn respond(
 ) -> Result<PatchResponse, Problems> {
     let (common, grid, scores) = (&layout.common, &layout.grid, &output.scores);
     let shape = shape(grid);
-    let topk = layout.spec.experiment.read.topk;
+    let shown = layout.spec.experiment.read.topk;
     let top1 = effects::reference_top1(layout, scores);
     let (mut values, mut differences) = (Named::default(), Named::default());
     let (mut normalised, mut reasons) = (Named::default(), Vec::new());
@@ -121,19 +121,19 @@ pub fn respond(
     }
     let nulls = grid.exact_nulls(resolved, &[layout.base]);
     let found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
-    let tops = grid.readouts.iter().map(|i| top_tokens(&scores[*i], topk, words)).collect();
+    let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
     Ok(PatchResponse {
         id: envelope.id,
         model: envelope.model,
         request: layout.spec.clone(),
         targets: target_sets(common),
-        runs: run_tokens(common, scores, topk, words),
+        runs: run_tokens(common, scores, shown, words),
         axes: grid.axes.clone(),
         baselines: common.runs.map(|_, (_, readout)| metrics(&common.measures, &scores[*readout], top1)),
         values,
         effects: differences,
         normalised,
-        topk: NdArray::new(&shape, tops),
+        topk: NdArray::new(&shape, predictions),
         masks: masks(grid, nulls),
         receipt: Receipts::of(output),
         controls: Controls::of(effects::self_patch(layout, scores)),

@@ -123,11 +123,11 @@ pub struct ArmResult {
     /// Axes.
     pub axes: Vec<Axis>,
     /// Metrics of the patched runs.
-    #[schema(value_type = std::collections::BTreeMap<String, Map>)]
-    pub values: Named<Map>,
+    #[schema(value_type = std::collections::BTreeMap<String, CellEstimates>)]
+    pub values: Named<CellEstimates>,
     /// Patched minus unpatched (the corrupted run, or for noising the clean one), paired by sample.
-    #[schema(value_type = std::collections::BTreeMap<String, Map>)]
-    pub effects: Named<Map>,
+    #[schema(value_type = std::collections::BTreeMap<String, CellEstimates>)]
+    pub effects: Named<CellEstimates>,
     /// Mean effect over mean total effect (its negative for noising), never clamped; null where undefined.
     #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     pub recovery: Named<NdArray<Option<f64>>>,
@@ -140,7 +140,7 @@ pub struct ArmResult {
 
 /// Means over samples of every cell.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Map {
+pub struct CellEstimates {
     /// Means.
     #[schema(value_type = serde_json::Value)]
     pub mean: NdArray<Option<f64>>,
@@ -252,7 +252,7 @@ fn arm(
     let shape = shape(grid);
     let with_samples: Vec<usize> = shape.iter().copied().chain([grid.samples]).collect();
     let array = |data| NdArray::new(&shape, data);
-    let map = |estimates: &[Estimate]| Map {
+    let map = |estimates: &[Estimate]| CellEstimates {
         mean: array(estimates.iter().map(|e| e.mean).collect()),
         se: array(estimates.iter().map(|e| e.se).collect()),
         samples: None,

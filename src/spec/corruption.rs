@@ -120,7 +120,7 @@ impl Sigma {
     }
 }
 
-/// Reads the seed, which NumPy's generator takes in 32 bits.
+/// Reads the seed, which `NumPy`'s generator takes in 32 bits.
 pub(super) fn read_seed(
     fields: &super::read::Fields<'_>,
     rng: Option<Rng>,
@@ -166,7 +166,7 @@ impl Corruption {
         let rng = fields.get("rng").map_or(Some(default.rng), |n| Rng::read(&n, out));
         let seed = read_seed(&fields, rng, out);
         let include_bos = fields.get("include_bos").map_or(Some(false), |n| n.flag(out));
-        (method?, mode?);
+        method.and(mode)?;
         let gaussian = Gaussian {
             positions: positions?,
             sigma: sigma?,

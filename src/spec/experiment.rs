@@ -78,7 +78,7 @@ impl Experiment {
         let model = fields.get("model").and_then(|n| n.name(out));
         let (targets, from_short) = read_targets(fields, out);
         let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
-        let read = fields.get("read").and_then(|n| Read::read(&n, topk, capture, out));
+        let read = fields.get("read").and_then(|n| Read::from_node(&n, topk, capture, out));
         let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
         let (runs, mut origins) = runs?;
         origins.0.extend(from_short);

@@ -107,12 +107,12 @@ impl Intervention {
     pub fn last_residual(source: &str) -> Self {
         Self {
             site: Site::ResidPost,
-            layers: Some(Layers::All),
-            positions: Positions::Last,
+            layers: Some(Layers::ALL),
+            positions: Positions::LAST,
             heads: None,
             window: 1,
             op: OpSpec::Replace {
-                source: SourceSpec::Run { run: source.to_owned(), positions: Some(Positions::Last) },
+                source: SourceSpec::Run { run: source.to_owned(), positions: Some(Positions::LAST) },
             },
         }
     }
@@ -139,7 +139,7 @@ impl Intervention {
             .and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
         let positions =
-            fields.get("positions").map_or(Some(Positions::Last), |n| Positions::read(&n, true, out));
+            fields.get("positions").map_or(Some(Positions::LAST), |n| Positions::read(&n, true, out));
         let heads = fields.get("heads").map_or(Some(None), |n| Heads::read(&n, out).map(Some));
         if let (Some(node), Some(site)) = (fields.get("heads"), site) {
             check_heads_site(&node.at, site, out);

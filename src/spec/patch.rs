@@ -149,12 +149,13 @@ fn read_normalise(node: &Node<'_>, out: &mut Problems) -> Option<Normalise> {
     Some(Normalise { zero: zero?, one: one? })
 }
 
+const LATER: [&str; 3] = ["random_position", "random_vector", "unrelated_prompt"];
+
 /// Reads a list of controls; an empty one means none.
 pub(super) fn read_controls(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Control>> {
     if node.value.as_array().is_some_and(Vec::is_empty) {
         return Some(Vec::new());
     }
-    const LATER: [&str; 3] = ["random_position", "random_vector", "unrelated_prompt"];
     let controls = node.each(out, |n, out| n.choice(&[("self_patch", Control::SelfPatch)], &LATER, out))?;
     report_twice(&controls, node, out);
     Some(controls)

@@ -1,6 +1,6 @@
 //! What is read from a run.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::named::Named;
@@ -37,10 +37,17 @@ pub enum ReadAt {
 #[serde(untagged)]
 pub enum ReadPosition {
     /// The last position: `"last"`.
-    #[serde(serialize_with = "last")]
-    Last,
+    Word(LastWord),
     /// A position.
     At(i64),
+}
+
+/// `"last"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LastWord {
+    /// The last position.
+    Last,
 }
 
 /// Activations returned.
@@ -76,21 +83,17 @@ pub enum CaptureDtype {
     F32,
 }
 
-fn last<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("last")
-}
-
 impl Read {
     /// The last position and `topk` tokens.
     pub fn last(topk: u32) -> Self {
-        Self { at: ReadAt::Same(ReadPosition::Last), topk, capture: Vec::new() }
+        Self { at: ReadAt::Same(ReadPosition::LAST), topk, capture: Vec::new() }
     }
 
     /// Reads the object; `default_topk` where `topk` is absent; `capture` only where it is served.
-    pub fn read(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
+    pub fn from_node(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
         let known: &[&str] = if capture { &["at", "topk", "capture"] } else { &["at", "topk"] };
         let fields = node.fields(known, out)?;
-        let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::Last)), |n| ReadAt::read(&n, out));
+        let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::LAST)), |n| ReadAt::read(&n, out));
         let topk = fields.get("topk").map_or(Some(default_topk), |n| n.index(out));
         let capture = fields.get("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
         Some(Self { at: at?, topk: topk?, capture: capture? })
@@ -107,10 +110,13 @@ impl ReadAt {
 }
 
 impl ReadPosition {
+    /// The last position.
+    pub const LAST: Self = Self::Word(LastWord::Last);
+
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::At(node.int(out)?)),
-            v if v.is_string() => node.choice(&[("last", Self::Last)], &[], out),
+            v if v.is_string() => node.choice(&[("last", Self::LAST)], &[], out),
             _ => {
                 node.wrong("\"last\" or a position", out);
                 None
@@ -126,7 +132,7 @@ impl CaptureSpec {
             fields.need("site", "name the site to read, as resid_post", out).and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
         let positions =
-            fields.get("positions").map_or(Some(Positions::Last), |n| Positions::read(&n, false, out));
+            fields.get("positions").map_or(Some(Positions::LAST), |n| Positions::read(&n, false, out));
         let forms = [("inline", CaptureForm::Inline)];
         let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &["handle"], out));
         let dtypes = [("f32", CaptureDtype::F32)];
@@ -160,7 +166,6 @@ pub fn read_site(node: &Node<'_>, out: &mut Problems) -> Option<Site> {
 
 /// Reads `layers` of something at `site`: `"all"` if left out, and nothing at `embed`, which has no layer.
 /// The outer `None`: a problem was found.
-#[expect(clippy::option_option, reason = "outer: unreadable, inner: the site has no layer")]
 pub fn read_layers(
     fields: &super::read::Fields<'_>,
     site: Option<Site>,
@@ -179,5 +184,5 @@ pub fn read_layers(
         }
         return Some(None);
     }
-    node.map_or(Some(Some(Layers::All)), |n| Layers::read(&n, out).map(Some))
+    node.map_or(Some(Some(Layers::ALL)), |n| Layers::read(&n, out).map(Some))
 }

@@ -1,6 +1,6 @@
 //! Which layers, positions and heads.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::{Problems, code};
@@ -25,7 +25,24 @@ pub enum Layers {
         step: u32,
     },
     /// Every layer: `"all"`.
-    #[serde(serialize_with = "all")]
+    Word(AllWord),
+}
+
+/// `"all"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AllWord {
+    /// Every one.
+    All,
+}
+
+/// Positions named by a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionWord {
+    /// The last position.
+    Last,
+    /// Every position.
     All,
 }
 
@@ -54,12 +71,8 @@ pub enum Positions {
         /// `[source, destination]` pairs.
         map: Vec<[i64; 2]>,
     },
-    /// The last position: `"last"`.
-    #[serde(serialize_with = "last")]
-    Last,
-    /// Every position: `"all"`.
-    #[serde(serialize_with = "all")]
-    All,
+    /// `"last"` or `"all"`.
+    Word(PositionWord),
 }
 
 /// Which tokens of a span.
@@ -83,25 +96,19 @@ pub enum Heads {
     /// Listed heads.
     List(Vec<u32>),
     /// Every head: `"all"`.
-    #[serde(serialize_with = "all")]
-    All,
-}
-
-fn all<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("all")
-}
-
-fn last<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str("last")
+    Word(AllWord),
 }
 
 impl Layers {
+    /// Every layer.
+    pub const ALL: Self = Self::Word(AllWord::All);
+
     /// Reads any of its forms.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.index(out)?)),
             v if v.is_array() => Some(Self::List(node.all(out, Node::index)?)),
-            v if v.is_string() => node.choice(&[("all", ())], &[], out).map(|()| Self::All),
+            v if v.is_string() => node.choice(&[("all", AllWord::All)], &[], out).map(Self::Word),
             v if v.is_object() => {
                 let fields = node.fields(&["from", "to", "step"], out)?;
                 let from = fields.get("from").map_or(Some(0), |n| n.index(out));
@@ -124,13 +131,19 @@ impl Layers {
 }
 
 impl Positions {
+    /// The last position.
+    pub const LAST: Self = Self::Word(PositionWord::Last);
+    /// Every position.
+    pub const ALL: Self = Self::Word(PositionWord::All);
+
     /// Reads any of its forms; `map` only where values are both read and written.
     pub fn read(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.int(out)?)),
             v if v.is_array() => Some(Self::List(node.all(out, Node::int)?)),
             v if v.is_string() => {
-                node.choice(&[("last", Self::last()), ("all", Self::all())], &[], out).map(|f| f())
+                let words = [("last", PositionWord::Last), ("all", PositionWord::All)];
+                node.choice(&words, &[], out).map(Self::Word)
             }
             v if v.is_object() => Self::read_object(node, map, out),
             _ => {
@@ -138,14 +151,6 @@ impl Positions {
                 None
             }
         }
-    }
-
-    fn last() -> fn() -> Self {
-        || Self::Last
-    }
-
-    fn all() -> fn() -> Self {
-        || Self::All
     }
 
     fn read_object(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
@@ -197,7 +202,7 @@ impl Heads {
         match node.value {
             v if v.is_number() => Some(Self::One(node.index(out)?)),
             v if v.is_array() => Some(Self::List(node.all(out, Node::index)?)),
-            v if v.is_string() => node.choice(&[("all", ())], &[], out).map(|()| Self::All),
+            v if v.is_string() => node.choice(&[("all", AllWord::All)], &[], out).map(Self::Word),
             _ => {
                 node.wrong("heads: 3, [0, 3] or \"all\"", out);
                 None

@@ -158,9 +158,9 @@ impl TraceSpec {
             .map_or_else(|| Some(Corruption::gaussian(&clean)), |n| Corruption::read(&n, &clean, out));
         let hidden = || Named::one("hidden", Arm::new(Site::ResidPost, 1));
         let arms = fields.get("arms").map_or_else(|| Some(hidden()), |n| read_arms(&n, out));
-        let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::All);
+        let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);
         let positions =
-            fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::All);
+            fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::ALL);
         let directions = [("denoising", Direction::Denoising), ("noising", Direction::Noising)];
         let direction = fields.get("direction").and_then(|n| n.choice(&directions, &["both"], out));
         let expect_top1 = fields.get("expect_top1").and_then(|n| n.name(out));

@@ -402,6 +402,14 @@ fn what_is_too_large_is_refused_before_it_is_built() {
     let noise = json!({"base": "The Eiffel", "interventions": [{"site": "mlp_out", "positions": "all", "op": "noise",
                                                                 "sigma": {"abs": 1}}]});
     assert_eq!(problems("patch", &noise, &facts), ["/interventions/0 limit_exceeded"]);
+    facts.config.hidden_size = 8;
+    facts.limits.edit_positions = 1999;
+    let rows = json!({"base": "The Eiffel", "interventions": [{"site": "mlp_out", "positions": "all", "op": "zero"}]});
+    assert_eq!(problems("patch", &rows, &facts), ["/sweep limit_exceeded"]);
+    let loud =
+        json!({"base": "The", "interventions": [{"site": "z", "op": "noise", "sigma": {"abs": 1e37}}]});
+    assert_eq!(problems("patch", &loud, &facts), ["/interventions/0/sigma out_of_range"]);
+    facts.config.hidden_size = 1 << 20;
     let capture = json!({"prompt": "The", "read": {"capture": [{"site": "mlp_out", "positions": "all"}]}});
     assert_eq!(problems("run", &capture, &facts), ["/read/capture/0 limit_exceeded"]);
 }

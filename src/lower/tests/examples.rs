@@ -181,3 +181,16 @@ fn a_dry_run_names_one_request() {
     let inner = lower::trace(&json!({"prompt": "a"}), &Fake::default()).unwrap_err().under("/trace");
     assert!(inner.0.iter().all(|p| p.pointer.starts_with("/trace/")), "{inner:?}");
 }
+
+#[test]
+fn the_schema_writes_words_as_strings_and_metrics_too() {
+    use crate::spec::select::{AllWord, Layers};
+    use utoipa::PartialSchema;
+    let schema =
+        |s: utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>| serde_json::to_value(s).unwrap();
+    assert_eq!(schema(AllWord::schema())["enum"], json!(["all"]));
+    assert_eq!(schema(Layers::schema())["oneOf"].as_array().unwrap().len(), 4);
+    let experiment = schema(crate::spec::experiment::Experiment::schema());
+    assert_eq!(experiment["properties"]["metrics"]["items"]["type"], "string");
+    assert!(experiment["properties"].get("origins").is_none());
+}

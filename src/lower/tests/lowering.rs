@@ -298,3 +298,16 @@ fn lints_without_results() {
     let codes: Vec<&str> = refused.0.iter().map(|p| p.code).collect();
     assert_eq!(codes, ["TARGET_SETS_OVERLAP", "WINDOW_EXCEEDS_MODEL", "LENGTH_MISMATCH"]);
 }
+
+#[test]
+fn a_full_trace_of_three_arms_and_a_long_prompt_is_within_the_default_limits() {
+    let mut facts = Fake::default();
+    facts.config.num_layers = 30;
+    facts.config.max_positions = 256;
+    let body = json!({"prompt": "The".to_owned() + &"x".repeat(127), "subject": "The", "target": " Paris",
+                      "arms": ["hidden", "mlp", "attn"]});
+    let lowered = lower::trace(&body, &facts).unwrap();
+    assert_eq!(lowered.plan.runs.len(), 1 + 10 + 3 * 30 * 128 * 10);
+    let trivial = lowered.layout.arms.map(|_, grid| grid.trivial.iter().flatten().count());
+    assert_eq!(trivial.0.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 0, 0]);
+}
