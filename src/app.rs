@@ -47,7 +47,7 @@ where
     let limits = listen::Limits::from(&config.http);
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
-    let state = AppState { config: Arc::new(config), readiness: ready };
+    let state = AppState { config: Arc::new(config), readiness: ready, service: Arc::default() };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");

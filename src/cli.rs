@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchArgs;
 use crate::config::{self, ConfigError, Loaded};
-use crate::{app, http, telemetry};
+use crate::{app, bench, http, service, telemetry};
 
 /// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
 #[derive(Debug, Parser)]
@@ -20,6 +21,8 @@ pub struct Cli {
 enum Command {
     /// Serve a model over HTTP until SIGTERM or ctrl-c
     Serve(Settings),
+    /// Measure the causal trace on this machine
+    Bench(BenchArgs),
     /// Print the configuration in force, and where each value came from; fails if it is not valid
     CheckConfig(Settings),
     /// Print the OpenAPI document
@@ -69,8 +72,9 @@ impl Cli {
             Command::Serve(settings) => {
                 let Loaded { config, .. } = settings.load()?;
                 telemetry::init(&config.telemetry)?;
-                app::run(config, |_| Ok(()))
+                app::run(config, |state| state.install(service::start::start(&state.config)?))
             }
+            Command::Bench(args) => bench::run(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
         }

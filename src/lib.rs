@@ -26,4 +26,5 @@ pub mod config;
 pub mod http;
 pub mod telemetry;
 pub mod app;
+pub mod bench;
 pub mod cli;

@@ -43,7 +43,7 @@ pub(super) async fn readiness(State(state): State<AppState>, request: Request, n
     if request.method() != axum::http::Method::POST {
         return next.run(request).await;
     }
-    let readiness = state.readiness.borrow().clone();
+    let readiness = state.readiness();
     let retry_after_s = match readiness {
         Readiness::Ready => return next.run(request).await,
         Readiness::Loading | Readiness::Draining => 5,

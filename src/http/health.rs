@@ -43,7 +43,7 @@ async fn healthz() -> &'static str {
         (status = 200, description = "Ready", body = ReadinessReport),
         (status = 503, description = "Loading, draining or failed", body = ReadinessReport)))]
 async fn readyz(State(state): State<AppState>) -> Response {
-    let readiness = state.readiness.borrow().clone();
+    let readiness = state.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(readiness.report())).into_response()
 }

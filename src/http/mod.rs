@@ -5,10 +5,12 @@
 
 mod body;
 mod encoding;
+mod experiments;
 mod gate;
 mod health;
 mod json;
 pub mod listen;
+mod models;
 mod problem;
 mod request_id;
 mod stall;
@@ -40,13 +42,17 @@ pub use state::{AppState, Readiness, ReadinessReport};
             Errors are RFC 9457 problem documents; `errors[]` names every wrong field by JSON pointer."
     ),
     components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
-    tags((name = "operations", description = "Liveness, readiness, version"))
+    tags(
+        (name = "experiments", description = "Clean runs, patch runs, causal traces"),
+        (name = "models", description = "What is served and what it can do"),
+        (name = "operations", description = "Liveness, readiness, version")
+    )
 )]
 struct Api;
 
 /// All resources with their documentation.
 fn api() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Api::openapi()).merge(health::routes())
+    OpenApiRouter::with_openapi(Api::openapi()).merge(health::routes()).merge(models::routes()).merge(experiments::routes())
 }
 
 /// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.

@@ -10,6 +10,8 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::request_id::RequestId;
+use crate::engine::EngineError;
+use crate::service::Refusal;
 use crate::spec::problem::{FieldProblem, Problems};
 
 /// Media type of every error answer.
@@ -203,6 +205,41 @@ impl From<Problems> for Problem {
             _ => format!("{n} fields are wrong; see `errors`"),
         };
         Self { errors: problems.0, ..Self::new(Kind::InvalidRequest, detail) }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(problems) => problems.into(),
+            Refusal::TooLarge { cost, ceiling } => {
+                let detail = format!(
+                    "{} row-layers and about {:.1} s, over the limit of {} and {} s",
+                    cost.row_layers, cost.seconds, ceiling.row_layers, ceiling.seconds
+                );
+                let fix = "sweep fewer layers, positions, arms or samples, or shorten the prompt";
+                Self::new(Kind::TooLarge, format!("{detail}; {fix}"))
+                    .error("", "too_large", detail, fix)
+                    .with("estimate", serde_json::json!(cost))
+                    .with("ceiling", serde_json::json!(ceiling))
+            }
+            Refusal::Engine(error) => error.into(),
+        }
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        match error {
+            // A few seconds is what a request takes; the queue of other clients is as likely to have moved as not.
+            EngineError::Overloaded { .. } => Self::new(Kind::Overloaded, error.to_string()).retry_after(5),
+            EngineError::Pack(too_large) => {
+                let fix = "shorten the prompt, or give the server a larger row budget";
+                let problem = Self::new(Kind::TooLarge, format!("{too_large}; {fix}"));
+                problem.error("", "too_large", too_large.to_string(), fix)
+            }
+            EngineError::Stopped => Self::new(Kind::Unavailable, error.to_string()).retry_after(60),
+        }
     }
 }
 

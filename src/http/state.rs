@@ -1,12 +1,14 @@
 //! What every handler can reach.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use super::problem::{Kind, Problem};
 use crate::config::Config;
+use crate::service::Service;
 
 /// Shared by all handlers; cheap to clone.
 #[derive(Debug, Clone)]
@@ -15,6 +17,33 @@ pub struct AppState {
     pub config: Arc<Config>,
     /// Whether requests for work can be served.
     pub readiness: watch::Receiver<Readiness>,
+    /// The model, once it is loaded.
+    pub service: Arc<OnceLock<Service>>,
+}
+
+impl AppState {
+    /// The model; a problem while it is loading.
+    pub fn service(&self) -> Result<&Service, Problem> {
+        self.service
+            .get()
+            .ok_or_else(|| Problem::new(Kind::Unavailable, "the model is loading").retry_after(5))
+    }
+
+    /// Puts the loaded model in place.
+    pub fn install(&self, service: Service) -> anyhow::Result<()> {
+        self.service.set(service).map_err(|_| anyhow::anyhow!("a model is loaded already"))
+    }
+
+    /// Whether work can be served right now: also not when the engine's thread has ended.
+    pub fn readiness(&self) -> Readiness {
+        let readiness = self.readiness.borrow().clone();
+        match self.service.get() {
+            Some(service) if readiness == Readiness::Ready && !service.engine.is_alive() => {
+                Readiness::Failed("the engine has stopped; restart the server".to_owned())
+            }
+            _ => readiness,
+        }
+    }
 }
 
 /// Whether the server can do work. It listens in all of these states.

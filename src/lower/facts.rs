@@ -80,7 +80,7 @@ impl Words for Tokenizer {
 }
 
 /// What one request may ask for. Checked before anything of that size is allocated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Limits {
     /// Bytes of all prompts together, checked before they are tokenised.
     pub prompt_bytes: u64,

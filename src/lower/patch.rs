@@ -2,13 +2,13 @@
 
 use super::facts::Facts;
 use super::layout::{Axis, Grid, Lowered, PatchLayout};
-use super::{Size, admit, lint_effect_metrics, prepare, start};
-use super::run::width;
 use super::prompts::find;
+use super::run::width;
 use super::template::{OpPlan, Template, template};
 use super::trivial::triviality;
-use crate::plan::{Edit, EditGroup, Op, Plan, RunId, Source};
+use super::{Size, admit, lint_effect_metrics, prepare, start};
 use crate::model::config::ModelConfig;
+use crate::plan::{Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 use crate::spec::site::Site;

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Prepared;
 use super::facts::Facts;
 use super::lint::Lints;
-use super::Prepared;
-use super::run::width;
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
 use super::prompts::{TokenRun, find};
+use super::run::width;
 use super::select;
-use crate::plan::{Address, Edit, EditGroup, Op, RunId, Source};
 use crate::model::config::ModelConfig;
+use crate::plan::{Address, Edit, EditGroup, Op, RunId, Source};
 use crate::spec::corruption::{Rng, Sigma};
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::patch::{PatchSpec, SweepAxis};
@@ -140,8 +140,7 @@ fn op(
                 return None;
             }
             let ids: Vec<u32> = place.positions.iter().map(|p| place.base.ids[*p as usize]).collect();
-            let std =
-                super::trace::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
+            let std = super::trace::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
             let site_width = width(place.intervention.site, facts.config());
             let numbers = place.positions.len() as u64 * site_width as u64;
             if numbers > facts.limits().noise_elements {

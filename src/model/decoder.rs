@@ -73,9 +73,9 @@ impl<K: Kernels> Decoder<K> {
         &self.kernels
     }
 
-    /// The weights.
-    pub fn weights(&self) -> &Weights<K> {
-        &self.weights
+    /// The device and the weights, without the buffers.
+    pub fn into_parts(self) -> (K, Weights<K>) {
+        (self.kernels, self.weights)
     }
 
     /// Computes a batch.

@@ -91,6 +91,8 @@ const OPS: [(&str, Kind); 5] = [
     ("zero", Kind::Zero),
     ("noise", Kind::Noise),
 ];
+/// Names of the operations.
+pub const OP_NAMES: [&str; 5] = [OPS[0].0, OPS[1].0, OPS[2].0, OPS[3].0, OPS[4].0];
 const LATER: [&str; 5] = ["mean", "resample", "project_out", "freeze", "subspace"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -103,28 +103,34 @@ impl Kernels for Cpu {
         let columns = x.columns();
         self.for_rows(out, |first, out| {
             let x = &x.data()[first * columns..][..out.len()];
-            vectorized(|| {
-                for (out, x) in out.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                    let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
-                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                        *out = x * scale * w;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (out, x) in out.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
+                        let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
+                        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                            *out = x * scale * w;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
     fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
         let width = weight.len();
         self.for_rows(x, |_, rows| {
-            vectorized(|| {
-                for head in rows.chunks_exact_mut(width) {
-                    let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
-                    for (x, w) in head.iter_mut().zip(weight) {
-                        *x = *x * scale * w;
+            vectorized(
+                #[inline(always)]
+                || {
+                    for head in rows.chunks_exact_mut(width) {
+                        let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
+                        for (x, w) in head.iter_mut().zip(weight) {
+                            *x = *x * scale * w;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
@@ -137,18 +143,21 @@ impl Kernels for Cpu {
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
         let (columns, half) = (x.columns(), table.half);
         self.for_rows(x, |first, rows| {
-            vectorized(|| {
-                for (row, &position) in rows.chunks_exact_mut(columns).zip(&positions[first..]) {
-                    let cos = &table.cos[position as usize * half..][..half];
-                    let sin = &table.sin[position as usize * half..][..half];
-                    for head in row.chunks_exact_mut(2 * half) {
-                        let (a, b) = head.split_at_mut(half);
-                        for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                            (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (row, &position) in rows.chunks_exact_mut(columns).zip(&positions[first..]) {
+                        let cos = &table.cos[position as usize * half..][..half];
+                        let sin = &table.sin[position as usize * half..][..half];
+                        for head in row.chunks_exact_mut(2 * half) {
+                            let (a, b) = head.split_at_mut(half);
+                            for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                            }
                         }
                     }
-                }
-            });
+                },
+            );
         });
     }
 
@@ -165,13 +174,16 @@ impl Kernels for Cpu {
         out.set_rows(q.rows());
         let width = q.columns();
         self.for_rows(out, |first, out| {
-            vectorized(|| {
-                let mut scores = attention::Scores::default();
-                for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                    let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
-                    attention::row(heads, q.row(i), k, v, keys, &mut scores, out);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mut scores = attention::Scores::default();
+                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
+                        attention::row(heads, q.row(i), k, v, keys, &mut scores, out);
+                    }
+                },
+            );
         });
     }
 
@@ -184,7 +196,10 @@ impl Kernels for Cpu {
         let columns = x.columns();
         self.for_rows(x, |first, x| {
             let y = &y.data()[first * columns..][..x.len()];
-            vectorized(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+            vectorized(
+                #[inline(always)]
+                || x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
+            );
         });
     }
 

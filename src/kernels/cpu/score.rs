@@ -32,18 +32,27 @@ pub(super) fn score(x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) 
         .iter()
         .map(|&r| {
             let logits = unembed_rows(x.row(r as usize));
-            let (log_sum_exp, top) = vectorized(|| log_sum_exp(&logits));
+            let (log_sum_exp, top) = vectorized(
+                #[inline(always)]
+                || log_sum_exp(&logits),
+            );
             let shift = (log_sum_exp - f64::from(top)) as f32;
-            let probabilities = vectorized(|| logits.iter().map(|l| exp(l - top - shift)).collect());
+            let probabilities = vectorized(
+                #[inline(always)]
+                || logits.iter().map(|l| exp(l - top - shift)).collect(),
+            );
             Reference { logits, probabilities, log_sum_exp }
         })
         .collect();
     let mut scores = Vec::with_capacity(x.rows());
     for rows in x.data().chunks(BLOCK * x.columns()) {
         let logits = unembed_rows(rows);
-        scores.par_extend(
-            logits.par_chunks_exact(vocabulary).map(|row| vectorized(|| of_row(row, readout, &references))),
-        );
+        scores.par_extend(logits.par_chunks_exact(vocabulary).map(|row| {
+            vectorized(
+                #[inline(always)]
+                || of_row(row, readout, &references),
+            )
+        }));
     }
     scores
 }

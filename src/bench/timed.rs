@@ -1,0 +1,137 @@
+//! The CPU's kernels with a stopwatch around each.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
+use crate::kernels::{Heads, Kernels, RopeTable};
+use crate::model::config::ModelConfig;
+use crate::model::decoder::Decoder;
+use crate::model::weights::{Layer, Linear, Weights};
+use crate::plan::Score;
+use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
+use crate::plan::output::EditStats;
+
+/// Kernels that note how long each operation takes.
+pub(super) struct Timed {
+    cpu: Cpu,
+    seconds: RefCell<BTreeMap<&'static str, f64>>,
+}
+
+impl Timed {
+    /// The same decoder, timed.
+    pub(super) fn around(decoder: Decoder<Cpu>, config: &ModelConfig) -> Decoder<Timed> {
+        let (cpu, weights) = decoder.into_parts();
+        let linear = |l: Linear<Cpu>| Linear { weight: l.weight, bias: l.bias };
+        let layer = |l: Layer<Cpu>| Layer {
+            attention_norm: l.attention_norm,
+            q: linear(l.q),
+            k: linear(l.k),
+            v: linear(l.v),
+            qk_norm: l.qk_norm,
+            o: l.o,
+            mlp_norm: l.mlp_norm,
+            gate: l.gate,
+            up: l.up,
+            down: l.down,
+        };
+        let weights = Weights {
+            embedding: weights.embedding,
+            layers: weights.layers.into_iter().map(layer).collect(),
+            final_norm: weights.final_norm,
+            unembedding: weights.unembedding,
+            rope: weights.rope,
+        };
+        Decoder::new(Timed { cpu, seconds: RefCell::default() }, config, weights)
+    }
+
+    /// Seconds by operation so far.
+    pub(super) fn seconds(&self) -> Vec<(&'static str, f64)> {
+        self.seconds.borrow().iter().map(|(name, seconds)| (*name, *seconds)).collect()
+    }
+
+    fn time<T>(&self, name: &'static str, f: impl FnOnce(&Cpu) -> T) -> T {
+        let started = Instant::now();
+        let result = f(&self.cpu);
+        *self.seconds.borrow_mut().entry(name).or_default() += started.elapsed().as_secs_f64();
+        result
+    }
+}
+
+impl Kernels for Timed {
+    type Matrix = Matrix;
+    type Weight = PackedWeight;
+    type Table = Arc<Matrix>;
+    type Vector = Vec<f32>;
+
+    fn matrix(&self, columns: usize) -> Matrix {
+        self.cpu.matrix(columns)
+    }
+
+    fn rows(&self, x: &Matrix) -> usize {
+        self.cpu.rows(x)
+    }
+
+    fn embed(&self, table: &Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
+        self.time("rows", |cpu| cpu.embed(table, tokens, out));
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
+        self.time("norm", |cpu| cpu.rms_norm(x, weight, eps, out));
+    }
+
+    fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
+        self.time("norm", |cpu| cpu.head_norm(x, weight, eps));
+    }
+
+    fn linear(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        self.time("linear", |cpu| cpu.linear(x, weight, bias, out));
+    }
+
+    fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
+        self.time("rope", |cpu| cpu.rope(x, positions, table));
+    }
+
+    fn attention(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.time("attention", |cpu| cpu.attention(heads, q, k, v, batch, positions, out));
+    }
+
+    fn gated(&self, x: &Matrix, gate: &PackedWeight, up: &PackedWeight, out: &mut Matrix) {
+        self.time("gated", |cpu| cpu.gated(x, gate, up, out));
+    }
+
+    fn add(&self, x: &mut Matrix, y: &Matrix) {
+        self.time("add", |cpu| cpu.add(x, y));
+    }
+
+    fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.time("rows", |cpu| cpu.gather(x, rows, out));
+    }
+
+    fn append(&self, x: &mut Matrix, rows: &[u32]) {
+        self.time("rows", |cpu| cpu.append(x, rows));
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows) -> EditStats {
+        self.time("rows", |cpu| cpu.edit(x, edit))
+    }
+
+    fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        self.time("rows", |cpu| cpu.read(x, rows))
+    }
+
+    fn score(&self, x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {
+        self.time("score", |cpu| cpu.score(x, unembed, readout))
+    }
+}

@@ -1,0 +1,156 @@
+//! The experiments: clean runs, patch runs, causal traces, and their dry run.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{AppState, Encoding, JsonBody, Kind, NoQuery, Problem, query};
+use crate::result::common::TokenizeResponse;
+use crate::result::dry_run::PlanResponse;
+use crate::result::patch::PatchResponse;
+use crate::result::pictures::fill_plots;
+use crate::result::render::{Format, RenderError, Rendered};
+use crate::result::run::RunResponse;
+use crate::result::trace::TraceResponse;
+use crate::spec::body::{PatchBody, PlanBody, RunBody, TraceBody};
+use crate::spec::tokenize::TokenizeSpec;
+
+const NUMBERS: [Encoding; 4] = [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors];
+const PICTURES: [Encoding; 6] = Encoding::ALL;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default()
+        .routes(routes!(run))
+        .routes(routes!(patch))
+        .routes(routes!(trace))
+        .routes(routes!(plan))
+        .routes(routes!(tokenize))
+}
+
+/// In which form a result is asked for.
+struct Asked {
+    encoding: Encoding,
+    metric: Option<String>,
+}
+
+impl Asked {
+    fn of(parts: &Parts, served: &[Encoding]) -> Result<Self, Problem> {
+        let mut query = query(parts, &["format", "metric"])?;
+        let encoding =
+            Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), served)?;
+        Ok(Self { encoding, metric: query.remove("metric") })
+    }
+
+    /// Encodes on a thread where it may take its time: a picture takes a good part of a second.
+    async fn answer<R>(self, result: R) -> Result<Response, Problem>
+    where
+        R: Rendered + serde::Serialize + Send + 'static,
+    {
+        let Self { encoding, metric } = self;
+        let format = match encoding {
+            Encoding::Json => None,
+            Encoding::Csv => Some(Format::Csv),
+            Encoding::Npz => Some(Format::Npz),
+            Encoding::Safetensors => Some(Format::Safetensors),
+            Encoding::Svg => Some(Format::Svg),
+            Encoding::Png => Some(Format::Png),
+        };
+        let encode = move || match format {
+            None => Ok(serde_json::to_vec(&result).expect("BUG: results have string keys")),
+            Some(format) => result.render(format, metric.as_deref()),
+        };
+        match tokio::task::spawn_blocking(encode).await {
+            Ok(Ok(bytes)) => Ok(([(header::CONTENT_TYPE, encoding.media_type())], bytes).into_response()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Problem::new(Kind::Internal, "encoding the result failed")),
+        }
+    }
+}
+
+impl From<RenderError> for Problem {
+    fn from(error: RenderError) -> Self {
+        match error.field() {
+            Some((pointer, fix)) => Self::new(Kind::InvalidRequest, format!("{error}; {fix}")).error(
+                pointer,
+                "not_renderable",
+                error.to_string(),
+                fix,
+            ),
+            None => Self::new(Kind::Internal, error.to_string()),
+        }
+    }
+}
+
+/// Clean runs
+///
+/// One or several prompts: tokens, metrics of targets, most probable next tokens, activations.
+/// The shortest body is `{"prompt": "..."}`.
+#[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
+    params(("format" = Option<String>, Query, description = "json, csv, npz or safetensors; else by Accept"),
+           ("metric" = Option<String>, Query, description = "no effect here")),
+    responses((status = 200, description = "What the runs gave", body = RunResponse), Problem))]
+async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+    let asked = Asked::of(&parts, &NUMBERS)?;
+    asked.answer(state.service()?.run(body).await?).await
+}
+
+/// Patch runs
+///
+/// Interventions on a base run, jointly or swept over layers, positions and heads.
+/// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
+#[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
+    params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
+           ("metric" = Option<String>, Query, description = "Metric of a picture; the first by default")),
+    responses((status = 200, description = "What the patches did", body = PatchResponse), Problem))]
+async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+    let asked = Asked::of(&parts, &PICTURES)?;
+    asked.answer(state.service()?.patch(body).await?).await
+}
+
+/// Causal trace
+///
+/// Restores clean activations in a corrupted run, one layer and position at a time (ROME, arXiv 2202.05262), or the
+/// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`.
+#[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
+    params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
+           ("metric" = Option<String>, Query, description = "Metric of a picture; the first by default")),
+    responses((status = 200, description = "The causal map", body = TraceResponse), Problem))]
+async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+    let asked = Asked::of(&parts, &PICTURES)?;
+    let mut result = state.service()?.trace(body).await?;
+    if !result.request.plot.is_empty() {
+        let drawn = tokio::task::spawn_blocking(move || fill_plots(&mut result).map(|()| result)).await;
+        result = drawn.map_err(|_| Problem::new(Kind::Internal, "drawing the result failed"))??;
+    }
+    asked.answer(result).await
+}
+
+/// Dry run
+///
+/// What a request would do and cost, with every lint that needs no computation. Nothing is run.
+#[utoipa::path(post, path = "/v1/plan", tag = "experiments", request_body = PlanBody,
+    responses((status = 200, description = "Cost and lints", body = PlanResponse), Problem))]
+async fn plan(
+    state: State<AppState>,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Json<PlanResponse>, Problem> {
+    Ok(Json(state.service()?.plan(body).await?))
+}
+
+/// Tokens of a prompt
+///
+/// Ids, text and offsets (characters and bytes), with the token ranges of named substrings.
+#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeSpec,
+    responses((status = 200, description = "Tokens", body = TokenizeResponse), Problem))]
+async fn tokenize(
+    state: State<AppState>,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Json<TokenizeResponse>, Problem> {
+    Ok(Json(state.service()?.tokenize(body).await?))
+}

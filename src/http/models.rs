@@ -1,0 +1,170 @@
+//! What is served: models, and what can be done with them.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{AppState, Encoding, Kind, NoQuery, Problem};
+use crate::load::Fingerprint;
+use crate::lower::facts::{Facts, Limits};
+use crate::model::config::ModelConfig;
+use crate::plan::cost::Ceiling;
+use crate::service::Service;
+use crate::spec::corruption::Rng;
+use crate::spec::dtype::Dtype;
+use crate::spec::intervention::OP_NAMES;
+use crate::spec::metric::MetricKind;
+use crate::spec::site::Site;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(models)).routes(routes!(model)).routes(routes!(capabilities))
+}
+
+/// The models served.
+#[derive(Debug, Serialize, ToSchema)]
+struct Models {
+    /// One each.
+    models: Vec<Model>,
+}
+
+/// A served model.
+#[derive(Debug, Serialize, ToSchema)]
+struct Model {
+    /// Name to give as `model`.
+    id: String,
+    /// Shape and constants.
+    config: ModelConfig,
+    /// Number of weights, norms and biases left out.
+    parameters: usize,
+    /// Format of weights and activations.
+    dtype: Dtype,
+    /// Where it is computed.
+    device: String,
+    /// What exactly was loaded.
+    fingerprint: Fingerprint,
+    /// How prompts become tokens.
+    tokenizer: TokenizerFacts,
+    /// Standard deviation of all embedding entries: `sigma` of `{"k": ..., "of": "vocab"}`.
+    vocab_sigma: f64,
+    /// Most rows of one forward batch.
+    row_budget: usize,
+    /// Speed measured at start, in floating-point operations a second.
+    flops_per_second: f64,
+}
+
+/// How prompts become tokens.
+#[derive(Debug, Serialize, ToSchema)]
+struct TokenizerFacts {
+    /// Number of tokens.
+    vocab_size: usize,
+    /// The BOS token, if there is one.
+    bos: Option<u32>,
+    /// Whether prompts get a BOS unless `bos` says otherwise.
+    adds_bos: bool,
+}
+
+impl Model {
+    fn of(service: &Service) -> Self {
+        let (served, budget) = (&service.served, service.engine.budget());
+        let (bos, adds_bos) = served.tokenizer.bos();
+        Self {
+            id: served.name.clone(),
+            parameters: served.config.parameters(),
+            config: served.config.clone(),
+            dtype: served.dtype,
+            device: format!("cpu, {} threads", served.threads),
+            fingerprint: served.fingerprint.clone(),
+            tokenizer: TokenizerFacts { vocab_size: served.tokenizer.vocab_size(), bos, adds_bos },
+            vocab_sigma: served.vocab_sigma(),
+            row_budget: budget.rows,
+            flops_per_second: budget.flops_per_second,
+        }
+    }
+}
+
+/// Models served
+#[utoipa::path(get, path = "/v1/models", tag = "models",
+    responses((status = 200, description = "The models", body = Models), Problem))]
+async fn models(state: State<AppState>, _: NoQuery) -> Result<Json<Models>, Problem> {
+    Ok(Json(Models { models: vec![Model::of(state.service()?)] }))
+}
+
+/// One model
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
+    params(("id" = String, Path, description = "Name of the model; slashes percent-encoded")),
+    responses((status = 200, description = "The model", body = Model), Problem))]
+async fn model(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Result<Json<Model>, Problem> {
+    let service = state.service()?;
+    if !service.served.answers_to(&id) {
+        let detail = format!("{id:?} is not served here; served: {:?}", service.served.model());
+        return Err(Problem::new(Kind::NotFound, detail));
+    }
+    Ok(Json(Model::of(service)))
+}
+
+/// What this server can do.
+#[derive(Debug, Serialize, ToSchema)]
+struct Capabilities {
+    /// Places to read and write, in the order of computation.
+    sites: Vec<SiteFacts>,
+    /// What interventions can do.
+    ops: Vec<&'static str>,
+    /// What can be measured.
+    metrics: Vec<&'static str>,
+    /// How the clean run can be corrupted.
+    corruptions: [&'static str; 2],
+    /// Generators of noise.
+    generators: [Rng; 2],
+    /// Axes that a patch can sweep.
+    sweep: [&'static str; 3],
+    /// Controls.
+    controls: [&'static str; 1],
+    /// Forms of results.
+    formats: Vec<&'static str>,
+    /// What one request may ask for.
+    limits: Limits,
+    /// What one request may cost.
+    ceiling: Ceiling,
+}
+
+/// A site of this model.
+#[derive(Debug, Serialize, ToSchema)]
+struct SiteFacts {
+    /// Its name.
+    site: Site,
+    /// Numbers per position.
+    width: usize,
+    /// Heads that can be named, if any.
+    heads: Option<usize>,
+    /// Layers it exists in; 0 for `embed`, which has none.
+    layers: usize,
+}
+
+/// What can be asked of this server
+#[utoipa::path(get, path = "/v1/capabilities", tag = "models",
+    responses((status = 200, description = "Sites, operations, metrics, limits", body = Capabilities), Problem))]
+async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabilities>, Problem> {
+    let service = state.service()?;
+    let config = &service.served.config;
+    let sites = Site::ALL.map(|site| SiteFacts {
+        site,
+        width: if site.has_heads() { config.q_width() } else { config.hidden_size },
+        heads: site.has_heads().then_some(config.num_heads),
+        layers: if site == Site::Embed { 0 } else { config.num_layers },
+    });
+    Ok(Json(Capabilities {
+        sites: sites.into(),
+        ops: OP_NAMES.to_vec(),
+        metrics: MetricKind::ALL.map(|(name, _)| name).to_vec(),
+        corruptions: ["gaussian", "run"],
+        generators: [Rng::Philox, Rng::NumpyLegacy],
+        sweep: ["layers", "positions", "heads"],
+        controls: ["self_patch"],
+        formats: Encoding::ALL.iter().map(|encoding| encoding.name()).collect(),
+        limits: service.served.limits.clone(),
+        ceiling: service.ceiling,
+    }))
+}
