@@ -78,6 +78,23 @@ pub struct CellKey {
     pub head: Option<u32>,
 }
 
+impl CellKey {
+    /// Coordinates of a cell, counted in row-major order of the axes.
+    pub fn of(axes: &[Axis], mut cell: usize) -> Self {
+        let mut key = Self::default();
+        for axis in axes.iter().rev() {
+            let value = axis.values[cell % axis.values.len()];
+            cell /= axis.values.len();
+            match axis.name {
+                "layer" => key.layer = Some(value),
+                "position" => key.position = Some(value),
+                _ => key.head = Some(value),
+            }
+        }
+        key
+    }
+}
+
 impl Grid {
     /// Number of cells.
     pub fn cells(&self) -> usize {
@@ -90,18 +107,8 @@ impl Grid {
     }
 
     /// Coordinates of a cell.
-    pub fn key(&self, mut cell: usize) -> CellKey {
-        let mut key = CellKey::default();
-        for axis in self.axes.iter().rev() {
-            let value = axis.values[cell % axis.values.len()];
-            cell /= axis.values.len();
-            match axis.name {
-                "layer" => key.layer = Some(value),
-                "position" => key.position = Some(value),
-                _ => key.head = Some(value),
-            }
-        }
-        key
+    pub fn key(&self, cell: usize) -> CellKey {
+        CellKey::of(&self.axes, cell)
     }
 
     /// Cells whose every readout is really its baseline's: `resolved[readout]` is the run whose row it is

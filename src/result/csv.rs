@@ -16,8 +16,8 @@ pub struct Column {
 pub enum ColumnData {
     /// Texts, written as they are (quoted where CSV needs it).
     Text(Vec<String>),
-    /// Integers.
-    Int(Vec<i64>),
+    /// Integers; `None` is an empty field.
+    Int(Vec<Option<i64>>),
     /// Floats in their shortest form that reads back as the same number; `None` and non-finite ones are empty fields.
     Float(Vec<Option<f64>>),
     /// `true` or `false`.
@@ -37,7 +37,7 @@ impl ColumnData {
     fn field(&self, row: usize) -> String {
         match self {
             Self::Text(v) => v[row].clone(),
-            Self::Int(v) => v[row].to_string(),
+            Self::Int(v) => v[row].map_or_else(String::new, |x| x.to_string()),
             Self::Float(v) => v[row].filter(|x| x.is_finite()).map_or_else(String::new, |x| format!("{x:?}")),
             Self::Bool(v) => v[row].to_string(),
         }
@@ -84,7 +84,7 @@ mod tests {
         let numbers = vec![Some(0.1), Some(1.0 / 3.0), Some(-1e-300), None, Some(f64::NAN), Some(5e-324)];
         let texts = [" current", "a,b", "\"q\"", "line\nfeed", "", "=1+1"].map(String::from).to_vec();
         let columns = [
-            Column { name: "layer".into(), data: ColumnData::Int((0..6).collect()) },
+            Column { name: "layer".into(), data: ColumnData::Int((0..6).map(Some).collect()) },
             Column { name: "token".into(), data: ColumnData::Text(texts.clone()) },
             Column { name: "effect".into(), data: ColumnData::Float(numbers.clone()) },
             Column { name: "trivial".into(), data: ColumnData::Bool(vec![false; 6]) },
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn ragged_and_repeated_columns_are_refused() {
-        let column = |name: &str, rows| Column { name: name.into(), data: ColumnData::Int(vec![0; rows]) };
+        let column = |name: &str, rows| Column { name: name.into(), data: ColumnData::Int(vec![None; rows]) };
         assert!(matches!(
             write(&[column("a", 2), column("b", 3)]),
             Err(EncodeError::RaggedColumn { expected: 2, got: 3, .. })

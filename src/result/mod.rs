@@ -1,8 +1,11 @@
 //! Stage 4, last step: findings as pictures and files. Pure functions over small plain structs.
 //!
-//! What enters: a [`heatmap::Figure`], a [`bars::Bars`], [`array::NamedArray`]s or [`csv::Column`]s, filled by whoever
-//! knows the request. What leaves: SVG text, PNG bytes, terminal text, `.npz`, `.safetensors` or CSV bytes.
-//! Nothing here knows of requests, models or the network, and the same input always gives the same bytes
+//! [`render`] answers a request in a format: [`pictures`], [`files`] and [`tables`] say what a response shows; they alone
+//! know responses.
+//!
+//! What enters the drawing and writing: a [`heatmap::Figure`], a [`bars::Bars`], [`array::NamedArray`]s or
+//! [`csv::Column`]s. What leaves: SVG text, PNG bytes, terminal text, `.npz`, `.safetensors` or CSV bytes.
+//! These know nothing of requests, models or the network, and the same input always gives the same bytes
 //! (PNG: as long as the text needs no font beyond the embedded one, see [`font`]).
 
 pub mod array;
@@ -12,6 +15,7 @@ mod colour_bar;
 pub mod common;
 pub mod dry_run;
 pub mod csv;
+pub mod files;
 pub mod font;
 mod frame;
 #[cfg(test)]
@@ -21,13 +25,20 @@ mod heatmap_svg;
 pub mod label;
 pub mod npz;
 pub mod patch;
+mod phrases;
 #[cfg(test)]
 mod picture_tests;
+pub mod pictures;
+mod plane;
 pub mod raster;
+pub mod render;
+#[cfg(test)]
+mod render_tests;
 pub mod run;
 pub mod safetensors;
 pub mod scale;
 pub mod svg;
+pub mod tables;
 pub mod terminal;
 pub mod trace;
 

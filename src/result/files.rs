@@ -1,0 +1,261 @@
+//! Responses as named arrays, for `.npz` and `.safetensors`.
+//!
+//! Names are paths: `hidden/prob:target/effect_mean`. A name that the request chose is one part of the path, so `~` and
+//! `/` in it are written `~0` and `~1`, as in a JSON pointer. Missing numbers are NaN. Integers are 64 bits wide, as
+//! indices are in `PyTorch`. Text arrays are for `.npz` only; the metadata carry the same texts.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::array::{ArrayData, NamedArray};
+use super::common::{NdArray, Provenance, TopToken};
+use super::patch::{Masks, PatchResponse};
+use super::run::RunResponse;
+use super::trace::TraceResponse;
+use crate::lower::layout::Axis;
+use crate::lower::lint::Lint;
+use crate::spec::named::Named;
+use crate::spec::read::escape;
+use crate::tokens::Token;
+
+/// Arrays of a trace, of the metric `only` or of all.
+///
+/// Of each arm, over its axes: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `value_mean`, `value_se`, `recovery`, and
+/// with `keep.per_sample` `value_samples` (samples are the last axis); masks `{arm}/exact_null`, `{arm}/trivial`; axes
+/// `{arm}/layers`, `{arm}/positions`. Baselines: `clean/{metric}`, `corrupted/{metric}/` + `mean`, `se`, `samples`,
+/// `total_effect/{metric}/` + `mean`, `se`. The clean run: `tokens`, `token_starts` and `token_ends` (characters),
+/// `token_texts`, `token_corrupted`, `subject`.
+pub fn trace_arrays(response: &TraceResponse, only: Option<&str>) -> Vec<NamedArray> {
+    let mut out = Arrays::default();
+    for (name, arm) in response.arms.iter() {
+        let arm_path = part(name);
+        out.axes(&format!("{arm_path}/"), &arm.axes);
+        out.masks(&format!("{arm_path}/"), &arm.masks);
+        for (key, effects) in wanted(&arm.effects, only) {
+            let path = format!("{arm_path}/{}", part(key));
+            out.floats(format!("{path}/effect_mean"), &effects.mean);
+            out.floats(format!("{path}/effect_se"), &effects.se);
+            if let Some(values) = arm.values.get(key) {
+                out.floats(format!("{path}/value_mean"), &values.mean);
+                out.floats(format!("{path}/value_se"), &values.se);
+                if let Some(samples) = &values.samples {
+                    out.floats(format!("{path}/value_samples"), samples);
+                }
+            }
+            if let Some(recovery) = arm.recovery.get(key) {
+                out.floats(format!("{path}/recovery"), recovery);
+            }
+        }
+    }
+    for (key, clean) in wanted(&response.baselines.clean, only) {
+        out.scalar(format!("clean/{}", part(key)), *clean);
+    }
+    for (key, corrupted) in wanted(&response.baselines.corrupted, only) {
+        let path = format!("corrupted/{}", part(key));
+        out.scalar(format!("{path}/mean"), corrupted.estimate.mean);
+        out.scalar(format!("{path}/se"), corrupted.estimate.se);
+        let n = corrupted.samples.len();
+        out.list.push(NamedArray::from_options(format!("{path}/samples"), vec![n], &corrupted.samples));
+    }
+    for (key, total) in wanted(&response.total_effect, only) {
+        let path = format!("total_effect/{}", part(key));
+        out.scalar(format!("{path}/mean"), total.mean);
+        out.scalar(format!("{path}/se"), total.se);
+    }
+    out.tokens("", response.tokens.iter().map(|token| &token.token));
+    let corrupted: Vec<bool> = response.tokens.iter().map(|token| token.corrupted).collect();
+    out.push("token_corrupted", vec![corrupted.len()], ArrayData::Bool(corrupted));
+    if let Some([start, end]) = response.subject {
+        out.ints("subject", [start, end]);
+    }
+    out.list
+}
+
+/// Arrays of a patch, of the metric `only` or of all.
+///
+/// Over the axes: `values/{metric}`, `effects/{metric}`, `normalised/{metric}`, `exact_null`, `trivial`, and with one axis
+/// more `topk_ids` (-1: none) and `topk_logprobs`; the axes themselves: `layers`, `positions`, `heads`. Of each unpatched
+/// run: `runs/{run}/{metric}` and its tokens and predictions as in [`run_arrays`].
+pub fn patch_arrays(response: &PatchResponse, only: Option<&str>) -> Vec<NamedArray> {
+    let mut out = Arrays::default();
+    out.axes("", &response.axes);
+    out.masks("", &response.masks);
+    let groups =
+        [("values", &response.values), ("effects", &response.effects), ("normalised", &response.normalised)];
+    for (group, arrays) in groups {
+        for (key, array) in wanted(arrays, only) {
+            out.floats(format!("{group}/{}", part(key)), array);
+        }
+    }
+    out.topk("", &response.topk.shape, &response.topk.data);
+    for (name, run) in response.runs.iter() {
+        let path = format!("runs/{}/", part(name));
+        out.tokens(&path, run.tokens.iter());
+        out.topk(&path, &[], std::slice::from_ref(&run.topk));
+        let metrics = response.baselines.get(name).into_iter();
+        for (key, value) in metrics.flat_map(|metrics| wanted(metrics, only)) {
+            out.scalar(format!("{path}{}", part(key)), *value);
+        }
+    }
+    out.list
+}
+
+/// Arrays of clean runs, with the metric `only` or with all.
+///
+/// `{run}/{site}` is a capture, `[layers, positions, width]` in 32 bits (at `embed` without layers), with its
+/// `{run}/{site}/layers` and `{run}/{site}/positions`; a site captured again is `{site}.2`. `{run}/{metric}`;
+/// `{run}/topk_ids`, `{run}/topk_logprobs`; `{run}/tokens`, `{run}/token_starts`, `{run}/token_ends`,
+/// `{run}/token_texts`.
+pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray> {
+    let mut out = Arrays::default();
+    for (name, run) in response.runs.iter() {
+        let path = format!("{}/", part(name));
+        out.tokens(&path, run.tokens.tokens.iter());
+        out.topk(&path, &[], std::slice::from_ref(&run.tokens.topk));
+        for (key, value) in wanted(&run.metrics, only) {
+            out.scalar(format!("{path}{}", part(key)), *value);
+        }
+        for (i, capture) in run.captures.iter().enumerate() {
+            let before = run.captures[..i].iter().filter(|other| other.site == capture.site).count();
+            let again = if before > 0 { format!(".{}", before + 1) } else { String::new() };
+            let site = format!("{path}{}{again}", capture.site);
+            if let Some(layers) = &capture.layers {
+                out.ints(format!("{site}/layers"), layers.iter().copied());
+            }
+            out.ints(format!("{site}/positions"), capture.positions.iter().copied());
+            let values = capture.values.data.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
+            out.push(site, capture.shape.clone(), ArrayData::F32(values));
+        }
+    }
+    out.list
+}
+
+/// Metadata of a trace: see [`metadata`]; `token_texts` is a JSON list.
+pub fn trace_metadata(response: &TraceResponse) -> BTreeMap<String, String> {
+    let texts: Vec<&str> = response.tokens.iter().map(|token| token.token.text.as_str()).collect();
+    metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
+}
+
+/// Metadata of a patch: see [`metadata`]; `token_texts` is a JSON object with a list for each run.
+pub fn patch_metadata(response: &PatchResponse) -> BTreeMap<String, String> {
+    let texts: Named<_> =
+        response.runs.iter().map(|(name, run)| (name.to_owned(), texts(&run.tokens))).collect();
+    metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
+}
+
+/// Metadata of clean runs: see [`metadata`]; `token_texts` is a JSON object with a list for each run.
+pub fn run_metadata(response: &RunResponse) -> BTreeMap<String, String> {
+    let texts: Named<_> =
+        response.runs.iter().map(|(name, run)| (name.to_owned(), texts(&run.tokens.tokens))).collect();
+    metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
+}
+
+/// Where numbers come from: `id`, `model`, `server`, `plan_sha256` and, as JSON, `request` (its long form), `provenance`,
+/// `lints`, `token_texts`.
+fn metadata(
+    id: &str,
+    model: &str,
+    request: &impl Serialize,
+    provenance: &Provenance,
+    lints: &[Lint],
+    token_texts: &impl Serialize,
+) -> BTreeMap<String, String> {
+    let entries = [
+        ("id", id.to_owned()),
+        ("model", model.to_owned()),
+        ("server", provenance.server.clone()),
+        ("plan_sha256", provenance.plan_sha256.clone()),
+        ("request", to_json(request)),
+        ("provenance", to_json(provenance)),
+        ("lints", to_json(&lints)),
+        ("token_texts", to_json(token_texts)),
+    ];
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The metadata as an array of one text, for `.npz`, which has no place of its own for them.
+pub fn metadata_array(metadata: &BTreeMap<String, String>) -> NamedArray {
+    let text = json!(metadata).to_string();
+    NamedArray { name: "metadata".to_owned(), shape: Vec::new(), data: ArrayData::Text(vec![text]) }
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("BUG: the same value is part of every JSON response")
+}
+
+fn texts(tokens: &[Token]) -> Vec<&str> {
+    tokens.iter().map(|token| token.text.as_str()).collect()
+}
+
+/// A name as one part of a path. Names of dots only get a `~`, so that no file name climbs out of a folder.
+fn part(name: &str) -> String {
+    let escaped = escape(name).replace('\0', "~2");
+    if escaped.bytes().all(|byte| byte == b'.') { format!("~{escaped}") } else { escaped }
+}
+
+/// The metric `only`, or all.
+pub(super) fn wanted<'n, T>(
+    named: &'n Named<T>,
+    only: Option<&str>,
+) -> impl Iterator<Item = (&'n str, &'n T)> {
+    named.iter().filter(move |(key, _)| only.is_none_or(|only| only == *key))
+}
+
+/// Arrays being collected.
+#[derive(Default)]
+struct Arrays {
+    list: Vec<NamedArray>,
+}
+
+impl Arrays {
+    fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
+        self.list.push(NamedArray { name: name.into(), shape, data });
+    }
+
+    fn floats(&mut self, name: String, array: &NdArray<Option<f64>>) {
+        self.list.push(NamedArray::from_options(name, array.shape.clone(), &array.data));
+    }
+
+    fn scalar(&mut self, name: String, value: Option<f64>) {
+        self.list.push(NamedArray::from_options(name, Vec::new(), &[value]));
+    }
+
+    fn ints(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = u32>) {
+        let values: Vec<i64> = values.into_iter().map(i64::from).collect();
+        self.push(name, vec![values.len()], ArrayData::I64(values));
+    }
+
+    fn axes(&mut self, prefix: &str, axes: &[Axis]) {
+        for axis in axes {
+            self.ints(format!("{prefix}{}s", axis.name), axis.values.iter().copied());
+        }
+    }
+
+    fn masks(&mut self, prefix: &str, masks: &Masks) {
+        for (name, mask) in [("exact_null", &masks.exact_null), ("trivial", &masks.trivial)] {
+            self.push(format!("{prefix}{name}"), mask.shape.clone(), ArrayData::Bool(mask.data.clone()));
+        }
+    }
+
+    fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
+        let index = |n: usize| n as u32;
+        self.ints(format!("{prefix}tokens"), tokens.clone().map(|token| token.id));
+        self.ints(format!("{prefix}token_starts"), tokens.clone().map(|token| index(token.start)));
+        self.ints(format!("{prefix}token_ends"), tokens.clone().map(|token| index(token.end)));
+        let texts: Vec<String> = tokens.map(|token| token.text.clone()).collect();
+        self.push(format!("{prefix}token_texts"), vec![texts.len()], ArrayData::Text(texts));
+    }
+
+    /// Predictions of cells; the last axis is as long as the longest list.
+    fn topk(&mut self, prefix: &str, shape: &[usize], cells: &[Vec<TopToken>]) {
+        let k = cells.iter().map(Vec::len).max().unwrap_or(0);
+        let shape: Vec<usize> = shape.iter().copied().chain([k]).collect();
+        let padded = || cells.iter().flat_map(|cell| (0..k).map(|i| cell.get(i)));
+        let ids = padded().map(|token| token.map_or(-1, |token| i64::from(token.id))).collect();
+        let logprobs: Vec<Option<f64>> = padded().map(|token| token?.logprob).collect();
+        self.push(format!("{prefix}topk_ids"), shape.clone(), ArrayData::I64(ids));
+        self.list.push(NamedArray::from_options(format!("{prefix}topk_logprobs"), shape, &logprobs));
+    }
+}

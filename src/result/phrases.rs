@@ -1,0 +1,159 @@
+//! Words for pictures: what a metric measures, how a run was corrupted, what was written.
+
+use super::scale::significant;
+use super::trace::TraceResponse;
+use crate::effect::stats::Estimate;
+use crate::lower::measure::TargetToken;
+use crate::spec::corruption::Method;
+use crate::spec::experiment::Experiment;
+use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
+use crate::spec::metric::{Metric, MetricKind};
+use crate::spec::named::Named;
+use crate::spec::patch::SweepAxis;
+use crate::spec::select::{Layers, Positions};
+use crate::spec::trace::Direction;
+
+/// Digits of numbers in subtitles.
+const DIGITS: usize = 4;
+
+/// What a metric measures, with its unit: `P(" Paris")`, `log P(" Paris") in nats`.
+pub(super) fn metric(key: &str, experiment: &Experiment, targets: &Named<Vec<TargetToken>>) -> String {
+    let Some(Metric { kind, of }) = experiment.metrics.iter().find(|metric| metric.to_string() == key) else {
+        return key.to_owned();
+    };
+    match kind {
+        MetricKind::Prob => format!("P({})", set(of, targets)),
+        MetricKind::Logprob => format!("log P({}) in nats", set(of, targets)),
+        MetricKind::Logit => format!("logit({})", set(of, targets)),
+        MetricKind::LogitDiff => {
+            let known = |name: &str| targets.get(name).is_some();
+            let mut splits = of.match_indices('-').map(|(at, _)| (&of[..at], &of[at + 1..]));
+            splits.find(|(a, b)| known(a) && known(b)).map_or_else(
+                || key.to_owned(),
+                |(a, b)| format!("logit({}) − logit({})", set(a, targets), set(b, targets)),
+            )
+        }
+        MetricKind::Rank => format!("rank of {}", set(of, targets)),
+        MetricKind::Kl => format!("KL divergence from {of} in nats"),
+        MetricKind::Top1Flip => "top-1 flip (1 = another token)".to_owned(),
+    }
+}
+
+/// A target set: its tokens where they are few, else its name.
+fn set(name: &str, targets: &Named<Vec<TargetToken>>) -> String {
+    match targets.get(name).map(Vec::as_slice) {
+        Some(tokens @ [_, ..]) if tokens.len() <= 3 => {
+            tokens.iter().map(|token| format!("{:?}", token.text)).collect::<Vec<_>>().join(" or ")
+        }
+        Some(tokens) => format!("{name}: {} tokens", tokens.len()),
+        None => name.to_owned(),
+    }
+}
+
+/// The same on one line wherever a label wraps, unless it would be long.
+pub(super) fn unbroken(text: &str) -> String {
+    if text.chars().count() <= 24 { text.replace(' ', "\u{a0}") } else { text.to_owned() }
+}
+
+/// A named number, held together.
+pub(super) fn number(label: &str, value: Option<f64>) -> String {
+    let value = value.map_or_else(|| "not finite".to_owned(), |value| significant(value, DIGITS));
+    format!("{label} = {value}").replace(' ', "\u{a0}")
+}
+
+/// A named mean with its standard error, held together.
+pub(super) fn estimate(label: &str, estimate: &Estimate) -> String {
+    let error = estimate.se.map_or_else(String::new, |se| format!(" ± {}", significant(se, 2)));
+    number(label, estimate.mean) + &error.replace(' ', "\u{a0}")
+}
+
+/// Which states went where, and what an effect is.
+pub(super) const fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Denoising => "denoising: effect = patched − corrupted",
+        Direction::Noising => "noising: effect = patched − clean",
+    }
+}
+
+/// How the corrupted run came about.
+pub(super) fn corruption(response: &TraceResponse) -> String {
+    let gaussian = match &response.request.corrupt.method {
+        Method::Run { run } => return format!("corrupted run: {run}"),
+        Method::Gaussian(gaussian) => gaussian,
+    };
+    let noise = response.sigma.map_or_else(String::new, |sigma| {
+        let abs = significant(sigma.abs, DIGITS);
+        match (sigma.k, sigma.of) {
+            (Some(k), Some(of)) => format!(" {}σ of {of} ({abs})", significant(k, DIGITS)),
+            _ => format!(" σ = {abs}"),
+        }
+    });
+    let samples = if response.samples == 1 { "sample" } else { "samples" };
+    format!("noise{noise}, {} {samples}, seed {}", response.samples, gaussian.seed)
+}
+
+/// What a patch writes, leaving out what is swept: `resid_post of source, last position`.
+pub(super) fn interventions(list: &[Intervention], swept: &[SweepAxis]) -> String {
+    match list {
+        [] | [_] | [_, _] => {
+            list.iter().map(|one| intervention(one, swept)).collect::<Vec<_>>().join(" and ")
+        }
+        _ => format!("{} and {} interventions more", intervention(&list[0], swept), list.len() - 1),
+    }
+}
+
+fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
+    let site = one.site;
+    let of = |source: &SourceSpec| match source {
+        SourceSpec::Run { run, .. } => format!("{site} of {run}"),
+        SourceSpec::Vector { .. } => "a given vector".to_owned(),
+    };
+    let what = match &one.op {
+        OpSpec::Replace { source } => format!("{} written to {site}", of(source)),
+        OpSpec::Add { source, coef } => {
+            format!("{} times {} added to {site}", significant(*coef, DIGITS), of(source))
+        }
+        OpSpec::Scale { factor } => format!("{site} times {}", significant(*factor, DIGITS)),
+        OpSpec::Zero => format!("{site} set to zero"),
+        OpSpec::Noise { .. } => format!("noise added to {site}"),
+    };
+    let layers = one.layers.as_ref().filter(|_| !swept.contains(&SweepAxis::Layers)).map(layers);
+    let positions = (!swept.contains(&SweepAxis::Positions)).then(|| positions(&one.positions));
+    let window = (one.window > 1).then(|| format!("window {}", one.window));
+    [Some(what), layers, positions, window].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn layers(layers: &Layers) -> String {
+    match layers {
+        Layers::One(layer) => format!("layer {layer}"),
+        Layers::List(list) => format!("layers {}", listed(list)),
+        Layers::Range { from, to, step } => {
+            let to = to.map_or_else(|| "the last".to_owned(), |to| to.saturating_sub(1).to_string());
+            let step = if *step > 1 { format!(" in steps of {step}") } else { String::new() };
+            format!("layers {from} to {to}{step}")
+        }
+        Layers::All => "all layers".to_owned(),
+    }
+}
+
+fn positions(positions: &Positions) -> String {
+    match positions {
+        Positions::One(position) => format!("position {position}"),
+        Positions::List(list) => format!("positions {}", listed(list)),
+        Positions::Range { range: [from, to] } => format!("positions [{from}, {to})"),
+        Positions::Span { span, .. } => format!("tokens of {span}"),
+        Positions::Map { map } => match &map[..] {
+            [[from, to]] => format!("position {from} to position {to}"),
+            _ => format!("{} pairs of positions", map.len()),
+        },
+        Positions::Last => "last position".to_owned(),
+        Positions::All => "all positions".to_owned(),
+    }
+}
+
+/// At most six of them.
+fn listed<T: std::fmt::Display>(items: &[T]) -> String {
+    let shown: Vec<String> = items.iter().take(6).map(T::to_string).collect();
+    let more = if items.len() > 6 { ", …" } else { "" };
+    shown.join(", ") + more
+}

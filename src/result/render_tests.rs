@@ -1,0 +1,478 @@
+//! Responses made of hand-made scores, through every format.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use ::safetensors::{Dtype, SafeTensors};
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use super::bars::Bars;
+use super::common::{Envelope, Provenance};
+use super::patch::PatchResponse;
+use super::pictures::{Picture, PictureRequestError, of_patch, of_trace};
+use super::render::{Format, RenderError, Rendered, fill_plots};
+use super::run::RunResponse;
+use super::trace::TraceResponse;
+use crate::lower;
+use crate::lower::testing::{Fake, id};
+use crate::plan::output::PlanOutput;
+use crate::plan::{Plan, RunId, Score};
+
+fn score(probability: f64, top: &str) -> Score {
+    Score {
+        log_sum_exp: 0.0,
+        logits: vec![probability.ln() as f32],
+        ranks: vec![2],
+        top: vec![(id(top), 0.5_f32.ln()), (id(" the"), 0.25_f32.ln())],
+        kl: Vec::new(),
+    }
+}
+
+fn envelope() -> Envelope {
+    let provenance = Provenance { server: "9.9".into(), ..Provenance::default() };
+    Envelope { id: "x_1".into(), model: "fake".into(), provenance }
+}
+
+fn output(scores: Vec<Score>) -> PlanOutput {
+    PlanOutput { scores, ..PlanOutput::default() }
+}
+
+/// Every readout is its own run's.
+fn resolved(plan: &Plan) -> Vec<RunId> {
+    plan.readouts.iter().map(|readout| readout.run).collect()
+}
+
+/// Clean 0.8, corrupted 0.1 and 0.3, and the `i`-th other readout `cell(i)`.
+pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse {
+    let mut body = json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris",
+                          "metrics": ["prob:target", "logit:target"], "corrupt": {"samples": 2, "seed": 7}});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let lowered = lower::trace(&body, &Fake::default()).unwrap();
+    let roots = lowered.layout.corrupted.len() + 1;
+    let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
+        0 => score(0.8, " Paris"),
+        _ if i < roots => score([0.1, 0.3][(i - 1) % 2], " Rome"),
+        _ => score(cell(i - roots), " Rome"),
+    });
+    let mut resolved = resolved(&lowered.plan);
+    // The first cell of the first arm changes nothing that is read.
+    for (sample, corrupted) in lowered.layout.corrupted.iter().enumerate() {
+        resolved[lowered.layout.arms.0[0].1.cell(0)[sample]] = resolved[*corrupted];
+    }
+    let output = output(scores.collect());
+    super::trace::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()
+}
+
+/// Base 0.1, source 0.7, and the `i`-th cell `cell(i)`.
+fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
+    let mut body = json!({"base": "The river has a strong current", "source": "The Eiffel Tower is in London",
+                          "target": " Paris", "metrics": ["prob:target", "top1_flip"]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
+        0 => score(0.1, " Rome"),
+        1 => score(0.7, " Paris"),
+        _ => score(cell(i - 2), " Paris"),
+    });
+    let (resolved, output) = (resolved(&lowered.plan), output(scores.collect()));
+    super::patch::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()
+}
+
+fn run(more: &Value) -> RunResponse {
+    let capture = json!([{"site": "resid_post", "layers": [0, 2], "positions": [-1]}, {"site": "embed", "positions": [0]},
+                         {"site": "resid_post", "layers": [1], "positions": [0, 1]}]);
+    let mut body =
+        json!({"prompt": "The Eiffel Tower is", "target": " Paris", "read": {"topk": 2, "capture": capture}});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let mut output = output(vec![score(0.25, " Rome")]);
+    output.captures = lowered
+        .plan
+        .captures
+        .iter()
+        .enumerate()
+        .map(|(i, c)| vec![i as f32; 8 * c.positions.len()])
+        .collect();
+    output.captures[0][3] = f32::NAN;
+    super::run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap()
+}
+
+fn csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
+    ::csv::Reader::from_reader(bytes).deserialize().map(Result::unwrap).collect()
+}
+
+fn npz_names(bytes: &[u8]) -> Vec<String> {
+    let zip = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
+    zip.file_names().map(|name| name.unwrap().trim_end_matches(".npy").to_owned()).collect()
+}
+
+fn f64s(tensors: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let tensor = tensors.tensor(name).unwrap_or_else(|_| panic!("{name} in {:?}", tensors.names()));
+    assert_eq!(tensor.dtype(), Dtype::F64, "{name}");
+    let bytes = tensor.data().chunks_exact(8);
+    (tensor.shape().to_vec(), bytes.map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect())
+}
+
+fn i64s(tensors: &SafeTensors<'_>, name: &str) -> Vec<i64> {
+    let tensor = tensors.tensor(name).unwrap();
+    tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn near(found: f64, expected: f64) {
+    assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+}
+
+fn wave(i: usize) -> f64 {
+    0.05 + 0.7 * ((i as f64) * 0.11).sin().powi(2)
+}
+
+fn bars(response: &PatchResponse, metric: Option<&str>) -> Bars {
+    match of_patch(response, metric).unwrap() {
+        Picture::Bars(bars) => bars,
+        Picture::Figure(_) => panic!("a figure"),
+    }
+}
+
+#[test]
+fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
+    let r = trace(&json!({"arms": ["hidden", "mlp"], "layers": [1, 3], "positions": [0, 1, 7]}), wave);
+    let figure = of_trace(&r, None).unwrap();
+    assert_eq!(figure.title, "Causal trace: P(\" Paris\")");
+    for part in [
+        "fake",
+        "denoising: effect = patched − corrupted",
+        "noise 3σ of subjects (",
+        "2 samples, seed 7",
+        "clean\u{a0}=\u{a0}0.8",
+        "corrupted\u{a0}=\u{a0}0.2\u{a0}±\u{a0}0.1",
+        "total\u{a0}effect\u{a0}=\u{a0}0.6\u{a0}±\u{a0}0.1",
+    ] {
+        assert!(figure.subtitle.contains(part), "{part:?} in {:?}", figure.subtitle);
+    }
+    assert!(figure.shared_scale);
+    let [hidden, mlp] = &figure.panels[..] else { panic!("two panels") };
+    assert_eq!((hidden.rows.as_slice(), hidden.y_label.as_str()), (&["1".into(), "3".into()][..], "layer"));
+    let columns: Vec<_> = hidden.columns.iter().map(|c| (c.text.as_str(), c.marked)).collect();
+    assert_eq!(columns, [("The", false), (" Eiffel", true), (" of", false)]);
+    assert_eq!(hidden.mark_label, "subject (corrupted)");
+    assert_eq!(hidden.value_label, "indirect effect on P(\"\u{a0}Paris\")");
+    // The cell of layer 3, position 1 is the fifth: readouts 8 and 9, means of two samples minus 0.2.
+    near(hidden.cells[1][1].value.unwrap(), f64::midpoint(wave(8), wave(9)) - 0.2);
+    assert!(hidden.cells[0][0].exact_null && !hidden.cells[0][1].exact_null);
+    assert!(hidden.cells[1][2].trivial && !hidden.cells[0][2].trivial);
+    assert_eq!(mlp.title, "mlp: mlp_out, window 10");
+    assert_eq!(mlp.y_label, "layer (centre of window)");
+    assert!(!mlp.cells[1][2].trivial);
+    let named = of_trace(&r, Some("logit:target")).unwrap();
+    assert_eq!(named.title, "Causal trace: logit(\" Paris\")");
+    near(
+        named.panels[0].cells[1][1].value.unwrap(),
+        (wave(8).ln() - 0.1_f64.ln() + wave(9).ln() - 0.3_f64.ln()) / 2.0,
+    );
+}
+
+#[test]
+fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
+    let body = json!({"direction": "noising", "arms": {"tokens": {"site": "embed"}},
+                      "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
+    let figure = of_trace(&trace(&body, wave), None).unwrap();
+    assert!(figure.subtitle.contains("noising: effect = patched − clean"), "{}", figure.subtitle);
+    assert!(figure.subtitle.contains("noise σ = 0.5, 2 samples"), "{}", figure.subtitle);
+    assert_eq!(
+        (figure.panels[0].rows.as_slice(), figure.panels[0].columns.len()),
+        (&["embed".into()][..], 8)
+    );
+    near(figure.panels[0].cells[0][2].value.unwrap(), f64::midpoint(wave(4), wave(5)) - 0.8);
+    figure.to_svg().unwrap();
+}
+
+#[test]
+fn a_sweep_is_drawn_as_values_between_the_runs_it_is_made_of() {
+    let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
+    let bars = bars(&r, None);
+    assert_eq!(bars.title, "Patching base: P(\" Paris\")");
+    assert_eq!(bars.subtitle, "fake  ·  resid_post of source written to resid_post, last position");
+    assert_eq!(bars.labels, ["0", "1", "2", "3"]);
+    assert_eq!((bars.x_label.as_str(), bars.value_label.as_str()), ("layer", "P(\" Paris\")"));
+    let heights: Vec<f64> = bars.series[0].bars.iter().map(|b| b.value.unwrap()).collect();
+    for (found, expected) in heights.into_iter().zip([0.1, 0.3, 0.5, 0.7]) {
+        near(found, expected);
+    }
+    assert_eq!(
+        bars.series[0].bars.iter().map(|b| b.trivial).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
+    let lines: Vec<_> = bars.baselines.iter().map(|b| b.label.as_str()).collect();
+    assert_eq!(lines, ["base", "source"]);
+    near(bars.baselines[0].value, 0.1);
+    near(bars.baselines[1].value, 0.7);
+}
+
+#[test]
+fn a_patch_without_axes_is_one_bar_with_two_a_heatmap_and_with_three_an_error() {
+    let one = |sweep: Value, site: &str| {
+        let interventions =
+            json!([{"site": site, "layers": [0, 1], "positions": [1, 2, 3], "source": {"run": "source"}}]);
+        patch(&json!({"interventions": interventions, "sweep": sweep}), wave)
+    };
+    let single = bars(&one(json!([]), "mlp_out"), None);
+    assert_eq!((single.labels.as_slice(), single.x_label.as_str()), (&["patched".into()][..], ""));
+    assert!(single.subtitle.contains("layers 0, 1, positions 1, 2, 3"), "{}", single.subtitle);
+    let by_token = bars(&one(json!(["positions"]), "mlp_out"), None);
+    assert_eq!((by_token.labels[0].as_str(), by_token.x_label.as_str()), (" river", "token"));
+    let Picture::Figure(map) = of_patch(&one(json!(["positions", "layers"]), "mlp_out"), None).unwrap()
+    else {
+        panic!("bars")
+    };
+    let panel = &map.panels[0];
+    assert_eq!((panel.y_label.as_str(), panel.cells.len(), panel.cells[0].len()), ("layer", 2, 3));
+    assert_eq!(panel.columns[2].text, " a");
+    // Positions come first among the axes: cell 3 is the second position's second layer. Effects, not values.
+    near(panel.cells[1][1].value.unwrap(), wave(3) - 0.1);
+    assert!(map.subtitle.contains("base\u{a0}=\u{a0}0.1"), "{}", map.subtitle);
+    let three = of_patch(&one(json!(["layers", "positions", "heads"]), "z"), None);
+    let Err(PictureRequestError::TooManyAxes { axes, .. }) = &three else { panic!("{three:?}") };
+    assert_eq!(axes, &["layer", "position", "head"]);
+    let heads = of_patch(&one(json!(["layers", "heads"]), "z"), None).unwrap();
+    let Picture::Figure(map) = heads else { panic!("bars") };
+    assert_eq!((map.panels[0].x_label.as_str(), map.panels[0].columns.len()), ("head", 2));
+}
+
+#[test]
+fn a_wrong_metric_and_a_format_that_is_not_there_say_what_is() {
+    let (t, p, r) = (trace(&json!({}), wave), patch(&json!({}), |_| 0.2), run(&json!({})));
+    for format in Format::ALL {
+        for response in [&t as &dyn Rendered, &p, &r] {
+            let error = response.render(format, Some("prob:nobody")).unwrap_err();
+            let problem = error.problem().unwrap();
+            assert_eq!((problem.pointer.as_str(), problem.code), ("?metric", "unknown_name"));
+            assert!(problem.fix.contains("prob:target"), "{}", problem.fix);
+        }
+    }
+    for format in [Format::Svg, Format::Png] {
+        let error = r.render(format, None).unwrap_err();
+        assert!(matches!(error, RenderError::Format { .. }));
+        let problem = error.problem().unwrap();
+        assert_eq!(
+            (problem.pointer.as_str(), problem.fix.as_str()),
+            ("?format", "write one of csv, npz, safetensors")
+        );
+    }
+}
+
+#[test]
+fn responses_without_cells_are_not_drawn() {
+    let mut r = trace(&json!({}), wave);
+    r.arms.0.clear();
+    assert!(matches!(of_trace(&r, None), Err(PictureRequestError::NoCells { .. })));
+    let mut r = trace(&json!({}), wave);
+    r.arms.0[0].1.axes[1].values.clear();
+    let error = of_trace(&r, None).unwrap_err();
+    assert_eq!(error.to_string(), "arm hidden has no cells, so there is nothing to draw");
+    let mut r = patch(&json!({}), |_| 0.2);
+    r.axes[0].values.clear();
+    assert!(matches!(of_patch(&r, None), Err(PictureRequestError::NoCells { .. })));
+    r.values.0.clear();
+    assert_eq!(of_patch(&r, None), Err(PictureRequestError::NoMetrics));
+}
+
+#[test]
+fn a_trace_in_safetensors_holds_every_number_under_its_name() {
+    let r = trace(&json!({"layers": [1, 2], "positions": [0, 2, 5], "keep": {"per_sample": true}}), wave);
+    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let (shape, effects) = f64s(&tensors, "hidden/prob:target/effect_mean");
+    assert_eq!(shape, [2, 3]);
+    assert_eq!(
+        effects,
+        r.arms.0[0].1.effects.0[0].1.mean.data.iter().map(|x| x.unwrap()).collect::<Vec<_>>()
+    );
+    let (shape, samples) = f64s(&tensors, "hidden/prob:target/value_samples");
+    assert_eq!(shape, [2, 3, 2]);
+    near(samples[9], wave(9));
+    near(f64s(&tensors, "hidden/prob:target/value_mean").1[4], f64::midpoint(wave(8), wave(9)));
+    near(f64s(&tensors, "hidden/prob:target/recovery").1[4], (f64::midpoint(wave(8), wave(9)) - 0.2) / 0.6);
+    assert_eq!(i64s(&tensors, "hidden/layers"), [1, 2]);
+    assert_eq!(i64s(&tensors, "hidden/positions"), [0, 2, 5]);
+    assert_eq!(tensors.tensor("hidden/exact_null").unwrap().data(), [1, 0, 0, 0, 0, 0]);
+    let (shape, clean) = f64s(&tensors, "clean/prob:target");
+    assert!(shape.is_empty());
+    near(clean[0], 0.8);
+    near(f64s(&tensors, "corrupted/prob:target/samples").1[1], 0.3);
+    near(f64s(&tensors, "total_effect/prob:target/mean").1[0], 0.6);
+    assert_eq!(i64s(&tensors, "tokens")[1], i64::from(id(" Eiffel")));
+    assert_eq!((i64s(&tensors, "token_starts")[1], i64s(&tensors, "token_ends")[1]), (3, 10));
+    assert_eq!(i64s(&tensors, "subject"), [1, 3]);
+    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+    let metadata = header.metadata().clone().unwrap();
+    assert_eq!((metadata["model"].as_str(), metadata["server"].as_str()), ("fake", "9.9"));
+    assert_eq!(metadata["plan_sha256"], r.provenance.plan_sha256);
+    let request: Value = serde_json::from_str(&metadata["request"]).unwrap();
+    assert_eq!(request, serde_json::to_value(&r.request).unwrap());
+    assert!(lower::trace(&request, &Fake::default()).is_ok(), "the request can be sent again");
+    let texts: Vec<String> = serde_json::from_str(&metadata["token_texts"]).unwrap();
+    assert_eq!(texts[7], " of");
+}
+
+#[test]
+fn npz_holds_the_same_arrays_and_texts_and_one_metric_if_asked() {
+    let r = trace(&json!({}), wave);
+    let names = npz_names(&r.render(Format::Npz, None).unwrap());
+    let bytes = r.render(Format::Safetensors, None).unwrap();
+    for name in SafeTensors::deserialize(&bytes).unwrap().names() {
+        assert!(names.iter().any(|n| n == name), "{name}");
+    }
+    assert!(names.contains(&"metadata".to_owned()) && names.contains(&"token_texts".to_owned()));
+    assert!(!names.iter().any(|name| name.contains("samples") && name.starts_with("hidden")));
+    let names = npz_names(&r.render(Format::Npz, Some("logit:target")).unwrap());
+    assert!(names.contains(&"hidden/logit:target/recovery".to_owned()));
+    assert!(!names.iter().any(|name| name.contains("prob:target")), "{names:?}");
+}
+
+#[test]
+fn names_chosen_by_the_caller_are_one_part_of_a_path_each() {
+    let body = json!({"runs": {"..": {"prompt": "The"}, "a/b": {"prompt": "The"}, "a": {"prompt": "The"}},
+                      "targets": {"x/y": [" Paris"]}, "metrics": ["prob:x/y"]});
+    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let scores = (0..3).map(|_| score(0.5, " Rome")).collect();
+    let r = super::run::respond(&lowered.layout, &output(scores), &Fake::default(), envelope()).unwrap();
+    let names = npz_names(&r.render(Format::Npz, None).unwrap());
+    for name in ["~../prob:x~1y", "a~1b/tokens", "a/tokens"] {
+        assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
+    }
+    // Arms named as the baselines keep apart from them.
+    let arms = json!({"corrupted": {"site": "mlp_out"}, "clean": {"site": "mlp_out"}, "total_effect": {"site": "mlp_out"},
+                      "tokens": {"site": "mlp_out"}});
+    let r = trace(&json!({"arms": arms, "keep": {"per_sample": true}}), wave);
+    r.render(Format::Npz, None).unwrap();
+}
+
+#[test]
+fn a_patch_and_its_runs_are_arrays_too() {
+    let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
+    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    near(f64s(&tensors, "effects/prob:target").1[2], 0.4);
+    near(f64s(&tensors, "normalised/prob:target").1[3], 1.0);
+    near(f64s(&tensors, "runs/source/prob:target").1[0], 0.7);
+    assert_eq!(i64s(&tensors, "layers"), [0, 1, 2, 3]);
+    assert_eq!(tensors.tensor("trivial").unwrap().data(), [0, 0, 0, 1]);
+    assert_eq!(tensors.tensor("topk_ids").unwrap().shape(), [4, 2]);
+    assert_eq!(i64s(&tensors, "topk_ids")[0], i64::from(id(" Paris")));
+    near(f64s(&tensors, "topk_logprobs").1[1], 0.25_f64.ln());
+    assert_eq!(i64s(&tensors, "runs/base/tokens")[1], i64::from(id(" river")));
+}
+
+#[test]
+fn captures_keep_their_layers_and_positions() {
+    let r = run(&json!({}));
+    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let capture = tensors.tensor("run/resid_post").unwrap();
+    assert_eq!((capture.dtype(), capture.shape()), (Dtype::F32, &[2, 1, 8][..]));
+    let values: Vec<f32> =
+        capture.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert!(values[3].is_nan() && values[8].to_bits() == 1.0_f32.to_bits(), "{values:?}");
+    assert_eq!(
+        (i64s(&tensors, "run/resid_post/layers"), i64s(&tensors, "run/resid_post/positions")),
+        (vec![0, 2], vec![3])
+    );
+    assert_eq!(tensors.tensor("run/embed").unwrap().shape(), [1, 8]);
+    assert!(tensors.tensor("run/embed/layers").is_err());
+    assert_eq!(tensors.tensor("run/resid_post.2").unwrap().shape(), [1, 2, 8]);
+    assert_eq!(i64s(&tensors, "run/resid_post.2/layers"), [1]);
+    assert_eq!(i64s(&tensors, "run/topk_ids"), [i64::from(id(" Rome")), i64::from(id(" the"))]);
+    near(f64s(&tensors, "run/prob:target").1[0], 0.25);
+}
+
+#[test]
+fn tables_have_a_row_for_each_measurement() {
+    let r = trace(&json!({"arms": ["hidden", "mlp"], "layers": [1, 3], "positions": [0, 1, 7]}), wave);
+    let rows = csv(&r.render(Format::Csv, None).unwrap());
+    assert_eq!(rows.len(), 2 * 6 * 2);
+    let row = rows
+        .iter()
+        .find(|r| {
+            r["arm"] == "hidden" && r["layer"] == "3" && r["position"] == "1" && r["metric"] == "prob:target"
+        })
+        .unwrap();
+    let number = |name: &str| row[name].parse::<f64>().unwrap();
+    near(number("value"), f64::midpoint(wave(8), wave(9)));
+    near(number("effect"), f64::midpoint(wave(8), wave(9)) - 0.2);
+    near(number("clean"), 0.8);
+    near(number("corrupted"), 0.2);
+    assert_eq!((row["token"].as_str(), row["head"].as_str(), row["window"].as_str()), (" Eiffel", "", "1"));
+    assert_eq!((row["site"].as_str(), row["trivial"].as_str()), ("resid_post", "false"));
+    assert_eq!(rows.iter().filter(|r| r["exact_null"] == "true").count(), 2);
+    let header = "arm,site,window,layer,position,token,head,metric,value,value_se,effect,effect_se,recovery,exact_null,\
+                  trivial,clean,corrupted\n";
+    let text = r.render(Format::Csv, Some("logit:target")).unwrap();
+    assert!(text.starts_with(header.as_bytes()));
+    assert_eq!(csv(&text).len(), 12);
+
+    let rows = csv(&patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]).render(Format::Csv, None).unwrap());
+    assert_eq!(rows.len(), 8);
+    for (name, expected) in
+        [("value", 0.5), ("effect", 0.4), ("normalised", 2.0 / 3.0), ("base", 0.1), ("source", 0.7)]
+    {
+        near(rows[2][name].parse().unwrap(), expected);
+    }
+    assert_eq!((rows[2]["layer"].as_str(), rows[2]["position"].as_str()), ("2", ""));
+
+    let rows = csv(&run(&json!({})).render(Format::Csv, None).unwrap());
+    let kinds: Vec<_> =
+        rows.iter().map(|r| (r["kind"].as_str(), r["metric"].as_str(), r["token"].as_str())).collect();
+    let expected = [
+        ("metric", "prob:target", ""),
+        ("metric", "logprob:target", ""),
+        ("topk", "", " Rome"),
+        ("topk", "", " the"),
+    ];
+    assert_eq!(kinds, expected);
+    assert_eq!((rows[3]["rank"].as_str(), rows[3]["value"].as_str()), ("2", ""));
+    near(rows[3]["prob"].parse().unwrap(), 0.25);
+}
+
+#[test]
+fn plots_asked_for_are_put_into_the_response() {
+    let mut r = trace(&json!({"plot": ["svg", "png", "svg"]}), wave);
+    fill_plots(&mut r);
+    assert_eq!(r.plots.names(), ["svg", "png"]);
+    assert_eq!(r.plots.0[0].1.as_bytes(), r.render(Format::Svg, None).unwrap());
+    let png = base64::engine::general_purpose::STANDARD.decode(&r.plots.0[1].1).unwrap();
+    assert!(png.starts_with(b"\x89PNG"));
+    assert_eq!(png, r.render(Format::Png, None).unwrap());
+    let mut broken = trace(&json!({"plot": ["svg"]}), wave);
+    let lints = broken.lints.len();
+    broken.arms.0.clear();
+    fill_plots(&mut broken);
+    assert!(broken.plots.is_empty());
+    assert_eq!((broken.lints.len(), broken.lints[lints].code), (lints + 1, "NO_PICTURE"));
+    let mut none = trace(&json!({}), wave);
+    fill_plots(&mut none);
+    assert!(none.plots.is_empty());
+}
+
+#[test]
+#[ignore = "writes pictures to look at"]
+fn response_gallery() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/gallery");
+    std::fs::create_dir_all(&folder).unwrap();
+    let sweep = json!({"sweep": ["layers", "positions"], "interventions": [{"site": "resid_post", "positions": "all", "source": {"run": "source"}}]});
+    let all: [(&str, Box<dyn Rendered>); 5] = [
+        ("response-trace", Box::new(trace(&json!({}), wave))),
+        ("response-trace-arms", Box::new(trace(&json!({"arms": ["hidden", "mlp", "attn"]}), wave))),
+        ("response-trace-embed", Box::new(trace(&json!({"arms": {"tokens": {"site": "embed"}}}), wave))),
+        ("response-sweep", Box::new(patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]))),
+        ("response-sweep-two", Box::new(patch(&sweep, wave))),
+    ];
+    for (name, response) in all {
+        std::fs::write(folder.join(format!("{name}.png")), response.render(Format::Png, None).unwrap())
+            .unwrap();
+        std::fs::write(folder.join(format!("{name}.npz")), response.render(Format::Npz, None).unwrap())
+            .unwrap();
+        std::fs::write(folder.join(format!("{name}.csv")), response.render(Format::Csv, None).unwrap())
+            .unwrap();
+    }
+}
