@@ -12,11 +12,11 @@ use super::{AppState, Encoding, JsonBody, Kind, NoQuery, Problem, query};
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
-use crate::result::pictures::fill_plots;
-use crate::result::render::{Format, RenderError, Rendered};
+use crate::result::render::{Format, RenderError, Rendered, fill_plots};
 use crate::result::run::RunResponse;
 use crate::result::trace::TraceResponse;
 use crate::spec::body::{PatchBody, PlanBody, RunBody, TraceBody};
+use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
 
 const NUMBERS: [Encoding; 4] = [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors];
@@ -40,8 +40,7 @@ struct Asked {
 impl Asked {
     fn of(parts: &Parts, served: &[Encoding]) -> Result<Self, Problem> {
         let mut query = query(parts, &["format", "metric"])?;
-        let encoding =
-            Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), served)?;
+        let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), served)?;
         Ok(Self { encoding, metric: query.remove("metric") })
     }
 
@@ -73,13 +72,8 @@ impl Asked {
 
 impl From<RenderError> for Problem {
     fn from(error: RenderError) -> Self {
-        match error.field() {
-            Some((pointer, fix)) => Self::new(Kind::InvalidRequest, format!("{error}; {fix}")).error(
-                pointer,
-                "not_renderable",
-                error.to_string(),
-                fix,
-            ),
+        match error.problem() {
+            Some(problem) => Problems(vec![problem]).into(),
             None => Self::new(Kind::Internal, error.to_string()),
         }
     }
@@ -123,8 +117,12 @@ async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
     let asked = Asked::of(&parts, &PICTURES)?;
     let mut result = state.service()?.trace(body).await?;
     if !result.request.plot.is_empty() {
-        let drawn = tokio::task::spawn_blocking(move || fill_plots(&mut result).map(|()| result)).await;
-        result = drawn.map_err(|_| Problem::new(Kind::Internal, "drawing the result failed"))??;
+        let draw = move || {
+            fill_plots(&mut result);
+            result
+        };
+        let drawn = tokio::task::spawn_blocking(draw).await;
+        result = drawn.map_err(|_| Problem::new(Kind::Internal, "drawing the result failed"))?;
     }
     asked.answer(result).await
 }

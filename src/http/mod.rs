@@ -52,7 +52,10 @@ struct Api;
 
 /// All resources with their documentation.
 fn api() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(Api::openapi()).merge(health::routes()).merge(models::routes()).merge(experiments::routes())
+    OpenApiRouter::with_openapi(Api::openapi())
+        .merge(health::routes())
+        .merge(models::routes())
+        .merge(experiments::routes())
 }
 
 /// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.

@@ -25,7 +25,7 @@ async fn panics() {
 
 fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
-    AppState { config: Arc::new(config), readiness: watch::channel(readiness).1 }
+    AppState { config: Arc::new(config), readiness: watch::channel(readiness).1, service: Arc::default() }
 }
 
 async fn send(readiness: Readiness, request: Request<Body>) -> (StatusCode, header::HeaderMap, Value) {
@@ -164,7 +164,11 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
     assert!(!headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
     let mut config = config::load(None, [], &[]).unwrap().config;
     config.http.cors_origins = vec!["https://lab.example".into()];
-    let state = AppState { config: Arc::new(config), readiness: watch::channel(Readiness::Ready).1 };
+    let state = AppState {
+        config: Arc::new(config),
+        readiness: watch::channel(Readiness::Ready).1,
+        service: Arc::default(),
+    };
     let (status, headers, _) = send_to(state.clone(), preflight()).await;
     assert_eq!(
         (status, &headers[header::ACCESS_CONTROL_ALLOW_ORIGIN]),

@@ -10,7 +10,7 @@ use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
-use crate::spec::select::{Layers, Positions};
+use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
 use crate::spec::trace::Direction;
 
 /// Digits of numbers in subtitles.
@@ -132,7 +132,7 @@ fn layers(layers: &Layers) -> String {
             let step = if *step > 1 { format!(" in steps of {step}") } else { String::new() };
             format!("layers {from} to {to}{step}")
         }
-        Layers::All => "all layers".to_owned(),
+        Layers::Word(AllWord::All) => "all layers".to_owned(),
     }
 }
 
@@ -146,8 +146,8 @@ fn positions(positions: &Positions) -> String {
             [[from, to]] => format!("position {from} to position {to}"),
             _ => format!("{} pairs of positions", map.len()),
         },
-        Positions::Last => "last position".to_owned(),
-        Positions::All => "all positions".to_owned(),
+        Positions::Word(PositionWord::Last) => "last position".to_owned(),
+        Positions::Word(PositionWord::All) => "all positions".to_owned(),
     }
 }
 
