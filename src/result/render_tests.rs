@@ -162,7 +162,7 @@ fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
     assert!(hidden.cells[0][0].exact_null && !hidden.cells[0][1].exact_null);
     assert!(hidden.cells[1][2].trivial && !hidden.cells[0][2].trivial);
     assert_eq!(mlp.title, "mlp: mlp_out, window 10");
-    assert_eq!(mlp.y_label, "layer (centre of window)");
+    assert_eq!(mlp.y_label, "centre layer");
     assert!(!mlp.cells[1][2].trivial);
     let named = of_trace(&r, Some("logit:target")).unwrap();
     assert_eq!(named.title, "Causal trace: logit(\" Paris\")");
@@ -192,7 +192,7 @@ fn a_sweep_is_drawn_as_values_between_the_runs_it_is_made_of() {
     let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
     let bars = bars(&r, None);
     assert_eq!(bars.title, "Patching base: P(\" Paris\")");
-    assert_eq!(bars.subtitle, "fake  ·  resid_post of source written to resid_post, last position");
+    assert_eq!(bars.subtitle, "fake\u{a0}·  resid_post from source, last position");
     assert_eq!(bars.labels, ["0", "1", "2", "3"]);
     assert_eq!((bars.x_label.as_str(), bars.value_label.as_str()), ("layer", "P(\" Paris\")"));
     let heights: Vec<f64> = bars.series[0].bars.iter().map(|b| b.value.unwrap()).collect();
