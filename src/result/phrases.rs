@@ -89,7 +89,7 @@ pub(super) fn corruption(response: &TraceResponse) -> String {
         }
     });
     let samples = if response.samples == 1 { "sample" } else { "samples" };
-    format!("noise{noise}, {} {samples}, seed {}", response.samples, gaussian.seed)
+    format!("noise{noise}, {}\u{a0}{samples}, seed\u{a0}{}", response.samples, gaussian.seed)
 }
 
 /// What a patch writes, leaving out what is swept: `resid_post from source, last position`.

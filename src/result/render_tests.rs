@@ -143,7 +143,7 @@ fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
         "fake",
         "denoising: effect = patched − corrupted",
         "noise 3σ of subjects (",
-        "2 samples, seed 7",
+        "2\u{a0}samples, seed\u{a0}7",
         "clean\u{a0}=\u{a0}0.8",
         "corrupted\u{a0}=\u{a0}0.2\u{a0}±\u{a0}0.1",
         "total\u{a0}effect\u{a0}=\u{a0}0.6\u{a0}±\u{a0}0.1",
@@ -178,7 +178,7 @@ fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
                       "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
     let figure = of_trace(&trace(&body, wave), None).unwrap();
     assert!(figure.subtitle.contains("noising: effect = patched − clean"), "{}", figure.subtitle);
-    assert!(figure.subtitle.contains("noise σ = 0.5, 2 samples"), "{}", figure.subtitle);
+    assert!(figure.subtitle.contains("noise σ = 0.5, 2\u{a0}samples"), "{}", figure.subtitle);
     assert_eq!(
         (figure.panels[0].rows.as_slice(), figure.panels[0].columns.len()),
         (&["embed".into()][..], 8)
