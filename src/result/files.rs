@@ -3,6 +3,9 @@
 //! Names are paths: `hidden/prob:target/effect_mean`. A name that the request chose is one part of the path, so `~` and
 //! `/` in it are written `~0` and `~1`, as in a JSON pointer. Missing numbers are NaN. Integers are 64 bits wide, as
 //! indices are in `PyTorch`. Text arrays are for `.npz` only; the metadata carry the same texts.
+//!
+//! Metadata say where numbers come from: `id`, `model`, `server`, `plan_sha256` and, as JSON, `request` (its long form),
+//! `provenance`, `lints`, `token_texts`.
 
 use std::collections::BTreeMap;
 
@@ -132,28 +135,27 @@ pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray>
     out.list
 }
 
-/// Metadata of a trace: see [`metadata`]; `token_texts` is a JSON list.
+/// Metadata of a trace, by the same names for every response; `token_texts` is a JSON list.
 pub fn trace_metadata(response: &TraceResponse) -> BTreeMap<String, String> {
     let texts: Vec<&str> = response.tokens.iter().map(|token| token.token.text.as_str()).collect();
     metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
 }
 
-/// Metadata of a patch: see [`metadata`]; `token_texts` is a JSON object with a list for each run.
+/// Metadata of a patch, by the same names for every response; `token_texts` is a JSON object with a list for each run.
 pub fn patch_metadata(response: &PatchResponse) -> BTreeMap<String, String> {
     let texts: Named<_> =
         response.runs.iter().map(|(name, run)| (name.to_owned(), texts(&run.tokens))).collect();
     metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
 }
 
-/// Metadata of clean runs: see [`metadata`]; `token_texts` is a JSON object with a list for each run.
+/// Metadata of clean runs, by the same names for every response; `token_texts` is a JSON object with a list for each run.
 pub fn run_metadata(response: &RunResponse) -> BTreeMap<String, String> {
     let texts: Named<_> =
         response.runs.iter().map(|(name, run)| (name.to_owned(), texts(&run.tokens.tokens))).collect();
     metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
 }
 
-/// Where numbers come from: `id`, `model`, `server`, `plan_sha256` and, as JSON, `request` (its long form), `provenance`,
-/// `lints`, `token_texts`.
+/// See the module.
 fn metadata(
     id: &str,
     model: &str,

@@ -89,10 +89,10 @@ pub(super) fn corruption(response: &TraceResponse) -> String {
         }
     });
     let samples = if response.samples == 1 { "sample" } else { "samples" };
-    format!("noise{noise}, {} {samples}, seed {}", response.samples, gaussian.seed)
+    format!("noise{noise}, {}\u{a0}{samples}, seed\u{a0}{}", response.samples, gaussian.seed)
 }
 
-/// What a patch writes, leaving out what is swept: `resid_post of source, last position`.
+/// What a patch writes, leaving out what is swept: `resid_post from source, last position`.
 pub(super) fn interventions(list: &[Intervention], swept: &[SweepAxis]) -> String {
     match list {
         [] | [_] | [_, _] => {
@@ -104,14 +104,15 @@ pub(super) fn interventions(list: &[Intervention], swept: &[SweepAxis]) -> Strin
 
 fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
     let site = one.site;
-    let of = |source: &SourceSpec| match source {
-        SourceSpec::Run { run, .. } => format!("{site} of {run}"),
-        SourceSpec::Vector { .. } => "a given vector".to_owned(),
-    };
     let what = match &one.op {
-        OpSpec::Replace { source } => format!("{} written to {site}", of(source)),
+        OpSpec::Replace { source: SourceSpec::Run { run, .. } } => format!("{site} from {run}"),
+        OpSpec::Replace { source: SourceSpec::Vector { .. } } => format!("{site} set to a given vector"),
         OpSpec::Add { source, coef } => {
-            format!("{} times {} added to {site}", significant(*coef, DIGITS), of(source))
+            let source = match source {
+                SourceSpec::Run { run, .. } => format!("that of {run}"),
+                SourceSpec::Vector { .. } => "a given vector".to_owned(),
+            };
+            format!("{site} plus {} times {source}", significant(*coef, DIGITS))
         }
         OpSpec::Scale { factor } => format!("{site} times {}", significant(*factor, DIGITS)),
         OpSpec::Zero => format!("{site} set to zero"),
@@ -156,4 +157,62 @@ fn listed<T: std::fmt::Display>(items: &[T]) -> String {
     let shown: Vec<String> = items.iter().take(6).map(T::to_string).collect();
     let more = if items.len() > 6 { ", …" } else { "" };
     shown.join(", ") + more
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::lower;
+    use crate::lower::testing::Fake;
+
+    #[test]
+    fn metrics_are_named_by_the_tokens_they_are_about() {
+        let body = json!({"runs": {"a": {"prompt": "The"}}, "base": "a",
+                          "targets": {"x": [" Paris", " Rome"], "y-z": ["\n"], "x-y": [" city", " of", " the", " a"]},
+                          "metrics": ["prob:x", "logprob:y-z", "logit:x-y", "logit_diff:x-y-y-z", "rank:y-z", "kl:a",
+                                      "top1_flip"],
+                          "interventions": [{"site": "mlp_out", "op": "zero"}]});
+        let layout = lower::patch(&body, &Fake::default()).unwrap().layout;
+        let said = |key: &str| metric(key, &layout.spec.experiment, &layout.common.targets.sets);
+        for (key, expected) in [
+            ("prob:x", "P(\" Paris\" or \" Rome\")"),
+            ("logprob:y-z", "log P(\"\\n\") in nats"),
+            ("logit:x-y", "logit(x-y: 4 tokens)"),
+            ("logit_diff:x-y-y-z", "logit(x-y: 4 tokens) − logit(\"\\n\")"),
+            ("rank:y-z", "rank of \"\\n\""),
+            ("kl:a", "KL divergence from a in nats"),
+            ("top1_flip", "top-1 flip (1 = another token)"),
+            ("prob:nobody", "prob:nobody"),
+        ] {
+            assert_eq!(said(key), expected);
+        }
+    }
+
+    #[test]
+    fn interventions_are_told_without_what_is_swept() {
+        let said = |list: serde_json::Value, sweep: serde_json::Value| {
+            let body = json!({"base": "The river has", "source": "The river is", "target": " a",
+                              "interventions": list, "sweep": sweep});
+            let spec = lower::patch(&body, &Fake::default()).unwrap().layout.spec;
+            interventions(&spec.interventions, &spec.sweep)
+        };
+        let source = json!({"run": "source"});
+        let replace = json!({"site": "resid_post", "layers": 2, "positions": [0, -1], "source": source});
+        assert_eq!(said(json!([replace]), json!([])), "resid_post from source, layer 2, positions 0, -1");
+        let zero = json!({"site": "mlp_out", "op": "zero", "layers": {"from": 0, "to": 3}, "positions": "all", "window": 2});
+        assert_eq!(said(json!([zero]), json!(["layers"])), "mlp_out set to zero, all positions, window 2");
+        let scale = json!({"site": "attn_out", "op": "scale", "factor": 0.5, "layers": {"from": 1}, "positions": "last"});
+        assert_eq!(
+            said(json!([zero, scale]), json!(["positions"])),
+            "mlp_out set to zero, layers 0 to 2, window 2 and attn_out times 0.5, layers 1 to the last"
+        );
+        let add = json!({"site": "resid_mid", "op": "add", "coef": 2, "layers": 0, "positions": {"range": [0, 2]},
+                         "source": source});
+        assert_eq!(
+            said(json!([add, zero, scale]), json!([])),
+            "resid_mid plus 2 times that of source, layer 0, positions [0, 2) and 2 interventions more"
+        );
+    }
 }

@@ -5,7 +5,7 @@ use super::bars::{Bar, Bars, Baseline, Series};
 use super::heatmap::{Arrangement, Column, Figure, Heatmap};
 use super::patch::PatchResponse;
 use super::phrases;
-use super::plane::{Plane, axis_name};
+use super::plane::Plane;
 use super::trace::{ArmResult, TraceResponse};
 use crate::lower::layout::Axis;
 use crate::spec::intervention::{OpSpec, SourceSpec};
@@ -13,8 +13,8 @@ use crate::tokens::Token;
 
 /// Panels stand below each other where they would be wider than this many columns side by side.
 const WIDE: usize = 72;
-/// What separates the parts of a subtitle.
-const DOT: &str = "  ·  ";
+/// What separates the parts of a subtitle; lines break after it.
+const DOT: &str = "\u{a0}·  ";
 
 /// Why a response has no picture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -149,16 +149,16 @@ fn arm_panel(
     let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
     panel.title = format!("{name}: {}{window}", arm.site);
     if arm.window > 1 && panel.y_label == "layer" {
-        "layer (centre of window)".clone_into(&mut panel.y_label);
+        "centre layer".clone_into(&mut panel.y_label);
     }
     let corrupted_is_subject =
         (0..).zip(&response.tokens).all(|(position, token)| token.corrupted == in_subject(position));
-    panel.mark_label = match (response.subject.is_some(), corrupted_is_subject) {
+    let marks = match (response.subject.is_some(), corrupted_is_subject) {
         (true, true) => "subject (corrupted)",
         (true, false) => "subject",
         (false, _) => "corrupted",
-    }
-    .to_owned();
+    };
+    marks.clone_into(&mut panel.mark_label);
     Ok(panel)
 }
 
@@ -235,6 +235,11 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
         series: vec![Series { name: String::new(), bars }],
         baselines: lines.collect(),
     }))
+}
+
+/// What an axis shows: positions are shown by their tokens.
+fn axis_name(axis: &Axis) -> &'static str {
+    if axis.name == "position" { "token" } else { axis.name }
 }
 
 /// A value of an axis: positions by their token.

@@ -49,17 +49,13 @@ impl<'a> Plane<'a> {
         Heatmap {
             cells: cells.collect(),
             y_label: self.y.map_or_else(String::new, |y| y.name.to_owned()),
-            x_label: self.x.map_or_else(String::new, |x| axis_name(x).to_owned()),
+            // Tokens speak for themselves.
+            x_label: self.x.filter(|x| x.name != "position").map_or_else(String::new, |x| x.name.to_owned()),
             rows,
             columns,
             ..Heatmap::default()
         }
     }
-}
-
-/// What an axis shows: positions are shown by their tokens.
-pub(super) fn axis_name(axis: &Axis) -> &'static str {
-    if axis.name == "position" { "token" } else { axis.name }
 }
 
 /// The smaller, the rather an axis stands upright.
@@ -96,7 +92,7 @@ mod tests {
     fn layers_go_up_and_tokens_go_right_whatever_the_order_of_the_axes() {
         let (map, cells) = laid_out(&["layer", "position"]).unwrap();
         assert_eq!(cells, [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]);
-        assert_eq!((map.y_label.as_str(), map.x_label.as_str()), ("layer", "token"));
+        assert_eq!((map.y_label.as_str(), map.x_label.as_str()), ("layer", ""));
         let (map, cells) = laid_out(&["position", "layer"]).unwrap();
         assert_eq!(cells, [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]);
         assert_eq!((map.y_label.as_str(), map.columns[1].text.as_str()), ("layer", "position 1"));

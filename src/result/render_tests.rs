@@ -143,7 +143,7 @@ fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
         "fake",
         "denoising: effect = patched − corrupted",
         "noise 3σ of subjects (",
-        "2 samples, seed 7",
+        "2\u{a0}samples, seed\u{a0}7",
         "clean\u{a0}=\u{a0}0.8",
         "corrupted\u{a0}=\u{a0}0.2\u{a0}±\u{a0}0.1",
         "total\u{a0}effect\u{a0}=\u{a0}0.6\u{a0}±\u{a0}0.1",
@@ -162,7 +162,7 @@ fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
     assert!(hidden.cells[0][0].exact_null && !hidden.cells[0][1].exact_null);
     assert!(hidden.cells[1][2].trivial && !hidden.cells[0][2].trivial);
     assert_eq!(mlp.title, "mlp: mlp_out, window 10");
-    assert_eq!(mlp.y_label, "layer (centre of window)");
+    assert_eq!(mlp.y_label, "centre layer");
     assert!(!mlp.cells[1][2].trivial);
     let named = of_trace(&r, Some("logit:target")).unwrap();
     assert_eq!(named.title, "Causal trace: logit(\" Paris\")");
@@ -178,7 +178,7 @@ fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
                       "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
     let figure = of_trace(&trace(&body, wave), None).unwrap();
     assert!(figure.subtitle.contains("noising: effect = patched − clean"), "{}", figure.subtitle);
-    assert!(figure.subtitle.contains("noise σ = 0.5, 2 samples"), "{}", figure.subtitle);
+    assert!(figure.subtitle.contains("noise σ = 0.5, 2\u{a0}samples"), "{}", figure.subtitle);
     assert_eq!(
         (figure.panels[0].rows.as_slice(), figure.panels[0].columns.len()),
         (&["embed".into()][..], 8)
@@ -192,7 +192,7 @@ fn a_sweep_is_drawn_as_values_between_the_runs_it_is_made_of() {
     let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
     let bars = bars(&r, None);
     assert_eq!(bars.title, "Patching base: P(\" Paris\")");
-    assert_eq!(bars.subtitle, "fake  ·  resid_post of source written to resid_post, last position");
+    assert_eq!(bars.subtitle, "fake\u{a0}·  resid_post from source, last position");
     assert_eq!(bars.labels, ["0", "1", "2", "3"]);
     assert_eq!((bars.x_label.as_str(), bars.value_label.as_str()), ("layer", "P(\" Paris\")"));
     let heights: Vec<f64> = bars.series[0].bars.iter().map(|b| b.value.unwrap()).collect();
