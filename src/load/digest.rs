@@ -105,7 +105,9 @@ mod tests {
     fn several_files_have_the_digest_of_their_sha256sum_list() {
         let dir = tempfile::tempdir().unwrap();
         let files = [dir.path().join("b"), dir.path().join("a")];
-        files.iter().for_each(|f| std::fs::write(f, "abc").unwrap());
+        for file in &files {
+            std::fs::write(file, "abc").unwrap();
+        }
         let abc = of_bytes(b"abc");
         let list = format!("{abc}  a\n{abc}  b\n");
         assert_eq!(of_weights(&files, &dir.path().join("c")).unwrap(), of_bytes(list.as_bytes()));

@@ -59,6 +59,9 @@ pub struct Weights<K: Kernels> {
 
 /// Loads the weights for the CPU. `tensor` gives a checkpoint's tensor by its Hugging Face name in the shape that
 /// [`ModelConfig`] implies; `progress` is told after each block.
+///
+/// # Panics
+/// If a tensor has another number of elements than its shape says, which the loader checks.
 pub fn load_cpu<E>(
     cpu: &Cpu,
     config: &ModelConfig,

@@ -47,6 +47,7 @@ impl Stage {
     }
 
     /// The moment just before.
+    #[must_use]
     pub fn previous(self) -> Stage {
         Stage(self.0.saturating_sub(1))
     }
@@ -90,6 +91,9 @@ impl Cones {
     }
 
     /// The run whose row stands for `run` at `position` once `stage` is done.
+    ///
+    /// # Panics
+    /// Never: every chain of parents ends in a root, which owns its rows from the start.
     pub fn resolve(&self, mut run: RunId, position: u32, stage: Stage) -> RunId {
         while self.birth(run, position) > stage {
             run = self.parents[run.0 as usize].expect("BUG: a root owns all its rows from the start");

@@ -18,13 +18,13 @@ struct Rows<'a> {
     /// Slot of each row.
     slots: Vec<Slot>,
     /// Row of each slot, or [`NO_ROW`].
-    rows: Vec<u32>,
+    of_slot: Vec<u32>,
     peak: usize,
 }
 
 /// The batch for a chunk, and for each readout asked for its index into the batch's readout rows.
 pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Vec<usize>) {
-    let mut rows = Rows { live, slots: Vec::new(), rows: vec![NO_ROW; live.slots()], peak: 0 };
+    let mut rows = Rows { live, slots: Vec::new(), of_slot: vec![NO_ROW; live.slots()], peak: 0 };
     let (mut tokens, mut positions) = (Vec::new(), Vec::new());
     for &run in live.runs.iter().filter(|r| live.plan.run(**r).parent.is_none()) {
         for (position, &token) in (0u32..).zip(live.plan.run(run).tokens.iter()) {
@@ -62,13 +62,13 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Vec
 
 impl Rows<'_> {
     fn push(&mut self, slot: Slot) {
-        self.rows[slot] = self.slots.len() as u32;
+        self.of_slot[slot] = self.slots.len() as u32;
         self.slots.push(slot);
         self.peak = self.peak.max(self.slots.len());
     }
 
     fn row(&self, slot: Slot) -> u32 {
-        let row = self.rows[slot];
+        let row = self.of_slot[slot];
         debug_assert_ne!(row, NO_ROW, "a row is read that was never computed");
         row
     }
@@ -117,7 +117,7 @@ impl Rows<'_> {
                 .which
                 .iter()
                 .copied()
-                .filter(|&i| self.rows[self.live.slot(applied.run, edit.positions[i])] != NO_ROW)
+                .filter(|&i| self.of_slot[self.live.slot(applied.run, edit.positions[i])] != NO_ROW)
                 .collect();
             if present.is_empty() {
                 continue;
@@ -193,7 +193,7 @@ impl Rows<'_> {
         let key_start = slots.iter().map(|&slot| key_start[slot]).collect();
 
         for &slot in &incoming {
-            self.rows[slot] = NO_ROW;
+            self.of_slot[slot] = NO_ROW;
         }
         for slot in slots {
             self.push(slot);
@@ -226,8 +226,8 @@ impl Rows<'_> {
 
 fn mergeable(a: &EditRows, b: &EditRows) -> bool {
     let alike = match (&a.op, &b.op) {
-        (RowOp::Replace(x), RowOp::Replace(y)) => same_kind(x, y),
-        (RowOp::Add(x, c), RowOp::Add(y, d)) => same_kind(x, y) && c.to_bits() == d.to_bits(),
+        (RowOp::Replace(a), RowOp::Replace(b)) => same_kind(a, b),
+        (RowOp::Add(a, c), RowOp::Add(b, d)) => same_kind(a, b) && c.to_bits() == d.to_bits(),
         (RowOp::Scale(c), RowOp::Scale(d)) => c.to_bits() == d.to_bits(),
         (RowOp::Zero, RowOp::Zero) => true,
         _ => false,
@@ -241,12 +241,14 @@ fn same_kind(a: &Values, b: &Values) -> bool {
 
 fn merge(into: &mut EditRows, from: EditRows) {
     into.rows.extend(from.rows);
-    match (&mut into.op, from.op) {
-        (RowOp::Replace(a) | RowOp::Add(a, _), RowOp::Replace(b) | RowOp::Add(b, _)) => match (a, b) {
-            (Values::Rows(a), Values::Rows(b)) => a.extend(b),
-            (Values::Given(a), Values::Given(b)) => a.extend(b),
-            _ => unreachable!("BUG: only values of one kind are merged"),
-        },
-        _ => {}
+    let (RowOp::Replace(a) | RowOp::Add(a, _), RowOp::Replace(b) | RowOp::Add(b, _)) =
+        (&mut into.op, from.op)
+    else {
+        return;
+    };
+    match (a, b) {
+        (Values::Rows(a), Values::Rows(b)) => a.extend(b),
+        (Values::Given(a), Values::Given(b)) => a.extend(b),
+        _ => unreachable!("BUG: only values of one kind are merged"),
     }
 }

@@ -249,7 +249,7 @@ fn gallery() {
     let tensors: Vec<_> = arrays.into_iter().filter(|a| !matches!(a.data, ArrayData::Text(_))).collect();
     let bytes = super::safetensors::write(&tensors, &metadata).expect("safetensors");
     std::fs::write(folder.join("a.safetensors"), bytes).expect("written");
-    std::fs::write(folder.join("a.csv"), super::csv::write(&columns).expect("csv")).expect("written");
+    std::fs::write(folder.join("a.csv"), csv::write(&columns).expect("csv")).expect("written");
     for (name, figure) in figures().into_iter().take(8) {
         for panel in figure.panels.iter().take(1) {
             for colour in [terminal::Colour::Never, terminal::Colour::Full] {

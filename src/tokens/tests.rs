@@ -134,7 +134,7 @@ fn a_gguf_vocabulary_that_is_not_understood_is_an_error() {
 #[test]
 fn llama_3_and_qwen2_cut_digits_and_contractions_their_own_way() {
     use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
-    let characters = super::table::byte_characters();
+    let characters = table::byte_characters();
     let cut = |pre: &str, text: &str| {
         let tokens: Vec<String> = characters.iter().map(char::to_string).collect();
         let types = vec![1; tokens.len()];

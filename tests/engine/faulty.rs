@@ -9,7 +9,7 @@ use mediant::plan::output::EditStats;
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Linear layers by candle's matmul, which picks its order of summation by the number of rows.
     LibraryGemm,
     /// Linear layers that cut the sum over inputs in two when there are many rows.
@@ -19,19 +19,19 @@ pub enum Fault {
 }
 
 /// The CPU's kernels but for one fault.
-pub struct Faulty {
-    pub inner: Cpu,
-    pub fault: Fault,
+pub(crate) struct Faulty {
+    pub(crate) inner: Cpu,
+    pub(crate) fault: Fault,
 }
 
 /// A weight with its plain copy for the faulty paths.
-pub struct Weight {
+pub(crate) struct Weight {
     packed: PackedWeight,
     plain: Tensor,
 }
 
 impl Weight {
-    pub fn new(weight: &[f32], outputs: usize, inputs: usize) -> Weight {
+    pub(crate) fn new(weight: &[f32], outputs: usize, inputs: usize) -> Weight {
         Weight {
             packed: PackedWeight::new(weight, outputs, inputs, mediant::kernels::cpu::Dtype::F32),
             plain: Tensor::from_slice(weight, (outputs, inputs), &Device::Cpu).unwrap(),

@@ -89,7 +89,7 @@ fn check(family: &str) {
             assert!((score.log_sum_exp - expected).abs() < 1e-4, "{family} {name}");
         }
     }
-    println!("{family}: {} cases, worst difference {worst:.1e}", scores.len());
+    eprintln!("{family}: {} cases, worst difference {worst:.1e}", scores.len());
 }
 
 #[test]

@@ -177,7 +177,7 @@ fn interventions_that_do_nothing_give_the_clean_runs_bits() {
             Op::Add { source: zeros(), coef: 1.0 },
             Op::Add { source: Source::Run { run: clean, positions: vec![0] }, coef: 0.0 },
         ] {
-            let layer = if site == Site::Embed { 0 } else { 1 };
+            let layer = u32::from(site != Site::Embed);
             let run = plan.branch(clean, vec![edit(layer, site, vec![3], op, EditGroup::Control)]);
             plan.read(run, LAST);
         }

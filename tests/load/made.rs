@@ -11,14 +11,14 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Options that touch nothing outside `dir`.
-pub fn options(dir: &Path) -> LoadOptions {
+pub(crate) fn options(dir: &Path) -> LoadOptions {
     let mut options = LoadOptions { cache_dir: dir.join("cache"), ..LoadOptions::default() };
     options.hub.cache_dir = Some(dir.join("hub"));
     options
 }
 
 /// `config.json` of the tiny dummy.
-pub fn config() -> Value {
+pub(crate) fn config() -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
         "intermediate_size": 160, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -27,14 +27,14 @@ pub fn config() -> Value {
 }
 
 /// All tensors of the tiny dummy.
-pub fn tensors() -> HashMap<String, Tensor> {
+pub(crate) fn tensors() -> HashMap<String, Tensor> {
     let dummy = open(&"dummy:tiny".parse::<ModelRef>().unwrap(), &LoadOptions::default()).unwrap();
     let names = expected_tensors(&dummy.config).into_iter().map(|(name, _)| name);
     names.map(|name| (name.clone(), dummy.tensors.tensor(&name).unwrap())).collect()
 }
 
 /// A byte-level `tokenizer.json` without merges.
-pub fn tokenizer() -> String {
+pub(crate) fn tokenizer() -> String {
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let vocab = alphabet.iter().zip(0u32..).map(|(c, id)| (c.to_string(), id));
@@ -44,12 +44,12 @@ pub fn tokenizer() -> String {
         .unwrap();
     let mut tokenizer = tokenizers::Tokenizer::new(bpe);
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
-    tokenizer.with_decoder(Some(tokenizers::decoders::byte_level::ByteLevel::default()));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
     tokenizer.to_string(false).unwrap()
 }
 
 /// Writes a checkpoint; `shards`: in how many files.
-pub fn write(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>, shards: usize) {
+pub(crate) fn write(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>, shards: usize) {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     std::fs::write(folder.join("tokenizer.json"), tokenizer()).unwrap();
@@ -72,12 +72,12 @@ pub fn write(folder: &Path, config: &Value, tensors: &HashMap<String, Tensor>, s
 }
 
 /// Bits of a tensor, whatever its dtype (f32, bf16, f16 all fit f32).
-pub fn bits(tensor: &Tensor) -> Vec<u32> {
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
     let wide = tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap();
     wide.to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits).collect()
 }
 
 /// SHA-256 in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }

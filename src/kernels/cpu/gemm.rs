@@ -42,6 +42,9 @@ enum Panels {
 
 impl PackedWeight {
     /// Packs `weight [outputs, inputs]` (row-major) and rounds it to `dtype`.
+    ///
+    /// # Panics
+    /// If the weight does not have that many numbers.
     pub fn new(weight: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> PackedWeight {
         assert_eq!(weight.len(), outputs * inputs, "BUG: the loader checks shapes");
         let panels = match dtype {

@@ -73,6 +73,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
 ///
 /// Range reduction by `ln 2` in two parts and a degree-6 polynomial (Cephes' `expf`).
 #[inline(always)]
+#[expect(clippy::many_single_char_names, reason = "as in the literature")]
 pub(super) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -83,12 +84,12 @@ pub(super) fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_HIGH, clamped);
     let r = n.mul_add(-LN2_LOW, r);
-    let p = 1.987_569_1e-4_f32;
+    let p = 1.987_569_2e-4_f32;
     let p = p.mul_add(r, 1.398_199_9e-3);
     let p = p.mul_add(r, 8.333_452e-3);
     let p = p.mul_add(r, 4.166_579_6e-2);
     let p = p.mul_add(r, 1.666_666_5e-1);
-    let p = p.mul_add(r, 5.000_000_1e-1);
+    let p = p.mul_add(r, 0.5);
     let e = p.mul_add(r * r, r) + 1.0;
     // 2^n by its exponent bits; the low bits of `shifted` hold n in two's complement.
     let scale = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
@@ -96,6 +97,7 @@ pub(super) fn exp(x: f32) -> f32 {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact by design")]
 mod tests {
     use super::*;
 

@@ -4,6 +4,9 @@
 //! Every reduction runs in an order fixed by the operation alone, so the bits of a row depend neither on the other
 //! rows, nor on the number of threads, nor on the vector width of the machine.
 
+// Arithmetic that is not inlined into a `vectorized` body is not compiled for the machine (see `lanes`).
+#![allow(clippy::inline_always, reason = "run-time dispatch to an instruction set works by inlining")]
+
 mod attention;
 mod gemm;
 mod lanes;

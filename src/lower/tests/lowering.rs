@@ -111,7 +111,7 @@ fn noise_is_the_generators_times_sigma_at_the_positions_in_order() {
     let body = small_trace(json!({"corrupt": {"sigma": {"abs": 0.5}, "samples": 2, "rng": "numpy_legacy",
                                               "positions": [2, 1]}}));
     let lowered = trace(&body);
-    let expected = crate::lower::noise::numpy_legacy(1, 2 * 2 * 8);
+    let expected = lower::noise::numpy_legacy(1, 2 * 2 * 8);
     for sample in 0..2 {
         let edit = &lowered.plan.runs[1 + sample].edits[0];
         assert_eq!(edit.positions, [1, 2], "NumPy's stream is laid out by ascending position");
