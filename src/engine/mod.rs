@@ -6,6 +6,8 @@
 mod assemble;
 mod rank;
 pub mod row_budget;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -38,7 +40,7 @@ pub struct Engine {
 struct Work {
     batch: ForwardBatch,
     queued: Instant,
-    reply: oneshot::Sender<Done>,
+    reply: oneshot::Sender<Result<Done, EngineError>>,
 }
 
 /// A batch that was computed.
@@ -60,6 +62,9 @@ pub enum EngineError {
     /// The plan does not fit the row budget.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A batch of this plan made the engine panic; its log says where.
+    #[error("the engine failed on this request")]
+    Panicked,
     /// The engine's thread ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -109,7 +114,7 @@ impl Engine {
             let (reply, done) = oneshot::channel();
             let work = Work { batch: chunk.batch, queued: Instant::now(), reply };
             self.work.send(work).map_err(|_| EngineError::Stopped)?;
-            let done = done.await.map_err(|_| EngineError::Stopped)?;
+            let done = done.await.map_err(|_| EngineError::Stopped)??;
             assembly.add(&chunk.readouts, done, peak_rows, row_layers);
         }
         Ok(assembly.finish())

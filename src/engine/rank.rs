@@ -1,11 +1,12 @@
 //! The thread that owns the model.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-use super::{Done, Work};
+use super::{Done, EngineError, Work};
 use crate::kernels::Kernels;
 use crate::model::decoder::{BatchOutput, Decoder};
 use crate::plan::batch::ForwardBatch;
@@ -42,9 +43,12 @@ pub(super) fn spawn(
                 continue;
             }
             let started = Instant::now();
-            let output = model.forward(&batch);
-            // Nobody waits any more: their loss.
-            let _ = reply.send(Done { output, waited: started - queued, took: started.elapsed() });
+            // A fault in one batch must not end the others: buffers are set anew by every batch, so none is left broken.
+            let output = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
+            let took = started.elapsed();
+            let done = output.map(|output| Done { output, waited: started - queued, took });
+            // If nobody waits any more, the result is nobody's loss.
+            let _ = reply.send(done.map_err(|_| EngineError::Panicked));
         }
     };
     std::thread::Builder::new().name("rank-0".into()).spawn(compute)?;

@@ -31,7 +31,7 @@ fn put(bytes: &[u8]) -> impl FnOnce(&Path) -> Result<PathBuf, LoadError> {
 fn left(dir: &Path) -> Vec<String> {
     let names =
         fs::read_dir(dir.join("models")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    names.filter(|n| !n.ends_with(".lock")).collect()
+    names.filter(|n| Path::new(n).extension().is_none_or(|e| e != "lock")).collect()
 }
 
 #[test]
