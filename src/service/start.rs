@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::cpu::Cpu;
 use crate::load::{
-    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, open, required_bytes,
+    Checkpoint, LoadError, LoadOptions, ModelRef, Wheel, available_bytes, open, required_bytes,
 };
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
@@ -20,6 +20,7 @@ use crate::model::weights::load_cpu;
 use crate::plan::Plan;
 use crate::plan::cost::Ceiling;
 use crate::plan::pack::{Mode, Packing};
+use crate::spec::dtype::Dtype;
 
 /// Share of the free memory that activations may take when the configuration leaves it open.
 const ROW_SHARE: u64 = 4;
@@ -54,12 +55,15 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
     };
     let Checkpoint { name, config: shape, tokenizer, tensors, fingerprint } = open(&reference, &options)?;
     let dtype = config.model.dtype;
-    check_fits(&shape, dtype.bytes())?;
+    let needed = memory_of_weights(&shape, dtype);
+    if let Some(available) = available_bytes().filter(|available| *available < needed) {
+        return Err(LoadError::DoesNotFit { needed, available }.into());
+    }
     tracing::info!(
         model = name,
         layers = shape.num_layers,
         parameters = shape.parameters(),
-        bytes = required_bytes(&shape, dtype.bytes()),
+        bytes = needed,
         "loading {name} in {}",
         dtype.name()
     );
@@ -96,6 +100,11 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
         embedding,
     };
     Ok((decoder, served, budget))
+}
+
+/// The weights in their format, and the embedding once more as it is looked up: in f32, row by row.
+fn memory_of_weights(shape: &ModelConfig, dtype: Dtype) -> u64 {
+    required_bytes(shape, dtype.bytes()) + 4 * (shape.vocab_size * shape.hidden_size) as u64
 }
 
 fn row_budget(config: &Config, shape: &ModelConfig) -> anyhow::Result<RowBudget> {

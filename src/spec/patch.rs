@@ -91,7 +91,10 @@ impl PatchSpec {
         let base = if is_short { Some("base".to_owned()) } else { read_base(&fields, out) };
         let given = fields.get("interventions");
         let interventions = match given {
-            Some(node) => node.each(out, Intervention::read),
+            // One that can't be read is held by another: problems found later name interventions by their place.
+            Some(node) => node.each(out, |n, out| {
+                Some(Intervention::read(n, out).unwrap_or_else(|| Intervention::last_residual("source")))
+            }),
             None if is_short => Some(vec![Intervention::last_residual("source")]),
             None => {
                 let fix = "list what is written: [{\"site\": \"resid_post\", \"source\": {\"run\": name}}]";

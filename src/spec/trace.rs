@@ -153,11 +153,9 @@ impl TraceSpec {
         let short = Short { fields: &["prompt", "subject"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
-        let corrupt = fields
-            .get("corrupt")
-            .map_or_else(|| Some(Corruption::gaussian(&clean)), |n| Corruption::read(&n, &clean, out));
-        let hidden = || Named::one("hidden", Arm::new(Site::ResidPost, 1));
-        let arms = fields.get("arms").map_or_else(|| Some(hidden()), |n| read_arms(&n, out));
+        // What can't be read takes its default, so that the rest of the request is still looked at.
+        let corrupt = fields.get("corrupt").and_then(|n| Corruption::read(&n, &clean, out));
+        let arms = fields.get("arms").and_then(|n| read_arms(&n, out)).filter(|arms| !arms.is_empty());
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);
         let positions =
             fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::ALL);
@@ -180,8 +178,8 @@ impl TraceSpec {
         }
         Some(Self {
             experiment,
-            corrupt: corrupt?,
-            arms: arms.filter(|arms| !arms.is_empty())?,
+            corrupt: corrupt.unwrap_or_else(|| Corruption::gaussian(&clean)),
+            arms: arms.unwrap_or_else(|| Named::one("hidden", Arm::new(Site::ResidPost, 1))),
             layers,
             positions,
             direction: direction.unwrap_or(Direction::Denoising),
