@@ -22,9 +22,9 @@ pub fn available_bytes() -> Option<u64> {
     system.into_iter().chain(group_room(&groups, Path::new("/sys/fs/cgroup"))).min()
 }
 
-/// An error if the weights do not fit.
-pub fn check_fits(config: &ModelConfig, bytes_per_weight: u64) -> Result<(), LoadError> {
-    fits(required_bytes(config, bytes_per_weight), available_bytes())
+/// An error if so many bytes do not fit.
+pub fn check_fits(needed: u64) -> Result<(), LoadError> {
+    fits(needed, available_bytes())
 }
 
 fn fits(needed: u64, available: Option<u64>) -> Result<(), LoadError> {

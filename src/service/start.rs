@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::cpu::Cpu;
 use crate::load::{
-    Checkpoint, LoadError, LoadOptions, ModelRef, Wheel, available_bytes, open, required_bytes,
+    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, open, required_bytes,
 };
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
@@ -56,9 +56,7 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
     let Checkpoint { name, config: shape, tokenizer, tensors, fingerprint } = open(&reference, &options)?;
     let dtype = config.model.dtype;
     let needed = memory_of_weights(&shape, dtype);
-    if let Some(available) = available_bytes().filter(|available| *available < needed) {
-        return Err(LoadError::DoesNotFit { needed, available }.into());
-    }
+    check_fits(needed)?;
     tracing::info!(
         model = name,
         layers = shape.num_layers,

@@ -107,7 +107,7 @@ fn the_configuration_is_that_of_smollm2_135m() {
     assert_eq!((c.rope.theta, c.rope.llama3, c.rms_norm_eps), (100_000.0, None, 1e-5));
     assert!(c.tie_word_embeddings && !c.qkv_bias && !c.qk_norm);
     assert_eq!(required_bytes(c, 4), 134_515_008 * 4);
-    check_fits(c, 4).unwrap();
+    check_fits(required_bytes(c, 4)).unwrap();
 }
 
 #[derive(Deserialize)]
