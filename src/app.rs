@@ -1,5 +1,7 @@
 //! Wiring: the listener first, then the model, then an orderly end.
 
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,27 @@ const RUNTIME_THREADS: usize = 2;
 /// How long the process waits, at its end, for work that cannot be interrupted (a model half loaded).
 const ABANDON_AFTER: Duration = Duration::from_millis(200);
 
+/// The running server as a [`Guest`] sees it.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Where it listens.
+    pub address: SocketAddr,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Host {
+    /// Waits until a signal has told the server to stop.
+    pub async fn stopping(&mut self) {
+        if self.phase.wait_for(|now| *now != Phase::Run).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What runs beside the server in its process, as a client of it. The server ends when this does; on a signal it is up
+/// to the guest to end in time ([`Host::stopping`]).
+pub type Guest = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
 /// Serves until a signal.
 ///
 /// The listener is bound before `load` starts on a thread of its own, so liveness is answered, and readiness denied,
@@ -27,20 +50,33 @@ pub fn run<L>(config: Config, load: L) -> anyhow::Result<()>
 where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
 {
+    run_beside(config, load, |_| Box::pin(std::future::pending()))
+}
+
+/// [`run`] until `guest` is done, too. The guest starts as soon as the address is bound, before the model is loaded.
+///
+/// # Errors
+/// As [`run`], and the guest's.
+pub fn run_beside<L, G>(config: Config, load: L, guest: G) -> anyhow::Result<()>
+where
+    L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
+    G: FnOnce(Host) -> Guest,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("http")
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(serve(config, load));
+    let result = runtime.block_on(serve(config, load, guest));
     runtime.shutdown_timeout(ABANDON_AFTER);
     result
 }
 
-async fn serve<L>(config: Config, load: L) -> anyhow::Result<()>
+async fn serve<L, G>(config: Config, load: L, guest: G) -> anyhow::Result<()>
 where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
+    G: FnOnce(Host) -> Guest,
 {
     let listener = bind(&config.http.listen).await?;
     let address = listener.local_addr().context("cannot read the bound address")?;
@@ -55,23 +91,30 @@ where
     let serving = listen::serve(listener, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
     let loading = tokio::task::spawn_blocking(move || load(&state));
+    let guest = tokio::spawn(guest(Host { address, phase: phase.subscribe() }));
+    let guest_done = async {
+        if let Err(error) = loading.await.context("loading panicked").and_then(|loaded| loaded) {
+            readiness.send_replace(Readiness::Failed(format!("{error:#}")));
+            return Err(error.context("cannot serve the model"));
+        }
+        let became_ready = readiness.send_if_modified(|now| {
+            let loading = *now == Readiness::Loading;
+            if loading {
+                *now = Readiness::Ready;
+            }
+            loading
+        });
+        if became_ready {
+            tracing::info!("ready");
+        }
+        guest.await.context("a task panicked")?
+    };
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        loaded = loading => {
-            if let Err(error) = loaded.context("loading panicked").and_then(|loaded| loaded) {
-                readiness.send_replace(Readiness::Failed(format!("{error:#}")));
-                return Err(error.context("cannot serve the model"));
-            }
-            let became_ready = readiness.send_if_modified(|now| {
-                let loading = *now == Readiness::Loading;
-                if loading {
-                    *now = Readiness::Ready;
-                }
-                loading
-            });
-            if became_ready {
-                tracing::info!("ready");
-            }
+        done = guest_done => {
+            done?;
+            readiness.send_replace(Readiness::Draining);
+            phase.send_if_modified(|now| std::mem::replace(now, (*now).max(Phase::Drain)) < Phase::Drain);
             serving.await
         }
     };

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::config::{self, ConfigError, Loaded};
-use crate::{app, bench, http, service, telemetry};
+use crate::demo::DemoArgs;
+use crate::{app, bench, demo, http, service, telemetry};
 
 /// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
 #[derive(Debug, Parser)]
@@ -21,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Serve a model over HTTP until SIGTERM or ctrl-c
     Serve(Settings),
+    /// Start a server, send it a tour of experiments over HTTP and show what came back
+    Demo(DemoArgs),
     /// Measure the causal trace on this machine
     Bench(BenchArgs),
     /// Print the configuration in force, and where each value came from; fails if it is not valid
@@ -74,6 +77,7 @@ impl Cli {
                 telemetry::init(&config.telemetry)?;
                 app::run(config, |state| state.install(service::start::start(&state.config)?))
             }
+            Command::Demo(args) => demo::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),

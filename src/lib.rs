@@ -27,4 +27,5 @@ pub mod http;
 pub mod telemetry;
 pub mod app;
 pub mod bench;
+pub mod demo;
 pub mod cli;
