@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::numbers::{Mean, flat, items, short, signed, with_error};
-use super::requests::{self, CURRENT, LOG_P, Noise, P, PUNS};
+use super::requests::{self, CURRENT, Case, LOG_P, Noise, P, PUNS};
 use super::show::Align::{Left, Right};
 use super::story::Story;
 use crate::result::bars::{Bar, Bars, Series};
@@ -11,6 +11,10 @@ use crate::result::bars::{Bar, Bars, Series};
 impl Story {
     pub(super) async fn average_effects(&mut self) -> anyhow::Result<()> {
         self.screen.heading("Part 4 · Average indirect effect over four puns")?;
+        for Case { prompt, target, .. } in PUNS {
+            self.screen.say(&format!("{prompt:?} →\u{a0}{target:?}"))?;
+        }
+        self.screen.gap()?;
         self.screen.say("The notebook restores a whole layer, all positions at once:")?;
         let layers = json!({"from": 0, "step": requests::spaced(self.depth)});
         let restored = |case| requests::restored(case, Noise::Everywhere, "resid_post", &layers);
@@ -28,7 +32,6 @@ impl Story {
                 short(clean),
                 short(noised["values"][P].as_f64()),
                 format!("{same} of {}", values.len()),
-                case.prompt.to_owned(),
             ]);
             answers.push(answer);
         }
@@ -36,8 +39,7 @@ impl Story {
             ("target", Left),
             ("P clean", Right),
             ("P with noise", Right),
-            ("layers that give the clean P to the bit", Right),
-            ("prompt", Left),
+            ("layers that give the clean P to the bit when restored", Right),
         ];
         self.screen.table(&head, &rows)?;
         self.screen.lints(&answers.iter().collect::<Vec<_>>())?;
@@ -76,7 +78,7 @@ impl Story {
         self.screen.table(&head, &rows)?;
         self.screen.gap()?;
         self.screen.say(
-            "Mean effect over a prompt's positions, then over the four prompts (± standard error, n = 4):",
+            "Mean effect over a prompt's positions, then over the four prompts (± standard error, n\u{a0}=\u{a0}4):",
         )?;
         self.screen.gap()?;
         let layers: Vec<u64> =

@@ -93,14 +93,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 /// The command that serves the same model for longer.
 fn serve_line(args: &DemoArgs) -> String {
-    let mut line = "cargo run --release -- serve".to_owned();
-    if let Some(model) = &args.model {
-        line += &format!(" --model {model}");
-    }
-    if let Some(config) = &args.config {
-        line += &format!(" --config {}", config.display());
-    }
-    line
+    let model = args.model.iter().map(|model| format!(" --model {model}"));
+    let config = args.config.iter().map(|config| format!(" --config {}", config.display()));
+    ["cargo run --release -- serve".to_owned()].into_iter().chain(model).chain(config).collect()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

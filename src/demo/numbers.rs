@@ -28,7 +28,6 @@ impl Mean {
 
 impl Mean {
     /// Whether it lies more than two standard errors from 0.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "used as a filter's predicate")]
     pub(super) fn is_clear(&self) -> bool {
         self.se.is_some_and(|se| self.mean.abs() > 2.0 * se)
     }

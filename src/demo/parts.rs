@@ -145,7 +145,8 @@ impl Story {
         for (name, answer) in [("pun → river", &into), ("river → pun", &back)] {
             let top = |run: &str| answer["runs"][run]["topk"][0]["text"].to_string();
             let (base, source) = (top("base"), top("source"));
-            let flip = items(&answer["topk"]).iter().position(|top| top[0]["text"].to_string() == source);
+            let goal = &answer["runs"]["source"]["topk"][0]["text"];
+            let flip = items(&answer["topk"]).iter().position(|top| &top[0]["text"] == goal);
             let text = match flip {
                 _ if base == source => format!("{name}: both predict {base}, so nothing can flip."),
                 Some(layer) => format!("{name}: {base} becomes {source} from layer {layer}."),
