@@ -3,6 +3,7 @@
 //! It is a client like any other: what it shows came out of responses. The requests are those of a course notebook on
 //! causal tracing of puns, in its order, with the settings it has and with the ones that the lints ask for.
 
+mod averages;
 mod client;
 mod files;
 mod map;
@@ -41,6 +42,9 @@ pub struct DemoArgs {
     /// Configuration file; see config/default.toml for every key
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Noise samples of the traces; fewer are faster, with wider error bars
+    #[arg(long, value_name = "N", default_value_t = requests::USUAL_SAMPLES, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub samples: u64,
     /// Keep serving at the end, until ctrl-c
     #[arg(long)]
     pub keep: bool,
@@ -63,13 +67,13 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
     telemetry::init(&config.telemetry)?;
     let files = Files::in_folder(&args.out)?;
-    let (keep, serve) = (args.keep, serve_line(args));
+    let (keep, samples, serve) = (args.keep, args.samples, serve_line(args));
     let reference = config.model.reference.clone();
     let load = |state: &crate::http::AppState| state.install(service::start::start(&state.config)?);
     let result = app::run_beside(config, load, move |mut host| {
         Box::pin(async move {
             let client = Client::new(host.address);
-            let mut story = Story::new(client, Screen::stdout(), files);
+            let mut story = Story::new(client, Screen::stdout(), files, samples);
             tokio::select! {
                 told = story.tell(&reference, &serve, keep) => told?,
                 () = host.stopping() => bail!("interrupted"),
@@ -89,14 +93,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 /// The command that serves the same model for longer.
 fn serve_line(args: &DemoArgs) -> String {
-    let mut line = "cargo run --release -- serve".to_owned();
-    if let Some(model) = &args.model {
-        line += &format!(" --model {model}");
-    }
-    if let Some(config) = &args.config {
-        line += &format!(" --config {}", config.display());
-    }
-    line
+    let model = args.model.iter().map(|model| format!(" --model {model}"));
+    let config = args.config.iter().map(|config| format!(" --config {}", config.display()));
+    ["cargo run --release -- serve".to_owned()].into_iter().chain(model).chain(config).collect()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,13 +1,12 @@
 //! The parts: what is asked, and what is shown of the answers.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::map;
-use super::numbers::{Mean, flat, items, short, signed, with_error};
-use super::requests::{self, CURRENT, Case, EIFFEL, LITERAL, LOG_P, Noise, P, PUN, PUNS, RIVER, SEEDS};
+use super::numbers::{flat, items, short, signed};
+use super::requests::{self, CURRENT, Case, EIFFEL, LITERAL, P, PUN, PUNS, RIVER};
 use super::show::Align::{Left, Right};
 use super::story::Story;
-use crate::result::bars::{Bar, Bars, Baseline, Series};
 
 /// Below this the model hardly has the answer that a trace asks about.
 const UNSURE: f64 = 0.05;
@@ -37,7 +36,7 @@ impl Story {
         for row in &rows {
             self.screen.say(&format!("{}: {:?}", row[0], row[5]))?;
         }
-        self.screen.line("")?;
+        self.screen.gap()?;
         let head = [
             ("run", Left),
             ("tokens", Right),
@@ -67,7 +66,7 @@ impl Story {
         let baseline = |run: &str| short(answer["baselines"][run][P].as_f64());
         let (literal, pun) = (baseline("literal"), baseline("pun"));
         self.screen.say(&format!("P(\" current\") unpatched: {literal} literal, {pun} pun."))?;
-        self.screen.line("")?;
+        self.screen.gap()?;
         let (values, effects) = (flat(&answer["values"][P]), flat(&answer["effects"][P]));
         let normalised = flat(&answer["normalised"][P]);
         let rows: Vec<Vec<String>> = self
@@ -94,7 +93,7 @@ impl Story {
         ];
         self.screen.table(&head, &rows)?;
         let control = answer["controls"]["self_patch"]["max_abs_effect"].as_f64();
-        self.screen.line("")?;
+        self.screen.gap()?;
         self.screen.say(&format!(
             "Control: every layer patched with its own values changes P by at most {}.",
             short(control)
@@ -142,11 +141,12 @@ impl Story {
             ("top", Left),
         ];
         self.screen.table(&head, &rows)?;
-        self.screen.line("")?;
+        self.screen.gap()?;
         for (name, answer) in [("pun → river", &into), ("river → pun", &back)] {
             let top = |run: &str| answer["runs"][run]["topk"][0]["text"].to_string();
             let (base, source) = (top("base"), top("source"));
-            let flip = items(&answer["topk"]).iter().position(|top| top[0]["text"].to_string() == source);
+            let goal = &answer["runs"]["source"]["topk"][0]["text"];
+            let flip = items(&answer["topk"]).iter().position(|top| &top[0]["text"] == goal);
             let text = match flip {
                 _ if base == source => format!("{name}: both predict {base}, so nothing can flip."),
                 Some(layer) => format!("{name}: {base} becomes {source} from layer {layer}."),
@@ -168,10 +168,13 @@ impl Story {
         let map = map::of_arm(&answer, "hidden", P, "P(\" current\")");
         self.screen.heatmap(&map)?;
         self.screen.lints(&[&answer])?;
-        self.screen.line("")?;
-        self.screen.say("Now as in the ROME paper: noise of 3 sigma on the subject alone, ten samples; single positions of the residual stream, and windows of MLPs and of attentions.")?;
+        self.screen.gap()?;
+        self.screen.say("Now as in the ROME paper: noise of 3 sigma on the subject alone, several samples; single positions of the residual stream, and windows of MLPs and of attentions.")?;
         let pun = PUNS[0];
-        let answer = self.ask_patiently(&requests::with_plots(requests::trace(pun, self.depth))).await?.body;
+        let answer = self
+            .ask_patiently(&requests::with_plots(requests::trace(pun, self.depth, self.samples)))
+            .await?
+            .body;
         self.traced(&answer, CURRENT)?;
         let map = map::of_arm(&answer, "hidden", P, "P(\" current\")");
         self.screen.heatmap(&map)?;
@@ -188,199 +191,19 @@ impl Story {
         let (mean, se) = (corrupted["mean"].as_f64(), corrupted["se"].as_f64());
         let se = se.map_or_else(String::new, |se| format!(" ± {}", short(Some(se))));
         self.screen.say(&format!("P({target:?}): {} clean, {}{se} corrupted.", short(clean), short(mean)))?;
-        if clean.is_some_and(|p| p < UNSURE) {
-            self.screen.say(&format!(
-                "This small model hardly has the answer, so there is little to restore, and noise can even raise it. \
-                 The map below keeps every sign and its own scale; nothing is clamped to \"recovery\" between 0 and 1."
-            ))?;
+        if clean.is_some_and(|p| p < UNSURE) && !self.doubted {
+            self.doubted = true;
+            self.screen.say(
+                "This model hardly has the answer, so there is little to restore, and noise can even raise it. \
+                 The lints say so; the map keeps every sign on its own scale and clamps nothing to a \"recovery\" \
+                 between 0 and 1.",
+            )?;
         }
-        Ok(())
-    }
-
-    pub(super) async fn average_effects(&mut self) -> anyhow::Result<()> {
-        self.screen.heading("Part 4 · Average indirect effect over four puns")?;
-        self.screen.say("The notebook restores a whole layer, all positions at once:")?;
-        let layers = json!({"from": 0, "step": requests::spaced(self.depth)});
-        let restored = |case| requests::restored(case, Noise::Everywhere, "resid_post", &layers);
-        self.screen.request("/v1/patch", &restored(PUNS[0]))?;
-        let (mut rows, mut answers) = (Vec::new(), Vec::new());
-        for case in PUNS {
-            let noised =
-                self.client.post("/v1/patch", &requests::noised(case, Noise::Everywhere)).await?.body;
-            let answer = self.client.post("/v1/patch", &restored(case)).await?.body;
-            let clean = answer["baselines"]["clean"][P].as_f64();
-            let values = flat(&answer["values"][P]);
-            let same = values.iter().filter(|value| **value == clean).count();
-            rows.push(vec![
-                format!("{:?}", case.target),
-                short(clean),
-                short(noised["values"][P].as_f64()),
-                format!("{same} of {}", values.len()),
-                case.prompt.to_owned(),
-            ]);
-            answers.push(answer);
+        if mean >= clean {
+            self.screen.say(
+                "The noise raises P here: negative cells are those whose clean values bring it down again.",
+            )?;
         }
-        let head = [
-            ("target", Left),
-            ("P clean", Right),
-            ("P with noise", Right),
-            ("layers that give the clean P to the bit", Right),
-            ("prompt", Left),
-        ];
-        self.screen.table(&head, &rows)?;
-        self.screen.lints(&answers.iter().collect::<Vec<_>>())?;
-        self.screen.line("")?;
-        self.screen.say("So every layer scores the whole difference: the average ranks nothing. Restoring one sublayer's output at one position at a time does:")?;
-        self.sublayer_effects().await
-    }
-
-    async fn sublayer_effects(&mut self) -> anyhow::Result<()> {
-        self.screen.request("/v1/trace", &requests::sublayers(PUNS[0], self.depth))?;
-        let (mut rows, mut answers) = (Vec::new(), Vec::new());
-        for case in PUNS {
-            let answer = self.client.post("/v1/trace", &requests::sublayers(case, self.depth)).await?.body;
-            let effect =
-                Mean { mean: answer["total_effect"][LOG_P]["mean"].as_f64().unwrap_or(f64::NAN), se: None };
-            rows.push(vec![
-                format!("{:?}", case.target),
-                format!("{:?}", case.subject),
-                short(answer["baselines"]["clean"][P].as_f64()),
-                short(answer["baselines"]["corrupted"][P]["mean"].as_f64()),
-                with_error(Some(effect)),
-            ]);
-            answers.push(answer);
-        }
-        let head = [
-            ("target", Left),
-            ("noise on", Left),
-            ("P clean", Right),
-            ("P corrupted", Right),
-            ("total effect, log P", Right),
-        ];
-        self.screen.table(&head, &rows)?;
-        self.screen.line("")?;
-        self.screen.say(
-            "Mean effect over a prompt's positions, then over the four prompts (± standard error, n = 4):",
-        )?;
-        self.screen.line("")?;
-        let layers: Vec<u64> =
-            items(&answers[0]["arms"]["mlp"]["axes"][0]["values"]).iter().filter_map(Value::as_u64).collect();
-        let average = |arm: &str, metric: &str, row: usize| {
-            let per_prompt = answers.iter().map(|answer| {
-                let positions = flat(&answer["arms"][arm]["effects"][metric]["mean"][row]);
-                Mean::of(positions).map(|m| m.mean)
-            });
-            Mean::of(per_prompt)
-        };
-        let rows = layers.iter().enumerate().map(|(i, layer)| {
-            vec![
-                layer.to_string(),
-                with_error(average("mlp", LOG_P, i)),
-                with_error(average("attn", LOG_P, i)),
-                signed(average("mlp", P, i).map(|m| m.mean)),
-                signed(average("attn", P, i).map(|m| m.mean)),
-            ]
-        });
-        let head = [
-            ("layer", Right),
-            ("MLP, log P", Right),
-            ("attention, log P", Right),
-            ("MLP, P", Right),
-            ("attention, P", Right),
-        ];
-        self.screen.table(&head, &rows.collect::<Vec<_>>())?;
-        self.screen.lints(&answers.iter().collect::<Vec<_>>())?;
-        let series = |name: &str, arm: &str| Series {
-            name: name.to_owned(),
-            bars: (0..layers.len()).map(|i| bar(average(arm, LOG_P, i))).collect(),
-        };
-        let model = answers[0]["model"].as_str().unwrap_or_default();
-        let bars = Bars {
-            title: "Average indirect effect over four puns".to_owned(),
-            subtitle: format!("{model}  ·  mean over positions, then over prompts ± standard error, n = 4"),
-            labels: layers.iter().map(u64::to_string).collect(),
-            x_label: "layer".to_owned(),
-            value_label: "effect on log P(target) in nats".to_owned(),
-            series: vec![series("MLP", "mlp"), series("attention", "attn")],
-            baselines: vec![],
-        };
-        let files = self.files.bars("part4-average-effect", &bars)?;
-        self.screen.wrote(&files)?;
-        Ok(())
-    }
-
-    pub(super) async fn mlp_against_attention(&mut self) -> anyhow::Result<()> {
-        self.screen.heading("Part 5 · MLP against attention")?;
-        let list = requests::fifths(self.depth);
-        let (pun, layers) = (PUNS[0], json!(list));
-        self.screen.say("All positions of one sublayer restored at once, at the notebook's depths. The same noise for both, and ten draws of it instead of one:")?;
-        self.screen
-            .request("/v1/patch", &requests::restored(pun, Noise::Subject { seed: 1 }, "mlp_out", &layers))?;
-        let (mut answers, mut noised) = ([Vec::new(), Vec::new()], Vec::new());
-        for seed in SEEDS {
-            let noise = Noise::Subject { seed };
-            noised.push(self.client.post("/v1/patch", &requests::noised(pun, noise)).await?.body);
-            for (site, list) in ["mlp_out", "attn_out"].iter().zip(&mut answers) {
-                list.push(
-                    self.client.post("/v1/patch", &requests::restored(pun, noise, site, &layers)).await?.body,
-                );
-            }
-        }
-        let effect = |site: usize, metric: &str, i: usize| {
-            let pairs = answers[site].iter().zip(&noised);
-            Mean::of(pairs.map(|(patched, noised)| {
-                Some(patched["values"][metric][i].as_f64()? - noised["values"][metric].as_f64()?)
-            }))
-        };
-        let rows = list.iter().enumerate().map(|(i, layer)| {
-            vec![
-                layer.to_string(),
-                with_error(effect(0, LOG_P, i)),
-                with_error(effect(1, LOG_P, i)),
-                signed(effect(0, P, i).map(|m| m.mean)),
-                signed(effect(1, P, i).map(|m| m.mean)),
-            ]
-        });
-        let rows: Vec<_> = rows.collect();
-        let clean = answers[0][0]["baselines"]["clean"][P].as_f64();
-        let corrupted = Mean::of(noised.iter().map(|answer| answer["values"][P].as_f64()));
-        self.screen.say(&format!(
-            "P(\" current\"): {} clean, {} with noise (mean of {}).",
-            short(clean),
-            short(corrupted.map(|m| m.mean)),
-            noised.len()
-        ))?;
-        self.screen.line("")?;
-        let head = [
-            ("layer", Right),
-            ("MLP, log P", Right),
-            ("attention, log P", Right),
-            ("MLP, P", Right),
-            ("attention, P", Right),
-        ];
-        self.screen.table(&head, &rows)?;
-        let all: Vec<&Value> = answers.iter().flatten().collect();
-        self.screen.lints(&all)?;
-        let series = |name: &str, site: usize| Series {
-            name: name.to_owned(),
-            bars: (0..list.len()).map(|i| bar(effect(site, P, i))).collect(),
-        };
-        let model = noised[0]["model"].as_str().unwrap_or_default();
-        let bars = Bars {
-            title: format!("MLP against attention: P({CURRENT:?})"),
-            subtitle: format!(
-                "{model}  ·  all positions restored, noise of 3σ on {:?}, mean of {} draws ± standard error",
-                pun.subject,
-                noised.len()
-            ),
-            labels: list.iter().map(u64::to_string).collect(),
-            x_label: "layer".to_owned(),
-            value_label: format!("effect on P({CURRENT:?})"),
-            series: vec![series("MLP", 0), series("attention", 1)],
-            baselines: Vec::<Baseline>::new(),
-        };
-        let files = self.files.bars("part5-mlp-against-attention", &bars)?;
-        self.screen.wrote(&files)?;
         Ok(())
     }
 
@@ -388,15 +211,13 @@ impl Story {
         let Case { prompt, target, subject } = EIFFEL;
         self.screen.heading("A fact that the model knows")?;
         self.screen.say(&format!("{prompt:?}, noise of 3 sigma on {subject:?}."))?;
-        let body = requests::with_plots(requests::trace(EIFFEL, self.depth));
+        let body = requests::with_plots(requests::trace(EIFFEL, self.depth, self.samples));
         let answer = self.ask_patiently(&body).await?;
         let (took, answer) = (answer.took, answer.body);
         self.traced(&answer, target)?;
         let what = format!("P({target:?})");
-        for arm in ["hidden", "mlp", "attn"] {
-            self.screen.heatmap(&map::of_arm(&answer, arm, P, &what))?;
-        }
-        self.screen.line("")?;
+        self.screen.heatmap(&map::of_arm(&answer, "hidden", P, &what))?;
+        self.screen.gap()?;
         let rows: Vec<Vec<String>> = ["hidden", "mlp", "attn"]
             .iter()
             .map(|arm| {
@@ -419,7 +240,7 @@ impl Story {
         let grid: usize = answer["arms"].as_object().into_iter().flatten().map(|(_, arm)| per_arm(arm)).sum();
         let samples = answer["samples"].as_u64().unwrap_or(0) as usize;
         let seconds = answer["usage"]["seconds"].as_f64().unwrap_or(f64::NAN);
-        self.screen.line("")?;
+        self.screen.gap()?;
         self.screen.say(&format!(
             "{} cells ({grid} of the maps x {samples} samples) in {seconds:.1} s: {:.0} cells/s, {:.1} s with pictures over HTTP.",
             grid * samples,
@@ -430,8 +251,4 @@ impl Story {
         self.screen.wrote(&files)?;
         Ok(())
     }
-}
-
-fn bar(of: Option<Mean>) -> Bar {
-    Bar { value: of.map(|m| m.mean), error: of.and_then(|m| m.se), trivial: false }
 }

@@ -43,16 +43,14 @@ pub(super) const P: &str = "prob:target";
 pub(super) const LOG_P: &str = "logprob:target";
 /// The notebook's noise: absolute, on every token.
 const NOTEBOOK_STD: f64 = 0.1;
-/// Samples where four prompts are averaged: their spread, not the noise's, is the larger error.
-const SAMPLES_PER_CASE: u64 = 5;
-/// Seeds of the comparison of MLP and attention.
-pub(super) const SEEDS: std::ops::RangeInclusive<u64> = 1..=10;
+/// Samples that a trace takes by itself.
+pub(super) const USUAL_SAMPLES: u64 = 10;
 
 /// Part 1: two named prompts.
 pub(super) fn two_runs() -> Value {
     json!({"runs": {"pun": {"prompt": PUN}, "literal": {"prompt": LITERAL}},
            "targets": {"current": [CURRENT]},
-           "metrics": ["prob:current", "logprob:current", "rank:current"], "read": {"topk": 5}})
+           "metrics": ["prob:current", "logprob:current", "rank:current"], "read": {"topk": 3}})
 }
 
 /// Part 1: their residual stream after every layer.
@@ -83,8 +81,11 @@ pub(super) fn notebook_trace() -> Value {
 
 /// The paper's way: 3 sigma of noise on the subject, ten samples, three arms; windows of 10 layers as far as there are
 /// as many.
-pub(super) fn trace(case: Case, depth: u64) -> Value {
+pub(super) fn trace(case: Case, depth: u64, samples: u64) -> Value {
     let mut body = json!({"prompt": case.prompt, "subject": case.subject, "target": case.target});
+    if samples != USUAL_SAMPLES {
+        body["corrupt"] = json!({"samples": samples});
+    }
     body["arms"] = if depth >= 10 {
         json!(["hidden", "mlp", "attn"])
     } else {
@@ -100,10 +101,11 @@ pub(super) fn with_plots(mut body: Value) -> Value {
     body
 }
 
-/// Part 4, right: single positions and sublayers, layers as far apart as the notebook's.
-pub(super) fn sublayers(case: Case, depth: u64) -> Value {
+/// Part 4, right: single positions and sublayers, layers as far apart as the notebook's. Half the samples: the spread of
+/// four prompts is larger than that of the noise.
+pub(super) fn sublayers(case: Case, depth: u64, samples: u64) -> Value {
     json!({"prompt": case.prompt, "subject": case.subject, "target": case.target,
-           "corrupt": {"samples": SAMPLES_PER_CASE}, "layers": {"from": 0, "step": spaced(depth)},
+           "corrupt": {"samples": samples.div_ceil(2)}, "layers": {"from": 0, "step": spaced(depth)},
            "arms": {"mlp": {"site": "mlp_out"}, "attn": {"site": "attn_out"}}})
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Screen {
     out: Box<dyn Write + Send>,
     width: usize,
     colour: Colour,
+    /// Whether the last line was empty, or nothing has been printed yet.
+    at_gap: bool,
 }
 
 /// Columns of a table, left- or right-aligned.
@@ -55,7 +57,7 @@ impl Screen {
     }
 
     pub(super) fn new(out: Box<dyn Write + Send>, width: usize, colour: Colour) -> Self {
-        Self { out, width: width.clamp(40, MAX_WIDTH), colour }
+        Self { out, width: width.clamp(40, MAX_WIDTH), colour, at_gap: false }
     }
 
     fn paint(&self, ink: Ink, text: &str) -> String {
@@ -74,14 +76,20 @@ impl Screen {
 
     /// A line as it is.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        self.at_gap = text.is_empty();
         writeln!(self.out, "{text}")?;
         self.out.flush()
+    }
+
+    /// One empty line, however often it is asked for.
+    pub(super) fn gap(&mut self) -> io::Result<()> {
+        if self.at_gap { Ok(()) } else { self.line("") }
     }
 
     pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
         let rule = "─".repeat(self.width.saturating_sub(text.width() + 4));
         let line = format!("── {} {}", self.paint(Ink::Bold, text), self.paint(Ink::Dim, &rule));
-        self.line("")?;
+        self.gap()?;
         self.line(&line)
     }
 
@@ -95,7 +103,7 @@ impl Screen {
 
     /// A request, as it is sent.
     pub(super) fn request(&mut self, path: &str, body: &Value) -> io::Result<()> {
-        self.line("")?;
+        self.gap()?;
         let line = format!("{INDENT}{}", self.paint(Ink::Cyan, &format!("POST {path}")));
         self.line(&line)?;
         let body = body.to_string();
@@ -103,7 +111,7 @@ impl Screen {
             let line = format!("{INDENT}{INDENT}{}", self.paint(Ink::Dim, &line));
             self.line(&line)?;
         }
-        self.line("")
+        self.gap()
     }
 
     /// A table; the last column is cut where the terminal ends.
@@ -151,7 +159,7 @@ impl Screen {
             }
         }
         if !seen.is_empty() {
-            self.line("")?;
+            self.gap()?;
         }
         for (lint, details, count) in seen {
             let (mark, ink) = match lint["severity"].as_str() {
@@ -188,7 +196,7 @@ impl Screen {
 
     pub(super) fn heatmap(&mut self, map: &Heatmap) -> io::Result<()> {
         let options = terminal::Options { width: self.width - 2, colour: self.colour };
-        self.line("")?;
+        self.gap()?;
         for line in terminal::render(map, options).lines() {
             self.line(&format!("{INDENT}{line}"))?;
         }
@@ -197,10 +205,13 @@ impl Screen {
 
     /// Files that were written.
     pub(super) fn wrote(&mut self, files: &[String]) -> io::Result<()> {
-        self.line("")?;
-        let names = format!("{INDENT}wrote {}", files.join(", "));
-        let line = self.paint(Ink::Dim, &cut(&names, self.width));
-        self.line(&line)
+        self.gap()?;
+        let pieces = std::iter::once("wrote").chain(files.iter().map(String::as_str));
+        for line in wrap(pieces, " ", self.width - 2) {
+            let line = format!("{INDENT}{}", self.paint(Ink::Dim, &line));
+            self.line(&line)?;
+        }
+        Ok(())
     }
 }
 
@@ -234,4 +245,65 @@ fn cut(text: &str, width: usize) -> String {
     }
     out.push('…');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn shown(width: usize, colour: Colour, show: impl FnOnce(&mut Screen) -> io::Result<()>) -> String {
+        let sink = Sink::default();
+        show(&mut Screen::new(Box::new(sink.clone()), width, colour)).unwrap();
+        String::from_utf8(sink.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn everything(screen: &mut Screen) -> io::Result<()> {
+        screen.heading("Part 1 · Two clean runs")?;
+        screen.say("words and ".repeat(30).trim_end())?;
+        screen.request("/v1/run", &json!({"layers": (0..60).collect::<Vec<_>>()}))?;
+        let row = vec!["12".to_owned(), "a cell that is wider than the screen has columns, by far".repeat(3)];
+        screen.table(&[("layer", Align::Right), ("text", Align::Left)], &[row])?;
+        screen.wrote(&(0..9).map(|i| format!("folder/file-{i}.svg")).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        for width in [40, 57, 100] {
+            let text = shown(width, Colour::Never, everything);
+            assert!(text.lines().all(|line| line.width() <= width), "{text}");
+        }
+    }
+
+    #[test]
+    fn escape_codes_come_with_colour_only() {
+        assert!(!shown(80, Colour::Never, everything).contains('\x1b'));
+        assert!(shown(80, Colour::Palette, everything).contains("\x1b[1mPart 1"));
+    }
+
+    #[test]
+    fn what_several_answers_say_alike_is_said_once() {
+        let lint = |detail: &str| json!({"lints": [{"code": "WEAK", "severity": "warning", "where": "/corrupt", "detail": detail, "fix": "more"}]});
+        let (a, b, none) = (lint("0.5"), lint("0.6"), json!({"lints": []}));
+        let text = shown(80, Colour::Never, |screen| screen.lints(&[&a, &b, &a, &none]));
+        let expected = "  ! WEAK at /corrupt  (3 of 4 requests)\n    0.5\n    0.6\n    → more\n";
+        assert_eq!(text.trim_start_matches('\n'), expected);
+    }
 }

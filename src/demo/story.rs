@@ -24,11 +24,15 @@ pub(super) struct Story {
     pub(super) files: Files,
     /// Layers of the model.
     pub(super) depth: u64,
+    /// Noise samples of a trace.
+    pub(super) samples: u64,
+    /// Whether it has been said that the model hardly has the answer.
+    pub(super) doubted: bool,
 }
 
 impl Story {
-    pub(super) fn new(client: Client, screen: Screen, files: Files) -> Self {
-        Self { client, screen, files, depth: 0 }
+    pub(super) fn new(client: Client, screen: Screen, files: Files, samples: u64) -> Self {
+        Self { client, screen, files, depth: 0, samples, doubted: false }
     }
 
     /// Everything, in order.
@@ -62,11 +66,11 @@ impl Story {
         self.depth = model["config"]["num_layers"].as_u64().context("the model has no layers")?;
         let parameters = model["parameters"].as_f64().unwrap_or(0.0);
         self.screen.say(&format!(
-            "Ready in {:.1} s: {}, {} layers, {:.3e} parameters, {} on {}, {:.0} GFLOP/s.",
+            "Ready in {:.1} s: {}, {} layers, {} parameters, {} on {}, {:.0} GFLOP/s.",
             started.elapsed().as_secs_f64(),
             model["id"].as_str().unwrap_or_default(),
             self.depth,
-            parameters,
+            thousands(parameters),
             model["dtype"].as_str().unwrap_or_default(),
             model["device"].as_str().unwrap_or_default(),
             model["flops_per_second"].as_f64().unwrap_or(0.0) / 1e9,
@@ -93,7 +97,7 @@ impl Story {
     }
 
     fn end(&mut self, started: Instant, serve: &str, keep: bool) -> anyhow::Result<()> {
-        let body = requests::trace(EIFFEL, self.depth);
+        let body = requests::trace(EIFFEL, self.depth, self.samples);
         self.screen.heading("Next")?;
         let folder = self.files.folder();
         self.screen.say(&format!(
@@ -108,10 +112,20 @@ impl Story {
         ))?;
         self.screen.say("?format= takes json, csv, npz, safetensors, svg and png; /v1/openapi.json describes every field.")?;
         if keep {
-            self.screen.line("")?;
+            self.screen.gap()?;
             self.screen
                 .say(&format!("Still serving at http://{}; ctrl-c stops it.", self.client.address()))?;
         }
         Ok(())
     }
+}
+
+/// A count of parameters as people say it: `135 M`.
+fn thousands(n: f64) -> String {
+    let (unit, name) = match n {
+        n if n >= 1e9 => (1e9, " G"),
+        n if n >= 1e6 => (1e6, " M"),
+        _ => (1e3, " k"),
+    };
+    format!("{:.0}{name}", n / unit)
 }

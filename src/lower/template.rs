@@ -212,7 +212,9 @@ fn source_op(
         return None;
     }
     let positions = if m == n { positions } else { vec![positions[0]; n] };
-    if run == &spec.base && positions == place.positions && coef.is_none() {
+    // After another intervention the base's own values restore what that one changed.
+    let alone = spec.interventions.len() == 1;
+    if alone && run == &spec.base && positions == place.positions && coef.is_none() {
         let detail = format!("{run:?} is patched with its own values, which changes nothing");
         lints.info(
             "SELF_PATCH",

@@ -52,7 +52,10 @@ pub fn triviality(
             return None;
         }
         let written: HashSet<u32> = here.iter().map(|(_, dst)| *dst).collect();
-        let first = first_difference(plan, parent, source);
+        // The cell's own edits further up, such as noise on its embeddings, make it differ as well.
+        let own =
+            run.edits.iter().filter(|edit| edit.at < at).flat_map(|edit| edit.positions.iter().copied());
+        let first = first_difference(plan, parent, source).min(own.min().unwrap_or(u32::MAX));
         let covered = first <= read && (first..=read).all(|p| written.contains(&p));
         covered.then_some(Triviality::Cut)
     })

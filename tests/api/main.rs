@@ -7,6 +7,7 @@
 )]
 
 mod connections;
+mod demo;
 mod loading;
 mod openapi;
 mod process;

@@ -177,6 +177,21 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
 }
 
 #[test]
+fn restoring_every_position_after_noise_of_its_own_is_a_cut() {
+    let restored = |positions: Value, site: &str| {
+        let noise = json!({"site": "embed", "op": "noise", "positions": [1, 2], "sigma": {"k": 3}});
+        let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
+                          "interventions": [noise, {"site": site, "layers": 1, "positions": positions,
+                                                    "source": {"run": "a"}}]});
+        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+    };
+    assert_eq!(restored(json!("all"), "resid_post"), Some(Triviality::Cut));
+    assert_eq!(restored(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 has no noise");
+    assert_eq!(restored(json!([2, 3]), "resid_post"), None, "position 1 keeps its noise");
+    assert_eq!(restored(json!("all"), "mlp_out"), None);
+}
+
+#[test]
 fn later_edits_undo_a_cut_unless_they_copy_the_same_run() {
     let with = |second: Value| {
         let first = json!({"site": "resid_post", "layers": 1, "positions": "all", "source": {"run": "b"}});
@@ -289,9 +304,11 @@ fn lints_without_results() {
         "TARGET_SETS_OVERLAP /targets/y",
         "WINDOW_EXCEEDS_MODEL /interventions/0/window",
         "LENGTH_MISMATCH /interventions/0/positions",
-        "SELF_PATCH /interventions/1/source",
     ];
-    assert_eq!(codes("patch", sets.clone()), expected);
+    assert_eq!(codes("patch", sets.clone()), expected, "the second undoes the first: no self-patch");
+    let itself = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
+                        "interventions": [{"site": "resid_post", "source": {"run": "a"}}]});
+    assert_eq!(codes("patch", itself), ["SELF_PATCH /interventions/0/source"]);
     let mut strict = sets;
     strict["strict"] = json!(true);
     let refused = lower::patch(&strict, &Fake::default()).unwrap_err();
