@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     ("app", &["config", "http"]),
     ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "service", "spec"]),
-    ("demo", &["app", "cli", "config", "http", "result", "service", "spec"]),
+    ("demo", &["app", "cli", "config", "http", "result", "service", "spec", "telemetry"]),
     ("cli", &["app", "bench", "config", "demo", "http", "service", "telemetry"]),
 ];
 

@@ -156,9 +156,9 @@ impl Http {
 }
 
 impl Model {
-    /// The configured cache folder, or `mediant` in the user's cache folder.
-    pub fn cache_dir(&self) -> PathBuf {
-        user_dir(&self.cache_dir, std::env::var_os("XDG_CACHE_HOME"), ".cache", std::env::var_os("HOME"))
+    /// The configured cache folder, if one is.
+    pub fn cache_dir(&self) -> Option<PathBuf> {
+        (!self.cache_dir.is_empty()).then(|| PathBuf::from(&self.cache_dir))
     }
 
     /// The configured revision, if one is.

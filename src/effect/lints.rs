@@ -94,7 +94,8 @@ fn unexpected_answer(
     lints: &mut Lints,
 ) {
     let Some((name, top1)) = unexpected(layout, scores) else { return };
-    let detail = format!("the clean run's most probable token is {:?}, not {name}", text(top1));
+    let detail =
+        format!("the clean run's most probable token is {:?}, which is not in target {name:?}", text(top1));
     let fix = "choose a prompt that the model answers as expected";
     if layout.spec.expect_top1.is_some() {
         lints.warn("TARGET_NOT_TOP1", "/expect_top1", detail, fix);
@@ -107,7 +108,7 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
         let b = baselines(layout, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
-        let detail = format!("{}: {clean:.4} clean, {corrupted:.4} corrupted", measure.metric);
+        let detail = format!("{}: {clean:.3e} clean, {corrupted:.3e} corrupted", measure.metric);
         if corrupted >= clean {
             let fix =
                 "there is nothing to restore: corrupt other tokens, or choose a target that they support";

@@ -85,7 +85,7 @@ impl From<RenderError> for Problem {
 /// The shortest body is `{"prompt": "..."}`.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz or safetensors; else by Accept"),
-           ("metric" = Option<String>, Query, description = "no effect here")),
+           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default")),
     responses((status = 200, description = "What the runs gave", body = RunResponse), Problem))]
 async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &NUMBERS)?;
@@ -98,7 +98,7 @@ async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> 
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "Metric of a picture; the first by default")),
+           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)")),
     responses((status = 200, description = "What the patches did", body = PatchResponse), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
@@ -111,7 +111,7 @@ async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
 /// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "Metric of a picture; the first by default")),
+           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)")),
     responses((status = 200, description = "The causal map", body = TraceResponse), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;

@@ -169,7 +169,8 @@ mod tests {
         for other in
             [tiny(1, "model.layers.0.mlp.up_proj.weight"), tiny(0, "model.layers.0.mlp.gate_proj.weight")]
         {
-            let same = other.slice(0..1000).iter().zip(&base).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
+            let same =
+                other.slice(0..1000).iter().zip(&base).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
             assert!(same < 5, "{same}");
         }
     }

@@ -69,7 +69,7 @@ impl Rows<'_> {
 
     fn row(&self, slot: Slot) -> u32 {
         let row = self.of_slot[slot];
-        debug_assert_ne!(row, NO_ROW, "a row is read that was never computed");
+        assert_ne!(row, NO_ROW, "a row is read that was never computed");
         row
     }
 

@@ -11,7 +11,8 @@ use crate::engine::Engine;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::cpu::Cpu;
 use crate::load::{
-    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, open, required_bytes,
+    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, default_cache_dir, open,
+    required_bytes,
 };
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
@@ -44,7 +45,7 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
         revision.get_or_insert_with(|| configured.to_owned());
     }
     let options = LoadOptions {
-        cache_dir: config.model.cache_dir(),
+        cache_dir: config.model.cache_dir().unwrap_or_else(default_cache_dir),
         progress: std::io::IsTerminal::is_terminal(&std::io::stderr()),
         wheel: Wheel {
             name: config.model.wheel.name.clone(),

@@ -1,7 +1,11 @@
 //! The default model's real weights against PyTorch: clean runs, patch runs and every cell of full traces, asked for as a
 //! user asks. The goldens are made by `tests/python/make_golden.py`.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly; clippy sees only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails loudly; clippy sees only #[test] functions as tests"
+)]
 
 use std::sync::LazyLock;
 
@@ -55,7 +59,9 @@ impl Worst {
 
     fn report(&self, name: &str) {
         let Self { absolute, relative, compared } = self;
-        eprintln!("{name}: {compared} values, worst difference {absolute:.1e} absolute, {relative:.1e} relative");
+        eprintln!(
+            "{name}: {compared} values, worst difference {absolute:.1e} absolute, {relative:.1e} relative"
+        );
         assert!(*compared > 0);
     }
 }
@@ -74,7 +80,8 @@ async fn clean_runs_agree_with_pytorch_in_tokens_probabilities_ranks_and_top_tok
         worst.compare(&run["metrics"]["prob:t"], &expected["prob"], &|| prompt.clone());
         worst.compare(&run["metrics"]["logit:t"], &expected["logit"], &|| prompt.clone());
         assert_eq!(number(&run["metrics"]["rank:t"]), number(&expected["rank"]), "{prompt}");
-        for (got, expected) in run["topk"].as_array().unwrap().iter().zip(expected["top"].as_array().unwrap()) {
+        for (got, expected) in run["topk"].as_array().unwrap().iter().zip(expected["top"].as_array().unwrap())
+        {
             assert_eq!(got["id"], expected[0], "{prompt}");
             worst.compare(&got["prob"], &expected[2], &|| format!("{prompt} {}", got["text"]));
         }

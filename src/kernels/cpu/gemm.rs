@@ -100,12 +100,12 @@ fn pack<T: Copy + Send + Sync>(weight: &[f32], inputs: usize, convert: impl Fn(f
 
 /// `out [m, outputs] = x [m, inputs] W^T (+ bias)`, rounded to `dtype`. Runs on the current thread pool.
 pub(super) fn linear(x: &[f32], weight: &PackedWeight, bias: Option<&[f32]>, dtype: Dtype, out: &mut [f32]) {
-    for_tiles(x, weight, out, |tile| ARCH.dispatch(Linear { tile, weight, bias, dtype }));
+    for_tiles(x, weight, out, |tile, scratch| ARCH.dispatch(Linear { tile, weight, bias, dtype, scratch }));
 }
 
 /// `out [m, outputs] = silu(x G^T) * (x U^T)`, rounded to `dtype` where a device would store it.
 pub(super) fn gated(x: &[f32], gate: &PackedWeight, up: &PackedWeight, dtype: Dtype, out: &mut [f32]) {
-    for_tiles(x, gate, out, |tile| ARCH.dispatch(Gated { tile, gate, up, dtype }));
+    for_tiles(x, gate, out, |tile, scratch| ARCH.dispatch(Gated { tile, gate, up, dtype, scratch }));
 }
 
 /// A block of rows and a range of panels, with the part of the output that belongs to them.
@@ -118,7 +118,12 @@ struct Tile<'a> {
 }
 
 /// Cuts the product into tiles and runs `f` on them in parallel. Few rows are shared out by columns.
-fn for_tiles(x: &[f32], weight: &PackedWeight, out: &mut [f32], f: impl Fn(Tile<'_>) + Sync + Send) {
+fn for_tiles(
+    x: &[f32],
+    weight: &PackedWeight,
+    out: &mut [f32],
+    f: impl Fn(Tile<'_>, &mut Scratch) + Sync + Send,
+) {
     let rows = x.len() / weight.inputs;
     let blocks = rows.div_ceil(ROWS);
     if blocks == 0 {
@@ -145,15 +150,24 @@ fn for_tiles(x: &[f32], weight: &PackedWeight, out: &mut [f32], f: impl Fn(Tile<
             start = end;
         }
     }
-    tiles.into_par_iter().for_each(f);
+    // Not inside `f`'s vectorised code: a closure there that is not inlined would not be compiled for the machine.
+    tiles.into_par_iter().for_each(|tile| SCRATCH.with_borrow_mut(|scratch| f(tile, scratch)));
 }
 
 /// Sums of a block of rows over one panel.
 type Sums = Vec<[f32; PANEL]>;
 
+/// Room for the sums of two products and for widened weights.
+#[derive(Default)]
+struct Scratch {
+    sums: Sums,
+    other_sums: Sums,
+    wide: Vec<f32>,
+}
+
 thread_local! {
-    /// Room for sums and widened weights, kept because fresh pages cost more than the arithmetic.
-    static SCRATCH: RefCell<(Sums, Sums, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new(), Vec::new())) };
+    /// Kept from tile to tile, because fresh pages cost more than the arithmetic.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 struct Linear<'a> {
@@ -161,6 +175,7 @@ struct Linear<'a> {
     weight: &'a PackedWeight,
     bias: Option<&'a [f32]>,
     dtype: Dtype,
+    scratch: &'a mut Scratch,
 }
 
 impl WithSimd for Linear<'_> {
@@ -168,22 +183,21 @@ impl WithSimd for Linear<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Linear { mut tile, weight, bias, dtype } = self;
-        SCRATCH.with_borrow_mut(|(sums, _, wide)| {
-            for panel in tile.panels.clone() {
-                product(simd, &tile.x, weight, panel, sums, wide);
-                let column = (panel - tile.panels.start) * PANEL;
-                for (out, sums) in tile.out.iter_mut().zip(sums.iter_mut()) {
-                    let end = out.len().min(column + PANEL);
-                    let out = &mut out[column..end];
-                    if let Some(bias) = bias {
-                        sums.iter_mut().zip(&bias[panel * PANEL..]).for_each(|(s, b)| *s += b);
-                    }
-                    out.copy_from_slice(&sums[..out.len()]);
-                    round(dtype, out);
+        let Linear { mut tile, weight, bias, dtype, scratch } = self;
+        let Scratch { sums, wide, .. } = scratch;
+        for panel in tile.panels.clone() {
+            product(simd, &tile.x, weight, panel, sums, wide);
+            let column = (panel - tile.panels.start) * PANEL;
+            for (out, sums) in tile.out.iter_mut().zip(sums.iter_mut()) {
+                let end = out.len().min(column + PANEL);
+                let out = &mut out[column..end];
+                if let Some(bias) = bias {
+                    sums.iter_mut().zip(&bias[panel * PANEL..]).for_each(|(s, b)| *s += b);
                 }
+                out.copy_from_slice(&sums[..out.len()]);
+                round(dtype, out);
             }
-        });
+        }
     }
 }
 
@@ -192,6 +206,7 @@ struct Gated<'a> {
     gate: &'a PackedWeight,
     up: &'a PackedWeight,
     dtype: Dtype,
+    scratch: &'a mut Scratch,
 }
 
 impl WithSimd for Gated<'_> {
@@ -199,22 +214,21 @@ impl WithSimd for Gated<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Gated { mut tile, gate, up, dtype } = self;
-        SCRATCH.with_borrow_mut(|(gates, ups, wide)| {
-            for panel in tile.panels.clone() {
-                product(simd, &tile.x, gate, panel, gates, wide);
-                product(simd, &tile.x, up, panel, ups, wide);
-                let column = (panel - tile.panels.start) * PANEL;
-                for (out, (gate, up)) in tile.out.iter_mut().zip(gates.iter_mut().zip(ups.iter_mut())) {
-                    let end = out.len().min(column + PANEL);
-                    let out = &mut out[column..end];
-                    round(dtype, gate);
-                    round(dtype, up);
-                    gate_rows(gate, up, out);
-                    round(dtype, out);
-                }
+        let Gated { mut tile, gate, up, dtype, scratch } = self;
+        let Scratch { sums: gates, other_sums: ups, wide } = scratch;
+        for panel in tile.panels.clone() {
+            product(simd, &tile.x, gate, panel, gates, wide);
+            product(simd, &tile.x, up, panel, ups, wide);
+            let column = (panel - tile.panels.start) * PANEL;
+            for (out, (gate, up)) in tile.out.iter_mut().zip(gates.iter_mut().zip(ups.iter_mut())) {
+                let end = out.len().min(column + PANEL);
+                let out = &mut out[column..end];
+                round(dtype, gate);
+                round(dtype, up);
+                gate_rows(gate, up, out);
+                round(dtype, out);
             }
-        });
+        }
     }
 }
 
