@@ -1,0 +1,16 @@
+//! The default model through the JSON interface against PyTorch: needs it in the cache, or reachable (93 MB, once).
+//!
+//! The goldens are made by `tests/python/make_golden.py` from the same GGUF, with transformers in f32.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails loudly; clippy sees only #[test] functions as tests"
+)]
+
+mod examples;
+mod identity;
+mod patches;
+mod runs;
+mod support;
+mod traces;
