@@ -223,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_the_nearest_to_what_was_written_and_written_again_so() {
+        for text in ["2.582084073619569e-6", "0.39774436099893830", "1.1303981263904193e-7", "5e-324", "0.1"]
+        {
+            let value = parse(text.as_bytes(), EXAMPLE).unwrap();
+            let bits = text.parse::<f64>().unwrap().to_bits();
+            assert_eq!(value.as_f64().unwrap().to_bits(), bits, "{text}");
+            let again = parse(value.to_string().as_bytes(), EXAMPLE).unwrap();
+            assert_eq!(again.as_f64().unwrap().to_bits(), bits, "{text}");
+        }
+    }
+
+    #[test]
     fn every_duplicate_key_is_named_by_its_pointer() {
         let problem = refused(br#"{"runs":{"a":1,"x/y~":[{"p":1,"p":2}],"a":3},"runs":0}"#);
         let pointers: Vec<_> = problem.errors.iter().map(|e| e.pointer.as_str()).collect();

@@ -202,6 +202,7 @@ impl From<Problems> for Problem {
         let n = problems.0.len();
         let detail = match problems.0.as_slice() {
             [only] => format!("{}: {}", only.pointer, only.detail),
+            _ if n >= Problems::MOST => format!("many fields are wrong; see `errors` for the first {n}"),
             _ => format!("{n} fields are wrong; see `errors`"),
         };
         Self { errors: problems.0, ..Self::new(Kind::InvalidRequest, detail) }

@@ -59,7 +59,11 @@ pub fn targets(experiment: &Experiment, facts: &dyn Facts, lints: &mut Lints, ou
     let asked: u64 = experiment.targets.iter().map(|(_, set)| set.len() as u64).sum();
     if asked > facts.limits().target_tokens {
         let detail = format!("{asked} target tokens, the limit is {}", facts.limits().target_tokens);
-        out.push("/targets", code::LIMIT, detail, "name fewer tokens");
+        let at = match experiment.targets.names()[..] {
+            [only] => format!("/targets/{}", escape(only)),
+            _ => "/targets".to_owned(),
+        };
+        out.push(at, code::LIMIT, detail, "name fewer tokens");
         return Targets::default();
     }
     let mut targets = Targets::default();

@@ -88,8 +88,14 @@ fn finish<L>(
     let origins = origins.unwrap_or_default();
     let mut found = Problems::default();
     let lowered = lower(&mut found);
+    let mut absent = HashSet::new();
     for problem in &mut found.0 {
-        problem.pointer = origins.restore(&problem.pointer);
+        let restored = origins.restore(&problem.pointer);
+        // A field of the short form that is missing: had it been there and unreadable, nothing would have been lowered.
+        if problem.code == code::MISSING && restored != problem.pointer {
+            absent.insert(restored.clone());
+        }
+        problem.pointer = restored;
     }
     // One field can be wrong for several runs: once is enough.
     let mut seen = HashSet::new();
@@ -97,8 +103,10 @@ fn finish<L>(
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
         // depend on names that may have been lost, is true of the request itself.
-        found.0.retain(|p| p.code != code::UNKNOWN_NAME && body.pointer(&p.pointer).is_some());
+        let there = |p: &str| body.pointer(p).is_some() || absent.contains(p);
+        found.0.retain(|p| p.code != code::UNKNOWN_NAME && there(&p.pointer));
         read.0.extend(found.0);
+        read.0.truncate(Problems::MOST);
         return Err(read);
     }
     let mut lowered = found.or(lowered)?;
@@ -142,7 +150,10 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
     let runs = prompts::tokenise(experiment, facts, out);
     let targets = measure::targets(experiment, facts, &mut lints, out);
     let mut refs = Vec::new();
-    let measures = measure::measures(experiment, &targets, facts, &mut refs, out);
+    // Too many targets are not looked at: then no metric can name one.
+    let measurable = targets.sets.len() == experiment.targets.len();
+    let measures =
+        if measurable { measure::measures(experiment, &targets, facts, &mut refs, out) } else { Vec::new() };
     let limit = facts.limits().topk.min(facts.config().vocab_size as u64);
     if u64::from(experiment.read.topk) > limit {
         let detail = format!("topk {}, the limit is {limit}", experiment.read.topk);

@@ -146,7 +146,8 @@ fn samples(spec: &TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<u6
     let limit = facts.limits().samples;
     if gaussian.samples > limit {
         let detail = format!("{} samples, the limit is {limit}", gaussian.samples);
-        out.push("/corrupt/samples", code::LIMIT, detail, "10 samples are usual");
+        let fix = format!("ask for at most {limit}; 10 are usual");
+        out.push("/corrupt/samples", code::LIMIT, detail, fix);
         return None;
     }
     Some(gaussian.samples)

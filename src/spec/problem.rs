@@ -21,7 +21,10 @@ pub struct FieldProblem {
 pub struct Problems(pub Vec<FieldProblem>);
 
 impl Problems {
-    /// Adds a problem.
+    /// Problems that are kept: a list of a million wrong items is not answered with a million problems.
+    pub const MOST: usize = 100;
+
+    /// Adds a problem; those after the first [`Problems::MOST`] are dropped.
     pub fn push(
         &mut self,
         pointer: impl Into<String>,
@@ -29,7 +32,14 @@ impl Problems {
         detail: impl Into<String>,
         fix: impl Into<String>,
     ) {
-        self.0.push(FieldProblem { pointer: pointer.into(), code, detail: detail.into(), fix: fix.into() });
+        if self.0.len() < Self::MOST {
+            self.0.push(FieldProblem {
+                pointer: pointer.into(),
+                code,
+                detail: detail.into(),
+                fix: fix.into(),
+            });
+        }
     }
 
     /// Whether nothing is wrong.

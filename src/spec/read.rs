@@ -106,9 +106,14 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A layer, head, token or count: an integer that fits `u32`.
+    /// A layer, head or token: an integer that fits `u32`.
     pub fn index(&self, out: &mut Problems) -> Option<u32> {
-        let n = self.natural(0, out)?;
+        self.count(0, out)
+    }
+
+    /// An integer of at least `min` that fits `u32`.
+    pub fn count(&self, min: u64, out: &mut Problems) -> Option<u32> {
+        let n = self.natural(min, out)?;
         u32::try_from(n).ok().or_else(|| self.out_of_range("below 2^32", out))
     }
 
@@ -234,7 +239,7 @@ impl<'a> Node<'a> {
             if let Some((_, fix)) = NOT_SERVED.iter().find(|(field, _)| field == name) {
                 out.push(at, code::NOT_SUPPORTED, format!("`{name}` is not served"), *fix);
             } else {
-                let detail = format!("no field is called {name:?}{}", did_you_mean(name, known));
+                let detail = format!("no field is called {:?}{}", shortened(name), did_you_mean(name, known));
                 out.push(at, code::UNKNOWN_FIELD, detail, format!("the fields are {}", known.join(", ")));
             }
         }
@@ -292,10 +297,15 @@ pub fn describe(value: &Value) -> String {
         Value::Array(list) => return format!("a list of {}", list.len()),
         Value::Object(map) => return format!("an object of {} fields", map.len()),
     };
-    let text = value.to_string();
-    let short: String = text.chars().take(48).collect();
-    let dots = if short.len() < text.len() { "…" } else { "" };
-    format!("{kind} {short}{dots}")
+    format!("{kind} {}", shortened(&value.to_string()))
+}
+
+/// A text for a message: its first 48 characters.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(48) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// `"; did you mean …?"` if one of `names` is close.

@@ -95,7 +95,8 @@ impl Read {
         let fields = node.fields(known, out)?;
         let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::LAST)), |n| ReadAt::read(&n, out));
         let topk = fields.get("topk").map_or(Some(default_topk), |n| n.index(out));
-        let capture = fields.get("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
+        let wanted = fields.get("capture").filter(|_| capture);
+        let capture = wanted.map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
         Some(Self { at: at?, topk: topk?, capture: capture? })
     }
 }

@@ -113,14 +113,14 @@ impl Layers {
                 let fields = node.fields(&["from", "to", "step"], out)?;
                 let from = fields.get("from").map_or(Some(0), |n| n.index(out));
                 let to = fields.get("to").map_or(Some(None), |n| n.index(out).map(Some));
-                let step = fields.get("step").map_or(Some(1), |n| n.natural(1, out));
+                let step = fields.get("step").map_or(Some(1), |n| n.count(1, out));
                 let (from, to) = (from?, to?);
                 if to.is_some_and(|to| to <= from) {
                     let detail = format!("an empty range [{from}, {})", to.unwrap_or(from));
                     out.push(&node.at, code::EMPTY, detail, "ranges are half-open: write `to` above `from`");
                     return None;
                 }
-                Some(Self::Range { from, to, step: u32::try_from(step?).unwrap_or(u32::MAX) })
+                Some(Self::Range { from, to, step: step? })
             }
             _ => {
                 node.wrong("layers: 3, [0, 3], {\"from\": 0, \"to\": 3, \"step\": 1} or \"all\"", out);

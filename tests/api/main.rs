@@ -3,12 +3,20 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test fails loudly; clippy sees only #[test] functions as tests"
+    clippy::float_cmp,
+    reason = "a test fails loudly, and compares bits where bits are promised; clippy sees only #[test] functions as tests"
 )]
 
+mod bad_input;
+mod bad_rows;
 mod connections;
 mod demo;
+mod examples;
+mod experiments;
+mod formats;
 mod loading;
+mod models;
 mod openapi;
 mod process;
+mod schema;
 mod support;

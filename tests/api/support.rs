@@ -1,16 +1,21 @@
-//! A server on a free port of the loopback, and raw HTTP against it.
+//! A server on a free port of the loopback and raw HTTP against it; the tiny model behind a router, called directly.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use mediant::config;
 use mediant::http::listen::{self, Ended, Limits, Phase};
-use mediant::http::{AppState, Readiness};
+use mediant::http::{AppState, Readiness, router};
+use mediant::service::start;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tower::ServiceExt;
 
 /// Short limits, so that tests wait tenths of seconds.
 pub(crate) fn limits() -> Limits {
@@ -78,4 +83,77 @@ pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
+}
+
+/// A ready server of `dummy:tiny` with some settings of its own.
+pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
+    let model = ("--model", "model.ref", "dummy:tiny".to_owned());
+    let settings = settings.iter().map(|(key, value)| ("--test", *key, (*value).to_owned()));
+    let flags: Vec<_> = [model].into_iter().chain(settings).collect();
+    let config = config::load(None, [], &flags).unwrap().config;
+    let service = start::start(&config).unwrap();
+    let ready = state(Readiness::Ready);
+    AppState { config: Arc::new(config), service: Arc::new(OnceLock::from(service)), ..ready }
+}
+
+/// A ready server of `dummy:tiny`: 4 layers of 4 heads, a token per byte and a BOS before them. Loaded once.
+pub(crate) fn tiny() -> AppState {
+    static TINY: LazyLock<AppState> = LazyLock::new(|| tiny_with(&[]));
+    TINY.clone()
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub(crate) fn media_type(&self) -> &str {
+        self.headers[header::CONTENT_TYPE].to_str().unwrap()
+    }
+}
+
+/// One request through the whole router.
+pub(crate) async fn send(state: &AppState, request: Request<Body>) -> Reply {
+    let response = router(state.clone()).oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 30).await.unwrap().to_vec();
+    Reply { status: parts.status, headers: parts.headers, bytes }
+}
+
+pub(crate) async fn get(state: &AppState, path: &str) -> Reply {
+    send(state, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+pub(crate) async fn post(state: &AppState, path: &str, body: &Value) -> Reply {
+    post_accepting(state, path, body, "*/*").await
+}
+
+pub(crate) async fn post_accepting(state: &AppState, path: &str, body: &Value, accept: &str) -> Reply {
+    let request = Request::post(path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, accept)
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    send(state, request).await
+}
+
+/// A request that must succeed, and whose answer is what the OpenAPI document says.
+pub(crate) async fn ok(state: &AppState, path: &str, body: &Value) -> Value {
+    let reply = post(state, path, body).await;
+    assert_eq!(reply.status, 200, "{path} {body}: {}", reply.text());
+    let answer = reply.json();
+    crate::schema::check_response("post", path, "200", &answer);
+    answer
 }

@@ -7,6 +7,7 @@
     reason = "a test fails loudly; clippy sees only #[test] functions as tests, and equal bits are the point"
 )]
 
+mod candle_llama;
 mod faulty;
 mod goldens;
 mod identity;

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::problems;
+use crate::lower;
 use crate::lower::testing::Fake;
+use crate::spec::problem::Problems;
 
 /// A request that is in order, by endpoint.
 fn good(endpoint: &str) -> Value {
@@ -327,6 +329,18 @@ fn bad_short_forms_name_the_field_that_was_written() {
         ("patch", json!({}), vec!["/base missing_field", "/source missing_field"]),
         ("patch", json!({"base": "The", "source": 5}), vec!["/source wrong_type"]),
         ("trace", json!({}), vec!["/prompt missing_field", "/target missing_field"]),
+        ("trace", json!({"prompt": "The"}), vec!["/target missing_field", "/subject missing_field"]),
+        (
+            "trace",
+            json!({"prompt": "The", "subject": "The", "target": " Paris", "layers": {"step": 1_u64 << 63}}),
+            vec!["/layers/step out_of_range"],
+        ),
+        (
+            "trace",
+            json!({"prompt": "The", "subject": "The", "target": " Paris", "read": {"capture": []}}),
+            vec!["/read/capture unknown_field"],
+        ),
+        ("run", json!({"prompt": "The", "target": vec![1; 257]}), vec!["/target limit_exceeded"]),
         ("trace", json!({"prompt": "The", "target": " Paris"}), vec!["/subject missing_field"]),
         ("trace", json!({"prompt": "The", "subject": "x", "target": " Paris"}), vec!["/subject span_absent"]),
         ("trace", json!({"prompt": "The", "subject": "The", "target": 999}), vec!["/target unknown_token"]),
@@ -367,6 +381,19 @@ fn all_problems_come_at_once_those_of_the_text_too() {
         "/target unknown_token",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_long_list_of_faults_is_answered_with_its_first_hundred() {
+    let mut body = good("trace");
+    body["positions"] = json!(vec![99; 100_000]);
+    body["layers"] = json!(vec!["x"; 100_000]);
+    let found = problems("trace", &body, &Fake::default());
+    assert_eq!(found.len(), Problems::MOST);
+    assert_eq!(found[0], "/layers/0 wrong_type");
+    let body = json!({"prompt": "The", "x".repeat(100_000): 1});
+    let found = lower::run(&body, &Fake::default()).unwrap_err().0;
+    assert!(found[0].detail.len() < 200 && found[0].fix.len() < 1000, "{}", found[0].detail.len());
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! What is served and what it can do; and that nothing is while the model loads.
+
+use mediant::http::Readiness;
+use serde_json::{Value, json};
+
+use crate::schema::check_response;
+use crate::support::{Reply, get, post, state, tiny};
+
+async fn described(path: &str, documented: &str) -> Value {
+    let reply = get(&tiny(), path).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    check_response("get", documented, "200", &reply.json());
+    reply.json()
+}
+
+fn is_problem(reply: &Reply, status: u16, slug: &str) {
+    assert_eq!((reply.status.as_u16(), reply.media_type()), (status, "application/problem+json"));
+    let problem = reply.json();
+    assert_eq!(problem["type"], format!("urn:mediant:problem:{slug}"), "{problem}");
+    assert_eq!(problem["status"], status);
+    assert_eq!(problem["instance"], reply.headers["x-request-id"].to_str().unwrap());
+}
+
+#[tokio::test]
+async fn the_list_of_models_holds_the_served_one_with_its_shape() {
+    let models = described("/v1/models", "/v1/models").await;
+    let [model] = &models["models"].as_array().unwrap()[..] else { panic!("{models}") };
+    assert_eq!(model["config"]["num_layers"], 4);
+    assert_eq!((&model["dtype"], &model["tokenizer"]["bos"]), (&json!("f32"), &json!(256)));
+    assert_eq!(model["tokenizer"]["adds_bos"], true);
+    assert!(model["flops_per_second"].as_f64().unwrap() > 1e6);
+    // 512 x 64 twice, and 4 layers of q, k, v, o and three of the MLP.
+    let layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 160;
+    assert_eq!(model["parameters"].as_u64().unwrap() / 1000, (2 * 512 * 64 + 4 * layer) / 1000);
+    let sigma = model["vocab_sigma"].as_f64().unwrap();
+    assert!((sigma - 1.0).abs() < 0.02, "embeddings of the dummy have unit deviation, not {sigma}");
+
+    let id = model["id"].as_str().unwrap();
+    assert_eq!(&described(&format!("/v1/models/{id}"), "/v1/models/{id}").await, model);
+    let by_source = model["fingerprint"]["source"].as_str().unwrap().replace('/', "%2F");
+    assert_eq!(&described(&format!("/v1/models/{by_source}"), "/v1/models/{id}").await, model);
+}
+
+#[tokio::test]
+async fn an_unknown_model_is_404_and_names_the_one_that_is_served() {
+    let reply = get(&tiny(), "/v1/models/gpt-5").await;
+    is_problem(&reply, 404, "not-found");
+    assert!(reply.text().contains("dummy"), "{}", reply.text());
+}
+
+#[tokio::test]
+async fn capabilities_name_all_that_requests_accept() {
+    let can = described("/v1/capabilities", "/v1/capabilities").await;
+    let state = tiny();
+    for site in can["sites"].as_array().unwrap() {
+        let name = site["site"].as_str().unwrap();
+        for op in can["ops"].as_array().unwrap() {
+            let mut edit = json!({"site": name, "op": op, "positions": "all"});
+            match op.as_str().unwrap() {
+                "replace" => edit["source"] = json!({"run": "b"}),
+                "add" => {
+                    edit["source"] = json!({"vector": vec![0.5; site["width"].as_u64().unwrap() as usize]})
+                }
+                "scale" => edit["factor"] = json!(2),
+                "noise" => edit["sigma"] = json!({"abs": 0.5}),
+                _ => {}
+            }
+            let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit], "target": "P"});
+            let reply = post(&state, "/v1/patch", &body).await;
+            assert_eq!(reply.status, 200, "{name} {op}: {}", reply.text());
+            let cells = reply.json()["receipt"]["cells"].as_u64().unwrap();
+            // Four layers of four positions, BOS included. After the last layer's keys only the read position counts.
+            let written = match name {
+                "embed" => 4,
+                "resid_pre" => 16,
+                _ => 13,
+            };
+            assert_eq!(cells, written, "{name} {op}");
+        }
+        assert_eq!(site["heads"].is_u64(), name == "z");
+    }
+    for metric in can["metrics"].as_array().unwrap() {
+        let of = match metric.as_str().unwrap() {
+            "top1_flip" => "top1_flip".to_owned(),
+            "logit_diff" => "logit_diff:x-y".to_owned(),
+            "kl" => "kl:clean".to_owned(),
+            name => format!("{name}:x"),
+        };
+        let body = json!({"prompt": "abc", "subject": "b", "targets": {"x": "P", "y": "Q"}, "metrics": [of]});
+        let reply = post(&state, "/v1/trace", &body).await;
+        assert_eq!(reply.status, 200, "{metric}: {}", reply.text());
+        assert!(reply.json()["total_effect"][&of]["mean"].is_f64(), "{metric}");
+    }
+    for axis in can["sweep"].as_array().unwrap() {
+        let body = json!({"base": "abc", "interventions": [{"site": "z", "op": "zero", "positions": "all"}],
+                          "sweep": [axis], "target": "P"});
+        let reply = post(&state, "/v1/patch", &body).await;
+        assert_eq!(reply.status, 200, "{axis}: {}", reply.text());
+        let n = reply.json()["axes"][0]["values"].as_array().unwrap().len();
+        assert_eq!(n, 4, "{axis}: four layers, four positions, four heads");
+    }
+    assert_eq!(can["formats"], json!(["json", "csv", "npz", "safetensors", "svg", "png"]));
+    assert!(can["limits"]["samples"].as_u64().unwrap() >= 100 && can["ceiling"]["row_layers"].is_u64());
+}
+
+#[tokio::test]
+async fn while_the_model_loads_work_is_503_with_a_time_to_come_back() {
+    let state = state(Readiness::Loading);
+    for path in ["run", "patch", "trace", "plan", "tokenize"] {
+        let reply = post(&state, &format!("/v1/{path}"), &json!({"prompt": "x"})).await;
+        is_problem(&reply, 503, "unavailable");
+        assert_eq!(reply.headers["retry-after"], reply.json()["retry_after_s"].to_string().as_str());
+        check_response("post", &format!("/v1/{path}"), "503", &reply.json());
+    }
+    for path in ["/v1/models", "/v1/models/x", "/v1/capabilities"] {
+        is_problem(&get(&state, path).await, 503, "unavailable");
+    }
+    assert_eq!(get(&state, "/healthz").await.status, 200);
+    assert_eq!(get(&state, "/readyz").await.status, 503);
+}

@@ -1,0 +1,60 @@
+//! The committed examples: each is a request that the default model accepts.
+
+use std::path::Path;
+
+use mediant::service::Refusal;
+use serde_json::{Value, json};
+
+use crate::support::{answered, service};
+
+/// The endpoint and the body of each example. A file's name begins with its endpoint.
+fn examples() -> Vec<(String, Value)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/examples");
+    let mut found: Vec<(String, Value)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+#[tokio::test]
+async fn every_example_is_a_request_that_is_let_in() {
+    let examples = examples();
+    assert!(examples.len() >= 10);
+    for (name, body) in examples {
+        let result = match name.split('-').next().unwrap() {
+            "tokenize" => {
+                service().tokenize(body).await.map(|tokens| json!({"allowed": !tokens.ids.is_empty()}))
+            }
+            "plan" => service().plan(body).await.map(|plan| json!(plan)),
+            kind => service().plan(json!({kind: body})).await.map(|plan| json!(plan)),
+        };
+        match result {
+            Ok(plan) => {
+                assert_eq!(plan["allowed"], true, "{name}");
+                println!("{name}: about {} s", plan["cost"]["seconds"]);
+            }
+            Err(Refusal::Invalid(problems)) => panic!("{name}: {problems:#?}"),
+            Err(other) => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_shortest_examples_give_what_their_prompts_promise() {
+    for (name, body) in examples() {
+        if name == "run-short" {
+            let answer = answered(service().run(body).await);
+            assert_eq!(
+                answer["runs"]["run"]["topk"][0]["text"], " Paris",
+                "{}",
+                answer["runs"]["run"]["topk"]
+            );
+        }
+    }
+}
