@@ -518,7 +518,7 @@ fn no_value_anywhere_makes_it_panic_and_every_pointer_is_in_the_body_or_names_wh
 fn a_corruption_that_cannot_be_read_hides_no_problem_of_the_rest() {
     let body = json!({"prompt": "abc", "subject": "z", "target": "c", "layers": [99], "foo": 1,
                       "corrupt": {"samples": 1e9, "sigma": {"k": -1}}, "metrics": ["prob:x"]});
-    let problems = crate::lower::trace(&body, &Fake::default()).unwrap_err();
+    let problems = lower::trace(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     for pointer in ["/foo", "/corrupt/sigma/k", "/corrupt/samples", "/layers/0", "/subject"] {
         assert!(found.contains(&pointer), "{pointer} is not in {found:?}");
@@ -532,7 +532,7 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
         {"site": "nowhere", "op": "zero"},
         {"site": "resid_post", "layers": [999], "positions": "last", "op": "zero"},
     ]);
-    let problems = crate::lower::patch(&body, &Fake::default()).unwrap_err();
+    let problems = lower::patch(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     assert_eq!(found, ["/interventions/0/site", "/interventions/1/layers/0"]);
 }
