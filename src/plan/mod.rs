@@ -23,7 +23,7 @@ pub struct RunId(pub u32);
 /// A site of a layer. `layer` is 0 at [`Site::Embed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// Block index. First in the order, so addresses compare by time of computation (embed apart: see [`Self::stage`]).
+    /// Block index. First in the order, so addresses compare by time of computation (`embed` apart: see [`cone::Stage::of`]).
     pub layer: u32,
     /// Place inside the block.
     pub site: Site,

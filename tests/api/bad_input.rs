@@ -140,7 +140,7 @@ fn every_bad_request_names_its_fields_and_the_server_lives_on_within_its_memory(
         }
     }
     let (took, grown) = (started.elapsed(), program.peak() - before);
-    println!("{} bad requests in {took:.1?}; the peak grew by {:.1} MB", rows.len(), grown as f64 / 1e6);
+    eprintln!("{} bad requests in {took:.1?}; the peak grew by {:.1} MB", rows.len(), grown as f64 / 1e6);
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), rows.len(), faults.join("\n"));
     assert!(rows.len() >= 400, "{}", rows.len());
     assert!(grown < 200 << 20, "the peak grew by {grown} bytes");

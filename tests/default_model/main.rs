@@ -5,6 +5,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::float_cmp,
+    clippy::print_stdout,
     reason = "a test fails loudly; clippy sees only #[test] functions as tests"
 )]
 

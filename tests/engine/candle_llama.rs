@@ -91,7 +91,7 @@ fn check(family: &str) {
         assert!((score.log_sum_exp - (f64::from(largest) + sum.ln())).abs() < 1e-4);
     }
     assert!(worst < 1e-4, "{family}: {worst}");
-    println!("{family}: {} readouts of {vocabulary} logits, worst difference {worst:.1e}", scores.len());
+    eprintln!("{family}: {} readouts of {vocabulary} logits, worst difference {worst:.1e}", scores.len());
 }
 
 #[test]
