@@ -4,7 +4,11 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::float_cmp,
-    reason = "a test fails loudly, and compares bits where bits are promised; clippy sees only #[test] functions as tests"
+    clippy::format_push_string,
+    clippy::many_single_char_names,
+    clippy::redundant_clone,
+    clippy::semicolon_if_nothing_returned,
+    reason = "a test fails loudly, compares bits where bits are promised, and need not save a clone; clippy sees only #[test] functions as tests"
 )]
 
 mod bad_input;
