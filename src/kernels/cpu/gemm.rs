@@ -25,7 +25,7 @@ const BLOCK: usize = 768;
 /// Rows that pass over a panel while it is in the cache.
 const ROWS: usize = 96;
 
-/// A weight `[out, in]`, packed for [`linear`].
+/// A weight `[out, in]`, packed for the multiplication.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     outputs: usize,
