@@ -118,6 +118,8 @@ impl Rows<'_> {
                 .iter()
                 .copied()
                 .filter(|&i| self.of_slot[self.live.slot(applied.run, edit.positions[i])] != NO_ROW)
+                // A row that is still there but that nothing reads any more: nor was its source kept.
+                .filter(|&i| self.has_source(&edit.op, i, stage))
                 .collect();
             if present.is_empty() {
                 continue;
@@ -140,6 +142,16 @@ impl Rows<'_> {
         }
         tables.sort_by_key(|(ordinal, _)| *ordinal); // stable
         tables.into_iter().map(|(_, table)| table).collect()
+    }
+
+    fn has_source(&self, op: &Op, i: usize, stage: Stage) -> bool {
+        match op {
+            Op::Replace(Source::Run { run, positions })
+            | Op::Add { source: Source::Run { run, positions }, .. } => {
+                self.of_slot[self.live.resolve(*run, positions[i], stage)] != NO_ROW
+            }
+            _ => true,
+        }
     }
 
     fn values(&self, source: &Source, positions: usize, which: &[usize], stage: Stage) -> Values {
