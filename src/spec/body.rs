@@ -2,82 +2,76 @@
 //! lowers the short form to the long one; the response echoes the long form.
 
 // Nothing makes these values: they are schemas.
-#![expect(dead_code, clippy::large_enum_variant, reason = "only their schemas are used")]
+#![expect(dead_code, reason = "only their schemas are used")]
 
 use utoipa::ToSchema;
 
+use super::metric::{TargetItem, TargetSet};
+use super::named::Named;
 use super::patch::PatchSpec;
+use super::prompt::SpanText;
 use super::run::RunSpec;
 use super::trace::TraceSpec;
 
-/// Body of `POST /v1/run`. Fields of the long form may be added to the short one.
+/// A target in short: one token as text or id, or a set of them.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum Target {
+    /// One token.
+    One(TargetItem),
+    /// Several.
+    Set(TargetSet),
+}
+
+/// Body of `POST /v1/run`: named `runs`, or in short one `prompt`.
 #[derive(ToSchema)]
 #[schema(examples(json!({"prompt": "The Eiffel Tower is in the city of", "target": " Paris"})))]
-#[serde(untagged)]
-pub enum RunBody {
-    /// One prompt.
-    Short(ShortRun),
-    /// Named prompts.
-    Long(RunSpec),
-}
-
-/// Short form of a run.
-#[derive(ToSchema)]
-pub struct ShortRun {
-    /// The prompt; or `tokens`.
+pub struct RunBody {
+    /// Short: the only prompt; or `tokens`.
     prompt: Option<String>,
-    /// Token ids instead of a prompt.
+    /// Short: token ids instead of a prompt.
     tokens: Option<Vec<u32>>,
-    /// The token whose metrics are wanted, named `target`.
-    target: Option<String>,
+    /// Short: named spans of the prompt.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
+    spans: Option<Named<SpanText>>,
+    /// Short: whether a BOS token is put first.
+    bos: Option<bool>,
+    /// Short: the token whose metrics are wanted, named `target`.
+    target: Option<Target>,
+    #[serde(flatten)]
+    long: RunSpec,
 }
 
-/// Body of `POST /v1/patch`. Fields of the long form may be added to the short one.
+/// Body of `POST /v1/patch`: named `runs` with `interventions`, or in short the texts of `base` and `source`. Without
+/// `interventions`, the last position's residual stream is replaced at every layer, one by one.
 #[derive(ToSchema)]
 #[schema(examples(json!({
     "base": "The wires carry high voltage electrical",
     "source": "Why do electricians make good swimmers? Because they know the",
     "target": " current"
 })))]
-#[serde(untagged)]
-pub enum PatchBody {
-    /// Two prompts; without `interventions`, the last position's residual stream at every layer, one by one.
-    Short(ShortPatch),
-    /// Everything named.
-    Long(PatchSpec),
-}
-
-/// Short form of a patch.
-#[derive(ToSchema)]
-pub struct ShortPatch {
-    /// The prompt that is patched.
-    base: String,
-    /// The prompt that is read.
+pub struct PatchBody {
+    /// Short: the text of the prompt that is read, beside `base` as the text of the one that is patched.
     source: Option<String>,
-    /// The token whose metrics are wanted, named `target`.
-    target: Option<String>,
+    /// Short: the token whose metrics are wanted, named `target`.
+    target: Option<Target>,
+    #[serde(flatten)]
+    long: PatchSpec,
 }
 
-/// Body of `POST /v1/trace`. Fields of the long form may be added to the short one.
+/// Body of `POST /v1/trace`: `runs` with a corruption, or in short a `prompt` and its `subject`, which gets noise of 3
+/// sigma.
 #[derive(ToSchema)]
 #[schema(examples(json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"})))]
-#[serde(untagged)]
-pub enum TraceBody {
-    /// One prompt with its subject, corrupted by noise of 3 sigma.
-    Short(ShortTrace),
-    /// Everything named.
-    Long(TraceSpec),
-}
-
-/// Short form of a trace.
-#[derive(ToSchema)]
-pub struct ShortTrace {
-    /// The clean prompt.
-    prompt: String,
-    /// The text in it whose tokens are corrupted.
-    subject: Option<String>,
-    /// The token whose metrics are wanted, named `target`.
-    target: Option<String>,
+pub struct TraceBody {
+    /// Short: the clean prompt.
+    prompt: Option<String>,
+    /// Short: the text in it whose tokens are corrupted, or their range.
+    subject: Option<SpanText>,
+    /// Short: the token whose metrics are wanted, named `target`.
+    target: Option<Target>,
+    #[serde(flatten)]
+    long: TraceSpec,
 }
 
 /// Body of `POST /v1/plan`: one request under the name of its endpoint.

@@ -11,6 +11,7 @@ use super::select::{Positions, Which};
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Corruption {
     /// The run it is derived from.
+    #[schema(required = false)]
     pub from: String,
     /// How.
     #[serde(flatten)]
@@ -34,16 +35,22 @@ pub enum Method {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Gaussian {
     /// Tokens that get noise.
+    #[schema(required = false)]
     pub positions: Positions,
     /// Its standard deviation.
+    #[schema(required = false)]
     pub sigma: Sigma,
     /// Independent draws; each is one corrupted run shared by every cell.
+    #[schema(required = false)]
     pub samples: u64,
     /// Seed.
+    #[schema(required = false)]
     pub seed: u64,
     /// Generator.
+    #[schema(required = false)]
     pub rng: Rng,
     /// Allows noise on BOS.
+    #[schema(required = false)]
     pub include_bos: bool,
 }
 
@@ -56,6 +63,7 @@ pub enum Sigma {
         /// Multiple.
         k: f64,
         /// Of which embeddings.
+        #[schema(required = false)]
         of: SigmaOf,
     },
     /// An absolute value.

@@ -17,17 +17,19 @@ pub struct Experiment {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Prompts by name.
-    #[schema(value_type = std::collections::BTreeMap<String, Prompt>)]
+    #[schema(required = false, value_type = std::collections::BTreeMap<String, Prompt>)]
     pub runs: Named<Prompt>,
     /// Sets of tokens by name.
-    #[schema(value_type = std::collections::BTreeMap<String, TargetSet>)]
+    #[schema(required = false, value_type = std::collections::BTreeMap<String, TargetSet>)]
     pub targets: Named<TargetSet>,
     /// What is computed from every readout.
-    #[schema(value_type = Vec<String>)]
+    #[schema(required = false, value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
     /// Where and what is read.
+    #[schema(required = false)]
     pub read: Read,
     /// Refuses requests that raise a lint of severity warning or above.
+    #[schema(required = false)]
     pub strict: bool,
     /// Where the fields of the short form came from.
     #[serde(skip)]

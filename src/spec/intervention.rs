@@ -19,11 +19,13 @@ pub struct Intervention {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// Positions written.
+    #[schema(required = false)]
     pub positions: Positions,
     /// Heads written, at a per-head site; all of them if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
     /// Layers written together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
+    #[schema(required = false)]
     pub window: u32,
     /// What is done.
     #[serde(flatten)]
@@ -44,6 +46,7 @@ pub enum OpSpec {
         /// Where they come from.
         source: SourceSpec,
         /// Their factor.
+        #[schema(required = false)]
         coef: f64,
     },
     /// Multiplies by a factor.
@@ -58,8 +61,10 @@ pub enum OpSpec {
         /// Its standard deviation; relative ones at site `embed` only.
         sigma: Sigma,
         /// Seed.
+        #[schema(required = false)]
         seed: u64,
         /// Generator.
+        #[schema(required = false)]
         rng: Rng,
     },
 }

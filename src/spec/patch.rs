@@ -24,13 +24,16 @@ pub struct PatchSpec {
     /// The run that is patched.
     pub base: String,
     /// What is written.
+    #[schema(required = false)]
     pub interventions: Vec<Intervention>,
     /// Axes enumerated one by one, outermost first; all else applies jointly.
+    #[schema(required = false)]
     pub sweep: Vec<SweepAxis>,
     /// Runs whose metrics count as 0 and 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalise: Option<Normalise>,
     /// Controls computed beside the cells.
+    #[schema(required = false)]
     pub controls: Vec<Control>,
 }
 

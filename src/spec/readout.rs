@@ -13,8 +13,10 @@ use super::site::Site;
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Read {
     /// Where the distribution over the next token is read.
+    #[schema(required = false)]
     pub at: ReadAt,
     /// How many of the most probable tokens are returned.
+    #[schema(required = false)]
     pub topk: u32,
     /// Activations returned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -59,11 +61,14 @@ pub struct CaptureSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// Positions.
+    #[schema(required = false)]
     pub positions: Positions,
     /// How they are returned.
     #[serde(rename = "as")]
+    #[schema(required = false)]
     pub form: CaptureForm,
     /// Number format.
+    #[schema(required = false)]
     pub dtype: CaptureDtype,
 }
 

@@ -17,11 +17,13 @@ pub enum Layers {
     /// Every `step`-th layer of `[from, to)`.
     Range {
         /// First layer.
+        #[schema(required = false)]
         from: u32,
         /// One past the last layer; the model's last if left out.
         #[serde(skip_serializing_if = "Option::is_none")]
         to: Option<u32>,
         /// Distance.
+        #[schema(required = false)]
         step: u32,
     },
     /// Every layer: `"all"`.
@@ -64,6 +66,7 @@ pub enum Positions {
         /// Its name in the run's `spans`.
         span: String,
         /// Which of its tokens.
+        #[schema(required = false)]
         which: Which,
     },
     /// Read at the first of each pair, written at the second.

@@ -27,24 +27,31 @@ pub struct TraceSpec {
     #[serde(flatten)]
     pub experiment: Experiment,
     /// How the corrupted run is made; its `from` is the clean run.
+    #[schema(required = false)]
     pub corrupt: Corruption,
     /// What is restored, by name.
-    #[schema(value_type = std::collections::BTreeMap<String, Arm>)]
+    #[schema(required = false, value_type = std::collections::BTreeMap<String, Arm>)]
     pub arms: Named<Arm>,
     /// Layers of the map.
+    #[schema(required = false)]
     pub layers: Layers,
     /// Positions of the map.
+    #[schema(required = false)]
     pub positions: Positions,
     /// Whether clean states are put into the corrupted run or the reverse.
+    #[schema(required = false)]
     pub direction: Direction,
     /// Target that the clean run should rank first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect_top1: Option<String>,
     /// What happens if it doesn't.
+    #[schema(required = false)]
     pub on_unexpected: OnUnexpected,
     /// Controls computed beside the cells.
+    #[schema(required = false)]
     pub controls: Vec<Control>,
     /// What is kept beside means.
+    #[schema(required = false)]
     pub keep: Keep,
     /// Pictures put into the response.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -57,6 +64,7 @@ pub struct Arm {
     /// Site restored.
     pub site: Site,
     /// Layers restored together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
+    #[schema(required = false)]
     pub window: u32,
     /// Heads restored together, at a per-head site; all if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,6 +95,7 @@ pub enum OnUnexpected {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Keep {
     /// The value of every sample of every cell.
+    #[schema(required = false)]
     pub per_sample: bool,
 }
 

@@ -15,6 +15,7 @@ mod bad_input;
 mod bad_rows;
 mod connections;
 mod demo;
+mod examples;
 mod experiments;
 mod formats;
 mod loading;

@@ -105,12 +105,16 @@ fn gather<'s>(schema: &'s Value, known: &mut Map<String, Value>, required: &mut 
     any
 }
 
+/// Whether a choice among several shapes stands inside `allOf` (a flattened enum), which brings fields of its own.
+fn varied(schema: &Value) -> bool {
+    let mut parts = schema["allOf"].as_array().into_iter().flatten().map(resolve);
+    parts.any(|part| part["oneOf"].is_array() || part["anyOf"].is_array() || varied(part))
+}
+
 fn object(schema: &Value, map: &Map<String, Value>, at: &str) -> Result<(), String> {
     let (mut known, mut required) = (Map::new(), Vec::new());
     let open = gather(schema, &mut known, &mut required);
-    // A choice among several shapes inside `allOf` (a flattened enum) brings fields of its own.
-    let mut choices = schema["allOf"].as_array().into_iter().flatten().map(resolve);
-    let varied = choices.any(|part| part["oneOf"].is_array() || part["anyOf"].is_array());
+    let varied = varied(schema);
     if let Some(missing) = required.iter().find(|name| !map.contains_key(**name)) {
         return Err(format!("{at}/{missing} is missing"));
     }
