@@ -170,25 +170,23 @@ fn trace_plan(config: &ModelConfig, ids: &Arc<[u32]>, target: u32, samples: usiz
         let rows: Arc<[f32]> = noise.iter().map(|x| (x * 0.1) as f32).collect();
         let corrupted = plan.branch(
             clean,
-            vec![Edit {
-                at: Address { layer: 0, site: Site::Embed },
-                positions: all.clone(),
-                columns: None,
-                op: Op::Add { source: Source::Constant(rows), coef: 1.0 },
-                group: EditGroup::Corruption,
-            }],
+            vec![Edit::new(
+                Address { layer: 0, site: Site::Embed },
+                all.clone(),
+                Op::add(Source::Constant(rows)),
+                EditGroup::Corruption,
+            )],
         );
         for layer in 0..config.num_layers as u32 {
             for &position in &all {
                 let restored = plan.branch(
                     corrupted,
-                    vec![Edit {
-                        at: Address { layer, site: Site::ResidPost },
-                        positions: vec![position],
-                        columns: None,
-                        op: Op::Replace(Source::Run { run: clean, positions: vec![position] }),
-                        group: EditGroup::Patch,
-                    }],
+                    vec![Edit::new(
+                        Address { layer, site: Site::ResidPost },
+                        vec![position],
+                        Op::Replace(Source::Run { run: clean, positions: vec![position] }),
+                        EditGroup::Patch,
+                    )],
                 );
                 plan.read(restored, last);
             }

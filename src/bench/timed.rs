@@ -123,8 +123,48 @@ impl Kernels for Timed {
         self.time("rows", |cpu| cpu.append(x, rows));
     }
 
-    fn edit(&self, x: &mut Matrix, edit: &EditRows) -> EditStats {
-        self.time("rows", |cpu| cpu.edit(x, edit))
+    fn scores_matrix(&self, columns: usize) -> Matrix {
+        self.cpu.scores_matrix(columns)
+    }
+
+    fn scores(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.time("attention", |cpu| cpu.scores(heads, q, k, batch, positions, out));
+    }
+
+    fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
+        self.time("attention", |cpu| cpu.softmax(heads, positions, scores));
+    }
+
+    fn weigh(
+        &self,
+        heads: Heads,
+        pattern: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.time("attention", |cpu| cpu.weigh(heads, pattern, v, batch, positions, out));
+    }
+
+    fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.time("rows", |cpu| cpu.isolate_heads(heads, z, rows, out));
+    }
+
+    fn logits(&self, x: &Matrix, rows: &[u32], unembed: &PackedWeight) -> Vec<f32> {
+        self.time("score", |cpu| cpu.logits(x, rows, unembed))
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
+        self.time("rows", |cpu| cpu.edit(x, edit, changes))
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {

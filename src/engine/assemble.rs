@@ -1,8 +1,20 @@
 //! Puts the outputs of a plan's chunks together.
 
 use super::{Done, Prepared};
-use crate::plan::Score;
 use crate::plan::output::{EditStats, PlanOutput, Usage};
+use crate::plan::{RunId, Score};
+
+/// What the outputs of a chunk are in the plan.
+pub(super) struct ChunkKey {
+    /// (index in the plan, index in the batch)
+    pub(super) readouts: Vec<(usize, usize)>,
+    /// The plan's run of each run of the batch.
+    pub(super) runs: Vec<RunId>,
+    /// Most rows at once.
+    pub(super) rows: usize,
+    /// Rows times layers.
+    pub(super) row_layers: u64,
+}
 
 /// The outputs so far.
 pub(super) struct Assembly {
@@ -18,13 +30,19 @@ impl Assembly {
                 scores: Vec::new(),
                 captures: vec![Vec::new(); prepared.captures],
                 receipts: [EditStats::default(); 3],
+                written: vec![0.0; prepared.runs],
                 usage: Usage { peak_bytes: prepared.cost.peak_bytes, ..Usage::default() },
             },
         }
     }
 
-    /// `readouts`: (index in the plan, index in the batch).
-    pub(super) fn add(&mut self, readouts: &[(usize, usize)], done: Done, rows: usize, row_layers: u64) {
+    /// Adds what a chunk gave. `rows`, `row_layers`: of its batch.
+    pub(super) fn add(&mut self, chunk: &ChunkKey, done: Done) {
+        let ChunkKey { readouts, runs, rows, row_layers } = chunk;
+        // A run that stands in several chunks, because others read it, does the same in each.
+        for (run, changes) in runs.iter().zip(&done.output.changes) {
+            self.output.written[run.0 as usize] = *changes;
+        }
         for &(readout, row) in readouts {
             self.scores[readout] = Some(done.output.scores[row].clone());
         }
@@ -35,8 +53,8 @@ impl Assembly {
             *total = total.and(written);
         }
         let usage = &mut self.output.usage;
-        usage.rows += rows as u64;
-        usage.row_layers += row_layers;
+        usage.rows += *rows as u64;
+        usage.row_layers += *row_layers;
         usage.chunks += 1;
         usage.seconds += done.took.as_secs_f64();
         usage.queue_seconds += done.waited.as_secs_f64();

@@ -20,8 +20,8 @@ use crate::plan::Plan;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::cost::Cost;
 use crate::plan::output::PlanOutput;
-use crate::plan::pack::{Mode, PackError, Packing};
-use assemble::Assembly;
+use crate::plan::pack::{Chunk, Mode, PackError, Packing};
+use assemble::{Assembly, ChunkKey};
 pub use rank::Model;
 use row_budget::RowBudget;
 
@@ -92,13 +92,15 @@ impl Engine {
     /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async
     /// workers.
     pub fn prepare(&self, plan: &Plan, mode: Mode) -> Result<Prepared, PackError> {
-        let packing = Packing::new(plan, self.layers, self.budget.rows, mode)?;
-        let cost = self.budget.cost(packing.size());
+        let budget = self.budget.with_scores(if plan.holds_scores() { plan.keys() } else { 0 });
+        let packing = Packing::new(plan, self.layers, budget.rows, mode)?;
+        let cost = budget.cost(packing.size());
         Ok(Prepared {
             packing: Arc::new(packing),
             cost,
             readouts: plan.readouts.len(),
             captures: plan.captures.len(),
+            runs: plan.runs.len(),
         })
     }
 
@@ -110,12 +112,13 @@ impl Engine {
         for index in 0..prepared.packing.len() {
             let packing = Arc::clone(&prepared.packing);
             let chunk = off_worker(move || packing.chunk(index)).await?;
-            let (peak_rows, row_layers) = (chunk.batch.peak_rows, chunk.batch.row_layers);
+            let Chunk { batch, readouts, runs } = chunk;
+            let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
             let (reply, done) = oneshot::channel();
-            let work = Work { batch: chunk.batch, queued: Instant::now(), reply };
+            let work = Work { batch, queued: Instant::now(), reply };
             self.work.send(work).map_err(|_| EngineError::Stopped)?;
             let done = done.await.map_err(|_| EngineError::Stopped)??;
-            assembly.add(&chunk.readouts, done, peak_rows, row_layers);
+            assembly.add(&key, done);
         }
         Ok(assembly.finish())
     }
@@ -134,6 +137,7 @@ pub struct Prepared {
     pub cost: Cost,
     readouts: usize,
     captures: usize,
+    runs: usize,
 }
 
 /// Runs planning on a thread where it may take its time.

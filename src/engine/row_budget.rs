@@ -15,6 +15,8 @@ pub struct RowBudget {
     pub rows: usize,
     /// Memory of one row: its share of every buffer and of the tables.
     pub bytes_per_row: u64,
+    /// Query heads.
+    heads: u64,
     /// Operations of one row in one layer.
     flops_per_row_layer: f64,
     /// Operations of one readout.
@@ -33,10 +35,19 @@ impl RowBudget {
         RowBudget {
             rows: usize::try_from(bytes / bytes_per_row).unwrap_or(MOST_ROWS).min(MOST_ROWS),
             bytes_per_row,
+            heads: config.num_heads as u64,
             flops_per_row_layer: 2.0 * config.layer_parameters() as f64,
             flops_per_readout: 2.0 * (config.vocab_size * d) as f64,
             flops_per_second: 1e11,
         }
+    }
+
+    /// The budget where each row also holds its attention scores with up to `keys` keys.
+    #[must_use]
+    pub fn with_scores(self, keys: u32) -> RowBudget {
+        let bytes_per_row = self.bytes_per_row + 4 * self.heads * u64::from(keys);
+        let rows = (self.rows as u64 * self.bytes_per_row / bytes_per_row) as usize;
+        RowBudget { rows, bytes_per_row, ..self }
     }
 
     /// Takes a measurement: this many row-layers and readouts took so many seconds.

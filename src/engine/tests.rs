@@ -20,12 +20,19 @@ impl Model for Fake {
             gate.recv().unwrap();
         }
         assert!(!batch.tokens.contains(&13), "an unlucky token");
-        let score =
-            Score { log_sum_exp: 0.0, logits: vec![], ranks: vec![], top: vec![(0, 0.0)], kl: vec![] };
+        let score = Score {
+            log_sum_exp: 0.0,
+            logits: vec![],
+            ranks: vec![],
+            top: vec![(0, 0.0)],
+            kl: vec![],
+            entropy: None,
+        };
         BatchOutput {
             scores: vec![score; batch.readout.rows.len()],
             captures: vec![],
             written: Default::default(),
+            changes: vec![0.0; batch.runs],
         }
     }
 }

@@ -39,6 +39,9 @@ pub trait Kernels {
     /// An empty buffer for rows of this width.
     fn matrix(&self, columns: usize) -> Self::Matrix;
 
+    /// The same for attention scores, which stay in f32 whatever the compute dtype is.
+    fn scores_matrix(&self, columns: usize) -> Self::Matrix;
+
     /// Number of rows.
     fn rows(&self, x: &Self::Matrix) -> usize;
 
@@ -77,6 +80,37 @@ pub trait Kernels {
         out: &mut Self::Matrix,
     );
 
+    /// The first third of [`Kernels::attention`]: scaled scores of each row with its keys, `out [out rows, h*keys]` in
+    /// f32, zero where a row has no key. `out` is a matrix of [`Kernels::scores_matrix`]. The three thirds together give
+    /// the bits of the whole.
+    fn scores(
+        &self,
+        heads: Heads,
+        q: &Self::Matrix,
+        k: &Self::Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Self::Matrix,
+    );
+
+    /// The second third: softmax of each head's scores over the row's keys, in place.
+    fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Self::Matrix);
+
+    /// The last third: values weighed by the pattern, `out [out rows, h*e]`.
+    #[expect(clippy::too_many_arguments, reason = "one operation, and every argument is one of its operands")]
+    fn weigh(
+        &self,
+        heads: Heads,
+        pattern: &Self::Matrix,
+        v: &Self::Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Self::Matrix,
+    );
+
+    /// `out[i * h + j]` is row `rows[i]` of `z` with all heads but `j` zeroed.
+    fn isolate_heads(&self, heads: Heads, z: &Self::Matrix, rows: &[u32], out: &mut Self::Matrix);
+
     /// The gated activation `out = silu(x G^T) * (x U^T)`.
     fn gated(&self, x: &Self::Matrix, gate: &Self::Weight, up: &Self::Weight, out: &mut Self::Matrix);
 
@@ -89,11 +123,15 @@ pub trait Kernels {
     /// Appends copies of rows.
     fn append(&self, x: &mut Self::Matrix, rows: &[u32]);
 
-    /// Applies an edit. Indices were checked when the batch was made.
-    fn edit(&self, x: &mut Self::Matrix, edit: &EditRows) -> EditStats;
+    /// Applies an edit and adds each row's sum of squared changes to `changes[edit.runs[i]]`. Indices were checked when
+    /// the batch was made.
+    fn edit(&self, x: &mut Self::Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats;
 
     /// Copies rows to the host, `[rows, columns]` in f32.
     fn read(&self, x: &Self::Matrix, rows: &[u32]) -> Vec<f32>;
+
+    /// Logits of rows (after the final norm, `[n, hidden]`), `[n, vocabulary]` in f32.
+    fn logits(&self, x: &Self::Matrix, rows: &[u32], unembed: &Self::Weight) -> Vec<f32>;
 
     /// Unembeds rows (after the final norm, `[n, hidden]`) and scores each against `readout`; logits in f32, sums over
     /// the vocabulary in f64. Logits of all rows are never held at once.

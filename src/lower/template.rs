@@ -278,6 +278,7 @@ impl Template {
                     positions: self.positions.clone(),
                     columns: columns.clone(),
                     op: self.lowered(layer, columns.clone(), config, roots),
+                    instead: None,
                     group: EditGroup::Patch,
                 });
             }
@@ -289,7 +290,7 @@ impl Template {
         let site_width = width(self.site, config);
         let columns = columns.map_or(0..site_width, |c| c.start as usize..c.end as usize);
         let with = |source, coef: Option<f32>| match coef {
-            Some(coef) => Op::Add { source, coef },
+            Some(coef) => Op::Add { source, coef, norm_match: false },
             None => Op::Replace(source),
         };
         match &self.op {
@@ -314,7 +315,7 @@ impl Template {
                 };
                 let rows = self.positions.iter().enumerate().flat_map(|(i, p)| row(i, *p));
                 let rows: Arc<[f32]> = rows.map(|x| (x * std) as f32).collect();
-                Op::Add { source: Source::Constant(rows), coef: 1.0 }
+                Op::add(Source::Constant(rows))
             }
         }
     }

@@ -76,13 +76,12 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
             let gaussian = spec.gaussian().expect("BUG: noise comes from a gaussian corruption");
             let width = facts.config().hidden_size;
             let runs = noise_rows(gaussian, positions, *std, width).into_iter().map(|rows| {
-                let edit = Edit {
-                    at: Address { layer: 0, site: Site::Embed },
-                    positions: positions.clone(),
-                    columns: None,
-                    op: Op::Add { source: Source::Constant(rows), coef: 1.0 },
-                    group: EditGroup::Corruption,
-                };
+                let edit = Edit::new(
+                    Address { layer: 0, site: Site::Embed },
+                    positions.clone(),
+                    Op::add(Source::Constant(rows)),
+                    EditGroup::Corruption,
+                );
                 let run = plan.branch(roots[clean_run], vec![edit]);
                 (run, plan.read(run, clean.read))
             });
@@ -371,6 +370,7 @@ fn cell_edits(
         positions: vec![position],
         columns: columns.clone(),
         op: Op::Replace(Source::Run { run: source, positions: vec![position] }),
+        instead: None,
         group,
     };
     layers.flat_map(|layer| arm.columns.iter().map(move |columns| edit(layer, columns))).collect()

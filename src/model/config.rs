@@ -3,6 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::spec::site::{HeadKind, Site};
+
 /// Shape and constants of a Llama-family decoder. Built by [`crate::load`], never from defaults: a constant that
 /// the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -82,6 +84,28 @@ impl ModelConfig {
     /// Width of `k` and of `v`.
     pub const fn kv_width(&self) -> usize {
         self.num_kv_heads * self.head_dim
+    }
+
+    /// Heads that a site is divided into.
+    pub const fn site_heads(&self, site: Site) -> Option<usize> {
+        match site.heads() {
+            Some(HeadKind::Query) => Some(self.num_heads),
+            Some(HeadKind::KeyValue) => Some(self.num_kv_heads),
+            None => None,
+        }
+    }
+
+    /// Numbers per position at a site. `keys`: columns of a head of `scores` and `pattern`.
+    pub const fn site_width(&self, site: Site, keys: usize) -> usize {
+        match site {
+            Site::K | Site::V | Site::KRope => self.kv_width(),
+            Site::Q | Site::QRope | Site::Z => self.q_width(),
+            Site::Scores | Site::Pattern => self.num_heads * keys,
+            Site::HeadOut => self.num_heads * self.hidden_size,
+            Site::MlpAct => self.intermediate_size,
+            Site::Logits => self.vocab_size,
+            _ => self.hidden_size,
+        }
     }
 
     /// Weights of one block's linear layers.

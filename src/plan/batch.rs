@@ -3,7 +3,10 @@
 //! A **row** is one position of one run. The live rows of all runs are packed in one matrix `x [rows, hidden]` without
 //! padding; every table here holds indices into the rows as they stand at that point of the pass.
 
-use std::ops::Range;
+use std::ops::{Index, Range};
+use std::sync::Arc;
+
+use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,38 +19,57 @@ pub struct ForwardBatch {
     pub embed: Tap,
     /// One entry per block.
     pub layers: Vec<LayerBatch>,
-    /// What is read after the last block.
+    /// Joins, edits and captures at `final_norm`.
+    pub final_norm: Tap,
+    /// Captures at `logits`.
+    pub logits: Tap,
+    /// What is read after the final norm.
     pub readout: ReadoutBatch,
+    /// Columns of a head where attention scores are held; 0 if they are held nowhere.
+    pub keys: u32,
+    /// How many runs [`EditRows::runs`] counts.
+    pub runs: usize,
     /// Most rows alive at any point: what the row budget bounds.
     pub peak_rows: usize,
     /// Sum over layers of the rows that pass through the layer: the unit of work.
     pub row_layers: u64,
 }
 
-/// The tables of one block.
+/// The tables of one block. `batch[site]` is what happens at a site.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerBatch {
-    /// At `resid_pre`.
-    pub resid_pre: Tap,
+    /// By site, in the order of computation, from `resid_pre` to `resid_post`.
+    pub taps: [Tap; SITES],
     /// Which rows leave attention, and which keys they see.
     pub attention: AttentionBatch,
-    /// At `z`.
-    pub z: Tap,
-    /// At `attn_out`.
-    pub attn_out: Tap,
-    /// At `resid_mid`.
-    pub resid_mid: Tap,
-    /// At `mlp_out`.
-    pub mlp_out: Tap,
-    /// At `resid_post`.
-    pub resid_post: Tap,
+    /// Logit-lens readouts of the residual stream leaving the block.
+    pub lens: ReadoutBatch,
+}
+
+/// Sites of a block.
+pub const SITES: usize = Site::ResidPost as usize - Site::ResidPre as usize + 1;
+
+impl Index<Site> for LayerBatch {
+    type Output = Tap;
+
+    fn index(&self, site: Site) -> &Tap {
+        &self.taps[site as usize - Site::ResidPre as usize]
+    }
+}
+
+impl LayerBatch {
+    /// Whether attention scores are written or read in this layer.
+    pub fn holds_scores(&self) -> bool {
+        !self[Site::Scores].is_empty() || !self[Site::Pattern].is_empty()
+    }
 }
 
 /// Attention over packed rows. Row `i` that comes out continues the residual stream of incoming row `out[i]` and sees
 /// the keys `keys[key_start[i]..][..=position]`, in the order of their positions.
 ///
 /// Rows that nothing later needs are left out; rows of a branch whose earlier positions just changed appear here for
-/// the first time, as a second reader of their parent's row.
+/// the first time, as a second reader of their parent's row. `key_start` also covers the rows that join after the
+/// selection and before the values are weighed (branches parting at `q`, `q_rope`, `scores` or `pattern`).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AttentionBatch {
     /// Incoming row of each outgoing row.
@@ -90,10 +112,14 @@ pub enum Step {
 pub struct EditRows {
     /// Rows written, each once.
     pub rows: Vec<u32>,
+    /// The run, counted within the batch, that each row's change is booked to.
+    pub runs: Vec<u32>,
     /// Columns written; `None`: all.
     pub columns: Option<Range<u32>>,
     /// What is written.
     pub op: RowOp,
+    /// Rows of length 1, `[rows, columns]`, along which the rows move instead, as far as `op` would have moved them.
+    pub instead: Option<Vec<f32>>,
     /// Index of the receipt it counts in.
     pub group: usize,
 }
@@ -103,12 +129,46 @@ pub struct EditRows {
 pub enum RowOp {
     /// `dst = src`
     Replace(Values),
-    /// `dst += coef * src`
-    Add(Values, f32),
+    /// `dst += coef * src`, then rescaled to the norm it had if `norm_match`.
+    Add {
+        /// What is added.
+        values: Values,
+        /// Its coefficient.
+        coef: f32,
+        /// Whether the norm is kept.
+        norm_match: bool,
+    },
     /// `dst *= factor`
     Scale(f32),
     /// `dst = 0`
     Zero,
+    /// `dst += P (src - dst)`, `P` the projector on the span of the basis; no values: `src` is zero.
+    Project {
+        /// Orthonormal rows, `[n, columns]`.
+        basis: Arc<[f32]>,
+        /// `src`
+        values: Option<Values>,
+    },
+}
+
+impl RowOp {
+    /// The source values, if there are any.
+    pub fn values(&self) -> Option<&Values> {
+        match self {
+            RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
+            RowOp::Project { values, .. } => values.as_ref(),
+            RowOp::Scale(_) | RowOp::Zero => None,
+        }
+    }
+
+    /// The same, to be added to.
+    pub fn values_mut(&mut self) -> Option<&mut Values> {
+        match self {
+            RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
+            RowOp::Project { values, .. } => values.as_mut(),
+            RowOp::Scale(_) | RowOp::Zero => None,
+        }
+    }
 }
 
 /// Source values, one row per destination row.
@@ -129,10 +189,10 @@ pub struct CaptureRows {
     pub rows: Vec<u32>,
 }
 
-/// What is read from the final rows.
+/// What is read from rows by the final norm and the unembedding.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ReadoutBatch {
-    /// Final rows that are unembedded.
+    /// Rows that are unembedded.
     pub rows: Vec<u32>,
     /// Token ids whose logit and rank are returned.
     pub targets: Vec<u32>,
@@ -140,4 +200,6 @@ pub struct ReadoutBatch {
     pub topk: u32,
     /// Indices into `rows` of the reference distributions for KL.
     pub kl_refs: Vec<u32>,
+    /// Whether entropies are returned.
+    pub entropy: bool,
 }

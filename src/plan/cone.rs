@@ -5,14 +5,14 @@
 //! parent's row. Exact nulls (an edit that no readout can see, an edit that writes what is there already) fall out of
 //! this: such a run's readout is its parent's row.
 
-use super::{Address, EditGroup, Op, Plan, Run, RunId, Source};
+use super::{Address, EditGroup, Op, Plan, Readout, Run, RunId, Source};
 use crate::spec::site::Site;
 
 /// A moment of the forward pass; later moments are larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stage(u32);
 
-const PER_LAYER: u32 = 7;
+const PER_LAYER: u32 = 18;
 
 impl Stage {
     /// Before which nothing exists: the embeddings.
@@ -24,19 +24,39 @@ impl Stage {
     pub fn of(at: Address) -> Stage {
         let offset = match at.site {
             Site::Embed => return Stage::EMBED,
-            Site::ResidPre => 0,
-            Site::Z => 2,
-            Site::AttnOut => 3,
-            Site::ResidMid => 4,
-            Site::MlpOut => 5,
-            Site::ResidPost => 6,
+            Site::ResidPre | Site::FinalNorm => 0,
+            Site::AttnIn | Site::Logits => 1,
+            Site::K => 2,
+            Site::V => 3,
+            Site::KRope => 4,
+            // 5: attention, where a position begins to see what changed before it.
+            Site::Q => 6,
+            Site::QRope => 7,
+            Site::Scores => 8,
+            Site::Pattern => 9,
+            Site::Z => 10,
+            Site::HeadOut => 11,
+            Site::AttnOut => 12,
+            Site::ResidMid => 13,
+            Site::MlpIn => 14,
+            Site::MlpAct => 15,
+            Site::MlpOut => 16,
+            Site::ResidPost => 17,
         };
         Stage(1 + at.layer * PER_LAYER + offset)
     }
 
     /// The moment at which attention mixes positions in a layer.
     pub fn attention(layer: u32) -> Stage {
-        Stage(1 + layer * PER_LAYER + 1)
+        Stage(1 + layer * PER_LAYER + 5)
+    }
+
+    /// The moment at which a readout is taken.
+    pub fn of_readout(readout: &Readout, layers: u32) -> Stage {
+        match readout.lens {
+            Some(layer) => Stage::of(Address { layer, site: Site::ResidPost }),
+            None => Stage::end(layers),
+        }
     }
 
     /// The first attention strictly after this moment, if the model has one.
@@ -58,9 +78,9 @@ impl Stage {
         self.0 / PER_LAYER
     }
 
-    /// After the last block.
+    /// After everything.
     pub fn end(layers: u32) -> Stage {
-        Stage(1 + layers * PER_LAYER)
+        Stage(1 + layers * PER_LAYER + 2)
     }
 }
 
@@ -166,7 +186,7 @@ fn owns(edited: &[Stage], position: u32, stage: Stage, layers: u32) -> bool {
 /// cannot reach the readout: its score *is* that run's score, and its effect is exactly null.
 pub fn resolved(plan: &Plan, layers: u32) -> Vec<RunId> {
     let cones = Cones::new(plan, layers);
-    plan.readouts.iter().map(|r| cones.resolve(r.run, r.position, Stage::end(layers))).collect()
+    plan.readouts.iter().map(|r| cones.resolve(r.run, r.position, Stage::of_readout(r, layers))).collect()
 }
 
 #[cfg(test)]
@@ -177,13 +197,7 @@ mod tests {
     use crate::plan::Edit;
 
     fn edit(layer: u32, site: Site, positions: &[u32], op: Op) -> Edit {
-        Edit {
-            at: Address { layer, site },
-            positions: positions.to_vec(),
-            columns: None,
-            op,
-            group: EditGroup::Patch,
-        }
+        Edit::new(Address { layer, site }, positions.to_vec(), op, EditGroup::Patch)
     }
 
     fn from(run: RunId, positions: &[u32]) -> Op {

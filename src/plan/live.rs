@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::cone::{Cones, Stage};
-use super::{Address, Edit, Op, Plan, RunId, Source};
+use super::{Address, Edit, Plan, RunId};
 
 /// Index of (run, position) among a chunk's runs.
 pub(super) type Slot = usize;
@@ -30,6 +30,8 @@ pub(super) struct Moment<'a> {
     pub(super) births: Vec<(RunId, u32)>,
     /// Captures, as indices into the plan's.
     pub(super) captures: Vec<usize>,
+    /// Lens readouts, as indices into the plan's.
+    pub(super) lenses: Vec<usize>,
 }
 
 /// The runs of one chunk, ready to be laid out.
@@ -79,13 +81,18 @@ impl<'a> Live<'a> {
             places,
             slots,
         };
-        live.find_moments(captures);
+        live.find_moments(readouts, captures);
         if prune {
             live.find_needed(readouts);
         } else {
             live.after_attention.fill(vec![true; slots]);
         }
         live
+    }
+
+    /// The run's place among the chunk's runs.
+    pub(super) fn place(&self, run: RunId) -> u32 {
+        self.runs.partition_point(|r| *r < run) as u32
     }
 
     /// Number of (run, position) pairs.
@@ -108,7 +115,7 @@ impl<'a> Live<'a> {
         self.places[&run].1
     }
 
-    fn find_moments(&mut self, captures: &[usize]) {
+    fn find_moments(&mut self, readouts: &[usize], captures: &[usize]) {
         let mut by_depth = self.runs.clone();
         by_depth.sort_by_key(|r| self.depth(*r)); // stable: ascending ids within a depth
         for run in by_depth {
@@ -142,12 +149,15 @@ impl<'a> Live<'a> {
             let stage = Stage::of(self.plan.captures[capture].at);
             self.moments.entry(stage).or_default().captures.push(capture);
         }
+        for &readout in readouts.iter().filter(|r| self.plan.readouts[**r].lens.is_some()) {
+            let stage = Stage::of_readout(&self.plan.readouts[readout], self.layers);
+            self.moments.entry(stage).or_default().lenses.push(readout);
+        }
     }
 
     fn find_needed(&mut self, readouts: &[usize]) {
         let mut needed = vec![false; self.slots];
-        for &readout in readouts {
-            let r = self.plan.readouts[readout];
+        for r in readouts.iter().map(|&readout| self.plan.readouts[readout]).filter(|r| r.lens.is_none()) {
             needed[self.resolve(r.run, r.position, Stage::end(self.layers))] = true;
         }
         let moments = std::mem::take(&mut self.moments);
@@ -186,6 +196,9 @@ impl<'a> Live<'a> {
                 needed[self.resolve(capture.run, position, stage)] = true;
             }
         }
+        for r in moment.lenses.iter().map(|&readout| self.plan.readouts[readout]) {
+            needed[self.resolve(r.run, r.position, stage)] = true;
+        }
         let mut births = moment.births.iter().rev().peekable();
         let mut edits = moment.edits.iter().rev().peekable();
         // Readers before their parents and sources: both lists are in order of depth, and a run's edits follow its births.
@@ -197,14 +210,10 @@ impl<'a> Live<'a> {
             }
             if edit >= birth {
                 let applied = edits.next().expect("BUG: peeked");
-                let (Op::Replace(Source::Run { run, positions })
-                | Op::Add { source: Source::Run { run, positions }, .. }) = &applied.edit.op
-                else {
-                    continue;
-                };
+                let Some((run, positions)) = applied.edit.op.run_read() else { continue };
                 for &i in &applied.which {
                     if needed[self.slot(applied.run, applied.edit.positions[i])] {
-                        needed[self.resolve(*run, positions[i], stage)] = true;
+                        needed[self.resolve(run, positions[i], stage)] = true;
                     }
                 }
             } else if let Some(&(run, position)) = births.next() {
@@ -250,10 +259,8 @@ impl<'a> Live<'a> {
 
 /// The runs that a run reads: its parent, and the sources of its edits, inherited ones included.
 pub(super) fn reads(plan: &Plan, run: RunId) -> Vec<RunId> {
-    let sources = effective_edits(plan, run).into_iter().filter_map(|(edit, _)| match &edit.op {
-        Op::Replace(Source::Run { run, .. }) | Op::Add { source: Source::Run { run, .. }, .. } => Some(*run),
-        _ => None,
-    });
+    let sources =
+        effective_edits(plan, run).into_iter().filter_map(|(edit, _)| edit.op.run_read().map(|(run, _)| run));
     plan.run(run).parent.into_iter().chain(sources).collect()
 }
 

@@ -20,7 +20,8 @@ use crate::spec::site::Site;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(pub u32);
 
-/// A site of a layer. `layer` is 0 at [`Site::Embed`].
+/// A site of a layer. `layer` is 0 at [`Site::Embed`], and the number of layers at [`Site::FinalNorm`] and
+/// [`Site::Logits`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// Block index. First in the order, so addresses compare by time of computation (`embed` apart: see [`cone::Stage::of`]).
@@ -47,10 +48,14 @@ pub struct Edit {
     pub at: Address,
     /// Positions written, each once.
     pub positions: Vec<u32>,
-    /// Columns written (a head's slice of `z`); `None`: the whole width.
+    /// Columns written (a head's slice of `z`, a neuron); `None`: the whole width. At `scores` and `pattern` a head has
+    /// [`Plan::keys`] columns.
     pub columns: Option<Range<u32>>,
     /// What is written.
     pub op: Op,
+    /// Rows of length 1, `[positions, columns]`: each destination row moves this way instead, as far as the operation
+    /// would have moved it (a control of equal norm).
+    pub instead: Option<Arc<[f32]>>,
     /// Whose receipt it counts in.
     pub group: EditGroup,
 }
@@ -66,11 +71,21 @@ pub enum Op {
         source: Source,
         /// Its coefficient.
         coef: f32,
+        /// Rescales each written row to the norm it had.
+        norm_match: bool,
     },
     /// `dst = factor * dst`
     Scale(f32),
     /// `dst = 0`
     Zero,
+    /// `dst = dst + P (src - dst)` with `P` the projector on the span of `basis`; without a source, `src` is zero and
+    /// the span is projected out.
+    Project {
+        /// Orthonormal rows, `[n, columns]`.
+        basis: Arc<[f32]>,
+        /// Whose part in the span is put there.
+        source: Option<Source>,
+    },
 }
 
 /// Where an edit's values come from.
@@ -86,6 +101,60 @@ pub enum Source {
     },
     /// Given rows, `[positions, columns]` in row-major order.
     Constant(Arc<[f32]>),
+    /// The mean over rows that an earlier plan captured; [`Plan::fill`] makes it a constant.
+    Captured(Vec<CapturedRows>),
+}
+
+/// Rows of a capture of an earlier plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CapturedRows {
+    /// Index of the capture.
+    pub capture: usize,
+    /// Rows read, as many as positions are written.
+    pub rows: Vec<u32>,
+    /// Columns read, as many as are written.
+    pub columns: Range<u32>,
+    /// Numbers in a row of the capture.
+    pub width: usize,
+}
+
+impl Edit {
+    /// An edit of the whole width.
+    pub fn new(at: Address, positions: Vec<u32>, op: Op, group: EditGroup) -> Self {
+        Self { at, positions, columns: None, op, instead: None, group }
+    }
+}
+
+impl Op {
+    /// `dst = dst + src`
+    pub fn add(source: Source) -> Self {
+        Op::Add { source, coef: 1.0, norm_match: false }
+    }
+
+    /// Where the operation's values come from, if from anywhere.
+    pub fn source(&self) -> Option<&Source> {
+        match self {
+            Op::Replace(source) | Op::Add { source, .. } => Some(source),
+            Op::Project { source, .. } => source.as_ref(),
+            Op::Scale(_) | Op::Zero => None,
+        }
+    }
+
+    fn source_mut(&mut self) -> Option<&mut Source> {
+        match self {
+            Op::Replace(source) | Op::Add { source, .. } => Some(source),
+            Op::Project { source, .. } => source.as_mut(),
+            Op::Scale(_) | Op::Zero => None,
+        }
+    }
+
+    /// The run and positions read, if a run of the same plan is.
+    pub fn run_read(&self) -> Option<(RunId, &[u32])> {
+        match self.source()? {
+            Source::Run { run, positions } => Some((*run, positions)),
+            Source::Constant(_) | Source::Captured(_) => None,
+        }
+    }
 }
 
 /// Which receipt an edit counts in.
@@ -106,6 +175,9 @@ pub struct Readout {
     pub run: RunId,
     /// The position read.
     pub position: u32,
+    /// `Some(l)`: the logit lens, i.e. the residual stream leaving layer `l` through the final norm and the
+    /// unembedding. `None`: the model's own output.
+    pub lens: Option<u32>,
 }
 
 /// Activations to return.
@@ -126,8 +198,11 @@ pub struct Scoring {
     pub targets: Vec<u32>,
     /// How many of the most probable tokens are returned; at least the first always is.
     pub topk: u32,
-    /// Readouts (indices into [`Plan::readouts`]) to whose distribution every readout's KL divergence is returned.
+    /// Readouts (indices into [`Plan::readouts`]) to whose distribution every readout's KL divergence is returned;
+    /// lens readouts have none.
     pub kl_refs: Vec<u32>,
+    /// Whether the entropy of every readout is returned.
+    pub entropy: bool,
 }
 
 /// Everything one request computes.
@@ -156,6 +231,8 @@ pub struct Score {
     pub top: Vec<(u32, f32)>,
     /// `KL(reference || this)` in nats for each of [`Scoring::kl_refs`].
     pub kl: Vec<f64>,
+    /// Entropy of the distribution in nats, if [`Scoring::entropy`].
+    pub entropy: Option<f64>,
 }
 
 impl Plan {
@@ -172,8 +249,34 @@ impl Plan {
 
     /// Adds a readout and returns its index.
     pub fn read(&mut self, run: RunId, position: u32) -> usize {
-        self.readouts.push(Readout { run, position });
+        self.readouts.push(Readout { run, position, lens: None });
         self.readouts.len() - 1
+    }
+
+    /// Adds a logit-lens readout and returns its index.
+    pub fn read_lens(&mut self, run: RunId, position: u32, layer: u32) -> usize {
+        self.readouts.push(Readout { run, position, lens: Some(layer) });
+        self.readouts.len() - 1
+    }
+
+    /// Columns of a head at `scores` and `pattern`: the length of the longest run.
+    pub fn keys(&self) -> u32 {
+        self.runs.iter().map(|run| run.tokens.len() as u32).max().unwrap_or(0)
+    }
+
+    /// Whether attention scores are written or read anywhere, so that they must be held.
+    pub fn holds_scores(&self) -> bool {
+        let edited = self.runs.iter().flat_map(|run| &run.edits).any(|edit| edit.at.site.is_over_keys());
+        edited || self.captures.iter().any(|capture| capture.at.site.is_over_keys())
+    }
+
+    /// Puts the numbers that an earlier plan captured, `captures`, where this one reads them.
+    pub fn fill(&mut self, captures: &[Vec<f32>]) {
+        for edit in self.runs.iter_mut().flat_map(|run| &mut run.edits) {
+            let Some(source) = edit.op.source_mut() else { continue };
+            let Source::Captured(parts) = source else { continue };
+            *source = Source::Constant(mean_rows(parts, captures));
+        }
     }
 
     /// The run behind an id.
@@ -185,5 +288,23 @@ impl Plan {
         let id = u32::try_from(self.runs.len()).expect("BUG: admission bounds the number of runs");
         self.runs.push(run);
         RunId(id)
+    }
+}
+
+/// The mean of each row over `parts`; of a single part, its own bits.
+fn mean_rows(parts: &[CapturedRows], captures: &[Vec<f32>]) -> Arc<[f32]> {
+    let part = |p: &CapturedRows| -> Vec<f32> {
+        let row = |row: &u32| &captures[p.capture][*row as usize * p.width..][..p.width];
+        let columns = p.columns.start as usize..p.columns.end as usize;
+        p.rows.iter().flat_map(|r| &row(r)[columns.clone()]).copied().collect()
+    };
+    match parts {
+        [only] => part(only).into(),
+        parts => {
+            let rows: Vec<Vec<f32>> = parts.iter().map(part).collect();
+            let n = rows.len() as f64;
+            let sum = |i: usize| rows.iter().map(|row| f64::from(row[i])).sum::<f64>();
+            (0..rows.first().map_or(0, Vec::len)).map(|i| (sum(i) / n) as f32).collect()
+        }
     }
 }

@@ -14,6 +14,9 @@ pub struct PlanOutput {
     pub captures: Vec<Vec<f32>>,
     /// What the edits of each group wrote; see [`PlanOutput::receipt`].
     pub receipts: [EditStats; 3],
+    /// Sum of squares of all changes that a run's own and inherited edits made in its own rows, corruption apart, by
+    /// run of the plan; its square root is the metric `delta_norm`.
+    pub written: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
 }

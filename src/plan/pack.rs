@@ -24,8 +24,10 @@ pub enum Mode {
 pub struct Chunk {
     /// What the engine computes.
     pub batch: ForwardBatch,
-    /// (index into the plan's readouts, index into the batch's readout rows)
+    /// (index into the plan's readouts, index into the batch's scores)
     pub readouts: Vec<(usize, usize)>,
+    /// The plan's run of each run of the batch.
+    pub runs: Vec<RunId>,
 }
 
 /// A plan split into chunks. Only who is in which chunk is kept; the tables of a chunk are laid out when it is due, since
@@ -92,10 +94,10 @@ impl Packing {
         let needed: Vec<usize> =
             readouts.iter().copied().chain(self.plan.scoring.kl_refs.iter().map(|&r| r as usize)).collect();
         let prune = self.mode == Mode::Branching;
-        let runs = runs.iter().copied().collect();
-        let live = Live::new(&self.plan, &self.cones, self.layers, runs, &needed, captures, prune);
+        let runs: Vec<RunId> = runs.iter().copied().collect();
+        let live = Live::new(&self.plan, &self.cones, self.layers, runs.clone(), &needed, captures, prune);
         let (batch, places) = lay_out(&live, readouts);
-        Chunk { batch, readouts: readouts.iter().copied().zip(places).collect() }
+        Chunk { batch, readouts: readouts.iter().copied().zip(places).collect(), runs }
     }
 
     /// Rows in all chunks together, the most rows of one chunk, and row-layers: what the plan costs at most (rows that

@@ -1,9 +1,11 @@
 //! Lays a chunk's live rows out as the tables of a [`ForwardBatch`]: one walk forward over the moments.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::batch::{
-    AttentionBatch, CaptureRows, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, Step, Tap, Values,
+    AttentionBatch, CaptureRows, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, SITES, Step, Tap,
+    Values,
 };
 use super::cone::Stage;
 use super::live::{Applied, Live, Slot};
@@ -19,12 +21,18 @@ struct Rows<'a> {
     slots: Vec<Slot>,
     /// Row of each slot, or [`NO_ROW`].
     of_slot: Vec<u32>,
+    /// Start of each row's keys, kept while rows may still join that need them.
+    key_start: Option<Vec<u32>>,
     peak: usize,
 }
 
-/// The batch for a chunk, and for each readout asked for its index into the batch's readout rows.
-pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Vec<usize>) {
-    let mut rows = Rows { live, slots: Vec::new(), of_slot: vec![NO_ROW; live.slots()], peak: 0 };
+/// Where a readout of the plan stands in the output of a batch: readouts of the lens, layer by layer, come first.
+type Places = Vec<usize>;
+
+/// The batch for a chunk, and for each readout asked for its index among the batch's scores.
+pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Places) {
+    let of_slot = vec![NO_ROW; live.slots()];
+    let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0 };
     let (mut tokens, mut positions) = (Vec::new(), Vec::new());
     for &run in live.runs.iter().filter(|r| live.plan.run(**r).parent.is_none()) {
         for (position, &token) in (0u32..).zip(live.plan.run(run).tokens.iter()) {
@@ -35,29 +43,45 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Vec
             }
         }
     }
+    let mut places = BTreeMap::new();
     let embed = rows.tap(Stage::EMBED);
     let mut row_layers = 0;
+    let mut scores = 0;
     let layers = (0..live.layers)
         .map(|layer| {
-            let tap = |rows: &mut Rows<'_>, site| rows.tap(Stage::of(Address { layer, site }));
-            let resid_pre = tap(&mut rows, Site::ResidPre);
-            let attention = rows.attend(layer);
-            let batch = LayerBatch {
-                resid_pre,
-                attention,
-                z: tap(&mut rows, Site::Z),
-                attn_out: tap(&mut rows, Site::AttnOut),
-                resid_mid: tap(&mut rows, Site::ResidMid),
-                mlp_out: tap(&mut rows, Site::MlpOut),
-                resid_post: tap(&mut rows, Site::ResidPost),
-            };
+            let mut taps = [const { Tap { steps: Vec::new(), captures: Vec::new() } }; SITES];
+            let mut attention = AttentionBatch::default();
+            for (tap, site) in taps.iter_mut().zip(&Site::ALL[Site::ResidPre as usize..]) {
+                match site {
+                    Site::Q => attention = rows.attend(layer),
+                    Site::Z => attention.key_start = rows.key_start.take().unwrap_or_default(),
+                    _ => {}
+                }
+                *tap = rows.tap(Stage::of(Address { layer, site: *site }));
+            }
             row_layers += rows.slots.len() as u64;
-            batch
+            let lens = rows.lens(layer, &mut scores, &mut places);
+            LayerBatch { taps, attention, lens }
         })
         .collect();
-    let (readout, places) = rows.read(readouts);
-    let batch = ForwardBatch { tokens, positions, embed, layers, readout, peak_rows: rows.peak, row_layers };
-    (batch, places)
+    let end = |site| Stage::of(Address { layer: live.layers, site });
+    let final_norm = rows.tap(end(Site::FinalNorm));
+    let logits = rows.tap(end(Site::Logits));
+    let readout = rows.read(readouts, scores, &mut places);
+    let batch = ForwardBatch {
+        tokens,
+        positions,
+        embed,
+        layers,
+        final_norm,
+        logits,
+        readout,
+        keys: if live.plan.holds_scores() { live.plan.keys() } else { 0 },
+        runs: live.runs.len(),
+        peak_rows: rows.peak,
+        row_layers,
+    };
+    (batch, readouts.iter().map(|readout| places[readout]).collect())
 }
 
 impl Rows<'_> {
@@ -89,8 +113,13 @@ impl Rows<'_> {
             births = later;
             let mut sources = Vec::new();
             for &(run, position) in now.iter().filter(|(run, p)| live.created[live.slot(*run, *p)]) {
-                sources.push(self.row(live.parent_slot(run, position, stage)));
+                let source = self.row(live.parent_slot(run, position, stage));
+                sources.push(source);
                 self.push(live.slot(run, position));
+                if let Some(starts) = &mut self.key_start {
+                    // Nothing before it has changed: it sees its parent's keys.
+                    starts.push(starts[source as usize]);
+                }
             }
             if !sources.is_empty() {
                 tap.steps.push(Step::Join(sources));
@@ -127,13 +156,25 @@ impl Rows<'_> {
             let values = |source: &Source| self.values(source, edit.positions.len(), &present, stage);
             let op = match &edit.op {
                 Op::Replace(source) => RowOp::Replace(values(source)),
-                Op::Add { source, coef } => RowOp::Add(values(source), *coef),
+                Op::Add { source, coef, norm_match } => {
+                    RowOp::Add { values: values(source), coef: *coef, norm_match: *norm_match }
+                }
                 Op::Scale(factor) => RowOp::Scale(*factor),
                 Op::Zero => RowOp::Zero,
+                Op::Project { basis, source } => {
+                    RowOp::Project { basis: Arc::clone(basis), values: source.as_ref().map(values) }
+                }
             };
-            let rows =
+            let rows: Vec<u32> =
                 present.iter().map(|&i| self.row(self.live.slot(applied.run, edit.positions[i]))).collect();
-            let table = EditRows { rows, columns: edit.columns.clone(), op, group: edit.group.index() };
+            let table = EditRows {
+                runs: vec![self.live.place(applied.run); rows.len()],
+                rows,
+                columns: edit.columns.clone(),
+                op,
+                instead: edit.instead.as_ref().map(|rows| pick(rows, edit.positions.len(), &present)),
+                group: edit.group.index(),
+            };
             let alike = tables.iter_mut().find(|(n, t)| *n == applied.ordinal && mergeable(t, &table));
             match alike {
                 Some((_, merged)) => merge(merged, table),
@@ -145,13 +186,9 @@ impl Rows<'_> {
     }
 
     fn has_source(&self, op: &Op, i: usize, stage: Stage) -> bool {
-        match op {
-            Op::Replace(Source::Run { run, positions })
-            | Op::Add { source: Source::Run { run, positions }, .. } => {
-                self.of_slot[self.live.resolve(*run, positions[i], stage)] != NO_ROW
-            }
-            _ => true,
-        }
+        op.run_read().is_none_or(|(run, positions)| {
+            self.of_slot[self.live.resolve(run, positions[i], stage)] != NO_ROW
+        })
     }
 
     fn values(&self, source: &Source, positions: usize, which: &[usize], stage: Stage) -> Values {
@@ -159,13 +196,8 @@ impl Rows<'_> {
             Source::Run { run, positions } => Values::Rows(
                 which.iter().map(|&i| self.row(self.live.resolve(*run, positions[i], stage))).collect(),
             ),
-            Source::Constant(given) => {
-                let given: &Arc<[f32]> = given;
-                let width = given.len() / positions;
-                Values::Given(
-                    which.iter().flat_map(|&i| &given[i * width..(i + 1) * width]).copied().collect(),
-                )
-            }
+            Source::Constant(given) => Values::Given(pick(given, positions, which)),
+            Source::Captured(_) => unreachable!("BUG: a plan is filled before it is laid out"),
         }
     }
 
@@ -202,7 +234,7 @@ impl Rows<'_> {
             key_start[base..=base + last].fill(keys.len() as u32);
             keys.extend((0..=last as u32).map(|p| self.row(live.resolve(run, p, before))));
         }
-        let key_start = slots.iter().map(|&slot| key_start[slot]).collect();
+        self.key_start = Some(slots.iter().map(|&slot| key_start[slot]).collect());
 
         for &slot in &incoming {
             self.of_slot[slot] = NO_ROW;
@@ -210,41 +242,97 @@ impl Rows<'_> {
         for slot in slots {
             self.push(slot);
         }
-        AttentionBatch { out, identity, key_start, keys }
+        AttentionBatch { out, identity, key_start: Vec::new(), keys }
     }
 
-    fn read(&self, readouts: &[usize]) -> (ReadoutBatch, Vec<usize>) {
-        let live = self.live;
-        let scoring = &live.plan.scoring;
-        let mut rows: Vec<u32> = Vec::new();
-        let mut place_of_row = vec![usize::MAX; self.slots.len()];
-        let mut place = |readout: usize| {
-            let r = live.plan.readouts[readout];
-            let row = self.row(live.resolve(r.run, r.position, Stage::end(live.layers)));
-            let place = &mut place_of_row[row as usize];
-            if *place == usize::MAX {
-                *place = rows.len();
-                rows.push(row);
-            }
-            *place
-        };
-        let kl_refs = scoring.kl_refs.iter().map(|&r| place(r as usize) as u32).collect();
-        let places = readouts.iter().map(|&r| place(r)).collect();
-        let readout =
-            ReadoutBatch { rows, targets: scoring.targets.clone(), topk: scoring.topk.max(1), kl_refs };
-        (readout, places)
+    /// The lens readouts of a layer. `scores`: how many the batch has so far.
+    fn lens(&self, layer: u32, scores: &mut usize, places: &mut BTreeMap<usize, usize>) -> ReadoutBatch {
+        let stage = Stage::of(Address { layer, site: Site::ResidPost });
+        let Some(moment) = self.live.moments.get(&stage) else { return ReadoutBatch::default() };
+        let mut places_of = PlaceRows::new(self, *scores);
+        for &readout in &moment.lenses {
+            places.insert(readout, places_of.place(readout, stage));
+        }
+        *scores += places_of.rows.len();
+        self.readout_of(places_of.rows, Vec::new())
     }
+
+    fn read(&self, readouts: &[usize], scores: usize, places: &mut BTreeMap<usize, usize>) -> ReadoutBatch {
+        let live = self.live;
+        let end = Stage::end(live.layers);
+        let mut places_of = PlaceRows::new(self, scores);
+        let refs = live.plan.scoring.kl_refs.iter();
+        let kl_refs = refs.map(|&r| (places_of.place(r as usize, end) - scores) as u32).collect();
+        for &readout in readouts.iter().filter(|r| live.plan.readouts[**r].lens.is_none()) {
+            places.insert(readout, places_of.place(readout, end));
+        }
+        self.readout_of(places_of.rows, kl_refs)
+    }
+
+    fn readout_of(&self, rows: Vec<u32>, kl_refs: Vec<u32>) -> ReadoutBatch {
+        let scoring = &self.live.plan.scoring;
+        ReadoutBatch {
+            rows,
+            targets: scoring.targets.clone(),
+            topk: scoring.topk.max(1),
+            kl_refs,
+            entropy: scoring.entropy,
+        }
+    }
+}
+
+/// Rows to be unembedded, each once, and their places among the batch's scores.
+struct PlaceRows<'r> {
+    all: &'r Rows<'r>,
+    first: usize,
+    rows: Vec<u32>,
+    place_of_row: Vec<usize>,
+}
+
+impl<'r> PlaceRows<'r> {
+    fn new(all: &'r Rows<'r>, first: usize) -> Self {
+        Self { all, first, rows: Vec::new(), place_of_row: vec![usize::MAX; all.slots.len()] }
+    }
+
+    fn place(&mut self, readout: usize, stage: Stage) -> usize {
+        let live = self.all.live;
+        let r = live.plan.readouts[readout];
+        let row = self.all.row(live.resolve(r.run, r.position, stage));
+        let place = &mut self.place_of_row[row as usize];
+        if *place == usize::MAX {
+            *place = self.first + self.rows.len();
+            self.rows.push(row);
+        }
+        *place
+    }
+}
+
+/// The given ones of `n` equal parts of `rows`.
+fn pick(rows: &[f32], n: usize, which: &[usize]) -> Vec<f32> {
+    let width = rows.len() / n;
+    which.iter().flat_map(|&i| &rows[i * width..(i + 1) * width]).copied().collect()
 }
 
 fn mergeable(a: &EditRows, b: &EditRows) -> bool {
     let alike = match (&a.op, &b.op) {
         (RowOp::Replace(a), RowOp::Replace(b)) => same_kind(a, b),
-        (RowOp::Add(a, c), RowOp::Add(b, d)) => same_kind(a, b) && c.to_bits() == d.to_bits(),
+        (
+            RowOp::Add { values: a, coef: c, norm_match: m },
+            RowOp::Add { values: b, coef: d, norm_match: n },
+        ) => same_kind(a, b) && c.to_bits() == d.to_bits() && m == n,
         (RowOp::Scale(c), RowOp::Scale(d)) => c.to_bits() == d.to_bits(),
         (RowOp::Zero, RowOp::Zero) => true,
+        (RowOp::Project { basis: a, values: v }, RowOp::Project { basis: b, values: w }) => {
+            Arc::ptr_eq(a, b)
+                && match (v, w) {
+                    (Some(v), Some(w)) => same_kind(v, w),
+                    (None, None) => true,
+                    _ => false,
+                }
+        }
         _ => false,
     };
-    alike && a.columns == b.columns && a.group == b.group
+    alike && a.columns == b.columns && a.group == b.group && a.instead.is_some() == b.instead.is_some()
 }
 
 fn same_kind(a: &Values, b: &Values) -> bool {
@@ -252,15 +340,16 @@ fn same_kind(a: &Values, b: &Values) -> bool {
 }
 
 fn merge(into: &mut EditRows, from: EditRows) {
-    into.rows.extend(from.rows);
-    let (RowOp::Replace(a) | RowOp::Add(a, _), RowOp::Replace(b) | RowOp::Add(b, _)) =
-        (&mut into.op, from.op)
-    else {
-        return;
-    };
-    match (a, b) {
-        (Values::Rows(a), Values::Rows(b)) => a.extend(b),
-        (Values::Given(a), Values::Given(b)) => a.extend(b),
+    let EditRows { rows, runs, mut op, instead, .. } = from;
+    into.rows.extend(rows);
+    into.runs.extend(runs);
+    if let (Some(into), Some(from)) = (&mut into.instead, instead) {
+        into.extend(from);
+    }
+    match (into.op.values_mut(), op.values_mut()) {
+        (Some(Values::Rows(a)), Some(Values::Rows(b))) => a.append(b),
+        (Some(Values::Given(a)), Some(Values::Given(b))) => a.append(b),
+        (None, None) => {}
         _ => unreachable!("BUG: only values of one kind are merged"),
     }
 }

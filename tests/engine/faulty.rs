@@ -129,8 +129,42 @@ impl Kernels for Faulty {
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
         self.inner.append(x, rows);
     }
-    fn edit(&self, x: &mut Matrix, edit: &EditRows) -> EditStats {
-        self.inner.edit(x, edit)
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
+        self.inner.edit(x, edit, changes)
+    }
+    fn scores_matrix(&self, columns: usize) -> Matrix {
+        self.inner.scores_matrix(columns)
+    }
+    fn scores(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.inner.scores(heads, q, k, batch, positions, out);
+    }
+    fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
+        self.inner.softmax(heads, positions, scores);
+    }
+    fn weigh(
+        &self,
+        heads: Heads,
+        pattern: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.inner.weigh(heads, pattern, v, batch, positions, out);
+    }
+    fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.inner.isolate_heads(heads, z, rows, out);
+    }
+    fn logits(&self, x: &Matrix, rows: &[u32], unembed: &Weight) -> Vec<f32> {
+        self.inner.logits(x, rows, &unembed.packed)
     }
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
         self.inner.read(x, rows)

@@ -34,7 +34,7 @@ fn edit(case: &Value, source: Option<RunId>, hidden: usize, head_dim: u32, heads
     };
     let op = match case["op"].as_str().unwrap() {
         "replace" => Op::Replace(from()),
-        "add" | "noise" => Op::Add { source: from(), coef },
+        "add" | "noise" => Op::Add { source: from(), coef, norm_match: false },
         "scale" => Op::Scale(coef),
         "zero" => Op::Zero,
         other => panic!("{other}"),
@@ -43,6 +43,7 @@ fn edit(case: &Value, source: Option<RunId>, hidden: usize, head_dim: u32, heads
         at: Address { layer: case["layer"].as_u64().unwrap_or(0) as u32, site },
         columns: head.map(|h| h * head_dim..(h + 1) * head_dim),
         op,
+        instead: None,
         group: EditGroup::Patch,
         positions,
     }

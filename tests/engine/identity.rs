@@ -21,7 +21,26 @@ const LAYERS: u32 = 4;
 const LAST: u32 = 12;
 
 fn edit(layer: u32, site: Site, positions: Vec<u32>, op: Op, group: EditGroup) -> Edit {
-    Edit { at: Address { layer, site }, positions, columns: None, op, group }
+    Edit::new(Address { layer, site }, positions, op, group)
+}
+
+/// Sites that a plan may write.
+fn written_sites() -> impl Iterator<Item = Site> {
+    Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut)
+}
+
+/// Layers at which a site stands, as addresses count them.
+fn layers_of(site: Site) -> std::ops::Range<u32> {
+    match site {
+        Site::Embed => 0..1,
+        Site::FinalNorm | Site::Logits => LAYERS..LAYERS + 1,
+        _ => 0..LAYERS,
+    }
+}
+
+/// Columns of a site of the tiny llama with runs of [`TOKENS`].
+fn width(site: Site) -> usize {
+    config(&golden("tiny_llama")).site_width(site, TOKENS.len())
 }
 
 fn copy_of(run: RunId, positions: &[u32]) -> Op {
@@ -30,7 +49,7 @@ fn copy_of(run: RunId, positions: &[u32]) -> Op {
 
 fn noise(plan: &mut Plan, clean: RunId, name: &str, scale: f32) -> RunId {
     let rows: Arc<[f32]> = uniform(name, 3 * 64).into_iter().map(|u| u * scale).collect();
-    let op = Op::Add { source: Source::Constant(rows), coef: 1.0 };
+    let op = Op::add(Source::Constant(rows));
     plan.branch(clean, vec![edit(0, Site::Embed, vec![2, 3, 4], op, EditGroup::Corruption)])
 }
 
@@ -50,14 +69,15 @@ fn self_patches() -> (Plan, Vec<usize>) {
     let (clean, corrupted) = pair(&mut plan);
     let mut baselines = Vec::new();
     for (baseline, base) in [clean, corrupted].into_iter().enumerate() {
-        for site in Site::ALL {
-            for layer in 0..if site == Site::Embed { 1 } else { LAYERS } {
+        for site in written_sites() {
+            for layer in layers_of(site) {
                 for position in 0..=LAST {
                     let mut own =
                         edit(layer, site, vec![position], copy_of(base, &[position]), EditGroup::Control);
-                    if site == Site::Z {
-                        let head = position % 4;
-                        own.columns = Some(head * 16..(head + 1) * 16);
+                    if site.has_heads() {
+                        let head = position % 2;
+                        let e = if site.is_over_keys() { TOKENS.len() as u32 } else { 16 };
+                        own.columns = Some(head * e..(head + 1) * e);
                     }
                     let patched = plan.branch(base, vec![own]);
                     plan.read(patched, LAST);
@@ -170,14 +190,20 @@ fn interventions_that_do_nothing_give_the_clean_runs_bits() {
     let (mut decoder, layers) = llama();
     let mut plan = Plan::default();
     let (clean, _) = pair(&mut plan);
-    let zeros = || Source::Constant(vec![0.0; 64].into());
-    for site in Site::ALL {
+    let zeros = |site| Source::Constant(vec![0.0; width(site)].into());
+    let unit = |site| (0..width(site)).map(|i| f32::from(u8::from(i == 1))).collect();
+    for site in written_sites() {
         for op in [
             Op::Scale(1.0),
-            Op::Add { source: zeros(), coef: 1.0 },
-            Op::Add { source: Source::Run { run: clean, positions: vec![0] }, coef: 0.0 },
+            Op::add(zeros(site)),
+            Op::Add {
+                source: Source::Run { run: clean, positions: vec![0] },
+                coef: 0.0,
+                norm_match: site != Site::Embed,
+            },
+            Op::Project { basis: unit(site), source: Some(Source::Run { run: clean, positions: vec![3] }) },
         ] {
-            let layer = u32::from(site != Site::Embed);
+            let layer = layers_of(site).end - 1;
             let run = plan.branch(clean, vec![edit(layer, site, vec![3], op, EditGroup::Control)]);
             plan.read(run, LAST);
         }

@@ -8,12 +8,46 @@ use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
 use proptest::prelude::*;
 
-use crate::tiny::{decoder, golden, run};
+use crate::tiny::{config, decoder, golden, run};
 
 const LAYERS: u32 = 4;
-const HIDDEN: u32 = 64;
 const HEAD: u32 = 16;
 const HEADS: u32 = 4;
+
+/// Sites that a plan may write.
+const SITES: [Site; 18] = [
+    Site::Embed,
+    Site::ResidPre,
+    Site::AttnIn,
+    Site::K,
+    Site::V,
+    Site::KRope,
+    Site::Q,
+    Site::QRope,
+    Site::Scores,
+    Site::Pattern,
+    Site::Z,
+    Site::AttnOut,
+    Site::ResidMid,
+    Site::MlpIn,
+    Site::MlpAct,
+    Site::MlpOut,
+    Site::ResidPost,
+    Site::FinalNorm,
+];
+
+fn layer_of(site: Site, layer: u32) -> u32 {
+    match site {
+        Site::Embed => 0,
+        Site::FinalNorm | Site::Logits => LAYERS,
+        _ => layer,
+    }
+}
+
+/// The second direction of a space.
+fn unit(width: u32) -> Arc<[f32]> {
+    (0..width).map(|i| f32::from(u8::from(i == 1.min(width - 1)))).collect()
+}
 
 /// Raw material of an edit; indices are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -32,8 +66,8 @@ struct RawEdit {
 fn raw_edit() -> impl Strategy<Value = RawEdit> {
     let index = any::<prop::sample::Index>;
     (
-        (0..Site::ALL.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
-        (0u8..6, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
+        (0..SITES.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
+        (0u8..7, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
     )
         .prop_map(|((site, layer, positions, head), (op, source, source_positions, number, control))| {
             RawEdit { site, layer, positions, head, op, source, source_positions, number, control }
@@ -51,13 +85,16 @@ fn raw_run() -> impl Strategy<Value = RawRun> {
     )
 }
 
-fn edit(raw: &RawEdit, length: usize, before: &Plan) -> Edit {
-    let site = Site::ALL[raw.site];
+fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
+    let site = SITES[raw.site % SITES.len()];
     let mut positions: Vec<u32> = raw.positions.iter().map(|p| p.index(length) as u32).collect();
     positions.sort_unstable();
     positions.dedup();
-    let columns = raw.head.filter(|_| site == Site::Z).map(|h| h * HEAD..(h + 1) * HEAD);
-    let width = columns.as_ref().map_or(HIDDEN, |c| c.end - c.start); // heads * head dimension is the hidden size
+    let config = config(&golden("tiny_llama"));
+    let head = raw.head.zip(config.site_heads(site));
+    let part = if site.is_over_keys() { keys } else { HEAD };
+    let columns = head.map(|(h, n)| h % n as u32 * part..(h % n as u32 + 1) * part);
+    let width = columns.as_ref().map_or(config.site_width(site, keys as usize) as u32, |c| c.end - c.start);
     let from_run = || {
         let run = raw.source.index(before.runs.len());
         let there = before.runs[run].tokens.len();
@@ -73,17 +110,21 @@ fn edit(raw: &RawEdit, length: usize, before: &Plan) -> Edit {
     };
     let op = match raw.op {
         0 | 1 => Op::Replace(from_run()),
-        2 => Op::Add { source: from_run(), coef: raw.number },
-        3 => Op::Add { source: given(), coef: 1.0 },
+        2 => Op::Add { source: from_run(), coef: raw.number, norm_match: raw.number > 0.0 },
+        3 => Op::add(given()),
         4 => Op::Scale(raw.number),
+        5 => Op::Project { basis: unit(width), source: (raw.number > 0.0).then(from_run) },
         _ => Op::Zero,
     };
-    let layer = if site == Site::Embed { 0 } else { raw.layer };
+    let layer = layer_of(site, raw.layer);
+    let instead = (raw.op == 0 && raw.control).then(|| unit(width).repeat(positions.len()).into());
     let group = if raw.control { EditGroup::Control } else { EditGroup::Patch };
-    Edit { at: Address { layer, site }, positions, columns, op, group }
+    Edit { at: Address { layer, site }, positions, columns, op, instead, group }
 }
 
 fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
+    let roots = raw_runs.iter().filter(|(parent, ..)| parent.is_none());
+    let keys = roots.map(|(_, tokens, _)| tokens.len()).chain([first.len()]).max().unwrap() as u32;
     let mut plan = Plan::default();
     plan.root(Arc::from(first));
     for (parent, tokens, edits) in raw_runs {
@@ -94,7 +135,7 @@ fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
             Some(parent) => {
                 let parent = RunId(parent.index(plan.runs.len()) as u32);
                 let length = plan.run(parent).tokens.len();
-                let edits = edits.iter().map(|e| edit(e, length, &plan)).collect();
+                let edits = edits.iter().map(|e| edit(e, length, keys, &plan)).collect();
                 plan.branch(parent, edits);
             }
         }
@@ -104,13 +145,15 @@ fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
         plan.read(RunId(id), length - 1);
         plan.read(RunId(id), length / 2);
         let site = Site::ALL[id as usize % Site::ALL.len()];
-        let layer = if site == Site::Embed { 0 } else { id % LAYERS };
+        let layer = layer_of(site, id % LAYERS);
+        plan.read_lens(RunId(id), length / 2, id % LAYERS);
         let positions = (0..length).rev().step_by(2).collect();
         plan.captures.push(Capture { run: RunId(id), at: Address { layer, site }, positions });
     }
     plan.scoring.targets = vec![7, 300, 511];
     plan.scoring.topk = 3;
-    plan.scoring.kl_refs = vec![0, plan.readouts.len() as u32 - 1];
+    plan.scoring.kl_refs = vec![0, plan.readouts.len() as u32 - 2];
+    plan.scoring.entropy = true;
     plan
 }
 

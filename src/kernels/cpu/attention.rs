@@ -11,7 +11,7 @@ pub(super) struct Scores(Vec<f32>);
 /// `out [h*e] = softmax(q k^T / sqrt(e)) v` for each head of one row, over the key rows given.
 ///
 /// The sums run over the row's own keys in the order of their positions: no padding, and nothing of the batch's shape
-/// enters, so the same row gives the same bits wherever it is computed.
+/// enters, so the same row gives the same bits wherever it is computed, as a whole or in thirds.
 #[inline(always)]
 pub(super) fn row(
     heads: Heads,
@@ -22,57 +22,69 @@ pub(super) fn row(
     scores: &mut Scores,
     out: &mut [f32],
 ) {
-    let (e, width) = (heads.dim, k.columns());
-    let (k, v) = (k.data(), v.data());
-    let scale = 1.0 / (e as f32).sqrt();
-    let group = heads.query / heads.key_value;
     scores.0.clear();
-    scores.0.resize(keys.len().next_multiple_of(LANES), 0.0);
-    for (head, out) in out.chunks_exact_mut(e).enumerate() {
-        let q = &q[head * e..][..e];
-        let offset = head / group * e;
-        let live = &mut scores.0[..keys.len()];
-        for (score, &key) in live.iter_mut().zip(keys) {
-            *score = dot(q, &k[key as usize * width + offset..][..e]) * scale;
-        }
-        let top = max(live);
-        let total = softmax_numerators(&mut scores.0, keys.len(), top);
-        let inverse = 1.0 / total;
-        let mut chunks = out.chunks_exact_mut(LANES);
-        let mut column = offset;
-        for out in &mut chunks {
-            let mut sum = [0.0; LANES];
-            for (&p, &key) in scores.0.iter().zip(keys) {
-                let v = &v[key as usize * width + column..][..LANES];
-                for i in 0..LANES {
-                    sum[i] = p.mul_add(v[i], sum[i]);
-                }
-            }
-            for (out, sum) in out.iter_mut().zip(sum) {
-                *out = sum * inverse;
-            }
-            column += LANES;
-        }
-        for (i, out) in chunks.into_remainder().iter_mut().enumerate() {
-            let mut sum = 0.0;
-            for (&p, &key) in scores.0.iter().zip(keys) {
-                sum = p.mul_add(v[key as usize * width + column + i], sum);
-            }
-            *out = sum * inverse;
-        }
+    scores.0.resize(keys.len(), 0.0);
+    for (head, out) in out.chunks_exact_mut(heads.dim).enumerate() {
+        head_scores(heads, head, q, k, keys, &mut scores.0);
+        softmax(&mut scores.0);
+        weigh(heads, head, &scores.0, v, keys, out);
     }
 }
 
-/// Turns scores into `exp(score - top)` and returns their sum. Scores past `live` become zero.
+/// Scaled scores of one head of a row with its keys.
 #[inline(always)]
-fn softmax_numerators(scores: &mut [f32], live: usize, top: f32) -> f32 {
+pub(super) fn head_scores(heads: Heads, head: usize, q: &[f32], k: &Matrix, keys: &[u32], out: &mut [f32]) {
+    let (e, width, k) = (heads.dim, k.columns(), k.data());
+    let scale = 1.0 / (e as f32).sqrt();
+    let offset = head / (heads.query / heads.key_value) * e;
+    let q = &q[head * e..][..e];
+    for (score, &key) in out.iter_mut().zip(keys) {
+        *score = dot(q, &k[key as usize * width + offset..][..e]) * scale;
+    }
+}
+
+/// Values weighed by one head's pattern.
+#[inline(always)]
+pub(super) fn weigh(heads: Heads, head: usize, pattern: &[f32], v: &Matrix, keys: &[u32], out: &mut [f32]) {
+    let (e, width, v) = (heads.dim, v.columns(), v.data());
+    let mut column = head / (heads.query / heads.key_value) * e;
+    let mut chunks = out.chunks_exact_mut(LANES);
+    for out in &mut chunks {
+        let mut sum = [0.0; LANES];
+        for (&p, &key) in pattern.iter().zip(keys) {
+            let v = &v[key as usize * width + column..][..LANES];
+            for i in 0..LANES {
+                sum[i] = p.mul_add(v[i], sum[i]);
+            }
+        }
+        out.copy_from_slice(&sum);
+        column += LANES;
+    }
+    for (i, out) in chunks.into_remainder().iter_mut().enumerate() {
+        let mut sum = 0.0;
+        for (&p, &key) in pattern.iter().zip(keys) {
+            sum = p.mul_add(v[key as usize * width + column + i], sum);
+        }
+        *out = sum;
+    }
+}
+
+/// Softmax in place. The sum runs in lanes, as if the row were padded with zeros to whole lanes.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32]) {
+    let top = max(scores);
     let mut sum = [0.0; LANES];
-    for (chunk, scores) in scores.chunks_exact_mut(LANES).enumerate() {
-        for (i, score) in scores.iter_mut().enumerate() {
-            let e = exp(*score - top);
-            *score = if chunk * LANES + i < live { e } else { 0.0 };
-            sum[i] += *score;
+    let mut chunks = scores.chunks_exact_mut(LANES);
+    for scores in &mut chunks {
+        for i in 0..LANES {
+            scores[i] = exp(scores[i] - top);
+            sum[i] += scores[i];
         }
     }
-    sum_lanes(sum)
+    for (score, sum) in chunks.into_remainder().iter_mut().zip(&mut sum) {
+        *score = exp(*score - top);
+        *sum += *score;
+    }
+    let inverse = 1.0 / sum_lanes(sum);
+    scores.iter_mut().for_each(|score| *score *= inverse);
 }

@@ -6,17 +6,29 @@ pub struct Matrix {
     columns: usize,
     rows: usize,
     storage: Vec<f32>,
+    /// Whether numbers stay in f32 whatever the compute dtype is.
+    full_precision: bool,
 }
 
 impl Matrix {
     /// No rows of this width.
     pub fn new(columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, storage: Vec::new() }
+        Matrix { columns, rows: 0, storage: Vec::new(), full_precision: false }
+    }
+
+    /// The same for numbers that are never rounded to the compute dtype.
+    pub fn full_precision(columns: usize) -> Matrix {
+        Matrix { full_precision: true, ..Matrix::new(columns) }
+    }
+
+    /// Whether numbers stay in f32 whatever the compute dtype is.
+    pub fn is_full_precision(&self) -> bool {
+        self.full_precision
     }
 
     /// A matrix of given numbers, `[rows, columns]`.
     pub fn from_rows(columns: usize, data: Vec<f32>) -> Matrix {
-        Matrix { columns, rows: data.len() / columns, storage: data }
+        Matrix { columns, rows: data.len() / columns, storage: data, full_precision: false }
     }
 
     /// Number of rows.

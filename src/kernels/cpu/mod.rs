@@ -8,6 +8,7 @@
 #![allow(clippy::inline_always, reason = "run-time dispatch to an instruction set works by inlining")]
 
 mod attention;
+mod edit;
 mod gemm;
 mod lanes;
 mod matrix;
@@ -25,7 +26,7 @@ pub use crate::spec::dtype::Dtype;
 
 use super::{Heads, Kernels, RopeTable};
 use crate::plan::Score;
-use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch, RowOp, Values};
+use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::plan::output::EditStats;
 use lanes::{exp, sum_of_squares, vectorized};
 
@@ -72,7 +73,7 @@ impl Cpu {
     /// Runs `f(first row, rows)` over `x` a few rows at a time, on all threads.
     fn for_rows(&self, x: &mut Matrix, f: impl Fn(usize, &mut [f32]) + Sync) {
         let columns = x.columns();
-        let dtype = self.dtype;
+        let dtype = if x.is_full_precision() { Dtype::F32 } else { self.dtype };
         self.pool.install(|| {
             x.data_mut().par_chunks_mut(ROWS_PER_TASK * columns).enumerate().for_each(|(i, rows)| {
                 f(i * ROWS_PER_TASK, rows);
@@ -90,6 +91,10 @@ impl Kernels for Cpu {
 
     fn matrix(&self, columns: usize) -> Matrix {
         Matrix::new(columns)
+    }
+
+    fn scores_matrix(&self, columns: usize) -> Matrix {
+        Matrix::full_precision(columns)
     }
 
     fn rows(&self, x: &Matrix) -> usize {
@@ -190,6 +195,96 @@ impl Kernels for Cpu {
         });
     }
 
+    fn scores(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        out.set_rows(q.rows());
+        let (width, stride) = (out.columns(), out.columns() / heads.query);
+        self.for_rows(out, |first, out| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
+                        for (head, out) in out.chunks_exact_mut(stride).enumerate() {
+                            let (live, rest) = out.split_at_mut(keys.len());
+                            attention::head_scores(heads, head, q.row(i), k, keys, live);
+                            rest.fill(0.0);
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
+        let (width, stride) = (scores.columns(), scores.columns() / heads.query);
+        self.for_rows(scores, |first, rows| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, row) in (first..).zip(rows.chunks_exact_mut(width)) {
+                        for head in row.chunks_exact_mut(stride) {
+                            attention::softmax(&mut head[..=positions[i] as usize]);
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    fn weigh(
+        &self,
+        heads: Heads,
+        pattern: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        out.set_rows(pattern.rows());
+        let (width, stride) = (out.columns(), pattern.columns() / heads.query);
+        self.for_rows(out, |first, out| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
+                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
+                        let pattern = pattern.row(i);
+                        for (head, out) in out.chunks_exact_mut(heads.dim).enumerate() {
+                            attention::weigh(
+                                heads,
+                                head,
+                                &pattern[head * stride..][..keys.len()],
+                                v,
+                                keys,
+                                out,
+                            );
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
+        out.set_rows(rows.len() * heads.query);
+        out.data_mut().fill(0.0);
+        for (i, &row) in rows.iter().enumerate() {
+            for head in 0..heads.query {
+                let columns = head * heads.dim..(head + 1) * heads.dim;
+                out.row_mut(i * heads.query + head)[columns.clone()]
+                    .copy_from_slice(&z.row(row as usize)[columns]);
+            }
+        }
+    }
+
     fn gated(&self, x: &Matrix, gate: &PackedWeight, up: &PackedWeight, out: &mut Matrix) {
         out.set_rows(x.rows());
         self.pool.install(|| gemm::gated(x.data(), gate, up, self.dtype, out.data_mut()));
@@ -214,37 +309,17 @@ impl Kernels for Cpu {
         x.append(rows);
     }
 
-    fn edit(&self, x: &mut Matrix, edit: &EditRows) -> EditStats {
-        let columns = edit.columns.clone().map_or(0..x.columns(), |c| c.start as usize..c.end as usize);
-        let width = columns.len();
-        let mut written = EditStats::default();
-        let mut source = vec![0.0; width];
-        for (i, &row) in edit.rows.iter().enumerate() {
-            if let RowOp::Replace(values) | RowOp::Add(values, _) = &edit.op {
-                source.copy_from_slice(match values {
-                    Values::Rows(rows) => &x.row(rows[i] as usize)[columns.clone()],
-                    Values::Given(given) => &given[i * width..][..width],
-                });
-            }
-            for (x, &source) in x.row_mut(row as usize)[columns.clone()].iter_mut().zip(&source) {
-                let mut new = match edit.op {
-                    RowOp::Replace(_) => source,
-                    RowOp::Add(_, coef) => *x + coef * source,
-                    RowOp::Scale(factor) => *x * factor,
-                    RowOp::Zero => 0.0,
-                };
-                round(self.dtype, std::slice::from_mut(&mut new));
-                written.max_abs_delta = written.max_abs_delta.max((new - *x).abs());
-                *x = new;
-            }
-            written.elements += width as u64;
-            written.cells += 1;
-        }
-        written
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
+        edit::apply(x, edit, self.dtype, changes)
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
         rows.iter().flat_map(|&row| x.row(row as usize)).copied().collect()
+    }
+
+    fn logits(&self, x: &Matrix, rows: &[u32], unembed: &PackedWeight) -> Vec<f32> {
+        let rows = self.read(x, rows);
+        self.pool.install(|| score::logits(&rows, x.columns(), unembed))
     }
 
     fn score(&self, x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {

@@ -22,11 +22,7 @@ struct Reference {
 /// Scores of the rows `x [n, hidden]`, which are the batch's readout rows after the final norm.
 pub(super) fn score(x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {
     let vocabulary = unembed.outputs();
-    let unembed_rows = |rows: &[f32]| {
-        let mut logits = vec![0.0; rows.len() / x.columns() * vocabulary];
-        linear(rows, unembed, None, Dtype::F32, &mut logits);
-        logits
-    };
+    let unembed_rows = |rows: &[f32]| logits(rows, x.columns(), unembed);
     let references: Vec<Reference> = readout
         .kl_refs
         .iter()
@@ -57,13 +53,35 @@ pub(super) fn score(x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) 
     scores
 }
 
+/// Logits of rows of this width.
+pub(super) fn logits(rows: &[f32], columns: usize, unembed: &PackedWeight) -> Vec<f32> {
+    let mut logits = vec![0.0; rows.len() / columns * unembed.outputs()];
+    linear(rows, unembed, None, Dtype::F32, &mut logits);
+    logits
+}
+
 #[inline(always)]
 fn of_row(logits: &[f32], readout: &ReadoutBatch, references: &[Reference]) -> Score {
-    let (log_sum_exp, _) = log_sum_exp(logits);
+    let (log_sum_exp, largest) = log_sum_exp(logits);
+    let entropy = readout.entropy.then(|| entropy(logits, log_sum_exp, largest));
     let targets: Vec<f32> = readout.targets.iter().map(|&t| logits[t as usize]).collect();
     let ranks = readout.targets.iter().map(|&t| rank(logits, t as usize)).collect();
     let kl = references.iter().map(|r| divergence(r, logits, log_sum_exp)).collect();
-    Score { log_sum_exp, logits: targets, ranks, top: top(logits, readout.topk as usize), kl }
+    Score { log_sum_exp, logits: targets, ranks, top: top(logits, readout.topk as usize), kl, entropy }
+}
+
+/// Entropy in nats: the log of the partition function less the expected logit.
+#[inline(always)]
+fn entropy(logits: &[f32], log_sum_exp: f64, largest: f32) -> f64 {
+    let (mut mass, mut expected) = ([0.0f64; LANES], [0.0f64; LANES]);
+    for (i, l) in logits.iter().enumerate() {
+        let p = f64::from(exp(l - largest));
+        mass[i % LANES] += p;
+        expected[i % LANES] += p * f64::from(l - largest);
+    }
+    // The mass of the same f32 exponentials, so that a point mass has exactly no entropy.
+    let expected = expected.iter().sum::<f64>() / mass.iter().sum::<f64>();
+    (log_sum_exp - f64::from(largest) - expected).max(0.0)
 }
 
 /// Log of the sum of exponentials, accumulated in f64, and the largest logit.
@@ -131,7 +149,8 @@ mod tests {
     use super::*;
 
     fn score_row(logits: &[f32], targets: &[u32], topk: u32) -> Score {
-        let readout = ReadoutBatch { rows: vec![0], targets: targets.to_vec(), topk, kl_refs: vec![] };
+        let readout =
+            ReadoutBatch { rows: vec![0], targets: targets.to_vec(), topk, kl_refs: vec![], entropy: true };
         of_row(logits, &readout, &[])
     }
 
@@ -150,12 +169,28 @@ mod tests {
     }
 
     #[test]
+    fn entropy_is_that_of_the_textbook() {
+        let logits: Vec<f32> = (0..300).map(|i| ((i * 7919) % 1000) as f32 / 100.0).collect();
+        let z: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+        let p = logits.iter().map(|l| f64::from(*l).exp() / z);
+        let expected: f64 = p.map(|p| -p * p.ln()).sum();
+        assert!((score_row(&logits, &[], 1).entropy.unwrap() - expected).abs() < 1e-6);
+        assert!((score_row(&[1.0; 8], &[], 1).entropy.unwrap() - 8.0_f64.ln()).abs() < 1e-7);
+        assert!(score_row(&[0.0, 200.0], &[], 1).entropy.unwrap() < 1e-12);
+    }
+
+    #[test]
     fn a_distribution_diverges_from_itself_by_exactly_zero_and_from_others_by_the_textbook_sum() {
         let weight: Vec<f32> = (0..100 * 8).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0).collect();
         let unembed = PackedWeight::new(&weight, 100, 8, Dtype::F32);
         let x = Matrix::from_rows(8, (0..24).map(|i| ((i * 13) % 7) as f32 / 4.0).collect());
-        let readout =
-            ReadoutBatch { rows: vec![0, 1, 2], targets: (0..100).collect(), topk: 1, kl_refs: vec![1] };
+        let readout = ReadoutBatch {
+            rows: vec![0, 1, 2],
+            targets: (0..100).collect(),
+            topk: 1,
+            kl_refs: vec![1],
+            entropy: true,
+        };
         let scores = score(&x, &unembed, &readout);
         assert_eq!(scores[1].kl, [0.0]);
         let log_p = |s: &Score, i: usize| f64::from(s.logits[i]) - s.log_sum_exp;

@@ -23,11 +23,17 @@ fn show(plan: &Plan, run: RunId) -> Vec<String> {
     let op = |op: &Op| match op {
         Op::Replace(Source::Run { run, positions }) => format!("run {} {positions:?}", run.0),
         Op::Replace(Source::Constant(rows)) => format!("constants {}", rows.len()),
-        Op::Add { source: Source::Constant(rows), coef } => format!("+ {coef} * constants {}", rows.len()),
-        Op::Add { source: Source::Run { run, positions }, coef } => {
+        Op::Add { source: Source::Constant(rows), coef, .. } => {
+            format!("+ {coef} * constants {}", rows.len())
+        }
+        Op::Add { source: Source::Run { run, positions }, coef, .. } => {
             format!("+ {coef} * run {} {positions:?}", run.0)
         }
         Op::Scale(factor) => format!("* {factor}"),
+        Op::Replace(Source::Captured(parts)) | Op::Add { source: Source::Captured(parts), .. } => {
+            format!("captured {parts:?}")
+        }
+        Op::Project { basis, .. } => format!("project {}", basis.len()),
         Op::Zero => "zero".to_owned(),
     };
     let edits = plan.run(run).edits.iter();
@@ -262,7 +268,7 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
         let run = lowered.plan.readouts[lowered.layout.grid.readouts[0]].run;
         let op = lowered.plan.run(run).edits[0].op.clone();
         match op {
-            Op::Add { source: Source::Constant(rows), coef } => (rows.to_vec(), coef),
+            Op::Add { source: Source::Constant(rows), coef, .. } => (rows.to_vec(), coef),
             op => panic!("{op:?}"),
         }
     };
