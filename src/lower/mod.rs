@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 
+pub mod align;
+pub mod classes;
 pub mod facts;
 pub mod layout;
 pub mod lint;

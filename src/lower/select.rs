@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::classes;
 use super::prompts::TokenRun;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
@@ -105,6 +106,25 @@ pub(super) fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Pr
                 Which::First => vec![range.start],
                 Which::Last => vec![range.end - 1],
             })
+        }
+        Positions::Class { class, span } => {
+            let Some(range) = run.spans.get(span) else {
+                unknown_span(span, run, &format!("{at}/class"), out);
+                return None;
+            };
+            let found = classes::positions(*class, range, len);
+            if found.is_empty() {
+                let (detail, fix) = classes::absent(*class, span, range, len);
+                out.push(format!("{at}/class"), code::EMPTY, detail, fix);
+                return None;
+            }
+            Some(found)
+        }
+        // Lowered to a map where both runs are known.
+        Positions::Align { .. } => {
+            let detail = "an alignment needs a source run";
+            out.push(format!("{at}/align"), code::CONFLICT, detail, "name positions of this run");
+            None
         }
         Positions::List(list) => {
             let found: Vec<u32> = list

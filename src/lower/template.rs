@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Prepared;
+use super::align;
 use super::facts::Facts;
 use super::lint::Lints;
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
@@ -70,7 +71,8 @@ pub(super) fn template(
     out: &mut Problems,
 ) -> Option<Template> {
     let at = format!("/interventions/{i}");
-    let intervention = &spec.interventions[i];
+    let aligned = align::mapped(&spec.interventions[i], &at, spec, base, prepared, lints, out)?;
+    let intervention = aligned.as_ref();
     let config = facts.config();
     let depth = config.num_layers as u32;
     let layers = match &intervention.layers {
@@ -223,8 +225,9 @@ fn source_op(
             "name another source run or other positions",
         );
     }
-    let absolute =
-        |p: &Positions| !matches!(p, &Positions::LAST | Positions::Span { .. } | Positions::Map { .. });
+    let absolute = |p: &Positions| {
+        matches!(p, Positions::One(_) | Positions::List(_) | Positions::Range { .. } | &Positions::ALL)
+    };
     let by_index = absolute(&place.intervention.positions) || given.as_ref().is_some_and(absolute);
     if tokens.len() != place.base.len() && by_index {
         let detail = format!("{run:?} has {} tokens, {:?} has {}", tokens.len(), spec.base, place.base.len());

@@ -143,6 +143,8 @@ fn positions(positions: &Positions) -> String {
         Positions::List(list) => format!("positions {}", listed(list)),
         Positions::Range { range: [from, to] } => format!("positions [{from}, {to})"),
         Positions::Span { span, .. } => format!("tokens of {span}"),
+        Positions::Class { class, span } => format!("{} of {span}", class.name().replace('_', " ")),
+        Positions::Align { .. } => "positions aligned by their tokens".to_owned(),
         Positions::Map { map } => match &map[..] {
             [[from, to]] => format!("position {from} to position {to}"),
             _ => format!("{} pairs of positions", map.len()),

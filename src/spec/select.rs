@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::{Problems, code};
-use super::read::Node;
+use super::read::{Fields, Node};
 
 /// Layers: `12`, `[0, 4]`, `{"from": 0, "to": 30, "step": 2}` (half-open) or `"all"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -69,13 +69,74 @@ pub enum Positions {
         #[schema(required = false)]
         which: Which,
     },
+    /// Tokens of a class around a named span.
+    Class {
+        /// The class.
+        class: TokenClass,
+        /// The span's name in the run's `spans`.
+        #[schema(required = false)]
+        span: String,
+    },
     /// Read at the first of each pair, written at the second.
     Map {
         /// `[source, destination]` pairs.
         map: Vec<[i64; 2]>,
     },
+    /// The map that a token diff of the source run and the patched one gives, as `POST /v1/align` answers it.
+    Align {
+        /// How the two are compared.
+        align: AlignBy,
+    },
     /// `"last"` or `"all"`.
     Word(PositionWord),
+}
+
+/// The classes over which Meng et al. (2022) average, without their overlaps: every position from the subject's first
+/// token on has exactly one class, earlier ones (BOS too) have none.
+///
+/// ROME's averaging code counts a one-token subject as `first_subject` *and* `last_subject`, and a single token after
+/// the subject as `first_subsequent` *and* `last`. Here they are `last_subject` and `last`; where the subject ends the
+/// prompt, its last token is `last_subject` and there is no `last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenClass {
+    /// The subject's first token, if it has several.
+    FirstSubject,
+    /// Those between its first and its last.
+    MiddleSubject,
+    /// The subject's last token, which may be its only one.
+    LastSubject,
+    /// The token after the subject, unless it is the prompt's last.
+    FirstSubsequent,
+    /// Those between that one and the prompt's last.
+    Further,
+    /// The prompt's last token, if it comes after the subject.
+    Last,
+}
+
+impl TokenClass {
+    /// Every class with its name, in the order of the prompt.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("first_subject", Self::FirstSubject),
+        ("middle_subject", Self::MiddleSubject),
+        ("last_subject", Self::LastSubject),
+        ("first_subsequent", Self::FirstSubsequent),
+        ("further", Self::Further),
+        ("last", Self::Last),
+    ];
+
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+}
+
+/// How two runs are aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlignBy {
+    /// By the diff of their tokens (Myers): equal tokens are paired, and replaced stretches of equal length one to one.
+    Diff,
 }
 
 /// Which tokens of a span.
@@ -157,22 +218,18 @@ impl Positions {
     }
 
     fn read_object(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
-        const FORMS: &str =
-            "write {\"range\": [a, b]}, {\"span\": name} or, on interventions, {\"map\": [[src, dst]]}";
-        let fields = node.fields(&["range", "span", "which", "map", "class", "align"], out)?;
-        for later in ["class", "align"] {
-            if fields.get(later).is_some() {
-                let detail = format!("positions by `{later}` are not served");
-                out.push(fields.pointer(later), code::NOT_SUPPORTED, detail, FORMS);
-                return None;
-            }
-        }
-        let Some(form) = fields.any(&["range", "span", "map"]) else {
-            out.push(&node.at, code::MISSING, "neither `range`, `span` nor `map`", FORMS);
+        const FORMS: &str = "write {\"range\": [a, b]}, {\"span\": name}, {\"class\": \"last_subject\"} or, on \
+                             interventions, {\"map\": [[src, dst]]} or {\"align\": \"diff\"}";
+        // `span` last: it also says whose classes are meant.
+        const NAMES: [&str; 5] = ["class", "align", "range", "map", "span"];
+        let fields = node.fields(&["range", "span", "which", "class", "map", "align"], out)?;
+        let Some(form) = fields.any(&NAMES) else {
+            let detail = "neither `range`, `span`, `class`, `map` nor `align`";
+            out.push(&node.at, code::MISSING, detail, FORMS);
             return None;
         };
-        let others: Vec<&str> = ["range", "span", "map"].into_iter().filter(|name| *name != form).collect();
-        fields.exclude(form, &others, out);
+        let others = NAMES.into_iter().filter(|name| *name != form && !(form == "class" && *name == "span"));
+        fields.exclude(form, &others.collect::<Vec<_>>(), out);
         if form != "span" {
             fields.exclude(form, &["which"], out);
         }
@@ -184,18 +241,22 @@ impl Positions {
                 let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&words, &[], out));
                 Some(Self::Span { span: node.name(out)?, which: which? })
             }
-            _ if map => Some(Self::Map { map: node.all(out, Node::pair)? }),
-            _ => {
-                let detail = "a map from source to destination positions";
-                out.push(
-                    &node.at,
-                    code::NOT_SUPPORTED,
-                    detail,
-                    "maps belong to the `positions` of an intervention",
-                );
+            "class" => Self::read_class(&fields, &node, out),
+            _ if !map => {
+                let detail = format!("`{form}` pairs source and destination positions");
+                let fix = "pairs belong to the `positions` of an intervention";
+                out.push(&node.at, code::NOT_SUPPORTED, detail, fix);
                 None
             }
+            "map" => Some(Self::Map { map: node.all(out, Node::pair)? }),
+            _ => Some(Self::Align { align: node.choice(&[("diff", AlignBy::Diff)], &[], out)? }),
         }
+    }
+
+    fn read_class(fields: &Fields<'_>, node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let class = node.choice(&TokenClass::ALL, &[], out);
+        let span = fields.get("span").map_or_else(|| Some("subject".to_owned()), |n| n.name(out));
+        Some(Self::Class { class: class?, span: span? })
     }
 }
 

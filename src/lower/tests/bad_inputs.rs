@@ -187,12 +187,12 @@ fn bad_patches_name_their_field() {
             (
                 "/interventions/0/positions",
                 json!({"class": "last_subject"}),
-                "/interventions/0/positions/class not_supported",
+                "/interventions/0/positions/class unknown_name",
             ),
             (
                 "/interventions/0/positions",
-                json!({"align": "diff"}),
-                "/interventions/0/positions/align not_supported",
+                json!({"align": "words"}),
+                "/interventions/0/positions/align unknown_value",
             ),
             ("/interventions/0/positions", json!({}), "/interventions/0/positions missing_field"),
             (

@@ -13,6 +13,7 @@ mod bad_inputs;
 mod examples;
 mod lowering;
 mod noise;
+mod positions;
 mod respond;
 
 use serde_json::Value;
