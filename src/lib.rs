@@ -9,6 +9,8 @@
 pub mod spec;
 // words to numbers
 pub mod tokens;
+// values kept between requests
+pub mod activations;
 // experiment to plan to forward batches
 pub mod lower;
 pub mod plan;

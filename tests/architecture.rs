@@ -10,24 +10,38 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The vocabulary depends on nothing of ours.
     ("spec", &[]),
     ("tokens", &[]),
+    // Stored sets know where in a model they are from, not what requests do with them.
+    ("activations", &["spec"]),
     // What the engine reads; knows sites, not requests.
     ("plan", &["spec"]),
     ("kernels", &["spec", "plan"]),
     ("model", &["kernels", "plan"]),
     ("load", &["model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
-    ("lower", &["spec", "tokens", "plan", "model"]),
+    ("lower", &["spec", "tokens", "activations", "plan", "model"]),
     ("engine", &["kernels", "model", "plan"]),
     ("effect", &["spec", "lower", "plan"]),
-    ("result", &["spec", "tokens", "lower", "plan", "effect"]),
+    ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     ("config", &["spec"]),
     // The whole flow.
     (
         "service",
-        &["spec", "tokens", "lower", "plan", "engine", "kernels", "load", "model", "result", "config"],
+        &[
+            "spec",
+            "tokens",
+            "activations",
+            "lower",
+            "plan",
+            "engine",
+            "kernels",
+            "load",
+            "model",
+            "result",
+            "config",
+        ],
     ),
     // Adapters see the service and what it gives back, not what lies behind it.
-    ("http", &["spec", "lower", "plan", "engine", "load", "model", "result", "config", "service"]),
+    ("http", &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"]),
     ("telemetry", &["config"]),
     ("app", &["config", "http"]),
     ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "service", "spec"]),

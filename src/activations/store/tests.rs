@@ -1,0 +1,303 @@
+#![allow(clippy::panic, reason = "a test fails loudly")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::activations::block::{Origin, TokenAt};
+use crate::spec::dtype::Dtype;
+use crate::spec::site::Site;
+
+const QUOTA: Quota = Quota { total_bytes: 20_000, owner_bytes: 10_000, ttl_default_s: 60, ttl_max_s: 600 };
+
+/// A store whose clock stands where it is put, in seconds.
+struct Bench {
+    folder: tempfile::TempDir,
+    time: Arc<AtomicU64>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), time: Arc::new(AtomicU64::new(1_000_000)) }
+    }
+
+    fn open(&self) -> Arc<Store> {
+        let time = Arc::clone(&self.time);
+        let clock = move || Timestamp(time.load(Ordering::SeqCst) * 1000);
+        Store::open(&self.folder.path().join("activations"), QUOTA, Arc::new(clock)).unwrap()
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.time.fetch_add(seconds, Ordering::SeqCst);
+    }
+
+    fn files(&self) -> Vec<String> {
+        let folder = self.folder.path().join("activations");
+        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+fn draft(layers: usize, positions: usize, width: usize, dtype: Dtype) -> Draft {
+    let n = layers * positions * width;
+    Draft {
+        name: Some("ünïcode \"name\"".to_owned()),
+        model: "fake".to_owned(),
+        model_sha: "00".to_owned(),
+        site: Site::ResidPost,
+        layers: Some((0..layers as u32).map(|l| 3 * l).collect()),
+        positions: Some((0..positions as u32).collect()),
+        tokens: Some((0..positions as u32).map(|id| TokenAt { id, text: format!(" {id}") }).collect()),
+        prompt_tokens: Some(positions as u32),
+        heads: None,
+        shape: [layers, positions, width],
+        dtype,
+        ttl_s: None,
+        origin: Origin::Uploaded,
+        values: (0..n).map(|i| (i as f32).sin() / 3.0).collect(),
+    }
+}
+
+fn small() -> Draft {
+    draft(1, 1, 4, Dtype::F32)
+}
+
+fn numbers(set: &ActivationSet) -> Vec<f32> {
+    let mut reader = set.open().unwrap();
+    (0..set.meta.shape[0]).flat_map(|slot| reader.layer(slot).unwrap()).collect()
+}
+
+#[test]
+fn numbers_come_back_to_the_bit_and_rounded_once_in_half_formats() {
+    let bench = Bench::new();
+    let store = bench.open();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let draft = draft(2, 3, 5, dtype);
+        let id = store.put("a", &draft, None).unwrap().id.to_string();
+        let rounded = |x: &f32| match dtype {
+            Dtype::F32 => *x,
+            Dtype::F16 => half::f16::from_f32(*x).to_f32(),
+            Dtype::Bf16 => half::bf16::from_f32(*x).to_f32(),
+        };
+        let expected: Vec<u32> = draft.values.iter().map(|x| rounded(x).to_bits()).collect();
+        // Also by a server that starts later.
+        for store in [Arc::clone(&store), bench.open()] {
+            let set = store.find("a", &id).unwrap();
+            let found: Vec<u32> = numbers(&set).iter().map(|x| x.to_bits()).collect();
+            assert_eq!(found, expected, "{dtype:?}");
+            assert_eq!((set.meta.shape, set.meta.dtype, set.meta.bytes), ([2, 3, 5], dtype, 30 * dtype.bytes()));
+            assert_eq!(set.meta.tokens.as_ref().unwrap()[2].text, " 2");
+            assert_eq!(set.meta.expires, Timestamp(1_000_060_000));
+        }
+    }
+}
+
+#[test]
+fn files_are_safetensors_that_the_reference_reader_reads() {
+    let bench = Bench::new();
+    let meta = bench.open().put("a", &draft(2, 3, 5, Dtype::F16), None).unwrap();
+    let bytes = fs::read(bench.folder.path().join(format!("activations/{}.safetensors", meta.id))).unwrap();
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let values = file.tensor("values").unwrap();
+    assert_eq!((values.dtype(), values.shape()), (::safetensors::Dtype::F16, &[2, 3, 5][..]));
+}
+
+#[test]
+fn a_start_finds_what_is_whole_and_removes_what_a_crash_left() {
+    let bench = Bench::new();
+    let kept = bench.open().put("a", &small(), None).unwrap();
+    let folder = bench.folder.path().join("activations");
+    fs::write(folder.join("act_0.partial"), b"half").unwrap();
+    // Written by somebody who lives.
+    let busy = File::create(folder.join("act_1.partial")).unwrap();
+    busy.lock().unwrap();
+    // A whole file cut short by a failing disk, one under another's name, one that is something else.
+    let whole = fs::read(folder.join(format!("{}.safetensors", kept.id))).unwrap();
+    let other = |digit: &str| folder.join(format!("act_{}.safetensors", digit.repeat(32)));
+    fs::write(other("1"), &whole[..whole.len() - 1]).unwrap();
+    fs::write(other("2"), &whole).unwrap();
+    fs::write(other("3"), [255; 100]).unwrap();
+    let store = bench.open();
+    let page = store.list("a", None, 10);
+    assert_eq!(page.sets.iter().map(|set| &set.id).collect::<Vec<_>>(), [&kept.id]);
+    assert!(!bench.files().contains(&"act_0.partial".to_owned()));
+    assert!(bench.files().contains(&"act_1.partial".to_owned()));
+    assert_eq!(store.usage("a").used_bytes, whole.len() as u64);
+    assert!(matches!(store.find("a", &format!("act_{}", "1".repeat(32))), Err(StoreError::Unknown { .. })));
+}
+
+#[test]
+fn a_set_that_another_process_wrote_is_found() {
+    let bench = Bench::new();
+    let (one, two) = (bench.open(), bench.open());
+    let id = one.put("a", &small(), None).unwrap().id.to_string();
+    assert_eq!(numbers(&two.find("a", &id).unwrap()), small().values);
+    one.delete("a", &id).unwrap();
+    assert!(matches!(two.find("a", &id).unwrap().open(), Err(StoreError::Unknown { .. })));
+}
+
+#[test]
+fn quotas_bound_each_owner_and_all_together_and_deleting_makes_room() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let large = draft(1, 1, 2000, Dtype::F32);
+    let first = store.put("a", &large, None).unwrap();
+    let Err(StoreError::Quota { needed, used, limit }) = store.put("a", &large, None) else { panic!() };
+    assert!(needed > 8000 && used == needed && limit == 10_000);
+    let too_large = draft(1, 1, 3000, Dtype::F32);
+    assert!(matches!(store.put("b", &too_large, None), Err(StoreError::Quota { limit: 10_000, .. })));
+    store.put("b", &large, None).unwrap();
+    assert!(matches!(store.put("c", &large, None), Err(StoreError::Quota { limit: 20_000, .. })));
+    // A start counts the same.
+    let again = bench.open();
+    assert!(matches!(again.put("a", &large, None), Err(StoreError::Quota { limit: 10_000, .. })));
+    store.delete("a", first.id.as_str()).unwrap();
+    store.put("c", &large, None).unwrap();
+    assert_eq!(bench.files().len(), 2, "{:?}", bench.files());
+}
+
+#[test]
+fn space_that_is_promised_is_nobody_elses_until_it_is_given_back() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let mut promised = store.reserve("a", 9000).unwrap();
+    assert!(matches!(store.put("a", &draft(1, 1, 500, Dtype::F32), None), Err(StoreError::Quota { .. })));
+    let stored = store.put("a", &draft(1, 1, 2000, Dtype::F32), Some(&mut promised)).unwrap();
+    let on_disk = fs::metadata(store.path(&stored.id)).unwrap().len();
+    assert_eq!(store.usage("a").used_bytes, 9000, "{on_disk} stored, the rest promised still");
+    drop(promised);
+    assert_eq!(store.usage("a").used_bytes, on_disk);
+    assert!(store.reserve("a", 10_001 - on_disk).is_err());
+    assert!(store.reserve("a", 10_000 - on_disk).is_ok());
+}
+
+#[test]
+fn what_cannot_be_written_is_told_and_leaves_nothing_behind() {
+    let bench = Bench::new();
+    let store = bench.open();
+    // A file where the folder should be.
+    fs::write(bench.folder.path().join("activations"), b"").unwrap();
+    assert!(matches!(store.put("a", &small(), None), Err(StoreError::Io { .. } | StoreError::DiskFull)));
+    assert_eq!(store.usage("a").used_bytes, 0);
+    assert!(store.list("a", None, 10).sets.is_empty());
+    fs::remove_file(bench.folder.path().join("activations")).unwrap();
+    store.put("a", &small(), None).unwrap();
+}
+
+#[test]
+fn a_full_disk_is_told_apart_from_other_failures() {
+    struct Full(usize);
+    impl std::io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.0 == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let n = bytes.len().min(self.0);
+            self.0 -= n;
+            Ok(n)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let error = file::write(&mut Full(100), &[0; 64], &draft(1, 1, 2000, Dtype::F32)).unwrap_err();
+    assert!(matches!(StoreError::io("write", Path::new("x"), error), StoreError::DiskFull));
+    let other = StoreError::io("write", Path::new("x"), ErrorKind::PermissionDenied.into());
+    assert!(matches!(other, StoreError::Io { .. }));
+}
+
+#[test]
+fn a_set_is_served_until_the_second_it_expires_and_then_gone() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let by_default = store.put("a", &small(), None).unwrap();
+    let longest = store.put("a", &Draft { ttl_s: Some(1 << 40), ..small() }, None).unwrap();
+    assert_eq!(longest.expires, Timestamp(1_000_600_000));
+    bench.pass(59);
+    assert!(store.find("a", by_default.id.as_str()).is_ok());
+    bench.pass(1);
+    // Before the janitor came.
+    assert_eq!(store.list("a", None, 10).sets.len(), 1);
+    let Err(StoreError::Expired { at, .. }) = store.find("a", by_default.id.as_str()) else { panic!() };
+    assert_eq!(at, by_default.expires);
+    assert!(matches!(store.find("b", by_default.id.as_str()), Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.delete("a", by_default.id.as_str()), Err(StoreError::Expired { .. })));
+    assert_eq!(bench.files().len(), 1);
+    bench.pass(600);
+    assert_eq!(store.sweep(), 1);
+    assert_eq!(store.sweep(), 0);
+    assert_eq!((bench.files().len(), store.usage("a").used_bytes), (0, 0));
+    // A start deletes what expired while nobody was there.
+    let late = store.put("a", &small(), None).unwrap();
+    bench.pass(100);
+    let store = bench.open();
+    assert_eq!(bench.files().len(), 0);
+    assert!(matches!(store.find("a", late.id.as_str()), Err(StoreError::Expired { .. })));
+}
+
+#[test]
+fn the_janitor_deletes_unasked_and_ends_with_the_store() {
+    let bench = Bench::new();
+    let store = bench.open();
+    watch(&store, Duration::from_millis(5)).unwrap();
+    store.put("a", &small(), None).unwrap();
+    bench.pass(60);
+    let started = std::time::Instant::now();
+    while !bench.files().is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", bench.files());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let weak = Arc::downgrade(&store);
+    drop(store);
+    while weak.upgrade().is_some() {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn owners_see_their_own_sets_page_by_page() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let ids: Vec<ActivationId> = (0..5).map(|_| store.put("a", &small(), None).unwrap().id.clone()).collect();
+    store.put("b", &small(), None).unwrap();
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.list("a", after.as_ref(), 2);
+        found.extend(page.sets.iter().map(|set| set.id.clone()));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut expected = ids.clone();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert!(matches!(store.find("b", ids[0].as_str()), Err(StoreError::Unknown { .. })));
+    assert!(matches!(store.delete("b", ids[0].as_str()), Err(StoreError::Unknown { .. })));
+    for bad in ["", "act_", "../../etc/passwd", "act_../../../../../../../etc/passwd0", "ACT_00"] {
+        assert!(matches!(store.find("a", bad), Err(StoreError::Unknown { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn who_reads_reads_to_the_end_while_others_delete_and_only_one_deletes() {
+    let bench = Bench::new();
+    let store = bench.open();
+    for _ in 0..20 {
+        let draft = draft(4, 2, 100, Dtype::F32);
+        let id = store.put("a", &draft, None).unwrap().id.to_string();
+        let set = store.find("a", &id).unwrap();
+        let mut reader = set.open().unwrap();
+        let deleted: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| usize::from(store.delete("a", &id).is_ok()))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+        });
+        assert_eq!(deleted, 1);
+        let read: Vec<f32> = (0..4).flat_map(|slot| reader.layer(slot).unwrap()).collect();
+        assert_eq!(read, draft.values);
+        assert!(matches!(set.open(), Err(StoreError::Unknown { .. })));
+    }
+    assert!(bench.files().is_empty());
+}
