@@ -58,7 +58,8 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
 import reference as ref  # noqa: E402  (exits with a clear message where torch is missing)
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from reference import Edit  # noqa: E402
+import traces  # noqa: E402
+from interventions import Edit, forward  # noqa: E402
 
 torch.set_num_threads(OPTIONS.threads)
 
@@ -79,10 +80,10 @@ class Task:
         self.tokens, self.target = ref.encode(prompt), ref.encode(TARGET)[0]
         self.t, self.layers = len(self.tokens), self.model.config.num_hidden_layers
         hidden = self.model.config.hidden_size
-        self.noise = ref.legacy_noise(SEED, 1, self.t, hidden, NOISE_STD)[0]
+        self.noise = traces.legacy_noise(SEED, 1, self.t, hidden, NOISE_STD)[0]
         self.corrupt = Edit("embed", 0, list(range(self.t)), "add", self.noise)
         sites = [("resid_post", k) for k in range(self.layers)]
-        clean = ref.forward(self.model, self.tokens, capture=sites)[1]
+        clean = forward(self.model, self.tokens, capture=sites)[1]
         self.clean = torch.stack([clean[s] for s in sites])
 
     def prob(self, logits):
@@ -104,7 +105,7 @@ def one_per_cell(task, layers):
     for i, layer in enumerate(layers):
         for p in range(task.t):
             edit = Edit("resid_post", layer, [p], "replace", task.clean[layer, p : p + 1])
-            out[i, p] = task.prob(ref.forward(task.model, task.tokens, [task.corrupt, edit])[0])
+            out[i, p] = task.prob(forward(task.model, task.tokens, [task.corrupt, edit])[0])
     return out
 
 
@@ -131,7 +132,7 @@ def batched(task, layers, group):
 def resumed(task, layers):
     inner = task.model.model
     sites = [("resid_post", k) for k in layers]
-    corrupted = ref.forward(task.model, task.tokens, [task.corrupt], sites)[1]
+    corrupted = forward(task.model, task.tokens, [task.corrupt], sites)[1]
     positions = torch.arange(task.t)
     angles = inner.rotary_emb(task.clean[:1], positions[None])
     out = []

@@ -5,7 +5,8 @@ import json
 import torch
 
 import reference as ref
-from reference import Edit
+import traces
+from interventions import Edit, forward
 
 
 def report(what: str, worst: float, limit: float):
@@ -23,7 +24,7 @@ def hooks_do_what_they_say(model):
     tokens, at, k = ref.encode(ref.EIFFEL), [3], 4
     block = model.model.layers[k]
     sites = ["resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
-    _, a = ref.forward(model, tokens, capture=[(s, k) for s in sites] + [("resid_pre", k + 1), ("embed", 0)])
+    _, a = forward(model, tokens, capture=[(s, k) for s in sites] + [("resid_pre", k + 1), ("embed", 0)])
     report("attn_out = o_proj(z)", worst(block.self_attn.o_proj(a["z", k]), a["attn_out", k]), 1e-4)
     report("resid_mid = resid_pre + attn_out", worst(a["resid_pre", k] + a["attn_out", k], a["resid_mid", k]), 0)
     mlp = block.mlp(block.post_attention_layernorm(a["resid_mid", k]))
@@ -32,13 +33,13 @@ def hooks_do_what_they_say(model):
     report("resid_post = next resid_pre", worst(a["resid_post", k], a["resid_pre", k + 1]), 0)
     # An edit of resid_mid must reach both the MLP and the residual branch.
     v = torch.from_numpy(ref.uniform("check", 576)).view(1, 576)
-    _, b = ref.forward(model, tokens, [Edit("resid_mid", k, at, "replace", v)], [("resid_post", k)])
+    _, b = forward(model, tokens, [Edit("resid_mid", k, at, "replace", v)], [("resid_post", k)])
     want = v + block.mlp(block.post_attention_layernorm(v))
     report("edited resid_mid reaches resid_post", worst(b["resid_post", k][at], want), 1e-4)
     for site in ["embed", *sites]:
         layer = 0 if site == "embed" else k
         edit = Edit(site, layer, [2, 5], "replace", a[site, layer][[2, 5]])
-        same = worst(ref.forward(model, tokens, [edit])[0], ref.forward(model, tokens)[0])
+        same = worst(forward(model, tokens, [edit])[0], forward(model, tokens)[0])
         report(f"self-patch at {site}", same, 0)
 
 
@@ -46,7 +47,7 @@ def f32_against_f64(model, folder):
     double = ref.smollm2(torch.float64)
     logits = prob = 0.0
     for run in json.loads((folder / "smollm2_runs.json").read_text())["runs"]:
-        a, b = (ref.forward(m, run["tokens"])[0] for m in (model, double))
+        a, b = (forward(m, run["tokens"])[0] for m in (model, double))
         logits = max(logits, worst(a, b))
         prob = max(prob, worst(a.double().softmax(-1), b.softmax(-1)))
     report("default model's logits, f32 against f64", logits, 1e-3)
@@ -54,13 +55,13 @@ def f32_against_f64(model, folder):
     centres = [0, 7, 15, 22, 29]
     for item in json.loads((folder / "smollm2_trace.json").read_text())["traces"]:
         noised = item["noised_positions"]
-        rows = ref.legacy_noise(item["seed"], item["samples"], len(noised), 576, item["noise_std"])[:1]
+        rows = traces.legacy_noise(item["seed"], item["samples"], len(noised), 576, item["noise_std"])[:1]
         for arm in item["arms"]:
             args = (item["tokens"], item["target_id"], rows, noised, arm["arm"], arm["window"], centres)
             stored = torch.tensor(arm["prob"], dtype=torch.float64)[:1, centres]
             name = f"trace {item['target']!r} {arm['arm']} window {arm['window']}"
-            report(f"{name}, f32 against f64", worst(stored, ref.trace(double, *args)), 2e-5)
-            one_by_one = ref.trace(model, *args[:-1], centres[1:3], batched=False)
+            report(f"{name}, f32 against f64", worst(stored, traces.trace(double, *args)), 2e-5)
+            one_by_one = traces.trace(model, *args[:-1], centres[1:3], batched=False)
             report(f"{name}, batched against one cell at a time", worst(stored[:, 1:3], one_by_one), 2e-5)
 
 
@@ -69,8 +70,8 @@ def tiny_f32_against_f64(folder):
 
     for family in ref.FAMILIES:
         golden, model = json.loads((folder / f"tiny_{family}.json").read_text()), ref.tiny(family, torch.float32)
-        runs = max(worst(ref.forward(model, r["tokens"])[0][0], r["logits"]) for r in golden["runs"])
-        plain = {tuple(c["base"]): ref.forward(model, c["base"])[0][0] for c in golden["cases"]}
+        runs = max(worst(forward(model, r["tokens"])[0][0], r["logits"]) for r in golden["runs"])
+        plain = {tuple(c["base"]): forward(model, c["base"])[0][0] for c in golden["cases"]}
         cases, moved = 0.0, []
         for c in golden["cases"]:
             again = run_case(model, {k: c[k] for k in ("name", "base", "source", "edits")})

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 import reference as ref
-from reference import Edit
+import traces
+from interventions import Edit, forward
 from tiny_cases import edit_of, llama_cases, family_cases
 
 PROMPTS = [  # the seed notebook's, in its order, then one where the small default model is confident
@@ -85,7 +86,7 @@ def target_scores(logits, target: int) -> dict:
 def smollm2_runs(model) -> str:
     def run(prompt, target):
         tokens, target_id = ref.encode(prompt), first_token(target)
-        z = ref.forward(model, tokens)[0][0]
+        z = forward(model, tokens)[0][0]
         p = z.double().softmax(-1)
         top = [[i, digits(z[i].item()), digits(p[i].item())] for i in z.topk(10).indices.tolist()]
         return {
@@ -117,13 +118,13 @@ def smollm2_weights() -> str:
 def smollm2_patch(model) -> str:
     def sweep(source, base):
         site, layers, target = "resid_post", len(model.model.layers), first_token(" current")
-        z_source, acts = ref.forward(model, ref.encode(source), capture=[(site, k) for k in range(layers)])
+        z_source, acts = forward(model, ref.encode(source), capture=[(site, k) for k in range(layers)])
         tokens = ref.encode(base)
-        z_base = ref.forward(model, tokens)[0]
+        z_base = forward(model, tokens)[0]
 
         def cell(layer):
             edit = Edit(site, layer, [len(tokens) - 1], "replace", acts[site, layer][-1:])
-            z = ref.forward(model, tokens, [edit])[0][0]
+            z = forward(model, tokens, [edit])[0][0]
             return {
                 "layer": layer,
                 **target_scores(z, target),
@@ -154,10 +155,10 @@ def trace_setup(model, prompt: str, target: str, seed: int, samples: int, subjec
     """Tokens, target id, noised positions, sigma, noise `[samples, positions, d]`."""
     tokens = ref.encode(prompt)
     span = ref.span_of(prompt, subject) if subject else (0, len(tokens))
-    sigma = ref.subject_sigma(model, tokens, span)
+    sigma = traces.subject_sigma(model, tokens, span)
     std = std if k is None else k * sigma
     noised = list(range(*span))
-    noise = ref.legacy_noise(seed, samples, len(noised), model.config.hidden_size, std)
+    noise = traces.legacy_noise(seed, samples, len(noised), model.config.hidden_size, std)
     return tokens, first_token(target), noised, sigma, std, noise
 
 
@@ -176,12 +177,9 @@ TRACES = {
 def smollm2_trace(model) -> str:
     def one(spec, arms):
         tokens, target, noised, sigma, std, noise = trace_setup(model, **spec)
-        clean = ref.forward(model, tokens)[0].double().softmax(-1)[0, target].item()
+        clean = forward(model, tokens)[0].double().softmax(-1)[0, target].item()
         corrupted = [
-            ref.forward(model, tokens, [Edit("embed", 0, noised, "add", rows)])[0]
-            .double()
-            .softmax(-1)[0, target]
-            .item()
+            forward(model, tokens, [Edit("embed", 0, noised, "add", rows)])[0].double().softmax(-1)[0, target].item()
             for rows in noise
         ]
         return {
@@ -196,9 +194,9 @@ def smollm2_trace(model) -> str:
             "arms": [
                 {
                     "arm": arm,
-                    "site": ref.ARM_SITES[arm],
+                    "site": traces.ARM_SITES[arm],
                     "window": width,
-                    "prob": digits(ref.trace(model, tokens, target, noise, noised, arm, width), 9),
+                    "prob": digits(traces.trace(model, tokens, target, noise, noised, arm, width), 9),
                 }
                 for arm, width in arms
             ],
@@ -219,7 +217,7 @@ def smollm2_trace(model) -> str:
 
 
 def last_logits(model, tokens, edits=()):
-    return ref.forward(model, tokens, edits)[0][0]
+    return forward(model, tokens, edits)[0][0]
 
 
 def run_case(model, case: dict) -> dict:
@@ -227,7 +225,7 @@ def run_case(model, case: dict) -> dict:
     acts = {}
     if case["source"] is not None:
         addresses = [(e["site"], e["layer"] or 0) for e in case["edits"]]
-        acts = ref.forward(model, case["source"], capture=addresses)[1]
+        acts = forward(model, case["source"], capture=addresses)[1]
     head_dim = model.model.layers[0].self_attn.head_dim
     widths = {"z": model.config.num_attention_heads * head_dim}
     edits = [edit_of(e, acts, widths.get(e["site"], model.config.hidden_size), head_dim) for e in case["edits"]]

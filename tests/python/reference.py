@@ -26,20 +26,18 @@ integers modulo 2^32:
 All scales are powers of two, so only the norms round, once. `uniform(name, n)` gives u for i in 0..n; interventions
 use it for their vectors too, with names of their own.
 
-INTERVENTIONS. A list of `Edit`s, applied by hooks at sites (named as `Site` in mediant). Edits at one address apply in
-list order. A source is another run's activation at the same address (the source run has no edits) or given rows.
+Interventions on these models are in `interventions.py`, causal traces in `traces.py`.
 
-Precision: `dtype=torch.float64` makes everything f64 but the rotary angles, which transformers computes in f32.
+Precision: `dtype=torch.float64` makes everything f64 but the rotary angles and the insides of the norms, which
+transformers computes in f32.
 """
 
-import contextlib
 import functools
 import importlib.util
 import json
 import os
 import pathlib
 import sys
-from dataclasses import dataclass
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -301,137 +299,6 @@ def save_tiny(family: str, folder: str):
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(FAMILIES[family], indent=1) + "\n")
     save_file(tiny_weights(family), path / "model.safetensors")
-
-
-# ---------------------------------------------------------------------------------------------- interventions
-
-
-@dataclass
-class Edit:
-    """One write. `source` holds `[positions, width]` rows (width of a head where `head` is given)."""
-
-    site: str
-    layer: int
-    positions: list[int]
-    op: str  # replace | add | scale | zero
-    source: torch.Tensor | None = None
-    coef: float = 1.0
-    head: int | None = None
-    row: int | None = None  # batch row written; None: all
-
-    def apply(self, x: torch.Tensor, head_dim: int):
-        """Writes into x, `[batch, t, width]`, in place."""
-        width = slice(None) if self.head is None else slice(self.head * head_dim, (self.head + 1) * head_dim)
-        rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
-        old = x[rows, self.positions, width]
-        if self.op == "zero":
-            new = torch.zeros_like(old)
-        elif self.op == "scale":
-            new = old * self.coef
-        elif self.op == "replace":
-            new = self.source.to(x.dtype).expand_as(old)
-        elif self.op == "add":
-            new = old + self.coef * self.source.to(x.dtype)
-        else:
-            raise ValueError(f"unknown op {self.op}")
-        x[rows, self.positions, width] = new
-
-
-def _register(model, site: str, layer: int, act):
-    """Calls `act(x)` with the activation at a site, which `act` may change in place."""
-
-    def on_output(_module, _args, output):
-        act(output[0] if isinstance(output, tuple) else output)
-
-    def on_input(_module, args, kwargs):
-        act(args[0] if args else kwargs["hidden_states"])
-
-    if site == "embed":
-        return model.model.embed_tokens.register_forward_hook(on_output)
-    block = model.model.layers[layer]
-    # In place at the norm's input also changes the residual branch: both are one tensor in transformers' block.
-    before = {"resid_pre": block, "z": block.self_attn.o_proj, "resid_mid": block.post_attention_layernorm}
-    if site in before:
-        return before[site].register_forward_pre_hook(on_input, with_kwargs=True)
-    after = {"attn_out": block.self_attn.o_proj, "mlp_out": block.mlp, "resid_post": block}
-    return after[site].register_forward_hook(on_output)
-
-
-def forward(model, tokens, edits=(), capture=(), batch: int = 1):
-    """Runs `tokens` under `edits`; gives the last position's logits `[batch, vocab]` and `{(site, layer): [t, width]}`
-    of batch row 0 for the addresses in `capture`, read after the edits there."""
-    by_address: dict[tuple[str, int], list[Edit]] = {}
-    for edit in edits:
-        by_address.setdefault((edit.site, edit.layer), []).append(edit)
-    head_dim = model.model.layers[0].self_attn.head_dim
-    captured = {}
-
-    def actor(address):
-        def act(x):
-            for edit in by_address.get(address, ()):
-                edit.apply(x, head_dim)
-            if address in capture:
-                captured[address] = x[0].clone()
-
-        return act
-
-    with contextlib.ExitStack() as stack:
-        for address in dict.fromkeys([*by_address, *capture]):
-            stack.callback(_register(model, *address, actor(address)).remove)
-        ids = torch.tensor([tokens]).expand(batch, len(tokens))
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-    return logits, captured
-
-
-def window(centre: int, width: int, layers: int) -> range:
-    """The layers restored together around `centre` (ROME's `trace_important_window`)."""
-    return range(max(0, centre - width // 2), min(layers, centre - (-width // 2)))
-
-
-# ---------------------------------------------------------------------------------------------- causal traces
-
-
-def subject_sigma(model, tokens, span) -> float:
-    """Standard deviation (unbiased, f64) over all elements of the span's embeddings."""
-    return model.model.embed_tokens(torch.tensor(tokens[slice(*span)])).double().std().item()
-
-
-def legacy_noise(seed: int, samples: int, positions: int, width: int, std: float) -> torch.Tensor:
-    """`[samples, positions, width]` f32: NumPy's legacy generator in f64, times std in f64, then rounded."""
-    draws = np.random.RandomState(seed).randn(samples, positions, width)
-    return torch.from_numpy((draws * std).astype(np.float32))
-
-
-ARM_SITES = {"hidden": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
-
-
-def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width: int, centres=None, batched=True):
-    """P(target) `[samples, centres, positions]` of runs with `noise[sample]` added to the embeddings at `noised` and
-    the clean run's activation restored at one position, in the layers of the window around each centre (all layers)."""
-    site, layers = ARM_SITES[arm], len(model.model.layers)
-    centres = range(layers) if centres is None else centres
-    addresses = [(site, layer) for layer in range(layers)]
-    _, clean = forward(model, tokens, capture=addresses)
-    count = len(tokens)
-
-    def cell(layer, position, row):
-        return [
-            Edit(site, k, [position], "replace", clean[site, k][[position]], row=row)
-            for k in window(layer, width, layers)
-        ]
-
-    out = np.zeros((len(noise), len(centres), count))
-    for s, rows in enumerate(noise):
-        corrupt = Edit("embed", 0, noised, "add", rows)
-        for i, layer in enumerate(centres):
-            if batched:
-                edits = [e for p in range(count) for e in cell(layer, p, p)]
-                logits, _ = forward(model, tokens, [corrupt, *edits], batch=count)
-            else:
-                runs = [forward(model, tokens, [corrupt, *cell(layer, p, None)])[0] for p in range(count)]
-                logits = torch.cat(runs)
-            out[s, i] = logits.double().softmax(-1)[:, target].numpy()
-    return out
 
 
 if __name__ == "__main__":

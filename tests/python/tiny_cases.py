@@ -7,11 +7,15 @@
 An edit reads the source run (same site and layer, `source_positions`) or, where `vector` names one, the rows
 `uniform(name, positions * width)` of the weight formula. `add` writes x + coef * rows, `scale` x * coef. The source run
 has no edits. Edits at one address apply in order.
+
+The other sites and operations, in a form of their own: `site_cases.py`.
 """
 
 import torch
 
-from reference import Edit, uniform, window
+from interventions import Edit
+from reference import uniform
+from traces import window
 
 LAYERS, HEADS = 4, 4
 SITES = ["embed", "resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
