@@ -95,6 +95,9 @@ def weights_against_transformers(model):
 
 
 def check(model, folder):
+    import check_sites
+
+    check_sites.check()
     hooks_do_what_they_say(model)
     tiny_f32_against_f64(folder)
     weights_against_transformers(model)

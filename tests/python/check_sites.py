@@ -9,9 +9,10 @@ import torch
 import reference as ref
 import traces
 from check_reference import report, worst
+from default_cases import DEFAULT_RUNS, default_cases
 from interventions import EDITABLE, NO_LAYER, Edit, addresses, direct_logits, forward, head_width, lens, site_heads
-from make_golden import kl
-from make_site_golden import SEVERED, severed_setup
+from make_golden import first_token, kl
+from make_site_golden import ANSWERS, SEVERED, severed_setup
 from site_cases import (
     BASE,
     EVERYWHERE,
@@ -287,6 +288,25 @@ def cases_move_and_agree_in_f32(family: str, cases: list[dict]):
         raise SystemExit(f"{family}: case {moved[0][2]!r} changes nothing")
 
 
+def default_model():
+    """The default model's cases in f32 against f64, and that each moves a logit by more than tests allow for."""
+    prompts = {name: ref.encode(prompt) for name, prompt in DEFAULT_RUNS.items()}
+    double, single = Runner(ref.smollm2(torch.float64), prompts), Runner(ref.smollm2(), prompts)
+    cases = default_cases({name: len(tokens) for name, tokens in prompts.items()})
+    chosen = torch.tensor([first_token(text) for text in ANSWERS])
+    base, logits, prob, moved = forward(single.model, prompts["base"])[0][0], 0.0, 0.0, []
+    for c in cases:
+        a, b = double.run(c)[0], single.run(c)[0]
+        logits, prob = max(logits, worst(a, b)), max(prob, worst(a.softmax(-1), b.double().softmax(-1)))
+        moved.append((worst(b[chosen], base[chosen]), c["name"]))
+    report(f"default model, {len(cases)} cases, logits, f32 against f64", logits, 5e-4)
+    report(f"default model, {len(cases)} cases, probabilities, f32 against f64", prob, 2e-5)
+    distance, name = min(moved)
+    print(f"  the least case moves the stored logits by {distance:.3g}: {name}")
+    if distance < 1e-2:
+        raise SystemExit(f"case {name!r} moves too little to be seen")
+
+
 def check():
     for family in ("llama", "qwen2", "qwen3"):
         model = ref.tiny(family)
@@ -298,6 +318,7 @@ def check():
     severed_as_rome_does(model)
     cases_move_and_agree_in_f32("llama", llama_site_cases())
     cases_move_and_agree_in_f32("qwen3", projection_cases())
+    default_model()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """Cases on the default model, in the form of `site_cases.py`: each site, each operation, a path."""
 
-from interventions import NO_LAYER, RESIDUAL
+from interventions import KV_SITES, NO_LAYER, RESIDUAL
 from site_cases import case, edit, source
 
 DEFAULT_RUNS = {
     "base": "The Eiffel Tower is in the city of",
     "other": "The Colosseum is in the city of",
     "third": "The wires carry high voltage electrical",
-    "equal": "The Louvre Palace is in the city of",
 }
-LAYER, LAYERS, HEADS, KV_HEADS = 15, 30, 9, 3
+SUBJECT = [1, 2, 3]
+LAYER, LAYERS, HEADS, KV_HEADS = 19, 30, 9, 3
+SENDER, RECEIVER = (19, 1), (21, 6)  # (layer, head)
 
 
 def default_cases(counts: dict[str, int]) -> list[dict]:
     """`counts`: positions of each run. The last position goes to the last; patterns and scores need a run of the base's
-    length, which "equal" is."""
-    if counts["equal"] != counts["base"]:
-        raise SystemExit(f"the run `equal` needs the base's length: {counts}")
+    length, which "other" is."""
+    if counts["other"] != counts["base"]:
+        raise SystemExit(f"the run `other` needs the base's length: {counts}")
     last = [counts["base"] - 1]
 
     def read(run, positions=None, **more):
         return source(run, [counts[run] - 1] if positions is None else positions, **more)
 
-    def replaced(site, head=None, run="other"):
+    def replaced(site, head=None):
         where = site if site in NO_LAYER else f"{site} {LAYER}"
-        name = where + ("" if head is None else f" head {head}") + f" from {run}"
-        return case(name, edit(site, LAYER, last, "replace", sources=[read(run)], head=head))
+        name = where + ("" if head is None else f" head {head}") + " from other"
+        # Keys, values and embeddings of the last position, the same word in both runs, carry little.
+        at = [*SUBJECT, *last] if site in (*KV_SITES, "embed") else last
+        return case(name, edit(site, LAYER, at, "replace", sources=[read("other", at)], head=head))
 
     def one(name, site, op, layer=LAYER, positions=None, **more):
         return case(name, edit(site, layer, positions or last, op, **more))
@@ -36,11 +39,11 @@ def default_cases(counts: dict[str, int]) -> list[dict]:
         *(replaced(site) for site in RESIDUAL),
         replaced("mlp_act"),
         *(replaced(site, h) for site in ("q", "q_rope", "z") for h in (0, 4, HEADS - 1)),
-        *(replaced(site, h) for site in ("k", "v", "k_rope") for h in range(KV_HEADS)),
-        *(replaced(site, h, "equal") for site in ("scores", "pattern") for h in (0, 4)),
+        *(replaced(site, h) for site in KV_SITES for h in range(KV_HEADS)),
+        *(replaced(site, h) for site in ("scores", "pattern") for h in (0, 4)),
         replaced("q"),
         replaced("z"),
-        replaced("pattern", run="equal"),
+        replaced("pattern"),
     ]
     ops = [
         one("add", "resid_mid", "add", sources=other, coef=0.5),
@@ -68,7 +71,7 @@ def default_cases(counts: dict[str, int]) -> list[dict]:
     def hold(site, layer, head=None):
         return edit(site, layer, last, "freeze", sources=[read("base", last)], head=head)
 
-    sender, receiver = (12, 3), (20, 5)
+    sender, receiver = SENDER, RECEIVER
     send = edit("z", sender[0], last, "replace", sources=other, head=sender[1])
     rest = [hold("z", sender[0], h) for h in range(HEADS) if h != sender[1]] + [hold("mlp_out", sender[0])]
 

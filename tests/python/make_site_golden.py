@@ -92,7 +92,7 @@ def tiny_sites(family: str, cases: list[dict]) -> str:
 
 # ---------------------------------------------------------------------------------------------- severed traces
 
-SEVERED = {"noised": [1, 2, 3], "seed": 1, "samples": 2, "noise_std": 0.75}
+SEVERED = {"noised": [1, 2, 3], "seed": 1, "samples": 2, "noise_std": 0.25}
 
 
 def severed_setup(model) -> dict:
@@ -144,8 +144,9 @@ def tiny_severed() -> str:
 
 # ---------------------------------------------------------------------------------------------- default model
 
+ANSWERS = [" Paris", " Rome", " London", " the"]
 LENS_LAYERS = [0, 6, 12, 18, 24, 29]
-PATTERN = {"layer": 15, "head": 4}
+PATTERN = {"layer": 19, "head": 4}
 
 
 def entropy(z: torch.Tensor) -> torch.Tensor:
@@ -200,7 +201,7 @@ def joint_logprob(runner: Runner, cases, continuation: list[int]) -> list[dict]:
 def smollm2_sites(model) -> str:
     runner = Runner(model, {name: ref.encode(prompt) for name, prompt in DEFAULT_RUNS.items()})
     tokens, target = runner.runs["base"], first_token(" Paris")
-    chosen = [target, first_token(" Rome"), first_token(" London"), first_token(" the")]
+    chosen = [first_token(text) for text in ANSWERS]
     cases = default_cases({name: len(t) for name, t in runner.runs.items()})
 
     def done(c):
@@ -219,6 +220,7 @@ def smollm2_sites(model) -> str:
         "runs": runner.runs,
         "target_id": target,
         "ids": chosen,
+        "texts": ANSWERS,
         "prob": "P(target)",
         "attribution": attribution(model, acts, clean, target),
         "pattern": {
