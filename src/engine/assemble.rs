@@ -18,6 +18,7 @@ impl Assembly {
                 scores: Vec::new(),
                 captures: vec![Vec::new(); prepared.captures],
                 receipts: [EditStats::default(); 3],
+                written: Vec::new(),
                 usage: Usage { peak_bytes: prepared.cost.peak_bytes, ..Usage::default() },
             },
         }

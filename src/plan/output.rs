@@ -14,6 +14,9 @@ pub struct PlanOutput {
     pub captures: Vec<Vec<f32>>,
     /// What the edits of each group wrote; see [`PlanOutput::receipt`].
     pub receipts: [EditStats; 3],
+    /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
+    /// positions and columns. An edit that no readout can see is not computed and changes nothing.
+    pub written: Vec<f64>,
     /// What it cost.
     pub usage: Usage,
 }

@@ -63,7 +63,14 @@ fn of_row(logits: &[f32], readout: &ReadoutBatch, references: &[Reference]) -> S
     let targets: Vec<f32> = readout.targets.iter().map(|&t| logits[t as usize]).collect();
     let ranks = readout.targets.iter().map(|&t| rank(logits, t as usize)).collect();
     let kl = references.iter().map(|r| divergence(r, logits, log_sum_exp)).collect();
-    Score { log_sum_exp, logits: targets, ranks, top: top(logits, readout.topk as usize), kl }
+    Score {
+        log_sum_exp,
+        logits: targets,
+        ranks,
+        top: top(logits, readout.topk as usize),
+        kl,
+        ..Score::default()
+    }
 }
 
 /// Log of the sum of exponentials, accumulated in f64, and the largest logit.
