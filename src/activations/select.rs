@@ -174,7 +174,9 @@ impl Selection {
             (_, None) => Some(None),
             (Some(layout), Some(text)) => {
                 let names: Vec<u32> = (0..layout.count as u32).collect();
-                AxisNames { what: "head", names: &names, end: None }.choose(Some(text), "?heads", out).map(Some)
+                AxisNames { what: "head", names: &names, end: None }
+                    .choose(Some(text), "?heads", out)
+                    .map(Some)
             }
             (None, Some(_)) => {
                 let detail = format!("site {} is not divided into heads", meta.site);

@@ -21,6 +21,7 @@ use crate::plan::batch::ForwardBatch;
 use crate::plan::cost::Cost;
 use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Chunk, Mode, PackError, Packing};
+use crate::plan::sequences::{Expansion, Fold};
 use assemble::{Assembly, ChunkKey};
 pub use rank::Model;
 use row_budget::RowBudget;
@@ -92,11 +93,13 @@ impl Engine {
     /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async
     /// workers.
     pub fn prepare(&self, plan: &Plan, mode: Mode) -> Result<Prepared, PackError> {
+        let (plan, fold) = Expansion::new(plan).parts();
         let budget = self.budget.with_scores(if plan.holds_scores() { plan.keys() } else { 0 });
-        let packing = Packing::new(plan, self.layers, budget.rows, mode)?;
+        let packing = Packing::new(&plan, self.layers, budget.rows, mode)?;
         let cost = budget.cost(packing.size());
         Ok(Prepared {
             packing: Arc::new(packing),
+            fold: Arc::new(fold),
             cost,
             readouts: plan.readouts.len(),
             captures: plan.captures.len(),
@@ -120,7 +123,7 @@ impl Engine {
             let done = done.await.map_err(|_| EngineError::Stopped)??;
             assembly.add(&key, done);
         }
-        Ok(assembly.finish())
+        Ok(prepared.fold.output(assembly.finish()))
     }
 
     /// Whether the thread that computes is there.
@@ -133,6 +136,7 @@ impl Engine {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     packing: Arc<Packing>,
+    fold: Arc<Fold>,
     /// What it costs.
     pub cost: Cost,
     readouts: usize,

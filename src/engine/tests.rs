@@ -20,14 +20,7 @@ impl Model for Fake {
             gate.recv().unwrap();
         }
         assert!(!batch.tokens.contains(&13), "an unlucky token");
-        let score = Score {
-            log_sum_exp: 0.0,
-            logits: vec![],
-            ranks: vec![],
-            top: vec![(0, 0.0)],
-            kl: vec![],
-            entropy: None,
-        };
+        let score = Score { top: vec![(0, 0.0)], ..Score::default() };
         BatchOutput {
             scores: vec![score; batch.readout.rows.len()],
             captures: vec![],

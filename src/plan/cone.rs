@@ -5,6 +5,7 @@
 //! parent's row. Exact nulls (an edit that no readout can see, an edit that writes what is there already) fall out of
 //! this: such a run's readout is its parent's row.
 
+use super::sequences::Expansion;
 use super::{Address, EditGroup, Op, Plan, Readout, Run, RunId, Source};
 use crate::spec::site::Site;
 
@@ -183,10 +184,13 @@ fn owns(edited: &[Stage], position: u32, stage: Stage, layers: u32) -> bool {
 }
 
 /// For each readout of the plan, the run whose row it really is. Where that is not the run asked for, the run's edits
-/// cannot reach the readout: its score *is* that run's score, and its effect is exactly null.
+/// cannot reach the readout, nor a scored continuation of it: its score *is* that run's score, and its effect is exactly
+/// null.
 pub fn resolved(plan: &Plan, layers: u32) -> Vec<RunId> {
-    let cones = Cones::new(plan, layers);
-    plan.readouts.iter().map(|r| cones.resolve(r.run, r.position, Stage::of_readout(r, layers))).collect()
+    let (plan, fold) = Expansion::new(plan).parts();
+    let cones = Cones::new(&plan, layers);
+    let rows = plan.readouts.iter().map(|r| cones.resolve(r.run, r.position, Stage::of_readout(r, layers)));
+    fold.resolved(&rows.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod cost;
 mod live;
 pub mod output;
 pub mod pack;
+pub mod sequences;
 mod tables;
 
 use std::ops::Range;
@@ -203,6 +204,9 @@ pub struct Scoring {
     pub kl_refs: Vec<u32>,
     /// Whether the entropy of every readout is returned.
     pub entropy: bool,
+    /// Token sequences, of one token or more, whose log-probability after the prompt is returned of every readout at its
+    /// run's last position; see [`sequences`].
+    pub sequences: Vec<Arc<[u32]>>,
 }
 
 /// Everything one request computes.
@@ -219,7 +223,7 @@ pub struct Plan {
 }
 
 /// What a readout's logits say. Logits in f32, everything summed over the vocabulary in f64.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Score {
     /// Natural log of the sum of exponentials of all logits.
     pub log_sum_exp: f64,
@@ -233,6 +237,10 @@ pub struct Score {
     pub kl: Vec<f64>,
     /// Entropy of the distribution in nats, if [`Scoring::entropy`].
     pub entropy: Option<f64>,
+    /// Natural log of the probability of each of [`Scoring::sequences`]; empty where none is scored.
+    pub sequences: Vec<f64>,
+    /// [`output::PlanOutput::written`] of the readout's run.
+    pub written: f64,
 }
 
 impl Plan {

@@ -14,8 +14,8 @@ pub struct PlanOutput {
     pub captures: Vec<Vec<f32>>,
     /// What the edits of each group wrote; see [`PlanOutput::receipt`].
     pub receipts: [EditStats; 3],
-    /// Sum of squares of all changes that a run's own and inherited edits made in its own rows, corruption apart, by
-    /// run of the plan; its square root is the metric `delta_norm`.
+    /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
+    /// positions and columns. An edit that no readout can see is not computed and changes nothing.
     pub written: Vec<f64>,
     /// What it cost.
     pub usage: Usage,

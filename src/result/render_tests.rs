@@ -26,7 +26,7 @@ fn score(probability: f64, top: &str) -> Score {
         ranks: vec![2],
         top: vec![(id(top), 0.5_f32.ln()), (id(" the"), 0.25_f32.ln())],
         kl: Vec::new(),
-        entropy: None,
+        ..Score::default()
     }
 }
 

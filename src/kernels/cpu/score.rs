@@ -67,7 +67,15 @@ fn of_row(logits: &[f32], readout: &ReadoutBatch, references: &[Reference]) -> S
     let targets: Vec<f32> = readout.targets.iter().map(|&t| logits[t as usize]).collect();
     let ranks = readout.targets.iter().map(|&t| rank(logits, t as usize)).collect();
     let kl = references.iter().map(|r| divergence(r, logits, log_sum_exp)).collect();
-    Score { log_sum_exp, logits: targets, ranks, top: top(logits, readout.topk as usize), kl, entropy }
+    Score {
+        log_sum_exp,
+        logits: targets,
+        ranks,
+        top: top(logits, readout.topk as usize),
+        kl,
+        entropy,
+        ..Score::default()
+    }
 }
 
 /// Entropy in nats: the log of the partition function less the expected logit.

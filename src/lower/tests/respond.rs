@@ -18,7 +18,7 @@ fn score(probabilities: &[f64], top: &str) -> Score {
         ranks: (2..).take(probabilities.len()).collect(),
         top: vec![(id(top), 0.5_f32.ln())],
         kl: Vec::new(),
-        entropy: None,
+        ..Score::default()
     }
 }
 

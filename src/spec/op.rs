@@ -1,0 +1,285 @@
+//! What an intervention does, and where its values come from.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::corruption::{Rng, Sigma, read_seed};
+use super::problem::{Problems, code};
+use super::read::{Fields, Node};
+use super::readout::read_site;
+use super::select::Positions;
+use super::site::Site;
+
+/// What an intervention does.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum OpSpec {
+    /// Writes the source's values.
+    Replace {
+        /// Where they come from.
+        source: SourceSpec,
+    },
+    /// Adds `coef` times the source's values.
+    Add {
+        /// Where they come from.
+        source: SourceSpec,
+        /// Their factor.
+        #[schema(required = false)]
+        coef: f64,
+        /// Rescales each written row (each head's slice where heads are named) to the norm it had.
+        #[schema(required = false)]
+        norm_match: bool,
+    },
+    /// Multiplies by a factor.
+    Scale {
+        /// The factor.
+        factor: f64,
+    },
+    /// Writes zeros.
+    Zero,
+    /// Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
+    Mean {
+        /// What is averaged.
+        source: SourceSpec,
+    },
+    /// Writes the values of one run drawn from several (resample ablation).
+    Resample {
+        /// The runs to draw from.
+        source: AnyOf,
+        /// Seed of the draw.
+        #[schema(required = false)]
+        seed: u64,
+    },
+    /// Adds one draw of gaussian noise.
+    Noise {
+        /// Its standard deviation; relative ones at site `embed` only.
+        sigma: Sigma,
+        /// Seed.
+        #[schema(required = false)]
+        seed: u64,
+        /// Generator; its philox stream is another one than that of corruptions.
+        #[schema(required = false)]
+        rng: Rng,
+    },
+    /// Removes what lies in the span of some vectors.
+    ProjectOut {
+        /// The vectors; they need not be orthogonal.
+        basis: Vec<Vec<f32>>,
+    },
+    /// Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
+    Subspace {
+        /// The vectors; they need not be orthogonal.
+        basis: Vec<Vec<f32>>,
+        /// Where the values come from.
+        source: SourceSpec,
+    },
+    /// Holds the site at a run's values while other interventions change what comes before it: path patching, severed
+    /// traces. Applies in every cell, before the request's other interventions at the same place.
+    Freeze {
+        /// The run whose values are held; the base if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<SourceSpec>,
+    },
+}
+
+/// Where values come from.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum SourceSpec {
+    /// Another run, by default at the same site and layers.
+    Run {
+        /// The run.
+        run: String,
+        /// Positions read, as many as are written (or one for all of them); the intervention's own selector,
+        /// resolved in the source run, if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+        /// Another site of equal width.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        site: Option<Site>,
+        /// The layer read, whichever is written.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+    },
+    /// The mean over several runs at the same site and layers.
+    MeanOf {
+        /// The runs.
+        mean_of: Vec<String>,
+        /// Positions read in each of them, as for a run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+    },
+    /// A given vector, the same at every position, layer and head written.
+    Vector {
+        /// Its values, as many as the site is wide (a head's width where `heads` is named).
+        vector: Vec<f32>,
+    },
+}
+
+/// Runs to draw one from.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct AnyOf {
+    /// The runs.
+    pub any_of: Vec<String>,
+    /// Positions read, as for a run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positions: Option<Positions>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Replace,
+    Add,
+    Scale,
+    Zero,
+    Mean,
+    Resample,
+    Noise,
+    ProjectOut,
+    Subspace,
+    Freeze,
+}
+
+const OPS: [(&str, Kind); 10] = [
+    ("replace", Kind::Replace),
+    ("add", Kind::Add),
+    ("scale", Kind::Scale),
+    ("zero", Kind::Zero),
+    ("mean", Kind::Mean),
+    ("resample", Kind::Resample),
+    ("noise", Kind::Noise),
+    ("project_out", Kind::ProjectOut),
+    ("subspace", Kind::Subspace),
+    ("freeze", Kind::Freeze),
+];
+
+/// Names of the operations.
+pub fn op_names() -> Vec<&'static str> {
+    OPS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Fields that belong to one operation or another.
+pub(super) const FIELDS: [&str; 8] =
+    ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "basis"];
+
+impl Kind {
+    const fn fields(self) -> &'static [&'static str] {
+        match self {
+            Kind::Replace | Kind::Mean | Kind::Freeze => &["source"],
+            Kind::Add => &["source", "coef", "norm_match"],
+            Kind::Scale => &["factor"],
+            Kind::Zero => &[],
+            Kind::Resample => &["source", "seed"],
+            Kind::Noise => &["sigma", "seed", "rng"],
+            Kind::ProjectOut => &["basis"],
+            Kind::Subspace => &["basis", "source"],
+        }
+    }
+}
+
+/// Reads `op` and the fields that belong to it from among an intervention's.
+pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
+    let kind = fields.get("op").map_or(Some(Kind::Replace), |n| n.choice(&OPS, &[], out))?;
+    let name = OPS.iter().find(|(_, k)| *k == kind).map_or("", |(name, _)| *name);
+    for field in FIELDS.into_iter().filter(|field| !kind.fields().contains(field)) {
+        if fields.get(field).is_some() {
+            let detail = format!("op {name} takes no `{field}`");
+            let fix = format!("leave out `{field}`, or change `op`");
+            out.push(fields.pointer(field), code::CONFLICT, detail, fix);
+        }
+    }
+    match kind {
+        Kind::Replace => Some(OpSpec::Replace { source: need_source(fields, out)? }),
+        Kind::Mean => Some(OpSpec::Mean { source: need_source(fields, out)? }),
+        Kind::Add => {
+            let coef = fields.get("coef").map_or(Some(1.0), |n| n.number(out));
+            let norm_match = fields.get("norm_match").map_or(Some(false), |n| n.flag(out));
+            Some(OpSpec::Add { source: need_source(fields, out)?, coef: coef?, norm_match: norm_match? })
+        }
+        Kind::Scale => {
+            let factor = fields.need("factor", "write the number to multiply by", out)?.number(out)?;
+            Some(OpSpec::Scale { factor })
+        }
+        Kind::Zero => Some(OpSpec::Zero),
+        Kind::Resample => {
+            let seed = fields.get("seed").map_or(Some(1), |n| n.natural(0, out));
+            Some(OpSpec::Resample { source: read_any_of(fields, out)?, seed: seed? })
+        }
+        Kind::Noise => {
+            let sigma = fields.need("sigma", "write {\"abs\": 0.1}", out).and_then(|n| Sigma::read(&n, out));
+            let rng = fields.get("rng").map_or(Some(Rng::Philox), |n| Rng::read(&n, out));
+            let seed = read_seed(fields, rng, out);
+            Some(OpSpec::Noise { sigma: sigma?, seed: seed?, rng: rng? })
+        }
+        Kind::ProjectOut => Some(OpSpec::ProjectOut { basis: read_basis(fields, out)? }),
+        Kind::Subspace => {
+            let basis = read_basis(fields, out);
+            Some(OpSpec::Subspace { source: need_source(fields, out)?, basis: basis? })
+        }
+        Kind::Freeze => {
+            let source = match fields.get("source") {
+                None => None,
+                Some(node) => Some(read_source(&node, out)?),
+            };
+            if source.as_ref().is_some_and(|source| !matches!(source, SourceSpec::Run { .. })) {
+                let fix = "write {\"run\": name}, or leave out `source` to hold the base's values";
+                out.push(fields.pointer("source"), code::CONFLICT, "freeze holds a run's values", fix);
+            }
+            Some(OpSpec::Freeze { source })
+        }
+    }
+}
+
+const FORMS: &str =
+    "write {\"run\": name, \"positions\": …}, {\"mean_of\": [names]} or {\"vector\": [..]}";
+
+fn need_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
+    read_source(&fields.need("source", FORMS, out)?, out)
+}
+
+fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
+    let source = node.fields(&["run", "positions", "site", "layer", "mean_of", "vector"], out)?;
+    let form = source.any(&["vector", "mean_of", "run"]).unwrap_or("run");
+    let own: &[&str] = match form {
+        "vector" => &["vector"],
+        "mean_of" => &["mean_of", "positions"],
+        _ => &["run", "positions", "site", "layer"],
+    };
+    let others: Vec<&str> = ["run", "positions", "site", "layer", "mean_of", "vector"]
+        .into_iter()
+        .filter(|name| !own.contains(name))
+        .collect();
+    source.exclude(form, &others, out);
+    if form == "vector" {
+        return Some(SourceSpec::Vector { vector: numbers(&source.get("vector")?, out)? });
+    }
+    let positions = read_positions(&source, out);
+    if let Some(node) = source.get("mean_of") {
+        let mean_of = node.each(out, |n, out| n.name(out));
+        return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
+    }
+    let run = source.need("run", FORMS, out).and_then(|n| n.name(out));
+    let site = source.get("site").map_or(Some(None), |n| read_site(&n, out).map(Some));
+    let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
+    Some(SourceSpec::Run { run: run?, positions: positions?, site: site?, layer: layer? })
+}
+
+fn read_any_of(fields: &Fields<'_>, out: &mut Problems) -> Option<AnyOf> {
+    const FIX: &str = "write {\"any_of\": [names of runs]}";
+    let source = fields.need("source", FIX, out)?.fields(&["any_of", "positions"], out)?;
+    let any_of = source.need("any_of", FIX, out).and_then(|n| n.each(out, |n, out| n.name(out)));
+    let positions = read_positions(&source, out);
+    Some(AnyOf { any_of: any_of?, positions: positions? })
+}
+
+fn read_positions(source: &Fields<'_>, out: &mut Problems) -> Option<Option<Positions>> {
+    source.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some))
+}
+
+fn read_basis(fields: &Fields<'_>, out: &mut Problems) -> Option<Vec<Vec<f32>>> {
+    fields.need("basis", "list the vectors that span the subspace", out)?.each(out, numbers)
+}
+
+fn numbers(node: &Node<'_>, out: &mut Problems) -> Option<Vec<f32>> {
+    node.all(out, |n, out| n.number(out).map(|x| x as f32))
+}
