@@ -81,6 +81,16 @@ impl Facts for Fake {
     fn embedding(&self, ids: &[u32]) -> Vec<f32> {
         ids.iter().flat_map(|id| (0..8).map(move |d| ((id * 7 + d) % 5) as f32 - 2.0)).collect()
     }
+    fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
+        let vocab = self.config.vocab_size;
+        let table = self.embedding(&(0..vocab as u32).collect::<Vec<_>>());
+        let number = |row: &[f64], d: usize| (0..vocab).map(|v| row[v] * f64::from(table[v * 8 + d])).sum();
+        weights
+            .chunks(vocab)
+            .flat_map(|row| (0..8).map(move |d| (row, d)))
+            .map(|(row, d)| number(row, d))
+            .collect()
+    }
     fn vocab_sigma(&self) -> f64 {
         0.5
     }
