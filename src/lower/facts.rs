@@ -24,6 +24,10 @@ pub trait Facts {
     /// Embeddings of tokens, `[ids, hidden]` in row-major order. All ids are inside the vocabulary.
     fn embedding(&self, ids: &[u32]) -> Vec<f32>;
 
+    /// Products of rows of weights, `[n, vocabulary]`, with the embedding matrix, `[vocabulary, hidden]`:
+    /// `[n, hidden]`, all row-major, summed in f64 in the order of the vocabulary.
+    fn embedding_product(&self, weights: &[f64]) -> Vec<f64>;
+
     /// Standard deviation over the whole embedding matrix.
     fn vocab_sigma(&self) -> f64;
 

@@ -15,6 +15,7 @@ use crate::spec::patch::PatchSpec;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 use crate::spec::trace::TraceSpec;
+use crate::tokens::Token;
 
 /// A plan and what its numbers mean.
 #[derive(Debug, Clone)]
@@ -180,6 +181,8 @@ pub struct TraceLayout {
     pub corrupted: Vec<usize>,
     /// Positions that got noise, or whose token differs.
     pub corrupted_positions: Vec<u32>,
+    /// Prompts that took the clean one's place, one per sample; none if there was noise.
+    pub replaced: Vec<Replaced>,
     /// Token span named `subject`.
     pub subject: Option<Range<u32>>,
     /// The noise used.
@@ -188,10 +191,21 @@ pub struct TraceLayout {
     pub arms: Named<Grid>,
 }
 
-/// The standard deviation of the noise, and how it came about.
+/// A prompt that took the clean one's place.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Replaced {
+    /// The run that it is; null if tokens were replaced.
+    pub run: Option<String>,
+    /// Its tokens; replaced ones have the offsets of what they replace.
+    pub tokens: Vec<Token>,
+    /// Where they are others than the clean run's.
+    pub differing_positions: Vec<u32>,
+}
+
+/// The standard deviation of the noise (of `uniform`, half the width of its range), and how it came about.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct SigmaUsed {
-    /// Standard deviation of the noise.
+    /// Sigma.
     pub abs: f64,
     /// Multiple of the reference; null if it was given absolutely.
     pub k: Option<f64>,

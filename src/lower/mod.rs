@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 pub mod align;
 pub mod classes;
+mod corrupt;
+mod draw;
 pub mod facts;
 pub mod layout;
 pub mod lint;
@@ -17,6 +19,7 @@ mod patch;
 pub mod prompts;
 mod run;
 mod select;
+mod swap;
 mod template;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,4 +1,4 @@
-//! Standard normal numbers: `NumPy`'s legacy stream bit for bit, and a counter-based one.
+//! Random numbers: `NumPy`'s legacy stream bit for bit, and a counter-based one.
 
 use std::f64::consts::PI;
 
@@ -18,6 +18,12 @@ pub fn numpy_legacy(seed: u32, n: usize) -> Vec<f64> {
             })
         })
         .collect()
+}
+
+/// `NumPy`'s `RandomState(seed).uniform(-1, 1, n)`.
+pub fn numpy_legacy_uniform(seed: u32, n: usize) -> Vec<f64> {
+    let mut generator = Mt::new(seed);
+    (0..n).map(|_| 2.0 * double53(&mut generator) - 1.0).collect()
 }
 
 fn polar_pair(generator: &mut Mt) -> (f64, f64) {
@@ -45,7 +51,8 @@ fn double53(generator: &mut Mt) -> f64 {
 pub struct NoiseKey {
     /// The request's seed.
     pub seed: u64,
-    /// 0 for corruption; other uses count from 1, so that their noise is independent.
+    /// What the noise is for, so that different uses are independent: see [`stream`]. Operation `noise` of patches
+    /// counts its streams from 1, by site and layer.
     pub stream: u32,
     /// Sample.
     pub sample: u32,
@@ -53,20 +60,47 @@ pub struct NoiseKey {
     pub position: u32,
 }
 
+/// Streams of corruptions: [`NoiseKey::stream`]. Those beside the gaussian count from the end.
+pub mod stream {
+    /// Method `gaussian`, and the rows that `student_t` stretches.
+    pub const GAUSSIAN: u32 = 0;
+    /// Method `uniform`.
+    pub const UNIFORM: u32 = u32::MAX;
+    /// The chi-square draws of method `student_t`.
+    pub const CHI_SQUARE: u32 = u32::MAX - 1;
+    /// Method `multivariate`: one number per token of the vocabulary.
+    pub const MULTIVARIATE: u32 = u32::MAX - 2;
+}
+
 /// `width` standard normal numbers from Philox4x32-10 (Salmon et al. 2011) and Box and Muller's transform in f64.
 /// A prefix of a wider row has the same numbers.
 pub fn philox_row(key: NoiseKey, width: usize) -> Vec<f64> {
-    let seed = [key.seed as u32, (key.seed >> 32) as u32];
-    let blocks = 0..width.div_ceil(2) as u32;
-    let pairs = blocks.flat_map(|block| {
-        let words = philox4x32([block, key.position, key.sample, key.stream], seed);
-        let (u, v) = (unit(words[0], words[1]), unit(words[2], words[3]));
+    let pairs = unit_pairs(key, width).flat_map(|(u, v)| {
         // 1 - u lies in (0, 1], so that the logarithm is finite.
         let radius = (-2.0 * (1.0 - u).ln()).sqrt();
         let (sin, cos) = (2.0 * PI * v).sin_cos();
         [radius * cos, radius * sin]
     });
     pairs.take(width).collect()
+}
+
+/// `width` numbers uniform in `[-1, 1)` from the same generator.
+pub fn philox_uniform_row(key: NoiseKey, width: usize) -> Vec<f64> {
+    unit_pairs(key, width).flat_map(|(u, v)| [2.0 * u - 1.0, 2.0 * v - 1.0]).take(width).collect()
+}
+
+/// One draw from the chi-square distribution: the sum of `df` squared standard normal numbers.
+pub fn philox_chi_square(key: NoiseKey, df: u32) -> f64 {
+    philox_row(key, df as usize).iter().map(|x| x * x).sum()
+}
+
+/// Pairs of doubles in `[0, 1)`, enough for `width` numbers: one per block of the generator.
+fn unit_pairs(key: NoiseKey, width: usize) -> impl Iterator<Item = (f64, f64)> {
+    let seed = [key.seed as u32, (key.seed >> 32) as u32];
+    (0..width.div_ceil(2) as u32).map(move |block| {
+        let words = philox4x32([block, key.position, key.sample, key.stream], seed);
+        (unit(words[0], words[1]), unit(words[2], words[3]))
+    })
 }
 
 /// A double in `[0, 1)` with 53 random bits.

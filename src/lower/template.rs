@@ -142,7 +142,7 @@ fn op(
                 return None;
             }
             let ids: Vec<u32> = place.positions.iter().map(|p| place.base.ids[*p as usize]).collect();
-            let std = super::trace::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
+            let std = super::corrupt::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
             let site_width = width(place.intervention.site, facts.config());
             let numbers = place.positions.len() as u64 * site_width as u64;
             if numbers > facts.limits().noise_elements {

@@ -38,6 +38,8 @@ pub(crate) struct Fake {
     pub(crate) config: ModelConfig,
     pub(crate) limits: Limits,
     pub(crate) adds_bos: bool,
+    /// Added to every token's embedding, times the dimension: its mean is zero otherwise.
+    pub(crate) shift: f32,
 }
 
 impl Default for Fake {
@@ -59,7 +61,7 @@ impl Default for Fake {
             qkv_bias: false,
             qk_norm: false,
         };
-        Self { config, limits: Limits::default(), adds_bos: false }
+        Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0 }
     }
 }
 
@@ -79,7 +81,18 @@ impl Facts for Fake {
         self
     }
     fn embedding(&self, ids: &[u32]) -> Vec<f32> {
-        ids.iter().flat_map(|id| (0..8).map(move |d| ((id * 7 + d) % 5) as f32 - 2.0)).collect()
+        let number = |id: u32, d: u32| ((id * 7 + d) % 5) as f32 - 2.0 + self.shift * d as f32;
+        ids.iter().flat_map(|id| (0..8).map(move |d| number(*id, d))).collect()
+    }
+    fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
+        let vocab = self.config.vocab_size;
+        let table = self.embedding(&(0..vocab as u32).collect::<Vec<_>>());
+        let number = |row: &[f64], d: usize| (0..vocab).map(|v| row[v] * f64::from(table[v * 8 + d])).sum();
+        weights
+            .chunks(vocab)
+            .flat_map(|row| (0..8).map(move |d| (row, d)))
+            .map(|(row, d)| number(row, d))
+            .collect()
     }
     fn vocab_sigma(&self) -> f64 {
         0.5

@@ -3,8 +3,9 @@
 use super::scale::significant;
 use super::trace::TraceResponse;
 use crate::effect::stats::Estimate;
+use crate::lower::layout::Replaced;
 use crate::lower::measure::TargetToken;
-use crate::spec::corruption::Method;
+use crate::spec::corruption::{Method, Mode, RunNames};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind};
@@ -77,19 +78,41 @@ pub(super) const fn direction(direction: Direction) -> &'static str {
 
 /// How the corrupted run came about.
 pub(super) fn corruption(response: &TraceResponse) -> String {
-    let gaussian = match &response.request.corrupt.method {
-        Method::Run { run } => return format!("corrupted run: {run}"),
-        Method::Gaussian(gaussian) => gaussian,
+    let method = &response.request.corrupt.method;
+    let draws = match method {
+        Method::Run { run: RunNames::One(run) } => return format!("corrupted run: {run}"),
+        Method::Run { run: RunNames::List(runs) } => return format!("corrupted runs: {}", listed(runs)),
+        Method::ReplaceTokens(_) => return replaced(response),
+        noise => noise.draws(),
     };
-    let noise = response.sigma.map_or_else(String::new, |sigma| {
+    let size = response.sigma.map_or_else(String::new, |sigma| {
         let abs = significant(sigma.abs, DIGITS);
         match (sigma.k, sigma.of) {
             (Some(k), Some(of)) => format!(" {}σ of {of} ({abs})", significant(k, DIGITS)),
             _ => format!(" σ = {abs}"),
         }
     });
+    let noise = match method {
+        Method::Gaussian(_) => "noise".to_owned(),
+        other => format!("{} noise", other.name().replace('_', " ")),
+    };
+    let mode = match draws.map(|draws| draws.mode) {
+        Some(Mode::Replace) => " in place of the embeddings",
+        _ => "",
+    };
+    let noise = format!("{noise}{size}{mode}");
     let samples = if response.samples == 1 { "sample" } else { "samples" };
-    format!("noise{noise}, {}\u{a0}{samples}, seed\u{a0}{}", response.samples, gaussian.seed)
+    let seed = draws.map_or_else(String::new, |draws| format!(", seed\u{a0}{}", draws.seed));
+    format!("{noise}, {}\u{a0}{samples}{seed}", response.samples)
+}
+
+/// The texts that took the place of tokens.
+fn replaced(response: &TraceResponse) -> String {
+    let text = |one: &Replaced| -> String {
+        one.differing_positions.iter().map(|p| one.tokens[*p as usize].text.as_str()).collect()
+    };
+    let texts: Vec<String> = response.replaced.iter().map(|one| format!("“{}”", text(one).trim())).collect();
+    format!("tokens replaced by {}", listed(&texts))
 }
 
 /// What a patch writes, leaving out what is swept: `resid_post from source, last position`.

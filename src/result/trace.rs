@@ -11,7 +11,7 @@ use super::patch::{Masks, masks, shape};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
 use crate::lower::facts::Words;
-use crate::lower::layout::{Axis, CellKey, Grid, SigmaUsed, TraceLayout};
+use crate::lower::layout::{Axis, CellKey, Grid, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
@@ -50,10 +50,13 @@ pub struct TraceResponse {
     /// Clean minus corrupted.
     #[schema(value_type = std::collections::BTreeMap<String, Estimate>)]
     pub total_effect: Named<Estimate>,
-    /// The noise used; null if another run took the clean run's place.
+    /// The size of the noise; null where it is `multivariate`, and where other tokens took the clean run's place.
     pub sigma: Option<SigmaUsed>,
     /// Samples of the corrupted run.
     pub samples: usize,
+    /// Prompts that took the clean one's place, one per sample; left out where there was noise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<Replaced>,
     /// What each arm gave.
     #[schema(value_type = std::collections::BTreeMap<String, ArmResult>)]
     pub arms: Named<ArmResult>,
@@ -197,7 +200,7 @@ pub fn respond(
     let found =
         lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
     let clean = &common.runs.0[layout.clean_run].1.0;
-    let rng = spec.gaussian().map(|gaussian| RngUsed { algo: gaussian.rng, seed: gaussian.seed });
+    let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     Ok(TraceResponse {
         id: envelope.id,
         model: envelope.model,
@@ -214,6 +217,7 @@ pub fn respond(
         total_effect,
         sigma: layout.sigma,
         samples: layout.corrupted.len(),
+        replaced: layout.replaced.clone(),
         arms,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         receipt: Receipts::of(output),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::kernels::cpu::Matrix;
 use crate::load::Fingerprint;
 use crate::lower::facts::{Facts, Limits, Words};
@@ -53,6 +55,10 @@ impl Facts for Served {
         ids.iter().flat_map(|&id| self.embedding.row(id as usize)).copied().collect()
     }
 
+    fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
+        product(weights, &self.embedding)
+    }
+
     fn vocab_sigma(&self) -> f64 {
         self.vocab_sigma
     }
@@ -62,10 +68,67 @@ impl Facts for Served {
     }
 }
 
+/// `weights [n, rows] * matrix [rows, columns]`. Blocks of columns are computed side by side, each over all rows in
+/// order, so that a number's bits depend on nothing but its row of weights; the matrix is read once for all of these.
+fn product(weights: &[f64], matrix: &Matrix) -> Vec<f64> {
+    const BLOCK: usize = 64;
+    let (rows, columns) = (matrix.rows(), matrix.columns());
+    let n = weights.len() / rows;
+    let block = |first: usize| {
+        let width = BLOCK.min(columns - first);
+        let mut sums = vec![0.0; n * width];
+        for row in 0..rows {
+            let values = &matrix.row(row)[first..first + width];
+            for (i, sums) in sums.chunks_exact_mut(width).enumerate() {
+                let weight = weights[i * rows + row];
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum += weight * f64::from(*value);
+                }
+            }
+        }
+        sums
+    };
+    let firsts: Vec<usize> = (0..columns).step_by(BLOCK).collect();
+    let blocks: Vec<Vec<f64>> = firsts.par_iter().map(|first| block(*first)).collect();
+    let row = |i: usize| {
+        blocks.iter().flat_map(move |sums| {
+            let width = sums.len() / n;
+            &sums[i * width..(i + 1) * width]
+        })
+    };
+    (0..n).flat_map(row).copied().collect()
+}
+
 /// Standard deviation of all numbers (n - 1), in f64.
 pub(super) fn sigma(numbers: &[f32]) -> f64 {
     let n = numbers.len() as f64;
     let mean = numbers.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
     let squares = numbers.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
     (squares / (n - 1.0)).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_with_the_embedding_matrix_are_those_of_the_definition() {
+        // 3 columns fill no block, 130 two and a part of a third.
+        for (n, rows, columns) in [(1, 5, 3), (4, 7, 64), (3, 11, 130)] {
+            let numbers = |len: usize, step: usize| (0..len).map(move |i| (i * step % 17) as f64 - 8.0);
+            let weights: Vec<f64> = numbers(n * rows, 5).collect();
+            let data: Vec<f32> = numbers(rows * columns, 3).map(|x| x as f32).collect();
+            let expected: Vec<f64> = (0..n * columns)
+                .map(|at| {
+                    (0..rows)
+                        .map(|r| {
+                            weights[at / columns * rows + r] * f64::from(data[r * columns + at % columns])
+                        })
+                        .sum()
+                })
+                .collect();
+            // Small integers: exact.
+            assert_eq!(product(&weights, &Matrix::from_rows(columns, data)), expected);
+        }
+    }
 }

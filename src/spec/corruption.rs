@@ -1,4 +1,6 @@
-//! Corruption: how a run is derived from the clean one.
+//! Corruption: how runs are derived from the clean one.
+
+mod reading;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -7,10 +9,10 @@ use super::problem::{Problems, code};
 use super::read::Node;
 use super::select::{Positions, Which};
 
-/// How the corrupted run differs from the clean one.
+/// How the corrupted runs differ from the clean one.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Corruption {
-    /// The run it is derived from.
+    /// The run they are derived from.
     #[schema(required = false)]
     pub from: String,
     /// How.
@@ -18,28 +20,81 @@ pub struct Corruption {
     pub method: Method,
 }
 
-/// Ways to corrupt.
+/// Ways to corrupt: noise on the embeddings of some tokens (Meng et al. 2022, and the alternatives that its authors
+/// tried), or other tokens (Zhang and Nanda 2023 recommend these where a matched prompt exists: noise leaves the
+/// distribution that the model was trained on, and the two can disagree).
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum Method {
-    /// Gaussian noise added to the embeddings of some tokens (Meng et al. 2022).
-    Gaussian(Gaussian),
-    /// Another run of equal length takes its place (symmetric token replacement, Zhang and Nanda 2023).
+    /// Independent gaussian numbers of standard deviation sigma.
+    Gaussian(Spherical),
+    /// Independent numbers, uniform in [-sigma, sigma): their standard deviation is sigma / sqrt(3).
+    Uniform(Spherical),
+    /// Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.
+    StudentT(StudentT),
+    /// Gaussian rows with the covariance of the embedding matrix.
+    Multivariate(Multivariate),
+    /// Other tokens in place of some (symmetric token replacement).
+    ReplaceTokens(ReplaceTokens),
+    /// Other runs of equal length take the clean run's place.
     Run {
-        /// That run.
-        run: String,
+        /// Their names; each is one sample.
+        run: RunNames,
     },
 }
 
-/// Noise on embeddings.
+/// Noise whose numbers are independent.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Gaussian {
-    /// Tokens that get noise.
+pub struct Spherical {
+    /// Its size.
     #[schema(required = false)]
-    pub positions: Positions,
+    pub sigma: Sigma,
+    /// What all noise shares.
+    #[serde(flatten)]
+    pub draws: Draws,
+}
+
+/// Noise from a multivariate t distribution: each row is the row of method `gaussian` (the same numbers for the same
+/// seed) times `sqrt((df - 2) / u)`, where u is one draw from chi-square(df) per sample and position. Its variance
+/// is sigma^2. (ROME stretches rows of method `multivariate` in this way, by draws of `RandomState(2)`.)
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct StudentT {
+    /// Degrees of freedom, 3 to 1000: the fewer, the heavier the tails; with two or fewer there is no variance.
+    #[schema(required = false, minimum = 3, maximum = 1000)]
+    pub df: u32,
     /// Its standard deviation.
     #[schema(required = false)]
     pub sigma: Sigma,
+    /// What all noise shares.
+    #[serde(flatten)]
+    pub draws: Draws,
+}
+
+/// Noise with the covariance of the embedding matrix E (all its rows, equally weighted): `k (E - mean)^T g / sqrt(V - 1)`
+/// with V standard normal numbers g, which is exact. Its mean is zero; in mode `replace` the mean embedding is added.
+/// (ROME estimates mean and covariance over tokens of wikitext, and adds the mean in both modes.)
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Multivariate {
+    /// Factor; 1 gives the covariance itself.
+    #[schema(required = false)]
+    pub k: f64,
+    /// What all noise shares.
+    #[serde(flatten)]
+    pub draws: Draws,
+}
+
+/// What all noise shares. The clean run's embedding, the noise and every cell that is patched use the same draws.
+///
+/// With rng `philox` a number depends on method, seed, sample, position and dimension only. Operation `noise` of
+/// `POST /v1/patch` draws from other streams: the same seed gives other numbers there.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Draws {
+    /// Tokens that get noise.
+    #[schema(required = false)]
+    pub positions: Positions,
+    /// Whether noise is added to their embeddings or takes their place.
+    #[schema(required = false)]
+    pub mode: Mode,
     /// Independent draws; each is one corrupted run shared by every cell.
     #[schema(required = false)]
     pub samples: u64,
@@ -52,6 +107,59 @@ pub struct Gaussian {
     /// Allows noise on BOS.
     #[schema(required = false)]
     pub include_bos: bool,
+}
+
+/// What noise does to embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Embedding plus noise.
+    Add,
+    /// Noise instead of the embedding: nothing of the token is left.
+    Replace,
+}
+
+/// Other tokens in place of some. Ids are exchanged in the tokenised prompt; nothing else changes.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ReplaceTokens {
+    /// Tokens that are replaced.
+    #[schema(required = false)]
+    pub positions: Positions,
+    /// What takes their place, as many tokens as are replaced; each alternative is one sample.
+    pub with: Replacements,
+    /// Allows the replacement of BOS.
+    #[schema(required = false)]
+    pub include_bos: bool,
+}
+
+/// One alternative or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Replacements {
+    /// A text.
+    One(String),
+    /// Alternatives.
+    List(Vec<Replacement>),
+}
+
+/// Tokens given as a text (with its leading space, if the replaced one has one) or as ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Replacement {
+    /// A text, tokenised by itself.
+    Text(String),
+    /// Token ids.
+    Tokens(Vec<u32>),
+}
+
+/// One run or several.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum RunNames {
+    /// One run.
+    One(String),
+    /// Several: effects depend on which corrupted prompt was chosen (Heimersheim and Nanda 2024).
+    List(Vec<String>),
 }
 
 /// A standard deviation.
@@ -83,13 +191,15 @@ pub enum SigmaOf {
     Vocab,
 }
 
-/// A generator of standard normal numbers.
+/// A generator of random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rng {
     /// Philox4x32-10: a number depends on seed, sample, position and dimension only.
     Philox,
-    /// `numpy.random.RandomState(seed).randn(samples, positions, hidden)`, bit for bit (ROME).
+    /// `numpy.random.RandomState(seed)`, bit for bit, as ROME calls it: `.randn(samples, positions, hidden)` or
+    /// `.uniform(-1, 1, (samples, positions, hidden))`, positions in ascending order, in f64. Other noise needs
+    /// `philox`.
     NumpyLegacy,
 }
 
@@ -100,16 +210,95 @@ impl Rng {
     }
 }
 
-impl Default for Gaussian {
+impl Default for Draws {
     fn default() -> Self {
         Self {
             positions: Positions::Span { span: "subject".to_owned(), which: Which::All },
-            sigma: Sigma::Relative { k: 3.0, of: SigmaOf::Subjects },
+            mode: Mode::Add,
             samples: 10,
             seed: 1,
             rng: Rng::Philox,
             include_bos: false,
         }
+    }
+}
+
+impl Default for Sigma {
+    /// Three standard deviations of the subject's embeddings (Meng et al. 2022).
+    fn default() -> Self {
+        Self::Relative { k: 3.0, of: SigmaOf::Subjects }
+    }
+}
+
+impl StudentT {
+    /// Most degrees of freedom: beyond them the distribution is a gaussian for all that samples could show.
+    pub const MOST_DF: u32 = 1000;
+}
+
+impl Method {
+    /// What all noise shares, if this is noise.
+    pub const fn draws(&self) -> Option<&Draws> {
+        match self {
+            Self::Gaussian(Spherical { draws, .. })
+            | Self::Uniform(Spherical { draws, .. })
+            | Self::StudentT(StudentT { draws, .. })
+            | Self::Multivariate(Multivariate { draws, .. }) => Some(draws),
+            Self::ReplaceTokens(_) | Self::Run { .. } => None,
+        }
+    }
+
+    /// The size of noise that has one.
+    pub const fn sigma(&self) -> Option<Sigma> {
+        match self {
+            Self::Gaussian(Spherical { sigma, .. })
+            | Self::Uniform(Spherical { sigma, .. })
+            | Self::StudentT(StudentT { sigma, .. }) => Some(*sigma),
+            Self::Multivariate(_) | Self::ReplaceTokens(_) | Self::Run { .. } => None,
+        }
+    }
+
+    /// Its name on the wire.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Gaussian(_) => "gaussian",
+            Self::Uniform(_) => "uniform",
+            Self::StudentT(_) => "student_t",
+            Self::Multivariate(_) => "multivariate",
+            Self::ReplaceTokens(_) => "replace_tokens",
+            Self::Run { .. } => "run",
+        }
+    }
+}
+
+impl RunNames {
+    /// The names, each with where it stands below `/corrupt`.
+    pub fn each(&self) -> Vec<(&str, String)> {
+        match self {
+            Self::One(name) => vec![(name, "/run".to_owned())],
+            Self::List(names) => {
+                names.iter().enumerate().map(|(i, name)| (name.as_str(), format!("/run/{i}"))).collect()
+            }
+        }
+    }
+}
+
+impl Replacements {
+    /// The alternatives, each with where it stands below `/corrupt`.
+    pub fn each(&self) -> Vec<(Replacement, String)> {
+        match self {
+            Self::One(text) => vec![(Replacement::Text(text.clone()), "/with".to_owned())],
+            Self::List(list) => {
+                list.iter().enumerate().map(|(i, one)| (one.clone(), format!("/with/{i}"))).collect()
+            }
+        }
+    }
+}
+
+impl Corruption {
+    /// The default: 3 sigma of gaussian noise on the span `subject`, 10 samples.
+    pub fn gaussian(from: &str) -> Self {
+        let noise = Spherical { sigma: Sigma::default(), draws: Draws::default() };
+        Self { from: from.to_owned(), method: Method::Gaussian(noise) }
     }
 }
 
@@ -134,7 +323,7 @@ pub(super) fn read_seed(
     rng: Option<Rng>,
     out: &mut Problems,
 ) -> Option<u64> {
-    let Some(node) = fields.get("seed") else { return Some(Gaussian::default().seed) };
+    let Some(node) = fields.get("seed") else { return Some(Draws::default().seed) };
     let seed = node.natural(0, out)?;
     if rng == Some(Rng::NumpyLegacy) && u32::try_from(seed).is_err() {
         let detail = format!("NumPy's generator takes seeds below 2^32, got {seed}");
@@ -142,47 +331,4 @@ pub(super) fn read_seed(
         return None;
     }
     Some(seed)
-}
-
-impl Corruption {
-    /// The default: 3 sigma of gaussian noise on the span `subject`, 10 samples.
-    pub fn gaussian(from: &str) -> Self {
-        Self { from: from.to_owned(), method: Method::Gaussian(Gaussian::default()) }
-    }
-
-    /// Reads the object; `from` is the run meant where none is named.
-    pub fn read(node: &Node<'_>, from: &str, out: &mut Problems) -> Option<Self> {
-        const GAUSSIAN: [&str; 9] =
-            ["from", "method", "positions", "sigma", "mode", "samples", "seed", "rng", "include_bos"];
-        const LATER: [&str; 5] = ["uniform", "student_t", "multivariate", "replace_tokens", "replace"];
-        let is_run = node.value.get("method").is_some_and(|method| method == "run");
-        let fields = node.fields(if is_run { &["from", "method", "run"] } else { &GAUSSIAN }, out)?;
-        let from = fields.get("from").map_or(Some(from.to_owned()), |n| n.name(out));
-        if is_run {
-            let run = fields.need("run", "name the run that takes the clean run's place", out);
-            return Some(Self { from: from?, method: Method::Run { run: run?.name(out)? } });
-        }
-        let method = fields
-            .get("method")
-            .map_or(Some(()), |n| n.choice(&[("gaussian", ()), ("run", ())], &LATER, out));
-        let mode = fields.get("mode").map_or(Some(()), |n| n.choice(&[("add", ())], &["replace"], out));
-        let default = Gaussian::default();
-        let positions =
-            fields.get("positions").map_or(Some(default.positions), |n| Positions::read(&n, false, out));
-        let sigma = fields.get("sigma").map_or(Some(default.sigma), |n| Sigma::read(&n, out));
-        let samples = fields.get("samples").map_or(Some(default.samples), |n| n.natural(1, out));
-        let rng = fields.get("rng").map_or(Some(default.rng), |n| Rng::read(&n, out));
-        let seed = read_seed(&fields, rng, out);
-        let include_bos = fields.get("include_bos").map_or(Some(false), |n| n.flag(out));
-        method.and(mode)?;
-        let gaussian = Gaussian {
-            positions: positions?,
-            sigma: sigma?,
-            samples: samples?,
-            seed: seed?,
-            rng: rng?,
-            include_bos: include_bos?,
-        };
-        Some(Self { from: from?, method: Method::Gaussian(gaussian) })
-    }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::corruption::{Corruption, Gaussian, Method};
+use super::corruption::Corruption;
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind};
@@ -198,14 +198,6 @@ impl TraceSpec {
             keep,
             plot: plot.unwrap_or_default(),
         })
-    }
-
-    /// The noise, if the corruption is one.
-    pub fn gaussian(&self) -> Option<&Gaussian> {
-        match &self.corrupt.method {
-            Method::Gaussian(gaussian) => Some(gaussian),
-            Method::Run { .. } => None,
-        }
     }
 }
 

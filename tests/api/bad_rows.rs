@@ -605,9 +605,9 @@ fn trace_fields() -> Fields {
         ("/corrupt/from", with(no_texts(), &[(json!("nobody"), "unknown_name"), (json!(""), "empty")])),
         (
             "/corrupt/method",
-            with(no_texts(), &[(json!("uniform"), "not_supported"), (json!("gauss"), "unknown_value")]),
+            with(no_texts(), &[(json!("gauss"), "unknown_value"), (json!("tokens"), "unknown_value")]),
         ),
-        ("/corrupt/mode", vec![(json!("replace"), "not_supported"), (json!("sum"), "unknown_value")]),
+        ("/corrupt/mode", vec![(json!("sum"), "unknown_value"), (json!(1), "wrong_type")]),
         (
             "/corrupt/positions",
             vec![

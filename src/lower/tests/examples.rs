@@ -120,8 +120,8 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
                                               "spans": {"subject": "Eiffel Tower"}}})
     );
     let corrupt = json!({"from": "clean", "method": "gaussian", "positions": {"span": "subject", "which": "all"},
-                         "sigma": {"k": 3.0, "of": "subjects"}, "samples": 10, "seed": 1, "rng": "philox",
-                         "include_bos": false});
+                         "sigma": {"k": 3.0, "of": "subjects"}, "mode": "add", "samples": 10, "seed": 1,
+                         "rng": "philox", "include_bos": false});
     assert_eq!(echo["corrupt"], corrupt);
     let again = lower::trace(&echo, &facts).unwrap();
     assert_eq!(serde_json::to_value(&again.layout.spec).unwrap(), echo);

@@ -10,6 +10,7 @@
 )]
 
 mod bad_inputs;
+mod corruption;
 mod examples;
 mod lowering;
 mod noise;

@@ -2,7 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::lower::noise::{NoiseKey, numpy_legacy, philox_row, philox4x32};
+use crate::lower::noise::{
+    NoiseKey, numpy_legacy, numpy_legacy_uniform, philox_chi_square, philox_row, philox_uniform_row,
+    philox4x32, stream,
+};
 
 /// SHA-256 of the little-endian doubles, in hex.
 fn digest(values: &[f64]) -> String {
@@ -29,6 +32,26 @@ fn legacy_noise_has_the_bits_of_numpy() {
     assert_eq!(rome, "baf58e7a8d77b7e403b98244fa80cf1911dc8e9e9c4054b04d84109533c115d6");
     let other = digest(&numpy_legacy(123_456, 3 * 4 * 2048));
     assert_eq!(other, "9aa4d9a49707a50ed7a0ad1a6e19f00a5038a5010809e1c5832635cf9c3cd703");
+}
+
+#[test]
+fn legacy_uniform_noise_has_the_bits_of_numpy() {
+    // numpy.random.RandomState(1).uniform(-1, 1, 6).view(numpy.uint64), NumPy 2.4.6
+    let bits = [
+        0xbfc5_3e0b_c017_0fe8_u64,
+        0x3fdc_3397_ceeb_c144,
+        0xbfef_fe20_46f9_99e4,
+        0xbfd9_4d2a_9003_ee18,
+        0xbfe6_9b8d_2e1c_7d62,
+        0xbfea_171f_dcd3_cd7c,
+    ];
+    assert_eq!(numpy_legacy_uniform(1, 6).iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits);
+    // The same of RandomState(2**32 - 1).
+    let bits = [0xbfe9_c065_971b_6df8_u64, 0x3fea_647b_0480_6562, 0x3fe2_7f8d_ec35_e7f2];
+    assert_eq!(numpy_legacy_uniform(u32::MAX, 3).iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits);
+    // hashlib.sha256(numpy.random.RandomState(1).uniform(-1, 1, (10, 7, 576)).tobytes()).hexdigest()
+    let rome = digest(&numpy_legacy_uniform(1, 10 * 7 * 576));
+    assert_eq!(rome, "f5152f4940839e3557d24a46356847913b420cc167f49577e8e70b5222483ac8");
 }
 
 #[test]
@@ -64,5 +87,47 @@ fn counter_based_noise_is_normal_and_depends_on_nothing_but_its_key() {
     for (k, expected, error) in [(1, 0.0, 1.0_f64), (2, 1.0, 2.0), (3, 0.0, 15.0), (4, 3.0, 96.0)] {
         let limit = 4.0 * (error / n).sqrt();
         assert!((moment(k) - expected).abs() < limit, "moment {k}: {}", moment(k));
+    }
+}
+
+/// Mean and variance.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (mean, values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n)
+}
+
+#[test]
+fn counter_based_uniform_noise_fills_its_range_evenly() {
+    let key = |position| NoiseKey { seed: 1, stream: stream::UNIFORM, sample: 0, position };
+    assert_eq!(philox_uniform_row(key(3), 7), philox_uniform_row(key(3), 64)[..7]);
+    let many: Vec<f64> = (0..200).flat_map(|p| philox_uniform_row(key(p), 500)).collect();
+    let n = many.len() as f64;
+    assert!(many.iter().all(|x| (-1.0..1.0).contains(x)));
+    let (mean, variance) = moments(&many);
+    // Variance 1/3, fourth moment 1/5: four standard errors.
+    assert!(mean.abs() < 4.0 * (1.0 / 3.0 / n).sqrt(), "{mean}");
+    assert!((variance - 1.0 / 3.0).abs() < 4.0 * ((1.0 / 5.0 - 1.0 / 9.0) / n).sqrt(), "{variance}");
+    for tenth in 0..10 {
+        let from = -1.0 + 0.2 * f64::from(tenth);
+        let share = many.iter().filter(|x| (from..from + 0.2).contains(*x)).count() as f64 / n;
+        assert!((share - 0.1).abs() < 4.0 * (0.09 / n).sqrt(), "from {from}: {share}");
+    }
+}
+
+#[test]
+fn chi_square_draws_have_the_mean_and_variance_of_their_degrees_of_freedom() {
+    for df in [3_u32, 8, 101] {
+        let draws: Vec<f64> = (0..20_000)
+            .map(|position| {
+                philox_chi_square(NoiseKey { seed: 9, stream: stream::CHI_SQUARE, sample: 1, position }, df)
+            })
+            .collect();
+        let (n, k) = (draws.len() as f64, f64::from(df));
+        let (mean, variance) = moments(&draws);
+        // Variance 2 k, fourth central moment 12 k^2 + 48 k: four standard errors.
+        assert!((mean - k).abs() < 4.0 * (2.0 * k / n).sqrt(), "{df}: {mean}");
+        let error = ((12.0 * k * k + 48.0 * k - 4.0 * k * k) / n).sqrt();
+        assert!((variance - 2.0 * k).abs() < 4.0 * error, "{df}: {variance}");
     }
 }

@@ -1,0 +1,222 @@
+//! Corruptions resolved: which tokens get which noise, or which other tokens.
+
+use super::Prepared;
+use super::draw;
+use super::facts::Facts;
+use super::layout::{Replaced, SigmaUsed};
+use super::prompts::TokenRun;
+use super::select;
+use super::swap::{self, Swap};
+use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
+use crate::spec::corruption::{Draws, Method, Mode, Multivariate, Sigma, SigmaOf};
+use crate::spec::problem::{Problems, code};
+use crate::spec::select::Positions;
+use crate::spec::site::Site;
+use crate::spec::trace::TraceSpec;
+
+/// How the corrupted runs are made, with indices.
+pub(super) enum Corrupting {
+    /// Noise on the embeddings at these positions.
+    Noise {
+        /// Ascending.
+        positions: Vec<u32>,
+        /// Its size, if the method has one.
+        sigma: Option<SigmaUsed>,
+    },
+    /// Other tokens, a prompt per sample.
+    Tokens(Vec<Swap>),
+}
+
+/// The corrupted runs of a plan.
+pub(super) struct Corrupted {
+    /// Each sample's run and its readout.
+    pub runs: Vec<(RunId, usize)>,
+    /// Positions that got noise, or whose token differs in a sample; ascending.
+    pub positions: Vec<u32>,
+    /// The prompts that took the clean one's place.
+    pub replaced: Vec<Replaced>,
+}
+
+/// How many corrupted runs there are, if they are within the limit.
+pub(super) fn samples(method: &Method, facts: &dyn Facts, out: &mut Problems) -> Option<u64> {
+    let limit = facts.limits().samples;
+    let (samples, at, fix) = match method {
+        Method::ReplaceTokens(replace) => {
+            (replace.with.each().len() as u64, "with", "list fewer alternatives")
+        }
+        Method::Run { run } => (run.each().len() as u64, "run", "list fewer runs"),
+        noise => (noise.draws().map_or(1, |draws| draws.samples), "samples", "10 are usual"),
+    };
+    if samples > limit {
+        let detail = format!("{samples} samples, the limit is {limit}");
+        out.push(format!("/corrupt/{at}"), code::LIMIT, detail, format!("ask for at most {limit}; {fix}"));
+        return None;
+    }
+    Some(samples)
+}
+
+/// The corruption with indices.
+pub(super) fn resolve(
+    spec: &TraceSpec,
+    clean: &TokenRun,
+    samples: u64,
+    facts: &dyn Facts,
+    prepared: &mut Prepared,
+    out: &mut Problems,
+) -> Option<Corrupting> {
+    let method = &spec.corrupt.method;
+    let Some(draws) = method.draws() else {
+        return swap::resolve(spec, clean, facts, prepared, out).map(Corrupting::Tokens);
+    };
+    let positions = corrupted_positions(&draws.positions, draws.include_bos, clean, prepared, out)?;
+    let config = facts.config();
+    // A row of multivariate noise is made from one number per token of the vocabulary.
+    let per_row = match method {
+        Method::Multivariate(_) => config.vocab_size.max(config.hidden_size),
+        _ => config.hidden_size,
+    };
+    let elements = samples.saturating_mul(positions.len() as u64).saturating_mul(per_row as u64);
+    if elements > facts.limits().noise_elements {
+        let detail = format!("{elements} random numbers, the limit is {}", facts.limits().noise_elements);
+        out.push("/corrupt/samples", code::LIMIT, detail, "choose fewer samples or fewer positions");
+        return None;
+    }
+    if samples == 1 {
+        let detail = "one draw of noise has no error bar".to_owned();
+        prepared.lints.warn("SINGLE_NOISE_SAMPLE", "/corrupt/samples", detail, "10 samples are usual");
+    }
+    let ids: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();
+    let used = match method {
+        Method::Multivariate(Multivariate { k, .. }) => {
+            // Only checked: this noise has a covariance, and no single deviation.
+            let reference = Sigma::Relative { k: *k, of: SigmaOf::Vocab };
+            sigma(reference, &ids, "/corrupt/k", facts, out)?;
+            None
+        }
+        _ => Some(sigma(method.sigma().unwrap_or_default(), &ids, "/corrupt/sigma", facts, out)?),
+    };
+    Some(Corrupting::Noise { positions, sigma: used })
+}
+
+impl Corrupting {
+    /// The noise used, if it has one deviation.
+    pub(super) fn sigma(&self) -> Option<SigmaUsed> {
+        match self {
+            Self::Noise { sigma, .. } => *sigma,
+            Self::Tokens(_) => None,
+        }
+    }
+
+    /// Puts the corrupted runs into a plan. `roots`: each of the request's runs and its readout.
+    pub(super) fn build(
+        self,
+        spec: &TraceSpec,
+        clean: &TokenRun,
+        clean_root: RunId,
+        roots: &[(RunId, usize)],
+        plan: &mut Plan,
+        facts: &dyn Facts,
+    ) -> Corrupted {
+        match self {
+            Self::Noise { positions, sigma } => {
+                let draws = spec.corrupt.method.draws().expect("BUG: only noise is resolved to noise");
+                let std = sigma.map_or(1.0, |sigma| sigma.abs);
+                let rows = draw::rows(&spec.corrupt.method, draws, &positions, std, facts);
+                let runs = rows.into_iter().map(|rows| {
+                    let edit = noise(draws, positions.clone(), Source::Constant(rows));
+                    let run = plan.branch(clean_root, vec![edit]);
+                    (run, plan.read(run, clean.read))
+                });
+                Corrupted { runs: runs.collect(), positions, replaced: Vec::new() }
+            }
+            Self::Tokens(swaps) => swap::build(swaps, clean, roots, plan),
+        }
+    }
+}
+
+fn noise(draws: &Draws, positions: Vec<u32>, source: Source) -> Edit {
+    let op = match draws.mode {
+        Mode::Add => Op::add(source),
+        Mode::Replace => Op::Replace(source),
+    };
+    let at = Address { layer: 0, site: Site::Embed };
+    Edit::new(at, positions, op, EditGroup::Corruption)
+}
+
+/// Positions that are corrupted, ascending; BOS only if it is named and allowed.
+pub(super) fn corrupted_positions(
+    spec: &Positions,
+    include_bos: bool,
+    clean: &TokenRun,
+    prepared: &mut Prepared,
+    out: &mut Problems,
+) -> Option<Vec<u32>> {
+    const AT: &str = "/corrupt/positions";
+    if let Positions::Span { span, .. } = spec
+        && span == "subject"
+        && clean.spans.get(span).is_none()
+    {
+        let detail = "the run has no span `subject` to corrupt";
+        let fix = "name the subject: \"subject\": \"its text\" (long form: in the run's `spans`), or give positions";
+        out.push(AT, code::MISSING, detail, fix);
+        return None;
+    }
+    let mut positions = select::positions(spec, clean, AT, out)?;
+    let bos = clean.has_bos && positions.contains(&0);
+    if bos && include_bos {
+        let detail = "a corrupted BOS moves every later position and can raise the answer".to_owned();
+        prepared.lints.warn("BOS_CORRUPTED", AT, detail, "leave BOS out");
+    } else if bos && *spec == Positions::ALL {
+        positions.retain(|p| *p != 0);
+    } else if bos {
+        let fix = "leave out position 0, or set \"include_bos\": true";
+        out.push(AT, code::CONFLICT, "position 0 is BOS", fix);
+        return None;
+    }
+    // NumPy's stream follows positions in order, and so do the tokens of a replacement.
+    positions.sort_unstable();
+    if positions.is_empty() {
+        out.push(AT, code::EMPTY, "no position but BOS", "name tokens of the prompt");
+        return None;
+    }
+    Some(positions)
+}
+
+/// The standard deviation that a specification means for the tokens `ids`, if noise of it fits `f32`.
+pub(super) fn sigma(
+    spec: Sigma,
+    ids: &[u32],
+    at: &str,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<SigmaUsed> {
+    let relative = |k: f64, of, reference: f64| SigmaUsed {
+        abs: k * reference,
+        k: Some(k),
+        of: Some(of),
+        reference: Some(reference),
+    };
+    let sigma = match spec {
+        Sigma::Absolute { abs } => SigmaUsed { abs, k: None, of: None, reference: None },
+        Sigma::Relative { k, of: SigmaOf::Vocab } => relative(k, "vocab", facts.vocab_sigma()),
+        Sigma::Relative { k, of: SigmaOf::Subjects } => {
+            relative(k, "subjects", deviation(&facts.embedding(ids)))
+        }
+    };
+    // A draw is never a hundred deviations away.
+    let drawn = (100.0 * sigma.abs) as f32;
+    if sigma.abs as f32 > 0.0 && drawn.is_finite() {
+        return Some(sigma);
+    }
+    let detail = format!("a standard deviation of {}", sigma.abs);
+    out.push(at, code::OUT_OF_RANGE, detail, "choose another k, or write {\"abs\": 0.1}");
+    None
+}
+
+/// Standard deviation over all numbers, with n - 1 as in ROME's `collect_embedding_std`.
+fn deviation(values: &[f32]) -> f64 {
+    let n = values.len() as f64;
+    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+    let squares = values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+    (squares / (n - 1.0)).sqrt()
+}

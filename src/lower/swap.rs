@@ -1,0 +1,241 @@
+//! Other tokens in the clean run's place: symmetric token replacement (Zhang and Nanda 2023), and whole other runs.
+
+use std::sync::Arc;
+
+use super::Prepared;
+use super::align::differing;
+use super::corrupt::{Corrupted, corrupted_positions};
+use super::facts::Facts;
+use super::layout::Replaced;
+use super::prompts::{TokenRun, find};
+use crate::plan::{Plan, RunId};
+use crate::spec::corruption::{Method, ReplaceTokens, Replacement, RunNames};
+use crate::spec::problem::{Problems, code};
+use crate::spec::select::Positions;
+use crate::spec::trace::TraceSpec;
+use crate::tokens::{Token, TokenizeError};
+
+/// One prompt in the clean one's place.
+pub(super) struct Swap {
+    /// Which of the request's runs it is, if it is one.
+    run: Option<(usize, String)>,
+    tokens: Vec<Token>,
+    ids: Arc<[u32]>,
+    differing: Vec<u32>,
+}
+
+/// Every prompt that takes the clean one's place; `None` for noise and for anything wrong.
+pub(super) fn resolve(
+    spec: &TraceSpec,
+    clean: &TokenRun,
+    facts: &dyn Facts,
+    prepared: &mut Prepared,
+    out: &mut Problems,
+) -> Option<Vec<Swap>> {
+    match &spec.corrupt.method {
+        Method::Run { run } => runs(run, spec, clean, prepared, out),
+        Method::ReplaceTokens(replace) => tokens(replace, clean, facts, prepared, out),
+        _ => None,
+    }
+}
+
+fn runs(
+    names: &RunNames,
+    spec: &TraceSpec,
+    clean: &TokenRun,
+    prepared: &mut Prepared,
+    out: &mut Problems,
+) -> Option<Vec<Swap>> {
+    let swaps: Vec<Option<Swap>> = names
+        .each()
+        .into_iter()
+        .map(|(name, at)| {
+            let at = format!("/corrupt{at}");
+            let other = find(name, &at, &spec.experiment, &prepared.runs, out)?;
+            let differing = check_run(name, other, &spec.corrupt.from, clean, &at, out)?;
+            let run = Some((prepared.runs.place(name)?, name.to_owned()));
+            let swap = Swap { run, tokens: other.tokens.clone(), ids: Arc::clone(&other.ids), differing };
+            outside_subject(&swap, clean, &at, prepared);
+            Some(swap)
+        })
+        .collect();
+    swaps.into_iter().collect()
+}
+
+/// Positions at which another run differs from the clean one, if it can take its place.
+fn check_run(
+    name: &str,
+    other: &TokenRun,
+    from: &str,
+    clean: &TokenRun,
+    at: &str,
+    out: &mut Problems,
+) -> Option<Vec<u32>> {
+    if name == from {
+        let detail = format!("{name:?} would be corrupted by itself");
+        out.push(at, code::SELF_REFERENCE, detail, "name another run");
+        return None;
+    }
+    let differing = differing(&clean.ids, &other.ids).filter(|_| other.read == clean.read);
+    let Some(differing) = differing else {
+        let detail = format!("{from:?} has {} tokens, {name:?} has {}", clean.len(), other.len());
+        let fix = "choose a run of equal length, read at the same position; POST /v1/align shows both";
+        out.push(at, code::LENGTH_MISMATCH, detail, fix);
+        return None;
+    };
+    if differing.is_empty() {
+        let detail = format!("{name:?} has the same tokens as {from:?}");
+        out.push(at, code::SELF_REFERENCE, detail, "name a run that differs");
+        return None;
+    }
+    Some(differing)
+}
+
+/// Remarks on a pair that differs elsewhere than in the subject: then effects aren't the subject's alone.
+fn outside_subject(swap: &Swap, clean: &TokenRun, at: &str, prepared: &mut Prepared) {
+    let Some(subject) = clean.spans.get("subject") else { return };
+    let outside: Vec<u32> = swap.differing.iter().copied().filter(|p| !subject.contains(p)).collect();
+    if !outside.is_empty() {
+        let detail = format!(
+            "positions {outside:?} differ too; the subject is at [{}, {})",
+            subject.start, subject.end
+        );
+        let fix = "choose a prompt that differs in the subject only";
+        prepared.lints.warn("DIFFERS_OUTSIDE_SUBJECT", at, detail, fix);
+    }
+}
+
+fn tokens(
+    replace: &ReplaceTokens,
+    clean: &TokenRun,
+    facts: &dyn Facts,
+    prepared: &mut Prepared,
+    out: &mut Problems,
+) -> Option<Vec<Swap>> {
+    let positions = corrupted_positions(&replace.positions, replace.include_bos, clean, prepared, out)?;
+    let old: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();
+    let mut known: Vec<Vec<u32>> = Vec::new();
+    let mut swaps = Vec::new();
+    let alternatives = replace.with.each();
+    let count = alternatives.len();
+    for (alternative, at) in alternatives {
+        let at = format!("/corrupt{at}");
+        let Some(new) = replacement_ids(&alternative, &old, &at, facts, out) else { continue };
+        if known.contains(&new) {
+            out.push(at, code::DUPLICATE, "these tokens are listed already", "list each alternative once");
+            continue;
+        }
+        no_leading_space(&alternative, &old, &new, &at, facts, prepared);
+        let mut ids = clean.ids.to_vec();
+        let mut tokens = clean.tokens.clone();
+        for (position, id) in positions.iter().zip(&new) {
+            let position = *position as usize;
+            ids[position] = *id;
+            // Offsets are those of the clean prompt: what stood there is what is replaced.
+            tokens[position] = Token { id: *id, text: facts.words().text(*id), ..tokens[position].clone() };
+        }
+        let differing = differing(&clean.ids, &ids).unwrap_or_default();
+        known.push(new);
+        let swap = Swap { run: None, tokens, ids: ids.into(), differing };
+        if !matches!(&replace.positions, Positions::Span { span, .. } if span == "subject") {
+            outside_subject(&swap, clean, "/corrupt/positions", prepared);
+        }
+        swaps.push(swap);
+    }
+    (swaps.len() == count).then_some(swaps)
+}
+
+/// Ids of an alternative, if it has as many tokens as it replaces, and others.
+fn replacement_ids(
+    alternative: &Replacement,
+    old: &[u32],
+    at: &str,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<Vec<u32>> {
+    let words = facts.words();
+    let ids = match alternative {
+        Replacement::Text(text) if text.len() > 4096 => {
+            let detail = format!("a replacement of {} bytes, the limit is 4096", text.len());
+            out.push(at, code::LIMIT, detail, "write fewer words");
+            return None;
+        }
+        Replacement::Text(text) => words.target(text),
+        Replacement::Tokens(ids) => words.describe(ids).map(|encoded| encoded.ids.to_vec()),
+    };
+    let ids = match ids {
+        Ok(ids) => ids,
+        Err(error) => {
+            let (at, code, fix) = match &error {
+                TokenizeError::UnknownId { index, vocab_size, .. } => {
+                    (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
+                }
+                TokenizeError::NoBos | TokenizeError::Refused(_) => {
+                    (at.to_owned(), code::NOT_TOKENISABLE, "change the text".to_owned())
+                }
+            };
+            out.push(at, code, error.to_string(), fix);
+            return None;
+        }
+    };
+    let shown = |ids: &[u32]| {
+        let texts: Vec<String> = ids.iter().map(|id| words.text(*id)).collect();
+        format!("{} {texts:?}", ids.len())
+    };
+    if ids.len() != old.len() {
+        let detail = format!("tokens {} where {} are replaced", shown(&ids), shown(old));
+        out.push(at, code::LENGTH_MISMATCH, detail, format!("choose a text of {} tokens", old.len()));
+        return None;
+    }
+    if ids == old {
+        let detail = format!("tokens {} are replaced by themselves", shown(old));
+        out.push(at, code::SELF_REFERENCE, detail, "choose other tokens");
+        return None;
+    }
+    Some(ids)
+}
+
+/// A word in the middle of a text has its space in its first token.
+fn no_leading_space(
+    alternative: &Replacement,
+    old: &[u32],
+    new: &[u32],
+    at: &str,
+    facts: &dyn Facts,
+    prepared: &mut Prepared,
+) {
+    let Replacement::Text(text) = alternative else { return };
+    let spaced = |id: &u32| facts.words().text(*id).starts_with(' ');
+    if old.first().is_some_and(spaced) && !new.first().is_some_and(spaced) {
+        let detail = format!("{text:?} takes the place of a token that begins with a space");
+        prepared.lints.warn("NO_LEADING_SPACE", at, detail, "begin the replacement with a space");
+    }
+}
+
+/// Puts the prompts into a plan; those that are runs of the request are there already.
+pub(super) fn build(
+    swaps: Vec<Swap>,
+    clean: &TokenRun,
+    roots: &[(RunId, usize)],
+    plan: &mut Plan,
+) -> Corrupted {
+    let mut corrupted = Corrupted { runs: Vec::new(), positions: Vec::new(), replaced: Vec::new() };
+    for swap in swaps {
+        corrupted.runs.push(match &swap.run {
+            Some((index, _)) => roots[*index],
+            None => {
+                let root = plan.root(swap.ids);
+                (root, plan.read(root, clean.read))
+            }
+        });
+        corrupted.positions.extend(&swap.differing);
+        corrupted.replaced.push(Replaced {
+            run: swap.run.map(|(_, name)| name),
+            tokens: swap.tokens,
+            differing_positions: swap.differing,
+        });
+    }
+    corrupted.positions.sort_unstable();
+    corrupted.positions.dedup();
+    corrupted
+}

@@ -1,0 +1,192 @@
+//! Reads corruptions: each method has its own fields, and a field of another method is an unknown one.
+
+use super::{
+    Corruption, Draws, Method, Mode, Multivariate, ReplaceTokens, Replacement, Replacements, Rng, RunNames,
+    Sigma, Spherical, StudentT, read_seed,
+};
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::{Fields, Node};
+use crate::spec::select::Positions;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gaussian,
+    Uniform,
+    StudentT,
+    Multivariate,
+    ReplaceTokens,
+    Run,
+}
+
+const METHODS: [(&str, Kind); 6] = [
+    ("gaussian", Kind::Gaussian),
+    ("uniform", Kind::Uniform),
+    ("student_t", Kind::StudentT),
+    ("multivariate", Kind::Multivariate),
+    ("replace_tokens", Kind::ReplaceTokens),
+    ("run", Kind::Run),
+];
+const DRAWS: [&str; 6] = ["positions", "mode", "samples", "seed", "rng", "include_bos"];
+/// `preset` counts for those two: what it stands for is a stream of `NumPy`'s.
+const SPHERICAL: [&str; 2] = ["sigma", "preset"];
+
+impl Kind {
+    /// Fields beside `from` and `method`, and those that all noise shares.
+    const fn own(self) -> (&'static [&'static str], bool) {
+        match self {
+            Self::Gaussian | Self::Uniform => (&SPHERICAL, true),
+            Self::StudentT => (&["sigma", "df"], true),
+            Self::Multivariate => (&["k"], true),
+            Self::ReplaceTokens => (&["positions", "with", "include_bos"], false),
+            Self::Run => (&["run"], false),
+        }
+    }
+
+    fn fields(self) -> Vec<&'static str> {
+        let (own, draws) = self.own();
+        let shared = DRAWS.iter().filter(|_| draws);
+        ["from", "method"].iter().chain(own).chain(shared).copied().collect()
+    }
+}
+
+impl Corruption {
+    /// Reads the object; `from` is the run meant where none is named.
+    pub fn read(node: &Node<'_>, from: &str, out: &mut Problems) -> Option<Self> {
+        let named = node.value.get("method").filter(|method| !method.is_null());
+        let kind = match named {
+            None => Some(Kind::Gaussian),
+            Some(word) => METHODS.iter().find(|(name, _)| word == name).map(|(_, kind)| *kind),
+        };
+        let Some(kind) = kind else {
+            // Which fields belong to it isn't known: only the method is reported.
+            let every: Vec<&str> = METHODS.iter().flat_map(|(_, kind)| kind.fields()).collect();
+            let fields = node.fields(&every, out)?;
+            fields.get("method").and_then(|n| n.choice(&METHODS, &[], out));
+            return None;
+        };
+        let fields = node.fields(&kind.fields(), out)?;
+        let from = fields.get("from").map_or(Some(from.to_owned()), |n| n.name(out));
+        let method = match kind {
+            Kind::Gaussian => read_spherical(&fields, out).map(Method::Gaussian),
+            Kind::Uniform => read_spherical(&fields, out).map(Method::Uniform),
+            Kind::StudentT => read_student_t(&fields, out).map(Method::StudentT),
+            Kind::Multivariate => read_multivariate(&fields, out).map(Method::Multivariate),
+            Kind::ReplaceTokens => read_replace_tokens(&fields, out).map(Method::ReplaceTokens),
+            Kind::Run => read_runs(&fields, out).map(|run| Method::Run { run }),
+        };
+        Some(Self { from: from?, method: method? })
+    }
+}
+
+/// What all noise shares; `rng` is the generator where none is named.
+fn read_draws(fields: &Fields<'_>, rng: Rng, out: &mut Problems) -> Option<Draws> {
+    let default = Draws { rng, ..Draws::default() };
+    let positions = read_positions(fields, default.positions, out);
+    let modes = [("add", Mode::Add), ("replace", Mode::Replace)];
+    let mode = fields.get("mode").map_or(Some(default.mode), |n| n.choice(&modes, &[], out));
+    let samples = fields.get("samples").map_or(Some(default.samples), |n| n.natural(1, out));
+    let rng = fields.get("rng").map_or(Some(default.rng), |n| Rng::read(&n, out));
+    let seed = read_seed(fields, rng, out);
+    let include_bos = fields.get("include_bos").map_or(Some(false), |n| n.flag(out));
+    Some(Draws {
+        positions: positions?,
+        mode: mode?,
+        samples: samples?,
+        seed: seed?,
+        rng: rng?,
+        include_bos: include_bos?,
+    })
+}
+
+fn read_positions(fields: &Fields<'_>, default: Positions, out: &mut Problems) -> Option<Positions> {
+    fields.get("positions").map_or(Some(default), |n| Positions::read(&n, false, out))
+}
+
+fn read_sigma(fields: &Fields<'_>, out: &mut Problems) -> Option<Sigma> {
+    fields.get("sigma").map_or(Some(Sigma::default()), |n| Sigma::read(&n, out))
+}
+
+/// `"preset": "rome"` stands for `"rng": "numpy_legacy"` with seed 1, 10 samples and 3 sigma of the subject, all of
+/// which other fields override. The echo has these fields in its place.
+fn read_spherical(fields: &Fields<'_>, out: &mut Problems) -> Option<Spherical> {
+    let presets = [("rome", Rng::NumpyLegacy)];
+    let rng = fields.get("preset").map_or(Some(Rng::Philox), |n| n.choice(&presets, &[], out));
+    let sigma = read_sigma(fields, out);
+    let draws = read_draws(fields, rng.unwrap_or(Rng::Philox), out);
+    rng?;
+    Some(Spherical { sigma: sigma?, draws: draws? })
+}
+
+fn read_student_t(fields: &Fields<'_>, out: &mut Problems) -> Option<StudentT> {
+    let df = match fields.get("df") {
+        None => Some(3),
+        Some(node) => node.count(3, out).and_then(|df| {
+            if df > StudentT::MOST_DF {
+                let detail = format!("{df} degrees of freedom, the limit is {}", StudentT::MOST_DF);
+                out.push(&node.at, code::OUT_OF_RANGE, detail, "so many are a gaussian: use that method");
+                return None;
+            }
+            Some(df)
+        }),
+    };
+    let sigma = read_sigma(fields, out);
+    let draws = read_draws(fields, Rng::Philox, out);
+    check_philox(fields, draws.as_ref(), out)?;
+    Some(StudentT { df: df?, sigma: sigma?, draws: draws? })
+}
+
+fn read_multivariate(fields: &Fields<'_>, out: &mut Problems) -> Option<Multivariate> {
+    let k = fields.get("k").map_or(Some(1.0), |n| n.positive(out));
+    let draws = read_draws(fields, Rng::Philox, out);
+    check_philox(fields, draws.as_ref(), out)?;
+    Some(Multivariate { k: k?, draws: draws? })
+}
+
+/// Reports a generator that this noise can't be drawn from.
+fn check_philox(fields: &Fields<'_>, draws: Option<&Draws>, out: &mut Problems) -> Option<()> {
+    if draws.is_some_and(|draws| draws.rng == Rng::NumpyLegacy) {
+        let detail = "numpy_legacy draws methods gaussian and uniform only";
+        out.push(fields.pointer("rng"), code::NOT_SUPPORTED, detail, "write philox, or leave out `rng`");
+        return None;
+    }
+    Some(())
+}
+
+fn read_replace_tokens(fields: &Fields<'_>, out: &mut Problems) -> Option<ReplaceTokens> {
+    const FIX: &str = "write the text that takes the tokens' place, with its leading space: \" Colosseum\"";
+    let positions = read_positions(fields, Draws::default().positions, out);
+    let with = fields.need("with", FIX, out).and_then(|node| match node.value {
+        v if v.is_string() => node.name(out).map(Replacements::One),
+        v if v.is_array() => node.all(out, read_replacement).map(Replacements::List),
+        _ => {
+            node.wrong("a text, or a list of alternatives: texts or lists of token ids", out);
+            None
+        }
+    });
+    let include_bos = fields.get("include_bos").map_or(Some(false), |n| n.flag(out));
+    Some(ReplaceTokens { positions: positions?, with: with?, include_bos: include_bos? })
+}
+
+fn read_replacement(node: &Node<'_>, out: &mut Problems) -> Option<Replacement> {
+    match node.value {
+        v if v.is_string() => node.name(out).map(Replacement::Text),
+        v if v.is_array() => node.all(out, Node::index).map(Replacement::Tokens),
+        _ => {
+            node.wrong("a text or a list of token ids", out);
+            None
+        }
+    }
+}
+
+fn read_runs(fields: &Fields<'_>, out: &mut Problems) -> Option<RunNames> {
+    let node = fields.need("run", "name the run that takes the clean run's place, or list several", out)?;
+    if !node.value.is_array() {
+        return node.name(out).map(RunNames::One);
+    }
+    let names = node.all(out, |n, out| n.name(out))?;
+    for i in (1..names.len()).filter(|&i| names[..i].contains(&names[i])) {
+        let detail = format!("{:?} is listed twice", names[i]);
+        out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each run once");
+    }
+    Some(RunNames::List(names))
+}
