@@ -5,6 +5,7 @@ use super::stats::{difference, fraction};
 use crate::lower::layout::PatchLayout;
 use crate::lower::measure::Measure;
 use crate::plan::Score;
+use crate::spec::patch::Control;
 
 /// One metric over the cells of a patch.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +55,11 @@ pub fn self_patch(layout: &PatchLayout, scores: &[Score]) -> Option<f64> {
     let top1 = reference_top1(layout, scores);
     let of = |measure| {
         let base = value(measure, &scores[layout.base], top1);
-        largest(values(measure, scores, &layout.grid.controls, top1).into_iter().map(|v| difference(v, base)))
+        largest(
+            values(measure, scores, layout.grid.control(Control::SelfPatch), top1)
+                .into_iter()
+                .map(|v| difference(v, base)),
+        )
     };
     layout.common.measures.iter().filter_map(of).reduce(f64::max)
 }

@@ -10,6 +10,7 @@ use super::stats::{Estimate, difference, estimate, fraction};
 use crate::lower::layout::{CellKey, Grid, TraceLayout};
 use crate::lower::measure::Measure;
 use crate::plan::Score;
+use crate::spec::patch::Control;
 use crate::spec::trace::Direction;
 
 /// One metric's baselines.
@@ -101,7 +102,7 @@ pub fn self_patch(layout: &TraceLayout, scores: &[Score]) -> Option<f64> {
     let top1 = reference_top1(layout, scores);
     let of = |measure: &Measure| {
         let parents = parents(layout, &baselines(layout, measure, scores));
-        let controls = layout.arms.iter().flat_map(|(_, grid)| &grid.controls);
+        let controls = layout.arms.iter().flat_map(|(_, grid)| grid.control(Control::SelfPatch));
         let effects = controls.enumerate().map(|(i, readout)| {
             difference(value(measure, &scores[*readout], top1), parents[i % parents.len()])
         });

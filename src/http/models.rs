@@ -15,8 +15,9 @@ use crate::plan::cost::Ceiling;
 use crate::service::Service;
 use crate::spec::corruption::Rng;
 use crate::spec::dtype::Dtype;
-use crate::spec::intervention::OP_NAMES;
 use crate::spec::metric::MetricKind;
+use crate::spec::op::op_names;
+use crate::spec::patch::{Control, SweepAxis};
 use crate::spec::site::Site;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -119,9 +120,9 @@ struct Capabilities {
     /// Generators of noise.
     generators: [Rng; 2],
     /// Axes that a patch can sweep.
-    sweep: [&'static str; 3],
+    sweep: Vec<&'static str>,
     /// Controls.
-    controls: [&'static str; 1],
+    controls: Vec<&'static str>,
     /// Forms of results.
     formats: Vec<&'static str>,
     /// What one request may ask for.
@@ -135,12 +136,14 @@ struct Capabilities {
 struct SiteFacts {
     /// Its name.
     site: Site,
-    /// Numbers per position.
-    width: usize,
+    /// Numbers per position; null at `scores` and `pattern`, which have one per head and key.
+    width: Option<usize>,
     /// Heads that can be named, if any.
     heads: Option<usize>,
-    /// Layers it exists in; 0 for `embed`, which has none.
+    /// Layers it exists in; 0 outside of the layers.
     layers: usize,
+    /// Whether it can be written.
+    editable: bool,
 }
 
 /// What can be asked of this server
@@ -151,18 +154,19 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
     let config = &service.served.config;
     let sites = Site::ALL.map(|site| SiteFacts {
         site,
-        width: if site.has_heads() { config.q_width() } else { config.hidden_size },
-        heads: site.has_heads().then_some(config.num_heads),
-        layers: if site == Site::Embed { 0 } else { config.num_layers },
+        width: (!site.is_over_keys()).then(|| config.site_width(site, 0)),
+        heads: config.site_heads(site),
+        layers: if site.has_layer() { config.num_layers } else { 0 },
+        editable: site.is_editable(),
     });
     Ok(Json(Capabilities {
         sites: sites.into(),
-        ops: OP_NAMES.to_vec(),
+        ops: op_names(),
         metrics: MetricKind::ALL.map(|(name, _)| name).to_vec(),
         corruptions: ["gaussian", "run"],
         generators: [Rng::Philox, Rng::NumpyLegacy],
-        sweep: ["layers", "positions", "heads"],
-        controls: ["self_patch"],
+        sweep: SweepAxis::ALL.map(|(name, _)| name).to_vec(),
+        controls: Control::ALL.map(|(name, _)| name).to_vec(),
         formats: Encoding::ALL.iter().map(|encoding| encoding.name()).collect(),
         limits: service.served.limits.clone(),
         ceiling: service.ceiling,

@@ -7,11 +7,10 @@ use serde::Serialize;
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 use utoipa::ToSchema;
 
-use super::Prepared;
 use super::lint::Lints;
 use super::prompts::{TokenRun, find};
+use super::template::Scope;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
-use crate::spec::patch::PatchSpec;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Positions;
 
@@ -97,12 +96,11 @@ pub fn minimal_pair(a: &[u32], b: &[u32]) -> bool {
 pub(super) fn mapped<'s>(
     intervention: &'s Intervention,
     at: &str,
-    spec: &PatchSpec,
-    base: &TokenRun,
-    prepared: &Prepared,
+    scope: &Scope<'_>,
     lints: &mut Lints,
     out: &mut Problems,
 ) -> Option<Cow<'s, Intervention>> {
+    let base = scope.run;
     if !matches!(intervention.positions, Positions::Align { .. }) {
         return Some(Cow::Borrowed(intervention));
     }
@@ -112,17 +110,17 @@ pub(super) fn mapped<'s>(
         out.push(at_align, code::CONFLICT, detail, "list the positions to be written instead");
         return None;
     };
-    let source = find(run, &format!("{at}/source/run"), &spec.experiment, &prepared.runs, out)?;
+    let source = find(run, &format!("{at}/source/run"), scope.experiment, scope.runs, out)?;
     let segments = diff(&source.ids, &base.ids);
     let map: Vec<[i64; 2]> = pairs(&segments).iter().map(|pair| pair.map(i64::from)).collect();
     if map.is_empty() {
-        let detail = format!("{run:?} and {:?} have no token in common", spec.base);
+        let detail = format!("{run:?} and {:?} have no token in common", scope.base);
         out.push(at_align, code::EMPTY, detail, "pair positions by {\"map\": [[src, dst]]}");
         return None;
     }
     let left_out = unpaired(&segments);
     if !left_out.is_empty() {
-        let detail = left_out_of(&left_out, run, source, &spec.base, base);
+        let detail = left_out_of(&left_out, run, source, scope.base, base);
         let fix = "name positions, or write the pairs that are meant as {\"map\": [[src, dst]]}";
         lints.warn("POSITION_MAP_PARTIAL", at_align, detail, fix);
     }
@@ -131,9 +129,8 @@ pub(super) fn mapped<'s>(
 
 /// The run that an operation reads.
 fn source_run(op: &OpSpec) -> Option<&str> {
-    match op {
-        OpSpec::Replace { source: SourceSpec::Run { run, .. } }
-        | OpSpec::Add { source: SourceSpec::Run { run, .. }, .. } => Some(run),
+    match op.source()? {
+        SourceSpec::Run { run, .. } => Some(run),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ use super::prompts::TokenRun;
 use super::trivial::Triviality;
 use crate::plan::{Plan, RunId};
 use crate::spec::named::Named;
-use crate::spec::patch::PatchSpec;
+use crate::spec::patch::{Control, PatchSpec};
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 use crate::spec::trace::TraceSpec;
@@ -20,6 +20,9 @@ use crate::tokens::Token;
 /// A plan and what its numbers mean.
 #[derive(Debug, Clone)]
 pub struct Lowered<L> {
+    /// What is computed before it, if its values come from other layers, other sites or several runs:
+    /// [`Plan::fill`] takes what this one captures.
+    pub prelude: Option<Plan>,
     /// What is computed.
     pub plan: Plan,
     /// What it means.
@@ -29,7 +32,7 @@ pub struct Lowered<L> {
 /// One axis of a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Axis {
-    /// `layer`, `position` or `head`.
+    /// `layer`, `position`, `head` or `dim`.
     pub name: &'static str,
     /// Its values in order.
     pub values: Vec<u32>,
@@ -48,6 +51,9 @@ pub struct Common {
     pub lints: Lints,
     /// SHA-256 of the resolved request and all token ids, in hex.
     pub plan_sha256: String,
+    /// Readouts of one run and of a copy of it that stands elsewhere in the batch, where effects are computed: what
+    /// they differ by is the noise floor.
+    pub twins: Option<(usize, usize)>,
 }
 
 /// Cells in row-major order of the axes, each with one readout per sample.
@@ -59,8 +65,8 @@ pub struct Grid {
     pub samples: usize,
     /// Index of the readout of each cell and sample, `[cells, samples]`.
     pub readouts: Vec<usize>,
-    /// The same of the self-patch control; empty if none was asked for.
-    pub controls: Vec<usize>,
+    /// The same of each control asked for.
+    pub controls: Vec<(Control, Vec<usize>)>,
     /// Cells whose answer is their source's by construction, `[cells]`.
     pub trivial: Vec<Option<Triviality>>,
 }
@@ -77,6 +83,9 @@ pub struct CellKey {
     /// Head, if heads are an axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<u32>,
+    /// Column, if columns are an axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dim: Option<u32>,
 }
 
 impl CellKey {
@@ -89,6 +98,7 @@ impl CellKey {
             match axis.name {
                 "layer" => key.layer = Some(value),
                 "position" => key.position = Some(value),
+                "dim" => key.dim = Some(value),
                 _ => key.head = Some(value),
             }
         }
@@ -100,6 +110,11 @@ impl Grid {
     /// Number of cells.
     pub fn cells(&self) -> usize {
         self.readouts.len() / self.samples
+    }
+
+    /// Readouts of a control, `[cells, samples]`.
+    pub fn control(&self, kind: Control) -> &[usize] {
+        self.controls.iter().find(|(control, _)| *control == kind).map_or(&[], |(_, readouts)| readouts)
     }
 
     /// Readouts of a cell, one per sample.

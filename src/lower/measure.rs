@@ -152,7 +152,7 @@ fn overlap(name: &str, set: &[TargetToken], earlier: &Named<Vec<TargetToken>>, l
 fn leading_spaces(experiment: &Experiment, lints: &mut Lints) {
     let open = experiment.runs.iter().any(|(_, prompt)| match &prompt.text {
         PromptText::Prompt(text) => text.chars().last().is_some_and(char::is_alphanumeric),
-        PromptText::Tokens(_) => false,
+        PromptText::Tokens(_) | PromptText::Derived { .. } => false,
     });
     if !open {
         return;

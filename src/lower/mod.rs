@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 
 pub mod align;
+mod basis;
 pub mod classes;
+mod control;
 mod corrupt;
 mod draw;
 pub mod facts;
@@ -15,10 +17,13 @@ pub mod layout;
 pub mod lint;
 pub mod measure;
 pub mod noise;
+mod derive;
 mod patch;
+mod prelude;
 pub mod prompts;
 mod run;
 mod select;
+mod source;
 mod swap;
 mod template;
 #[cfg(test)]
@@ -32,11 +37,14 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use self::derive::Derived;
 use self::facts::{Facts, Limits};
 use self::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
 use self::lint::Lints;
 use self::measure::{Measure, Targets};
+use self::prelude::Prelude;
 use self::prompts::TokenRun;
+use self::template::Builder;
 use crate::plan::{Plan, RunId};
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::named::Named;
@@ -136,6 +144,8 @@ pub(super) struct Prepared {
     pub measures: Vec<Measure>,
     /// Runs that divergences refer to.
     pub refs: Vec<String>,
+    /// Runs derived from others.
+    pub(in crate::lower) derived: Vec<Derived>,
     /// Remarks so far.
     pub lints: Lints,
 }
@@ -153,6 +163,7 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
     }
     let mut lints = Lints::default();
     let runs = prompts::tokenise(experiment, facts, out);
+    let derived = derive::derived(experiment, &runs, facts, &mut lints, out);
     let targets = measure::targets(experiment, facts, &mut lints, out);
     let mut refs = Vec::new();
     // Too many targets are not looked at: then no metric can name one.
@@ -168,7 +179,7 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
         let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
         lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
     }
-    Prepared { runs, targets, measures, refs, lints }
+    Prepared { runs, targets, measures, refs, derived, lints }
 }
 
 /// Remarks on metrics of effects.
@@ -181,34 +192,66 @@ pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
     }
 }
 
-/// A plan with every run as a root and a readout each, and the scoring.
+/// A plan that has its runs, and what is needed to add cells.
+pub(super) struct Started {
+    /// The plan.
+    pub plan: Plan,
+    /// The plan's run of each of the request's runs.
+    pub roots: Vec<RunId>,
+    /// What is captured beforehand.
+    pub(in crate::lower) prelude: Prelude,
+    /// What the numbers mean.
+    pub common: Common,
+}
+
+/// A plan with every run and a readout each, and the scoring.
 pub(super) fn start(
     spec: &impl Serialize,
     experiment: &Experiment,
     prepared: Prepared,
-) -> (Plan, Vec<RunId>, Common) {
-    let Prepared { runs, targets, measures, refs, lints } = prepared;
-    let mut plan = Plan::default();
+    facts: &dyn Facts,
+) -> Started {
+    let Prepared { runs, targets, measures, refs, derived, lints } = prepared;
+    let (mut plan, mut prelude) = (Plan::default(), Prelude::default());
     let mut roots = Vec::with_capacity(runs.len());
     let plan_sha256 = fingerprint(spec, &runs);
-    let runs = Named(
-        runs.0
-            .into_iter()
-            .map(|(name, run)| {
-                let root = plan.root(std::sync::Arc::clone(&run.ids));
-                roots.push(root);
-                let readout = plan.read(root, run.read);
-                (name, (run, readout))
-            })
-            .collect(),
-    );
+    let mut read = Vec::with_capacity(runs.len());
+    for (index, (name, run)) in runs.0.into_iter().enumerate() {
+        let root = match derived.iter().find(|derived| derived.index == index) {
+            Some(derived) => {
+                let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
+                derived.build(&mut plan, &mut builder)
+            }
+            None => plan.root(std::sync::Arc::clone(&run.ids)),
+        };
+        roots.push(root);
+        let readout = plan.read(root, run.read);
+        read.push((name, (run, readout)));
+    }
+    let runs = Named(read);
     plan.scoring.targets.clone_from(&targets.union);
     plan.scoring.topk = experiment.read.topk;
     plan.scoring.kl_refs = refs
         .iter()
         .map(|name| runs.get(name).expect("BUG: references were checked against the runs").1 as u32)
         .collect();
-    (plan, roots, Common { runs, measures, targets, lints, plan_sha256 })
+    Started {
+        plan,
+        roots,
+        prelude,
+        common: Common { runs, measures, targets, lints, plan_sha256, twins: None },
+    }
+}
+
+/// Reads a run a second time, computed in other rows of the batch.
+pub(super) fn twins(plan: &mut Plan, common: &mut Common, index: usize, root: RunId) {
+    let (run, readout) = &common.runs.0[index].1;
+    let (run_read, readout) = (run.read, *readout);
+    let tokens = std::sync::Arc::clone(&plan.run(root).tokens);
+    if plan.run(root).parent.is_none() {
+        let twin = plan.root(tokens);
+        common.twins = Some((readout, plan.read(twin, run_read)));
+    }
 }
 
 /// SHA-256 of the resolved request and the ids it means: equal plans have equal fingerprints.
@@ -256,6 +299,12 @@ pub(super) fn admit(
     out: &mut Problems,
 ) {
     const FIX: &str = "sweep fewer layers, positions, arms or samples";
+    // The edits of derived runs are inherited by the cells, but held once.
+    let size = Size {
+        edits: prepared.derived.iter().fold(size.edits, |n, derived| n.saturating_add(derived.edits)),
+        positions: prepared.derived.iter().fold(size.positions, |n, d| n.saturating_add(d.positions)),
+        ..*size
+    };
     if size.cells > limits.cells {
         let detail = format!("{} patched runs, the limit is {}", size.cells, limits.cells);
         out.push(size.at, code::LIMIT, detail, FIX);

@@ -70,6 +70,10 @@ pub mod stream {
     pub const CHI_SQUARE: u32 = u32::MAX - 1;
     /// Method `multivariate`: one number per token of the vocabulary.
     pub const MULTIVARIATE: u32 = u32::MAX - 2;
+    /// The run that op `resample` draws.
+    pub const PICK: u32 = u32::MAX - 3;
+    /// Positions and directions of random controls.
+    pub const CONTROL: u32 = u32::MAX - 4;
 }
 
 /// `width` standard normal numbers from Philox4x32-10 (Salmon et al. 2011) and Box and Muller's transform in f64.
@@ -92,6 +96,13 @@ pub fn philox_uniform_row(key: NoiseKey, width: usize) -> Vec<f64> {
 /// One draw from the chi-square distribution: the sum of `df` squared standard normal numbers.
 pub fn philox_chi_square(key: NoiseKey, df: u32) -> f64 {
     philox_row(key, df as usize).iter().map(|x| x * x).sum()
+}
+
+/// A number below `n`, drawn by a seed.
+pub fn pick(seed: u64, n: usize) -> usize {
+    let [word, ..] = philox4x32([0, 0, 0, stream::PICK], [seed as u32, (seed >> 32) as u32]);
+    // The bias of a 32-bit product is below n / 2^32.
+    (u64::from(word) * n as u64 >> 32) as usize
 }
 
 /// Pairs of doubles in `[0, 1)`, enough for `width` numbers: one per block of the generator.

@@ -1,17 +1,17 @@
 //! Patch runs to a plan: every run as a root, and a branch of the base per cell.
 
+use super::control::Controls;
 use super::facts::Facts;
 use super::layout::{Axis, Grid, Lowered, PatchLayout};
 use super::prompts::find;
-use super::run::width;
-use super::template::{OpPlan, Template, template};
+use super::source::ValuesPlan;
+use super::template::{Builder, OpPlan, Scope, Template, keys, template};
 use super::trivial::triviality;
-use super::{Size, admit, lint_effect_metrics, prepare, start};
+use super::{Size, Started, admit, derive, lint_effect_metrics, prepare, start, twins};
 use crate::model::config::ModelConfig;
-use crate::plan::{Edit, EditGroup, Op, Plan, RunId, Source};
-use crate::spec::patch::{Control, PatchSpec, SweepAxis};
+use crate::plan::{Plan, RunId};
+use crate::spec::patch::{PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
-use crate::spec::site::Site;
 
 pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
     let experiment = &spec.experiment;
@@ -28,9 +28,18 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
     let base = base?;
     let mut lints = std::mem::take(&mut prepared.lints);
-    let templates: Vec<Option<Template>> = (0..spec.interventions.len())
-        .map(|i| template(i, &spec, &base, &prepared, facts, &mut lints, out))
-        .collect();
+    let scope = Scope {
+        at: "/interventions".to_owned(),
+        base: &spec.base,
+        run: &base,
+        interventions: &spec.interventions,
+        sweep: &spec.sweep,
+        experiment,
+        runs: &prepared.runs,
+        keys: keys(&prepared.runs),
+    };
+    let templates: Vec<Option<Template>> =
+        (0..spec.interventions.len()).map(|i| template(i, &scope, facts, &mut lints, out)).collect();
     prepared.lints = lints;
     let templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
     let axes = axes(&spec, &templates, out)?;
@@ -42,14 +51,22 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
 
     let base_index = prepared.runs.place(&spec.base)?;
-    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    let Started { mut plan, roots, mut prelude, mut common } =
+        start(&spec, &spec.experiment, prepared, facts);
     let reads: Vec<u32> = common.runs.0.iter().map(|(_, (run, _))| run.read).collect();
-    let scene = Scene { spec: &spec, config: facts.config(), roots: &roots, reads: &reads, base: base_index };
-    let grid = grid(&mut plan, &templates, axes, &scene);
+    let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
+    twins(&mut plan, &mut common, base_index, roots[base_index]);
+    let scene = Scene { spec: &spec, roots: &roots, reads: &reads, base: base_index };
+    let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
+    let grid = grid(&mut plan, &templates, axes, &scene, &controls, &mut builder);
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));
     let base = common.runs.0[base_index].1.1;
-    Some(Lowered { plan, layout: PatchLayout { spec, common, base, normalise, grid } })
+    Some(Lowered {
+        prelude: prelude.into_plan(),
+        plan,
+        layout: PatchLayout { spec, common, base, normalise, grid },
+    })
 }
 
 /// Values of the swept axes: the longest list on an axis; others are equal or apply in every cell.
@@ -76,30 +93,34 @@ fn axes(spec: &PatchSpec, templates: &[Template], out: &mut Problems) -> Option<
 
 fn list(template: &Template, axis: SweepAxis) -> Option<&Vec<u32>> {
     match axis {
-        SweepAxis::Layers => (template.site != Site::Embed).then_some(&template.layers),
+        _ if template.frozen => None,
+        SweepAxis::Layers => template.site.has_layer().then_some(&template.layers),
         SweepAxis::Positions => Some(&template.positions),
         SweepAxis::Heads => template.heads.as_ref(),
+        SweepAxis::Dims => template.dims.as_ref(),
     }
 }
 
-/// Layers, positions and heads that a template writes in one cell, at most.
-fn extent(spec: &PatchSpec, t: &Template, depth: u64) -> [u64; 3] {
-    let one_if_swept = |axis, n: usize| if spec.sweep.contains(&axis) { 1 } else { n as u64 };
-    let layers =
-        one_if_swept(SweepAxis::Layers, t.layers.len()).saturating_mul(u64::from(t.window)).min(depth);
+/// Layers, positions and edits per layer of a template in one cell, at most.
+fn extent(spec: &PatchSpec, t: &Template, config: &ModelConfig) -> [u64; 3] {
+    let one_if_swept = |axis, n: usize| if spec.sweep.contains(&axis) && !t.frozen { 1 } else { n as u64 };
+    let layers = one_if_swept(SweepAxis::Layers, t.layers.len()).saturating_mul(u64::from(t.window));
     let positions = one_if_swept(SweepAxis::Positions, t.positions.len());
-    let heads = one_if_swept(SweepAxis::Heads, t.heads.as_ref().map_or(1, Vec::len));
-    [layers, positions, heads]
+    let mut one = t.clone();
+    for axis in spec.sweep.iter().filter(|axis| matches!(axis, SweepAxis::Heads | SweepAxis::Dims)) {
+        one.choose(*axis, 0, config);
+    }
+    [layers.min(config.num_layers as u64), positions, one.edits_per_layer(config) as u64]
 }
 
 fn size(spec: &PatchSpec, templates: &[Template], axes: &[Axis], config: &ModelConfig) -> Size {
-    let copies = if spec.controls.contains(&Control::SelfPatch) { 2 } else { 1 };
+    let copies = 1 + spec.controls.len() as u64;
     let cells = axes.iter().fold(copies, |n: u64, axis| n.saturating_mul(axis.values.len() as u64));
     let (mut edits, mut written) = (0_u64, 0_u64);
     for t in templates {
-        let [layers, positions, heads] = extent(spec, t, config.num_layers as u64);
-        edits = edits.saturating_add(layers * heads);
-        written = written.saturating_add(layers * heads * positions);
+        let [layers, positions, columns] = extent(spec, t, config);
+        edits = edits.saturating_add(layers.saturating_mul(columns));
+        written = written.saturating_add(layers.saturating_mul(columns).saturating_mul(positions));
     }
     Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
 }
@@ -115,12 +136,22 @@ fn check_constants(
     let config = facts.config();
     let limit = facts.limits().noise_elements;
     for (i, t) in templates.iter().enumerate() {
-        if !matches!(t.op, OpPlan::Noise { .. } | OpPlan::Vector { .. }) {
+        let constant = match &t.op {
+            OpPlan::Noise { .. } => true,
+            OpPlan::Write { values, .. } => !matches!(values, ValuesPlan::Run { .. }),
+            _ => false,
+        };
+        if !constant {
             continue;
         }
-        let [layers, positions, _] = extent(spec, t, config.num_layers as u64);
+        let [layers, positions, _] = extent(spec, t, config);
         let rows = cells.saturating_mul(layers * positions);
-        let numbers = rows.saturating_mul(width(t.site, config) as u64);
+        // One head or column of many is written in a cell of a sweep over them.
+        let mut one = t.clone();
+        for axis in &spec.sweep {
+            one.choose(*axis, 0, config);
+        }
+        let numbers = rows.saturating_mul(one.columns_written(config) as u64);
         if numbers > limit {
             let detail = format!("up to {numbers} constants, the limit is {limit}");
             let fix = "write fewer layers, positions or cells";
@@ -131,19 +162,25 @@ fn check_constants(
 
 struct Scene<'s> {
     spec: &'s PatchSpec,
-    config: &'s ModelConfig,
     roots: &'s [RunId],
     reads: &'s [u32],
     base: usize,
 }
 
-fn grid(plan: &mut Plan, templates: &[Template], axes: Vec<Axis>, scene: &Scene<'_>) -> Grid {
+fn grid(
+    plan: &mut Plan,
+    templates: &[Template],
+    axes: Vec<Axis>,
+    scene: &Scene<'_>,
+    controls: &Controls,
+    builder: &mut Builder<'_>,
+) -> Grid {
+    let layers = builder.config.num_layers as u32;
     let cells: usize = axes.iter().map(|axis| axis.values.len()).product();
-    let control = scene.spec.controls.contains(&Control::SelfPatch);
     let (base, read) = (scene.roots[scene.base], scene.reads[scene.base]);
     let read_of =
         |run: RunId| scene.roots.iter().position(|root| *root == run).map_or(read, |i| scene.reads[i]);
-    let mut grid = Grid { axes, samples: 1, readouts: vec![], controls: vec![], trivial: vec![] };
+    let mut grid = Grid { axes, samples: 1, readouts: vec![], controls: controls.empty(), trivial: vec![] };
     for cell in 0..cells {
         let mut chosen = templates.to_vec();
         let mut rest = cell;
@@ -151,22 +188,14 @@ fn grid(plan: &mut Plan, templates: &[Template], axes: Vec<Axis>, scene: &Scene<
             let index = rest % axis.values.len();
             rest /= axis.values.len();
             for template in &mut chosen {
-                template.choose(*kind, index, width(template.site, scene.config));
+                template.choose(*kind, index, builder.config);
             }
         }
-        let edits: Vec<Edit> = chosen.iter().flat_map(|t| t.edits(scene.config, scene.roots)).collect();
-        if control {
-            let itself = edits.iter().map(|edit| Edit {
-                op: Op::Replace(Source::Run { run: base, positions: edit.positions.clone() }),
-                group: EditGroup::Control,
-                ..edit.clone()
-            });
-            let run = plan.branch(base, itself.collect());
-            grid.controls.push(plan.read(run, read));
-        }
+        let edits = derive::edits(&chosen, builder);
+        controls.add(plan, builder.config, base, &edits, cell as u32, read, &mut grid.controls);
         let run = plan.branch(base, edits);
         grid.readouts.push(plan.read(run, read));
-        grid.trivial.push(triviality(plan, run, read, read_of, scene.config.num_layers as u32));
+        grid.trivial.push(triviality(plan, run, read, read_of, layers));
     }
     grid
 }

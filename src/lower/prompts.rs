@@ -52,6 +52,7 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
     let size = |prompt: &Prompt| match &prompt.text {
         PromptText::Prompt(text) => text.len() as u64,
         PromptText::Tokens(ids) => 4 * ids.len() as u64,
+        PromptText::Derived { .. } => 0,
     };
     let mut budget = limits.prompt_bytes;
     for (name, prompt) in runs.iter() {
@@ -64,7 +65,8 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
         }
         budget -= bytes;
     }
-    let tokenised = runs.iter().filter_map(|(name, prompt)| {
+    let mut tokenised: Named<TokenRun> = Named::default();
+    for (name, prompt) in runs.iter() {
         let read = match &experiment.read.at {
             ReadAt::Same(position) => (*position, "/read/at".to_owned()),
             ReadAt::PerRun(by_run) => (
@@ -72,9 +74,14 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
                 format!("/read/at/{}", escape(name)),
             ),
         };
-        Some((name.to_owned(), one(name, prompt, &read, facts, out)?))
-    });
-    let tokenised: Named<TokenRun> = tokenised.collect();
+        let run = match &prompt.text {
+            PromptText::Derived { from, .. } => derived(name, from, &read, experiment, &tokenised, out),
+            _ => one(name, prompt, &read, facts, out),
+        };
+        if let Some(run) = run {
+            tokenised.0.push((name.to_owned(), run));
+        }
+    }
     if let ReadAt::PerRun(by_run) = &experiment.read.at {
         for name in by_run.names() {
             if runs.get(name).is_none() {
@@ -110,6 +117,7 @@ fn text_pointer(name: &str, prompt: &Prompt) -> String {
     let field = match prompt.text {
         PromptText::Prompt(_) => "prompt",
         PromptText::Tokens(_) => "tokens",
+        PromptText::Derived { .. } => "from",
     };
     format!("/runs/{}/{field}", escape(name))
 }
@@ -131,6 +139,11 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
             return None;
         }
         PromptText::Tokens(ids) => facts.words().describe(ids),
+        PromptText::Derived { .. } => {
+            let detail = "a run derived from another has no text of its own";
+            out.push(&at, code::NOT_SUPPORTED, detail, "write a prompt");
+            return None;
+        }
     };
     let encoded = match encoded {
         Ok(encoded) => encoded,
@@ -187,7 +200,7 @@ fn one_span(
 ) -> Option<Range<u32>> {
     match (span, &prompt.text) {
         (SpanText::Range(ends), _) => within(*ends, encoded.ids.len() as u32, at, out),
-        (SpanText::Text(_), PromptText::Tokens(_)) => {
+        (SpanText::Text(_), PromptText::Tokens(_) | PromptText::Derived { .. }) => {
             let detail = "the prompt was given as token ids";
             out.push(at, code::CONFLICT, detail, "write the span as a token range [start, end)");
             None
@@ -206,6 +219,30 @@ fn one_span(
             }
         },
     }
+}
+
+/// The tokens of a run derived from one defined above.
+fn derived(
+    name: &str,
+    from: &str,
+    (read, read_at): &(ReadPosition, String),
+    experiment: &Experiment,
+    above: &Named<TokenRun>,
+    out: &mut Problems,
+) -> Option<TokenRun> {
+    let at = format!("/runs/{}/from", escape(name));
+    let place = experiment.runs.place(name);
+    if experiment.runs.place(from).is_some_and(|other| place.is_some_and(|place| other >= place)) {
+        let detail = format!("{from:?} is not defined above {name:?}");
+        out.push(at, code::SELF_REFERENCE, detail, "define the run before those derived from it");
+        return None;
+    }
+    let parent = find(from, &at, experiment, above, out)?;
+    let read = match read {
+        &ReadPosition::LAST => parent.len() - 1,
+        ReadPosition::At(p) => position(*p, parent.len(), read_at, out)?,
+    };
+    Some(TokenRun { read, ..parent.clone() })
 }
 
 fn one(

@@ -3,8 +3,7 @@
 use super::facts::Facts;
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::select;
-use super::{Prepared, Size, admit, prepare, start};
-use crate::model::config::ModelConfig;
+use super::{Prepared, Size, Started, admit, prepare, start};
 use crate::plan::{Address, Capture};
 use crate::spec::metric::MetricKind;
 use crate::spec::problem::{Problems, code};
@@ -31,26 +30,23 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
     if !out.is_empty() {
         return None;
     }
-    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    let Started { mut plan, roots, prelude, common } = start(&spec, &spec.experiment, prepared, facts);
     for key in &mut captures {
         key.first = plan.captures.len();
-        let layers = key.layers.clone().unwrap_or_else(|| vec![0]);
+        let outside = if key.site == Site::Embed { 0 } else { facts.config().num_layers as u32 };
+        let layers = key.layers.clone().unwrap_or_else(|| vec![outside]);
         plan.captures.extend(layers.into_iter().map(|layer| Capture {
             run: roots[key.run],
             at: Address { layer, site: key.site },
             positions: key.positions.clone(),
         }));
     }
-    Some(Lowered { plan, layout: RunLayout { spec, common, captures } })
-}
-
-/// Numbers per position at a site.
-pub(super) fn width(site: Site, config: &ModelConfig) -> usize {
-    if site.has_heads() { config.q_width() } else { config.hidden_size }
+    Some(Lowered { prelude: prelude.into_plan(), plan, layout: RunLayout { spec, common, captures } })
 }
 
 fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Problems) -> Vec<CaptureKey> {
     let config = facts.config();
+    let columns = super::template::keys(&prepared.runs);
     let mut keys = Vec::new();
     let mut elements = 0_u64;
     for (i, capture) in spec.experiment.read.capture.iter().enumerate() {
@@ -64,7 +60,7 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
         for (run, (_, tokens)) in prepared.runs.0.iter().enumerate() {
             let positions = select::positions(&capture.positions, tokens, &format!("{at}/positions"), out);
             let (Some(layers), Some(positions)) = (layers.clone(), positions) else { continue };
-            let width = width(capture.site, config);
+            let width = config.site_width(capture.site, columns);
             let depth = layers.as_ref().map_or(1, Vec::len) as u64;
             elements = elements.saturating_add(depth * positions.len() as u64 * width as u64);
             if elements > facts.limits().capture_elements {

@@ -7,7 +7,7 @@ use super::classes;
 use super::prompts::TokenRun;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
-use crate::spec::select::{AllWord, Heads, Layers, PositionWord, Positions, Which};
+use crate::spec::select::{AllWord, Dims, Heads, Layers, PositionWord, Positions, Which};
 
 /// Layers of a model of `n`, in the order given.
 pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
@@ -188,19 +188,58 @@ pub(super) fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
     layer.saturating_sub(width / 2)..n.min(layer.saturating_add(width.div_ceil(2)))
 }
 
-/// Columns of the given heads, neighbours merged; `[None]` for the whole width.
-pub(super) fn columns(heads: Option<&[u32]>, head_dim: usize, n: usize) -> Vec<Option<Range<u32>>> {
-    let Some(heads) = heads else { return vec![None] };
-    let mut sorted = heads.to_vec();
-    sorted.sort_unstable();
+/// Columns of a part of `width` each.
+pub(super) fn dims(spec: &Dims, width: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+    let list = match spec {
+        Dims::One(dim) => vec![*dim],
+        Dims::List(list) => list.clone(),
+        Dims::Range { range: [start, end] } if *end <= width => (*start..*end).collect(),
+        Dims::Range { range: [start, end] } => {
+            let detail = format!("[{start}, {end}) of {width} columns");
+            out.push(format!("{at}/range"), code::OUT_OF_RANGE, detail, format!("end at {width} or before"));
+            return None;
+        }
+    };
+    let mut ok = true;
+    for (i, dim) in list.iter().enumerate().filter(|(_, dim)| **dim >= width) {
+        let at = if matches!(spec, Dims::One(_)) { at.to_owned() } else { format!("{at}/{i}") };
+        let fix = format!("use columns 0 to {}", width - 1);
+        out.push(at, code::OUT_OF_RANGE, format!("column {dim} of {width}"), fix);
+        ok = false;
+    }
+    unique(&list, at, "column", out).filter(|_| ok)
+}
+
+/// The given columns of the given parts (heads) of `part` columns each, of which a site has `n`; neighbours merged.
+/// `[None]` for the whole width.
+pub(super) fn columns(
+    heads: Option<&[u32]>,
+    dims: Option<&[u32]>,
+    part: usize,
+    n: usize,
+) -> Vec<Option<Range<u32>>> {
+    if heads.is_none() && dims.is_none() {
+        return vec![None];
+    }
+    let all: Vec<u32> = (0..n as u32).collect();
+    let mut heads = heads.unwrap_or(&all).to_vec();
+    heads.sort_unstable();
+    let part = part as u32;
     let mut ranges: Vec<Range<u32>> = Vec::new();
-    for head in sorted {
-        match ranges.last_mut() {
-            Some(last) if last.end == head => last.end += 1,
-            _ => ranges.push(head..head + 1),
+    let mut add = |range: Range<u32>| match ranges.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    };
+    let mut dims = dims.map(<[u32]>::to_vec);
+    if let Some(dims) = &mut dims {
+        dims.sort_unstable();
+    }
+    for head in heads {
+        match &dims {
+            None => add(head * part..(head + 1) * part),
+            Some(dims) => dims.iter().for_each(|dim| add(head * part + dim..head * part + dim + 1)),
         }
     }
-    let e = head_dim as u32;
-    let whole = 0..n as u32;
-    ranges.into_iter().map(|r| (r != whole).then(|| r.start * e..r.end * e)).collect()
+    let whole = 0..part * n as u32;
+    ranges.into_iter().map(|range| (range != whole).then_some(range)).collect()
 }

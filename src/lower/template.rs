@@ -4,74 +4,110 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Prepared;
 use super::align;
+use super::basis::orthonormal;
 use super::facts::Facts;
 use super::lint::Lints;
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
-use super::prompts::{TokenRun, find};
-use super::run::width;
+use super::prelude::Prelude;
+use super::prompts::TokenRun;
 use super::select;
+use super::source::{ValuesPlan, resolve};
 use crate::model::config::ModelConfig;
 use crate::plan::{Address, Edit, EditGroup, Op, RunId, Source};
 use crate::spec::corruption::{Rng, Sigma};
+use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
-use crate::spec::patch::{PatchSpec, SweepAxis};
+use crate::spec::named::Named;
+use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Positions;
 use crate::spec::site::Site;
 
+/// What a list of interventions belongs to.
+pub(super) struct Scope<'s> {
+    /// Pointer to the list.
+    pub at: String,
+    /// Name of the run that is changed.
+    pub base: &'s str,
+    /// That run.
+    pub run: &'s TokenRun,
+    /// The list.
+    pub interventions: &'s [Intervention],
+    /// Axes that are enumerated.
+    pub sweep: &'s [SweepAxis],
+    /// The request.
+    pub experiment: &'s Experiment,
+    /// Runs that may be read.
+    pub runs: &'s Named<TokenRun>,
+    /// Columns of a head at `scores` and `pattern`.
+    pub keys: usize,
+}
+
+/// Columns of a head at `scores` and `pattern`: the length of the longest run.
+pub(super) fn keys(runs: &Named<TokenRun>) -> usize {
+    runs.iter().map(|(_, run)| run.len() as usize).max().unwrap_or(0)
+}
+
 /// An intervention with indices. A list of one on a swept axis takes part in every cell.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(super) struct Template {
     /// Site written.
     pub site: Site,
     /// Layers taken together around each.
     pub window: u32,
-    /// Layers; `[0]` at `embed`.
+    /// Layers; none counts as `[0]` at sites without.
     pub layers: Vec<u32>,
     /// Positions written.
     pub positions: Vec<u32>,
     /// Heads written; `None` for the whole width.
     pub heads: Option<Vec<u32>>,
+    /// Columns written of each head, or of the site; `None` for all.
+    pub dims: Option<Vec<u32>>,
+    /// Columns of a head at `scores` and `pattern`.
+    pub keys: usize,
+    /// Takes part in every cell, before the others.
+    pub frozen: bool,
     /// What is written.
     pub op: OpPlan,
 }
 
-#[derive(Clone)]
+/// What a template writes.
+#[derive(Debug, Clone)]
 pub(super) enum OpPlan {
-    Copy {
-        run: usize,
-        positions: Vec<u32>,
-        coef: Option<f32>,
-    },
-    /// One row, of the site's width or a head's.
-    Vector {
-        row: Arc<[f32]>,
-        coef: Option<f32>,
-    },
+    /// Values from somewhere.
+    Write { values: ValuesPlan, how: How },
+    /// A multiple.
     Scale(f32),
+    /// Zeros.
     Zero,
+    /// What is left outside of a span.
+    ProjectOut(Arc<[f32]>),
     /// Standard deviation, seed, and `NumPy`'s rows for all positions if that is the generator.
-    Noise {
-        std: f64,
-        seed: u64,
-        stream: u32,
-        numpy: Option<Arc<[f64]>>,
-    },
+    Noise { std: f64, seed: u64, stream: u32, numpy: Option<Arc<[f64]>> },
 }
+
+/// How values are written.
+#[derive(Debug, Clone)]
+pub(super) enum How {
+    /// In place of what is there.
+    Replace,
+    /// Added.
+    Add { coef: f32, norm_match: bool },
+    /// In place of what lies in the span of an orthonormal basis.
+    Swap(Arc<[f32]>),
+}
+
 /// Resolves the `i`th intervention.
 pub(super) fn template(
     i: usize,
-    spec: &PatchSpec,
-    base: &TokenRun,
-    prepared: &Prepared,
+    scope: &Scope<'_>,
     facts: &dyn Facts,
     lints: &mut Lints,
     out: &mut Problems,
 ) -> Option<Template> {
-    let at = format!("/interventions/{i}");
-    let aligned = align::mapped(&spec.interventions[i], &at, spec, base, prepared, lints, out)?;
+    let at = format!("{}/{i}", scope.at);
+    let aligned = align::mapped(&scope.interventions[i], &at, scope, lints, out)?;
     let intervention = aligned.as_ref();
     let config = facts.config();
     let depth = config.num_layers as u32;
@@ -83,237 +119,276 @@ pub(super) fn template(
         let detail = format!("a window of {} layers on {depth} layers", intervention.window);
         lints.warn("WINDOW_EXCEEDS_MODEL", format!("{at}/window"), detail, "choose a smaller window");
     }
-    let positions = select::positions(&intervention.positions, base, &format!("{at}/positions"), out);
-    let swept = spec.sweep.contains(&SweepAxis::Heads) && intervention.site.has_heads();
-    let heads = match &intervention.heads {
-        Some(heads) => Some(select::heads(heads, config.num_heads as u32, &format!("{at}/heads"), out)?),
-        None => swept.then(|| (0..config.num_heads as u32).collect()),
+    let positions = select::positions(&intervention.positions, scope.run, &format!("{at}/positions"), out);
+    // A head's output is linear in its z: what can be said of one is done at the other, exactly.
+    let site = if intervention.site == Site::HeadOut { Site::Z } else { intervention.site };
+    let of_heads = config.site_heads(site);
+    let swept = scope.sweep.contains(&SweepAxis::Heads);
+    let heads = match (&intervention.heads, of_heads) {
+        (Some(heads), Some(n)) => Some(select::heads(heads, n as u32, &format!("{at}/heads"), out)?),
+        (None, Some(n)) => swept.then(|| (0..n as u32).collect()),
+        (_, None) => None,
+    };
+    let keys = scope.keys;
+    let part = part_width(site, config, keys);
+    let dims = match &intervention.dims {
+        Some(dims) => Some(select::dims(dims, part as u32, &format!("{at}/dims"), out)?),
+        None => scope.sweep.contains(&SweepAxis::Dims).then(|| (0..part as u32).collect()),
     };
     let (layers, positions) = (layers?, positions?);
-    let place = Place { at: &at, intervention, base, positions: &positions, heads: heads.as_deref() };
-    let op = op(&place, spec, prepared, facts, lints, out)?;
-    Some(Template { site: intervention.site, window: intervention.window, layers, positions, heads, op })
+    check_site(intervention, &at, dims.is_some(), out)?;
+    let place = Place {
+        at: &at,
+        intervention,
+        site,
+        positions: &positions,
+        heads: heads.as_deref(),
+        dims: dims.as_deref(),
+        keys,
+    };
+    let op = op(&place, scope, facts, lints, out)?;
+    let frozen = matches!(intervention.op, OpSpec::Freeze { .. });
+    Some(Template { site, window: intervention.window, layers, positions, heads, dims, keys, frozen, op })
+}
+
+/// Columns of one head of a site, or of the whole site if it has none.
+fn part_width(site: Site, config: &ModelConfig, keys: usize) -> usize {
+    config.site_width(site, keys) / config.site_heads(site).unwrap_or(1)
+}
+
+/// Operations that a site has no meaning for.
+fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut Problems) -> Option<()> {
+    let (site, op) = (intervention.site, &intervention.op);
+    let copies = matches!(op.source(), Some(SourceSpec::Run { site: None, layer: None, .. }) | None)
+        && !matches!(op, OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. });
+    let refuse = |detail: String, fix: &str, out: &mut Problems| {
+        out.push(format!("{at}/op"), code::NOT_SUPPORTED, detail, fix);
+        None
+    };
+    if site.is_over_keys() && (!copies || matches!(op, OpSpec::Add { .. } | OpSpec::Mean { .. })) {
+        let detail = format!("{site} is copied from the same layer and position of a run, scaled or zeroed");
+        return refuse(detail, "use replace, resample, freeze, scale or zero; or q, k and v before it", out);
+    }
+    let linear =
+        !matches!(
+            op,
+            OpSpec::Add { .. } | OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }
+        ) && !matches!(op.source(), Some(SourceSpec::Vector { .. } | SourceSpec::Run { site: Some(_), .. }));
+    if site == Site::HeadOut && (!linear || has_dims) {
+        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
+        return refuse(detail, "use attn_out for vectors of the residual stream, or z for a head's own", out);
+    }
+    if has_dims && matches!(op, OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }) {
+        let fix = "leave out `dims`: the basis says what is written";
+        out.push(format!("{at}/dims"), code::CONFLICT, "a span and single columns", fix);
+        return None;
+    }
+    Some(())
 }
 
 /// An intervention whose destination is resolved.
-struct Place<'p> {
-    at: &'p str,
-    intervention: &'p Intervention,
-    base: &'p TokenRun,
-    positions: &'p [u32],
-    heads: Option<&'p [u32]>,
+pub(super) struct Place<'p> {
+    /// Pointer to the intervention.
+    pub at: &'p str,
+    pub intervention: &'p Intervention,
+    /// Site written.
+    pub site: Site,
+    pub positions: &'p [u32],
+    pub heads: Option<&'p [u32]>,
+    pub dims: Option<&'p [u32]>,
+    /// Columns of a head at `scores` and `pattern`.
+    pub keys: usize,
+}
+
+impl Place<'_> {
+    /// Numbers of a given vector: a head's width where heads are named, else the site's; as many as `dims`, if named.
+    pub(super) fn vector_width(&self, config: &ModelConfig) -> usize {
+        let whole = config.site_width(self.site, self.keys);
+        let part = if self.heads.is_some() { part_width(self.site, config, self.keys) } else { whole };
+        self.dims.map_or(part, <[u32]>::len)
+    }
 }
 
 fn op(
     place: &Place<'_>,
-    spec: &PatchSpec,
-    prepared: &Prepared,
+    scope: &Scope<'_>,
     facts: &dyn Facts,
     lints: &mut Lints,
     out: &mut Problems,
 ) -> Option<OpPlan> {
     let maps = matches!(place.intervention.positions, Positions::Map { .. });
-    let copies = matches!(
-        &place.intervention.op,
-        OpSpec::Replace { source: SourceSpec::Run { .. } }
-            | OpSpec::Add { source: SourceSpec::Run { .. }, .. }
-    );
-    if maps && !copies {
+    let op = &place.intervention.op;
+    if maps && !matches!(op.source(), Some(SourceSpec::Run { .. })) {
         let at = format!("{}/positions/map", place.at);
         out.push(at, code::CONFLICT, "a map needs a run to read from", "list the destinations instead");
         return None;
     }
-    match &place.intervention.op {
-        OpSpec::Replace { source } => source_op(place, source, None, spec, prepared, facts, lints, out),
-        OpSpec::Add { source, coef } => {
-            source_op(place, source, Some(*coef as f32), spec, prepared, facts, lints, out)
+    let how = match op {
+        OpSpec::Scale { factor } => return Some(OpPlan::Scale(*factor as f32)),
+        OpSpec::Zero => return Some(OpPlan::Zero),
+        OpSpec::Noise { sigma, seed, rng } => return noise(place, *sigma, *seed, *rng, scope, facts, out),
+        OpSpec::ProjectOut { basis } => {
+            let width = place.vector_width(facts.config());
+            let basis = orthonormal(basis, width, &format!("{}/basis", place.at), out)?;
+            return Some(OpPlan::ProjectOut(basis));
         }
-        OpSpec::Scale { factor } => Some(OpPlan::Scale(*factor as f32)),
-        OpSpec::Zero => Some(OpPlan::Zero),
-        OpSpec::Noise { sigma, seed, rng } => {
-            if matches!(sigma, Sigma::Relative { .. }) && place.intervention.site != Site::Embed {
-                let detail = "k counts standard deviations of embeddings";
-                out.push(
-                    format!("{}/sigma", place.at),
-                    code::CONFLICT,
-                    detail,
-                    "write {\"abs\": 0.1}, or use site embed",
-                );
-                return None;
-            }
-            let ids: Vec<u32> = place.positions.iter().map(|p| place.base.ids[*p as usize]).collect();
-            let std = super::corrupt::sigma(*sigma, &ids, &format!("{}/sigma", place.at), facts, out)?.abs;
-            let site_width = width(place.intervention.site, facts.config());
-            let numbers = place.positions.len() as u64 * site_width as u64;
-            if numbers > facts.limits().noise_elements {
-                let detail =
-                    format!("{numbers} random numbers, the limit is {}", facts.limits().noise_elements);
-                out.push(format!("{}/positions", place.at), code::LIMIT, detail, "name fewer positions");
-                return None;
-            }
-            let numpy = (*rng == Rng::NumpyLegacy).then(|| {
-                let seed = u32::try_from(*seed).expect("BUG: checked when it was read");
-                numpy_legacy(seed, numbers as usize).into()
-            });
-            let place_in_all =
-                Site::ALL.iter().position(|site| *site == place.intervention.site).unwrap_or(0);
-            Some(OpPlan::Noise { std, seed: *seed, stream: 1 + place_in_all as u32, numpy })
+        OpSpec::Add { coef, norm_match, .. } => How::Add { coef: *coef as f32, norm_match: *norm_match },
+        OpSpec::Subspace { basis, .. } => {
+            let width = place.vector_width(facts.config());
+            How::Swap(orthonormal(basis, width, &format!("{}/basis", place.at), out)?)
         }
-    }
+        OpSpec::Replace { .. } | OpSpec::Mean { .. } | OpSpec::Resample { .. } | OpSpec::Freeze { .. } => {
+            How::Replace
+        }
+    };
+    let values = resolve(place, scope, facts, lints, out)?;
+    Some(OpPlan::Write { values, how })
 }
 
-#[expect(clippy::too_many_arguments, reason = "one step of `op`")]
-fn source_op(
+fn noise(
     place: &Place<'_>,
-    source: &SourceSpec,
-    coef: Option<f32>,
-    spec: &PatchSpec,
-    prepared: &Prepared,
+    sigma: Sigma,
+    seed: u64,
+    rng: Rng,
+    scope: &Scope<'_>,
     facts: &dyn Facts,
-    lints: &mut Lints,
     out: &mut Problems,
 ) -> Option<OpPlan> {
-    let at = place.at;
-    let (run, given) = match source {
-        SourceSpec::Vector { vector } => {
-            let config = facts.config();
-            let wanted =
-                if place.heads.is_some() { config.head_dim } else { width(place.intervention.site, config) };
-            if vector.len() != wanted {
-                let detail = format!("{} numbers where {wanted} are written", vector.len());
-                let fix = format!("give {wanted} numbers");
-                out.push(format!("{at}/source/vector"), code::LENGTH_MISMATCH, detail, fix);
-                return None;
-            }
-            return Some(OpPlan::Vector { row: vector.as_slice().into(), coef });
-        }
-        SourceSpec::Run { run, positions } => (run, positions),
-    };
-    let source_at = format!("{at}/source/positions");
-    let tokens = find(run, &format!("{at}/source/run"), &spec.experiment, &prepared.runs, out)?;
-    let positions = match (&place.intervention.positions, given) {
-        (Positions::Map { .. }, Some(_)) => {
-            let detail = "the map says already what is read";
-            out.push(source_at, code::CONFLICT, detail, "leave out `source.positions`");
-            return None;
-        }
-        (Positions::Map { map }, None) => select::map_sources(map, tokens, &format!("{at}/positions"), out)?,
-        (_, Some(given)) => select::positions(given, tokens, &source_at, out)?,
-        (own, None) => select::positions(own, tokens, &format!("{at}/positions"), out)?,
-    };
-    let (n, m) = (place.positions.len(), positions.len());
-    if m != n && m != 1 {
-        let detail = format!("{m} positions of {run:?} are read, {n} of {:?} are written", spec.base);
-        let at = if given.is_some() { source_at } else { format!("{at}/positions") };
-        out.push(
-            at,
-            code::LENGTH_MISMATCH,
-            detail,
-            "name as many source positions, or one for all, or a map",
-        );
+    let at = format!("{}/sigma", place.at);
+    if matches!(sigma, Sigma::Relative { .. }) && place.site != Site::Embed {
+        let detail = "k counts standard deviations of embeddings";
+        out.push(at, code::CONFLICT, detail, "write {\"abs\": 0.1}, or use site embed");
         return None;
     }
-    let positions = if m == n { positions } else { vec![positions[0]; n] };
-    // After another intervention the base's own values restore what that one changed.
-    let alone = spec.interventions.len() == 1;
-    if alone && run == &spec.base && positions == place.positions && coef.is_none() {
-        let detail = format!("{run:?} is patched with its own values, which changes nothing");
-        lints.info(
-            "SELF_PATCH",
-            format!("{at}/source"),
-            detail,
-            "name another source run or other positions",
-        );
+    let ids: Vec<u32> = place.positions.iter().map(|p| scope.run.ids[*p as usize]).collect();
+    let std = super::corrupt::sigma(sigma, &ids, &at, facts, out)?.abs;
+    let site_width = facts.config().site_width(place.site, place.keys);
+    let numbers = place.positions.len() as u64 * site_width as u64;
+    if numbers > facts.limits().noise_elements {
+        let detail = format!("{numbers} random numbers, the limit is {}", facts.limits().noise_elements);
+        out.push(format!("{}/positions", place.at), code::LIMIT, detail, "name fewer positions");
+        return None;
     }
-    let absolute = |p: &Positions| {
-        matches!(p, Positions::One(_) | Positions::List(_) | Positions::Range { .. } | &Positions::ALL)
-    };
-    let by_index = absolute(&place.intervention.positions) || given.as_ref().is_some_and(absolute);
-    if tokens.len() != place.base.len() && by_index {
-        let detail = format!("{run:?} has {} tokens, {:?} has {}", tokens.len(), spec.base, place.base.len());
-        lints.warn(
-            "LENGTH_MISMATCH",
-            format!("{at}/positions"),
-            detail,
-            "pair positions by `last`, spans or a map",
-        );
-    }
-    Some(OpPlan::Copy { run: prepared.runs.place(run)?, positions, coef })
+    let numpy = (rng == Rng::NumpyLegacy).then(|| {
+        let seed = u32::try_from(seed).expect("BUG: checked when it was read");
+        numpy_legacy(seed, numbers as usize).into()
+    });
+    Some(OpPlan::Noise { std, seed, stream: 1 + place.site as u32, numpy })
+}
+
+/// What turns templates into edits.
+pub(super) struct Builder<'b> {
+    /// The model.
+    pub config: &'b ModelConfig,
+    /// The plan's run of each of the request's runs.
+    pub roots: &'b [RunId],
+    /// Where values from other sites and layers are captured.
+    pub prelude: &'b mut Prelude,
 }
 
 impl Template {
-    /// Keeps only one value of a swept axis. A single value stays in every cell.
-    pub(super) fn choose(&mut self, axis: SweepAxis, index: usize, site_width: usize) {
-        match axis {
-            SweepAxis::Layers if self.layers.len() > 1 => self.layers = vec![self.layers[index]],
-            SweepAxis::Heads => {
-                if let Some(heads) = self.heads.as_mut().filter(|heads| heads.len() > 1) {
-                    *heads = vec![heads[index]];
-                }
+    /// Keeps only one value of a swept axis. A single value stays in every cell, and so does what is frozen.
+    pub(super) fn choose(&mut self, axis: SweepAxis, index: usize, config: &ModelConfig) {
+        let one = |list: &mut Vec<u32>| {
+            if list.len() > 1 {
+                *list = vec![list[index]];
             }
+        };
+        match axis {
+            _ if self.frozen => {}
+            SweepAxis::Layers => one(&mut self.layers),
+            SweepAxis::Heads => self.heads.iter_mut().for_each(one),
+            SweepAxis::Dims => self.dims.iter_mut().for_each(one),
             SweepAxis::Positions if self.positions.len() > 1 => {
                 self.positions = vec![self.positions[index]];
                 match &mut self.op {
-                    OpPlan::Copy { positions, .. } => *positions = vec![positions[index]],
+                    OpPlan::Write { values, .. } => values.choose(index),
                     OpPlan::Noise { numpy: Some(rows), .. } => {
-                        *rows = rows[index * site_width..(index + 1) * site_width].into();
+                        let width = config.site_width(self.site, self.keys);
+                        *rows = rows[index * width..(index + 1) * width].into();
                     }
                     _ => {}
                 }
             }
-            SweepAxis::Layers | SweepAxis::Positions => {}
+            SweepAxis::Positions => {}
         }
     }
 
-    /// Edits of one cell. `roots`: the plan's run of each of the request's runs.
-    pub(super) fn edits(&self, config: &ModelConfig, roots: &[RunId]) -> Vec<Edit> {
+    /// Edits of one cell.
+    pub(super) fn edits(&self, builder: &mut Builder<'_>) -> Vec<Edit> {
+        let config = builder.config;
         let depth = config.num_layers as u32;
         let layers: BTreeSet<u32> = match self.site {
             Site::Embed => BTreeSet::from([0]),
+            Site::FinalNorm | Site::Logits => BTreeSet::from([depth]),
             _ => self.layers.iter().flat_map(|l| select::window(*l, self.window, depth)).collect(),
         };
-        let columns = select::columns(self.heads.as_deref(), config.head_dim, config.num_heads);
+        let columns = self.columns(config);
         let mut edits = Vec::with_capacity(layers.len() * columns.len());
         for layer in layers {
             for columns in &columns {
-                edits.push(Edit {
-                    at: Address { layer, site: self.site },
-                    positions: self.positions.clone(),
-                    columns: columns.clone(),
-                    op: self.lowered(layer, columns.clone(), config, roots),
-                    instead: None,
-                    group: EditGroup::Patch,
-                });
+                let at = Address { layer, site: self.site };
+                let op = self.lowered(at, columns.clone(), builder);
+                let columns = columns.clone();
+                let edit = Edit::new(at, self.positions.clone(), op, EditGroup::Patch);
+                edits.push(Edit { columns, ..edit });
             }
         }
         edits
     }
 
-    fn lowered(&self, layer: u32, columns: Option<Range<u32>>, config: &ModelConfig, roots: &[RunId]) -> Op {
-        let site_width = width(self.site, config);
+    /// Ranges of columns, one edit each.
+    fn columns(&self, config: &ModelConfig) -> Vec<Option<Range<u32>>> {
+        let parts = config.site_heads(self.site).unwrap_or(1);
+        let part = part_width(self.site, config, self.keys);
+        let of = |heads: Option<&[u32]>| select::columns(heads, self.dims.as_deref(), part, parts);
+        match &self.heads {
+            // What depends on a whole head must not see its neighbours.
+            Some(heads) if self.is_headwise() => heads.iter().flat_map(|head| of(Some(&[*head]))).collect(),
+            heads => of(heads.as_deref()),
+        }
+    }
+
+    /// Number of edits of one layer of one cell, at most.
+    pub(super) fn edits_per_layer(&self, config: &ModelConfig) -> usize {
+        self.columns(config).len()
+    }
+
+    /// Numbers written at one position of one layer.
+    pub(super) fn columns_written(&self, config: &ModelConfig) -> usize {
+        let whole = config.site_width(self.site, self.keys);
+        self.columns(config).iter().map(|c| c.as_ref().map_or(whole, |c| c.len())).sum()
+    }
+
+    fn is_headwise(&self) -> bool {
+        matches!(
+            self.op,
+            OpPlan::ProjectOut(_)
+                | OpPlan::Write { how: How::Swap(_) | How::Add { norm_match: true, .. }, .. }
+        )
+    }
+
+    fn lowered(&self, at: Address, columns: Option<Range<u32>>, builder: &mut Builder<'_>) -> Op {
+        let site_width = builder.config.site_width(self.site, self.keys);
         let columns = columns.map_or(0..site_width, |c| c.start as usize..c.end as usize);
-        let with = |source, coef: Option<f32>| match coef {
-            Some(coef) => Op::Add { source, coef, norm_match: false },
-            None => Op::Replace(source),
-        };
         match &self.op {
-            OpPlan::Copy { run, positions, coef } => {
-                with(Source::Run { run: roots[*run], positions: positions.clone() }, *coef)
-            }
-            OpPlan::Vector { row, coef } => {
-                // A head's vector repeats over the heads written.
-                let n = self.positions.len() * (columns.len() / row.len());
-                let rows: Arc<[f32]> = if n == 1 { Arc::clone(row) } else { row.repeat(n).into() };
-                with(Source::Constant(rows), *coef)
+            OpPlan::Write { values, how } => {
+                let source = values.source(self, at, &columns, builder);
+                match how {
+                    How::Replace => Op::Replace(source),
+                    How::Add { coef, norm_match } => Op::Add { source, coef: *coef, norm_match: *norm_match },
+                    How::Swap(basis) => Op::Project { basis: Arc::clone(basis), source: Some(source) },
+                }
             }
             OpPlan::Scale(factor) => Op::Scale(*factor),
             OpPlan::Zero => Op::Zero,
+            OpPlan::ProjectOut(basis) => Op::Project { basis: Arc::clone(basis), source: None },
             OpPlan::Noise { std, seed, stream, numpy } => {
                 let row = |i: usize, position: u32| {
                     if let Some(rows) = numpy {
                         return rows[i * site_width..(i + 1) * site_width][columns.clone()].to_vec();
                     }
-                    let key = NoiseKey { seed: *seed, stream: stream + 8 * layer, sample: 0, position };
+                    let key = NoiseKey { seed: *seed, stream: stream + 32 * at.layer, sample: 0, position };
                     philox_row(key, site_width)[columns.clone()].to_vec()
                 };
                 let rows = self.positions.iter().enumerate().flat_map(|(i, p)| row(i, *p));

@@ -1,15 +1,17 @@
 //! Causal traces to a plan: a clean run, corrupted runs (one per noise sample) and a branch per cell.
 
+use super::control::Controls;
 use super::corrupt;
 use super::facts::Facts;
 use super::layout::{Axis, Grid, Lowered, TraceLayout};
-use super::prompts::find;
+use super::prompts::{TokenRun, find};
 use super::select;
+use super::template::keys;
 use super::trivial::triviality;
-use super::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
+use super::{Prepared, Size, Started, admit, lint_effect_metrics, prepare, start, twins};
+use crate::model::config::ModelConfig;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::named::Named;
-use crate::spec::patch::Control;
 use crate::spec::problem::Problems;
 use crate::spec::read::escape;
 use crate::spec::site::Site;
@@ -20,8 +22,12 @@ struct ArmPlan {
     site: Site,
     window: u32,
     columns: Vec<Option<std::ops::Range<u32>>>,
-    /// `[0]` at `embed`, which has no layer.
+    /// `[0]` at sites without layers.
     layers: Vec<u32>,
+    /// Positions restored together; `None`: each position of the map in turn.
+    joint: Option<Vec<u32>>,
+    /// Sites held at the unrestored run's values above.
+    sever: Vec<Site>,
 }
 
 pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
@@ -29,11 +35,11 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let mut prepared = prepare(experiment, facts, out);
     lint_effect_metrics(&mut prepared);
     let layers = select::layers(&spec.layers, facts.config().num_layers as u32, "/layers", out);
-    let arms = arms(&spec, layers.as_deref().unwrap_or_default(), facts, &mut prepared, out);
     if let Some(name) = spec.expect_top1.as_deref().filter(|name| experiment.targets.get(name).is_none()) {
         super::measure::unknown_target(name, "/expect_top1", &experiment.targets, out);
     }
     let clean = find(&spec.corrupt.from, "/corrupt/from", experiment, &prepared.runs, out).cloned();
+    let arms = arms(&spec, layers.as_deref().unwrap_or_default(), clean.as_ref(), facts, &mut prepared, out);
     let samples = corrupt::samples(&spec.corrupt.method, facts, out);
     let (Some(clean), Some(samples)) = (clean, samples) else { return None };
     let positions = select::positions(&spec.positions, &clean, "/positions", out);
@@ -54,7 +60,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
 
     let clean_run = prepared.runs.place(&spec.corrupt.from)?;
-    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    let Started { mut plan, roots, prelude, mut common } = start(&spec, &spec.experiment, prepared, facts);
     let clean_readout = common.runs.0[clean_run].1.1;
     let readouts: Vec<(RunId, usize)> =
         roots.iter().zip(&common.runs.0).map(|(root, (_, (_, readout)))| (*root, *readout)).collect();
@@ -67,7 +73,9 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         read: clean.read,
         positions: &positions,
     };
-    let grids = arms.map(|_, arm| grid(&mut plan, arm, &scene, depth));
+    let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
+    twins(&mut plan, &mut common, clean_run, roots[clean_run]);
+    let grids = arms.map(|_, arm| grid(&mut plan, arm, &scene, &controls, facts.config()));
     let layout = TraceLayout {
         common,
         clean_run,
@@ -80,17 +88,18 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         arms: grids,
         spec,
     };
-    Some(Lowered { plan, layout })
+    Some(Lowered { prelude: prelude.into_plan(), plan, layout })
 }
 
 fn arms(
     spec: &TraceSpec,
     layers: &[u32],
+    clean: Option<&TokenRun>,
     facts: &dyn Facts,
     prepared: &mut Prepared,
     out: &mut Problems,
 ) -> Named<ArmPlan> {
-    let config = facts.config();
+    let (config, keys) = (facts.config(), keys(&prepared.runs));
     let arms = spec.arms.iter().map(|(name, arm)| {
         let at = format!("/arms/{}", escape(name));
         if arm.window as usize > config.num_layers {
@@ -102,29 +111,41 @@ fn arms(
                 "choose a smaller window",
             );
         }
-        let heads = match &arm.heads {
-            Some(heads) => select::heads(heads, config.num_heads as u32, &format!("{at}/heads"), out),
-            None => None,
+        // A head's output is linear in its z: restoring one restores the other, exactly.
+        let site = if arm.site == Site::HeadOut { Site::Z } else { arm.site };
+        let n = config.site_heads(site);
+        let part = config.site_width(site, keys) / n.unwrap_or(1);
+        let heads = match (&arm.heads, n) {
+            (Some(heads), Some(n)) => select::heads(heads, n as u32, &format!("{at}/heads"), out),
+            _ => None,
         };
-        let columns = select::columns(heads.as_deref(), config.head_dim, config.num_heads);
-        let layers = if arm.site == Site::Embed { vec![0] } else { layers.to_vec() };
-        (name.to_owned(), ArmPlan { site: arm.site, window: arm.window, columns, layers })
+        let dims = arm.dims.as_ref();
+        let dims = dims.and_then(|dims| select::dims(dims, part as u32, &format!("{at}/dims"), out));
+        let joint = arm.positions.as_ref();
+        let joint = joint.and_then(|p| select::positions(p, clean?, &format!("{at}/positions"), out));
+        let columns = select::columns(heads.as_deref(), dims.as_deref(), part, n.unwrap_or(1));
+        let layers = if site.has_layer() { layers.to_vec() } else { vec![0] };
+        let sever = arm.sever.clone();
+        (name.to_owned(), ArmPlan { site, window: arm.window, columns, layers, joint, sever })
     });
     arms.collect()
 }
 
 fn size(spec: &TraceSpec, arms: &Named<ArmPlan>, positions: usize, samples: u64, depth: u32) -> Size {
-    let copies = if spec.controls.contains(&Control::SelfPatch) { 2 } else { 1 };
+    let copies = 1 + spec.controls.len() as u64;
     let mut size = Size { cells: 0, edits: 0, positions: 0, at: "/arms" };
     for (_, arm) in arms.iter() {
+        let (along, together) = arm.joint.as_ref().map_or((positions, 1), |joint| (1, joint.len()));
         let cells = (arm.layers.len() as u64)
-            .saturating_mul(positions as u64)
+            .saturating_mul(along as u64)
             .saturating_mul(samples)
             .saturating_mul(copies);
-        let per_cell = u64::from(arm.window.min(depth)).saturating_mul(arm.columns.len() as u64);
+        let severed = arm.sever.len() as u64 * u64::from(depth);
+        let per_cell = u64::from(arm.window.min(depth)).saturating_mul(arm.columns.len() as u64) + severed;
+        let edits = cells.saturating_mul(per_cell);
         size.cells = size.cells.saturating_add(cells);
-        size.edits = size.edits.saturating_add(cells.saturating_mul(per_cell));
-        size.positions = size.edits;
+        size.edits = size.edits.saturating_add(edits);
+        size.positions = size.positions.saturating_add(edits.saturating_mul(together as u64));
     }
     size
 }
@@ -139,32 +160,41 @@ struct Scene<'s> {
     positions: &'s [u32],
 }
 
-fn grid(plan: &mut Plan, arm: &ArmPlan, scene: &Scene<'_>, depth: u32) -> Grid {
+fn grid(
+    plan: &mut Plan,
+    arm: &ArmPlan,
+    scene: &Scene<'_>,
+    controls: &Controls,
+    config: &ModelConfig,
+) -> Grid {
+    let depth = config.num_layers as u32;
     let mut axes = Vec::new();
-    if arm.site != Site::Embed {
+    if arm.site.has_layer() {
         axes.push(Axis { name: "layer", values: arm.layers.clone() });
     }
-    axes.push(Axis { name: "position", values: scene.positions.to_vec() });
-    let control = scene.spec.controls.contains(&Control::SelfPatch);
-    let mut grid =
-        Grid { axes, samples: scene.corrupted.len(), readouts: vec![], controls: vec![], trivial: vec![] };
+    let cells: Vec<Vec<u32>> = match &arm.joint {
+        Some(joint) => vec![joint.clone()],
+        None => {
+            axes.push(Axis { name: "position", values: scene.positions.to_vec() });
+            scene.positions.iter().map(|position| vec![*position]).collect()
+        }
+    };
+    let samples = scene.corrupted.len();
+    let mut grid = Grid { axes, samples, readouts: vec![], controls: controls.empty(), trivial: vec![] };
     for layer in &arm.layers {
-        for position in scene.positions {
+        for positions in &cells {
+            let number = grid.trivial.len() as u32;
             for (sample, (corrupted, _)) in scene.corrupted.iter().enumerate() {
                 let (base, source) = match scene.spec.direction {
                     Direction::Denoising => (*corrupted, scene.clean),
                     Direction::Noising => (scene.clean, *corrupted),
                 };
-                let cell =
-                    plan.branch(base, cell_edits(arm, *layer, *position, source, depth, EditGroup::Patch));
+                let edits = cell_edits(arm, *layer, positions, source, base, depth);
+                controls.add(plan, config, base, &edits, number, scene.read, &mut grid.controls);
+                let cell = plan.branch(base, edits);
                 grid.readouts.push(plan.read(cell, scene.read));
                 if sample == 0 {
                     grid.trivial.push(triviality(plan, cell, scene.read, |_| scene.read, depth));
-                }
-                if control {
-                    let edits = cell_edits(arm, *layer, *position, base, depth, EditGroup::Control);
-                    let run = plan.branch(base, edits);
-                    grid.controls.push(plan.read(run, scene.read));
                 }
             }
         }
@@ -172,22 +202,29 @@ fn grid(plan: &mut Plan, arm: &ArmPlan, scene: &Scene<'_>, depth: u32) -> Grid {
     grid
 }
 
+/// Edits of one cell: what is restored from `source`, and what is held at the values of `base` in the layers above.
 fn cell_edits(
     arm: &ArmPlan,
     layer: u32,
-    position: u32,
+    positions: &[u32],
     source: RunId,
+    base: RunId,
     depth: u32,
-    group: EditGroup,
 ) -> Vec<Edit> {
-    let layers = if arm.site == Site::Embed { 0..1 } else { select::window(layer, arm.window, depth) };
-    let edit = |layer, columns: &Option<std::ops::Range<u32>>| Edit {
-        at: Address { layer, site: arm.site },
-        positions: vec![position],
-        columns: columns.clone(),
-        op: Op::Replace(Source::Run { run: source, positions: vec![position] }),
-        instead: None,
-        group,
+    let layers = match arm.site {
+        Site::Embed => 0..1,
+        Site::FinalNorm | Site::Logits => depth..depth + 1,
+        _ => select::window(layer, arm.window, depth),
     };
-    layers.flat_map(|layer| arm.columns.iter().map(move |columns| edit(layer, columns))).collect()
+    let above = if arm.site == Site::Embed { 0..depth } else { layers.end.min(depth)..depth };
+    let copy = |layer, site, columns: Option<std::ops::Range<u32>>, run| {
+        let op = Op::Replace(Source::Run { run, positions: positions.to_vec() });
+        let edit = Edit::new(Address { layer, site }, positions.to_vec(), op, EditGroup::Patch);
+        Edit { columns, ..edit }
+    };
+    let restored = layers.flat_map(|layer| {
+        arm.columns.iter().map(move |columns| copy(layer, arm.site, columns.clone(), source))
+    });
+    let held = above.flat_map(|layer| arm.sever.iter().map(move |site| copy(layer, *site, None, base)));
+    restored.chain(held).collect()
 }

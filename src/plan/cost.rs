@@ -20,6 +20,21 @@ pub struct Cost {
     pub seconds: f64,
 }
 
+impl Cost {
+    /// One after the other.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            row_layers: self.row_layers + other.row_layers,
+            flops: self.flops + other.flops,
+            chunks: self.chunks + other.chunks,
+            peak_bytes: self.peak_bytes.max(other.peak_bytes),
+            seconds: self.seconds + other.seconds,
+        }
+    }
+}
+
 /// The most that one request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Ceiling {

@@ -149,6 +149,21 @@ impl Op {
         }
     }
 
+    /// The run read and the positions, to be changed.
+    pub fn run_read_mut(&mut self) -> Option<(RunId, &mut [u32])> {
+        match self.source_mut()? {
+            Source::Run { run, positions } => Some((*run, positions)),
+            Source::Constant(_) | Source::Captured(_) => None,
+        }
+    }
+
+    /// Reads another run, where a run is read.
+    pub fn read_run(&mut self, other: RunId) {
+        if let Some(Source::Run { run, .. }) = self.source_mut() {
+            *run = other;
+        }
+    }
+
     /// The run and positions read, if a run of the same plan is.
     pub fn run_read(&self) -> Option<(RunId, &[u32])> {
         match self.source()? {

@@ -49,6 +49,21 @@ pub struct Usage {
     pub peak_bytes: u64,
 }
 
+impl Usage {
+    /// One after the other.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            row_layers: self.row_layers + other.row_layers,
+            seconds: self.seconds + other.seconds,
+            queue_seconds: self.queue_seconds + other.queue_seconds,
+            chunks: self.chunks + other.chunks,
+            peak_bytes: self.peak_bytes.max(other.peak_bytes),
+        }
+    }
+}
+
 impl PlanOutput {
     /// What the edits of a group wrote.
     pub fn receipt(&self, group: EditGroup) -> EditStats {

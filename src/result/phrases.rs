@@ -127,19 +127,33 @@ pub(super) fn interventions(list: &[Intervention], swept: &[SweepAxis]) -> Strin
 
 fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
     let site = one.site;
+    let from = |source: &SourceSpec| match source {
+        SourceSpec::Run { run, site: None, layer: None, .. } => run.clone(),
+        SourceSpec::Run { run, site, layer, .. } => {
+            let site = site.map(|site| format!(" {site}")).unwrap_or_default();
+            let layer = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
+            format!("{run}'s{site}{layer}")
+        }
+        SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", mean_of.join(", ")),
+        SourceSpec::Vector { .. } => "a given vector".to_owned(),
+    };
     let what = match &one.op {
-        OpSpec::Replace { source: SourceSpec::Run { run, .. } } => format!("{site} from {run}"),
-        OpSpec::Replace { source: SourceSpec::Vector { .. } } => format!("{site} set to a given vector"),
-        OpSpec::Add { source, coef } => {
-            let source = match source {
-                SourceSpec::Run { run, .. } => format!("that of {run}"),
-                SourceSpec::Vector { .. } => "a given vector".to_owned(),
-            };
-            format!("{site} plus {} times {source}", significant(*coef, DIGITS))
+        OpSpec::Replace { source } | OpSpec::Mean { source } => format!("{site} from {}", from(source)),
+        OpSpec::Add { source, coef, norm_match } => {
+            let kept = if *norm_match { ", norm kept" } else { "" };
+            format!("{site} plus {} times {}{kept}", significant(*coef, DIGITS), from(source))
         }
         OpSpec::Scale { factor } => format!("{site} times {}", significant(*factor, DIGITS)),
         OpSpec::Zero => format!("{site} set to zero"),
+        OpSpec::Resample { source, .. } => format!("{site} from one of {}", source.any_of.join(", ")),
         OpSpec::Noise { .. } => format!("noise added to {site}"),
+        OpSpec::ProjectOut { basis } => format!("{} directions projected out of {site}", basis.len()),
+        OpSpec::Subspace { basis, source } => {
+            format!("{} directions of {site} from {}", basis.len(), from(source))
+        }
+        OpSpec::Freeze { source } => {
+            format!("{site} held at {}", source.as_ref().map_or_else(|| "the base".to_owned(), from))
+        }
     };
     let layers = one.layers.as_ref().filter(|_| !swept.contains(&SweepAxis::Layers)).map(layers);
     let positions = (!swept.contains(&SweepAxis::Positions)).then(|| positions(&one.positions));

@@ -8,7 +8,7 @@ use super::phrases;
 use super::plane::Plane;
 use super::trace::{ArmResult, TraceResponse};
 use crate::lower::layout::Axis;
-use crate::spec::intervention::{OpSpec, SourceSpec};
+use crate::spec::intervention::SourceSpec;
 use crate::tokens::Token;
 
 /// Panels stand below each other where they would be wider than this many columns side by side.
@@ -174,8 +174,7 @@ fn plane(axes: &[Axis], of: impl Fn() -> String) -> Result<Plane<'_>, PictureReq
 pub(super) fn sources(response: &PatchResponse) -> Vec<&str> {
     let mut found: Vec<&str> = Vec::new();
     for intervention in &response.request.interventions {
-        let (OpSpec::Replace { source } | OpSpec::Add { source, .. }) = &intervention.op else { continue };
-        let SourceSpec::Run { run, .. } = source else { continue };
+        let Some(SourceSpec::Run { run, .. }) = intervention.op.source() else { continue };
         if *run != response.request.base && !found.contains(&run.as_str()) {
             found.push(run);
         }

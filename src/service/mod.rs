@@ -17,7 +17,7 @@ use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
-use crate::plan::output::PlanOutput;
+use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::pack::Mode;
 use crate::plan::{Plan, RunId};
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
@@ -77,24 +77,24 @@ struct Computed {
 impl Service {
     /// `POST /v1/run`
     pub async fn run(&self, body: Value) -> Result<RunResponse, Refusal> {
-        let Lowered { plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
-        let Computed { output, .. } = self.compute(plan).await?;
+        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
+        let Computed { output, .. } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("run");
         self.lower(move |facts| run::respond(&layout, &output, facts.words(), envelope)).await
     }
 
     /// `POST /v1/patch`
     pub async fn patch(&self, body: Value) -> Result<PatchResponse, Refusal> {
-        let Lowered { plan, layout } = self.lower(move |facts| lower::patch(&body, facts)).await?;
-        let Computed { output, resolved } = self.compute(plan).await?;
+        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::patch(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("patch");
         self.lower(move |facts| patch::respond(&layout, &resolved, &output, facts.words(), envelope)).await
     }
 
     /// `POST /v1/trace`
     pub async fn trace(&self, body: Value) -> Result<TraceResponse, Refusal> {
-        let Lowered { plan, layout } = self.lower(move |facts| lower::trace(&body, facts)).await?;
-        let Computed { output, resolved } = self.compute(plan).await?;
+        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::trace(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("trace");
         self.lower(move |facts| trace::respond(&layout, &resolved, &output, facts.words(), envelope)).await
     }
@@ -110,19 +110,20 @@ impl Service {
         let planned = self.lower(move |facts| {
             let (kind, inner) = dry_run::split(&body)?;
             let lowered = match kind {
-                Planned::Run => {
-                    lower::run(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
-                }
-                Planned::Patch => {
-                    lower::patch(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
-                }
-                Planned::Trace => {
-                    lower::trace(inner, facts).map(|l| parts(l.plan, &l.layout.spec, &l.layout.common))
-                }
+                Planned::Run => lower::run(inner, facts)
+                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
+                Planned::Patch => lower::patch(inner, facts)
+                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
+                Planned::Trace => lower::trace(inner, facts)
+                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
             };
-            let (plan, request, common) = lowered.map_err(|problems| problems.under(kind.prefix()))?;
-            Ok(engine.prepare(&plan, Mode::Branching).map(|prepared| {
-                PlanResponse::new(facts.model(), kind, request, &plan, &common, prepared.cost, ceiling)
+            let (prelude, plan, request, common) =
+                lowered.map_err(|problems| problems.under(kind.prefix()))?;
+            let cost = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
+            let first = prelude.as_ref().map_or(Ok(Cost::default()), cost);
+            Ok(first.and_then(|first| {
+                let cost = cost(&plan)?.and(&first);
+                Ok(PlanResponse::new(facts.model(), kind, request, &plan, &common, cost, ceiling))
             }))
         });
         planned.await?.map_err(|error| Refusal::Engine(error.into()))
@@ -144,19 +145,34 @@ impl Service {
         }
     }
 
-    async fn compute(&self, plan: Plan) -> Result<Computed, Refusal> {
+    /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
+    async fn compute(&self, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
         let layers = self.served.config().num_layers as u32;
         let engine = self.engine.clone();
         let prepared = self.lower(move |_| {
             let resolved = cone::resolved(&plan, layers);
-            Ok(engine.prepare(&plan, Mode::Branching).map(|prepared| (prepared, resolved)))
+            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose();
+            Ok(first.and_then(|first| Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved))))
         });
-        let (prepared, resolved) = prepared.await?.map_err(EngineError::from)?;
-        let (cost, ceiling) = (prepared.cost, self.ceiling);
+        let (first, mut prepared, mut plan, resolved) = prepared.await?.map_err(EngineError::from)?;
+        let (cost, ceiling) =
+            (first.as_ref().map_or(prepared.cost, |f| prepared.cost.and(&f.cost)), self.ceiling);
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
-        let output = self.engine.execute(prepared).await?;
+        let mut usage = Usage::default();
+        if let Some(first) = first {
+            let captured = self.engine.execute(first).await?;
+            usage = captured.usage;
+            let engine = self.engine.clone();
+            let again = self.lower(move |_| {
+                plan.fill(&captured.captures);
+                Ok(engine.prepare(&plan, Mode::Branching))
+            });
+            prepared = again.await?.map_err(EngineError::from)?;
+        }
+        let mut output = self.engine.execute(prepared).await?;
+        output.usage = output.usage.and(&usage);
         Ok(Computed { output, resolved })
     }
 
@@ -182,7 +198,12 @@ impl Service {
 }
 
 /// What all plans have in common, the request as JSON.
-fn parts(plan: Plan, spec: &impl serde::Serialize, common: &Common) -> (Plan, Value, Common) {
+fn parts(
+    prelude: Option<Plan>,
+    plan: Plan,
+    spec: &impl serde::Serialize,
+    common: &Common,
+) -> (Option<Plan>, Plan, Value, Common) {
     let request = serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only");
-    (plan, request, common.clone())
+    (prelude, plan, request, common.clone())
 }

@@ -3,11 +3,12 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::corruption::{Rng, Sigma, read_seed};
+use super::op::{FIELDS, read_op};
+pub use super::op::{OpSpec, SourceSpec};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::{read_layers, read_site};
-use super::select::{Heads, Layers, Positions};
+use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 
 /// One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
@@ -15,98 +16,25 @@ use super::site::Site;
 pub struct Intervention {
     /// Site written.
     pub site: Site,
-    /// Layers written; absent at `embed`.
+    /// Layers written; absent at `embed` and `final_norm`, which have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
-    /// Positions written.
+    /// Positions written: by default the last one, and all of them for `freeze`.
     #[schema(required = false)]
     pub positions: Positions,
     /// Heads written, at a per-head site; all of them if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
+    /// Columns written: channels of the residual stream, neurons of `mlp_act`, a head's dimensions, at `scores` and
+    /// `pattern` the key positions; all of them if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dims: Option<Dims>,
     /// Layers written together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
     #[schema(required = false)]
     pub window: u32,
     /// What is done.
     #[serde(flatten)]
     pub op: OpSpec,
-}
-
-/// What an intervention does.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(tag = "op", rename_all = "snake_case")]
-pub enum OpSpec {
-    /// Writes the source's values.
-    Replace {
-        /// Where they come from.
-        source: SourceSpec,
-    },
-    /// Adds `coef` times the source's values.
-    Add {
-        /// Where they come from.
-        source: SourceSpec,
-        /// Their factor.
-        #[schema(required = false)]
-        coef: f64,
-    },
-    /// Multiplies by a factor.
-    Scale {
-        /// The factor.
-        factor: f64,
-    },
-    /// Writes zeros.
-    Zero,
-    /// Adds one draw of gaussian noise.
-    Noise {
-        /// Its standard deviation; relative ones at site `embed` only.
-        sigma: Sigma,
-        /// Seed.
-        #[schema(required = false)]
-        seed: u64,
-        /// Generator.
-        #[schema(required = false)]
-        rng: Rng,
-    },
-}
-
-/// Where values come from.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum SourceSpec {
-    /// The same site and layers of another run.
-    Run {
-        /// The run.
-        run: String,
-        /// Positions read, as many as are written (or one for all of them); the intervention's own selector,
-        /// resolved in the source run, if left out.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        positions: Option<Positions>,
-    },
-    /// A given vector, the same at every position, layer and head written.
-    Vector {
-        /// Its values, as many as the site is wide (a head's width where `heads` is named).
-        vector: Vec<f32>,
-    },
-}
-
-const OPS: [(&str, Kind); 5] = [
-    ("replace", Kind::Replace),
-    ("add", Kind::Add),
-    ("scale", Kind::Scale),
-    ("zero", Kind::Zero),
-    ("noise", Kind::Noise),
-];
-/// Names of the operations.
-pub const OP_NAMES: [&str; 5] = [OPS[0].0, OPS[1].0, OPS[2].0, OPS[3].0, OPS[4].0];
-const LATER: [&str; 5] = ["mean", "resample", "project_out", "freeze", "subspace"];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Replace,
-    Add,
-    Scale,
-    Zero,
-    Noise,
 }
 
 impl Intervention {
@@ -117,47 +45,48 @@ impl Intervention {
             layers: Some(Layers::ALL),
             positions: Positions::LAST,
             heads: None,
+            dims: None,
             window: 1,
             op: OpSpec::Replace {
-                source: SourceSpec::Run { run: source.to_owned(), positions: Some(Positions::LAST) },
+                source: SourceSpec::Run {
+                    run: source.to_owned(),
+                    positions: Some(Positions::LAST),
+                    site: None,
+                    layer: None,
+                },
             },
         }
     }
 
     /// Reads the object.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let known = [
-            "site",
-            "layers",
-            "positions",
-            "heads",
-            "window",
-            "op",
-            "source",
-            "coef",
-            "factor",
-            "sigma",
-            "seed",
-            "rng",
-        ];
+        const OWN: [&str; 7] = ["site", "layers", "positions", "heads", "dims", "window", "op"];
+        let known: Vec<&str> = OWN.into_iter().chain(FIELDS).collect();
         let fields = node.fields(&known, out)?;
         let site = fields
             .need("site", "name the site to write, as resid_post", out)
             .and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
-        let positions =
-            fields.get("positions").map_or(Some(Positions::LAST), |n| Positions::read(&n, true, out));
+        if let (Some(node), Some(site)) = (fields.get("site"), site.filter(|site| !site.is_editable())) {
+            let detail = format!("{site} can be read, not written");
+            out.push(&node.at, code::NOT_SUPPORTED, detail, "write final_norm, from which the logits follow");
+        }
+        let op = read_op(&fields, out);
+        let everywhere = matches!(op, Some(OpSpec::Freeze { .. }));
+        let default = if everywhere { Positions::ALL } else { Positions::LAST };
+        let positions = fields.get("positions").map_or(Some(default), |n| Positions::read(&n, true, out));
         let heads = fields.get("heads").map_or(Some(None), |n| Heads::read(&n, out).map(Some));
         if let (Some(node), Some(site)) = (fields.get("heads"), site) {
             check_heads_site(&node.at, site, out);
         }
+        let dims = fields.get("dims").map_or(Some(None), |n| Dims::read(&n, out).map(Some));
         let window = read_window(&fields, site, out);
-        let op = read_op(&fields, out);
         Some(Self {
             site: site?,
             layers: layers?,
             positions: positions?,
             heads: heads?,
+            dims: dims?,
             window: window?,
             op: op?,
         })
@@ -168,7 +97,7 @@ impl Intervention {
 pub(super) fn check_heads_site(at: &str, site: Site, out: &mut Problems) {
     if !site.has_heads() {
         let detail = format!("site {site} is not divided into heads");
-        out.push(at, code::NOT_SUPPORTED, detail, "leave out `heads`, or use site z");
+        out.push(at, code::NOT_SUPPORTED, detail, "leave out `heads`, or use a per-head site such as z");
     }
 }
 
@@ -176,8 +105,9 @@ pub(super) fn check_heads_site(at: &str, site: Site, out: &mut Problems) {
 pub(super) fn read_window(fields: &Fields<'_>, site: Option<Site>, out: &mut Problems) -> Option<u32> {
     let Some(node) = fields.get("window") else { return Some(1) };
     let window = node.natural(1, out)?;
-    if site == Some(Site::Embed) && window != 1 {
-        out.push(&node.at, code::CONFLICT, "`embed` has no layers to take together", "leave out `window`");
+    if let Some(site) = site.filter(|site| !site.has_layer() && window != 1) {
+        let detail = format!("`{site}` has no layers to take together");
+        out.push(&node.at, code::CONFLICT, detail, "leave out `window`");
         return None;
     }
     if window > 1 << 20 {
@@ -186,66 +116,4 @@ pub(super) fn read_window(fields: &Fields<'_>, site: Option<Site>, out: &mut Pro
         return None;
     }
     u32::try_from(window).ok()
-}
-
-fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
-    let kind = fields.get("op").map_or(Some(Kind::Replace), |n| n.choice(&OPS, &LATER, out))?;
-    let belongs: &[&str] = match kind {
-        Kind::Replace => &["source"],
-        Kind::Add => &["source", "coef"],
-        Kind::Scale => &["factor"],
-        Kind::Zero => &[],
-        Kind::Noise => &["sigma", "seed", "rng"],
-    };
-    let name = OPS.iter().find(|(_, k)| *k == kind).map_or("", |(name, _)| *name);
-    for field in ["source", "coef", "factor", "sigma", "seed", "rng"] {
-        if !belongs.contains(&field) && fields.get(field).is_some() {
-            let detail = format!("op {name} takes no `{field}`");
-            out.push(
-                fields.pointer(field),
-                code::CONFLICT,
-                detail,
-                format!("leave out `{field}`, or change `op`"),
-            );
-        }
-    }
-    match kind {
-        Kind::Replace => Some(OpSpec::Replace { source: read_source(fields, out)? }),
-        Kind::Add => {
-            let coef = fields.get("coef").map_or(Some(1.0), |n| n.number(out));
-            Some(OpSpec::Add { source: read_source(fields, out)?, coef: coef? })
-        }
-        Kind::Scale => {
-            let factor = fields.need("factor", "write the number to multiply by", out)?.number(out)?;
-            Some(OpSpec::Scale { factor })
-        }
-        Kind::Zero => Some(OpSpec::Zero),
-        Kind::Noise => {
-            let sigma = fields.need("sigma", "write {\"abs\": 0.1}", out).and_then(|n| Sigma::read(&n, out));
-            let rng = fields.get("rng").map_or(Some(Rng::Philox), |n| Rng::read(&n, out));
-            let seed = read_seed(fields, rng, out);
-            Some(OpSpec::Noise { sigma: sigma?, seed: seed?, rng: rng? })
-        }
-    }
-}
-
-fn read_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
-    const FORMS: &str = "write {\"run\": name, \"positions\": …} or {\"vector\": [..]}";
-    let node = fields.need("source", FORMS, out)?;
-    let source =
-        node.fields(&["run", "positions", "vector", "activation", "mean_of", "site", "layer"], out)?;
-    for later in ["activation", "mean_of", "site", "layer"] {
-        if source.get(later).is_some() {
-            let detail = format!("sources by `{later}` are not served");
-            out.push(source.pointer(later), code::NOT_SUPPORTED, detail, FORMS);
-        }
-    }
-    if let Some(vector) = source.get("vector") {
-        source.exclude("vector", &["run", "positions"], out);
-        let vector = vector.all(out, |n, out| n.number(out).map(|x| x as f32))?;
-        return Some(SourceSpec::Vector { vector });
-    }
-    let run = source.need("run", FORMS, out).and_then(|n| n.name(out));
-    let positions = source.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some));
-    Some(SourceSpec::Run { run: run?, positions: positions? })
 }

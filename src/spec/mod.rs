@@ -11,6 +11,7 @@ pub mod experiment;
 pub mod intervention;
 pub mod metric;
 pub mod named;
+pub mod op;
 pub mod patch;
 pub mod problem;
 pub mod prompt;

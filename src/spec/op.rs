@@ -82,6 +82,21 @@ pub enum OpSpec {
     },
 }
 
+impl OpSpec {
+    /// Where its values come from, if it names a source.
+    pub const fn source(&self) -> Option<&SourceSpec> {
+        match self {
+            Self::Replace { source }
+            | Self::Add { source, .. }
+            | Self::Mean { source }
+            | Self::Subspace { source, .. } => Some(source),
+            Self::Freeze { source } => source.as_ref(),
+            Self::Scale { .. } | Self::Zero | Self::Resample { .. } | Self::Noise { .. } => None,
+            Self::ProjectOut { .. } => None,
+        }
+    }
+}
+
 /// Where values come from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -230,8 +245,7 @@ pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec>
     }
 }
 
-const FORMS: &str =
-    "write {\"run\": name, \"positions\": …}, {\"mean_of\": [names]} or {\"vector\": [..]}";
+const FORMS: &str = "write {\"run\": name, \"positions\": …}, {\"mean_of\": [names]} or {\"vector\": [..]}";
 
 fn need_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
     read_source(&fields.need("source", FORMS, out)?, out)

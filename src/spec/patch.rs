@@ -47,12 +47,18 @@ pub enum SweepAxis {
     Positions,
     /// Head by head.
     Heads,
+    /// Column by column (neurons, channels).
+    Dims,
 }
 
 impl SweepAxis {
     /// Every axis with its name.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("layers", Self::Layers), ("positions", Self::Positions), ("heads", Self::Heads)];
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("layers", Self::Layers),
+        ("positions", Self::Positions),
+        ("heads", Self::Heads),
+        ("dims", Self::Dims),
+    ];
 
     /// Name of the axis in a result.
     pub const fn singular(self) -> &'static str {
@@ -60,6 +66,7 @@ impl SweepAxis {
             Self::Layers => "layer",
             Self::Positions => "position",
             Self::Heads => "head",
+            Self::Dims => "dim",
         }
     }
 }
@@ -79,6 +86,27 @@ pub struct Normalise {
 pub enum Control {
     /// Every cell again with its own unpatched run as the source; the effect must be exactly 0.
     SelfPatch,
+    /// Every cell again reading random other positions of its source run.
+    RandomPosition,
+    /// Every cell again moving each row as far as the patch does, in a random direction.
+    RandomVector,
+    /// Every cell again reading an unrelated prompt, as far from its end: the run named `unrelated`, or one of our own.
+    UnrelatedPrompt,
+}
+
+impl Control {
+    /// Every control with its name.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("self_patch", Self::SelfPatch),
+        ("random_position", Self::RandomPosition),
+        ("random_vector", Self::RandomVector),
+        ("unrelated_prompt", Self::UnrelatedPrompt),
+    ];
+
+    /// Its name on the wire.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
 }
 
 const OWN: [&str; 6] = ["base", "source", "interventions", "sweep", "normalise", "controls"];
@@ -143,7 +171,7 @@ fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
     if node.value.as_array().is_some_and(Vec::is_empty) {
         return Some(Vec::new());
     }
-    let axes = node.each(out, |n, out| n.choice(&SweepAxis::ALL, &["dims", "arms"], out))?;
+    let axes = node.each(out, |n, out| n.choice(&SweepAxis::ALL, &["arms"], out))?;
     report_twice(&axes, node, out);
     Some(axes)
 }
@@ -155,14 +183,12 @@ fn read_normalise(node: &Node<'_>, out: &mut Problems) -> Option<Normalise> {
     Some(Normalise { zero: zero?, one: one? })
 }
 
-const LATER: [&str; 3] = ["random_position", "random_vector", "unrelated_prompt"];
-
 /// Reads a list of controls; an empty one means none.
 pub(super) fn read_controls(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Control>> {
     if node.value.as_array().is_some_and(Vec::is_empty) {
         return Some(Vec::new());
     }
-    let controls = node.each(out, |n, out| n.choice(&[("self_patch", Control::SelfPatch)], &LATER, out))?;
+    let controls = node.each(out, |n, out| n.choice(&Control::ALL, &[], out))?;
     report_twice(&controls, node, out);
     Some(controls)
 }

@@ -1,17 +1,20 @@
 //! Runs: prompts with named spans.
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::intervention::Intervention;
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 
-/// A prompt, given as text or as token ids.
+/// A run: a prompt, given as text or as token ids, or another run with interventions.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Prompt {
     /// The text.
     #[serde(flatten)]
+    #[schema(value_type = RunForm)]
     pub text: PromptText,
     /// Named spans of its tokens.
     #[serde(skip_serializing_if = "Named::is_empty")]
@@ -22,14 +25,58 @@ pub struct Prompt {
     pub bos: Option<bool>,
 }
 
-/// Text or token ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+/// Text, token ids or a run derived from another.
+#[derive(Debug, Clone, PartialEq)]
 pub enum PromptText {
-    /// Text, tokenised here.
+    /// Text, tokenised here: `prompt`.
     Prompt(String),
-    /// Token ids, taken as they are.
+    /// Token ids, taken as they are: `tokens`.
     Tokens(Vec<u32>),
+    /// A run defined above with interventions, all applied jointly: `from`, `interventions`.
+    Derived {
+        /// Name of that run, whose tokens and spans it shares.
+        from: String,
+        /// What is written.
+        interventions: Vec<Intervention>,
+    },
+}
+
+/// Ways to write a run.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum RunForm {
+    /// A prompt.
+    Prompt {
+        /// Text, tokenised here.
+        prompt: String,
+    },
+    /// Token ids.
+    Tokens {
+        /// Taken as they are.
+        tokens: Vec<u32>,
+    },
+    /// A run defined above with interventions: a source or a base for others, as in path patching.
+    Derived {
+        /// Name of that run, whose tokens and spans it shares.
+        from: String,
+        /// What is written, all jointly.
+        interventions: Vec<Intervention>,
+    },
+}
+
+impl Serialize for PromptText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match self {
+            Self::Prompt(prompt) => map.serialize_entry("prompt", prompt)?,
+            Self::Tokens(tokens) => map.serialize_entry("tokens", tokens)?,
+            Self::Derived { from, interventions } => {
+                map.serialize_entry("from", from)?;
+                map.serialize_entry("interventions", interventions)?;
+            }
+        }
+        map.end()
+    }
 }
 
 /// A span: the only occurrence of a text in the prompt, or a half-open range of token positions.
@@ -53,8 +100,18 @@ impl Prompt {
         if node.value.is_string() {
             return Some(Self::text(node.name(out)?));
         }
-        let fields = node.fields(&["prompt", "tokens", "spans", "bos"], out)?;
-        Self::read_fields(&fields, out)
+        let known = ["prompt", "tokens", "spans", "bos", "from", "interventions"];
+        let fields = node.fields(&known, out)?;
+        if fields.get("from").is_none() && fields.get("interventions").is_none() {
+            return Self::read_fields(&fields, out);
+        }
+        fields.exclude("from", &["prompt", "tokens", "spans", "bos"], out);
+        let from = fields.need("from", "name the run that the interventions change", out);
+        let from = from.and_then(|n| n.name(out));
+        let interventions = fields.need("interventions", "list what is written into the run", out);
+        let interventions = interventions.and_then(|n| n.each(out, Intervention::read));
+        let text = PromptText::Derived { from: from?, interventions: interventions? };
+        Some(Self { text, spans: Named::default(), bos: None })
     }
 
     /// Reads `prompt` or `tokens`, `spans` and `bos` from among other fields.

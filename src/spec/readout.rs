@@ -57,7 +57,7 @@ pub enum LastWord {
 pub struct CaptureSpec {
     /// Site.
     pub site: Site,
-    /// Layers; absent at `embed`.
+    /// Layers; absent at sites that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// Positions.
@@ -149,28 +149,13 @@ impl CaptureSpec {
     }
 }
 
-/// Reads a site's name; known sites that aren't served are told apart from unknown ones.
+/// Reads a site's name.
 pub fn read_site(node: &Node<'_>, out: &mut Problems) -> Option<Site> {
-    const LATER: [&str; 13] = [
-        "attn_in",
-        "mlp_in",
-        "q",
-        "k",
-        "v",
-        "q_rope",
-        "k_rope",
-        "scores",
-        "pattern",
-        "head_out",
-        "mlp_act",
-        "final_norm",
-        "logits",
-    ];
     let names: Vec<(&'static str, Site)> = Site::ALL.iter().map(|site| (site.name(), *site)).collect();
-    node.choice(&names, &LATER, out)
+    node.choice(&names, &[], out)
 }
 
-/// Reads `layers` of something at `site`: `"all"` if left out, and nothing at `embed`, which has no layer.
+/// Reads `layers` of something at `site`: `"all"` if left out, and nothing at sites that have no layer.
 /// The outer `None`: a problem was found.
 pub fn read_layers(
     fields: &super::read::Fields<'_>,
@@ -178,15 +163,11 @@ pub fn read_layers(
     out: &mut Problems,
 ) -> Option<Option<Layers>> {
     let node = fields.get("layers");
-    if site == Some(Site::Embed) {
+    if let Some(site) = site.filter(|site| !site.has_layer()) {
         if let Some(node) = node {
-            let detail = "`embed` comes before the first layer and has none";
-            out.push(
-                &node.at,
-                super::problem::code::CONFLICT,
-                detail,
-                "leave out `layers`, or use resid_pre",
-            );
+            let detail = format!("`{site}` stands outside of the layers and has none");
+            let fix = "leave out `layers`, or use a site of the layers such as resid_pre";
+            out.push(&node.at, super::problem::code::CONFLICT, detail, fix);
         }
         return Some(None);
     }

@@ -163,6 +163,48 @@ pub enum Heads {
     Word(AllWord),
 }
 
+/// Columns: `3`, `[0, 8]` or `{"range": [a, b]}` (half-open).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Dims {
+    /// One column.
+    One(u32),
+    /// Listed columns.
+    List(Vec<u32>),
+    /// A half-open range.
+    Range {
+        /// First and one past the last.
+        range: [u32; 2],
+    },
+}
+
+impl Dims {
+    /// Reads any of its forms.
+    pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        match node.value {
+            v if v.is_number() => Some(Self::One(node.index(out)?)),
+            v if v.is_array() => Some(Self::List(node.all(out, Node::index)?)),
+            v if v.is_object() => {
+                let fields = node.fields(&["range"], out)?;
+                let ends = fields.need("range", "write {\"range\": [a, b]}", out)?;
+                let [a, b] = ends.pair(out)?;
+                let range = u32::try_from(a).ok().zip(u32::try_from(b).ok()).filter(|(a, b)| a < b);
+                let Some((a, b)) = range else {
+                    let detail = format!("[{a}, {b}) holds no column");
+                    let fix = "ranges are half-open and start at 0: write the end above the start";
+                    out.push(&ends.at, code::EMPTY, detail, fix);
+                    return None;
+                };
+                Some(Self::Range { range: [a, b] })
+            }
+            _ => {
+                node.wrong("dims: 3, [0, 3] or {\"range\": [0, 3]}", out);
+                None
+            }
+        }
+    }
+}
+
 impl Layers {
     /// Every layer.
     pub const ALL: Self = Self::Word(AllWord::All);

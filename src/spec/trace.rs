@@ -14,7 +14,7 @@ use super::problem::{Problems, code};
 use super::prompt::{Prompt, SpanText};
 use super::read::{Fields, Node};
 use super::readout::read_site;
-use super::select::{Heads, Layers, Positions};
+use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 
 /// A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
@@ -69,6 +69,16 @@ pub struct Arm {
     /// Heads restored together, at a per-head site; all if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
+    /// Columns restored together: neurons, channels, a head's dimensions; all if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dims: Option<Dims>,
+    /// Positions restored together in every cell; the arm then has no position axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positions: Option<Positions>,
+    /// Sites held at the unrestored run's values in all layers above, at the restored positions (ROME's severed
+    /// traces: `mlp_out`, `attn_out`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sever: Vec<Site>,
 }
 
 /// Which run's states go into which.
@@ -127,7 +137,7 @@ const OWN: [&str; 12] = [
 impl Arm {
     /// An arm without heads.
     pub const fn new(site: Site, window: u32) -> Self {
-        Self { site, window, heads: None }
+        Self { site, window, heads: None, dims: None, positions: None, sever: Vec::new() }
     }
 
     /// The arms that ROME draws, by name.
@@ -141,7 +151,7 @@ impl Arm {
     }
 
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["site", "window", "heads"], out)?;
+        let fields = node.fields(&["site", "window", "heads", "dims", "positions", "sever"], out)?;
         let site = fields
             .need("site", "name the site to restore, as resid_post", out)
             .and_then(|n| read_site(&n, out));
@@ -150,7 +160,30 @@ impl Arm {
         if let (Some(node), Some(site)) = (fields.get("heads"), site) {
             check_heads_site(&node.at, site, out);
         }
-        Some(Self { site: site?, window: window?, heads: heads? })
+        if let (Some(node), Some(site)) = (fields.get("site"), site.filter(|site| !site.is_editable())) {
+            let detail = format!("{site} can be read, not written");
+            out.push(
+                &node.at,
+                code::NOT_SUPPORTED,
+                detail,
+                "restore final_norm, from which the logits follow",
+            );
+        }
+        let dims = fields.get("dims").map_or(Some(None), |n| Dims::read(&n, out).map(Some));
+        let positions =
+            fields.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some));
+        let severable = [("mlp_out", Site::MlpOut), ("attn_out", Site::AttnOut)];
+        let sever = fields
+            .get("sever")
+            .map_or(Some(Vec::new()), |n| n.each(out, |n, out| n.choice(&severable, &[], out)));
+        Some(Self {
+            site: site?,
+            window: window?,
+            heads: heads?,
+            dims: dims?,
+            positions: positions?,
+            sever: sever?,
+        })
     }
 }
 

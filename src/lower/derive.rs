@@ -1,0 +1,86 @@
+//! Runs derived from others: prompts with interventions that serve as base or source in turn (path patching).
+
+use super::facts::Facts;
+use super::lint::Lints;
+use super::prompts::TokenRun;
+use super::template::{Builder, Scope, Template, template};
+use crate::plan::{Edit, Plan, RunId};
+use crate::spec::experiment::Experiment;
+use crate::spec::named::Named;
+use crate::spec::problem::Problems;
+use crate::spec::prompt::PromptText;
+use crate::spec::read::escape;
+
+/// A derived run with indices.
+#[derive(Debug)]
+pub(in crate::lower) struct Derived {
+    /// Its index among the request's runs.
+    pub index: usize,
+    /// Index of the run it is derived from.
+    from: usize,
+    templates: Vec<Template>,
+    /// Edits, at most.
+    pub edits: u64,
+    /// Positions written by all edits together, at most.
+    pub positions: u64,
+}
+
+/// Resolves the interventions of every derived run.
+pub(super) fn derived(
+    experiment: &Experiment,
+    runs: &Named<TokenRun>,
+    facts: &dyn Facts,
+    lints: &mut Lints,
+    out: &mut Problems,
+) -> Vec<Derived> {
+    let mut found = Vec::new();
+    for (name, prompt) in experiment.runs.iter() {
+        let PromptText::Derived { from, interventions } = &prompt.text else { continue };
+        let (Some(index), Some(from_index)) = (runs.place(name), runs.place(from)) else { continue };
+        // Only what is defined above can be read.
+        let above = Named(runs.0[..index].to_vec());
+        let scope = Scope {
+            at: format!("/runs/{}/interventions", escape(name)),
+            base: from,
+            run: &runs.0[index].1,
+            interventions,
+            sweep: &[],
+            experiment,
+            runs: &above,
+            keys: super::template::keys(runs),
+        };
+        let templates: Vec<Option<Template>> =
+            (0..interventions.len()).map(|i| template(i, &scope, facts, lints, out)).collect();
+        if let Some(templates) = templates.into_iter().collect::<Option<Vec<_>>>() {
+            let config = facts.config();
+            let (mut edits, mut positions) = (0_u64, 0_u64);
+            for t in &templates {
+                let layers = (t.layers.len() as u64).saturating_mul(u64::from(t.window));
+                let own = layers.min(config.num_layers as u64) * t.edits_per_layer(config) as u64;
+                edits = edits.saturating_add(own);
+                positions = positions.saturating_add(own.saturating_mul(t.positions.len() as u64));
+            }
+            found.push(Derived { index, from: from_index, templates, edits, positions });
+        }
+    }
+    found
+}
+
+impl Derived {
+    /// Adds the run; those defined above are in the plan already.
+    pub(super) fn build(&self, plan: &mut Plan, builder: &mut Builder<'_>) -> RunId {
+        let parent = builder.roots[self.from];
+        plan.branch(parent, edits(&self.templates, builder))
+    }
+}
+
+/// Edits of templates that apply jointly: what is frozen first, so that the others have the last word at one place.
+pub(super) fn edits(templates: &[Template], builder: &mut Builder<'_>) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for frozen in [true, false] {
+        for template in templates.iter().filter(|t| t.frozen == frozen) {
+            edits.extend(template.edits(builder));
+        }
+    }
+    edits
+}
