@@ -41,7 +41,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Adapters see the service and what it gives back, not what lies behind it.
-    ("http", &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"]),
+    (
+        "http",
+        &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"],
+    ),
     ("telemetry", &["config"]),
     ("app", &["config", "http"]),
     ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "service", "spec"]),

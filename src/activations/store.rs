@@ -79,7 +79,10 @@ impl Drop for Reservation {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("folder", &self.folder).field("quota", &self.quota).finish_non_exhaustive()
+        f.debug_struct("Store")
+            .field("folder", &self.folder)
+            .field("quota", &self.quota)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,7 +151,9 @@ impl Store {
         let partial = path.with_extension(PARTIAL);
         if let Err(error) = self.write(&partial, &path, &header, draft) {
             match fs::remove_file(&partial) {
-                Err(left) if left.kind() != ErrorKind::NotFound && left.kind() != ErrorKind::NotADirectory => {
+                Err(left)
+                    if left.kind() != ErrorKind::NotFound && left.kind() != ErrorKind::NotADirectory =>
+                {
                     tracing::warn!(error = %left, "cannot remove a half-written file of activations");
                 }
                 _ => {}
@@ -218,11 +223,7 @@ impl Store {
             return Err(StoreError::Expired { id: id.to_owned(), at: *at });
         }
         let entry = index.sets.get(&parsed).filter(|entry| entry.meta.owner == owner).ok_or_else(unknown)?;
-        Ok(ActivationSet {
-            meta: Arc::clone(&entry.meta),
-            path: self.path(&parsed),
-            data_at: entry.data_at,
-        })
+        Ok(ActivationSet { meta: Arc::clone(&entry.meta), path: self.path(&parsed), data_at: entry.data_at })
     }
 
     /// Sets of an owner, those after `after` only, at most `limit`.

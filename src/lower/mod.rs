@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 
 pub mod facts;
+mod given;
 pub mod layout;
 pub mod lint;
 pub mod measure;
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod tests;
 mod trace;
 pub mod trivial;
+mod upload;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -32,6 +34,8 @@ use self::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
 use self::lint::Lints;
 use self::measure::{Measure, Targets};
 use self::prompts::TokenRun;
+pub use self::run::{heads, width};
+pub use self::upload::upload;
 use crate::plan::{Plan, RunId};
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::named::Named;

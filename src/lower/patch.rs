@@ -32,11 +32,17 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
         .map(|i| template(i, &spec, &base, &prepared, facts, &mut lints, out))
         .collect();
     prepared.lints = lints;
-    let templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
+    let mut templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
     let axes = axes(&spec, &templates, out)?;
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
     check_constants(&spec, &templates, size.cells, facts, out);
+    if !out.is_empty() {
+        return None;
+    }
+    for (i, template) in templates.iter_mut().enumerate() {
+        template.load(i, &spec.sweep, facts.config(), out);
+    }
     if !out.is_empty() {
         return None;
     }
@@ -104,7 +110,7 @@ fn size(spec: &PatchSpec, templates: &[Template], axes: &[Axis], config: &ModelC
     Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
 }
 
-/// Bounds the memory of constants, which every cell holds its own of.
+/// Bounds the memory of constants: every cell holds its own of noise and vectors, all share those of stored activations.
 fn check_constants(
     spec: &PatchSpec,
     templates: &[Template],
@@ -114,13 +120,20 @@ fn check_constants(
 ) {
     let config = facts.config();
     let limit = facts.limits().noise_elements;
+    let mut stored = 0_u64;
     for (i, t) in templates.iter().enumerate() {
-        if !matches!(t.op, OpPlan::Noise { .. } | OpPlan::Vector { .. }) {
-            continue;
-        }
-        let [layers, positions, _] = extent(spec, t, config.num_layers as u64);
-        let rows = cells.saturating_mul(layers * positions);
-        let numbers = rows.saturating_mul(width(t.site, config) as u64);
+        let numbers = match &t.op {
+            OpPlan::Noise { .. } | OpPlan::Vector { .. } => {
+                let [layers, positions, _] = extent(spec, t, config.num_layers as u64);
+                let rows = cells.saturating_mul(layers * positions);
+                rows.saturating_mul(width(t.site, config) as u64)
+            }
+            OpPlan::Given { rows, .. } => {
+                stored = stored.saturating_add(rows.numbers());
+                stored
+            }
+            OpPlan::Copy { .. } | OpPlan::Scale(_) | OpPlan::Zero => 0,
+        };
         if numbers > limit {
             let detail = format!("up to {numbers} constants, the limit is {limit}");
             let fix = "write fewer layers, positions or cells";

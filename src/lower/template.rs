@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Prepared;
 use super::facts::Facts;
+use super::given::{Given, Wanted};
 use super::lint::Lints;
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
 use super::prompts::{TokenRun, find};
@@ -49,6 +50,11 @@ pub(super) enum OpPlan {
         row: Arc<[f32]>,
         coef: Option<f32>,
     },
+    /// Rows of stored activations.
+    Given {
+        rows: Given,
+        coef: Option<f32>,
+    },
     Scale(f32),
     Zero,
     /// Standard deviation, seed, and `NumPy`'s rows for all positions if that is the generator.
@@ -88,7 +94,14 @@ pub(super) fn template(
         None => swept.then(|| (0..config.num_heads as u32).collect()),
     };
     let (layers, positions) = (layers?, positions?);
-    let place = Place { at: &at, intervention, base, positions: &positions, heads: heads.as_deref() };
+    let place = Place {
+        at: &at,
+        intervention,
+        base,
+        layers: &layers,
+        positions: &positions,
+        heads: heads.as_deref(),
+    };
     let op = op(&place, spec, prepared, facts, lints, out)?;
     Some(Template { site: intervention.site, window: intervention.window, layers, positions, heads, op })
 }
@@ -98,6 +111,7 @@ struct Place<'p> {
     at: &'p str,
     intervention: &'p Intervention,
     base: &'p TokenRun,
+    layers: &'p [u32],
     positions: &'p [u32],
     heads: Option<&'p [u32]>,
 }
@@ -185,6 +199,24 @@ fn source_op(
             }
             return Some(OpPlan::Vector { row: vector.as_slice().into(), coef });
         }
+        SourceSpec::Activation { activation, layer, positions } => {
+            let written = layers_written(
+                place.intervention.site,
+                place.layers,
+                place.intervention.window,
+                facts.config(),
+            );
+            let wanted = Wanted {
+                at,
+                site: place.intervention.site,
+                layers: &written,
+                positions: place.positions.len(),
+                activation,
+                layer: *layer,
+                from: positions.as_ref(),
+            };
+            return Some(OpPlan::Given { rows: Given::find(&wanted, facts, out)?, coef });
+        }
         SourceSpec::Run { run, positions } => (run, positions),
     };
     let source_at = format!("{at}/source/positions");
@@ -238,7 +270,33 @@ fn source_op(
     Some(OpPlan::Copy { run: prepared.runs.place(run)?, positions, coef })
 }
 
+/// Layers that are written: the windows around those named.
+fn layers_written(site: Site, layers: &[u32], window: u32, config: &ModelConfig) -> BTreeSet<u32> {
+    match site {
+        Site::Embed => BTreeSet::from([0]),
+        _ => layers.iter().flat_map(|l| select::window(*l, window, config.num_layers as u32)).collect(),
+    }
+}
+
 impl Template {
+    /// Reads stored activations, as the cells of a sweep are going to ask for them. Their size has been checked.
+    pub(super) fn load(&mut self, i: usize, sweep: &[SweepAxis], config: &ModelConfig, out: &mut Problems) {
+        let OpPlan::Given { rows, .. } = &mut self.op else { return };
+        let each_position = sweep.contains(&SweepAxis::Positions) && self.positions.len() > 1;
+        let heads = self.heads.as_deref();
+        let whole = |columns: Option<Range<u32>>| {
+            columns.map_or(0..width(self.site, config), |c| c.start as usize..c.end as usize)
+        };
+        let columns = |heads: Option<&[u32]>| select::columns(heads, config.head_dim, config.num_heads);
+        let ranges: Vec<Range<usize>> = match heads {
+            Some(heads) if sweep.contains(&SweepAxis::Heads) => {
+                heads.iter().flat_map(|head| columns(Some(&[*head]))).map(whole).collect()
+            }
+            heads => columns(heads).into_iter().map(whole).collect(),
+        };
+        rows.load(i, &ranges, each_position, out);
+    }
+
     /// Keeps only one value of a swept axis. A single value stays in every cell.
     pub(super) fn choose(&mut self, axis: SweepAxis, index: usize, site_width: usize) {
         match axis {
@@ -252,6 +310,7 @@ impl Template {
                 self.positions = vec![self.positions[index]];
                 match &mut self.op {
                     OpPlan::Copy { positions, .. } => *positions = vec![positions[index]],
+                    OpPlan::Given { rows, .. } => rows.choose(index),
                     OpPlan::Noise { numpy: Some(rows), .. } => {
                         *rows = rows[index * site_width..(index + 1) * site_width].into();
                     }
@@ -264,11 +323,7 @@ impl Template {
 
     /// Edits of one cell. `roots`: the plan's run of each of the request's runs.
     pub(super) fn edits(&self, config: &ModelConfig, roots: &[RunId]) -> Vec<Edit> {
-        let depth = config.num_layers as u32;
-        let layers: BTreeSet<u32> = match self.site {
-            Site::Embed => BTreeSet::from([0]),
-            _ => self.layers.iter().flat_map(|l| select::window(*l, self.window, depth)).collect(),
-        };
+        let layers = layers_written(self.site, &self.layers, self.window, config);
         let columns = select::columns(self.heads.as_deref(), config.head_dim, config.num_heads);
         let mut edits = Vec::with_capacity(layers.len() * columns.len());
         for layer in layers {
@@ -302,6 +357,7 @@ impl Template {
                 let rows: Arc<[f32]> = if n == 1 { Arc::clone(row) } else { row.repeat(n).into() };
                 with(Source::Constant(rows), *coef)
             }
+            OpPlan::Given { rows, coef } => with(Source::Constant(rows.block(layer, columns.start)), *coef),
             OpPlan::Scale(factor) => Op::Scale(*factor),
             OpPlan::Zero => Op::Zero,
             OpPlan::Noise { std, seed, stream, numpy } => {

@@ -1,8 +1,10 @@
 //! A small model's facts for tests: four layers, two heads, words found by longest match and single bytes else.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::facts::{Facts, Limits, Words};
+use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
 use crate::model::config::{ModelConfig, Rope};
 use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
 
@@ -38,6 +40,7 @@ pub(crate) struct Fake {
     pub(crate) config: ModelConfig,
     pub(crate) limits: Limits,
     pub(crate) adds_bos: bool,
+    pub(crate) stored: Option<Arc<Store>>,
 }
 
 impl Default for Fake {
@@ -59,7 +62,7 @@ impl Default for Fake {
             qkv_bias: false,
             qk_norm: false,
         };
-        Self { config, limits: Limits::default(), adds_bos: false }
+        Self { config, limits: Limits::default(), adds_bos: false, stored: None }
     }
 }
 
@@ -71,6 +74,14 @@ pub(crate) fn id(word: &str) -> u32 {
 impl Facts for Fake {
     fn model(&self) -> &'static str {
         "fake"
+    }
+    fn model_sha(&self) -> &'static str {
+        "sha of fake"
+    }
+    fn activation(&self, id: &str) -> Result<Arc<ActivationSet>, StoreError> {
+        let unknown = || StoreError::Unknown { id: id.to_owned() };
+        let set = self.stored.as_ref().ok_or_else(unknown)?.find(LOCAL, id)?;
+        set.of_model(self.model_sha()).map(Arc::new)
     }
     fn config(&self) -> &ModelConfig {
         &self.config

@@ -106,10 +106,14 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
     let site = one.site;
     let what = match &one.op {
         OpSpec::Replace { source: SourceSpec::Run { run, .. } } => format!("{site} from {run}"),
+        OpSpec::Replace { source: SourceSpec::Activation { activation, .. } } => {
+            format!("{site} from {activation}")
+        }
         OpSpec::Replace { source: SourceSpec::Vector { .. } } => format!("{site} set to a given vector"),
         OpSpec::Add { source, coef } => {
             let source = match source {
                 SourceSpec::Run { run, .. } => format!("that of {run}"),
+                SourceSpec::Activation { activation, .. } => activation.clone(),
                 SourceSpec::Vector { .. } => "a given vector".to_owned(),
             };
             format!("{site} plus {} times {source}", significant(*coef, DIGITS))

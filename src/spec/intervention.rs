@@ -82,6 +82,17 @@ pub enum SourceSpec {
         #[serde(skip_serializing_if = "Option::is_none")]
         positions: Option<Positions>,
     },
+    /// Stored activations of the same width (`/v1/activations`).
+    Activation {
+        /// Their handle.
+        activation: String,
+        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+        /// Positions read, as many as are written (or one for all of them); all that the set has if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+    },
     /// A given vector, the same at every position, layer and head written.
     Vector {
         /// Its values, as many as the site is wide (a head's width where `heads` is named).
@@ -230,11 +241,24 @@ fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
 }
 
 fn read_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
-    const FORMS: &str = "write {\"run\": name, \"positions\": …} or {\"vector\": [..]}";
+    const FORMS: &str =
+        "write {\"run\": name, \"positions\": …}, {\"activation\": \"act_…\"} or {\"vector\": [..]}";
     let node = fields.need("source", FORMS, out)?;
     let source =
         node.fields(&["run", "positions", "vector", "activation", "mean_of", "site", "layer"], out)?;
-    for later in ["activation", "mean_of", "site", "layer"] {
+    if let Some(node) = source.get("activation") {
+        source.exclude("activation", &["run", "vector", "mean_of", "site"], out);
+        let activation = node.name(out);
+        let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
+        let positions =
+            source.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some));
+        return Some(SourceSpec::Activation {
+            activation: activation?,
+            layer: layer?,
+            positions: positions?,
+        });
+    }
+    for later in ["mean_of", "site", "layer"] {
         if source.get(later).is_some() {
             let detail = format!("sources by `{later}` are not served");
             out.push(source.pointer(later), code::NOT_SUPPORTED, detail, FORMS);

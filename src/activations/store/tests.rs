@@ -84,7 +84,10 @@ fn numbers_come_back_to_the_bit_and_rounded_once_in_half_formats() {
             let set = store.find("a", &id).unwrap();
             let found: Vec<u32> = numbers(&set).iter().map(|x| x.to_bits()).collect();
             assert_eq!(found, expected, "{dtype:?}");
-            assert_eq!((set.meta.shape, set.meta.dtype, set.meta.bytes), ([2, 3, 5], dtype, 30 * dtype.bytes()));
+            assert_eq!(
+                (set.meta.shape, set.meta.dtype, set.meta.bytes),
+                ([2, 3, 5], dtype, 30 * dtype.bytes())
+            );
             assert_eq!(set.meta.tokens.as_ref().unwrap()[2].text, " 2");
             assert_eq!(set.meta.expires, Timestamp(1_000_060_000));
         }
