@@ -366,7 +366,11 @@ async fn one_layer_may_serve_all_and_a_missing_one_is_named() {
             "mlp_out",
             "/interventions/0/source/activation unknown_name",
         ),
-        (json!({"activation": activation, "run": "b"}), "mlp_out", "/interventions/0/source/run conflict"),
+        (
+            json!({"activation": activation, "layer": 2, "run": "b"}),
+            "mlp_out",
+            "/interventions/0/source/run conflict",
+        ),
         (json!({"activation": 7}), "mlp_out", "/interventions/0/source/activation wrong_type"),
     ] {
         let mut body = swept(source.clone());

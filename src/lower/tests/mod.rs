@@ -11,6 +11,7 @@
 
 mod bad_inputs;
 mod examples;
+mod given;
 mod lowering;
 mod noise;
 mod respond;
