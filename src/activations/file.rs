@@ -131,6 +131,9 @@ impl Reader {
     }
 
     /// Numbers of the `slot`th layer, `[positions, width]`.
+    ///
+    /// # Panics
+    /// On a bug only: selections are made of the set's own layers.
     pub fn layer(&mut self, slot: usize) -> Result<Vec<f32>, StoreError> {
         let meta = &self.set.meta;
         let [layers, positions, width] = meta.shape;

@@ -135,6 +135,9 @@ impl Store {
     }
 
     /// Stores a set; its space is taken out of `within` as far as that reaches.
+    ///
+    /// # Panics
+    /// On a bug only: the lists and the shape of a draft agree.
     pub fn put(
         self: &Arc<Self>,
         owner: &str,

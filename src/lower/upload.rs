@@ -48,7 +48,7 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         out.push("/name", code::OUT_OF_RANGE, detail, "use names of 1 to 128 bytes");
     }
     let layout = heads(spec.site, facts.config());
-    out.or(layers.map(|layers| Draft {
+    out.or(layers.ok().map(|layers| Draft {
         name: spec.name,
         model: facts.model().to_owned(),
         model_sha: facts.model_sha().to_owned(),
@@ -80,29 +80,34 @@ fn check_numbers(spec: &UploadSpec, out: &mut Problems) {
     }
 }
 
-/// Layers of the first axis. The outer `None`: a problem was found.
-fn layers(spec: &UploadSpec, n: usize, facts: &dyn Facts, out: &mut Problems) -> Option<Option<Vec<u32>>> {
+/// Layers of the first axis, if they are named. `Err`: a problem was found.
+fn layers(
+    spec: &UploadSpec,
+    n: usize,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Result<Option<Vec<u32>>, ()> {
     if spec.site == Site::Embed && (spec.layers.is_some() || n > 1) {
         let detail = "`embed` comes before the first layer and has none";
         let at = if spec.layers.is_some() { "/layers" } else { "/values" };
         out.push(at, code::CONFLICT, detail, "leave out `layers` and give the values of one layer");
-        return None;
+        return Err(());
     }
     let Some(layers) = &spec.layers else {
         if n > 1 {
             let detail = format!("values of {n} layers, without their numbers");
             out.push("/layers", code::MISSING, detail, "name the layer of each");
-            return None;
+            return Err(());
         }
-        return Some(None);
+        return Ok(None);
     };
-    let layers = select::layers(layers, facts.config().num_layers as u32, "/layers", out)?;
+    let layers = select::layers(layers, facts.config().num_layers as u32, "/layers", out).ok_or(())?;
     if layers.len() != n {
         let detail = format!("{} layers are named, the values are of {n}", layers.len());
         out.push("/layers", code::LENGTH_MISMATCH, detail, "name as many layers as there are values for");
-        return None;
+        return Err(());
     }
-    Some(Some(layers))
+    Ok(Some(layers))
 }
 
 fn check_positions(spec: &UploadSpec, n: usize, out: &mut Problems) {

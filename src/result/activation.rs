@@ -135,7 +135,10 @@ impl ActivationNumbers {
     /// known of the set, and `selection`, what these numbers are, both as JSON.
     ///
     /// # Errors
-    /// A format that holds no arrays, or bfloat16 as `.npz`.
+    /// bfloat16 as `.npz`.
+    ///
+    /// # Panics
+    /// On a bug only.
     pub fn render(&self, format: Format) -> Result<Vec<u8>, EncodeError> {
         let numbers = || self.values.data.iter().map(|x| x.unwrap_or(f32::NAN));
         let data = match self.dtype {

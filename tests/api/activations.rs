@@ -211,7 +211,7 @@ async fn norms_means_and_cosines_are_those_of_the_numbers() {
     }
     let (x, y) = (flat(&of_a[1][1]), flat(&of_a[1][2]));
     let expected: Vec<f32> =
-        x.iter().zip(&y).map(|(x, y)| ((f64::from(*x) + f64::from(*y)) / 2.0) as f32).collect();
+        x.iter().zip(&y).map(|(x, y)| f64::midpoint(f64::from(*x), f64::from(*y)) as f32).collect();
     assert_eq!((flat(&mean["values"]), &mean["reduce"]), (expected, &json!("mean")));
     let other = upload(&state, &json!({"site": "resid_post", "values": flat(&of_a[0][0])})).await;
     let reply = get(&state, &format!("{path}?cosine={}", id(&other["id"]))).await;

@@ -45,8 +45,11 @@ fn body(id: &str, intervention: Value, sweep: Value) -> Value {
            "sweep": sweep, "target": " a", "controls": []})
 }
 
-/// Layer, position, first column and constant of every edit of every cell.
-fn constants(body: &Value, facts: &Fake) -> Vec<(u32, Vec<u32>, u32, Arc<[f32]>)> {
+/// Layer, positions, first column and constant of an edit.
+type Written = (u32, Vec<u32>, u32, Arc<[f32]>);
+
+/// Every edit of every cell.
+fn constants(body: &Value, facts: &Fake) -> Vec<Written> {
     let plan = lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
     let edits = plan.runs.into_iter().flat_map(|run| run.edits);
     let constant = |op| match op {
