@@ -1,5 +1,7 @@
 //! Activations that the server keeps: captures by handle, and uploads.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
@@ -7,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,6 +31,10 @@ const BINARY: [&str; 3] =
 const SERVED: [Encoding; 3] = [Encoding::Json, Encoding::Npz, Encoding::Safetensors];
 /// Entries of a list: by default, and at most.
 const PAGE: (usize, usize) = (100, 1000);
+/// Binary uploads that are read at once: each may hold `activations.upload_bytes` in memory.
+static UPLOADS: Semaphore = Semaphore::const_new(4);
+/// How long an upload waits for others to end.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Layers or positions that an upload may name.
 const MOST_INDICES: usize = 1 << 20;
 
@@ -96,6 +103,10 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
             let detail = "the body is compressed; send it as it is";
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
+        let Ok(Ok(_place)) = tokio::time::timeout(PATIENCE, UPLOADS.acquire()).await else {
+            let detail = "other uploads are being read";
+            return Err(Problem::new(Kind::Overloaded, detail).retry_after(5));
+        };
         let known: Vec<&str> = UploadSpec::FIELDS.into_iter().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;

@@ -467,6 +467,25 @@ async fn bad_uploads_are_refused_with_the_field() {
 }
 
 #[tokio::test]
+async fn a_table_or_file_of_a_run_names_its_handles() {
+    let state = tiny();
+    let body = json!({"prompt": "The Tower", "read": {"capture": [
+        {"site": "z", "layers": 0, "as": "handle"}, {"site": "embed"}]}});
+    let reply = post(&state, "/v1/run?format=safetensors", &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&reply.bytes).unwrap();
+    let kept: Value = serde_json::from_str(&metadata.metadata().clone().unwrap()["activations"]).unwrap();
+    assert_eq!(
+        (kept.as_array().unwrap().len(), &kept[0]["site"], &kept[0]["run"]),
+        (1, &json!("z"), &json!("run"))
+    );
+    let found = get(&state, &format!("/v1/activations/{}", id(&kept[0]["activation"]))).await;
+    assert_eq!(found.json()["origin"]["captured"]["run"], "run");
+    let file = safetensors::SafeTensors::deserialize(&reply.bytes).unwrap();
+    assert!(file.tensor("run/z").is_err() && file.tensor("run/embed").is_ok());
+}
+
+#[tokio::test]
 async fn lists_are_paged_and_what_is_deleted_is_gone() {
     let state = tiny_with(&[]);
     let wide = width(&state, "embed").await;
