@@ -96,6 +96,14 @@ pub struct ActivationSet {
 }
 
 impl ActivationSet {
+    /// Refuses a set of other weights than these.
+    pub fn of_model(self, model_sha: &str) -> Result<Self, StoreError> {
+        if self.meta.model_sha == model_sha {
+            return Ok(self);
+        }
+        Err(StoreError::Foreign { id: self.meta.id.to_string(), model: self.meta.model.clone() })
+    }
+
     /// Opens the file. What is open is read to its end, also if the set is deleted meanwhile.
     pub fn open(&self) -> Result<Reader, StoreError> {
         match File::open(&self.path) {
@@ -123,6 +131,9 @@ impl Reader {
     }
 
     /// Numbers of the `slot`th layer, `[positions, width]`.
+    ///
+    /// # Panics
+    /// On a bug only: selections are made of the set's own layers.
     pub fn layer(&mut self, slot: usize) -> Result<Vec<f32>, StoreError> {
         let meta = &self.set.meta;
         let [layers, positions, width] = meta.shape;

@@ -8,6 +8,7 @@
 
 mod block;
 mod file;
+mod import;
 mod numbers;
 mod quota;
 mod select;
@@ -16,9 +17,10 @@ mod time;
 
 pub use block::{Activation, ActivationId, Captured, Draft, HeadLayout, Origin, TokenAt};
 pub use file::{ActivationSet, Reader};
+pub use import::import;
 pub use numbers::{Numbers, Reading, read};
 pub use quota::{Quota, Usage};
-pub use select::{Asked, Selection, indices, position_slot};
+pub use select::{Asked, Selection, indices, position_list, position_slot, position_slots};
 pub use store::{Clock, Page, Reservation, Store, watch};
 pub use time::Timestamp;
 

@@ -29,6 +29,9 @@ pub struct Numbers {
 }
 
 /// Reads a selection.
+///
+/// # Panics
+/// On a bug only.
 pub fn read(
     set: &ActivationSet,
     selection: &Selection,

@@ -90,6 +90,16 @@ impl AxisNames<'_> {
         self.names.iter().position(|n| i64::from(*n) == name)
     }
 
+    /// Indices on the axis of the names in `[from, to)`.
+    fn within(&self, from: Option<i64>, to: Option<i64>) -> Vec<usize> {
+        let absolute = |n: i64| match self.end {
+            Some(end) if n < 0 => n.saturating_add(i64::from(end)),
+            _ => n,
+        };
+        let (from, to) = (from.map_or(0, absolute), to.map_or(i64::MAX, absolute));
+        (0..self.names.len()).filter(|i| (from..to).contains(&i64::from(self.names[*i]))).collect()
+    }
+
     fn choose(&self, text: Option<&str>, at: &str, out: &mut Problems) -> Option<Vec<usize>> {
         let Some(text) = text else { return Some((0..self.names.len()).collect()) };
         let mut found = Vec::new();
@@ -100,17 +110,12 @@ impl AxisNames<'_> {
                     None => return self.absent(&name.to_string(), at, out),
                 },
                 Item::Range(from, to) => {
-                    let absolute = |n: i64| match self.end {
-                        Some(end) if n < 0 => n.saturating_add(i64::from(end)),
-                        _ => n,
-                    };
-                    let (from, to) = (from.map_or(0, absolute), to.map_or(i64::MAX, absolute));
-                    let within = |n: &u32| (from..to).contains(&i64::from(*n));
-                    let before = found.len();
-                    found.extend((0..self.names.len()).filter(|i| within(&self.names[*i])));
-                    if found.len() == before {
-                        return self.absent(&format!("of [{from}, {to})"), at, out);
+                    let within = self.within(from, to);
+                    if within.is_empty() {
+                        let end = |n: Option<i64>| n.map_or(String::new(), |n| n.to_string());
+                        return self.absent(&format!("in {}:{}", end(from), end(to)), at, out);
                     }
+                    found.extend(within);
                 }
             }
         }
@@ -131,7 +136,7 @@ impl AxisNames<'_> {
 }
 
 /// A list for a message: its first few.
-pub(super) fn listed(names: &[u32]) -> String {
+fn listed(names: &[u32]) -> String {
     const SHOWN: usize = 40;
     let mut text = names.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
@@ -154,6 +159,17 @@ impl Activation {
 pub fn position_slot(meta: &Activation, position: i64) -> Option<usize> {
     let (names, end) = meta.position_names();
     AxisNames { what: "position", names: &names, end }.place(position)
+}
+
+/// Indices on the second axis of the positions in `[from, to)`, as [`position_slot`] counts them.
+pub fn position_slots(meta: &Activation, [from, to]: [i64; 2]) -> Vec<usize> {
+    let (names, end) = meta.position_names();
+    AxisNames { what: "position", names: &names, end }.within(Some(from), Some(to))
+}
+
+/// The positions of a set, for a message.
+pub fn position_list(meta: &Activation) -> String {
+    listed(&meta.position_names().0)
 }
 
 impl Selection {

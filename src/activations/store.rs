@@ -135,6 +135,9 @@ impl Store {
     }
 
     /// Stores a set; its space is taken out of `within` as far as that reaches.
+    ///
+    /// # Panics
+    /// On a bug only: the lists and the shape of a draft agree.
     pub fn put(
         self: &Arc<Self>,
         owner: &str,
@@ -214,7 +217,9 @@ impl Store {
         let unknown = || StoreError::Unknown { id: id.to_owned() };
         let parsed: ActivationId = id.parse().map_err(|()| unknown())?;
         let known = self.index().known(&parsed);
-        if !known {
+        if known {
+            self.forget_if_absent(&parsed);
+        } else {
             self.adopt(&parsed);
         }
         self.expire(&parsed);
@@ -247,20 +252,16 @@ impl Store {
     /// Deletes a set. Who has it open reads it to its end.
     pub fn delete(&self, owner: &str, id: &str) -> Result<(), StoreError> {
         let set = self.find(owner, id)?;
-        // Whoever takes it out of the index deletes it; a second one finds nothing.
-        let taken = self.index().sets.remove(&set.meta.id);
-        if taken.is_none() {
-            return Err(StoreError::Unknown { id: id.to_owned() });
-        }
-        match fs::remove_file(&set.path) {
+        // The file system decides who deletes it if several try. The file goes first: what is not in the index is looked
+        // for in the folder.
+        let removed = fs::remove_file(&set.path);
+        match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                if let Some(entry) = taken {
-                    self.index().sets.insert(set.meta.id.clone(), entry);
-                }
-                Err(StoreError::io("delete", &set.path, error))
+                return Err(StoreError::io("delete", &set.path, error));
             }
-            _ => Ok(()),
-        }
+            _ => self.index().sets.remove(&set.meta.id),
+        };
+        removed.map_err(|_| StoreError::Unknown { id: id.to_owned() })
     }
 
     /// Deletes what has expired; gives how many.
@@ -302,12 +303,21 @@ impl Store {
             Ok((meta, length, data_at)) if meta.id == *id => {
                 let entry = Entry { meta: Arc::new(meta), length, data_at };
                 self.index().sets.entry(id.clone()).or_insert(entry);
+                // It may have been deleted since it was read.
+                self.forget_if_absent(id);
             }
             Ok(_) => tracing::warn!(path = %path.display(), "a file of activations bears another's name"),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot read a file of activations; it is ignored");
             }
+        }
+    }
+
+    /// Takes a set out of the index whose file is not there any more: somebody else deleted it.
+    fn forget_if_absent(&self, id: &ActivationId) {
+        if matches!(fs::exists(self.path(id)), Ok(false)) {
+            self.index().sets.remove(id);
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Config {
     pub limits: Limits,
     /// What outlives the process.
     pub store: Store,
+    /// Activations kept between requests.
+    pub activations: Activations,
     /// Logging.
     pub telemetry: Telemetry,
 }
@@ -116,6 +118,26 @@ pub struct Store {
     /// Folder for what must outlive the process; empty for the user's data folder. Read it through
     /// [`Store::data_dir`].
     pub data_dir: String,
+}
+
+/// `[activations]`: what `/v1/activations` may hold, in bytes and seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activations {
+    /// Most bytes of all owners together.
+    pub total_bytes: u64,
+    /// Most bytes of one owner.
+    pub owner_bytes: u64,
+    /// Most bytes, counted in f32, that one request may store.
+    pub request_bytes: u64,
+    /// Largest body of a binary upload.
+    pub upload_bytes: usize,
+    /// How long they are kept if nothing else is asked for.
+    pub ttl_default_s: u64,
+    /// The longest they are kept.
+    pub ttl_max_s: u64,
+    /// How often expired ones are deleted.
+    pub sweep_interval_s: u64,
 }
 
 /// `[telemetry]`

@@ -14,6 +14,7 @@ impl Config {
         self.check_http(&mut faults);
         self.check_model(&mut faults);
         self.check_limits(&mut faults);
+        self.check_activations(&mut faults);
         if self.engine.threads > 4096 {
             faults.push(
                 "engine.threads",
@@ -116,6 +117,39 @@ impl Config {
             if dir.starts_with("~/") {
                 faults.push(key, "`~` is not expanded here".to_owned(), "write the absolute path");
             }
+        }
+    }
+
+    fn check_activations(&self, faults: &mut Faults<'_>) {
+        let kept = &self.activations;
+        for (key, value) in [
+            ("activations.total_bytes", kept.total_bytes),
+            ("activations.owner_bytes", kept.owner_bytes),
+            ("activations.request_bytes", kept.request_bytes),
+        ] {
+            // 0 is a choice: nothing is stored. TOML's integers end at 2^63.
+            if value > i64::MAX as u64 {
+                faults.push(key, format!("{value} is out of range"), "use 0 to 9223372036854775807");
+            }
+        }
+        if !(1024..=1 << 36).contains(&kept.upload_bytes) {
+            let detail = format!("{} is out of range", kept.upload_bytes);
+            faults.push("activations.upload_bytes", detail, "use 1024 to 68719476736");
+        }
+        // A hundred years; more is a unit mistake (milliseconds).
+        let longest = 100 * 366 * 86_400;
+        for (key, seconds) in [
+            ("activations.ttl_max_s", kept.ttl_max_s),
+            ("activations.ttl_default_s", kept.ttl_default_s),
+            ("activations.sweep_interval_s", kept.sweep_interval_s),
+        ] {
+            if !(1..=longest).contains(&seconds) {
+                faults.push(key, format!("{seconds} s is out of range"), "use 1 to 3162240000 seconds");
+            }
+        }
+        if kept.ttl_default_s > kept.ttl_max_s {
+            let detail = format!("{} s, but the most is {} s", kept.ttl_default_s, kept.ttl_max_s);
+            faults.push("activations.ttl_default_s", detail, "use at most activations.ttl_max_s");
         }
     }
 

@@ -28,10 +28,15 @@ impl FromRequest<AppState> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        check_declared(request.headers())?;
-        let bytes = read(request, &state.config.http).await?;
-        json::parse(&bytes, EXAMPLE).map(Self)
+        json(request, &state.config.http, EXAMPLE).await.map(Self)
     }
+}
+
+/// A JSON body as [`JsonBody`] reads it, with the endpoint's own `example` for an empty one.
+pub(super) async fn json(request: Request, limits: &Http, example: &str) -> Result<Value, Problem> {
+    check_declared(request.headers())?;
+    let bytes = read(request, limits, limits.max_body_bytes, "http.max_body_bytes").await?;
+    json::parse(&bytes, example)
 }
 
 /// `Content-Type` must be JSON or absent, `Content-Encoding` absent.
@@ -62,9 +67,8 @@ fn check_declared(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The whole body, within the limits.
-async fn read(request: Request, limits: &Http) -> Result<Bytes, Problem> {
-    let max = limits.max_body_bytes;
+/// The whole body, within the limits; `key` is the setting that `max` comes from.
+pub(super) async fn read(request: Request, limits: &Http, max: usize, key: &str) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(Kind::BodyTooLarge, format!("the body is over {max} bytes"))
             .with("limit_bytes", max)
@@ -72,7 +76,7 @@ async fn read(request: Request, limits: &Http) -> Result<Bytes, Problem> {
                 "",
                 "too_large",
                 format!("the body is over {max} bytes"),
-                "send a smaller body, or raise http.max_body_bytes in the server's configuration",
+                format!("send a smaller body, or raise {key} in the server's configuration"),
             )
     };
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());

@@ -3,6 +3,7 @@
 //! A resource is a module with `pub(super) fn routes() -> OpenApiRouter<AppState>`; `api` merges them, so the OpenAPI
 //! document follows the router. Layers are all in `wrap`, the accept loop in [`listen`].
 
+mod activations;
 mod body;
 mod encoding;
 mod experiments;
@@ -44,6 +45,7 @@ pub use state::{AppState, Readiness, ReadinessReport};
     components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
     tags(
         (name = "experiments", description = "Clean runs, patch runs, causal traces"),
+        (name = "activations", description = "Activations that the server keeps between requests"),
         (name = "models", description = "What is served and what it can do"),
         (name = "operations", description = "Liveness, readiness, version")
     )
@@ -56,6 +58,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .merge(models::routes())
         .merge(experiments::routes())
+        .merge(activations::routes())
 }
 
 /// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.

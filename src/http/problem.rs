@@ -10,6 +10,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::request_id::RequestId;
+use crate::activations::StoreError;
 use crate::engine::EngineError;
 use crate::service::Refusal;
 use crate::spec::problem::{FieldProblem, Problems};
@@ -26,6 +27,8 @@ pub enum Kind {
     BadRequest,
     /// No such path or resource.
     NotFound,
+    /// There was such a resource; its time is over.
+    Gone,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// None of the media types the client accepts is served.
@@ -34,7 +37,7 @@ pub enum Kind {
     RequestTimeout,
     /// The body is over the size limit.
     BodyTooLarge,
-    /// The body is declared to be something other than plain JSON.
+    /// The body is declared to be something that is not read here.
     UnsupportedMediaType,
     /// Fields or query parameters are wrong; `errors` lists all of them.
     InvalidRequest,
@@ -46,14 +49,17 @@ pub enum Kind {
     Unavailable,
     /// A fault of the server.
     Internal,
+    /// What was to be stored does not fit the quota or the disk.
+    InsufficientStorage,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::MalformedJson,
         Self::BadRequest,
         Self::NotFound,
+        Self::Gone,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::RequestTimeout,
@@ -64,6 +70,7 @@ impl Kind {
         Self::Overloaded,
         Self::Unavailable,
         Self::Internal,
+        Self::InsufficientStorage,
     ];
 
     /// The stable name, last part of the `type` URI.
@@ -86,6 +93,7 @@ impl Kind {
             Self::MalformedJson => ("malformed-json", "The body is not valid JSON", StatusCode::BAD_REQUEST),
             Self::BadRequest => ("bad-request", "The request breaks HTTP", StatusCode::BAD_REQUEST),
             Self::NotFound => ("not-found", "There is nothing here", StatusCode::NOT_FOUND),
+            Self::Gone => ("gone", "It was here, and is deleted", StatusCode::GONE),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", "The method is not served here", StatusCode::METHOD_NOT_ALLOWED)
             }
@@ -96,9 +104,11 @@ impl Kind {
                 ("request-timeout", "The body came too slowly", StatusCode::REQUEST_TIMEOUT)
             }
             Self::BodyTooLarge => ("body-too-large", "The body is too large", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::UnsupportedMediaType => {
-                ("unsupported-media-type", "The body must be plain JSON", StatusCode::UNSUPPORTED_MEDIA_TYPE)
-            }
+            Self::UnsupportedMediaType => (
+                "unsupported-media-type",
+                "The body is not of a kind that is read here",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
             Self::InvalidRequest => {
                 ("invalid-request", "The request is not valid", StatusCode::UNPROCESSABLE_ENTITY)
             }
@@ -110,6 +120,9 @@ impl Kind {
                 ("unavailable", "The server cannot serve now", StatusCode::SERVICE_UNAVAILABLE)
             }
             Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::InsufficientStorage => {
+                ("insufficient-storage", "There is no room to store it", StatusCode::INSUFFICIENT_STORAGE)
+            }
         }
     }
 }
@@ -225,6 +238,36 @@ impl From<Refusal> for Problem {
                     .with("ceiling", serde_json::json!(ceiling))
             }
             Refusal::Engine(error) => error.into(),
+            Refusal::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        const ROOM: &str = "delete activations that are not needed (DELETE /v1/activations/{id})";
+        let detail = error.to_string();
+        match error {
+            StoreError::Unknown { .. } => Self::new(Kind::NotFound, detail),
+            StoreError::Expired { at, .. } => Self::new(Kind::Gone, detail).with("expired", at.to_string()),
+            StoreError::Foreign { .. } => Self::new(Kind::InvalidRequest, detail),
+            StoreError::Quota { needed, used, limit } => {
+                let fix = format!("{ROOM}, or store fewer layers or positions, or in bf16");
+                Self::new(Kind::InsufficientStorage, format!("{detail}; {fix}"))
+                    .error("", "quota", detail, fix)
+                    .with("needed_bytes", needed)
+                    .with("used_bytes", used)
+                    .with("limit_bytes", limit)
+            }
+            StoreError::DiskFull => Self::new(
+                Kind::InsufficientStorage,
+                format!("{detail}; nothing was stored"),
+            )
+            .error("", "disk_full", detail, ROOM),
+            StoreError::Io { .. } => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Internal, "the server cannot read or write its stored activations")
+            }
         }
     }
 }
@@ -310,7 +353,7 @@ impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
         let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
         for kind in Kind::ALL {
-            if !matches!(kind, Kind::NotFound | Kind::MethodNotAllowed) {
+            if !matches!(kind, Kind::NotFound | Kind::Gone | Kind::MethodNotAllowed) {
                 by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
             }
         }

@@ -51,7 +51,10 @@ pub(super) fn derived(
         };
         let templates: Vec<Option<Template>> =
             (0..interventions.len()).map(|i| template(i, &scope, facts, lints, out)).collect();
-        if let Some(templates) = templates.into_iter().collect::<Option<Vec<_>>>() {
+        if let Some(mut templates) = templates.into_iter().collect::<Option<Vec<_>>>() {
+            for (i, template) in templates.iter_mut().enumerate() {
+                template.load(&format!("{}/{i}", scope.at), &[], facts.config(), out);
+            }
             let config = facts.config();
             let (mut edits, mut positions) = (0_u64, 0_u64);
             for t in &templates {

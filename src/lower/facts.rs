@@ -1,7 +1,9 @@
 //! What lowering has to know of the served model.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::activations::{ActivationSet, StoreError};
 use crate::model::config::ModelConfig;
 use crate::tokens::{Encoded, SpanError, TokenizeError, Tokenizer};
 
@@ -14,6 +16,12 @@ pub trait Facts {
     fn answers_to(&self, name: &str) -> bool {
         name == self.model()
     }
+
+    /// SHA-256 of its weights, in hex.
+    fn model_sha(&self) -> &str;
+
+    /// Stored activations of this model by their handle.
+    fn activation(&self, id: &str) -> Result<Arc<ActivationSet>, StoreError>;
 
     /// Shape.
     fn config(&self) -> &ModelConfig;
@@ -110,6 +118,10 @@ pub struct Limits {
     pub metrics: u64,
     /// Numbers returned as captures.
     pub capture_elements: u64,
+    /// Bytes of activations, counted in f32, that one request may store.
+    pub activation_bytes: u64,
+    /// Most seconds that activations are kept.
+    pub activation_ttl_s: u64,
     /// Numbers in all scores together: readouts times (targets + topk + references).
     pub score_elements: u64,
 }
@@ -129,6 +141,8 @@ impl Default for Limits {
             target_tokens: 256,
             metrics: 64,
             capture_elements: 4 << 20,
+            activation_bytes: 512 << 20,
+            activation_ttl_s: 30 * 86_400,
             score_elements: 16 << 20,
         }
     }

@@ -10,6 +10,7 @@ use super::measure::{Measure, Targets};
 use super::prompts::TokenRun;
 use super::trivial::Triviality;
 use crate::plan::{Plan, RunId};
+use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
 use crate::spec::patch::{Control, PatchSpec};
 use crate::spec::run::RunSpec;
@@ -162,8 +163,17 @@ pub struct CaptureKey {
     pub positions: Vec<u32>,
     /// Numbers per position.
     pub width: usize,
+    /// The format in which they are stored, if they are not returned in the response.
+    pub handle: Option<Dtype>,
     /// Index of the first capture in the plan.
     pub first: usize,
+}
+
+impl CaptureKey {
+    /// Captures of the plan: one per layer, one at `embed`.
+    pub fn depth(&self) -> usize {
+        self.layers.as_ref().map_or(1, Vec::len)
+    }
 }
 
 /// Meaning of a [`PatchSpec`]'s plan.

@@ -41,11 +41,17 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let templates: Vec<Option<Template>> =
         (0..spec.interventions.len()).map(|i| template(i, &scope, facts, &mut lints, out)).collect();
     prepared.lints = lints;
-    let templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
+    let mut templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
     let axes = axes(&spec, &templates, out)?;
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
     check_constants(&spec, &templates, size.cells, facts, out);
+    if !out.is_empty() {
+        return None;
+    }
+    for (i, template) in templates.iter_mut().enumerate() {
+        template.load(&format!("/interventions/{i}"), &spec.sweep, facts.config(), out);
+    }
     if !out.is_empty() {
         return None;
     }
@@ -125,7 +131,7 @@ fn size(spec: &PatchSpec, templates: &[Template], axes: &[Axis], config: &ModelC
     Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
 }
 
-/// Bounds the memory of constants, which every cell holds its own of.
+/// Bounds the memory of constants: every cell holds its own of noise and vectors, all share those of stored activations.
 fn check_constants(
     spec: &PatchSpec,
     templates: &[Template],
@@ -135,23 +141,26 @@ fn check_constants(
 ) {
     let config = facts.config();
     let limit = facts.limits().noise_elements;
+    let mut stored = 0_u64;
     for (i, t) in templates.iter().enumerate() {
-        let constant = match &t.op {
-            OpPlan::Noise { .. } => true,
-            OpPlan::Write { values, .. } => !matches!(values, ValuesPlan::Run { .. }),
-            _ => false,
+        let numbers = match &t.op {
+            OpPlan::Write { values: ValuesPlan::Given(given), .. } => {
+                stored = stored.saturating_add(given.numbers());
+                stored
+            }
+            OpPlan::Write { values: ValuesPlan::Run { .. }, .. } => 0,
+            OpPlan::Noise { .. } | OpPlan::Write { .. } => {
+                let [layers, positions, _] = extent(spec, t, config);
+                // One head or column of many is written in a cell of a sweep over them.
+                let mut one = t.clone();
+                for axis in &spec.sweep {
+                    one.choose(*axis, 0, config);
+                }
+                let rows = cells.saturating_mul(layers * positions);
+                rows.saturating_mul(one.columns_written(config) as u64)
+            }
+            OpPlan::Scale(_) | OpPlan::Zero | OpPlan::ProjectOut(_) => 0,
         };
-        if !constant {
-            continue;
-        }
-        let [layers, positions, _] = extent(spec, t, config);
-        let rows = cells.saturating_mul(layers * positions);
-        // One head or column of many is written in a cell of a sweep over them.
-        let mut one = t.clone();
-        for axis in &spec.sweep {
-            one.choose(*axis, 0, config);
-        }
-        let numbers = rows.saturating_mul(one.columns_written(config) as u64);
         if numbers > limit {
             let detail = format!("up to {numbers} constants, the limit is {limit}");
             let fix = "write fewer layers, positions or cells";

@@ -4,9 +4,11 @@ use super::facts::Facts;
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::select;
 use super::{Prepared, Size, Started, admit, prepare, start};
+use crate::model::config::ModelConfig;
 use crate::plan::{Address, Capture};
 use crate::spec::metric::MetricKind;
 use crate::spec::problem::{Problems, code};
+use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 
@@ -44,11 +46,21 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
     Some(Lowered { prelude: prelude.into_plan(), plan, layout: RunLayout { spec, common, captures } })
 }
 
+/// Heads that a site's width is divided into.
+pub fn heads(site: Site, config: &ModelConfig) -> Option<usize> {
+    config.site_heads(site)
+}
+
+/// Numbers per position at a site; none at `scores` and `pattern`, which have as many as there are keys.
+pub fn width(site: Site, config: &ModelConfig) -> usize {
+    config.site_width(site, 0)
+}
+
 fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Problems) -> Vec<CaptureKey> {
     let config = facts.config();
     let columns = super::template::keys(&prepared.runs);
     let mut keys = Vec::new();
-    let mut elements = 0_u64;
+    let (mut elements, mut stored) = (0_u64, 0_u64);
     for (i, capture) in spec.experiment.read.capture.iter().enumerate() {
         let at = format!("/read/capture/{i}");
         let layers = match &capture.layers {
@@ -62,14 +74,26 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
             let (Some(layers), Some(positions)) = (layers.clone(), positions) else { continue };
             let width = config.site_width(capture.site, columns);
             let depth = layers.as_ref().map_or(1, Vec::len) as u64;
-            elements = elements.saturating_add(depth * positions.len() as u64 * width as u64);
+            let own = depth * positions.len() as u64 * width as u64;
+            let handle = (capture.form == CaptureForm::Handle).then_some(capture.dtype);
+            if handle.is_some() {
+                stored = stored.saturating_add(own.saturating_mul(4));
+            } else {
+                elements = elements.saturating_add(own);
+            }
+            let limit = facts.limits().activation_bytes;
+            if stored > limit {
+                let detail = format!("{stored} bytes and more to store, the limit is {limit}");
+                out.push(&at, code::LIMIT, detail, "capture fewer layers or positions");
+                return keys;
+            }
             if elements > facts.limits().capture_elements {
                 let detail =
                     format!("{elements} numbers and more, the limit is {}", facts.limits().capture_elements);
                 out.push(&at, code::LIMIT, detail, "capture fewer layers or positions");
                 return keys;
             }
-            keys.push(CaptureKey { run, site: capture.site, layers, positions, width, first: 0 });
+            keys.push(CaptureKey { run, site: capture.site, layers, positions, width, first: 0, handle });
         }
     }
     keys

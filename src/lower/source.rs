@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::facts::Facts;
+use super::given::{Given, Wanted};
 use super::lint::Lints;
 use super::noise::pick;
 use super::prompts::{TokenRun, find};
@@ -35,6 +36,8 @@ pub(super) enum ValuesPlan {
         /// Layer read; the one written if `None`.
         layer: Option<u32>,
     },
+    /// Stored activations.
+    Given(Given),
     /// One row, of the site's width or a head's, or one number per named column.
     Row(Arc<[f32]>),
 }
@@ -59,6 +62,19 @@ pub(super) fn resolve(
         }
         op => match op.source()? {
             SourceSpec::Vector { vector } => row(place, vector, facts, out),
+            SourceSpec::Activation { activation, layer, positions } => {
+                let written = place.layers_written(facts.config());
+                let wanted = Wanted {
+                    at: place.at,
+                    site: place.site,
+                    layers: &written,
+                    positions: place.positions.len(),
+                    activation,
+                    layer: *layer,
+                    from: positions.as_ref(),
+                };
+                Given::find(&wanted, facts, out).map(ValuesPlan::Given)
+            }
             SourceSpec::Run { run, positions, site: None, layer: None } => {
                 same_place(place, run, positions.as_ref(), scope, lints, out)
             }
@@ -227,6 +243,7 @@ impl ValuesPlan {
                     *positions = vec![positions[index]];
                 }
             }
+            Self::Given(given) => given.choose(index),
             Self::Row(_) => {}
         }
     }
@@ -260,6 +277,7 @@ impl ValuesPlan {
                 });
                 Source::Captured(parts.collect())
             }
+            Self::Given(given) => Source::Constant(given.block(at.layer, columns.start)),
             Self::Row(row) => Source::Constant(template.repeated(row, columns, builder)),
         }
     }

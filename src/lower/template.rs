@@ -141,6 +141,7 @@ pub(super) fn template(
         at: &at,
         intervention,
         site,
+        layers: &layers,
         positions: &positions,
         heads: heads.as_deref(),
         dims: dims.as_deref(),
@@ -169,11 +170,15 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         let detail = format!("{site} is copied from the same layer and position of a run, scaled or zeroed");
         return refuse(detail, "use replace, resample, freeze, scale or zero; or q, k and v before it", out);
     }
-    let linear =
-        !matches!(
-            op,
-            OpSpec::Add { .. } | OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }
-        ) && !matches!(op.source(), Some(SourceSpec::Vector { .. } | SourceSpec::Run { site: Some(_), .. }));
+    let linear = !matches!(
+        op,
+        OpSpec::Add { .. } | OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }
+    ) && !matches!(
+        op.source(),
+        Some(
+            SourceSpec::Vector { .. } | SourceSpec::Activation { .. } | SourceSpec::Run { site: Some(_), .. }
+        )
+    );
     if site == Site::HeadOut && (!linear || has_dims) {
         let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
         return refuse(detail, "use attn_out for vectors of the residual stream, or z for a head's own", out);
@@ -193,6 +198,7 @@ pub(super) struct Place<'p> {
     pub intervention: &'p Intervention,
     /// Site written.
     pub site: Site,
+    pub layers: &'p [u32],
     pub positions: &'p [u32],
     pub heads: Option<&'p [u32]>,
     pub dims: Option<&'p [u32]>,
@@ -201,6 +207,11 @@ pub(super) struct Place<'p> {
 }
 
 impl Place<'_> {
+    /// Layers written in any cell.
+    pub(super) fn layers_written(&self, config: &ModelConfig) -> BTreeSet<u32> {
+        layers_written(self.site, self.layers, self.intervention.window, config)
+    }
+
     /// Numbers of a given vector: a head's width where heads are named, else the site's; as many as `dims`, if named.
     pub(super) fn vector_width(&self, config: &ModelConfig) -> usize {
         let whole = config.site_width(self.site, self.keys);
@@ -286,7 +297,45 @@ pub(super) struct Builder<'b> {
     pub prelude: &'b mut Prelude,
 }
 
+/// Layers that are written, as addresses count them: the windows around those named.
+fn layers_written(site: Site, layers: &[u32], window: u32, config: &ModelConfig) -> BTreeSet<u32> {
+    let depth = config.num_layers as u32;
+    match site {
+        Site::Embed => BTreeSet::from([0]),
+        Site::FinalNorm | Site::Logits => BTreeSet::from([depth]),
+        _ => layers.iter().flat_map(|l| select::window(*l, window, depth)).collect(),
+    }
+}
+
 impl Template {
+    /// Reads stored activations, as the cells of a sweep are going to ask for them. Their size has been checked.
+    pub(super) fn load(&mut self, at: &str, sweep: &[SweepAxis], config: &ModelConfig, out: &mut Problems) {
+        let each_position = sweep.contains(&SweepAxis::Positions) && self.positions.len() > 1;
+        let mut cells = vec![self.clone()];
+        for axis in sweep {
+            let n = match axis {
+                SweepAxis::Heads => self.heads.as_ref().map_or(1, Vec::len),
+                SweepAxis::Dims => self.dims.as_ref().map_or(1, Vec::len),
+                SweepAxis::Layers | SweepAxis::Positions => continue,
+            };
+            let each = cells.iter().flat_map(|cell| {
+                (0..n).map(|i| {
+                    let mut cell = cell.clone();
+                    cell.choose(*axis, i, config);
+                    cell
+                })
+            });
+            cells = each.collect();
+        }
+        let whole = 0..config.site_width(self.site, self.keys);
+        let ranges = cells.iter().flat_map(|cell| cell.columns(config));
+        let ranges: Vec<Range<usize>> =
+            ranges.map(|c| c.map_or(whole.clone(), |c| c.start as usize..c.end as usize)).collect();
+        if let OpPlan::Write { values: ValuesPlan::Given(given), .. } = &mut self.op {
+            given.load(at, &ranges, each_position, out);
+        }
+    }
+
     /// Keeps only one value of a swept axis. A single value stays in every cell, and so does what is frozen.
     pub(super) fn choose(&mut self, axis: SweepAxis, index: usize, config: &ModelConfig) {
         let one = |list: &mut Vec<u32>| {
@@ -317,12 +366,7 @@ impl Template {
     /// Edits of one cell.
     pub(super) fn edits(&self, builder: &mut Builder<'_>) -> Vec<Edit> {
         let config = builder.config;
-        let depth = config.num_layers as u32;
-        let layers: BTreeSet<u32> = match self.site {
-            Site::Embed => BTreeSet::from([0]),
-            Site::FinalNorm | Site::Logits => BTreeSet::from([depth]),
-            _ => self.layers.iter().flat_map(|l| select::window(*l, self.window, depth)).collect(),
-        };
+        let layers = layers_written(self.site, &self.layers, self.window, config);
         let columns = self.columns(config);
         let mut edits = Vec::with_capacity(layers.len() * columns.len());
         for layer in layers {

@@ -1,8 +1,10 @@
 //! A small model's facts for tests: four layers, two heads, words found by longest match and single bytes else.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::facts::{Facts, Limits, Words};
+use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
 use crate::model::config::{ModelConfig, Rope};
 use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
 
@@ -40,6 +42,7 @@ pub(crate) struct Fake {
     pub(crate) adds_bos: bool,
     /// Added to every token's embedding, times the dimension: its mean is zero otherwise.
     pub(crate) shift: f32,
+    pub(crate) stored: Option<Arc<Store>>,
 }
 
 impl Default for Fake {
@@ -61,7 +64,7 @@ impl Default for Fake {
             qkv_bias: false,
             qk_norm: false,
         };
-        Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0 }
+        Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0, stored: None }
     }
 }
 
@@ -73,6 +76,14 @@ pub(crate) fn id(word: &str) -> u32 {
 impl Facts for Fake {
     fn model(&self) -> &'static str {
         "fake"
+    }
+    fn model_sha(&self) -> &'static str {
+        "sha of fake"
+    }
+    fn activation(&self, id: &str) -> Result<Arc<ActivationSet>, StoreError> {
+        let unknown = || StoreError::Unknown { id: id.to_owned() };
+        let set = self.stored.as_ref().ok_or_else(unknown)?.find(LOCAL, id)?;
+        set.of_model(self.model_sha()).map(Arc::new)
     }
     fn config(&self) -> &ModelConfig {
         &self.config

@@ -16,6 +16,10 @@ pub struct NamedArray {
 pub enum ArrayData {
     /// 32-bit floats.
     F32(Vec<f32>),
+    /// 16-bit IEEE floats.
+    F16(Vec<half::f16>),
+    /// bfloat16. safetensors only.
+    Bf16(Vec<half::bf16>),
     /// 64-bit floats.
     F64(Vec<f64>),
     /// Unsigned 32-bit integers, e.g. token ids.
@@ -59,6 +63,12 @@ pub enum EncodeError {
         /// The array's name.
         name: String,
     },
+    /// `NumPy` has no bfloat16.
+    #[error("array `{name}` holds bfloat16, which npz cannot carry")]
+    Bf16 {
+        /// The array's name.
+        name: String,
+    },
     /// Columns of a table differ in length.
     #[error("column `{name}` has {got} rows, but the first column has {expected}")]
     RaggedColumn {
@@ -87,6 +97,8 @@ impl ArrayData {
     pub fn len(&self) -> usize {
         match self {
             Self::F32(v) => v.len(),
+            Self::F16(v) => v.len(),
+            Self::Bf16(v) => v.len(),
             Self::F64(v) => v.len(),
             Self::U32(v) => v.len(),
             Self::I64(v) => v.len(),

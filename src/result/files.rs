@@ -108,7 +108,8 @@ pub fn patch_arrays(response: &PatchResponse, only: Option<&str>) -> Vec<NamedAr
 /// Arrays of clean runs, with the metric `only` or with all.
 ///
 /// `{run}/{site}` is a capture, `[layers, positions, width]` in 32 bits (at `embed` without layers), with its
-/// `{run}/{site}/layers` and `{run}/{site}/positions`; a site captured again is `{site}.2`. `{run}/{metric}`;
+/// `{run}/{site}/layers` and `{run}/{site}/positions`; a site captured again is `{site}.2`. Of captures that the server
+/// keeps, the handles are in the metadata `activations`. `{run}/{metric}`;
 /// `{run}/topk_ids`, `{run}/topk_logprobs`; `{run}/tokens`, `{run}/token_starts`, `{run}/token_ends`,
 /// `{run}/token_texts`.
 pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray> {
@@ -128,8 +129,10 @@ pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray>
                 out.ints(format!("{site}/layers"), layers.iter().copied());
             }
             out.ints(format!("{site}/positions"), capture.positions.iter().copied());
-            let values = capture.values.data.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
-            out.push(site, capture.shape.clone(), ArrayData::F32(values));
+            if let Some(values) = &capture.values {
+                let values = values.data.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
+                out.push(site, capture.shape.clone(), ArrayData::F32(values));
+            }
         }
     }
     out.list
@@ -152,7 +155,17 @@ pub fn patch_metadata(response: &PatchResponse) -> BTreeMap<String, String> {
 pub fn run_metadata(response: &RunResponse) -> BTreeMap<String, String> {
     let texts: Named<_> =
         response.runs.iter().map(|(name, run)| (name.to_owned(), texts(&run.tokens.tokens))).collect();
-    metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &texts)
+    let (id, model) = (&response.id, &response.model);
+    let mut metadata = metadata(id, model, &response.request, &response.provenance, &response.lints, &texts);
+    let kept = response.runs.iter().flat_map(|(name, run)| {
+        let kept = run.captures.iter().filter_map(|capture| Some((capture.site, capture.kept.as_ref()?)));
+        kept.map(move |(site, kept)| json!({"run": name, "site": site, "activation": kept.activation}))
+    });
+    let kept: Vec<_> = kept.collect();
+    if !kept.is_empty() {
+        metadata.insert("activations".to_owned(), to_json(&kept));
+    }
+    metadata
 }
 
 /// See the module.

@@ -14,11 +14,14 @@ use super::array::{self, ArrayData, EncodeError, NamedArray};
 /// Text becomes `<U{n}` with `n` the longest text; `NumPy` cannot tell trailing NULs from padding.
 ///
 /// # Errors
-/// An array whose shape doesn't fit its data, an empty or repeated name.
+/// An array whose shape doesn't fit its data, an empty or repeated name, bfloat16.
 pub fn write(arrays: &[NamedArray]) -> Result<Vec<u8>, EncodeError> {
     array::check(arrays, "")?;
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for array in arrays {
+        if matches!(array.data, ArrayData::Bf16(_)) {
+            return Err(EncodeError::Bf16 { name: array.name.clone() });
+        }
         let body = npy(array);
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
@@ -38,6 +41,9 @@ fn npy(array: &NamedArray) -> Vec<u8> {
     };
     let descr = match &array.data {
         ArrayData::F32(_) => "<f4".to_owned(),
+        ArrayData::F16(_) => "<f2".to_owned(),
+        // Refused before; its bits, if it came here.
+        ArrayData::Bf16(_) => "<u2".to_owned(),
         ArrayData::F64(_) => "<f8".to_owned(),
         ArrayData::U32(_) => "<u4".to_owned(),
         ArrayData::I64(_) => "<i8".to_owned(),
@@ -67,6 +73,8 @@ fn npy(array: &NamedArray) -> Vec<u8> {
     out.push(b'\n');
     match &array.data {
         ArrayData::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        ArrayData::F16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        ArrayData::Bf16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
@@ -113,7 +121,7 @@ mod tests {
                 ArrayData::F64(v) => flat.to_vec1::<f64>().expect("f64") == v,
                 ArrayData::U32(v) => flat.to_vec1::<u32>().expect("u32") == v,
                 ArrayData::I64(v) => flat.to_vec1::<i64>().expect("i64") == v,
-                ArrayData::Bool(_) | ArrayData::Text(_) => false,
+                ArrayData::F16(_) | ArrayData::Bf16(_) | ArrayData::Bool(_) | ArrayData::Text(_) => false,
             };
             assert!(same, "{}", array.name);
         }

@@ -134,6 +134,7 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
             let layer = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
             format!("{run}'s{site}{layer}")
         }
+        SourceSpec::Activation { activation, .. } => activation.clone(),
         SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", mean_of.join(", ")),
         SourceSpec::Vector { .. } => "a given vector".to_owned(),
     };

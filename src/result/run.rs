@@ -4,13 +4,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{Envelope, NdArray, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets};
+use crate::activations::{ActivationId, Timestamp};
 use crate::effect::lints;
 use crate::effect::stats::finite;
 use crate::lower::facts::Words;
 use crate::lower::layout::{CaptureKey, RunLayout};
-use crate::lower::lint::Lint;
+use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
+use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
 use crate::spec::problem::Problems;
 use crate::spec::run::RunSpec;
@@ -68,12 +70,30 @@ pub struct CaptureResult {
     pub shape: Vec<usize>,
     /// Number format.
     pub dtype: &'static str,
-    /// The numbers, nested as `shape`; null where not finite.
-    #[schema(value_type = serde_json::Value)]
-    pub values: NdArray<Option<f32>>,
+    /// The numbers, nested as `shape`; null where not finite. Absent where they are kept by the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub values: Option<NdArray<Option<f32>>>,
+    /// Where they are kept.
+    #[serde(flatten)]
+    pub kept: Option<Kept>,
 }
 
-/// Puts a response together.
+/// Activations that the server keeps instead of returning them.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = KeptActivation)]
+pub struct Kept {
+    /// Their handle, for `{"source": {"activation": ..}}` and `/v1/activations`.
+    #[schema(value_type = String)]
+    pub activation: ActivationId,
+    /// Bytes of the numbers.
+    pub bytes: u64,
+    /// When they are deleted.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires: Timestamp,
+}
+
+/// Puts a response together. Handles are filled in by who stores them.
 pub fn respond(
     layout: &RunLayout,
     output: &PlanOutput,
@@ -89,7 +109,8 @@ pub fn respond(
             layout.captures.iter().filter(|key| key.run == i).map(|key| capture(key, output)).collect();
         (name, RunResult { tokens, metrics: metrics(&common.measures, &scores[readout], None), captures })
     });
-    let found = lints::run(layout, scores, &|id| words.text(id));
+    let mut found = lints::run(layout, scores, &|id| words.text(id));
+    overflow(layout, output, &mut found);
     Ok(RunResponse {
         runs: runs.collect(),
         id: envelope.id,
@@ -103,9 +124,7 @@ pub fn respond(
 }
 
 fn capture(key: &CaptureKey, output: &PlanOutput) -> CaptureResult {
-    let depth = key.layers.as_ref().map_or(1, Vec::len);
-    let rows = output.captures[key.first..key.first + depth].iter().flatten();
-    let values = rows.map(|x| finite(f64::from(*x)).map(|_| *x)).collect();
+    let depth = key.depth();
     let (mut axes, mut shape) = (Vec::new(), Vec::new());
     if key.layers.is_some() {
         axes.push("layer");
@@ -118,8 +137,29 @@ fn capture(key: &CaptureKey, output: &PlanOutput) -> CaptureResult {
         layers: key.layers.clone(),
         positions: key.positions.clone(),
         axes,
-        dtype: "f32",
-        values: NdArray::new(&shape, values),
+        dtype: key.handle.unwrap_or(Dtype::F32).name(),
+        values: key.handle.is_none().then(|| {
+            let rows = captured(key, output).map(|x| finite(f64::from(*x)).map(|_| *x));
+            NdArray::new(&shape, rows.collect())
+        }),
+        kept: None,
         shape,
+    }
+}
+
+/// Numbers of a capture, `[layers, positions, width]`.
+pub fn captured<'o>(key: &CaptureKey, output: &'o PlanOutput) -> impl Iterator<Item = &'o f32> {
+    output.captures[key.first..key.first + key.depth()].iter().flatten()
+}
+
+/// Remarks on numbers that the format in which they are stored has no place for.
+fn overflow(layout: &RunLayout, output: &PlanOutput, lints: &mut Lints) {
+    let half = layout.captures.iter().filter(|key| key.handle == Some(Dtype::F16));
+    let over = |x: &&f32| x.is_finite() && half::f16::from_f32(**x).is_infinite();
+    let lost: usize = half.map(|key| captured(key, output).filter(over).count()).sum();
+    if lost > 0 {
+        let detail =
+            format!("{lost} numbers are beyond f16, which ends at 65504, and are stored as infinite");
+        lints.warn("F16_OVERFLOW", "/read/capture", detail, "store them as bf16 or f32");
     }
 }

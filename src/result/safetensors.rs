@@ -49,6 +49,8 @@ pub fn write(arrays: &[NamedArray], metadata: &BTreeMap<String, String>) -> Resu
 fn element(array: &NamedArray) -> Result<(&'static str, usize), EncodeError> {
     Ok(match array.data {
         ArrayData::F32(_) => ("F32", 4),
+        ArrayData::F16(_) => ("F16", 2),
+        ArrayData::Bf16(_) => ("BF16", 2),
         ArrayData::F64(_) => ("F64", 8),
         ArrayData::U32(_) => ("U32", 4),
         ArrayData::I64(_) => ("I64", 8),
@@ -60,6 +62,8 @@ fn element(array: &NamedArray) -> Result<(&'static str, usize), EncodeError> {
 fn append(out: &mut Vec<u8>, data: &ArrayData) {
     match data {
         ArrayData::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        ArrayData::F16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+        ArrayData::Bf16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
         ArrayData::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),

@@ -2,6 +2,7 @@
 //!
 //! Adapters (HTTP, later others) hold a [`Service`] and know nothing of what lies behind it.
 
+mod activations;
 mod served;
 pub mod start;
 
@@ -9,8 +10,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use activations::NumbersAsked;
 pub use served::Served;
 
+use crate::activations::StoreError;
 use crate::engine::{Engine, EngineError};
 use crate::lower;
 use crate::lower::facts::Facts;
@@ -54,11 +57,19 @@ pub enum Refusal {
     },
     /// The engine did not compute it.
     Engine(EngineError),
+    /// Activations were not stored or not found.
+    Store(StoreError),
 }
 
 impl From<Problems> for Refusal {
     fn from(problems: Problems) -> Refusal {
         Refusal::Invalid(problems)
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Refusal {
+        Refusal::Store(error)
     }
 }
 
@@ -78,9 +89,14 @@ impl Service {
     /// `POST /v1/run`
     pub async fn run(&self, body: Value) -> Result<RunResponse, Refusal> {
         let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
+        let promised = activations::reserve(&self.served.activations, &layout)?;
         let Computed { output, .. } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("run");
-        self.lower(move |facts| run::respond(&layout, &output, facts.words(), envelope)).await
+        let answer = move |facts: &Served| {
+            let mut response = run::respond(&layout, &output, facts.words(), envelope)?;
+            Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
+        };
+        Ok(self.lower(answer).await??)
     }
 
     /// `POST /v1/patch`

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
 use crate::kernels::cpu::Matrix;
 use crate::load::Fingerprint;
 use crate::lower::facts::{Facts, Limits, Words};
@@ -28,6 +29,8 @@ pub struct Served {
     pub threads: usize,
     /// What one request may ask for.
     pub limits: Limits,
+    /// Activations kept between requests.
+    pub activations: Arc<Store>,
     /// `[vocabulary, hidden]`, shared with the engine.
     pub(super) embedding: Arc<Matrix>,
     /// Standard deviation over all of `embedding`.
@@ -41,6 +44,14 @@ impl Facts for Served {
 
     fn answers_to(&self, name: &str) -> bool {
         name == self.name || name == self.fingerprint.source
+    }
+
+    fn model_sha(&self) -> &str {
+        &self.fingerprint.weights_sha256
+    }
+
+    fn activation(&self, id: &str) -> Result<Arc<ActivationSet>, StoreError> {
+        self.activations.find(LOCAL, id)?.of_model(self.model_sha()).map(Arc::new)
     }
 
     fn config(&self) -> &ModelConfig {

@@ -1,11 +1,13 @@
 //! From configuration to a service: opens the model, loads its weights, measures its speed, starts the engine.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
 use super::Service;
 use super::served::{Served, sigma};
+use crate::activations::{Quota, Store, Timestamp, watch};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::row_budget::RowBudget;
@@ -33,8 +35,10 @@ pub fn start(config: &Config) -> anyhow::Result<Service> {
     // One computes, the others wait.
     let engine = Engine::start(decoder, layers, budget, 1 + config.limits.queue_depth)
         .context("cannot start the engine's thread")?;
+    let sweep = Duration::from_secs(config.activations.sweep_interval_s);
+    watch(&served.activations, sweep).context("cannot start the thread that deletes expired activations")?;
     let ceiling = Ceiling { row_layers: config.limits.row_layers, seconds: config.limits.sync_limit_s };
-    Ok(Service { served: std::sync::Arc::new(served), engine, ceiling })
+    Ok(Service { served: Arc::new(served), engine, ceiling })
 }
 
 /// The model without a thread around it, as the bench wants it.
@@ -77,7 +81,7 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
             tracing::debug!(layer, "loaded");
         },
     )?;
-    let embedding = std::sync::Arc::clone(&weights.embedding);
+    let embedding = Arc::clone(&weights.embedding);
     let mut decoder = Decoder::new(cpu, &shape, weights);
     let budget = row_budget(config, &shape)?;
     let budget = calibrate(&mut decoder, &shape, budget)?;
@@ -89,6 +93,7 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
     );
     let served = Served {
         name,
+        activations: store(config)?,
         limits: limits(config, &shape),
         config: shape,
         tokenizer,
@@ -104,6 +109,20 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
 /// The weights in their format, and the embedding once more as it is looked up: in f32, row by row.
 fn memory_of_weights(shape: &ModelConfig, dtype: Dtype) -> u64 {
     required_bytes(shape, dtype.bytes()) + 4 * (shape.vocab_size * shape.hidden_size) as u64
+}
+
+/// The folder is only read here: it is made when something is stored.
+fn store(config: &Config) -> anyhow::Result<Arc<Store>> {
+    let kept = &config.activations;
+    let quota = Quota {
+        total_bytes: kept.total_bytes,
+        owner_bytes: kept.owner_bytes,
+        ttl_default_s: kept.ttl_default_s,
+        ttl_max_s: kept.ttl_max_s,
+    };
+    let folder = config.store.data_dir().join("activations");
+    Store::open(&folder, quota, Arc::new(Timestamp::now))
+        .context("cannot open the stored activations; name another folder with --data-dir")
 }
 
 fn row_budget(config: &Config, shape: &ModelConfig) -> anyhow::Result<RowBudget> {
@@ -159,6 +178,8 @@ fn limits(config: &Config, shape: &ModelConfig) -> Limits {
         cells: configured.cells,
         score_elements: configured.response_numbers,
         capture_elements: configured.response_numbers,
+        activation_bytes: config.activations.request_bytes,
+        activation_ttl_s: config.activations.ttl_max_s,
         ..Limits::default()
     }
 }

@@ -116,6 +116,17 @@ pub enum SourceSpec {
         #[serde(skip_serializing_if = "Option::is_none")]
         layer: Option<u32>,
     },
+    /// Stored activations of the same width (`/v1/activations`).
+    Activation {
+        /// Their handle.
+        activation: String,
+        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+        /// Positions read, as many as are written (or one for all of them); all that the set has if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+    },
     /// The mean over several runs at the same site and layers.
     MeanOf {
         /// The runs.
@@ -252,29 +263,36 @@ fn need_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
 }
 
 fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
-    let source = node.fields(&["run", "positions", "site", "layer", "mean_of", "vector"], out)?;
-    let form = source.any(&["vector", "mean_of", "run"]).unwrap_or("run");
+    const ALL: [&str; 7] = ["run", "activation", "mean_of", "vector", "positions", "site", "layer"];
+    let source = node.fields(&ALL, out)?;
+    let form = source.any(&["vector", "activation", "mean_of", "run"]).unwrap_or("run");
     let own: &[&str] = match form {
         "vector" => &["vector"],
+        "activation" => &["activation", "layer", "positions"],
         "mean_of" => &["mean_of", "positions"],
         _ => &["run", "positions", "site", "layer"],
     };
-    let others: Vec<&str> = ["run", "positions", "site", "layer", "mean_of", "vector"]
-        .into_iter()
-        .filter(|name| !own.contains(name))
-        .collect();
+    let others: Vec<&str> = ALL.into_iter().filter(|name| !own.contains(name)).collect();
     source.exclude(form, &others, out);
     if form == "vector" {
         return Some(SourceSpec::Vector { vector: numbers(&source.get("vector")?, out)? });
     }
     let positions = read_positions(&source, out);
+    let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
     if let Some(node) = source.get("mean_of") {
         let mean_of = node.each(out, |n, out| n.name(out));
         return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
     }
+    if let Some(node) = source.get("activation") {
+        let activation = node.name(out);
+        return Some(SourceSpec::Activation {
+            activation: activation?,
+            layer: layer?,
+            positions: positions?,
+        });
+    }
     let run = source.need("run", FORMS, out).and_then(|n| n.name(out));
     let site = source.get("site").map_or(Some(None), |n| read_site(&n, out).map(Some));
-    let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
     Some(SourceSpec::Run { run: run?, positions: positions?, site: site?, layer: layer? })
 }
 

@@ -99,6 +99,12 @@ pub mod code {
     pub const SELF_REFERENCE: &str = "self_reference";
     /// More than this deployment computes in one request.
     pub const LIMIT: &str = "limit_exceeded";
+    /// A stored set of activations whose time is over.
+    pub const EXPIRED: &str = "expired";
+    /// A stored set of activations of another model.
+    pub const FOREIGN_MODEL: &str = "foreign_model";
+    /// Something stored that the server fails to read.
+    pub const UNREADABLE: &str = "unreadable";
     /// A model that isn't served here.
     pub const UNKNOWN_MODEL: &str = "unknown_model";
     /// The tokenizer refused.

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::dtype::Dtype;
 use super::named::Named;
-use super::problem::Problems;
+use super::problem::{Problems, code};
 use super::read::Node;
 use super::select::{Layers, Positions};
 use super::site::Site;
@@ -67,9 +68,9 @@ pub struct CaptureSpec {
     #[serde(rename = "as")]
     #[schema(required = false)]
     pub form: CaptureForm,
-    /// Number format.
+    /// Number format; inline captures are `f32`.
     #[schema(required = false)]
-    pub dtype: CaptureDtype,
+    pub dtype: Dtype,
 }
 
 /// How captures are returned.
@@ -78,14 +79,8 @@ pub struct CaptureSpec {
 pub enum CaptureForm {
     /// As numbers in the response.
     Inline,
-}
-
-/// Number format of captures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CaptureDtype {
-    /// IEEE single precision.
-    F32,
+    /// Kept by the server: the response has a handle for later requests and `/v1/activations`.
+    Handle,
 }
 
 impl Read {
@@ -139,14 +134,22 @@ impl CaptureSpec {
         let layers = read_layers(&fields, site, out);
         let positions =
             fields.get("positions").map_or(Some(Positions::LAST), |n| Positions::read(&n, false, out));
-        let forms = [("inline", CaptureForm::Inline)];
-        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &["handle"], out));
-        let dtypes = [("f32", CaptureDtype::F32)];
-        let dtype = fields
-            .get("dtype")
-            .map_or(Some(CaptureDtype::F32), |n| n.choice(&dtypes, &["bf16", "f16", "f64"], out));
+        let forms = [("inline", CaptureForm::Inline), ("handle", CaptureForm::Handle)];
+        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &[], out));
+        let dtype = fields.get("dtype").map_or(Some(Dtype::F32), |n| read_dtype(&n, out));
+        if form == Some(CaptureForm::Inline) && dtype.is_some_and(|dtype| dtype != Dtype::F32) {
+            let detail = "numbers in the response are f32";
+            let fix = "leave out `dtype`, or write \"as\": \"handle\"";
+            out.push(fields.pointer("dtype"), code::NOT_SUPPORTED, detail, fix);
+        }
         Some(Self { site: site?, layers: layers?, positions: positions?, form: form?, dtype: dtype? })
     }
+}
+
+/// Reads a number format.
+pub(super) fn read_dtype(node: &Node<'_>, out: &mut Problems) -> Option<Dtype> {
+    let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| (dtype.name(), dtype));
+    node.choice(&dtypes, &["f64"], out)
 }
 
 /// Reads a site's name.
@@ -167,7 +170,7 @@ pub fn read_layers(
         if let Some(node) = node {
             let detail = format!("`{site}` stands outside of the layers and has none");
             let fix = "leave out `layers`, or use a site of the layers such as resid_pre";
-            out.push(&node.at, super::problem::code::CONFLICT, detail, fix);
+            out.push(&node.at, code::CONFLICT, detail, fix);
         }
         return Some(None);
     }

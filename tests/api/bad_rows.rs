@@ -350,7 +350,7 @@ fn run_fields() -> Fields {
                 (json!({}), "missing_field"),
             ],
         ),
-        ("/read/capture/0/as", vec![(json!("handle"), "not_supported"), (json!("file"), "unknown_value")]),
+        ("/read/capture/0/as", vec![(json!("handel"), "unknown_value"), (json!("file"), "unknown_value")]),
         ("/read/capture/0/dtype", vec![(json!("bf16"), "not_supported"), (json!(32), "wrong_type")]),
         (
             "/strict",

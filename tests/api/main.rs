@@ -11,6 +11,7 @@
     reason = "a test fails loudly, compares bits where bits are promised, and need not save a clone; clippy sees only #[test] functions as tests"
 )]
 
+mod activations;
 mod bad_input;
 mod bad_rows;
 mod connections;

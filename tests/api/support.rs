@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -85,11 +86,19 @@ pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// A folder for what the servers of the tests keep, removed by nobody: the system clears its temporary files.
+fn data_dir() -> String {
+    static N: AtomicUsize = AtomicUsize::new(0);
+    let n = N.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("mediant-api-{}-{n}", std::process::id())).display().to_string()
+}
+
 /// A ready server of `dummy:tiny` with some settings of its own.
 pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
     let model = ("--model", "model.ref", "dummy:tiny".to_owned());
+    let data = ("--test", "store.data_dir", data_dir());
     let settings = settings.iter().map(|(key, value)| ("--test", *key, (*value).to_owned()));
-    let flags: Vec<_> = [model].into_iter().chain(settings).collect();
+    let flags: Vec<_> = [model, data].into_iter().chain(settings).collect();
     let config = config::load(None, [], &flags).unwrap().config;
     let service = start::start(&config).unwrap();
     let ready = state(Readiness::Ready);

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use mediant::service::Refusal;
+use mediant::spec::activation::UploadSpec;
+use mediant::spec::problem::Problems;
 use serde_json::{Value, json};
 
 use crate::support::{answered, service};
@@ -30,6 +32,14 @@ async fn every_example_is_a_request_that_is_let_in() {
         let result = match name.split('-').next().unwrap() {
             "tokenize" => {
                 service().tokenize(body).await.map(|tokens| json!({"allowed": !tokens.ids.is_empty()}))
+            }
+            // Checked, but not stored.
+            "activations" => {
+                let mut out = Problems::default();
+                let spec = UploadSpec::read(&body, &mut out);
+                let spec = out.or(spec).unwrap_or_else(|p| panic!("{name}: {p:#?}"));
+                let draft = mediant::lower::upload(spec, &*service().served);
+                draft.map(|draft| json!({"allowed": !draft.values.is_empty()})).map_err(Refusal::from)
             }
             "plan" => service().plan(body).await.map(|plan| json!(plan)),
             kind => service().plan(json!({kind: body})).await.map(|plan| json!(plan)),

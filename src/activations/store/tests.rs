@@ -135,7 +135,8 @@ fn a_set_that_another_process_wrote_is_found() {
     let id = one.put("a", &small(), None).unwrap().id.to_string();
     assert_eq!(numbers(&two.find("a", &id).unwrap()), small().values);
     one.delete("a", &id).unwrap();
-    assert!(matches!(two.find("a", &id).unwrap().open(), Err(StoreError::Unknown { .. })));
+    assert!(matches!(two.find("a", &id), Err(StoreError::Unknown { .. })));
+    assert_eq!(two.usage("a").used_bytes, 0);
 }
 
 #[test]
@@ -287,7 +288,7 @@ fn owners_see_their_own_sets_page_by_page() {
 fn who_reads_reads_to_the_end_while_others_delete_and_only_one_deletes() {
     let bench = Bench::new();
     let store = bench.open();
-    for _ in 0..20 {
+    for _ in 0..200 {
         let draft = draft(4, 2, 100, Dtype::F32);
         let id = store.put("a", &draft, None).unwrap().id.to_string();
         let set = store.find("a", &id).unwrap();
@@ -303,4 +304,5 @@ fn who_reads_reads_to_the_end_while_others_delete_and_only_one_deletes() {
         assert!(matches!(set.open(), Err(StoreError::Unknown { .. })));
     }
     assert!(bench.files().is_empty());
+    assert_eq!(store.usage("a").used_bytes, 0);
 }

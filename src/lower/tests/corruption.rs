@@ -29,7 +29,7 @@ fn noise(lowered: &Lowered<TraceLayout>) -> Vec<(Vec<f32>, bool)> {
         let edit = &lowered.plan.run(lowered.plan.readouts[*readout].run).edits[0];
         assert_eq!((edit.positions.as_slice(), edit.group), (&[1, 2][..], EditGroup::Corruption));
         match &edit.op {
-            Op::Add { source: Source::Constant(rows), coef: 1.0 } => (rows.to_vec(), false),
+            Op::Add { source: Source::Constant(rows), coef: 1.0, .. } => (rows.to_vec(), false),
             Op::Replace(Source::Constant(rows)) => (rows.to_vec(), true),
             other => panic!("{other:?}"),
         }

@@ -6,6 +6,7 @@ use super::problems;
 use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::spec::dry_run::{Planned, split};
+use crate::spec::dtype::Dtype;
 
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
 const LITERAL: &str = "The wires carry high voltage electrical";
@@ -23,7 +24,7 @@ fn without(mut body: Value, pointer: &str, key: &str) -> Value {
 }
 
 #[test]
-fn two_clean_runs_parse_but_for_the_lens_and_handles_that_are_not_served() {
+fn two_clean_runs_parse_but_for_the_lens_that_is_not_served() {
     let body = json!({
         "model": "fake",
         "runs": {"pun": {"prompt": PUN}, "literal": {"prompt": LITERAL}},
@@ -31,15 +32,14 @@ fn two_clean_runs_parse_but_for_the_lens_and_handles_that_are_not_served() {
         "metrics": ["prob:current", "logprob:current", "rank:current", "logit_diff:current-water"],
         "read": {"topk": 10, "logit_lens": {"layers": "all", "positions": "all", "topk": 1},
                  "capture": [{"site": "resid_post", "layers": "all", "positions": "all", "as": "handle"}]}});
-    let expected = ["/read/logit_lens not_supported", "/read/capture/0/as not_supported"];
     // The fake tokenizer spells " tide" and " waves", which both begin with a space.
-    assert_eq!(problems("run", &body, &big())[..2], expected);
+    assert_eq!(problems("run", &body, &big())[..1], ["/read/logit_lens not_supported"]);
     let mut body = without(body, "/read", "logit_lens");
-    body["read"]["capture"][0]["as"] = json!("inline");
     body["targets"]["water"] = json!([" tide", " water"]);
     let lowered = lower::run(&body, &big()).unwrap();
     assert_eq!(lowered.plan.runs.len(), 2);
     assert_eq!(lowered.plan.captures.len(), 2 * 4);
+    assert!(lowered.layout.captures.iter().all(|key| key.handle == Some(Dtype::F32)));
     assert_eq!(lowered.plan.scoring.targets, [id(" current"), u32::from(b' '), id(" water")]);
 }
 

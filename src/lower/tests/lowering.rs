@@ -9,6 +9,7 @@ use crate::lower::select;
 use crate::lower::testing::{Fake, id};
 use crate::lower::trivial::Triviality;
 use crate::plan::{Address, EditGroup, Op, Plan, RunId, Source};
+use crate::spec::patch::Control;
 use crate::spec::site::Site;
 
 fn small_trace(more: Value) -> Value {
@@ -55,7 +56,7 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
     }
     // Layer 2, position 3, sample 1: cell 11.
     let grid = layout.arms.get("hidden").unwrap();
-    assert_eq!(grid.key(11), CellKey { layer: Some(2), position: Some(3), head: None });
+    assert_eq!(grid.key(11), CellKey { layer: Some(2), position: Some(3), ..CellKey::default() });
     let readout = plan.readouts[grid.cell(11)[1]];
     assert_eq!((plan.run(readout.run).parent, readout.position), (Some(RunId(2)), 3));
     assert_eq!(show(plan, readout.run), ["resid_post@2[3] = run 0 [3]"]);
@@ -105,8 +106,9 @@ fn windows_follow_rome_at_the_edges() {
 fn self_patch_controls_take_the_place_of_their_own_run() {
     let lowered = trace(&small_trace(json!({"controls": ["self_patch"]})));
     let grid = lowered.layout.arms.get("hidden").unwrap();
-    assert_eq!(grid.controls.len(), grid.readouts.len());
-    let run = lowered.plan.readouts[grid.controls[1]].run;
+    let controls = grid.control(Control::SelfPatch);
+    assert_eq!(controls.len(), grid.readouts.len());
+    let run = lowered.plan.readouts[controls[1]].run;
     assert_eq!(lowered.plan.run(run).parent, Some(RunId(2)));
     assert_eq!(show(&lowered.plan, run), ["resid_post@0[0] = run 2 [0]"]);
     assert_eq!(lowered.plan.run(run).edits[0].group, EditGroup::Control);
@@ -228,7 +230,7 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
         grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
         [("head", &[0, 1][..]), ("layer", &[1, 3][..])]
     );
-    assert_eq!(grid.key(1), CellKey { layer: Some(3), position: None, head: Some(0) });
+    assert_eq!(grid.key(1), CellKey { layer: Some(3), head: Some(0), ..CellKey::default() });
     let run = lowered.plan.readouts[grid.readouts[2]].run;
     assert_eq!(show(&lowered.plan, run), ["z@1[0, 2] = run 1 [0, 2]", "mlp_out@2[3] = * 0.5"]);
     assert_eq!(lowered.plan.run(run).edits[0].columns, Some(4..8));

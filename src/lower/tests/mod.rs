@@ -12,6 +12,7 @@
 mod bad_inputs;
 mod corruption;
 mod examples;
+mod given;
 mod lowering;
 mod noise;
 mod positions;

@@ -316,6 +316,25 @@ fn sets_add_their_probabilities_and_take_the_best_rank() {
 }
 
 #[test]
+fn captures_by_handle_are_not_returned_and_tell_what_their_format_cannot_hold() {
+    let codes = |dtype: &str, largest: f32| {
+        let body = json!({"prompt": "The", "read": {"capture": [
+            {"site": "resid_post", "layers": 0, "as": "handle", "dtype": dtype}]}});
+        let lowered = lower::run(&body, &Fake::default()).unwrap();
+        let mut output = output(vec![score(&[], " Rome")]);
+        output.captures = vec![vec![largest; 8]];
+        let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+        let r = serde_json::to_value(r).unwrap();
+        let capture = &r["runs"]["run"]["captures"][0];
+        assert!(capture["values"].is_null() && capture["dtype"] == dtype, "{capture}");
+        assert_eq!(capture["shape"], json!([1, 1, 8]));
+        lint_codes(&r).contains(&"F16_OVERFLOW")
+    };
+    assert!(codes("f16", 1e5) && codes("f16", -65520.0));
+    assert!(!codes("f16", 65504.0) && !codes("bf16", 1e5) && !codes("f32", 1e5));
+}
+
+#[test]
 fn runs_that_favour_the_same_token_show_no_contrast() {
     let body = json!({"runs": {"a": {"prompt": "The"}, "b": {"prompt": "Why"}}});
     let lowered = lower::run(&body, &Fake::default()).unwrap();

@@ -1,0 +1,245 @@
+//! Activations kept between requests: captures that are stored, uploads, and what is read of them.
+
+use std::sync::Arc;
+
+use super::{Refusal, Served, Service};
+use crate::activations::{
+    Activation, ActivationId, Asked, Captured, Draft, HeadLayout, LOCAL, Origin, Reading, Reservation,
+    Selection, Store, StoreError, TokenAt, read,
+};
+use crate::lower;
+use crate::lower::layout::{CaptureKey, RunLayout};
+use crate::plan::output::PlanOutput;
+use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
+use crate::result::run::{Kept, RunResponse, captured};
+use crate::spec::activation::UploadSpec;
+use crate::spec::dtype::Dtype;
+use crate::spec::problem::{Problems, code};
+
+/// Which numbers of a stored set are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NumbersAsked {
+    /// Layers, as `0,4:8`.
+    pub layers: Option<String>,
+    /// Positions.
+    pub positions: Option<String>,
+    /// Heads.
+    pub heads: Option<String>,
+    /// Number format; the set's own if left out, f32 for reductions.
+    pub dtype: Option<Dtype>,
+    /// What is made of them.
+    pub reduce: Option<Reduction>,
+    /// The other set of a cosine.
+    pub cosine: Option<String>,
+    /// Whether they are numbers in JSON, whose count is limited.
+    pub as_json: bool,
+}
+
+impl Service {
+    /// `GET /v1/activations`: at most `limit` after one of them.
+    pub fn activations(&self, after: Option<&ActivationId>, limit: usize) -> ActivationList {
+        let store = &self.served.activations;
+        ActivationList::new(store.list(LOCAL, after, limit), store.usage(LOCAL))
+    }
+
+    /// `GET /v1/activations/{id}`, without numbers.
+    pub async fn activation(&self, id: String) -> Result<Arc<Activation>, Refusal> {
+        Ok(self.lower(move |served| Ok(served.activations.find(LOCAL, &id))).await??.meta)
+    }
+
+    /// `DELETE /v1/activations/{id}`
+    pub async fn delete_activation(&self, id: String) -> Result<(), Refusal> {
+        Ok(self.lower(move |served| Ok(served.activations.delete(LOCAL, &id))).await??)
+    }
+
+    /// `POST /v1/activations`
+    pub async fn upload(&self, spec: UploadSpec) -> Result<Arc<Activation>, Refusal> {
+        let stored = self.lower(move |served| {
+            let draft = lower::upload(spec, served)?;
+            Ok(served.activations.put(LOCAL, &draft, None))
+        });
+        Ok(stored.await??)
+    }
+
+    /// `GET /v1/activations/{id}`, numbers.
+    pub async fn numbers(&self, id: String, asked: NumbersAsked) -> Result<ActivationNumbers, Refusal> {
+        Ok(self.lower(move |served| numbers(served, &id, &asked).transposed()).await??)
+    }
+}
+
+/// A result that is the caller's fault outside and the store's inside.
+trait Transposed<T> {
+    fn transposed(self) -> Result<Result<T, StoreError>, Problems>;
+}
+
+impl<T> Transposed<T> for Result<T, Fault> {
+    fn transposed(self) -> Result<Result<T, StoreError>, Problems> {
+        match self {
+            Ok(value) => Ok(Ok(value)),
+            Err(Fault::Store(error)) => Ok(Err(error)),
+            Err(Fault::Asked(problems)) => Err(problems),
+        }
+    }
+}
+
+enum Fault {
+    Store(StoreError),
+    Asked(Problems),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Problems> for Fault {
+    fn from(problems: Problems) -> Self {
+        Self::Asked(problems)
+    }
+}
+
+fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
+    let set = served.activations.find(LOCAL, id)?;
+    let mut out = Problems::default();
+    let part = Asked {
+        layers: asked.layers.as_deref(),
+        positions: asked.positions.as_deref(),
+        heads: asked.heads.as_deref(),
+    };
+    let selection = Selection::of(&set.meta, &part, &mut out);
+    let other = match &asked.cosine {
+        None => None,
+        Some(other) => match served.activations.find(LOCAL, other) {
+            Ok(other) if other.meta.shape == set.meta.shape => Some(other),
+            Ok(other) => {
+                let detail = format!("{:?} here, {:?} there", set.meta.shape, other.meta.shape);
+                out.push("?cosine", code::LENGTH_MISMATCH, detail, "name a set of the same shape");
+                None
+            }
+            Err(error @ StoreError::Io { .. }) => return Err(error.into()),
+            Err(error) => {
+                let code = if matches!(error, StoreError::Expired { .. }) {
+                    code::EXPIRED
+                } else {
+                    code::UNKNOWN_NAME
+                };
+                out.push("?cosine", code, error.to_string(), "GET /v1/activations lists those there are");
+                None
+            }
+        },
+    };
+    if asked.reduce.is_some() && asked.cosine.is_some() {
+        let detail = "`reduce` and `cosine` exclude each other";
+        out.push("?reduce", code::CONFLICT, detail, "leave out one of them");
+    }
+    let (reading, reduce) = match (&other, asked.reduce) {
+        (Some(other), _) => (Reading::Cosine(other), Some(Reduction::Cosine)),
+        (None, Some(Reduction::Norm)) => (Reading::Norm, asked.reduce),
+        (None, Some(Reduction::Mean)) => (Reading::Mean, asked.reduce),
+        (None, _) => (Reading::Values, None),
+    };
+    let limit = served.limits.capture_elements;
+    if let Some(selection) = selection.as_ref().filter(|_| asked.as_json && reduce.is_none())
+        && selection.elements() > limit
+    {
+        let detail = format!("{} numbers as JSON, the limit is {limit}", selection.elements());
+        out.push(
+            "?format",
+            code::LIMIT,
+            detail,
+            "ask for safetensors or npz, or for fewer layers or positions",
+        );
+    }
+    let selection = out.or(selection)?;
+    let dtype = asked.dtype.unwrap_or(if reduce.is_some() { Dtype::F32 } else { set.meta.dtype });
+    let numbers = read(&set, &selection, &reading)?;
+    Ok(ActivationNumbers::new(set.meta, &selection, reduce, dtype, numbers)?)
+}
+
+/// Bytes of a file beside its numbers and tokens, at most.
+const HEADER_BYTES: u64 = 4096;
+
+/// Promises the space that a request's handles are going to take: refused before anything is computed.
+pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<Reservation>, StoreError> {
+    let kept = layout.captures.iter().filter_map(|key| Some((key, key.handle?)));
+    let bytes = kept.map(|(key, dtype)| {
+        let rows = (key.depth() * key.positions.len()) as u64;
+        let tokens = &layout.common.runs.0[key.run].1.0.tokens;
+        // Ids, escaped texts and the list of positions.
+        let texts = key.positions.iter().map(|p| 64 + 12 * tokens[*p as usize].text.len() as u64);
+        let layers = 16 * key.depth() as u64;
+        rows * key.width as u64 * dtype.bytes() + HEADER_BYTES + layers + texts.sum::<u64>()
+    });
+    match bytes.sum() {
+        0 => Ok(None),
+        bytes => store.reserve(LOCAL, bytes).map(Some),
+    }
+}
+
+/// Stores what was captured for handles, all or nothing, and puts the handles into the response.
+pub(super) fn keep(
+    served: &Served,
+    layout: &RunLayout,
+    output: &PlanOutput,
+    mut promised: Option<Reservation>,
+    response: &mut RunResponse,
+) -> Result<(), StoreError> {
+    let mut kept: Vec<Arc<Activation>> = Vec::new();
+    for (run, (_, result)) in response.runs.0.iter_mut().enumerate() {
+        let keys = layout.captures.iter().filter(|key| key.run == run);
+        for (key, capture) in keys.zip(&mut result.captures) {
+            let Some(dtype) = key.handle else { continue };
+            let draft = draft(served, layout, key, dtype, output, &response.id);
+            match served.activations.put(LOCAL, &draft, promised.as_mut()) {
+                Ok(meta) => {
+                    capture.kept =
+                        Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
+                    kept.push(meta);
+                }
+                Err(error) => {
+                    // Nobody learns these handles.
+                    for meta in kept {
+                        if let Err(error) = served.activations.delete(LOCAL, meta.id.as_str()) {
+                            tracing::warn!(%error, "cannot delete what a failed request stored");
+                        }
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn draft(
+    served: &Served,
+    layout: &RunLayout,
+    key: &CaptureKey,
+    dtype: Dtype,
+    output: &PlanOutput,
+    result: &str,
+) -> Draft {
+    let (name, (run, _)) = &layout.common.runs.0[key.run];
+    let token = |position: &u32| {
+        let token = &run.tokens[*position as usize];
+        TokenAt { id: token.id, text: token.text.clone() }
+    };
+    let heads = lower::heads(key.site, &served.config);
+    Draft {
+        name: None,
+        model: served.name.clone(),
+        model_sha: served.fingerprint.weights_sha256.clone(),
+        site: key.site,
+        layers: key.layers.clone(),
+        positions: Some(key.positions.clone()),
+        tokens: Some(key.positions.iter().map(token).collect()),
+        prompt_tokens: Some(run.len()),
+        heads: heads.map(|count| HeadLayout { count, width: key.width / count }),
+        shape: [key.depth(), key.positions.len(), key.width],
+        dtype,
+        ttl_s: None,
+        origin: Origin::Captured(Captured { result: result.to_owned(), run: name.clone() }),
+        values: captured(key, output).copied().collect(),
+    }
+}
