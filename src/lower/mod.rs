@@ -6,9 +6,10 @@
 
 use std::collections::HashSet;
 
-pub mod align;
+mod align;
 pub mod classes;
 mod corrupt;
+pub mod diff;
 mod draw;
 pub mod facts;
 pub mod layout;
@@ -33,11 +34,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use self::facts::{Facts, Limits};
-use self::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
+use self::layout::{AlignLayout, Common, Lowered, PatchLayout, RunLayout, TraceLayout};
 use self::lint::Lints;
 use self::measure::{Measure, Targets};
 use self::prompts::TokenRun;
 use crate::plan::{Plan, RunId};
+use crate::spec::align::AlignSpec;
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
@@ -64,6 +66,20 @@ pub fn patch(body: &Value, facts: &dyn Facts) -> Result<Lowered<PatchLayout>, Pr
         origins,
         read,
         |out| patch::lower(spec?, facts, out),
+        |l| (&l.spec.experiment, &mut l.common),
+    )
+}
+
+/// `POST /v1/align`: a body to a plan, or everything that is wrong with it.
+pub fn align(body: &Value, facts: &dyn Facts) -> Result<Lowered<AlignLayout>, Problems> {
+    let mut read = Problems::default();
+    let spec = AlignSpec::read(body, &mut read);
+    let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
+    finish(
+        body,
+        origins,
+        read,
+        |out| align::lower(spec?, facts, out),
         |l| (&l.spec.experiment, &mut l.common),
     )
 }

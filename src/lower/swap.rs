@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Prepared;
-use super::align::differing;
 use super::corrupt::{Corrupted, corrupted_positions};
+use super::diff::differing;
 use super::facts::Facts;
 use super::layout::Replaced;
 use super::prompts::{TokenRun, find};

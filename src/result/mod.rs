@@ -8,6 +8,7 @@
 //! These know nothing of requests, models or the network, and the same input always gives the same bytes
 //! (PNG: as long as the text needs no font beyond the embedded one, see [`font`]).
 
+pub mod align;
 pub mod array;
 pub mod bars;
 mod bars_svg;

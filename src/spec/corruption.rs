@@ -2,6 +2,7 @@
 
 mod reading;
 
+pub use reading::CORRUPTION_NAMES;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -3,6 +3,7 @@
 //! Each request type has a `read(&Value, &mut Problems) -> Option<Self>`. A spec may come out of a body that has
 //! problems, so that later stages can find more of them; it is only acted on if there are none.
 
+pub mod align;
 pub mod body;
 pub mod corruption;
 pub mod dry_run;

@@ -26,6 +26,9 @@ const METHODS: [(&str, Kind); 6] = [
     ("replace_tokens", Kind::ReplaceTokens),
     ("run", Kind::Run),
 ];
+/// Names of the methods.
+pub const CORRUPTION_NAMES: [&str; 6] =
+    [METHODS[0].0, METHODS[1].0, METHODS[2].0, METHODS[3].0, METHODS[4].0, METHODS[5].0];
 const DRAWS: [&str; 6] = ["positions", "mode", "samples", "seed", "rng", "include_bos"];
 /// `preset` counts for those two: what it stands for is a stream of `NumPy`'s.
 const SPHERICAL: [&str; 2] = ["sigma", "preset"];
