@@ -11,9 +11,11 @@
     reason = "a test fails loudly, compares bits where bits are promised, and need not save a clone; clippy sees only #[test] functions as tests"
 )]
 
+mod align;
 mod bad_input;
 mod bad_rows;
 mod connections;
+mod corruption;
 mod demo;
 mod examples;
 mod experiments;
