@@ -25,10 +25,9 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
 
 /// Natural log of the probability of a target set.
 pub fn logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
-    let slots = set.iter().map(|token| {
-        targets.union.iter().position(|id| *id == token.id).expect("BUG: the union holds every set's tokens")
-    });
-    finite(log_sum_exp(score, &slots.collect::<Vec<_>>()) - score.log_sum_exp)
+    let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
+    let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
+    finite(log_sum_exp(score, &slots) - score.log_sum_exp)
 }
 
 /// Log of the sum of exponentials of a set's logits: its logit.

@@ -31,6 +31,10 @@ async fn every_example_is_a_request_that_is_let_in() {
             "tokenize" => {
                 service().tokenize(body).await.map(|tokens| json!({"allowed": !tokens.ids.is_empty()}))
             }
+            "align" => service().align(body).await.map(|pair| {
+                let contrast = pair.contrast.is_some_and(|contrast| contrast.differs);
+                json!({"allowed": contrast, "cost": pair.usage})
+            }),
             "plan" => service().plan(body).await.map(|plan| json!(plan)),
             kind => service().plan(json!({kind: body})).await.map(|plan| json!(plan)),
         };

@@ -186,7 +186,7 @@ fn read_runs(fields: &Fields<'_>, out: &mut Problems) -> Option<RunNames> {
     if !node.value.is_array() {
         return node.name(out).map(RunNames::One);
     }
-    let names = node.all(out, |n, out| n.name(out))?;
+    let names = node.all(out, Node::name)?;
     for i in (1..names.len()).filter(|&i| names[..i].contains(&names[i])) {
         let detail = format!("{:?} is listed twice", names[i]);
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each run once");
