@@ -1,11 +1,11 @@
 //! Remarks that need results.
 
-use super::measure::value;
+use super::measure::{logprob, value};
 use super::stats::difference;
 use super::trace::baselines;
-use crate::lower::layout::{Grid, PatchLayout, RunLayout, TraceLayout};
+use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
-use crate::lower::measure::Measure;
+use crate::lower::measure::{Measure, TargetToken};
 use crate::lower::trivial::Triviality;
 use crate::plan::Score;
 use crate::plan::output::EditStats;
@@ -16,8 +16,35 @@ use crate::spec::read::escape;
 pub const WEAK_SHARE: f64 = 0.1;
 /// A corruption that leaves less than this share of it is saturated.
 pub const SATURATED_SHARE: f64 = 1e-3;
-/// Baselines nearer than this, in probability or in nats, show no contrast.
-pub const CONTRAST: f64 = 0.01;
+/// Runs whose log-probabilities (or requested logits) of a target are nearer than this many nats favour it alike: their
+/// probabilities differ by less than a tenth, and there is nothing to transfer from one to the other.
+pub const CONTRAST: f64 = 0.1;
+
+/// Whether two runs show no contrast: every target set has nearly the same log-probability in both, and so have the
+/// logits and logit differences that are asked for (which can differ where probabilities are saturated). Never so
+/// without targets, or where a number isn't finite.
+pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
+    let targets = &common.targets;
+    let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
+    let alike = |set: &Vec<TargetToken>| near(logprob(targets, set, a), logprob(targets, set, b));
+    let in_nats = |m: &&Measure| matches!(m.metric.kind, MetricKind::Logit | MetricKind::LogitDiff);
+    let mut logits = common.measures.iter().filter(in_nats);
+    !targets.sets.is_empty()
+        && targets.sets.iter().all(|(_, set)| alike(set))
+        && logits.all(|m| near(value(m, a, None), value(m, b, None)))
+}
+
+/// Whether no pair of these readouts shows a contrast; there must be a pair.
+fn all_alike(common: &Common, scores: &[Score], readouts: &[usize]) -> bool {
+    let pairs = || readouts.iter().enumerate().flat_map(|(i, a)| readouts[..i].iter().map(move |b| (*a, *b)));
+    readouts.len() > 1 && pairs().all(|(a, b)| no_contrast(common, &scores[a], &scores[b]))
+}
+
+/// The remark that runs show no contrast.
+pub fn lint_no_contrast(pointer: &str, lints: &mut Lints) {
+    let detail = format!("the runs' log-probabilities of every target agree within {CONTRAST} nats");
+    lints.warn("NO_CONTRAST", pointer, detail, "choose prompts, or a target, on which the runs differ");
+}
 
 /// Remarks on clean runs.
 pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -> Lints {
@@ -25,7 +52,10 @@ pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -
     let runs = &layout.common.runs;
     let tops: Vec<Option<u32>> =
         runs.iter().map(|(_, (_, readout))| scores[*readout].top.first().map(|(id, _)| *id)).collect();
-    if let [Some(first), _, ..] = tops[..]
+    let readouts: Vec<usize> = runs.iter().map(|(_, (_, readout))| *readout).collect();
+    if all_alike(&layout.common, scores, &readouts) {
+        lint_no_contrast("/runs", &mut lints);
+    } else if let [Some(first), _, ..] = tops[..]
         && tops.iter().all(|top| *top == Some(first))
     {
         let detail = format!("all runs favour {:?}", text(first));
@@ -37,18 +67,13 @@ pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -
 /// Remarks on a patch.
 pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: EditStats) -> Lints {
     let mut lints = Lints::default();
-    if let Some((zero, one)) = layout.normalise {
-        let top1 = super::patch::reference_top1(layout, scores);
-        let measures = &layout.common.measures;
-        let graded: Vec<&Measure> = measures.iter().filter(|m| is_about_answer(m.metric.kind)).collect();
-        let near = |m: &&Measure| {
-            let (a, b) = (value(m, &scores[zero], top1), value(m, &scores[one], top1));
-            difference(a, b).is_some_and(|d| d.abs() < CONTRAST)
-        };
-        if !graded.is_empty() && graded.iter().all(near) {
-            let detail = format!("both baselines agree within {CONTRAST} on every metric of the targets");
-            lints.warn("NO_CONTRAST", "/normalise", detail, "choose a target on which the runs differ");
-        }
+    let every = layout.common.runs.iter().map(|(_, (_, readout))| *readout);
+    let (compared, at) = match layout.normalise {
+        Some((zero, one)) => (vec![zero, one], "/normalise"),
+        None => (every.collect(), "/runs"),
+    };
+    if all_alike(&layout.common, scores, &compared) {
+        lint_no_contrast(at, &mut lints);
     }
     trivial("/interventions", &layout.grid, &mut lints);
     nothing_written(nulls, written, "/interventions", &mut lints);
@@ -71,10 +96,6 @@ pub fn trace(
     }
     nothing_written(nulls, written, "/arms", &mut lints);
     lints
-}
-
-const fn is_about_answer(kind: MetricKind) -> bool {
-    matches!(kind, MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit | MetricKind::LogitDiff)
 }
 
 /// Names the expected target and the clean run's answer if they differ.

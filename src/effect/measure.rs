@@ -1,7 +1,7 @@
 //! One metric of one score.
 
 use super::stats::finite;
-use crate::lower::measure::{Measure, Reads};
+use crate::lower::measure::{Measure, Reads, TargetToken, Targets};
 use crate::plan::Score;
 use crate::spec::metric::MetricKind;
 
@@ -21,6 +21,13 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
         Reads::Divergence(i) => finite(score.kl[*i]),
         Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top.first()?.0))),
     }
+}
+
+/// Natural log of the probability of a target set.
+pub fn logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
+    let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
+    let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
+    finite(log_sum_exp(score, &slots) - score.log_sum_exp)
 }
 
 /// Log of the sum of exponentials of a set's logits: its logit.

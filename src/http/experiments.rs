@@ -9,13 +9,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{AppState, Encoding, JsonBody, Kind, NoQuery, Problem, query};
+use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
 use crate::result::render::{Format, RenderError, Rendered, fill_plots};
 use crate::result::run::RunResponse;
 use crate::result::trace::TraceResponse;
-use crate::spec::body::{PatchBody, PlanBody, RunBody, TraceBody};
+use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
 use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
 
@@ -29,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(trace))
         .routes(routes!(plan))
         .routes(routes!(tokenize))
+        .routes(routes!(align))
 }
 
 /// In which form a result is asked for.
@@ -151,4 +153,19 @@ async fn tokenize(
     JsonBody(body): JsonBody,
 ) -> Result<Json<TokenizeResponse>, Problem> {
     Ok(Json(state.service()?.tokenize(body).await?))
+}
+
+/// Alignment of two prompts
+///
+/// The diff of their tokens, the position map that follows from it, and, if targets are named, whether the model
+/// answers the two differently: what makes two prompts a minimal pair. The model runs only if targets are named.
+/// The shortest body is `{"a": "...", "b": "..."}`.
+#[utoipa::path(post, path = "/v1/align", tag = "experiments", request_body = AlignBody,
+    responses((status = 200, description = "Diff, map and contrast", body = AlignResponse), Problem))]
+async fn align(
+    state: State<AppState>,
+    _: NoQuery,
+    JsonBody(body): JsonBody,
+) -> Result<Json<AlignResponse>, Problem> {
+    Ok(Json(state.service()?.align(body).await?))
 }

@@ -13,7 +13,7 @@ use crate::lower::facts::{Facts, Limits};
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
 use crate::service::Service;
-use crate::spec::corruption::Rng;
+use crate::spec::corruption::{CORRUPTION_NAMES, Rng};
 use crate::spec::dtype::Dtype;
 use crate::spec::metric::MetricKind;
 use crate::spec::op::op_names;
@@ -116,7 +116,7 @@ struct Capabilities {
     /// What can be measured.
     metrics: Vec<&'static str>,
     /// How the clean run can be corrupted.
-    corruptions: [&'static str; 2],
+    corruptions: Vec<&'static str>,
     /// Generators of noise.
     generators: [Rng; 2],
     /// Axes that a patch can sweep.
@@ -163,7 +163,7 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
         sites: sites.into(),
         ops: op_names(),
         metrics: MetricKind::ALL.map(|(name, _)| name).to_vec(),
-        corruptions: ["gaussian", "run"],
+        corruptions: CORRUPTION_NAMES.to_vec(),
         generators: [Rng::Philox, Rng::NumpyLegacy],
         sweep: SweepAxis::ALL.map(|(name, _)| name).to_vec(),
         controls: Control::ALL.map(|(name, _)| name).to_vec(),

@@ -49,7 +49,6 @@ pub(super) fn absent(class: TokenClass, span: &str, range: &Range<u32>, len: u32
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails loudly")]
 mod tests {
     use super::*;
 

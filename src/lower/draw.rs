@@ -92,7 +92,9 @@ impl Rows<'_> {
             .each(|sample, position| philox_row(self.key(stream::MULTIVARIATE, sample, position), vocab))
             .concat();
         let mut mean = facts.embedding_product(&vec![1.0; vocab]);
-        mean.iter_mut().for_each(|x| *x /= vocab as f64);
+        for x in &mut mean {
+            *x /= vocab as f64;
+        }
         let scale = k / (vocab as f64 - 1.0).sqrt();
         let shift = if self.draws.mode == Mode::Replace { 1.0 } else { 0.0 };
         let products = facts.embedding_product(&weights);

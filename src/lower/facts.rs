@@ -100,7 +100,7 @@ pub struct Limits {
     pub prompt_tokens: u64,
     /// Prompts.
     pub runs: u64,
-    /// Noise samples.
+    /// Corrupted runs of a trace: draws of noise, alternatives of replaced tokens, or runs.
     pub samples: u64,
     /// Edited runs: cells times samples, controls included.
     pub cells: u64,
@@ -108,7 +108,7 @@ pub struct Limits {
     pub edits: u64,
     /// Positions written by all edits together.
     pub edit_positions: u64,
-    /// Numbers of generated noise: samples times positions times width.
+    /// Numbers of generated noise: samples times positions times width (of method `multivariate`, times vocabulary).
     pub noise_elements: u64,
     /// Most probable tokens per readout.
     pub topk: u64,

@@ -5,11 +5,13 @@ use std::ops::Range;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::diff::Segment;
 use super::lint::Lints;
 use super::measure::{Measure, Targets};
 use super::prompts::TokenRun;
 use super::trivial::Triviality;
 use crate::plan::{Plan, RunId};
+use crate::spec::align::AlignSpec;
 use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
 use crate::spec::patch::{Control, PatchSpec};
@@ -170,10 +172,21 @@ pub struct CaptureKey {
 }
 
 impl CaptureKey {
-    /// Captures of the plan: one per layer, one at `embed`.
+    /// Captures of the plan: one per layer, one at sites without.
     pub fn depth(&self) -> usize {
         self.layers.as_ref().map_or(1, Vec::len)
     }
+}
+
+/// Meaning of an [`AlignSpec`]'s plan: the first of its two runs is `a`, the second `b`.
+#[derive(Debug, Clone)]
+pub struct AlignLayout {
+    /// The request.
+    pub spec: AlignSpec,
+    /// Runs, metrics, targets.
+    pub common: Common,
+    /// The diff of the runs' tokens.
+    pub segments: Vec<Segment>,
 }
 
 /// Meaning of a [`PatchSpec`]'s plan.

@@ -6,11 +6,12 @@
 
 use std::collections::HashSet;
 
-pub mod align;
+mod align;
 mod basis;
 pub mod classes;
 mod control;
 mod corrupt;
+pub mod diff;
 mod draw;
 pub mod facts;
 mod given;
@@ -41,7 +42,7 @@ use sha2::{Digest, Sha256};
 
 use self::derive::Derived;
 use self::facts::{Facts, Limits};
-use self::layout::{Common, Lowered, PatchLayout, RunLayout, TraceLayout};
+use self::layout::{AlignLayout, Common, Lowered, PatchLayout, RunLayout, TraceLayout};
 use self::lint::Lints;
 use self::measure::{Measure, Targets};
 use self::prelude::Prelude;
@@ -50,6 +51,7 @@ pub use self::run::{heads, width};
 use self::template::Builder;
 pub use self::upload::upload;
 use crate::plan::{Plan, RunId};
+use crate::spec::align::AlignSpec;
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
@@ -76,6 +78,20 @@ pub fn patch(body: &Value, facts: &dyn Facts) -> Result<Lowered<PatchLayout>, Pr
         origins,
         read,
         |out| patch::lower(spec?, facts, out),
+        |l| (&l.spec.experiment, &mut l.common),
+    )
+}
+
+/// `POST /v1/align`: a body to a plan, or everything that is wrong with it.
+pub fn align(body: &Value, facts: &dyn Facts) -> Result<Lowered<AlignLayout>, Problems> {
+    let mut read = Problems::default();
+    let spec = AlignSpec::read(body, &mut read);
+    let origins = spec.as_ref().map(|spec| spec.experiment.origins.clone());
+    finish(
+        body,
+        origins,
+        read,
+        |out| align::lower(spec?, facts, out),
         |l| (&l.spec.experiment, &mut l.common),
     )
 }

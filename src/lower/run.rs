@@ -6,6 +6,7 @@ use super::select;
 use super::{Prepared, Size, Started, admit, prepare, start};
 use crate::model::config::ModelConfig;
 use crate::plan::{Address, Capture};
+use crate::spec::experiment::Experiment;
 use crate::spec::metric::MetricKind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::readout::CaptureForm;
@@ -15,17 +16,7 @@ use crate::spec::site::Site;
 pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
     let experiment = &spec.experiment;
     let prepared = prepare(experiment, facts, out);
-    for (i, metric) in experiment.metrics.iter().enumerate() {
-        if metric.kind == MetricKind::Top1Flip {
-            let detail = "a clean run has no base to differ from";
-            out.push(
-                format!("/metrics/{i}"),
-                code::NOT_SUPPORTED,
-                detail,
-                "use top1_flip in /v1/patch or /v1/trace",
-            );
-        }
-    }
+    refuse_flips(experiment, out);
     let mut captures = captures(&spec, &prepared, facts, out);
     let size = Size { cells: 0, edits: 0, positions: 0, at: "/runs" };
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
@@ -44,6 +35,17 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
         }));
     }
     Some(Lowered { prelude: prelude.into_plan(), plan, layout: RunLayout { spec, common, captures } })
+}
+
+/// Reports metrics that compare an answer with its base's, where there is none.
+pub(super) fn refuse_flips(experiment: &Experiment, out: &mut Problems) {
+    for (i, metric) in experiment.metrics.iter().enumerate() {
+        if metric.kind == MetricKind::Top1Flip {
+            let detail = "a clean run has no base to differ from";
+            let fix = "use top1_flip in /v1/patch or /v1/trace";
+            out.push(format!("/metrics/{i}"), code::NOT_SUPPORTED, detail, fix);
+        }
+    }
 }
 
 /// Heads that a site's width is divided into.

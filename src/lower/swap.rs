@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Prepared;
-use super::align::differing;
 use super::corrupt::{Corrupted, corrupted_positions};
+use super::diff::differing;
 use super::facts::Facts;
 use super::layout::Replaced;
 use super::prompts::{TokenRun, find};
@@ -221,12 +221,11 @@ pub(super) fn build(
 ) -> Corrupted {
     let mut corrupted = Corrupted { runs: Vec::new(), positions: Vec::new(), replaced: Vec::new() };
     for swap in swaps {
-        corrupted.runs.push(match &swap.run {
-            Some((index, _)) => roots[*index],
-            None => {
-                let root = plan.root(swap.ids);
-                (root, plan.read(root, clean.read))
-            }
+        corrupted.runs.push(if let Some((index, _)) = &swap.run {
+            roots[*index]
+        } else {
+            let root = plan.root(swap.ids);
+            (root, plan.read(root, clean.read))
         });
         corrupted.positions.extend(&swap.differing);
         corrupted.replaced.push(Replaced {

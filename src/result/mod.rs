@@ -9,6 +9,7 @@
 //! (PNG: as long as the text needs no font beyond the embedded one, see [`font`]).
 
 pub mod activation;
+pub mod align;
 pub mod array;
 pub mod bars;
 mod bars_svg;

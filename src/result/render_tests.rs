@@ -174,6 +174,38 @@ fn a_trace_is_drawn_as_effects_with_layers_up_and_the_subject_marked() {
 }
 
 #[test]
+fn pictures_say_how_the_corrupted_runs_were_made() {
+    let subtitle = |corrupt: Value| {
+        let r = trace(&json!({"layers": [1], "positions": [0], "corrupt": corrupt}), wave);
+        of_trace(&r, None).unwrap().subtitle
+    };
+    for (corrupt, expected) in [
+        (
+            json!({"method": "uniform", "sigma": {"abs": 0.5}, "samples": 2}),
+            "uniform noise σ = 0.5, 2\u{a0}samples",
+        ),
+        (json!({"method": "student_t", "samples": 2}), "student t noise 3σ of subjects ("),
+        (
+            json!({"method": "multivariate", "mode": "replace", "samples": 2, "seed": 7}),
+            "multivariate noise in place of the embeddings, 2\u{a0}samples, seed\u{a0}7",
+        ),
+        (
+            json!({"method": "replace_tokens", "with": [" river Tower", " strong water"]}),
+            "tokens replaced by “river”, “strong water”",
+        ),
+    ] {
+        let found = subtitle(corrupt);
+        assert!(found.contains(expected), "{expected:?} in {found:?}");
+    }
+    let two = json!({"prompt": null, "subject": null, "layers": [1], "positions": [0],
+                     "runs": {"clean": {"prompt": "The Eiffel Tower is"}, "a": {"prompt": "The river Tower is"},
+                              "b": {"prompt": "The Eiffel water is"}},
+                     "corrupt": {"method": "run", "run": ["a", "b"]}});
+    let found = of_trace(&trace(&two, wave), None).unwrap().subtitle;
+    assert!(found.contains("corrupted runs: a, b"), "{found:?}");
+}
+
+#[test]
 fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
     let body = json!({"direction": "noising", "arms": {"tokens": {"site": "embed"}},
                       "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});

@@ -23,12 +23,13 @@ use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::pack::Mode;
 use crate::plan::{Plan, RunId};
+use crate::result::align::AlignResponse;
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
 use crate::result::run::RunResponse;
 use crate::result::trace::TraceResponse;
-use crate::result::{patch, run, trace};
+use crate::result::{align, patch, run, trace};
 use crate::spec::dry_run::{self, Planned};
 use crate::spec::problem::Problems;
 
@@ -113,6 +114,17 @@ impl Service {
         let Computed { output, resolved } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("trace");
         self.lower(move |facts| trace::respond(&layout, &resolved, &output, facts.words(), envelope)).await
+    }
+
+    /// `POST /v1/align`: the model runs only if something is to be measured.
+    pub async fn align(&self, body: Value) -> Result<AlignResponse, Refusal> {
+        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::align(&body, facts)).await?;
+        let output = match &layout.common.measures[..] {
+            [] => None,
+            _ => Some(self.compute(prelude, plan).await?.output),
+        };
+        let envelope = self.envelope("align");
+        self.lower(move |facts| align::respond(&layout, output.as_ref(), facts.words(), envelope)).await
     }
 
     /// `POST /v1/tokenize`

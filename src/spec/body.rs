@@ -6,10 +6,11 @@
 
 use utoipa::ToSchema;
 
+use super::align::AlignSpec;
 use super::metric::{TargetItem, TargetSet};
 use super::named::Named;
 use super::patch::PatchSpec;
-use super::prompt::SpanText;
+use super::prompt::{Prompt, SpanText};
 use super::run::RunSpec;
 use super::trace::TraceSpec;
 
@@ -72,6 +73,30 @@ pub struct TraceBody {
     target: Option<Target>,
     #[serde(flatten)]
     long: TraceSpec,
+}
+
+/// A prompt in short: its text, or an object.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum PromptBody {
+    /// Its text.
+    Text(String),
+    /// Text or tokens, with spans.
+    Prompt(Prompt),
+}
+
+/// Body of `POST /v1/align`: two named `runs`, or in short `a` and `b`.
+#[derive(ToSchema)]
+#[schema(examples(json!({"a": "The Eiffel Tower is in the city of", "b": "The Colosseum is in the city of", "target": " Paris"})))]
+pub struct AlignBody {
+    /// Short: the first prompt, whose positions come first in the map: the source of a patch.
+    a: Option<PromptBody>,
+    /// Short: the second prompt: the base of a patch.
+    b: Option<PromptBody>,
+    /// Short: the token whose probabilities are compared, named `target`.
+    target: Option<Target>,
+    #[serde(flatten)]
+    long: AlignSpec,
 }
 
 /// Body of `POST /v1/plan`: one request under the name of its endpoint.

@@ -2,6 +2,7 @@
 
 mod reading;
 
+pub use reading::CORRUPTION_NAMES;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -46,6 +47,9 @@ pub enum Method {
 /// Noise whose numbers are independent.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Spherical {
+    /// Fields left out are those of a published procedure. Requests only: the echo has these fields in its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
     /// Its size.
     #[schema(required = false)]
     pub sigma: Sigma,
@@ -107,6 +111,20 @@ pub struct Draws {
     /// Allows noise on BOS.
     #[schema(required = false)]
     pub include_bos: bool,
+}
+
+/// A published procedure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Meng et al. (2022): rng `numpy_legacy` with seed 1, 10 samples of 3 sigma of the subject's tokens, added.
+    ///
+    /// As there: the numbers, bit for bit, in the shape (samples, positions, hidden) with positions ascending; one draw
+    /// for the baseline and every cell; means of probabilities; the windows' edges. Not as there: sigma is of this
+    /// prompt's subject and not of a thousand cases' (give `{"abs": …}` for that); noise is rounded to f32 before it is
+    /// added, not after, which can change the last bit; mode `replace` also makes the corrupted baseline, which ROME's
+    /// code forgets.
+    Rome,
 }
 
 /// What noise does to embeddings.
@@ -297,7 +315,7 @@ impl Replacements {
 impl Corruption {
     /// The default: 3 sigma of gaussian noise on the span `subject`, 10 samples.
     pub fn gaussian(from: &str) -> Self {
-        let noise = Spherical { sigma: Sigma::default(), draws: Draws::default() };
+        let noise = Spherical { preset: None, sigma: Sigma::default(), draws: Draws::default() };
         Self { from: from.to_owned(), method: Method::Gaussian(noise) }
     }
 }

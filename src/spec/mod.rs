@@ -4,6 +4,7 @@
 //! problems, so that later stages can find more of them; it is only acted on if there are none.
 
 pub mod activation;
+pub mod align;
 pub mod body;
 pub mod corruption;
 pub mod dry_run;

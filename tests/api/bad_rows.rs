@@ -56,6 +56,7 @@ impl Row {
                 "patch" => "/v1/patch",
                 "trace" => "/v1/trace",
                 "plan" => "/v1/plan",
+                "align" => "/v1/align",
                 _ => "/v1/tokenize",
             }),
         }
@@ -94,11 +95,14 @@ fn good(endpoint: &str) -> Value {
             "layers": "all", "positions": "all", "direction": "denoising",
             "targets": {"x": ["P"]}, "metrics": ["prob:x"], "expect_top1": "x", "on_unexpected": "warn",
             "controls": [], "keep": {"per_sample": false}, "plot": ["svg"]}),
+        "align" => json!({
+            "a": PROMPT, "b": {"prompt": "The River is tall", "spans": {"s": "River"}}, "target": "P",
+            "metrics": ["prob:target"], "read": {"at": "last", "topk": 2}, "strict": false}),
         _ => json!({"prompt": PROMPT, "spans": {"s": "Tower"}, "bos": true}),
     }
 }
 
-const ENDPOINTS: [&str; 4] = ["run", "patch", "trace", "tokenize"];
+const ENDPOINTS: [&str; 5] = ["run", "patch", "trace", "tokenize", "align"];
 
 /// Requests that must succeed before and after the matrix.
 pub(crate) fn good_rows() -> Vec<Row> {
@@ -119,7 +123,7 @@ fn set(body: &mut Value, pointer: &str, value: Value) {
 /// All rows: each wrong field also inside `/v1/plan`.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    let fields = [run_fields(), patch_fields(), trace_fields(), tokenize_fields()];
+    let fields = [run_fields(), patch_fields(), trace_fields(), tokenize_fields(), align_fields()];
     for (endpoint, fields) in ENDPOINTS.into_iter().zip(fields) {
         for (pointer, cases) in fields {
             for (value, expected) in cases {
@@ -136,8 +140,10 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.push(Row::of(endpoint, &body, &expected));
     }
     // Only what needs no computation can be found by a plan.
-    let unplanned =
-        |row: &&Row| row.path != "/v1/tokenize" && !row.expected[0].ends_with("unexpected_answer");
+    let unplanned = |row: &&Row| {
+        !["/v1/tokenize", "/v1/align"].contains(&&*row.path)
+            && !row.expected[0].ends_with("unexpected_answer")
+    };
     let planned: Vec<Row> = rows.iter().filter(unplanned).map(inside_plan).collect();
     rows.extend(planned);
     rows.extend(huge());
@@ -762,6 +768,23 @@ fn trace_fields() -> Fields {
         ),
         ("/interventions", vec![(json!([]), "unknown_field")]),
     ]
+}
+
+fn align_fields() -> Fields {
+    vec![
+        ("/a", with(no_objects_or_texts(), &[(json!(""), "empty"), (json!(null), "missing_field")])),
+        ("/b/prompt", vec![(json!(null), "missing_field"), (json!(7), "wrong_type")]),
+        ("/b/spans/s", vec![(json!("Tower"), "span_absent"), (json!([3, 99]), "out_of_range")]),
+        ("/runs", vec![(json!({"a": "x", "b": "y"}), "/a conflict, /b conflict")]),
+        ("/target", vec![(json!(99999), "unknown_token")]),
+        ("/metrics/0", vec![(json!("top1_flip"), "not_supported"), (json!("kl:c"), "unknown_name")]),
+        ("/map", vec![(json!([[0, 0]]), "unknown_field")]),
+    ]
+}
+
+/// Values that are neither a text nor an object.
+fn no_objects_or_texts() -> Vec<(Value, &'static str)> {
+    [json!(5), json!(true), json!([1])].into_iter().map(|value| (value, "wrong_type")).collect()
 }
 
 fn tokenize_fields() -> Fields {

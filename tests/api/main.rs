@@ -12,9 +12,11 @@
 )]
 
 mod activations;
+mod align;
 mod bad_input;
 mod bad_rows;
 mod connections;
+mod corruption;
 mod demo;
 mod examples;
 mod experiments;

@@ -106,7 +106,7 @@ async fn capabilities_name_all_that_requests_accept() {
 #[tokio::test]
 async fn while_the_model_loads_work_is_503_with_a_time_to_come_back() {
     let state = state(Readiness::Loading);
-    for path in ["run", "patch", "trace", "plan", "tokenize"] {
+    for path in ["run", "patch", "trace", "plan", "tokenize", "align"] {
         let reply = post(&state, &format!("/v1/{path}"), &json!({"prompt": "x"})).await;
         is_problem(&reply, 503, "unavailable");
         assert_eq!(reply.headers["retry-after"], reply.json()["retry_after_s"].to_string().as_str());

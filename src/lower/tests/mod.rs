@@ -9,6 +9,7 @@
     clippy::too_many_lines
 )]
 
+mod align;
 mod bad_inputs;
 mod corruption;
 mod examples;
@@ -31,6 +32,7 @@ fn problems(endpoint: &str, body: &Value, facts: &Fake) -> Vec<String> {
         "run" => lower::run(body, facts).map(|_| ()),
         "patch" => lower::patch(body, facts).map(|_| ()),
         "trace" => lower::trace(body, facts).map(|_| ()),
+        "align" => lower::align(body, facts).map(|_| ()),
         _ => crate::result::common::tokenize(body, facts).map(|_| ()),
     };
     found.err().unwrap_or_default().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect()

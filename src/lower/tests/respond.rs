@@ -11,7 +11,7 @@ use crate::result::common::{Envelope, Provenance};
 use crate::result::{patch, run, trace as traced};
 
 /// A score whose target tokens have these probabilities, and whose most probable token is `top`.
-fn score(probabilities: &[f64], top: &str) -> Score {
+pub(super) fn score(probabilities: &[f64], top: &str) -> Score {
     Score {
         log_sum_exp: 0.0,
         logits: probabilities.iter().map(|p| p.ln() as f32).collect(),
@@ -22,12 +22,12 @@ fn score(probabilities: &[f64], top: &str) -> Score {
     }
 }
 
-fn output(scores: Vec<Score>) -> PlanOutput {
+pub(super) fn output(scores: Vec<Score>) -> PlanOutput {
     let written = EditStats { cells: 3, elements: 24, max_abs_delta: 1.5 };
     PlanOutput { scores, receipts: [written; 3], ..PlanOutput::default() }
 }
 
-fn envelope() -> Envelope {
+pub(super) fn envelope() -> Envelope {
     Envelope { id: "x_1".to_owned(), model: "fake".to_owned(), provenance: Provenance::default() }
 }
 
@@ -36,7 +36,7 @@ fn resolved(plan: &Plan) -> Vec<RunId> {
 }
 
 /// Equal up to f32 rounding of the logits, as numbers may be.
-fn near(found: &Value, expected: &Value) {
+pub(super) fn near(found: &Value, expected: &Value) {
     match (found, expected) {
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             a.iter().zip(b).for_each(|(a, b)| near(a, b));
@@ -72,7 +72,7 @@ fn respond(more: Value, clean: (f64, &str), corrupted: [f64; 2], cells: [f64; 4]
     serde_json::to_value(response.unwrap()).unwrap()
 }
 
-fn lint_codes(response: &Value) -> Vec<&str> {
+pub(super) fn lint_codes(response: &Value) -> Vec<&str> {
     response["lints"].as_array().unwrap().iter().map(|l| l["code"].as_str().unwrap()).collect()
 }
 
@@ -332,6 +332,48 @@ fn captures_by_handle_are_not_returned_and_tell_what_their_format_cannot_hold() 
     };
     assert!(codes("f16", 1e5) && codes("f16", -65520.0));
     assert!(!codes("f16", 65504.0) && !codes("bf16", 1e5) && !codes("f32", 1e5));
+}
+
+#[test]
+fn runs_that_agree_on_every_target_show_no_contrast() {
+    let codes = |more: Value, second: &[f64]| {
+        let mut body = json!({"runs": {"a": {"prompt": "The"}, "b": {"prompt": "Why"}},
+                              "targets": {"x": [" Paris"], "y": [" Rome"]}, "metrics": ["prob:x"]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let lowered = lower::run(&body, &Fake::default()).unwrap();
+        let output = output(vec![score(&[0.5, 0.2], " Rome"), score(second, " London")]);
+        let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+        let r = serde_json::to_value(r).unwrap();
+        lint_codes(&r).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A tenth of a nat: factors of up to 1.105.
+    assert_eq!(codes(json!({}), &[0.5 * 1.1, 0.2 / 1.1]), ["NO_CONTRAST"]);
+    assert_eq!(codes(json!({}), &[0.5 * 1.12, 0.2]), [""; 0]);
+    assert_eq!(codes(json!({}), &[0.5, 0.2 / 1.12]), [""; 0], "one target that differs is enough");
+    let difference = json!({"metrics": ["logit_diff:x-y"]});
+    assert_eq!(codes(difference.clone(), &[0.5 * 1.01, 0.2]), ["NO_CONTRAST"]);
+    assert_eq!(codes(difference, &[0.5 * 1.09, 0.2 / 1.09]), [""; 0], "the difference adds both");
+}
+
+#[test]
+fn a_patch_between_runs_that_agree_on_the_target_shows_no_contrast() {
+    let codes = |more: Value, source: f64| {
+        let mut body = json!({"base": "The Eiffel Tower is", "source": "The river has", "target": " Paris"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let lowered = lower::patch(&body, &Fake::default()).unwrap();
+        let mut scores = vec![score(&[0.5], " Rome"), score(&[source], " Paris")];
+        scores.resize(lowered.plan.readouts.len(), score(&[0.7], " Rome"));
+        let resolved = resolved(&lowered.plan);
+        let r = patch::respond(&lowered.layout, &resolved, &output(scores), &Fake::default(), envelope());
+        let lints = r.unwrap().lints;
+        lints.iter().filter(|l| l.code == "NO_CONTRAST").map(|l| l.pointer.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(json!({}), 0.52), ["/normalise"]);
+    assert_eq!(codes(json!({}), 0.1), [""; 0]);
+    // Without a normalisation every run counts.
+    let add = json!({"interventions": [{"site": "mlp_out", "op": "add", "source": {"run": "source"}}]});
+    assert_eq!(codes(add.clone(), 0.52), ["/runs"]);
+    assert_eq!(codes(add, 0.1), [""; 0]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Reads corruptions: each method has its own fields, and a field of another method is an unknown one.
 
 use super::{
-    Corruption, Draws, Method, Mode, Multivariate, ReplaceTokens, Replacement, Replacements, Rng, RunNames,
-    Sigma, Spherical, StudentT, read_seed,
+    Corruption, Draws, Method, Mode, Multivariate, Preset, ReplaceTokens, Replacement, Replacements, Rng,
+    RunNames, Sigma, Spherical, StudentT, read_seed,
 };
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Fields, Node};
@@ -26,8 +26,11 @@ const METHODS: [(&str, Kind); 6] = [
     ("replace_tokens", Kind::ReplaceTokens),
     ("run", Kind::Run),
 ];
+/// Names of the methods.
+pub const CORRUPTION_NAMES: [&str; 6] =
+    [METHODS[0].0, METHODS[1].0, METHODS[2].0, METHODS[3].0, METHODS[4].0, METHODS[5].0];
 const DRAWS: [&str; 6] = ["positions", "mode", "samples", "seed", "rng", "include_bos"];
-/// `preset` counts for those two: what it stands for is a stream of `NumPy`'s.
+/// A preset is for those that `NumPy`'s generator draws.
 const SPHERICAL: [&str; 2] = ["sigma", "preset"];
 
 impl Kind {
@@ -106,15 +109,19 @@ fn read_sigma(fields: &Fields<'_>, out: &mut Problems) -> Option<Sigma> {
     fields.get("sigma").map_or(Some(Sigma::default()), |n| Sigma::read(&n, out))
 }
 
-/// `"preset": "rome"` stands for `"rng": "numpy_legacy"` with seed 1, 10 samples and 3 sigma of the subject, all of
-/// which other fields override. The echo has these fields in its place.
+/// A preset changes what is meant by fields that are left out, and then is spelt out by them: requests that mean the
+/// same have the same echo. Of ROME's procedure only the generator is not the default anyway.
 fn read_spherical(fields: &Fields<'_>, out: &mut Problems) -> Option<Spherical> {
-    let presets = [("rome", Rng::NumpyLegacy)];
-    let rng = fields.get("preset").map_or(Some(Rng::Philox), |n| n.choice(&presets, &[], out));
+    let presets = [("rome", Preset::Rome)];
+    let preset = fields.get("preset").map_or(Some(None), |n| n.choice(&presets, &[], out).map(Some));
+    let rng = match preset.flatten() {
+        Some(Preset::Rome) => Rng::NumpyLegacy,
+        None => Rng::Philox,
+    };
     let sigma = read_sigma(fields, out);
-    let draws = read_draws(fields, rng.unwrap_or(Rng::Philox), out);
-    rng?;
-    Some(Spherical { sigma: sigma?, draws: draws? })
+    let draws = read_draws(fields, rng, out);
+    preset?;
+    Some(Spherical { preset: None, sigma: sigma?, draws: draws? })
 }
 
 fn read_student_t(fields: &Fields<'_>, out: &mut Problems) -> Option<StudentT> {
@@ -183,7 +190,7 @@ fn read_runs(fields: &Fields<'_>, out: &mut Problems) -> Option<RunNames> {
     if !node.value.is_array() {
         return node.name(out).map(RunNames::One);
     }
-    let names = node.all(out, |n, out| n.name(out))?;
+    let names = node.all(out, Node::name)?;
     for i in (1..names.len()).filter(|&i| names[..i].contains(&names[i])) {
         let detail = format!("{:?} is listed twice", names[i]);
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each run once");

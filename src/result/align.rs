@@ -1,0 +1,191 @@
+//! Response of `POST /v1/align`.
+
+use std::ops::Range;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::common::{Envelope, Provenance, RunTokens, join_lints, metrics, target_sets, top_tokens};
+use crate::effect::lints::{self, CONTRAST, lint_no_contrast};
+use crate::effect::measure::logprob;
+use crate::effect::stats::{difference, finite};
+use crate::lower::diff::{self, Change};
+use crate::lower::facts::Words;
+use crate::lower::layout::AlignLayout;
+use crate::lower::lint::{Lint, Lints};
+use crate::lower::measure::TargetToken;
+use crate::plan::Score;
+use crate::plan::output::{PlanOutput, Usage};
+use crate::spec::align::AlignSpec;
+use crate::spec::named::Named;
+use crate::spec::problem::Problems;
+
+/// How two prompts compare. `a` is the first run of the request, `b` the second.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct AlignResponse {
+    /// Id of this result.
+    pub id: String,
+    /// The model.
+    pub model: String,
+    /// The request in its long form.
+    pub request: AlignSpec,
+    /// Target sets as they were understood.
+    #[schema(value_type = std::collections::BTreeMap<String, Vec<TargetToken>>)]
+    pub targets: Named<Vec<TargetToken>>,
+    /// Tokens of both runs.
+    #[schema(value_type = std::collections::BTreeMap<String, AlignedRun>)]
+    pub runs: Named<AlignedRun>,
+    /// The token diff (Myers): stretches in order, without gaps.
+    pub ops: Vec<AlignOp>,
+    /// `[position in a, position in b]` of equal tokens, and of replaced stretches of equal length one to one: the `map`
+    /// of an intervention on `b` whose source is `a`.
+    pub map: Vec<[u32; 2]>,
+    /// Positions without a counterpart.
+    pub unpaired: Unpaired,
+    /// Whether both have equally many tokens.
+    pub equal_length: bool,
+    /// Positions that hold different tokens; null if the lengths differ.
+    pub differing_positions: Option<Vec<u32>>,
+    /// Whether they are equally long and differ in one contiguous stretch: fit for symmetric token replacement.
+    pub minimal_pair: bool,
+    /// Whether the model tells them apart; left out without targets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Contrast>,
+    /// Remarks.
+    pub lints: Vec<Lint>,
+    /// Cost; left out if nothing was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// How the numbers came about.
+    pub provenance: Provenance,
+}
+
+/// A run's tokens and, if it was computed, what it predicts.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct AlignedRun {
+    /// Tokens; `topk` is empty if nothing was computed.
+    #[serde(flatten)]
+    pub tokens: RunTokens,
+    /// Metrics.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>)]
+    pub metrics: Named<Option<f64>>,
+}
+
+/// A stretch of the diff: half-open ranges of positions in both runs, one of which may be empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AlignOp {
+    /// What happened from `a` to `b`.
+    pub op: Change,
+    /// Positions in `a`.
+    pub a: [u32; 2],
+    /// Positions in `b`.
+    pub b: [u32; 2],
+}
+
+/// Positions that the map leaves out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Unpaired {
+    /// Of `a`.
+    pub a: Vec<u32>,
+    /// Of `b`.
+    pub b: Vec<u32>,
+}
+
+/// Whether two runs differ in their targets.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Contrast {
+    /// False if every target has nearly the same log-probability in both, and requested logits are near as well.
+    pub differs: bool,
+    /// What counts as near, in nats.
+    pub threshold: f64,
+    /// Each target in both runs.
+    #[schema(value_type = std::collections::BTreeMap<String, TargetContrast>)]
+    pub targets: Named<TargetContrast>,
+}
+
+/// One target in both runs; null where not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct TargetContrast {
+    /// Probability in `a`.
+    pub prob_a: Option<f64>,
+    /// Probability in `b`.
+    pub prob_b: Option<f64>,
+    /// Log-probability in `a` minus that in `b`, in nats.
+    pub logprob_difference: Option<f64>,
+}
+
+/// Puts a response together. `output`: what the runs gave, if anything was to be measured.
+pub fn respond(
+    layout: &AlignLayout,
+    output: Option<&PlanOutput>,
+    words: &dyn Words,
+    envelope: Envelope,
+) -> Result<AlignResponse, Problems> {
+    let (common, segments) = (&layout.common, &layout.segments);
+    // Two runs were counted when the request was read.
+    let (a, b) = (&common.runs.0[0].1.0, &common.runs.0[1].1.0);
+    let left_out = |of: &dyn Fn(&diff::Segment) -> Range<u32>| -> Vec<u32> {
+        diff::unpaired(segments).into_iter().flat_map(of).collect()
+    };
+    let mut found = Lints::default();
+    let contrast = output.and_then(|output| contrast(layout, &output.scores));
+    if contrast.as_ref().is_some_and(|contrast| !contrast.differs) {
+        lint_no_contrast("/runs", &mut found);
+    }
+    let op = |s: &diff::Segment| AlignOp { op: s.change, a: [s.a.start, s.a.end], b: [s.b.start, s.b.end] };
+    Ok(AlignResponse {
+        id: envelope.id,
+        model: envelope.model,
+        request: layout.spec.clone(),
+        targets: target_sets(common),
+        runs: runs(layout, output, words),
+        ops: segments.iter().map(op).collect(),
+        map: diff::pairs(segments),
+        unpaired: Unpaired { a: left_out(&|s| s.a.clone()), b: left_out(&|s| s.b.clone()) },
+        equal_length: a.len() == b.len(),
+        differing_positions: diff::differing(&a.ids, &b.ids),
+        minimal_pair: diff::minimal_pair(&a.ids, &b.ids),
+        contrast,
+        lints: join_lints(common, found, &layout.spec.experiment)?,
+        usage: output.map(|output| output.usage),
+        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+    })
+}
+
+fn runs(layout: &AlignLayout, output: Option<&PlanOutput>, words: &dyn Words) -> Named<AlignedRun> {
+    let common = &layout.common;
+    common.runs.map(|_, (run, readout)| {
+        let score = output.map(|output| &output.scores[*readout]);
+        let topk = layout.spec.experiment.read.topk;
+        AlignedRun {
+            tokens: RunTokens {
+                tokens: run.tokens.clone(),
+                spans: run.spans.map(|_, span| [span.start, span.end]),
+                read: run.read,
+                topk: score.map(|score| top_tokens(score, topk, words)).unwrap_or_default(),
+            },
+            metrics: score.map(|score| metrics(&common.measures, score, None)).unwrap_or_default(),
+        }
+    })
+}
+
+/// Both runs' probabilities of every target; `None` without targets.
+fn contrast(layout: &AlignLayout, scores: &[Score]) -> Option<Contrast> {
+    let common = &layout.common;
+    if common.targets.sets.is_empty() {
+        return None;
+    }
+    let score = |run: usize| &scores[common.runs.0[run].1.1];
+    let (a, b) = (score(0), score(1));
+    let target = |set: &Vec<TargetToken>| {
+        let (a, b) = (logprob(&common.targets, set, a), logprob(&common.targets, set, b));
+        let prob = |logprob: Option<f64>| finite(logprob?.exp());
+        TargetContrast { prob_a: prob(a), prob_b: prob(b), logprob_difference: difference(a, b) }
+    };
+    Some(Contrast {
+        differs: !lints::no_contrast(common, a, b),
+        threshold: CONTRAST,
+        targets: common.targets.sets.map(|_, set| target(set)),
+    })
+}
