@@ -1,6 +1,10 @@
 """mediant against PyTorch on the same causal trace, on the same cores, in one run.
 
     python benches/compare.py --mediant target/release/mediant [--rounds 3] [--tokens-32] [--all]
+    python benches/compare.py --mediant target/release/mediant --heads
+
+`--heads` compares two other sweeps instead: every head of every layer at the last position, and ROME's window of 10
+(`sweeps.py`). Without it:
 
 The work: SmolLM2-135M in f32, one noise sample added to the embeddings of the whole prompt, the clean hidden state
 restored at every layer x position (30 x 12 = 360 cells for the pun prompt), P(target) at the last position.
@@ -41,10 +45,14 @@ def arguments():
     parser.add_argument(
         "--tokens-32", action="store_true", help="also mediant on 32 tokens, branching and full recompute"
     )
+    parser.add_argument("--heads", action="store_true", help="a head sweep and a window-10 trace instead of the trace")
+    parser.add_argument("--layers", type=int, help="with --heads: time PyTorch on so many layers and extrapolate")
     parser.add_argument("--json", type=pathlib.Path, help="also write all measurements here")
     options = parser.parse_args()
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")
+    if options.layers is not None and not (options.heads and options.layers >= 1):
+        parser.error("--layers goes with --heads and must be at least 1")
     return options
 
 
@@ -371,7 +379,24 @@ def thirty_two_tokens():
     return report
 
 
+def heads():
+    import sweeps
+
+    task = Task(ref.PUN)
+    mediant = (lambda: mediant_bench(task.t, task.prompt, 3)) if OPTIONS.mediant else None
+    print(
+        f"torch {torch.__version__}, {OPTIONS.threads} threads on cores {CORES}, {OPTIONS.rounds} interleaved rounds, ",
+        end="",
+    )
+    print(f"load {os.getloadavg()[0]:.1f}")
+    record = sweeps.run(task, OPTIONS.rounds, mediant, OPTIONS.layers)
+    if OPTIONS.json:
+        OPTIONS.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def main():
+    if OPTIONS.heads:
+        return heads()
     task = Task(ref.PUN)
     gemm = {rows: torch_gemm(rows) for rows in (12, 144, 1440)}
     times, values, reports = measure(task)

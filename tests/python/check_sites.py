@@ -21,6 +21,7 @@ from site_cases import (
     LAYERS,
     RUNS,
     SAME_LENGTH,
+    bias_cases,
     llama_site_cases,
     paths,
     projection_cases,
@@ -317,6 +318,7 @@ def check():
     paths_are_direct(model)
     severed_as_rome_does(model)
     cases_move_and_agree_in_f32("llama", llama_site_cases())
+    cases_move_and_agree_in_f32("qwen2", bias_cases())
     cases_move_and_agree_in_f32("qwen3", projection_cases())
     default_model()
 

@@ -2,9 +2,11 @@
 
     python tests/python/make_site_golden.py tests/golden [--check]
 
-tiny_sites.json, tiny_sites_qwen3.json   cases (form: site_cases.py) and captures on tiny models, f64 forward
-tiny_severed.json                        causal traces with severed sublayers, as in ROME, f64 forward
-smollm2_sites.json                       cases, lens, direct attribution, a two-token target on the default model, f32
+tiny_sites.json           cases (form: site_cases.py) and captures on the tiny Llama, f64 forward
+tiny_sites_qwen2.json     the same for projections with biases
+tiny_sites_qwen3.json     the same for projections with head norms and a head dimension of their own
+tiny_severed.json         causal traces with severed sublayers, as in ROME, f64 forward
+smollm2_sites.json        cases, lens, direct attribution, a two-token target on the default model, f32
 
 `--check` first holds the hooks to facts that follow from the model's equations (`check_sites.py`).
 """
@@ -19,7 +21,7 @@ import traces
 from default_cases import DEFAULT_RUNS, default_cases
 from interventions import HEAD_SITES, NO_LAYER, Edit, addresses, direct_logits, forward, head_width, lens
 from make_golden import digits, document, first_token
-from site_cases import BASE, LAST, RUNS, case, edit, llama_site_cases, projection_cases, source
+from site_cases import BASE, LAST, RUNS, bias_cases, case, edit, llama_site_cases, projection_cases, source
 from site_runner import Runner
 
 # ---------------------------------------------------------------------------------------------- tiny models
@@ -228,6 +230,15 @@ def smollm2_sites(model) -> str:
             "position": len(tokens) - 1,
             "row": digits(acts["pattern", PATTERN["layer"]].view(len(tokens), -1, len(tokens))[-1, PATTERN["head"]], 8),
         },
+        "notes": {
+            "lens": "resid_post of a layer, by position, through the final norm and the unembedding; entropy in nats",
+            "attribution": "what a component of the last position's final residual adds to the target's logit, the "
+            "final norm's scale held: embed + attn_out by layer + mlp_out by layer = logit; head_out [layer][head] sums "
+            "to attn_out over heads",
+            "pattern": "row of one head's attention pattern in the clean run, by key position",
+            "teacher_forced": "log P of each token of two_tokens given the base and the tokens before it, under the "
+            "case's edits, which keep to the base's positions; joint is their sum",
+        },
         "two_tokens": {"text": " Paris,", "ids": continuation},
     }
     return document(
@@ -251,6 +262,7 @@ def main():
         check()
     writers = {
         "tiny_sites": lambda: tiny_sites("llama", llama_site_cases()),
+        "tiny_sites_qwen2": lambda: tiny_sites("qwen2", bias_cases()),
         "tiny_sites_qwen3": lambda: tiny_sites("qwen3", projection_cases()),
         "tiny_severed": tiny_severed,
         "smollm2_sites": lambda: smollm2_sites(ref.smollm2()),

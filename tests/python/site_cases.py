@@ -335,3 +335,8 @@ def projection_cases() -> list[dict]:
         for j, op in enumerate(("replace_run", "add_vector_norm_match", "subspace"))
     ]
     return [*whole, *heads(sites), *[c for c in joint() if c["name"].startswith(("k and q", "q, k"))]]
+
+
+def bias_cases() -> list[dict]:
+    """What biases change: q, k and v are read and written with theirs."""
+    return [c for c in projection_cases() if "head" not in c["name"]]

@@ -59,8 +59,8 @@ def severed(model, tokens, target: int, noise, noised: list[int], site: str, fro
     """P(target) `[samples, layers, positions]` with the clean `resid_post` restored at one (layer, position), while
     `site` (mlp_out or attn_out) of all LATER layers is held, at that same position, at the corrupted run's values.
 
-    ROME's `trace_with_repatch` and `trace_important_states_3` (experiments/causal_trace.py,
-    notebooks/causal_trace_frozen_mlp_attn.ipynb): a first pass with noise alone gives the values, the second restores
+    ROME's `trace_with_repatch` and `trace_important_states_3` (github.com/kmeng01/rome, experiments/causal_trace.py at
+    1758655, notebooks/causal_trace_frozen_mlp_attn.ipynb at 4793540): a first pass with noise alone gives the values, the second restores
     and freezes. ROME freezes every layer at the token, not the later ones alone. With one noise for both passes that
     is the same: up to the restored state the run is the corrupted run. But ROME draws twice from one generator, so
     that its passes differ in noise, and the layers before the restored state matter: `frozen` is the first pass's
