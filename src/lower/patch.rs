@@ -5,7 +5,7 @@ use super::layout::{Axis, Grid, Lowered, PatchLayout};
 use super::prompts::find;
 use super::run::width;
 use super::template::{OpPlan, Template, template};
-use super::trivial::triviality;
+use super::trivial::{judge, triviality};
 use super::{Size, admit, lint_effect_metrics, prepare, start};
 use crate::model::config::ModelConfig;
 use crate::plan::{Edit, EditGroup, Op, Plan, RunId, Source};
@@ -42,10 +42,11 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
 
     let base_index = prepared.runs.place(&spec.base)?;
-    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    let (mut plan, roots, mut common) = start(&spec, &spec.experiment, prepared);
     let reads: Vec<u32> = common.runs.0.iter().map(|(_, (run, _))| run.read).collect();
     let scene = Scene { spec: &spec, config: facts.config(), roots: &roots, reads: &reads, base: base_index };
     let grid = grid(&mut plan, &templates, axes, &scene);
+    judge("/interventions", &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));
     let base = common.runs.0[base_index].1.1;

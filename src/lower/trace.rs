@@ -7,7 +7,7 @@ use super::layout::{Axis, Grid, Lowered, SigmaUsed, TraceLayout};
 use super::noise::{NoiseKey, numpy_legacy, philox_row};
 use super::prompts::{TokenRun, find};
 use super::select;
-use super::trivial::triviality;
+use super::trivial::{judge, triviality};
 use super::{Prepared, Size, admit, lint_effect_metrics, prepare, start};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::corruption::{Gaussian, Method, Rng, Sigma, SigmaOf};
@@ -18,6 +18,9 @@ use crate::spec::read::escape;
 use crate::spec::select::Positions;
 use crate::spec::site::Site;
 use crate::spec::trace::{Direction, TraceSpec};
+
+/// Fewer samples than this leave a standard error uncertain by more than a third of itself, `1 / sqrt(2 (n - 1))`.
+const FEW_SAMPLES: u64 = 5;
 
 /// An arm with indices.
 struct ArmPlan {
@@ -64,7 +67,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
 
     let clean_run = prepared.runs.place(&spec.corrupt.from)?;
-    let (mut plan, roots, common) = start(&spec, &spec.experiment, prepared);
+    let (mut plan, roots, mut common) = start(&spec, &spec.experiment, prepared);
     let clean_readout = common.runs.0[clean_run].1.1;
     let (corrupted_positions, corrupted) = match &corrupting {
         Corrupting::Run { index } => {
@@ -97,6 +100,10 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         positions: &positions,
     };
     let grids = arms.map(|_, arm| grid(&mut plan, arm, &scene, depth));
+    for (name, grid) in grids.iter() {
+        let at = format!("/arms/{}", escape(name));
+        judge(&at, &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
+    }
     let layout = TraceLayout {
         common,
         clean_run,
@@ -196,6 +203,9 @@ fn corrupting(
     if gaussian.samples == 1 {
         let detail = "one draw of noise has no error bar".to_owned();
         prepared.lints.warn("SINGLE_NOISE_SAMPLE", "/corrupt/samples", detail, "10 samples are usual");
+    } else if gaussian.samples < FEW_SAMPLES {
+        let detail = format!("standard errors from {} samples are hardly known themselves", gaussian.samples);
+        prepared.lints.info("SMALL_N", "/corrupt/samples", detail, "10 samples are usual");
     }
     let ids: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();
     let sigma = sigma(gaussian.sigma, &ids, "/corrupt/sigma", facts, out)?;

@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod corruption;
+pub mod derive;
 pub mod dry_run;
 pub mod dtype;
 pub mod experiment;

@@ -11,9 +11,11 @@
 
 mod bad_inputs;
 mod examples;
+mod lints;
 mod lowering;
 mod noise;
 mod respond;
+mod sequences;
 
 use serde_json::Value;
 

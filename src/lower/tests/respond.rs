@@ -105,7 +105,7 @@ fn a_traces_effects_are_paired_by_sample_and_its_recovery_is_a_share_of_the_tota
     assert_eq!(r["sigma"], json!({"abs": 0.5, "k": null, "of": null, "reference": null}));
     assert_eq!(r["provenance"]["rng"], json!({"algo": "philox", "seed": 7}));
     assert_eq!(r["receipt"]["elements_written"], 24);
-    assert_eq!(lint_codes(&r), ["PROB_ONLY"]);
+    assert_eq!(lint_codes(&r), ["PROB_ONLY", "SMALL_N"]);
     for field in [
         "id",
         "model",
@@ -152,7 +152,9 @@ fn recovery_is_never_clamped_and_null_with_a_reason_where_there_is_no_total_effe
 fn a_trace_says_when_it_means_little() {
     let codes = |clean: (f64, &str), corrupted: [f64; 2]| {
         let r = respond(json!({"metrics": ["prob:target", "logprob:target"]}), clean, corrupted, [0.1; 4]);
-        lint_codes(&r).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        // Two samples are few in every case.
+        let found = lint_codes(&r).into_iter().filter(|code| *code != "SMALL_N");
+        found.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(codes((0.8, " Paris"), [0.2, 0.2]), [""; 0]);
     assert_eq!(codes((0.8, " London"), [0.2, 0.2]), ["TARGET_NOT_TOP1"]);
@@ -245,7 +247,7 @@ fn a_patch_is_compared_with_its_base_and_normalised_between_two_runs() {
     assert_eq!(r["controls"], json!({}));
     assert_eq!(lint_codes(&r), ["TRIVIAL_CELL"]);
     let same = patch_response(json!([]), 0.0, 1.0);
-    assert_eq!(lint_codes(&same), ["NO_CONTRAST", "TRIVIAL_CELL"]);
+    assert_eq!(lint_codes(&same), ["TRIVIAL_CELL", "NO_CONTRAST"]);
     assert_eq!(same["normalised"]["logit:target"], json!([null, null, null, null]));
     assert_eq!(same["nulls"][0]["where"], "/normalised/logit:target");
 }
