@@ -9,6 +9,7 @@ use super::trivial::{judge, triviality};
 use super::{Size, admit, lint_effect_metrics, prepare, start};
 use crate::model::config::ModelConfig;
 use crate::plan::{Edit, EditGroup, Op, Plan, RunId, Source};
+use crate::spec::derive::Derive;
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 use crate::spec::site::Site;
@@ -37,6 +38,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
     check_constants(&spec, &templates, size.cells, facts, out);
+    check_derive(&spec, out);
     if !out.is_empty() {
         return None;
     }
@@ -127,6 +129,22 @@ fn check_constants(
             let fix = "write fewer layers, positions or cells";
             out.push(format!("/interventions/{i}"), code::LIMIT, detail, fix);
         }
+    }
+}
+
+/// Refuses derived quantities that the sweep doesn't have.
+fn check_derive(spec: &PatchSpec, out: &mut Problems) {
+    for (i, derive) in spec.derive.iter().enumerate() {
+        let (detail, fix) = if spec.sweep.is_empty() {
+            ("one joint patch has nothing to compare", "name axes in `sweep`")
+        } else if derive.needs_layers() && !spec.sweep.contains(&SweepAxis::Layers) {
+            ("layers are not swept", "add \"layers\" to `sweep`")
+        } else if *derive == Derive::HalfRecoveryLayer && spec.normalise.is_none() {
+            ("there is no whole to take half of", "add `normalise`: {\"zero\": run, \"one\": run}")
+        } else {
+            continue;
+        };
+        out.push(format!("/derive/{i}"), code::CONFLICT, detail, fix);
     }
 }
 

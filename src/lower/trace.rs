@@ -52,6 +52,17 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let positions = select::positions(&spec.positions, &clean, "/positions", out);
     let corrupting = corrupting(&spec, &clean, samples, facts, &mut prepared, out);
     let (Some(positions), Some((corrupting, sigma))) = (positions, corrupting) else { return None };
+    for (i, _) in spec.derive.iter().enumerate().filter(|(_, derive)| derive.needs_layers()) {
+        if spec.arms.iter().all(|(_, arm)| arm.site == Site::Embed) {
+            let detail = "no arm has layers";
+            out.push(
+                format!("/derive/{i}"),
+                code::CONFLICT,
+                detail,
+                "add an arm at resid_post, or leave it out",
+            );
+        }
+    }
     let depth = facts.config().num_layers as u32;
     let size = size(&spec, &arms, positions.len(), samples, depth);
     admit(
