@@ -245,12 +245,8 @@ pub fn strongest(
         .filter(|(cell, _)| !trivial[*cell])
         .filter_map(|(cell, effects)| {
             let mean = estimate(effects.iter().copied()).mean?;
-            let sign = match by {
-                Strength::Increase => 1.0,
-                Strength::Decrease => -1.0,
-                Strength::Magnitude if mean < 0.0 => -1.0,
-                Strength::Magnitude => 1.0,
-            };
+            let down = by == Strength::Decrease || (by == Strength::Magnitude && mean < 0.0);
+            let sign = if down { -1.0 } else { 1.0 };
             Some((cell, sign, effects))
         })
         .collect();

@@ -7,6 +7,11 @@ use crate::lower::lint::{Lints, Severity};
 use crate::lower::testing::Fake;
 use crate::spec::problem::Problems;
 
+/// Code, pointer, a request that raises it, one that doesn't.
+type Case = (&'static str, &'static str, Request, Request);
+/// An endpoint and a body.
+type Request = (&'static str, Value);
+
 fn lints(endpoint: &str, body: &Value) -> Result<Lints, Problems> {
     let facts = Fake { adds_bos: body["runs"]["bos"].is_object(), ..Fake::default() };
     match endpoint {
@@ -22,12 +27,12 @@ fn with(mut body: Value, more: Value) -> Value {
 }
 
 /// A run without lints, but for `more`.
-fn run(more: Value) -> (&'static str, Value) {
+fn run(more: Value) -> Request {
     ("run", with(json!({"prompt": "The Eiffel Tower is", "target": " Paris"}), more))
 }
 
 /// A patch without lints, but for `more`.
-fn patch(more: Value) -> (&'static str, Value) {
+fn patch(more: Value) -> Request {
     let body = json!({
         "runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}}, "base": "a",
         "interventions": [{"site": "mlp_out", "layers": 1, "positions": [1], "source": {"run": "b"}}],
@@ -42,7 +47,7 @@ fn copying(more: Value) -> Value {
 }
 
 /// A trace without lints, but for `more`.
-fn trace(more: Value) -> (&'static str, Value) {
+fn trace(more: Value) -> Request {
     let body = json!({
         "prompt": "The Eiffel Tower is", "subject": "Eiffel", "target": " Paris",
         "arms": {"mlp": {"site": "mlp_out", "window": 4}}});
@@ -50,7 +55,7 @@ fn trace(more: Value) -> (&'static str, Value) {
 }
 
 /// A trace of a prompt that begins with BOS.
-fn trace_after_bos(corrupt: Value) -> (&'static str, Value) {
+fn trace_after_bos(corrupt: Value) -> Request {
     let body = json!({
         "runs": {"bos": {"prompt": "The Eiffel Tower is"}}, "target": " Paris",
         "arms": {"mlp": {"site": "mlp_out"}}, "corrupt": corrupt});
@@ -69,7 +74,7 @@ fn every_lint_is_raised_by_its_cause_and_not_without_it() {
     let two_targets =
         |second: Value| json!({"target": null, "targets": {"x": [" Paris", " Rome"], "y": second}});
     let hidden = |positions: Value| json!({"arms": ["hidden"], "positions": positions});
-    let cases: [(&str, &str, (&str, Value), (&str, Value)); 20] = [
+    let cases: [Case; 20] = [
         (
             "DISCRETE_METRIC_ONLY",
             "/metrics",
@@ -196,7 +201,7 @@ fn every_lint_is_raised_by_its_cause_and_not_without_it() {
 
 #[test]
 fn strict_refuses_warnings_and_lets_remarks_pass() {
-    let strict = |(endpoint, body): (&str, Value)| {
+    let strict = |(endpoint, body): Request| {
         let found = lints(endpoint, &with(body, json!({"strict": true})));
         found.err().map(|problems| problems.0.iter().map(|p| p.code).collect::<Vec<_>>())
     };

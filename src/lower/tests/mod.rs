@@ -10,6 +10,7 @@
 )]
 
 mod bad_inputs;
+mod derived;
 mod examples;
 mod lints;
 mod lowering;
