@@ -144,7 +144,8 @@ pub(super) fn noised(case: Case, noise: Noise) -> Value {
            "interventions": [noise], "target": case.target})
 }
 
-/// The same with clean values of a site written back at all positions of one layer at a time.
+/// The same with clean values of a site written back at all positions of one layer at a time: of the residual stream a
+/// tautology, which is shown here for one.
 pub(super) fn restored(case: Case, noise: Noise, site: &str, layers: &Value) -> Value {
     let mut body = noised(case, noise);
     let restore = json!({"site": site, "layers": layers, "positions": "all", "op": "replace", "source": {"run": "clean"}});
@@ -152,6 +153,9 @@ pub(super) fn restored(case: Case, noise: Noise, site: &str, layers: &Value) -> 
         list.push(restore);
     }
     body["sweep"] = json!(["layers"]);
+    if site.starts_with("resid") {
+        body["allow_trivial"] = json!(true);
+    }
     body
 }
 

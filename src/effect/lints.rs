@@ -1,12 +1,11 @@
 //! Remarks that need results.
 
-use super::measure::{logprob, value};
+use super::measure::{first_logprob, value};
 use super::stats::difference;
 use super::trace::baselines;
-use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
+use crate::lower::layout::{Common, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
 use crate::lower::measure::{Measure, TargetToken};
-use crate::lower::trivial::Triviality;
 use crate::plan::Score;
 use crate::plan::output::EditStats;
 use crate::spec::metric::MetricKind;
@@ -26,7 +25,7 @@ pub const CONTRAST: f64 = 0.1;
 pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
     let targets = &common.targets;
     let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
-    let alike = |set: &Vec<TargetToken>| near(logprob(targets, set, a), logprob(targets, set, b));
+    let alike = |set: &Vec<TargetToken>| near(first_logprob(targets, set, a), first_logprob(targets, set, b));
     let in_nats = |m: &&Measure| matches!(m.metric.kind, MetricKind::Logit | MetricKind::LogitDiff);
     let mut logits = common.measures.iter().filter(in_nats);
     !targets.sets.is_empty()
@@ -75,7 +74,6 @@ pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: Ed
     if all_alike(&layout.common, scores, &compared) {
         lint_no_contrast(at, &mut lints);
     }
-    trivial("/interventions", &layout.grid, &mut lints);
     nothing_written(nulls, written, "/interventions", &mut lints);
     lints
 }
@@ -91,9 +89,6 @@ pub fn trace(
     let mut lints = Lints::default();
     unexpected_answer(layout, scores, text, &mut lints);
     corruption(layout, scores, &mut lints);
-    for (name, grid) in layout.arms.iter() {
-        trivial(&format!("/arms/{}", escape(name)), grid, &mut lints);
-    }
     nothing_written(nulls, written, "/arms", &mut lints);
     lints
 }
@@ -142,29 +137,36 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     }
 }
 
-fn trivial(at: &str, grid: &Grid, lints: &mut Lints) {
-    let count = |which| grid.trivial.iter().filter(|t| **t == Some(which)).count();
-    let (last, cut) = (count(Triviality::LastLayer), count(Triviality::Cut));
-    if last > 0 {
-        let detail =
-            format!("{last} of {} cells write the read position after the last attention", grid.cells());
-        lints.info(
-            "TRIVIAL_CELL",
-            at,
-            detail,
-            "their answer is the source's: read them as the axis end, not as a finding",
-        );
-    }
-    if cut > 0 {
-        let detail = format!("{cut} of {} cells write every position that differs", grid.cells());
-        let fix = "their answer is the source's: patch single positions, mlp_out, attn_out or heads";
-        lints.warn("TAUTOLOGICAL_CUT", at, detail, fix);
-    }
-}
-
 fn nothing_written(nulls: &[bool], written: EditStats, at: &str, lints: &mut Lints) {
     if written.cells == 0 && nulls.iter().any(|null| !null) {
         let detail = "no cell was written".to_owned();
         lints.error("ZERO_CELLS_WRITTEN", at, detail, "report this: the plan asked for edits");
+    }
+}
+
+/// Remarks on the effects of one metric's cells, found at `at`, that are no larger than what the metric's value varies by
+/// without any patch: `floor`, the largest difference between identical runs. `nulls`: cells whose effect is exactly 0 and
+/// known to be. A warning if no effect is above the floor.
+pub fn below_noise_floor(
+    at: &str,
+    metric: &str,
+    effects: &[Option<f64>],
+    nulls: &[bool],
+    floor: f64,
+    lints: &mut Lints,
+) {
+    let reached = effects.iter().zip(nulls).filter(|(_, null)| !**null);
+    let sizes: Vec<f64> = reached.filter_map(|(effect, _)| effect.map(f64::abs)).collect();
+    let below = sizes.iter().filter(|size| **size < floor).count();
+    if below == 0 {
+        return;
+    }
+    let detail =
+        format!("{metric}: {below} of {} effects are below the noise floor of {floor:.1e}", sizes.len());
+    if below == sizes.len() {
+        let fix = "no effect can be told from rounding: choose another target or a stronger intervention";
+        lints.warn("EFFECT_BELOW_NOISE_FLOOR", at, detail, fix);
+    } else {
+        lints.info("EFFECT_BELOW_NOISE_FLOOR", at, detail, "read them as 0");
     }
 }

@@ -1,45 +1,73 @@
 //! One metric of one score.
 
 use super::stats::finite;
-use crate::lower::measure::{Measure, Reads, TargetToken, Targets};
+use crate::lower::measure::{Measure, Member, Reads, TargetToken, Targets};
 use crate::plan::Score;
 use crate::spec::metric::MetricKind;
 
 /// The metric's value. `reference_top1`: the token that `top1_flip` compares with.
 pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> Option<f64> {
     match &measure.reads {
-        Reads::Set(set) => {
-            let logit = log_sum_exp(score, set);
-            match measure.metric.kind {
-                MetricKind::Prob => finite((logit - score.log_sum_exp).exp()),
-                MetricKind::Logprob => finite(logit - score.log_sum_exp),
-                MetricKind::Rank => set.iter().map(|i| score.ranks[*i]).min().map(f64::from),
-                _ => finite(logit),
-            }
-        }
-        Reads::Difference(a, b) => finite(log_sum_exp(score, a) - log_sum_exp(score, b)),
+        Reads::Set(set) => match measure.metric.kind {
+            MetricKind::Prob => finite(logprob(score, set)?.exp()),
+            MetricKind::Logprob => finite(logprob(score, set)?),
+            MetricKind::Rank => tokens(set)?.iter().map(|i| score.ranks[*i]).min().map(f64::from),
+            _ => finite(logit(score, &tokens(set)?)),
+        },
+        // Of tokens alone the log-sum cancels, and is best left out.
+        Reads::Difference(a, b) => match (tokens(a), tokens(b)) {
+            (Some(a), Some(b)) => finite(logit(score, &a) - logit(score, &b)),
+            _ => finite(logprob(score, a)? - logprob(score, b)?),
+        },
+        Reads::Written => finite(score.written.sqrt()),
         Reads::Divergence(i) => finite(score.kl[*i]),
         Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top.first()?.0))),
     }
 }
 
-/// Natural log of the probability of a target set.
-pub fn logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
+/// Natural log of the probability of a target set's first tokens.
+pub fn first_logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
     let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
     let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
-    finite(log_sum_exp(score, &slots) - score.log_sum_exp)
+    finite(logit(score, &slots) - score.log_sum_exp)
 }
 
-/// Log of the sum of exponentials of a set's logits: its logit.
-fn log_sum_exp(score: &Score, set: &[usize]) -> f64 {
-    let logits = set.iter().map(|i| f64::from(score.logits[*i]));
-    // A set of one stays exact. `f64::max` would drop a NaN, which must be seen.
+/// Target tokens of a set that holds nothing else.
+fn tokens(set: &[Member]) -> Option<Vec<usize>> {
+    let token = |member: &Member| match member {
+        Member::Token(i) => Some(*i),
+        Member::Sequence { .. } => None,
+    };
+    set.iter().map(token).collect()
+}
+
+/// A set's log-probability; `None` where its texts are not scored.
+fn logprob(score: &Score, set: &[Member]) -> Option<f64> {
+    if let Some(tokens) = tokens(set) {
+        return Some(logit(score, &tokens) - score.log_sum_exp);
+    }
+    let member = |member: &Member| match *member {
+        Member::Token(i) => Some(f64::from(score.logits[i]) - score.log_sum_exp),
+        Member::Sequence { index, per } => Some(score.sequences.get(index)? / f64::from(per)),
+    };
+    Some(log_sum_exp(&set.iter().map(member).collect::<Option<Vec<_>>>()?))
+}
+
+/// A set's logit.
+fn logit(score: &Score, tokens: &[usize]) -> f64 {
+    log_sum_exp(&tokens.iter().map(|i| f64::from(score.logits[*i])).collect::<Vec<_>>())
+}
+
+/// Log of the sum of exponentials.
+fn log_sum_exp(numbers: &[f64]) -> f64 {
+    let numbers = numbers.iter().copied();
+    // One number stays exact. `f64::max` would drop a NaN, which must be seen.
     let max =
-        logits.clone().reduce(|a, b| if a.is_nan() || a > b { a } else { b }).unwrap_or(f64::NEG_INFINITY);
-    if set.len() == 1 || !max.is_finite() {
+        numbers.clone().reduce(|a, b| if a.is_nan() || a > b { a } else { b }).unwrap_or(f64::NEG_INFINITY);
+    if numbers.len() == 1 || !max.is_finite() {
         return max;
     }
-    max + logits.map(|x| (x - max).exp()).sum::<f64>().ln()
+    max + numbers.map(|x| (x - max).exp()).sum::<f64>().ln()
 }
 
 /// The metric's value at some readouts.

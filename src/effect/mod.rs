@@ -1,9 +1,12 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
 
+pub mod derived;
 pub mod lints;
 pub mod measure;
 pub mod patch;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 
 /// Differences of baselines below this count as none: nothing is divided by them.

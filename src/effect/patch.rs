@@ -1,5 +1,6 @@
 //! Effects of patching a base.
 
+use super::derived::Strength;
 use super::measure::{value, values};
 use super::stats::{difference, fraction};
 use crate::lower::layout::PatchLayout;
@@ -18,6 +19,8 @@ pub struct PatchEffect {
     pub normalised: Option<Vec<Option<f64>>>,
     /// Why `normalised` is null everywhere, if it is.
     pub undefined: Option<String>,
+    /// Which effect is nearest to what replacing the whole run would do.
+    pub by: Strength,
 }
 
 /// Most probable token of the base.
@@ -36,7 +39,19 @@ pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> Patc
     let normalised =
         span.map(|(zero, span)| values.iter().map(|v| fraction(difference(*v, zero), span)).collect());
     let undefined = span.and_then(|(_, span)| undefined(span, "the baselines"));
-    PatchEffect { values, effects, normalised, undefined }
+    let by = match span {
+        None | Some((_, None)) => Strength::Magnitude,
+        Some((_, Some(span))) if span < 0.0 => Strength::Decrease,
+        Some(_) => Strength::Increase,
+    };
+    PatchEffect { values, effects, normalised, undefined, by }
+}
+
+/// For each cell whether its most probable token is another than the base's.
+pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<bool> {
+    let base = reference_top1(layout, scores);
+    let top = |readout: &usize| scores[*readout].top.first().map(|(id, _)| *id);
+    layout.grid.readouts.iter().map(|readout| top(readout) != base).collect()
 }
 
 /// Why nothing can be divided by `whole`.

@@ -4,6 +4,7 @@
 //! clean - corrupted, and recovery the mean effect over the mean of what the whole patch would do: the total
 //! effect, or its negative.
 
+use super::derived::Strength;
 use super::measure::{value, values};
 use super::patch::{largest, undefined};
 use super::stats::{Estimate, difference, estimate, fraction};
@@ -31,6 +32,8 @@ pub struct Baselines {
 pub struct ArmEffect {
     /// Value of each cell and sample, `[cells, samples]`.
     pub samples: Vec<Option<f64>>,
+    /// Effect of each cell and sample, `[cells, samples]`.
+    pub paired: Vec<Option<f64>>,
     /// Mean value of each cell.
     pub values: Vec<Estimate>,
     /// Mean effect of each cell.
@@ -41,6 +44,8 @@ pub struct ArmEffect {
     pub undefined: Option<String>,
     /// The cell, trivial ones apart, that moves the metric furthest towards the source's value.
     pub argmax: Option<(CellKey, f64)>,
+    /// Which effect is nearest to what the whole patch would do.
+    pub by: Strength,
 }
 
 /// Most probable token of the clean run, which `top1_flip` compares with.
@@ -72,14 +77,19 @@ pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Sc
     let parents = parents(layout, &baselines);
     let samples = values(measure, scores, &grid.readouts, top1);
     let cells = || samples.chunks(grid.samples);
-    let paired = |cell: &[Option<f64>]| estimate(cell.iter().zip(&parents).map(|(v, p)| difference(*v, *p)));
-    let effects: Vec<Estimate> = cells().map(paired).collect();
+    let paired: Vec<Option<f64>> =
+        cells().flat_map(|cell| cell.iter().zip(&parents).map(|(v, p)| difference(*v, *p))).collect();
+    let effects: Vec<Estimate> =
+        paired.chunks(grid.samples).map(|cell| estimate(cell.iter().copied())).collect();
     let whole = match layout.spec.direction {
         Direction::Denoising => baselines.total_effect.mean,
         Direction::Noising => baselines.total_effect.mean.map(|x| -x),
     };
     let recovery = effects.iter().map(|e| fraction(e.mean, whole)).collect();
-    let sign = if whole.is_some_and(|x| x < 0.0) { -1.0 } else { 1.0 };
+    let (sign, by) = match whole {
+        Some(whole) if whole < 0.0 => (-1.0, Strength::Decrease),
+        _ => (1.0, Strength::Increase),
+    };
     let best = effects
         .iter()
         .enumerate()
@@ -92,9 +102,25 @@ pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Sc
         argmax: best.map(|(cell, effect)| (grid.key(cell), effect)),
         undefined: undefined(whole, "clean and corrupted run"),
         samples,
+        paired,
+        by,
         effects,
         recovery,
     }
+}
+
+/// For each cell whether its most probable token is another than its unpatched run's, in more than half of the samples.
+pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<bool> {
+    let top = |readout: usize| scores[readout].top.first().map(|(id, _)| *id);
+    let parent = |sample: usize| match layout.spec.direction {
+        Direction::Denoising => top(layout.corrupted[sample]),
+        Direction::Noising => top(layout.clean),
+    };
+    let flips = |cell| {
+        let readouts = grid.cell(cell).iter().enumerate();
+        readouts.filter(|(sample, readout)| top(**readout) != parent(*sample)).count()
+    };
+    (0..grid.cells()).map(|cell| 2 * flips(cell) > grid.samples).collect()
 }
 
 /// Largest absolute effect of the self-patch control over all arms and metrics; `None` without the control.

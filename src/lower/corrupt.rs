@@ -14,6 +14,9 @@ use crate::spec::select::Positions;
 use crate::spec::site::Site;
 use crate::spec::trace::TraceSpec;
 
+/// Fewer samples than this leave a standard error uncertain by more than a third of itself, `1 / sqrt(2 (n - 1))`.
+const FEW_SAMPLES: u64 = 5;
+
 /// How the corrupted runs are made, with indices.
 pub(super) enum Corrupting {
     /// Noise on the embeddings at these positions.
@@ -84,6 +87,9 @@ pub(super) fn resolve(
     if samples == 1 {
         let detail = "one draw of noise has no error bar".to_owned();
         prepared.lints.warn("SINGLE_NOISE_SAMPLE", "/corrupt/samples", detail, "10 samples are usual");
+    } else if samples < FEW_SAMPLES {
+        let detail = format!("standard errors from {samples} samples are hardly known themselves");
+        prepared.lints.info("SMALL_N", "/corrupt/samples", detail, "10 samples are usual");
     }
     let ids: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();
     let used = match method {

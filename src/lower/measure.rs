@@ -1,12 +1,14 @@
 //! Targets resolved to token ids and metrics to what they read of a score.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::Facts;
 use super::lint::Lints;
 use crate::spec::experiment::Experiment;
-use crate::spec::metric::{Metric, MetricKind, TargetItem};
+use crate::spec::metric::{Metric, MetricKind, TargetItem, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::PromptText;
@@ -15,11 +17,11 @@ use crate::spec::read::{did_you_mean, escape};
 /// One member of a target set as it was understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TargetToken {
-    /// Token that counts.
+    /// First token, the only one that counts unless `target_scoring` says otherwise.
     pub id: u32,
-    /// Its text.
+    /// Text of what counts.
     pub text: String,
-    /// All tokens of the text given; more than one means that only the first counts.
+    /// All tokens of the text given.
     pub tokens: Vec<u32>,
 }
 
@@ -28,11 +30,13 @@ pub struct TargetToken {
 pub struct Targets {
     /// Sets by name.
     pub sets: Named<Vec<TargetToken>>,
-    /// Every token once: [`crate::plan::Scoring::targets`].
+    /// Every first token once: [`crate::plan::Scoring::targets`].
     pub union: Vec<u32>,
+    /// Every text of several tokens that counts as a whole, once: [`crate::plan::Scoring::sequences`].
+    pub sequences: Vec<Arc<[u32]>>,
 }
 
-/// A metric and what it reads of a [`crate::plan::Score`]. Numbers are indices into the score's target tokens.
+/// A metric and what it reads of a [`crate::plan::Score`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measure {
     /// The metric as requested.
@@ -44,14 +48,30 @@ pub struct Measure {
 /// What a metric reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reads {
-    /// A set of target tokens.
-    Set(Vec<usize>),
+    /// A target set.
+    Set(Vec<Member>),
     /// Two sets: the first minus the second.
-    Difference(Vec<usize>, Vec<usize>),
+    Difference(Vec<Member>, Vec<Member>),
     /// A divergence: index into the score's `kl`.
     Divergence(usize),
     /// The most probable token.
     Top1,
+    /// What the run's own edits changed.
+    Written,
+}
+
+/// A member of a target set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Member {
+    /// One token: index into the score's target tokens.
+    Token(usize),
+    /// Several tokens, scored as a whole.
+    Sequence {
+        /// Index into the score's sequences.
+        index: usize,
+        /// What its log-probability is divided by: 1, or for `mean_logprob` its number of tokens.
+        per: u32,
+    },
 }
 
 /// Resolves target sets, and remarks on those that don't mean what they seem to.
@@ -66,13 +86,14 @@ pub fn targets(experiment: &Experiment, facts: &dyn Facts, lints: &mut Lints, ou
         out.push(at, code::LIMIT, detail, "name fewer tokens");
         return Targets::default();
     }
+    let scoring = experiment.target_scoring;
     let mut targets = Targets::default();
     for (name, items) in experiment.targets.iter() {
         let mut set: Vec<TargetToken> = Vec::new();
         for (i, item) in items.iter().enumerate() {
             let at = format!("/targets/{}/{i}", escape(name));
-            let Some(token) = target_token(item, &at, facts, lints, out) else { continue };
-            if let Some(other) = set.iter().find(|other| other.id == token.id) {
+            let Some(token) = target_token(item, scoring, &at, facts, lints, out) else { continue };
+            if let Some(other) = set.iter().find(|other| same(other, &token, scoring)) {
                 // Words that only begin alike are told by MULTI_TOKEN_TARGET; the token counts once.
                 if other.tokens == token.tokens {
                     let detail = format!("token {} {:?} is in the set already", token.id, token.text);
@@ -80,12 +101,17 @@ pub fn targets(experiment: &Experiment, facts: &dyn Facts, lints: &mut Lints, ou
                 }
                 continue;
             }
+            nested(&token, &set, scoring, &at, lints);
             set.push(token);
         }
-        overlap(name, &set, &targets.sets, lints);
+        overlap(name, &set, &targets.sets, scoring, lints);
         for token in &set {
             if !targets.union.contains(&token.id) {
                 targets.union.push(token.id);
+            }
+            let whole = scoring != TargetScoring::FirstToken && token.tokens.len() > 1;
+            if whole && !targets.sequences.iter().any(|sequence| **sequence == token.tokens[..]) {
+                targets.sequences.push(token.tokens.as_slice().into());
             }
         }
         targets.sets.0.push((name.to_owned(), set));
@@ -94,8 +120,35 @@ pub fn targets(experiment: &Experiment, facts: &dyn Facts, lints: &mut Lints, ou
     targets
 }
 
+/// Whether two members are scored by the same tokens.
+fn same(a: &TargetToken, b: &TargetToken, scoring: TargetScoring) -> bool {
+    match scoring {
+        TargetScoring::FirstToken => a.id == b.id,
+        TargetScoring::Joint | TargetScoring::MeanLogprob => a.tokens == b.tokens,
+    }
+}
+
+/// Whether one of two members begins the other: the longer one's probability is part of the shorter one's.
+fn shares(a: &TargetToken, b: &TargetToken, scoring: TargetScoring) -> bool {
+    match scoring {
+        TargetScoring::FirstToken => a.id == b.id,
+        TargetScoring::Joint | TargetScoring::MeanLogprob => {
+            a.tokens.starts_with(&b.tokens) || b.tokens.starts_with(&a.tokens)
+        }
+    }
+}
+
+/// Members of one set that begin each other count twice in its sum.
+fn nested(token: &TargetToken, set: &[TargetToken], scoring: TargetScoring, at: &str, lints: &mut Lints) {
+    if let Some(other) = set.iter().find(|other| shares(other, token, scoring)) {
+        let detail = format!("{:?} and {:?} begin alike: the longer counts twice", other.text, token.text);
+        lints.warn("TARGET_SETS_OVERLAP", at, detail, "keep the shorter, or the longer ones");
+    }
+}
+
 fn target_token(
     item: &TargetItem,
+    scoring: TargetScoring,
     at: &str,
     facts: &dyn Facts,
     lints: &mut Lints,
@@ -128,18 +181,33 @@ fn target_token(
         out.push(at, code::EMPTY, "the text has no tokens", "write one word");
         return None;
     };
-    let text = words.text(id);
-    if tokens.len() > 1 {
+    let text = match scoring {
+        TargetScoring::FirstToken => words.text(id),
+        TargetScoring::Joint | TargetScoring::MeanLogprob => {
+            tokens.iter().map(|id| words.text(*id)).collect()
+        }
+    };
+    if tokens.len() > 1 && scoring == TargetScoring::FirstToken {
         let detail = format!("{} tokens, of which only the first counts: {text:?} ({id})", tokens.len());
-        lints.warn("MULTI_TOKEN_TARGET", at, detail, "choose a target of one token");
+        let fix = "choose a target of one token, or \"target_scoring\": \"joint\"";
+        lints.warn("MULTI_TOKEN_TARGET", at, detail, fix);
     }
     Some(TargetToken { id, text, tokens })
 }
 
-fn overlap(name: &str, set: &[TargetToken], earlier: &Named<Vec<TargetToken>>, lints: &mut Lints) {
+fn overlap(
+    name: &str,
+    set: &[TargetToken],
+    earlier: &Named<Vec<TargetToken>>,
+    scoring: TargetScoring,
+    lints: &mut Lints,
+) {
     for (other, tokens) in earlier.iter() {
-        let shared: Vec<&str> =
-            set.iter().filter(|t| tokens.iter().any(|o| o.id == t.id)).map(|t| t.text.as_str()).collect();
+        let shared: Vec<&str> = set
+            .iter()
+            .filter(|t| tokens.iter().any(|o| shares(o, t, scoring)))
+            .map(|t| t.text.as_str())
+            .collect();
         if !shared.is_empty() {
             let detail = format!("{name} and {other} share {shared:?}");
             let at = format!("/targets/{}", escape(name));
@@ -188,11 +256,14 @@ pub fn measures(
         let at = format!("/metrics/{i}");
         let reads = match metric.kind {
             MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit | MetricKind::Rank => {
-                Reads::Set(set(&metric.of, &at, targets, out)?)
+                let members = set(&metric.of, &at, experiment, targets, out)?;
+                single_tokens(metric, &members, &at, targets, out)?;
+                Reads::Set(members)
             }
             MetricKind::LogitDiff => {
                 let (a, b) = split_pair(&metric.of, &targets.sets, &at, out)?;
-                Reads::Difference(set(a, &at, targets, out)?, set(b, &at, targets, out)?)
+                let first = set(a, &at, experiment, targets, out)?;
+                Reads::Difference(first, set(b, &at, experiment, targets, out)?)
             }
             MetricKind::Kl => {
                 if experiment.runs.get(&metric.of).is_none() {
@@ -206,22 +277,55 @@ pub fn measures(
                 }))
             }
             MetricKind::Top1Flip => Reads::Top1,
+            MetricKind::DeltaNorm => Reads::Written,
         };
         Some(Measure { metric: metric.clone(), reads })
     });
     read.collect()
 }
 
-/// Indices of a set's tokens in the union.
-fn set(name: &str, at: &str, targets: &Targets, out: &mut Problems) -> Option<Vec<usize>> {
+/// Refuses logits and ranks of texts: only tokens have them.
+fn single_tokens(
+    metric: &Metric,
+    members: &[Member],
+    at: &str,
+    targets: &Targets,
+    out: &mut Problems,
+) -> Option<()> {
+    let of_tokens = matches!(metric.kind, MetricKind::Logit | MetricKind::Rank);
+    let sequence = members.iter().find_map(|member| match member {
+        Member::Sequence { index, .. } if of_tokens => Some(&targets.sequences[*index]),
+        _ => None,
+    });
+    let Some(tokens) = sequence else { return Some(()) };
+    let detail = format!("a text of {} tokens has no {}", tokens.len(), metric.kind.name());
+    let fix = "use logprob or prob, or \"target_scoring\": \"first_token\"";
+    out.push(at, code::NOT_SUPPORTED, detail, fix);
+    None
+}
+
+/// Where a set's members are read.
+fn set(
+    name: &str,
+    at: &str,
+    experiment: &Experiment,
+    targets: &Targets,
+    out: &mut Problems,
+) -> Option<Vec<Member>> {
     let Some(tokens) = targets.sets.get(name) else {
         unknown_target(name, at, &targets.sets, out);
         return None;
     };
-    let slots = tokens.iter().map(|token| {
-        targets.union.iter().position(|id| *id == token.id).expect("BUG: the union holds every set's tokens")
-    });
-    Some(slots.collect())
+    let member = |token: &TargetToken| {
+        let sequence = targets.sequences.iter().position(|sequence| **sequence == token.tokens[..]);
+        if let Some(index) = sequence {
+            let mean = experiment.target_scoring == TargetScoring::MeanLogprob;
+            return Member::Sequence { index, per: if mean { token.tokens.len() as u32 } else { 1 } };
+        }
+        let place = targets.union.iter().position(|id| *id == token.id);
+        Member::Token(place.expect("BUG: the union holds every set's first tokens"))
+    };
+    Some(tokens.iter().map(member).collect())
 }
 
 /// Reports a target that the request doesn't define.

@@ -53,10 +53,12 @@ pub use self::upload::upload;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::experiment::{Experiment, Origins};
+use crate::spec::metric::{MetricKind, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
 use crate::spec::problem::{Problems, code};
-use crate::spec::read::did_you_mean;
+use crate::spec::read::{did_you_mean, escape};
+use crate::spec::readout::ReadAt;
 use crate::spec::run::RunSpec;
 use crate::spec::trace::TraceSpec;
 
@@ -190,23 +192,82 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
     let measurable = targets.sets.len() == experiment.targets.len();
     let measures =
         if measurable { measure::measures(experiment, &targets, facts, &mut refs, out) } else { Vec::new() };
+    continuations(experiment, &runs, &targets, facts, out);
     let limit = facts.limits().topk.min(facts.config().vocab_size as u64);
     if u64::from(experiment.read.topk) > limit {
         let detail = format!("topk {}, the limit is {limit}", experiment.read.topk);
         out.push("/read/topk", code::LIMIT, detail, "ask for fewer tokens");
     }
-    if !measures.is_empty() && measures.iter().all(|m| m.metric.kind.is_discrete()) {
+    // What was written says nothing of the answer.
+    let mut kinds =
+        measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != MetricKind::DeltaNorm).peekable();
+    if kinds.peek().is_some() && kinds.all(MetricKind::is_discrete) {
         let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
         lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
     }
     Prepared { runs, targets, measures, refs, derived, lints }
 }
 
+/// Checks what scoring texts of several tokens needs: prompts read at their end, and room for what follows them.
+fn continuations(
+    experiment: &Experiment,
+    runs: &Named<TokenRun>,
+    targets: &Targets,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) {
+    let scoring = experiment.target_scoring;
+    if scoring == TargetScoring::FirstToken {
+        return;
+    }
+    if let Some((name, run)) = runs.iter().find(|(_, run)| run.read + 1 != run.len()) {
+        let at = match experiment.read.at {
+            ReadAt::Same(_) => "/read/at".to_owned(),
+            ReadAt::PerRun(_) => format!("/read/at/{}", escape(name)),
+        };
+        let detail =
+            format!("position {} of {} tokens: the target follows the whole prompt", run.read, run.len());
+        out.push(at, code::CONFLICT, detail, "read at `last`, or \"target_scoring\": \"first_token\"");
+    }
+    let known = |total: usize| total as u64 <= facts.limits().target_tokens;
+    let total = targets.sequences.iter().map(|sequence| sequence.len()).sum();
+    if !known(total) {
+        let detail = format!("targets of {total} tokens, the limit is {}", facts.limits().target_tokens);
+        out.push(
+            "/target_scoring",
+            code::LIMIT,
+            detail,
+            "name fewer or shorter targets, or score the first token",
+        );
+        return;
+    }
+    let suffixes = crate::plan::sequences::continuations(&targets.sequences);
+    let copies = (suffixes.len() * runs.len()) as u64;
+    if copies > facts.limits().runs {
+        let detail = format!(
+            "{} prompts with {} continuations each, the limit is {} prompts",
+            runs.len(),
+            suffixes.len(),
+            facts.limits().runs
+        );
+        let fix = "send fewer prompts, or targets of which fewer differ before their last token";
+        out.push("/target_scoring", code::LIMIT, detail, fix);
+    }
+    let longest = prompts::longest(facts);
+    let suffix = suffixes.iter().map(|suffix| suffix.len()).max().unwrap_or(0) as u64;
+    for (name, run) in runs.iter().filter(|(_, run)| u64::from(run.len()) + suffix > longest) {
+        let detail = format!("{} tokens and {suffix} of a target, the limit is {longest}", run.len());
+        let fix = format!("shorten the prompt to {} tokens, or the target", longest.saturating_sub(suffix));
+        let at = experiment.runs.get(name).map(|prompt| prompts::text_pointer(name, prompt));
+        out.push(at.unwrap_or_default(), code::LIMIT, detail, fix);
+    }
+}
+
 /// Remarks on metrics of effects.
 pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
-    use crate::spec::metric::MetricKind::Prob;
-    let measures = &prepared.measures;
-    if !measures.is_empty() && measures.iter().all(|m| m.metric.kind == Prob) {
+    use crate::spec::metric::MetricKind::{DeltaNorm, Prob};
+    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != DeltaNorm);
+    if kinds().next().is_some() && kinds().all(|kind| kind == Prob) {
         let detail = "probability saturates and can hide components that lower the answer".to_owned();
         prepared.lints.info("PROB_ONLY", "/metrics", detail, "add logprob or logit_diff");
     }
@@ -250,6 +311,7 @@ pub(super) fn start(
     }
     let runs = Named(read);
     plan.scoring.targets.clone_from(&targets.union);
+    plan.scoring.sequences.clone_from(&targets.sequences);
     plan.scoring.topk = experiment.read.topk;
     plan.scoring.kl_refs = refs
         .iter()
@@ -320,23 +382,30 @@ pub(super) fn admit(
 ) {
     const FIX: &str = "sweep fewer layers, positions, arms or samples";
     // The edits of derived runs are inherited by the cells, but held once.
-    let size = Size {
-        edits: prepared.derived.iter().fold(size.edits, |n, derived| n.saturating_add(derived.edits)),
-        positions: prepared.derived.iter().fold(size.positions, |n, d| n.saturating_add(d.positions)),
-        ..*size
-    };
-    if size.cells > limits.cells {
-        let detail = format!("{} patched runs, the limit is {}", size.cells, limits.cells);
+    let (mut edits, mut positions) = (size.edits, size.positions);
+    for derived in &prepared.derived {
+        edits = edits.saturating_add(derived.edits);
+        positions = positions.saturating_add(derived.positions);
+    }
+    // Every run is computed once for each continuation that targets need.
+    let suffixes = crate::plan::sequences::continuations(&prepared.targets.sequences);
+    let copies = suffixes.len().max(1) as u64;
+    let [cells, edits, positions] = [size.cells, edits, positions].map(|n| n.saturating_mul(copies));
+    if cells > limits.cells {
+        let detail = format!("{cells} patched runs, the limit is {}", limits.cells);
         out.push(size.at, code::LIMIT, detail, FIX);
-    } else if size.edits > limits.edits {
-        let detail = format!("{} edits, the limit is {}", size.edits, limits.edits);
+    } else if edits > limits.edits {
+        let detail = format!("{edits} edits, the limit is {}", limits.edits);
         out.push(size.at, code::LIMIT, detail, FIX);
-    } else if size.positions > limits.edit_positions {
-        let detail = format!("{} edited positions, the limit is {}", size.positions, limits.edit_positions);
+    } else if positions > limits.edit_positions {
+        let detail = format!("{positions} edited positions, the limit is {}", limits.edit_positions);
         out.push(size.at, code::LIMIT, detail, FIX);
     }
-    let per_score = (prepared.targets.union.len() + prepared.refs.len()) as u64 + u64::from(topk).max(1);
-    let scores = size.cells.saturating_add(runs).saturating_mul(per_score);
+    let tokens =
+        prepared.targets.union.len() + prepared.targets.sequences.iter().map(|s| s.len()).sum::<usize>();
+    let per_score = (tokens + prepared.refs.len()) as u64 + u64::from(topk).max(1);
+    let readouts = 1 + suffixes.iter().map(|suffix| suffix.len()).sum::<usize>() as u64;
+    let scores = size.cells.saturating_add(runs).saturating_mul(per_score).saturating_mul(readouts);
     if scores > limits.score_elements {
         let detail = format!("{scores} numbers in all readouts, the limit is {}", limits.score_elements);
         out.push("/read/topk", code::LIMIT, detail, "ask for a smaller `topk`, fewer targets or fewer cells");

@@ -6,10 +6,11 @@ use super::layout::{Axis, Grid, Lowered, PatchLayout};
 use super::prompts::find;
 use super::source::ValuesPlan;
 use super::template::{Builder, OpPlan, Scope, Template, keys, template};
-use super::trivial::triviality;
+use super::trivial::{judge, triviality};
 use super::{Size, Started, admit, derive, lint_effect_metrics, prepare, start, twins};
 use crate::model::config::ModelConfig;
 use crate::plan::{Plan, RunId};
+use crate::spec::derive::Derive;
 use crate::spec::patch::{PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 
@@ -46,6 +47,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
     check_constants(&spec, &templates, size.cells, facts, out);
+    check_derive(&spec, out);
     if !out.is_empty() {
         return None;
     }
@@ -65,6 +67,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let scene = Scene { spec: &spec, roots: &roots, reads: &reads, base: base_index };
     let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
     let grid = grid(&mut plan, &templates, axes, &scene, &controls, &mut builder);
+    judge("/interventions", &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));
     let base = common.runs.0[base_index].1.1;
@@ -166,6 +169,22 @@ fn check_constants(
             let fix = "write fewer layers, positions or cells";
             out.push(format!("/interventions/{i}"), code::LIMIT, detail, fix);
         }
+    }
+}
+
+/// Refuses derived quantities that the sweep doesn't have.
+fn check_derive(spec: &PatchSpec, out: &mut Problems) {
+    for (i, derive) in spec.derive.iter().enumerate() {
+        let (detail, fix) = if spec.sweep.is_empty() {
+            ("one joint patch has nothing to compare", "name axes in `sweep`")
+        } else if derive.needs_layers() && !spec.sweep.contains(&SweepAxis::Layers) {
+            ("layers are not swept", "add \"layers\" to `sweep`")
+        } else if *derive == Derive::HalfRecoveryLayer && spec.normalise.is_none() {
+            ("there is no whole to take half of", "add `normalise`: {\"zero\": run, \"one\": run}")
+        } else {
+            continue;
+        };
+        out.push(format!("/derive/{i}"), code::CONFLICT, detail, fix);
     }
 }
 

@@ -113,7 +113,8 @@ pub fn find<'t>(
     tokenised.get(name)
 }
 
-fn text_pointer(name: &str, prompt: &Prompt) -> String {
+/// Pointer to the text or the tokens of a prompt.
+pub fn text_pointer(name: &str, prompt: &Prompt) -> String {
     let field = match prompt.text {
         PromptText::Prompt(_) => "prompt",
         PromptText::Tokens(_) => "tokens",
@@ -122,12 +123,17 @@ fn text_pointer(name: &str, prompt: &Prompt) -> String {
     format!("/runs/{}/{field}", escape(name))
 }
 
+/// The most tokens that a run may have.
+pub fn longest(facts: &dyn Facts) -> u64 {
+    let config = facts.config();
+    let longest = facts.limits().prompt_tokens.min(config.max_positions as u64);
+    config.sliding_window.map_or(longest, |window| longest.min(window as u64))
+}
+
 /// Tokenises one prompt, found at `/runs/name`, and checks its length.
 pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Encoded> {
     let at = text_pointer(name, prompt);
-    let config = facts.config();
-    let longest = facts.limits().prompt_tokens.min(config.max_positions as u64);
-    let longest = config.sliding_window.map_or(longest, |window| longest.min(window as u64));
+    let longest = longest(facts);
     let too_long = |n: usize, out: &mut Problems| {
         let detail = format!("{n} tokens, the limit is {longest}");
         out.push(&at, code::LIMIT, detail, format!("shorten the prompt to {longest} tokens"));

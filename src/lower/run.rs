@@ -17,6 +17,9 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
     let experiment = &spec.experiment;
     let prepared = prepare(experiment, facts, out);
     refuse_flips(experiment, out);
+    if experiment.allow_trivial {
+        out.push("/allow_trivial", code::NOT_SUPPORTED, "a clean run has no cells", "leave it out");
+    }
     let mut captures = captures(&spec, &prepared, facts, out);
     let size = Size { cells: 0, edits: 0, positions: 0, at: "/runs" };
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
@@ -40,11 +43,13 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
 /// Reports metrics that compare an answer with its base's, where there is none.
 pub(super) fn refuse_flips(experiment: &Experiment, out: &mut Problems) {
     for (i, metric) in experiment.metrics.iter().enumerate() {
-        if metric.kind == MetricKind::Top1Flip {
-            let detail = "a clean run has no base to differ from";
-            let fix = "use top1_flip in /v1/patch or /v1/trace";
-            out.push(format!("/metrics/{i}"), code::NOT_SUPPORTED, detail, fix);
-        }
+        let detail = match metric.kind {
+            MetricKind::Top1Flip => "a clean run has no base to differ from",
+            MetricKind::DeltaNorm => "a clean run has no edits",
+            _ => continue,
+        };
+        let fix = format!("use {} in /v1/patch or /v1/trace", metric.kind.name());
+        out.push(format!("/metrics/{i}"), code::NOT_SUPPORTED, detail, fix);
     }
 }
 

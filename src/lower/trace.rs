@@ -7,12 +7,12 @@ use super::layout::{Axis, Grid, Lowered, TraceLayout};
 use super::prompts::{TokenRun, find};
 use super::select;
 use super::template::keys;
-use super::trivial::triviality;
+use super::trivial::{judge, triviality};
 use super::{Prepared, Size, Started, admit, lint_effect_metrics, prepare, start, twins};
 use crate::model::config::ModelConfig;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::named::Named;
-use crate::spec::problem::Problems;
+use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
 use crate::spec::site::Site;
 use crate::spec::trace::{Direction, TraceSpec};
@@ -45,6 +45,12 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let positions = select::positions(&spec.positions, &clean, "/positions", out);
     let corrupting = corrupt::resolve(&spec, &clean, samples, facts, &mut prepared, out);
     let (Some(positions), Some(corrupting)) = (positions, corrupting) else { return None };
+    for (i, _) in spec.derive.iter().enumerate().filter(|(_, derive)| derive.needs_layers()) {
+        if spec.arms.iter().all(|(_, arm)| !arm.site.has_layer()) {
+            let fix = "add an arm at resid_post, or leave it out";
+            out.push(format!("/derive/{i}"), code::CONFLICT, "no arm has layers", fix);
+        }
+    }
     let depth = facts.config().num_layers as u32;
     let size = size(&spec, &arms, positions.len(), samples, depth);
     admit(
@@ -76,6 +82,10 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
     twins(&mut plan, &mut common, clean_run, roots[clean_run]);
     let grids = arms.map(|_, arm| grid(&mut plan, arm, &scene, &controls, facts.config()));
+    for (name, grid) in grids.iter() {
+        let at = format!("/arms/{}", escape(name));
+        judge(&at, &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
+    }
     let layout = TraceLayout {
         common,
         clean_run,

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
+use super::lint::Lints;
 use crate::plan::{Address, Edit, Op, Plan, RunId, Source};
+use crate::spec::problem::Problems;
 use crate::spec::site::Site;
 
 /// Why a cell's answer is its source's.
@@ -15,7 +17,7 @@ pub enum Triviality {
 }
 
 /// Whether the answer of `cell`, read at `read`, is its source's by construction. `read_of` gives the position at
-/// which a source run is read itself; `layers` is the model's depth.
+/// which a source run is read itself; `layers` is the model's depth. Never where texts of several tokens are scored.
 pub fn triviality(
     plan: &Plan,
     cell: RunId,
@@ -23,6 +25,10 @@ pub fn triviality(
     read_of: impl Fn(RunId) -> u32,
     layers: u32,
 ) -> Option<Triviality> {
+    // The rows of a continuation see the layers below the patch as they are: their answer is not the source's.
+    if !plan.scoring.sequences.is_empty() {
+        return None;
+    }
     let run = plan.run(cell);
     let parent = run.parent?;
     let mut addresses: Vec<Address> = run.edits.iter().map(|edit| edit.at).collect();
@@ -59,6 +65,34 @@ pub fn triviality(
         let covered = first <= read && (first..=read).all(|p| written.contains(&p));
         covered.then_some(Triviality::Cut)
     })
+}
+
+/// Remarks on the trivial cells of a grid, found at `at`. A grid whose every cell has its source's answer by construction,
+/// because all that differs is copied, shows nothing and is refused unless that is `allowed`.
+pub(super) fn judge(
+    at: &str,
+    trivial: &[Option<Triviality>],
+    allowed: bool,
+    lints: &mut Lints,
+    out: &mut Problems,
+) {
+    let count = |which| trivial.iter().filter(|t| **t == Some(which)).count();
+    let (last, cut, cells) = (count(Triviality::LastLayer), count(Triviality::Cut), trivial.len());
+    if last > 0 {
+        let detail = format!("{last} of {cells} cells write the read position after the last attention");
+        let fix = "their answer is the source's: read them as the axis end, not as a finding";
+        lints.info("TRIVIAL_CELL", at, detail, fix);
+    }
+    if cut == 0 {
+        return;
+    }
+    let detail = format!("{cut} of {cells} cells write every position that differs");
+    let fix = "their answer is the source's: patch single positions, mlp_out, attn_out or heads";
+    if cut + last == cells && !allowed {
+        out.push(at, "TAUTOLOGICAL_CUT", detail, format!("{fix}, or set \"allow_trivial\": true"));
+    } else {
+        lints.warn("TAUTOLOGICAL_CUT", at, detail, fix);
+    }
 }
 
 /// The run that a whole-width replacement copies from.

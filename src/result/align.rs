@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::common::{Envelope, Provenance, RunTokens, join_lints, metrics, target_sets, top_tokens};
 use crate::effect::lints::{self, CONTRAST, lint_no_contrast};
-use crate::effect::measure::logprob;
+use crate::effect::measure::first_logprob;
 use crate::effect::stats::{difference, finite};
 use crate::lower::diff::{self, Change};
 use crate::lower::facts::Words;
@@ -179,7 +179,7 @@ fn contrast(layout: &AlignLayout, scores: &[Score]) -> Option<Contrast> {
     let score = |run: usize| &scores[common.runs.0[run].1.1];
     let (a, b) = (score(0), score(1));
     let target = |set: &Vec<TargetToken>| {
-        let (a, b) = (logprob(&common.targets, set, a), logprob(&common.targets, set, b));
+        let (a, b) = (first_logprob(&common.targets, set, a), first_logprob(&common.targets, set, b));
         let prob = |logprob: Option<f64>| finite(logprob?.exp());
         TargetContrast { prob_a: prob(a), prob_b: prob(b), logprob_difference: difference(a, b) }
     };

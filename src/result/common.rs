@@ -17,6 +17,7 @@ use crate::plan::EditGroup;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, PlanOutput};
 use crate::spec::experiment::Experiment;
+use crate::spec::metric::TargetScoring;
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::describe;
@@ -300,6 +301,8 @@ pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Pro
             metrics: Vec::new(),
             read,
             strict: false,
+            target_scoring: TargetScoring::default(),
+            allow_trivial: false,
             origins: crate::spec::experiment::Origins(vec![("/runs/run", "")]),
         };
         let runs: Named<TokenRun> = prompts::tokenise(&experiment, facts, &mut found);

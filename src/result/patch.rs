@@ -7,6 +7,7 @@ use super::common::{
     Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken, join_lints, metrics,
     run_tokens, target_sets, top_tokens,
 };
+use crate::effect::derived::{Cells, Derived};
 use crate::effect::{lints, patch as effects};
 use crate::lower::facts::Words;
 use crate::lower::layout::{Axis, Grid, PatchLayout};
@@ -54,6 +55,10 @@ pub struct PatchResponse {
     pub topk: NdArray<Vec<TopToken>>,
     /// Cells known beforehand.
     pub masks: Masks,
+    /// Quantities derived from the cells, as asked for by `derive`.
+    #[serde(skip_serializing_if = "Derived::is_empty")]
+    #[schema(required = false)]
+    pub derived: Derived,
     /// What was written.
     pub receipt: Receipts,
     /// Results of controls.
@@ -107,9 +112,22 @@ pub fn respond(
     let top1 = effects::reference_top1(layout, scores);
     let (mut values, mut differences) = (Named::default(), Named::default());
     let (mut normalised, mut reasons) = (Named::default(), Vec::new());
+    let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
+    let mut derived =
+        Derived::new(&layout.spec.derive, &grid.axes, &trivial, || effects::flipped(layout, scores));
     for measure in &common.measures {
         let key = measure.metric.to_string();
         let effect = effects::effect(layout, measure, scores);
+        let cells = Cells {
+            axes: &grid.axes,
+            trivial: &trivial,
+            samples: 1,
+            effects: &effect.effects,
+            normalised: effect.normalised.as_deref().unwrap_or_default(),
+            undefined: effect.undefined.as_deref(),
+            by: effect.by,
+        };
+        derived.add(&key, &cells);
         if let Some(data) = effect.normalised {
             normalised.0.push((key.clone(), NdArray::new(&shape, data)));
         }
@@ -135,6 +153,7 @@ pub fn respond(
         normalised,
         topk: NdArray::new(&shape, predictions),
         masks: masks(grid, nulls),
+        derived,
         receipt: Receipts::of(output),
         controls: Controls::of(effects::self_patch(layout, scores)),
         nulls: reasons,

@@ -8,6 +8,7 @@ use super::common::{
     run_tokens, target_sets,
 };
 use super::patch::{Masks, masks, shape};
+use crate::effect::derived::{Cells, Derived};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
 use crate::lower::facts::Words;
@@ -139,6 +140,10 @@ pub struct ArmResult {
     /// The cell, trivial ones apart, that moves each metric furthest towards the source's value.
     #[schema(value_type = std::collections::BTreeMap<String, ArgMax>)]
     pub argmax: Named<Option<ArgMax>>,
+    /// Quantities derived from the cells, as asked for by `derive`.
+    #[serde(skip_serializing_if = "Derived::is_empty")]
+    #[schema(required = false)]
+    pub derived: Derived,
 }
 
 /// Means over samples of every cell.
@@ -261,6 +266,7 @@ fn arm(
         se: array(estimates.iter().map(|e| e.se).collect()),
         samples: None,
     };
+    let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
     let spec = layout.spec.arms.get(name).expect("BUG: grids are made from the arms");
     let mut result = ArmResult {
         site: spec.site,
@@ -272,10 +278,23 @@ fn arm(
         recovery: Named::default(),
         masks: masks(grid, nulls),
         argmax: Named::default(),
+        derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
+            effects::flipped(layout, grid, scores)
+        }),
     };
     for measure in &layout.common.measures {
         let key = measure.metric.to_string();
         let effect = effects::effect(layout, grid, measure, scores);
+        let cells = Cells {
+            axes: &grid.axes,
+            trivial: &trivial,
+            samples: grid.samples,
+            effects: &effect.paired,
+            normalised: &effect.recovery,
+            undefined: effect.undefined.as_deref(),
+            by: effect.by,
+        };
+        result.derived.add(&key, &cells);
         if let Some(reason) = effect.undefined {
             let pointer = format!("/arms/{}/recovery/{}", escape(name), escape(&key));
             reasons.push(NullReason { pointer, reason });

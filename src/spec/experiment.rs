@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::metric::{Metric, TargetSet, read_target};
+use super::metric::{Metric, TargetScoring, TargetSet, read_target};
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::prompt::{Prompt, exclude_short, read_runs};
@@ -22,6 +22,9 @@ pub struct Experiment {
     /// Sets of tokens by name.
     #[schema(required = false, value_type = std::collections::BTreeMap<String, TargetSet>)]
     pub targets: Named<TargetSet>,
+    /// What counts of a target text of several tokens.
+    #[schema(required = false)]
+    pub target_scoring: TargetScoring,
     /// What is computed from every readout.
     #[schema(required = false, value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
@@ -31,6 +34,9 @@ pub struct Experiment {
     /// Refuses requests that raise a lint of severity warning or above.
     #[schema(required = false)]
     pub strict: bool,
+    /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
+    #[schema(required = false)]
+    pub allow_trivial: bool,
     /// Where the fields of the short form came from.
     #[serde(skip)]
     pub origins: Origins,
@@ -51,7 +57,8 @@ impl Origins {
 }
 
 /// Names of the shared fields, `target` being short for one of `targets`.
-pub(super) const SHARED: [&str; 7] = ["model", "runs", "targets", "target", "metrics", "read", "strict"];
+pub(super) const SHARED: [&str; 9] =
+    ["model", "runs", "targets", "target", "target_scoring", "metrics", "read", "strict", "allow_trivial"];
 
 /// The long or short way to give runs.
 pub(super) struct Short<'s> {
@@ -79,9 +86,12 @@ impl Experiment {
         };
         let model = fields.get("model").and_then(|n| n.name(out));
         let (targets, from_short) = read_targets(fields, out);
+        let target_scoring =
+            fields.get("target_scoring").and_then(|n| n.choice(&TargetScoring::ALL, &[], out));
         let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
         let read = fields.get("read").and_then(|n| Read::from_node(&n, topk, capture, out));
         let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
+        let allow_trivial = fields.get("allow_trivial").and_then(|n| n.flag(out)).unwrap_or(false);
         let (runs, mut origins) = runs?;
         origins.0.extend(from_short);
         Some(Self {
@@ -89,8 +99,10 @@ impl Experiment {
             runs,
             metrics: metrics.unwrap_or_else(|| Metric::defaults(&targets)),
             targets,
+            target_scoring: target_scoring.unwrap_or_default(),
             read: read.unwrap_or_else(|| Read::last(topk)),
             strict,
+            allow_trivial,
             origins,
         })
     }

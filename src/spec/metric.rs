@@ -7,26 +7,48 @@ use super::named::Named;
 use super::problem::{Problems, code};
 use super::read::{Node, did_you_mean};
 
-/// A target: a set of tokens, each given as text or id. A set's logit is the logsumexp of its members' logits,
-/// its probability their sum, its rank the best of theirs.
+/// A target: a set of tokens or texts. A set's logit is the logsumexp of its members' logits, its probability their sum,
+/// its rank the best of theirs. What counts of a text of several tokens says `target_scoring`.
 pub type TargetSet = Vec<TargetItem>;
 
-/// One token of a target.
+/// One member of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum TargetItem {
-    /// A text; its first token counts.
+    /// A text.
     Text(String),
     /// A token id.
     Id(u32),
 }
 
-/// What is computed from a readout, written `kind:of` (`prob:ans`, `logit_diff:pun-literal`, `kl:clean`) or `top1_flip`.
+/// What counts of a target text of several tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetScoring {
+    /// Its first token, with lint `MULTI_TOKEN_TARGET`.
+    #[default]
+    FirstToken,
+    /// All its tokens by teacher forcing: `log P(t1 .. tn | prompt)`, the sum of each token's log-probability after the
+    /// prompt and the tokens before it. `logit_diff` is then a difference of such log-probabilities.
+    Joint,
+    /// The same divided by the number of tokens, which makes texts of different lengths comparable; `prob` is then the
+    /// geometric mean of the tokens' probabilities, and of a set a sum of those, which may exceed 1.
+    MeanLogprob,
+}
+
+impl TargetScoring {
+    /// Every way with its name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("first_token", Self::FirstToken), ("joint", Self::Joint), ("mean_logprob", Self::MeanLogprob)];
+}
+
+/// What is computed from a readout, written `kind:of` (`prob:ans`, `logit_diff:pun-literal`, `kl:clean`), `top1_flip` or
+/// `delta_norm`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Metric {
     /// What is computed.
     pub kind: MetricKind,
-    /// Of which target, pair of targets or run; empty for `top1_flip`.
+    /// Of which target, pair of targets or run; empty for `top1_flip` and `delta_norm`.
     pub of: String,
 }
 
@@ -47,11 +69,14 @@ pub enum MetricKind {
     Kl,
     /// 1 if the most probable token is another than the reference run's, else 0.
     Top1Flip,
+    /// L2 norm of all that the cell's own edits changed: `sqrt(sum (new - old)^2)` over edits, positions and columns. Shows
+    /// whether a large effect comes from a large write.
+    DeltaNorm,
 }
 
 impl MetricKind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("prob", Self::Prob),
         ("logprob", Self::Logprob),
         ("logit", Self::Logit),
@@ -59,11 +84,17 @@ impl MetricKind {
         ("rank", Self::Rank),
         ("kl", Self::Kl),
         ("top1_flip", Self::Top1Flip),
+        ("delta_norm", Self::DeltaNorm),
     ];
 
     /// Its name on the wire.
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].0
+    }
+
+    /// Whether it is of nothing named.
+    pub const fn stands_alone(self) -> bool {
+        matches!(self, Self::Top1Flip | Self::DeltaNorm)
     }
 
     /// Whether small changes of the distribution can leave it unchanged.
@@ -92,18 +123,14 @@ impl Metric {
         let text = node.text(out)?;
         let (word, of) = text.split_once(':').unwrap_or((text, ""));
         let names: Vec<&str> = MetricKind::ALL.iter().map(|(name, _)| *name).collect();
-        let fix = "write prob:T, logprob:T, logit:T, logit_diff:A-B, rank:T, kl:RUN or top1_flip";
+        let fix = "write prob:T, logprob:T, logit:T, logit_diff:A-B, rank:T, kl:RUN, top1_flip or delta_norm";
         let Some((_, kind)) = MetricKind::ALL.iter().find(|(name, _)| *name == word) else {
-            let (code, detail) = if word == "delta_norm" {
-                (code::NOT_SUPPORTED, "`delta_norm` is not served".to_owned())
-            } else {
-                (code::UNKNOWN_VALUE, format!("no metric is called {word:?}{}", did_you_mean(word, &names)))
-            };
-            out.push(&node.at, code, detail, fix);
+            let detail = format!("no metric is called {word:?}{}", did_you_mean(word, &names));
+            out.push(&node.at, code::UNKNOWN_VALUE, detail, fix);
             return None;
         };
         let metric = Self::new(*kind, of);
-        if of.is_empty() != (*kind == MetricKind::Top1Flip) {
+        if of.is_empty() != kind.stands_alone() {
             out.push(&node.at, code::UNKNOWN_VALUE, format!("{text:?} is no metric"), fix);
             return None;
         }

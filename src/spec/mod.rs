@@ -7,6 +7,7 @@ pub mod activation;
 pub mod align;
 pub mod body;
 pub mod corruption;
+pub mod derive;
 pub mod dry_run;
 pub mod dtype;
 pub mod experiment;

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::derive::{Derive, read_derive};
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind};
@@ -35,6 +36,9 @@ pub struct PatchSpec {
     /// Controls computed beside the cells.
     #[schema(required = false)]
     pub controls: Vec<Control>,
+    /// Quantities derived from the cells.
+    #[schema(required = false)]
+    pub derive: Vec<Derive>,
 }
 
 /// An axis of the interventions.
@@ -109,7 +113,7 @@ impl Control {
     }
 }
 
-const OWN: [&str; 6] = ["base", "source", "interventions", "sweep", "normalise", "controls"];
+const OWN: [&str; 7] = ["base", "source", "interventions", "sweep", "normalise", "controls", "derive"];
 
 impl PatchSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
@@ -138,6 +142,7 @@ impl PatchSpec {
         let sweep = fields.get("sweep").and_then(|n| read_sweep(&n, out)).unwrap_or(default_sweep);
         let normalise = fields.get("normalise").and_then(|n| read_normalise(&n, out));
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
+        let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let (mut experiment, base) = (experiment?, base?);
         let interventions = interventions.filter(|list| !list.is_empty())?;
         if experiment.metrics.is_empty() {
@@ -145,7 +150,7 @@ impl PatchSpec {
                 vec![Metric::new(MetricKind::Kl, &base), Metric::new(MetricKind::Top1Flip, "")];
         }
         let normalise = normalise.or_else(|| default_normalise(&base, &interventions));
-        Some(Self { experiment, base, interventions, sweep, normalise, controls })
+        Some(Self { experiment, base, interventions, sweep, normalise, controls, derive })
     }
 }
 
@@ -159,8 +164,12 @@ fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>,
     if let Some(source) = source {
         runs.push(("source".to_owned(), source?));
     }
-    let origins = Origins(vec![("/runs/base/prompt", "/base"), ("/runs/source/prompt", "/source")]);
-    Some((Named(runs), origins))
+    let mut origins = vec![("/runs/base/prompt", "/base"), ("/runs/source/prompt", "/source")];
+    if fields.get("interventions").is_none() {
+        // The intervention that the short form stands for.
+        origins.push(("/interventions", "/source"));
+    }
+    Some((Named(runs), Origins(origins)))
 }
 
 fn read_base(fields: &Fields<'_>, out: &mut Problems) -> Option<String> {

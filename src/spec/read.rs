@@ -25,14 +25,11 @@ pub struct Fields<'a> {
 const NOT_SERVED: &[(&str, &str)] = &[
     ("dims", "whole sites are edited, or the heads of site z: leave out `dims`"),
     ("norm_match", "choose the size with `coef`: leave out `norm_match`"),
-    ("target_scoring", "targets are scored by their first token: leave out `target_scoring`"),
     ("logit_lens", "use `topk` and `capture`: leave out `logit_lens`"),
     ("attention", "attention patterns are not read: leave out `attention`"),
     ("swap", "send a second request with `base` and the source exchanged"),
-    ("derive", "compute it from `values`: leave out `derive`"),
     ("dataset", "send one request per case"),
     ("async", "requests are answered when they are done: leave out `async`"),
-    ("allow_trivial", "trivial cells are computed and marked in `masks.trivial`: leave it out"),
 ];
 
 impl<'a> Node<'a> {

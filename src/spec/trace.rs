@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::corruption::Corruption;
+use super::derive::{Derive, read_derive};
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind};
@@ -41,15 +42,19 @@ pub struct TraceSpec {
     /// Whether clean states are put into the corrupted run or the reverse.
     #[schema(required = false)]
     pub direction: Direction,
-    /// Target that the clean run should rank first.
+    /// Target that the clean run should rank first: its most probable token begins a member of the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expect_top1: Option<String>,
-    /// What happens if it doesn't.
+    /// What happens if it doesn't (without `expect_top1`, of the first target). Known only after the model has run: a
+    /// refused request has cost its computation, and `/v1/plan` lets it in.
     #[schema(required = false)]
     pub on_unexpected: OnUnexpected,
     /// Controls computed beside the cells.
     #[schema(required = false)]
     pub controls: Vec<Control>,
+    /// Quantities derived from the cells of each arm.
+    #[schema(required = false)]
+    pub derive: Vec<Derive>,
     /// What is kept beside means.
     #[schema(required = false)]
     pub keep: Keep,
@@ -95,9 +100,9 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnUnexpected {
-    /// A lint.
+    /// The lint `TARGET_NOT_TOP1`.
     Warn,
-    /// An error instead of a result.
+    /// An error (422, `unexpected_answer`) instead of a result, after the computation.
     Refuse,
 }
 
@@ -119,7 +124,7 @@ pub enum PlotFormat {
     Png,
 }
 
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "prompt",
     "subject",
     "corrupt",
@@ -130,6 +135,7 @@ const OWN: [&str; 12] = [
     "expect_top1",
     "on_unexpected",
     "controls",
+    "derive",
     "keep",
     "plot",
 ];
@@ -207,6 +213,7 @@ impl TraceSpec {
         let choices = [("warn", OnUnexpected::Warn), ("refuse", OnUnexpected::Refuse)];
         let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&choices, &[], out));
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
+        let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let keep = fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default();
         let formats = [("svg", PlotFormat::Svg), ("png", PlotFormat::Png)];
         let plot = fields.get("plot").and_then(|n| n.each(out, |n, out| n.choice(&formats, &[], out)));
@@ -228,6 +235,7 @@ impl TraceSpec {
             expect_top1,
             on_unexpected: on_unexpected.unwrap_or(OnUnexpected::Warn),
             controls,
+            derive,
             keep,
             plot: plot.unwrap_or_default(),
         })

@@ -12,4 +12,5 @@ mod faulty;
 mod goldens;
 mod identity;
 mod random;
+mod sequences;
 mod tiny;

@@ -137,7 +137,7 @@ fn bad_runs_name_their_field() {
             ("/read/capture/0/dtype", json!("int8"), "/read/capture/0/dtype unknown_value"),
             ("/read/attention", json!([]), "/read/attention not_supported"),
             ("/strict", json!(1), "/strict wrong_type"),
-            ("/target_scoring", json!("joint"), "/target_scoring not_supported"),
+            ("/target_scoring", json!("last_token"), "/target_scoring unknown_value"),
             ("/dataset", json!({}), "/dataset not_supported"),
         ],
     );

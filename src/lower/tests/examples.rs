@@ -94,7 +94,8 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
     let run = lower::run(&json!({"prompt": "The Eiffel Tower is in the city of"}), &facts).unwrap();
     let echo = serde_json::to_value(&run.layout.spec).unwrap();
     let expected = json!({"runs": {"run": {"prompt": "The Eiffel Tower is in the city of"}}, "targets": {},
-                          "metrics": [], "read": {"at": "last", "topk": 10}, "strict": false});
+                          "metrics": [], "target_scoring": "first_token",
+                          "read": {"at": "last", "topk": 10}, "strict": false, "allow_trivial": false});
     assert_eq!(echo, expected);
 
     let patch = json!({"base": "The river has a strong water", "source": "Why do electricians know the",

@@ -175,7 +175,7 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
     let cut = |positions: Value, site: &str| {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
                           "base": "a", "interventions": [{"site": site, "layers": 1, "positions": positions,
-                                                          "source": {"run": "b"}}]});
+                                                          "source": {"run": "b"}}], "allow_trivial": true});
         lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
     };
     assert_eq!(cut(json!("all"), "resid_post"), Some(Triviality::Cut));
@@ -190,7 +190,7 @@ fn restoring_every_position_after_noise_of_its_own_is_a_cut() {
         let noise = json!({"site": "embed", "op": "noise", "positions": [1, 2], "sigma": {"k": 3}});
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
                           "interventions": [noise, {"site": site, "layers": 1, "positions": positions,
-                                                    "source": {"run": "a"}}]});
+                                                    "source": {"run": "a"}}], "allow_trivial": true});
         lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
     };
     assert_eq!(restored(json!("all"), "resid_post"), Some(Triviality::Cut));
@@ -204,7 +204,7 @@ fn later_edits_undo_a_cut_unless_they_copy_the_same_run() {
     let with = |second: Value| {
         let first = json!({"site": "resid_post", "layers": 1, "positions": "all", "source": {"run": "b"}});
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
-                          "base": "a", "interventions": [first, second]});
+                          "base": "a", "interventions": [first, second], "allow_trivial": true});
         lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
     };
     assert_eq!(with(json!({"site": "mlp_out", "layers": 2, "op": "zero"})), None);
@@ -289,7 +289,7 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
 }
 
 #[test]
-fn lints_without_results() {
+fn lints_come_in_the_order_of_the_request_and_strict_refuses_them() {
     let codes = |endpoint: &str, body: Value| {
         let lints = match endpoint {
             "trace" => lower::trace(&body, &Fake::default()).unwrap().layout.common.lints,
@@ -298,11 +298,11 @@ fn lints_without_results() {
         lints.0.iter().map(|l| format!("{} {}", l.code, l.pointer)).collect::<Vec<_>>()
     };
     let t = |more: Value| codes("trace", small_trace(more));
-    assert_eq!(t(json!({})), [""; 0]);
-    assert_eq!(t(json!({"target": "Paris"})), ["MULTI_TOKEN_TARGET /target", "NO_LEADING_SPACE /target"]);
-    assert_eq!(t(json!({"metrics": ["rank:target"]})), ["DISCRETE_METRIC_ONLY /metrics"]);
-    assert_eq!(t(json!({"metrics": ["prob:target"]})), ["PROB_ONLY /metrics"]);
-    assert_eq!(t(json!({"corrupt": {"samples": 1}})), ["SINGLE_NOISE_SAMPLE /corrupt/samples"]);
+    let last = ["SMALL_N /corrupt/samples", "TRIVIAL_CELL /arms/hidden"];
+    assert_eq!(t(json!({})), last);
+    let target = ["MULTI_TOKEN_TARGET /target", "NO_LEADING_SPACE /target", last[0], last[1]];
+    assert_eq!(t(json!({"target": "Paris"})), target);
+    assert_eq!(t(json!({"corrupt": {"samples": 1}})), ["SINGLE_NOISE_SAMPLE /corrupt/samples", last[1]]);
     let sets = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river"}}, "base": "a",
                       "targets": {"x": [" Paris", " Rome"], "y": [" Rome"]},
                       "interventions": [{"site": "resid_post", "layers": 0, "positions": [0, 1], "window": 9,
@@ -315,7 +315,7 @@ fn lints_without_results() {
     ];
     assert_eq!(codes("patch", sets.clone()), expected, "the second undoes the first: no self-patch");
     let itself = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
-                        "interventions": [{"site": "resid_post", "source": {"run": "a"}}]});
+                        "interventions": [{"site": "resid_post", "layers": 1, "source": {"run": "a"}}]});
     assert_eq!(codes("patch", itself), ["SELF_PATCH /interventions/0/source"]);
     let mut strict = sets;
     strict["strict"] = json!(true);

@@ -12,12 +12,15 @@
 mod align;
 mod bad_inputs;
 mod corruption;
+mod derived;
 mod examples;
 mod given;
+mod lints;
 mod lowering;
 mod noise;
 mod positions;
 mod respond;
+mod sequences;
 
 use serde_json::Value;
 

@@ -58,7 +58,7 @@ fn small(more: Value) -> Value {
 }
 
 /// The response to `small` with these probabilities of clean, corrupted and cells.
-fn respond(more: Value, clean: (f64, &str), corrupted: [f64; 2], cells: [f64; 4]) -> Value {
+pub(super) fn respond(more: Value, clean: (f64, &str), corrupted: [f64; 2], cells: [f64; 4]) -> Value {
     let lowered = trace(&small(more));
     let mut scores = vec![score(&[clean.0], clean.1)];
     scores.extend(corrupted.iter().chain(&cells).map(|p| score(&[*p], " Rome")));
@@ -105,7 +105,7 @@ fn a_traces_effects_are_paired_by_sample_and_its_recovery_is_a_share_of_the_tota
     assert_eq!(r["sigma"], json!({"abs": 0.5, "k": null, "of": null, "reference": null}));
     assert_eq!(r["provenance"]["rng"], json!({"algo": "philox", "seed": 7}));
     assert_eq!(r["receipt"]["elements_written"], 24);
-    assert_eq!(lint_codes(&r), ["PROB_ONLY"]);
+    assert_eq!(lint_codes(&r), ["PROB_ONLY", "SMALL_N"]);
     for field in [
         "id",
         "model",
@@ -152,7 +152,9 @@ fn recovery_is_never_clamped_and_null_with_a_reason_where_there_is_no_total_effe
 fn a_trace_says_when_it_means_little() {
     let codes = |clean: (f64, &str), corrupted: [f64; 2]| {
         let r = respond(json!({"metrics": ["prob:target", "logprob:target"]}), clean, corrupted, [0.1; 4]);
-        lint_codes(&r).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        // Two samples are few in every case.
+        let found = lint_codes(&r).into_iter().filter(|code| *code != "SMALL_N");
+        found.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(codes((0.8, " Paris"), [0.2, 0.2]), [""; 0]);
     assert_eq!(codes((0.8, " London"), [0.2, 0.2]), ["TARGET_NOT_TOP1"]);
@@ -206,18 +208,21 @@ fn cells_whose_readout_is_their_baselines_are_exact_nulls() {
     assert_eq!(grid.exact_nulls(&resolved, &lowered.layout.corrupted), [false, true]);
 }
 
-fn patch_response(controls: Value, control_logit: f32, source_logit: f32) -> Value {
-    let body = json!({"base": "The Eiffel Tower is", "source": "The river has", "target": " Paris",
-                      "metrics": ["logit:target", "top1_flip"], "controls": controls});
+pub(super) fn patch_response(more: Value, control_logit: f32, source_logit: f32) -> Value {
+    let mut body = json!({"base": "The Eiffel Tower is", "source": "The river has", "target": " Paris",
+                          "metrics": ["logit:target", "top1_flip"]});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::patch(&body, &Fake::default()).unwrap();
     let with = |logit: f32, top: &str| Score { logits: vec![logit], ..score(&[1.0], top) };
     // Roots, then of each layer the control, if any, and the cell.
     let mut scores = vec![with(1.0, " Rome"), with(source_logit, " Paris")];
-    for (logit, top) in [(1.0, " Rome"), (2.0, " Rome"), (3.0, " Paris"), (5.0, " Paris")] {
-        if controls != json!([]) {
+    for (i, (logit, top)) in
+        [(1.0, " Rome"), (2.0, " Rome"), (3.0, " Paris"), (5.0, " Paris")].into_iter().enumerate()
+    {
+        if more.get("controls").is_some() {
             scores.push(with(control_logit, " Rome"));
         }
-        scores.push(with(logit, top));
+        scores.push(Score { written: i as f64, ..with(logit, top) });
     }
     let r = patch::respond(
         &lowered.layout,
@@ -231,7 +236,7 @@ fn patch_response(controls: Value, control_logit: f32, source_logit: f32) -> Val
 
 #[test]
 fn a_patch_is_compared_with_its_base_and_normalised_between_two_runs() {
-    let r = patch_response(json!([]), 0.0, 3.0);
+    let r = patch_response(json!({}), 0.0, 3.0);
     assert_eq!(r["axes"], json!([{"name": "layer", "values": [0, 1, 2, 3]}]));
     assert_eq!(r["baselines"]["base"]["logit:target"], 1.0);
     assert_eq!(r["baselines"]["source"], json!({"logit:target": 3.0, "top1_flip": 1.0}));
@@ -244,8 +249,8 @@ fn a_patch_is_compared_with_its_base_and_normalised_between_two_runs() {
     near(&r["topk"][3][0]["prob"], &json!(0.5));
     assert_eq!(r["controls"], json!({}));
     assert_eq!(lint_codes(&r), ["TRIVIAL_CELL"]);
-    let same = patch_response(json!([]), 0.0, 1.0);
-    assert_eq!(lint_codes(&same), ["NO_CONTRAST", "TRIVIAL_CELL"]);
+    let same = patch_response(json!({}), 0.0, 1.0);
+    assert_eq!(lint_codes(&same), ["TRIVIAL_CELL", "NO_CONTRAST"]);
     assert_eq!(same["normalised"]["logit:target"], json!([null, null, null, null]));
     assert_eq!(same["nulls"][0]["where"], "/normalised/logit:target");
 }
@@ -253,14 +258,14 @@ fn a_patch_is_compared_with_its_base_and_normalised_between_two_runs() {
 #[test]
 fn the_self_patch_control_shows_its_largest_effect() {
     assert_eq!(
-        patch_response(json!(["self_patch"]), 1.0, 3.0)["controls"]["self_patch"]["max_abs_effect"],
+        patch_response(json!({"controls": ["self_patch"]}), 1.0, 3.0)["controls"]["self_patch"]["max_abs_effect"],
         0.0
     );
     assert_eq!(
-        patch_response(json!(["self_patch"]), 0.5, 3.0)["controls"]["self_patch"]["max_abs_effect"],
+        patch_response(json!({"controls": ["self_patch"]}), 0.5, 3.0)["controls"]["self_patch"]["max_abs_effect"],
         0.5
     );
-    let broken = patch_response(json!(["self_patch"]), f32::NAN, 3.0);
+    let broken = patch_response(json!({"controls": ["self_patch"]}), f32::NAN, 3.0);
     assert_eq!(broken["controls"]["self_patch"]["max_abs_effect"], Value::Null);
 }
 

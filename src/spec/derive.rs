@@ -1,0 +1,49 @@
+//! Quantities derived from the cells of a patch or trace.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::{Problems, code};
+use super::read::Node;
+
+/// A quantity derived from the cells, answered under `derived`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Derive {
+    /// The first layer at which the most probable token is another than the unpatched run's, and the first from which
+    /// it stays another.
+    FirstFlipLayer,
+    /// The first layer at which the normalised effect (`recovery` of a trace) reaches one half, by metric.
+    HalfRecoveryLayer,
+    /// The cell with the largest effect, how often it is that over samples, and how far ahead of the next, by metric.
+    Argmax,
+    /// How far the effect is concentrated in few cells, by metric.
+    Concentration,
+}
+
+impl Derive {
+    /// Every quantity with its name.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("first_flip_layer", Self::FirstFlipLayer),
+        ("half_recovery_layer", Self::HalfRecoveryLayer),
+        ("argmax", Self::Argmax),
+        ("concentration", Self::Concentration),
+    ];
+
+    /// Whether it follows layers.
+    pub const fn needs_layers(self) -> bool {
+        matches!(self, Self::FirstFlipLayer | Self::HalfRecoveryLayer)
+    }
+}
+
+/// Reads a list of quantities; an empty one means none.
+pub(super) fn read_derive(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Derive>> {
+    if node.value.as_array().is_some_and(Vec::is_empty) {
+        return Some(Vec::new());
+    }
+    let list = node.each(out, |n, out| n.choice(&Derive::ALL, &[], out))?;
+    for i in (1..list.len()).filter(|&i| list[..i].contains(&list[i])) {
+        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
+    }
+    Some(list)
+}
