@@ -189,6 +189,7 @@ mod tests {
             ("rank:y-z", "rank of \"\\n\""),
             ("kl:a", "KL divergence from a in nats"),
             ("top1_flip", "top-1 flip (1 = another token)"),
+            ("delta_norm", "L2 norm of what was written"),
             ("prob:nobody", "prob:nobody"),
         ] {
             assert_eq!(said(key), expected);
@@ -199,7 +200,7 @@ mod tests {
     fn interventions_are_told_without_what_is_swept() {
         let said = |list: serde_json::Value, sweep: serde_json::Value| {
             let body = json!({"base": "The river has", "source": "The river is", "target": " a",
-                              "interventions": list, "sweep": sweep});
+                              "interventions": list, "sweep": sweep, "allow_trivial": true});
             let spec = lower::patch(&body, &Fake::default()).unwrap().layout.spec;
             interventions(&spec.interventions, &spec.sweep)
         };
