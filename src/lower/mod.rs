@@ -137,9 +137,10 @@ fn finish<L>(
     found.0.retain(|problem| seen.insert((problem.pointer.clone(), problem.code)));
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
-        // depend on names that may have been lost, is true of the request itself.
+        // depend on names or edits that may have been lost, is true of the request itself.
         let there = |p: &str| body.pointer(p).is_some() || absent.contains(p);
-        found.0.retain(|p| p.code != code::UNKNOWN_NAME && there(&p.pointer));
+        let lost = [code::UNKNOWN_NAME, trivial::TAUTOLOGY];
+        found.0.retain(|p| !lost.contains(&p.code) && there(&p.pointer));
         read.0.extend(found.0);
         read.0.truncate(Problems::MOST);
         return Err(read);

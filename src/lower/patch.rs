@@ -63,10 +63,10 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
         start(&spec, &spec.experiment, prepared, facts);
     let reads: Vec<u32> = common.runs.0.iter().map(|(_, (run, _))| run.read).collect();
     let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
-    twins(&mut plan, &mut common, base_index, roots[base_index]);
     let scene = Scene { spec: &spec, roots: &roots, reads: &reads, base: base_index };
     let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
     let grid = grid(&mut plan, &templates, axes, &scene, &controls, &mut builder);
+    twins(&mut plan, &mut common, base_index, roots[base_index]);
     judge("/interventions", &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));

@@ -80,8 +80,8 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         positions: &positions,
     };
     let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
-    twins(&mut plan, &mut common, clean_run, roots[clean_run]);
     let grids = arms.map(|_, arm| grid(&mut plan, arm, &scene, &controls, facts.config()));
+    twins(&mut plan, &mut common, clean_run, roots[clean_run]);
     for (name, grid) in grids.iter() {
         let at = format!("/arms/{}", escape(name));
         judge(&at, &grid.trivial, experiment.allow_trivial, &mut common.lints, out);

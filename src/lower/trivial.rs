@@ -67,6 +67,9 @@ pub fn triviality(
     })
 }
 
+/// Code of a grid, or a part of it, that is a tautology.
+pub const TAUTOLOGY: &str = "TAUTOLOGICAL_CUT";
+
 /// Remarks on the trivial cells of a grid, found at `at`. A grid whose every cell has its source's answer by construction,
 /// because all that differs is copied, shows nothing and is refused unless that is `allowed`.
 pub(super) fn judge(
@@ -89,9 +92,9 @@ pub(super) fn judge(
     let detail = format!("{cut} of {cells} cells write every position that differs");
     let fix = "their answer is the source's: patch single positions, mlp_out, attn_out or heads";
     if cut + last == cells && !allowed {
-        out.push(at, "TAUTOLOGICAL_CUT", detail, format!("{fix}, or set \"allow_trivial\": true"));
+        out.push(at, TAUTOLOGY, detail, format!("{fix}, or set \"allow_trivial\": true"));
     } else {
-        lints.warn("TAUTOLOGICAL_CUT", at, detail, fix);
+        lints.warn(TAUTOLOGY, at, detail, fix);
     }
 }
 

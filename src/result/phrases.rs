@@ -217,7 +217,7 @@ mod tests {
         let body = json!({"runs": {"a": {"prompt": "The"}}, "base": "a",
                           "targets": {"x": [" Paris", " Rome"], "y-z": ["\n"], "x-y": [" city", " of", " the", " a"]},
                           "metrics": ["prob:x", "logprob:y-z", "logit:x-y", "logit_diff:x-y-y-z", "rank:y-z", "kl:a",
-                                      "top1_flip"],
+                                      "top1_flip", "delta_norm"],
                           "interventions": [{"site": "mlp_out", "op": "zero"}]});
         let layout = lower::patch(&body, &Fake::default()).unwrap().layout;
         let said = |key: &str| metric(key, &layout.spec.experiment, &layout.common.targets.sets);
@@ -229,6 +229,7 @@ mod tests {
             ("rank:y-z", "rank of \"\\n\""),
             ("kl:a", "KL divergence from a in nats"),
             ("top1_flip", "top-1 flip (1 = another token)"),
+            ("delta_norm", "L2 norm of what was written"),
             ("prob:nobody", "prob:nobody"),
         ] {
             assert_eq!(said(key), expected);
@@ -236,10 +237,26 @@ mod tests {
     }
 
     #[test]
+    fn metrics_of_whole_texts_are_named_by_the_texts() {
+        let said = |key: &str, scoring: &str| {
+            let body = json!({"prompt": "The", "targets": {"x": [" the city"], "y": [" Rome"]}, "metrics": [key],
+                              "target_scoring": scoring});
+            let layout = lower::run(&body, &Fake::default()).unwrap().layout;
+            metric(key, &layout.spec.experiment, &layout.common.targets.sets)
+        };
+        assert_eq!(said("prob:x", "first_token"), "P(\" the\")");
+        assert_eq!(said("prob:x", "joint"), "P(\" the city\")");
+        assert_eq!(said("logprob:x", "joint"), "log P(\" the city\") in nats");
+        assert_eq!(said("logit_diff:x-y", "joint"), "log P(\" the city\") − log P(\" Rome\")");
+        assert_eq!(said("prob:x", "mean_logprob"), "P(\" the city\"), geometric mean over tokens");
+        assert_eq!(said("logprob:x", "mean_logprob"), "log P(\" the city\") in nats per token");
+    }
+
+    #[test]
     fn interventions_are_told_without_what_is_swept() {
         let said = |list: serde_json::Value, sweep: serde_json::Value| {
             let body = json!({"base": "The river has", "source": "The river is", "target": " a",
-                              "interventions": list, "sweep": sweep});
+                              "interventions": list, "sweep": sweep, "allow_trivial": true});
             let spec = lower::patch(&body, &Fake::default()).unwrap().layout.spec;
             interventions(&spec.interventions, &spec.sweep)
         };

@@ -366,6 +366,12 @@ fn run_fields() -> Fields {
                 (json!(true), "/targets/x/0 NO_LEADING_SPACE"),
             ],
         ),
+        ("/allow_trivial", vec![(json!("yes"), "wrong_type"), (json!(true), "not_supported")]),
+        (
+            "/target_scoring",
+            with(no_texts(), &[(json!("last_token"), "unknown_value"), (json!(""), "unknown_value")]),
+        ),
+        ("/derive", vec![(json!(["argmax"]), "unknown_field")]),
     ]
 }
 
@@ -585,6 +591,15 @@ fn patch_fields() -> Fields {
             vec![
                 (json!("self_patch"), "wrong_type"),
                 (json!(["self_patch", "self_patch"]), "/controls/1 duplicate"),
+            ],
+        ),
+        ("/allow_trivial", vec![(json!(1), "wrong_type")]),
+        (
+            "/derive",
+            vec![
+                (json!("argmax"), "wrong_type"),
+                (json!(["argmin"]), "/derive/0 unknown_value"),
+                (json!(["argmax", "argmax"]), "/derive/1 duplicate"),
             ],
         ),
         (

@@ -559,3 +559,54 @@ async fn strict_refuses_what_would_only_be_remarked_on() {
     let codes: Vec<&str> = errors.as_array().unwrap().iter().map(|e| e["code"].as_str().unwrap()).collect();
     assert!(codes.contains(&"MULTI_TOKEN_TARGET") && codes.contains(&"SINGLE_NOISE_SAMPLE"), "{codes:?}");
 }
+
+#[tokio::test]
+async fn a_joint_target_is_the_product_of_its_tokens_in_runs_patches_and_traces() {
+    let state = tiny();
+    let next = async |prompt: &str, target: &str| {
+        let body = json!({"prompt": prompt, "target": target});
+        answer(&state, "run", &body).await["runs"]["run"]["metrics"]["logprob:target"].as_f64().unwrap()
+    };
+    let by_hand = next(PROMPT, "P").await + next(&format!("{PROMPT}P"), "Q").await;
+    let joint = |body: Value| {
+        let mut body = body;
+        body["targets"] = json!({"pq": ["PQ"], "sets": ["PR", "xyz", "Q"]});
+        body["target_scoring"] = json!("joint");
+        body["metrics"] = json!(["logprob:pq", "prob:sets", "logit_diff:pq-sets", "kl:a", "delta_norm"]);
+        body
+    };
+    let mut body = joint(json!({"runs": {"a": PROMPT}}));
+    body["metrics"] = json!(["logprob:pq", "logit_diff:pq-sets", "logprob:sets"]);
+    let clean = answer(&state, "run", &body).await["runs"]["a"]["metrics"].clone();
+    assert_eq!(clean["logprob:pq"], by_hand);
+    let difference = clean["logprob:pq"].as_f64().unwrap() - clean["logprob:sets"].as_f64().unwrap();
+    assert_eq!(clean["logit_diff:pq-sets"], difference);
+
+    let patch = joint(json!({
+        "runs": {"a": PROMPT, "b": "The river is deep"}, "base": "a", "controls": ["self_patch"],
+        "interventions": [{"site": "resid_post", "positions": [1, 2, -1], "source": {"run": "b", "positions": [1, 2, -1]}}],
+        "sweep": ["layers", "positions"]}));
+    let patched = answer(&state, "patch", &patch).await;
+    assert_eq!(patched["baselines"]["a"]["logprob:pq"], by_hand, "the same bits in other company");
+    assert_eq!(patched["controls"]["self_patch"]["max_abs_effect"], 0.0);
+    let nulls = patched["masks"]["exact_null"].as_array().unwrap();
+    let effects = patched["effects"]["logprob:pq"].as_array().unwrap();
+    let cells =
+        nulls.iter().zip(effects).flat_map(|(n, e)| n.as_array().unwrap().iter().zip(e.as_array().unwrap()));
+    let (null, moved): (Vec<_>, Vec<_>) = cells.partition(|(null, _)| null.as_bool().unwrap());
+    assert!(!null.is_empty() && null.iter().all(|(_, effect)| effect.as_f64() == Some(0.0)), "{null:?}");
+    assert!(moved.iter().any(|(_, effect)| effect.as_f64() != Some(0.0)));
+    // The last layer's read position reaches the answer through its first token alone: no source's answer.
+    assert_eq!(nulls[3], json!([true, true, false]));
+    assert_eq!(patched["masks"]["trivial"], json!(vec![[false; 3]; 4]));
+    assert_ne!(patched["values"]["logprob:pq"][3][2], patched["baselines"]["b"]["logprob:pq"]);
+
+    let mut trace =
+        joint(json!({"prompt": PROMPT, "subject": "Tower", "corrupt": {"samples": 2}, "layers": [1, 3]}));
+    trace["metrics"] = json!(["logprob:pq", "kl:clean"]);
+    let traced = answer(&state, "trace", &trace).await;
+    assert_eq!(traced["baselines"]["clean"]["logprob:pq"], by_hand);
+    let axes = &traced["arms"]["hidden"]["axes"];
+    let positions = axes[1]["values"].as_array().unwrap();
+    assert_eq!(positions.len(), traced["tokens"].as_array().unwrap().len(), "the prompt's and no more");
+}

@@ -65,7 +65,8 @@ async fn capabilities_name_all_that_requests_accept() {
                 "noise" => edit["sigma"] = json!({"abs": 0.5}),
                 _ => {}
             }
-            let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit], "target": "P"});
+            let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit], "target": "P",
+                              "allow_trivial": true});
             let reply = post(&state, "/v1/patch", &body).await;
             assert_eq!(reply.status, 200, "{name} {op}: {}", reply.text());
             let cells = reply.json()["receipt"]["cells"].as_u64().unwrap();
@@ -81,7 +82,7 @@ async fn capabilities_name_all_that_requests_accept() {
     }
     for metric in can["metrics"].as_array().unwrap() {
         let of = match metric.as_str().unwrap() {
-            "top1_flip" => "top1_flip".to_owned(),
+            alone @ ("top1_flip" | "delta_norm") => alone.to_owned(),
             "logit_diff" => "logit_diff:x-y".to_owned(),
             "kl" => "kl:clean".to_owned(),
             name => format!("{name}:x"),

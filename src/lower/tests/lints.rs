@@ -247,6 +247,21 @@ fn a_grid_of_cuts_alone_is_refused_unless_that_is_wanted() {
 }
 
 #[test]
+fn an_intervention_that_cannot_be_read_is_no_tautology() {
+    let body = json!({"base": "The", "source": "Why", "target": ""});
+    let codes = |body: &Value| {
+        lints("patch", body).unwrap_err().0.into_iter().map(|p| (p.pointer, p.code)).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&body), [("/target".to_owned(), "empty")]);
+    let body = json!({"base": "The", "source": "Why", "target": " Paris"});
+    assert_eq!(
+        codes(&body),
+        [("/source".to_owned(), "TAUTOLOGICAL_CUT")],
+        "they differ at the last token alone"
+    );
+}
+
+#[test]
 fn a_clean_run_allows_nothing_trivial_since_it_has_no_cells() {
     let (endpoint, body) = run(json!({"allow_trivial": true}));
     let refused = lints(endpoint, &body).unwrap_err().0;
