@@ -70,6 +70,15 @@ fn log_sum_exp(numbers: &[f64]) -> f64 {
     max + numbers.map(|x| (x - max).exp()).sum::<f64>().ln()
 }
 
+/// How far a metric's value differs between two readouts of one and the same run, computed in different rows of a batch:
+/// what effects must stand out from. `None` where the plan has no twins.
+pub fn noise_floor(measure: &Measure, scores: &[Score], twins: Option<(usize, usize)>) -> Option<f64> {
+    let (a, b) = twins?;
+    let (a, b) = (scores.get(a)?, scores.get(b)?);
+    let top1 = a.top.first().map(|(id, _)| *id);
+    finite((value(measure, a, top1)? - value(measure, b, top1)?).abs())
+}
+
 /// The metric's value at some readouts.
 pub fn values(
     measure: &Measure,

@@ -1,5 +1,6 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
 
+pub mod attribution;
 pub mod derived;
 pub mod lints;
 pub mod measure;

@@ -79,6 +79,14 @@ pub fn self_patch(layout: &PatchLayout, scores: &[Score]) -> Option<f64> {
     layout.common.measures.iter().filter_map(of).reduce(f64::max)
 }
 
+/// Effects of a control on one metric, one per cell.
+pub fn control(layout: &PatchLayout, kind: Control, measure: &Measure, scores: &[Score]) -> Vec<Option<f64>> {
+    let top1 = reference_top1(layout, scores);
+    let base = value(measure, &scores[layout.base], top1);
+    let values = values(measure, scores, layout.grid.control(kind), top1);
+    values.into_iter().map(|v| difference(v, base)).collect()
+}
+
 /// Largest absolute value. Infinite if one of them isn't known, so that a broken control can't look clean.
 pub(super) fn largest(effects: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     effects.map(|e| e.map_or(f64::INFINITY, f64::abs)).reduce(f64::max)

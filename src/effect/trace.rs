@@ -136,3 +136,18 @@ pub fn self_patch(layout: &TraceLayout, scores: &[Score]) -> Option<f64> {
     };
     layout.common.measures.iter().filter_map(of).reduce(f64::max)
 }
+
+/// Mean effects of a control of an arm on one metric, one per cell.
+pub fn control(
+    layout: &TraceLayout,
+    grid: &Grid,
+    kind: Control,
+    measure: &Measure,
+    scores: &[Score],
+) -> Vec<Option<f64>> {
+    let top1 = reference_top1(layout, scores);
+    let parents = parents(layout, &baselines(layout, measure, scores));
+    let values = values(measure, scores, grid.control(kind), top1);
+    let cells = values.chunks(grid.samples);
+    cells.map(|cell| estimate(cell.iter().zip(&parents).map(|(v, p)| difference(*v, *p))).mean).collect()
+}

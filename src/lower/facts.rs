@@ -36,6 +36,10 @@ pub trait Facts {
     /// `[n, hidden]`, all row-major, summed in f64 in the order of the vocabulary.
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64>;
 
+    /// What a token's logit is the inner product with: its row of the unembedding times the weight of the final norm,
+    /// `[hidden]`; the other factor is the last residual stream over its root mean square.
+    fn unembedding(&self, id: u32) -> Vec<f32>;
+
     /// Standard deviation over the whole embedding matrix.
     fn vocab_sigma(&self) -> f64;
 

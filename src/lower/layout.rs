@@ -1,6 +1,7 @@
 //! What a plan's numbers mean: which readout is which cell. Stays outside of the engine.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -150,6 +151,68 @@ pub struct RunLayout {
     pub common: Common,
     /// Meaning of the captures.
     pub captures: Vec<CaptureKey>,
+    /// Meaning of the logit lens's readouts, by run.
+    pub lenses: Vec<LensKey>,
+    /// Meaning of the captured attention patterns, by run and entry of the request.
+    pub attention: Vec<AttentionKey>,
+    /// What attributions are computed from, by run.
+    pub attribution: Vec<AttributionKey>,
+}
+
+/// What consecutive lens readouts of a plan are: layer by layer, position by position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LensKey {
+    /// Index of the run.
+    pub run: usize,
+    /// Layers.
+    pub layers: Vec<u32>,
+    /// Positions.
+    pub positions: Vec<u32>,
+    /// Index of the first readout in the plan.
+    pub first: usize,
+}
+
+/// What consecutive captures of attention patterns are: one per layer, `[positions, heads, stride]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttentionKey {
+    /// Index of the run.
+    pub run: usize,
+    /// Layers.
+    pub layers: Vec<u32>,
+    /// Heads returned.
+    pub heads: Vec<u32>,
+    /// Query positions.
+    pub positions: Vec<u32>,
+    /// Keys of the run: its length.
+    pub length: usize,
+    /// Columns of a head in the capture.
+    pub stride: usize,
+    /// Index of the first capture in the plan.
+    pub first: usize,
+}
+
+/// What consecutive captures of an attribution are: the embedding, the last residual stream, then layer by layer each of
+/// [`AttributionKey::sites`]; one position each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttributionKey {
+    /// Index of the run.
+    pub run: usize,
+    /// Whether heads are told apart.
+    pub heads: bool,
+    /// Position attributed.
+    pub position: u32,
+    /// What the logit is the inner product with, `[hidden]`.
+    pub direction: Arc<[f32]>,
+    /// Index of the first capture in the plan.
+    pub first: usize,
+}
+
+impl AttributionKey {
+    /// The components of a layer.
+    pub fn sites(&self) -> &'static [Site] {
+        const ALL: [Site; 3] = [Site::AttnOut, Site::MlpOut, Site::HeadOut];
+        if self.heads { &ALL } else { &ALL[..2] }
+    }
 }
 
 /// What consecutive captures of a plan are: one per layer.

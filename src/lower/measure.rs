@@ -341,7 +341,7 @@ pub fn unknown_target<T>(name: &str, at: &str, sets: &Named<T>, out: &mut Proble
 }
 
 /// Splits `A-B` at the dash that leaves two known names, since names may hold dashes themselves.
-fn split_pair<'p, T>(
+pub(super) fn split_pair<'p, T>(
     pair: &'p str,
     sets: &Named<T>,
     at: &str,

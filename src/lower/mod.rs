@@ -15,6 +15,7 @@ pub mod diff;
 mod draw;
 pub mod facts;
 mod given;
+mod inside;
 pub mod layout;
 pub mod lint;
 pub mod measure;

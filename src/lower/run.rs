@@ -1,6 +1,7 @@
 //! Clean runs to a plan: a root, a readout and captures per run.
 
 use super::facts::Facts;
+use super::inside::{Inside, inside};
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::select;
 use super::{Prepared, Size, Started, admit, prepare, start};
@@ -21,8 +22,15 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
         out.push("/allow_trivial", code::NOT_SUPPORTED, "a clean run has no cells", "leave it out");
     }
     let mut captures = captures(&spec, &prepared, facts, out);
+    let depth = |key: &CaptureKey| key.layers.as_ref().map_or(1, Vec::len) * key.positions.len() * key.width;
+    let inline = captures.iter().filter(|key| key.handle.is_none());
+    let elements = inline.map(|key| depth(key) as u64).sum();
+    let mut inside = inside(&experiment.read, &prepared, facts, elements, out);
     let size = Size { cells: 0, edits: 0, positions: 0, at: "/runs" };
-    admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
+    let readouts = experiment.runs.len() as u64 + inside.readouts();
+    let lens_topk = experiment.read.logit_lens.as_ref().map_or(0, |lens| lens.topk);
+    let topk = experiment.read.topk.max(lens_topk);
+    admit(&size, readouts, &prepared, topk, facts.limits(), out);
     if !out.is_empty() {
         return None;
     }
@@ -37,7 +45,11 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
             positions: key.positions.clone(),
         }));
     }
-    Some(Lowered { prelude: prelude.into_plan(), plan, layout: RunLayout { spec, common, captures } })
+    inside.add(&mut plan, &roots, facts);
+    plan.scoring.topk = topk;
+    let Inside { lenses, attention, attribution } = inside;
+    let layout = RunLayout { spec, common, captures, lenses, attention, attribution };
+    Some(Lowered { prelude: prelude.into_plan(), plan, layout })
 }
 
 /// Reports metrics that compare an answer with its base's, where there is none.

@@ -105,6 +105,9 @@ impl Facts for Fake {
             .map(|(row, d)| number(row, d))
             .collect()
     }
+    fn unembedding(&self, id: u32) -> Vec<f32> {
+        self.embedding(&[id])
+    }
     fn vocab_sigma(&self) -> f64 {
         0.5
     }

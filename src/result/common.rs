@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::effect::measure::value;
+use crate::effect::measure::{noise_floor, value};
 use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::Common;
 use crate::lower::lint::{Lint, Lints};
@@ -58,6 +58,11 @@ pub struct Provenance {
     pub rng: Option<RngUsed>,
     /// SHA-256 of the resolved request and its token ids.
     pub plan_sha256: String,
+    /// How far each metric differs between two computations of one run in different rows of the batch; effects below
+    /// it mean nothing.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>, required = false)]
+    pub noise_floor: Named<Option<f64>>,
 }
 
 /// The generator of the noise.
@@ -164,11 +169,40 @@ pub struct Receipts {
 }
 
 /// Results of controls.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Controls {
     /// Patching every cell with its own run's values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub self_patch: Option<SelfPatch>,
+    /// Effects of the other controls by metric: what the cells' own effects should stand out from.
+    #[serde(flatten)]
+    #[schema(value_type = std::collections::BTreeMap<String, std::collections::BTreeMap<String, ControlEffects>>)]
+    pub others: Named<Named<ControlEffects>>,
+}
+
+/// Effects of a control, cell by cell.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ControlEffects {
+    /// Mean over cells of the absolute effect; null if a value isn't finite.
+    pub mean_abs: Option<f64>,
+    /// Largest absolute effect.
+    pub max_abs: Option<f64>,
+    /// Mean over samples of the effect of each cell.
+    #[schema(value_type = serde_json::Value)]
+    pub effects: NdArray<Option<f64>>,
+}
+
+impl ControlEffects {
+    /// Sums up the effects of all cells of a grid.
+    pub fn new(shape: &[usize], effects: Vec<Option<f64>>) -> Self {
+        let sizes: Option<Vec<f64>> = effects.iter().map(|e| e.map(f64::abs)).collect();
+        let mean = |sizes: &[f64]| sizes.iter().sum::<f64>() / sizes.len() as f64;
+        Self {
+            mean_abs: sizes.as_deref().filter(|sizes| !sizes.is_empty()).map(mean),
+            max_abs: sizes.and_then(|sizes| sizes.into_iter().reduce(f64::max)),
+            effects: NdArray::new(shape, effects),
+        }
+    }
 }
 
 /// The self-patch control.
@@ -211,10 +245,10 @@ impl Receipts {
 }
 
 impl Controls {
-    /// From the largest self-patch effect, if that control was asked for.
-    pub fn of(self_patch: Option<f64>) -> Self {
+    /// From the largest self-patch effect, if that control was asked for, and the effects of the others.
+    pub fn of(self_patch: Option<f64>, others: Named<Named<ControlEffects>>) -> Self {
         let finite = |x| SelfPatch { max_abs_effect: crate::effect::stats::finite(x) };
-        Self { self_patch: self_patch.map(finite) }
+        Self { self_patch: self_patch.map(finite), others }
     }
 }
 
@@ -243,6 +277,12 @@ pub fn run_tokens(common: &Common, scores: &[Score], k: u32, words: &dyn Words) 
         read: run.read,
         topk: top_tokens(&scores[*readout], k, words),
     })
+}
+
+/// What each metric varies by between two computations of one run.
+pub fn noise_floors(common: &Common, scores: &[Score]) -> Named<Option<f64>> {
+    let floor = |m: &Measure| (m.metric.to_string(), noise_floor(m, scores, common.twins));
+    common.twins.map_or_else(Named::default, |_| common.measures.iter().map(floor).collect())
 }
 
 /// Every metric of one score.

@@ -16,6 +16,7 @@ mod bars_svg;
 mod colour_bar;
 pub mod common;
 pub mod dry_run;
+pub mod inside;
 pub mod csv;
 pub mod files;
 pub mod font;

@@ -4,19 +4,19 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{
-    Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken, join_lints, metrics,
-    run_tokens, target_sets, top_tokens,
+    ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken,
+    join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::{lints, patch as effects};
 use crate::lower::facts::Words;
 use crate::lower::layout::{Axis, Grid, PatchLayout};
 use crate::lower::lint::Lint;
-use crate::lower::measure::TargetToken;
+use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, RunId};
 use crate::spec::named::Named;
-use crate::spec::patch::PatchSpec;
+use crate::spec::patch::{Control, PatchSpec};
 use crate::spec::problem::Problems;
 use crate::spec::read::escape;
 
@@ -138,7 +138,22 @@ pub fn respond(
         values.0.push((key, NdArray::new(&shape, effect.values)));
     }
     let nulls = grid.exact_nulls(resolved, &[layout.base]);
-    let found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
+    let mut found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
+    let noise_floor = noise_floors(common, scores);
+    for (metric, floor) in noise_floor.iter() {
+        let effects = differences.get(metric).map(|effects| &effects.data[..]).unwrap_or_default();
+        if let Some(floor) = floor {
+            lints::below_noise_floor("/interventions", metric, effects, &nulls, *floor, &mut found);
+        }
+    }
+    let others = grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch).map(|(kind, _)| {
+        let of = |measure: &Measure| {
+            let effects = effects::control(layout, *kind, measure, scores);
+            (measure.metric.to_string(), ControlEffects::new(&shape, effects))
+        };
+        (kind.name().to_owned(), common.measures.iter().map(of).collect())
+    });
+    let others = others.collect();
     let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
     Ok(PatchResponse {
         id: envelope.id,
@@ -155,10 +170,14 @@ pub fn respond(
         masks: masks(grid, nulls),
         derived,
         receipt: Receipts::of(output),
-        controls: Controls::of(effects::self_patch(layout, scores)),
+        controls: Controls::of(effects::self_patch(layout, scores), others),
         nulls: reasons,
         lints: join_lints(common, found, &layout.spec.experiment)?,
         usage: output.usage,
-        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+        provenance: Provenance {
+            plan_sha256: common.plan_sha256.clone(),
+            noise_floor,
+            ..envelope.provenance
+        },
     })
 }

@@ -4,10 +4,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{Envelope, NdArray, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets};
+use super::inside::{self, AttentionResult, AttributionResult, LensResult};
 use crate::activations::{ActivationId, Timestamp};
 use crate::effect::lints;
 use crate::effect::stats::finite;
-use crate::lower::facts::Words;
+use crate::lower::facts::Facts;
 use crate::lower::layout::{CaptureKey, RunLayout};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
@@ -53,6 +54,15 @@ pub struct RunResult {
     /// Activations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub captures: Vec<CaptureResult>,
+    /// The logit lens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_lens: Option<LensResult>,
+    /// Attention patterns, one per entry of the request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<AttentionResult>,
+    /// Direct logit attribution.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<AttributionResult>,
 }
 
 /// Activations of one run at one site.
@@ -97,17 +107,37 @@ pub struct Kept {
 pub fn respond(
     layout: &RunLayout,
     output: &PlanOutput,
-    words: &dyn Words,
+    facts: &dyn Facts,
     envelope: Envelope,
 ) -> Result<RunResponse, Problems> {
-    let common = &layout.common;
+    let (common, words, config) = (&layout.common, facts.words(), facts.config());
+    let read = &layout.spec.experiment.read;
     let scores = &output.scores;
     let tokens = run_tokens(common, scores, layout.spec.experiment.read.topk, words);
     let runs = tokens.0.into_iter().enumerate().map(|(i, (name, tokens))| {
         let readout = common.runs.0[i].1.1;
         let captures =
             layout.captures.iter().filter(|key| key.run == i).map(|key| capture(key, output)).collect();
-        (name, RunResult { tokens, metrics: metrics(&common.measures, &scores[readout], None), captures })
+        let shown = read.logit_lens.as_ref().map_or(0, |lens| lens.topk);
+        let lens = layout.lenses.iter().find(|key| key.run == i);
+        let attribution = layout.attribution.iter().find(|key| key.run == i).zip(read.attribution.as_ref());
+        let result = RunResult {
+            tokens,
+            metrics: metrics(&common.measures, &scores[readout], None),
+            captures,
+            logit_lens: lens.map(|key| inside::lens(key, common, scores, shown, words)),
+            attention: layout
+                .attention
+                .iter()
+                .filter(|key| key.run == i)
+                .map(|key| inside::attention(key, &output.captures))
+                .collect(),
+            attribution: attribution.map(|(key, spec)| {
+                let (layers, eps) = (config.num_layers, config.rms_norm_eps);
+                inside::attribution(key, &spec.target, &output.captures, layers, eps)
+            }),
+        };
+        (name, result)
     });
     let mut found = lints::run(layout, scores, &|id| words.text(id));
     overflow(layout, output, &mut found);

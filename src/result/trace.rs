@@ -4,8 +4,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{
-    Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed, RunTokens, join_lints, metrics,
-    run_tokens, target_sets,
+    ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed, RunTokens,
+    join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{Masks, masks, shape};
 use crate::effect::derived::{Cells, Derived};
@@ -14,10 +14,11 @@ use crate::effect::{lints, trace as effects};
 use crate::lower::facts::Words;
 use crate::lower::layout::{Axis, CellKey, Grid, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
-use crate::lower::measure::TargetToken;
+use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, RunId, Score};
 use crate::spec::named::Named;
+use crate::spec::patch::Control;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
 use crate::spec::select::Heads;
@@ -144,6 +145,10 @@ pub struct ArmResult {
     #[serde(skip_serializing_if = "Derived::is_empty")]
     #[schema(required = false)]
     pub derived: Derived,
+    /// Effects of controls other than self-patch, by control and metric.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, std::collections::BTreeMap<String, ControlEffects>>, required = false)]
+    pub controls: Named<Named<ControlEffects>>,
 }
 
 /// Means over samples of every cell.
@@ -202,8 +207,17 @@ pub fn respond(
         let n = b.corrupted.len();
         corrupted.0.push((key, Sampled { estimate: b.corrupted_mean, n, samples: b.corrupted }));
     }
-    let found =
+    let mut found =
         lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
+    let noise_floor = noise_floors(common, scores);
+    for (metric, floor) in noise_floor.iter() {
+        for (name, arm) in arms.iter() {
+            let (at, nulls) = (format!("/arms/{}", escape(name)), &arm.masks.exact_null.data);
+            if let (Some(floor), Some(effects)) = (floor, arm.effects.get(metric)) {
+                lints::below_noise_floor(&at, metric, &effects.mean.data, nulls, *floor, &mut found);
+            }
+        }
+    }
     let clean = &common.runs.0[layout.clean_run].1.0;
     let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     Ok(TraceResponse {
@@ -226,12 +240,17 @@ pub fn respond(
         arms,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         receipt: Receipts::of(output),
-        controls: Controls::of(effects::self_patch(layout, scores)),
+        controls: Controls::of(effects::self_patch(layout, scores), Named::default()),
         nulls: reasons,
         plots: Named::default(),
         lints: join_lints(common, found, &spec.experiment)?,
         usage: output.usage,
-        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), rng, ..envelope.provenance },
+        provenance: Provenance {
+            plan_sha256: common.plan_sha256.clone(),
+            rng,
+            noise_floor,
+            ..envelope.provenance
+        },
     })
 }
 
@@ -281,7 +300,16 @@ fn arm(
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
             effects::flipped(layout, grid, scores)
         }),
+        controls: Named::default(),
     };
+    for (kind, _) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
+        let of = |measure: &Measure| {
+            let effects = effects::control(layout, grid, *kind, measure, scores);
+            (measure.metric.to_string(), ControlEffects::new(&shape, effects))
+        };
+        let controls = layout.common.measures.iter().map(of).collect();
+        result.controls.0.push((kind.name().to_owned(), controls));
+    }
     for measure in &layout.common.measures {
         let key = measure.metric.to_string();
         let effect = effects::effect(layout, grid, measure, scores);

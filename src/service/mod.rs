@@ -94,7 +94,7 @@ impl Service {
         let Computed { output, .. } = self.compute(prelude, plan).await?;
         let envelope = self.envelope("run");
         let answer = move |facts: &Served| {
-            let mut response = run::respond(&layout, &output, facts.words(), envelope)?;
+            let mut response = run::respond(&layout, &output, facts, envelope)?;
             Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
         };
         Ok(self.lower(answer).await??)

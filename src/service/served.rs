@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
-use crate::kernels::cpu::Matrix;
+use crate::kernels::cpu::{Matrix, PackedWeight};
 use crate::load::Fingerprint;
 use crate::lower::facts::{Facts, Limits, Words};
 use crate::model::config::ModelConfig;
@@ -33,6 +33,10 @@ pub struct Served {
     pub activations: Arc<Store>,
     /// `[vocabulary, hidden]`, shared with the engine.
     pub(super) embedding: Arc<Matrix>,
+    /// `[vocabulary, hidden]`, shared with the engine.
+    pub(super) unembedding: PackedWeight,
+    /// `[hidden]`
+    pub(super) final_norm: Vec<f32>,
     /// Standard deviation over all of `embedding`.
     pub(super) vocab_sigma: f64,
 }
@@ -68,6 +72,11 @@ impl Facts for Served {
 
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
         product(weights, &self.embedding)
+    }
+
+    fn unembedding(&self, id: u32) -> Vec<f32> {
+        let row = self.unembedding.row(id as usize);
+        row.iter().zip(&self.final_norm).map(|(w, norm)| w * norm).collect()
     }
 
     fn vocab_sigma(&self) -> f64 {

@@ -82,6 +82,7 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
         },
     )?;
     let embedding = Arc::clone(&weights.embedding);
+    let (unembedding, final_norm) = (weights.unembedding.clone(), weights.final_norm.clone());
     let mut decoder = Decoder::new(cpu, &shape, weights);
     let budget = row_budget(config, &shape)?;
     let budget = calibrate(&mut decoder, &shape, budget)?;
@@ -102,6 +103,8 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
         threads,
         vocab_sigma: sigma(embedding.data()),
         embedding,
+        unembedding,
+        final_norm,
     };
     Ok((decoder, served, budget))
 }

@@ -7,7 +7,7 @@ use super::dtype::Dtype;
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::read::Node;
-use super::select::{Layers, Positions};
+use super::select::{Heads, Layers, Positions};
 use super::site::Site;
 
 /// What is read.
@@ -22,6 +22,55 @@ pub struct Read {
     /// Activations returned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capture: Vec<CaptureSpec>,
+    /// Logit lens: what the residual stream would predict at each layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_lens: Option<LensSpec>,
+    /// Attention patterns returned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attention: Vec<AttentionSpec>,
+    /// Direct logit attribution: what each component adds to a target's logit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribution: Option<AttributionSpec>,
+}
+
+/// The logit lens (nostalgebraist 2020): the residual stream leaving each layer through the final norm and the
+/// unembedding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct LensSpec {
+    /// Layers.
+    #[schema(required = false)]
+    pub layers: Layers,
+    /// Positions.
+    #[schema(required = false)]
+    pub positions: Positions,
+    /// How many of the most probable tokens are returned.
+    #[schema(required = false)]
+    pub topk: u32,
+}
+
+/// Attention patterns returned: the weights of each key at each query position.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AttentionSpec {
+    /// Layers.
+    #[schema(required = false)]
+    pub layers: Layers,
+    /// Heads.
+    #[schema(required = false)]
+    pub heads: Heads,
+    /// Query positions.
+    #[schema(required = false)]
+    pub positions: Positions,
+}
+
+/// Direct logit attribution (Elhage et al. 2021): the last residual stream is the sum of what the components wrote, so
+/// a logit is the sum of their inner products with the unembedding, under the final norm's scale as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AttributionSpec {
+    /// The target, or two as `a-b` for the difference of their logits. A set counts as the mean of its tokens.
+    pub target: String,
+    /// Whether attention is divided among its heads.
+    #[schema(required = false)]
+    pub heads: bool,
 }
 
 /// A position, or one per run.
@@ -86,18 +135,69 @@ pub enum CaptureForm {
 impl Read {
     /// The last position and `topk` tokens.
     pub fn last(topk: u32) -> Self {
-        Self { at: ReadAt::Same(ReadPosition::LAST), topk, capture: Vec::new() }
+        Self {
+            at: ReadAt::Same(ReadPosition::LAST),
+            topk,
+            capture: Vec::new(),
+            logit_lens: None,
+            attention: Vec::new(),
+            attribution: None,
+        }
     }
 
-    /// Reads the object; `default_topk` where `topk` is absent; `capture` only where it is served.
-    pub fn from_node(node: &Node<'_>, default_topk: u32, capture: bool, out: &mut Problems) -> Option<Self> {
-        let known: &[&str] = if capture { &["at", "topk", "capture"] } else { &["at", "topk"] };
-        let fields = node.fields(known, out)?;
+    /// Reads the object; `default_topk` where `topk` is absent; what is read of the inside of a run only where
+    /// `inside`.
+    pub fn from_node(node: &Node<'_>, default_topk: u32, inside: bool, out: &mut Problems) -> Option<Self> {
+        const ALL: [&str; 6] = ["at", "topk", "capture", "logit_lens", "attention", "attribution"];
+        let fields = node.fields(if inside { &ALL } else { &ALL[..2] }, out)?;
         let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::LAST)), |n| ReadAt::read(&n, out));
         let topk = fields.get("topk").map_or(Some(default_topk), |n| n.index(out));
-        let wanted = fields.get("capture").filter(|_| capture);
-        let capture = wanted.map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
-        Some(Self { at: at?, topk: topk?, capture: capture? })
+        let part = |name: &str| fields.get(name).filter(|_| inside);
+        let capture = part("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
+        let logit_lens = part("logit_lens").map_or(Some(None), |n| LensSpec::read(&n, out).map(Some));
+        let attention = part("attention").map_or(Some(Vec::new()), |n| n.each(out, AttentionSpec::read));
+        let attribution =
+            part("attribution").map_or(Some(None), |n| AttributionSpec::read(&n, out).map(Some));
+        Some(Self {
+            at: at?,
+            topk: topk?,
+            capture: capture?,
+            logit_lens: logit_lens?,
+            attention: attention?,
+            attribution: attribution?,
+        })
+    }
+}
+
+impl LensSpec {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["layers", "positions", "topk"], out)?;
+        let layers = fields.get("layers").map_or(Some(Layers::ALL), |n| Layers::read(&n, out));
+        let positions =
+            fields.get("positions").map_or(Some(Positions::ALL), |n| Positions::read(&n, false, out));
+        let topk = fields.get("topk").map_or(Some(3), |n| n.count(1, out));
+        Some(Self { layers: layers?, positions: positions?, topk: topk? })
+    }
+}
+
+impl AttentionSpec {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["layers", "heads", "positions"], out)?;
+        let layers = fields.get("layers").map_or(Some(Layers::ALL), |n| Layers::read(&n, out));
+        let heads = fields.get("heads").map_or(Some(Heads::ALL), |n| Heads::read(&n, out));
+        let positions =
+            fields.get("positions").map_or(Some(Positions::ALL), |n| Positions::read(&n, false, out));
+        Some(Self { layers: layers?, heads: heads?, positions: positions? })
+    }
+}
+
+impl AttributionSpec {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["target", "heads"], out)?;
+        let target = fields.need("target", "name a target, or two as \"a-b\"", out);
+        let target = target.and_then(|n| n.name(out));
+        let heads = fields.get("heads").map_or(Some(true), |n| n.flag(out));
+        Some(Self { target: target?, heads: heads? })
     }
 }
 

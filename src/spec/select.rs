@@ -303,6 +303,9 @@ impl Positions {
 }
 
 impl Heads {
+    /// Every head.
+    pub const ALL: Self = Self::Word(AllWord::All);
+
     /// Reads any of its forms.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {

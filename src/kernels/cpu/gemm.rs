@@ -9,6 +9,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -25,7 +26,7 @@ const BLOCK: usize = 768;
 /// Rows that pass over a panel while it is in the cache.
 const ROWS: usize = 96;
 
-/// A weight `[out, in]`, packed for the multiplication.
+/// A weight `[out, in]`, packed for the multiplication. Clones share the numbers.
 #[derive(Debug, Clone)]
 pub struct PackedWeight {
     outputs: usize,
@@ -35,9 +36,9 @@ pub struct PackedWeight {
 
 #[derive(Debug, Clone)]
 enum Panels {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-    F16(Vec<f16>),
+    F32(Arc<Vec<f32>>),
+    Bf16(Arc<Vec<bf16>>),
+    F16(Arc<Vec<f16>>),
 }
 
 impl PackedWeight {
@@ -48,9 +49,9 @@ impl PackedWeight {
     pub fn new(weight: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> PackedWeight {
         assert_eq!(weight.len(), outputs * inputs, "BUG: the loader checks shapes");
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(pack(weight, inputs, |w| w)),
-            Dtype::Bf16 => Panels::Bf16(pack(weight, inputs, bf16::from_f32)),
-            Dtype::F16 => Panels::F16(pack(weight, inputs, f16::from_f32)),
+            Dtype::F32 => Panels::F32(Arc::new(pack(weight, inputs, |w| w))),
+            Dtype::Bf16 => Panels::Bf16(Arc::new(pack(weight, inputs, bf16::from_f32))),
+            Dtype::F16 => Panels::F16(Arc::new(pack(weight, inputs, f16::from_f32))),
         };
         PackedWeight { outputs, inputs, panels }
     }
@@ -63,6 +64,17 @@ impl PackedWeight {
     /// Number of inputs.
     pub fn inputs(&self) -> usize {
         self.inputs
+    }
+
+    /// The weights of one output, `[in]`.
+    pub fn row(&self, output: usize) -> Vec<f32> {
+        let first = output / PANEL * PANEL * self.inputs + output % PANEL;
+        let places = (0..self.inputs).map(|input| first + input * PANEL);
+        match &self.panels {
+            Panels::F32(data) => places.map(|i| data[i]).collect(),
+            Panels::Bf16(data) => places.map(|i| data[i].to_f32()).collect(),
+            Panels::F16(data) => places.map(|i| data[i].to_f32()).collect(),
+        }
     }
 
     fn panel_count(&self) -> usize {
