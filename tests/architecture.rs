@@ -15,7 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What the engine reads; knows sites, not requests.
     ("plan", &["spec"]),
     ("kernels", &["spec", "plan"]),
-    ("model", &["kernels", "plan"]),
+    ("model", &["spec", "kernels", "plan"]),
     ("load", &["model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),

@@ -221,8 +221,12 @@ fn positions_read(
         out.push(at, code::LENGTH_MISMATCH, detail, fix);
         return None;
     }
-    let absolute = |p: &Positions| {
-        matches!(p, Positions::One(_) | Positions::List(_) | Positions::Range { .. } | &Positions::ALL)
+    // Positions counted from the end pair up whatever the lengths.
+    let absolute = |p: &Positions| match p {
+        Positions::One(p) => *p >= 0,
+        Positions::List(list) => list.iter().any(|p| *p >= 0),
+        Positions::Range { range } => range.iter().any(|p| *p >= 0),
+        other => *other == Positions::ALL,
     };
     let by_index = absolute(own) || given.is_some_and(absolute);
     if tokens.len() != scope.run.len() && by_index {

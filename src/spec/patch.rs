@@ -10,7 +10,7 @@ use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind};
 use super::named::Named;
 use super::problem::{Problems, code};
-use super::prompt::Prompt;
+use super::prompt::{Prompt, PromptText};
 use super::read::{Fields, Node};
 
 /// A base run with interventions, applied jointly or swept.
@@ -149,7 +149,7 @@ impl PatchSpec {
             experiment.metrics =
                 vec![Metric::new(MetricKind::Kl, &base), Metric::new(MetricKind::Top1Flip, "")];
         }
-        let normalise = normalise.or_else(|| default_normalise(&base, &interventions));
+        let normalise = normalise.or_else(|| default_normalise(&base, &interventions, &experiment.runs));
         Some(Self { experiment, base, interventions, sweep, normalise, controls, derive })
     }
 }
@@ -208,16 +208,21 @@ fn report_twice<T: PartialEq>(items: &[T], node: &Node<'_>, out: &mut Problems) 
     }
 }
 
-/// The base as 0 and the only source as 1, where there is just one source.
-fn default_normalise(base: &str, interventions: &[Intervention]) -> Option<Normalise> {
+/// The base as 0 and the only source as 1, where there is just one source and it is a prompt: a run derived from the
+/// base is no other end of a scale.
+fn default_normalise(base: &str, interventions: &[Intervention], runs: &Named<Prompt>) -> Option<Normalise> {
     let sources = interventions.iter().filter_map(|intervention| match &intervention.op {
         OpSpec::Replace { source: SourceSpec::Run { run, .. } } => Some(run),
         _ => None,
     });
     let mut sources: Vec<&String> = sources.collect();
     sources.dedup();
+    let derived = |name: &str| {
+        let run = runs.get(name);
+        run.is_some_and(|run| matches!(run.text, PromptText::Derived { .. }))
+    };
     match sources[..] {
-        [one] if one != base => Some(Normalise { zero: base.to_owned(), one: one.clone() }),
+        [one] if one != base && !derived(one) => Some(Normalise { zero: base.to_owned(), one: one.clone() }),
         _ => None,
     }
 }

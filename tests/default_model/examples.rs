@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use crate::support::{answered, service};
 
 /// The endpoint and the body of each example. A file's name begins with its endpoint.
-fn examples() -> Vec<(String, Value)> {
+pub(crate) fn examples() -> Vec<(String, Value)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/examples");
     let mut found: Vec<(String, Value)> = std::fs::read_dir(folder)
         .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
             (name, serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
         })

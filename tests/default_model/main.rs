@@ -14,5 +14,6 @@ mod examples;
 mod identity;
 mod patches;
 mod runs;
+mod seed;
 mod support;
 mod traces;
