@@ -128,6 +128,8 @@ fn unexpected_answer(
 }
 
 fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
+    // Another prompt is meant to have another answer: that leaves its own distribution, which noise may not.
+    let noise = layout.spec.corrupt.method.draws().is_some();
     for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
         let b = baselines(layout, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
@@ -137,8 +139,13 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
                 "there is nothing to restore: corrupt other tokens, or choose a target that they support";
             lints.warn("CORRUPTION_HELPS", "/corrupt", detail, fix);
         } else if clean - corrupted < WEAK_SHARE * clean {
-            lints.warn("WEAK_CORRUPTION", "/corrupt", detail, "corrupt more tokens, or raise sigma");
-        } else if corrupted < SATURATED_SHARE * clean {
+            let fix = if noise {
+                "corrupt more tokens, or raise sigma"
+            } else {
+                "choose other tokens, on which the answer depends"
+            };
+            lints.warn("WEAK_CORRUPTION", "/corrupt", detail, fix);
+        } else if noise && corrupted < SATURATED_SHARE * clean {
             lints.warn("SATURATED_CORRUPTION", "/corrupt", detail, "corrupt fewer tokens, or lower sigma");
         }
     }
