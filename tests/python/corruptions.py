@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 import reference as ref
-from reference import Edit
+from interventions import Edit, forward
+from traces import subject_sigma
 
 # Streams of the corruptions, as the documentation of `NoiseKey::stream` has them.
 GAUSSIAN, CHI_SQUARE, MULTIVARIATE, UNIFORM = 0, 2**32 - 2, 2**32 - 3, 2**32 - 1
@@ -85,10 +86,10 @@ def corrupted_prob(model, corrupt: dict, prompt: str, subject: str, target: int)
     """P(target) of every sample, and the sigma of the noise."""
     tokens = ref.encode(prompt)
     span = ref.span_of(prompt, subject)
-    sigma = 3 * ref.subject_sigma(model, tokens, span)
+    sigma = 3 * subject_sigma(model, tokens, span)
     positions = list(range(*span))
     table = model.model.embed_tokens.weight.detach().double().numpy()
     drawn = torch.from_numpy(rows(corrupt, table, sigma, positions)).float()
     op = "add" if corrupt["mode"] == "add" else "replace"
-    logits = [ref.forward(model, tokens, [Edit("embed", 0, positions, op, sample)])[0][0] for sample in drawn]
+    logits = [forward(model, tokens, [Edit("embed", 0, positions, op, sample)])[0][0] for sample in drawn]
     return [z.double().softmax(-1)[target].item() for z in logits], sigma

@@ -20,9 +20,8 @@ import torch
 
 import reference as ref
 import traces
-from interventions import Edit, forward
 from corruptions import CASES as CORRUPTIONS, corrupted_prob
-from reference import Edit
+from interventions import Edit, forward
 from tiny_cases import edit_of, llama_cases, family_cases
 
 PROMPTS = [  # the seed notebook's, in its order, then one where the small default model is confident
