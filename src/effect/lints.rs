@@ -39,10 +39,16 @@ fn all_alike(common: &Common, scores: &[Score], readouts: &[usize]) -> bool {
     readouts.len() > 1 && pairs().all(|(a, b)| no_contrast(common, &scores[a], &scores[b]))
 }
 
-/// The remark that runs show no contrast.
+/// What to do about runs without contrast.
+const NO_CONTRAST_FIX: &str = "choose prompts, or a target, on which the runs differ";
+
+fn no_contrast_detail() -> String {
+    format!("the runs' log-probabilities of every target agree within {CONTRAST} nats")
+}
+
+/// The remark that runs which are meant to differ show no contrast.
 pub fn lint_no_contrast(pointer: &str, lints: &mut Lints) {
-    let detail = format!("the runs' log-probabilities of every target agree within {CONTRAST} nats");
-    lints.warn("NO_CONTRAST", pointer, detail, "choose prompts, or a target, on which the runs differ");
+    lints.warn("NO_CONTRAST", pointer, no_contrast_detail(), NO_CONTRAST_FIX);
 }
 
 /// Remarks on clean runs.
@@ -53,7 +59,8 @@ pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -
         runs.iter().map(|(_, (_, readout))| scores[*readout].top.first().map(|(id, _)| *id)).collect();
     let readouts: Vec<usize> = runs.iter().map(|(_, (_, readout))| *readout).collect();
     if all_alike(&layout.common, scores, &readouts) {
-        lint_no_contrast("/runs", &mut lints);
+        // No more than worth knowing: clean runs need not be compared.
+        lints.info("NO_CONTRAST", "/runs", no_contrast_detail(), NO_CONTRAST_FIX);
     } else if let [Some(first), _, ..] = tops[..]
         && tops.iter().all(|top| *top == Some(first))
     {
@@ -121,6 +128,8 @@ fn unexpected_answer(
 }
 
 fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
+    // Another prompt is meant to have another answer: that leaves its own distribution, which noise may not.
+    let noise = layout.spec.corrupt.method.draws().is_some();
     for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
         let b = baselines(layout, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
@@ -130,8 +139,13 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
                 "there is nothing to restore: corrupt other tokens, or choose a target that they support";
             lints.warn("CORRUPTION_HELPS", "/corrupt", detail, fix);
         } else if clean - corrupted < WEAK_SHARE * clean {
-            lints.warn("WEAK_CORRUPTION", "/corrupt", detail, "corrupt more tokens, or raise sigma");
-        } else if corrupted < SATURATED_SHARE * clean {
+            let fix = if noise {
+                "corrupt more tokens, or raise sigma"
+            } else {
+                "choose other tokens, on which the answer depends"
+            };
+            lints.warn("WEAK_CORRUPTION", "/corrupt", detail, fix);
+        } else if noise && corrupted < SATURATED_SHARE * clean {
             lints.warn("SATURATED_CORRUPTION", "/corrupt", detail, "corrupt fewer tokens, or lower sigma");
         }
     }

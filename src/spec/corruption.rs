@@ -87,7 +87,7 @@ pub struct Multivariate {
     pub draws: Draws,
 }
 
-/// What all noise shares. The clean run's embedding, the noise and every cell that is patched use the same draws.
+/// What all noise shares. Each draw is shared by the corrupted baseline and all cells.
 ///
 /// With rng `philox` a number depends on method, seed, sample, position and dimension only. Operation `noise` of
 /// `POST /v1/patch` draws from other streams: the same seed gives other numbers there.
@@ -150,7 +150,7 @@ pub struct ReplaceTokens {
     pub include_bos: bool,
 }
 
-/// One alternative or several.
+/// One alternative or several; standard errors are over them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Replacements {
@@ -170,7 +170,7 @@ pub enum Replacement {
     Tokens(Vec<u32>),
 }
 
-/// One run or several.
+/// One run or several; standard errors are over them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum RunNames {

@@ -13,4 +13,6 @@ mod goldens;
 mod identity;
 mod random;
 mod sequences;
+mod site_cases;
+mod site_goldens;
 mod tiny;

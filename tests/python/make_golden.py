@@ -20,6 +20,7 @@ import torch
 
 import reference as ref
 import traces
+from corruptions import CASES as CORRUPTIONS, corrupted_prob
 from interventions import Edit, forward
 from tiny_cases import edit_of, llama_cases, family_cases
 
@@ -213,6 +214,17 @@ def smollm2_trace(model) -> str:
     return document(header, traces=[one(*t) for t in TRACES.values()])
 
 
+def smollm2_corruption(model) -> str:
+    def one(corrupt):
+        subject = "Eiffel Tower"
+        prob, sigma = corrupted_prob(model, corrupt, ref.EIFFEL, subject, first_token(" Paris"))
+        given = {} if corrupt["method"] == "multivariate" else {"sigma": {"k": 3, "of": "subjects"}}
+        return {"prompt": ref.EIFFEL, "subject": subject, "corrupt": corrupt | given, "sigma": sigma, "prob": digits(prob)}
+
+    header = {"model": "smollm2-135m", "dtype": "f32", "prob": "P(\" Paris\") of each sample of the corrupted run"}
+    return document(header, cases=[one(corrupt) for corrupt in CORRUPTIONS])
+
+
 # ---------------------------------------------------------------------------------------------- tiny models
 
 
@@ -324,6 +336,7 @@ def main():
         "smollm2_runs": lambda: smollm2_runs(model),
         "smollm2_patch": lambda: smollm2_patch(model),
         "smollm2_trace": lambda: smollm2_trace(model),
+        "smollm2_corruption": lambda: smollm2_corruption(model),
     }
     for name, write in writers.items():
         path = options.folder / f"{name}.json"

@@ -95,8 +95,11 @@ fn the_short_form_echoes_its_long_form() {
     let echo = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river", "spans": {"s": "river"}}},
                       "targets": {"target": [" Paris"]}, "metrics": ["prob:target", "logprob:target"],
                       "read": {"at": "last", "topk": 5}, "strict": false});
-    assert_eq!(r["request"], echo);
-    let again = respond(&echo, Some([0.4, 0.1]));
+    for (field, expected) in echo.as_object().unwrap() {
+        assert_eq!(r["request"][field], *expected, "{field}");
+    }
+    let again = respond(&r["request"], Some([0.4, 0.1]));
+    assert_eq!(again["request"], r["request"]);
     assert_eq!(again["provenance"]["plan_sha256"], r["provenance"]["plan_sha256"]);
 }
 

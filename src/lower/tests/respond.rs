@@ -161,6 +161,13 @@ fn a_trace_says_when_it_means_little() {
     assert_eq!(codes((0.2, " Paris"), [0.2, 0.3]), ["CORRUPTION_HELPS"]);
     assert_eq!(codes((0.8, " Paris"), [0.79, 0.78]), ["WEAK_CORRUPTION"]);
     assert_eq!(codes((0.8, " Paris"), [1e-5, 1e-4]), ["SATURATED_CORRUPTION"]);
+    // Another prompt is meant to have another answer.
+    let lowered = trace(&small(json!({"corrupt": {"method": "replace_tokens", "with": " river"}})));
+    let scores = [0.8, 1e-5, 0.1, 0.1].map(|p| score(&[p], " Paris"));
+    let (resolved_runs, output_of_swap) = (resolved(&lowered.plan), output(scores.to_vec()));
+    let r = traced::respond(&lowered.layout, &resolved_runs, &output_of_swap, &Fake::default(), envelope())
+        .unwrap();
+    assert!(r.lints.iter().all(|l| l.code != "SATURATED_CORRUPTION"), "{:?}", r.lints);
     // The whole map at the last layer: one trivial cell.
     let lowered = trace(&small(json!({"layers": [3]})));
     let scores = vec![score(&[0.5], " Paris"); 7];
