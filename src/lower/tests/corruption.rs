@@ -275,7 +275,7 @@ fn several_runs_are_one_sample_each() {
     assert_eq!(replaced, [("river", &[1][..]), ("has", &[1, 3][..])]);
     let lints: Vec<(&str, &str)> =
         layout.common.lints.0.iter().map(|l| (l.code, l.pointer.as_str())).collect();
-    assert_eq!(lints, [("DIFFERS_OUTSIDE_SUBJECT", "/corrupt/run/1")]);
+    assert_eq!(lints, [("DIFFERS_OUTSIDE_SUBJECT", "/corrupt/run/1"), ("TRIVIAL_CELL", "/arms/hidden")]);
     assert!(layout.common.lints.0[0].detail.contains("[3]"), "{:?}", layout.common.lints.0);
     assert!(!trace(&runs(json!("river"))).layout.common.lints.has("DIFFERS_OUTSIDE_SUBJECT"));
 }
