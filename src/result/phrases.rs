@@ -12,6 +12,7 @@ use crate::spec::metric::{Metric, MetricKind, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
 use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
+use crate::spec::site::Site;
 use crate::spec::trace::Direction;
 
 /// Digits of numbers in subtitles.
@@ -132,39 +133,56 @@ pub(super) fn interventions(list: &[Intervention], swept: &[SweepAxis]) -> Strin
 
 fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
     let site = one.site;
-    let from = |source: &SourceSpec| match source {
-        SourceSpec::Run { run, site: None, layer: None, .. } => run.clone(),
-        SourceSpec::Run { run, site, layer, .. } => {
-            let site = site.map(|site| format!(" {site}")).unwrap_or_default();
-            let layer = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
-            format!("{run}'s{site}{layer}")
-        }
-        SourceSpec::Activation { activation, .. } => activation.clone(),
-        SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", mean_of.join(", ")),
-        SourceSpec::Vector { .. } => "a given vector".to_owned(),
-    };
+    let from = |source: &SourceSpec| source_of(source, site);
     let what = match &one.op {
         OpSpec::Replace { source } | OpSpec::Mean { source } => format!("{site} from {}", from(source)),
         OpSpec::Add { source, coef, norm_match } => {
             let kept = if *norm_match { ", norm kept" } else { "" };
-            format!("{site} plus {} times {}{kept}", significant(*coef, DIGITS), from(source))
+            let times =
+                if *coef == 1.0 { String::new() } else { format!("{} times ", significant(*coef, DIGITS)) };
+            // Added is not the run, but its values.
+            let that = if matches!(source, SourceSpec::Run { site: None, layer: None, .. }) {
+                "that of "
+            } else {
+                ""
+            };
+            format!("{site} plus {times}{that}{}{kept}", from(source))
         }
         OpSpec::Scale { factor } => format!("{site} times {}", significant(*factor, DIGITS)),
         OpSpec::Zero => format!("{site} set to zero"),
-        OpSpec::Resample { source, .. } => format!("{site} from one of {}", source.any_of.join(", ")),
+        OpSpec::Resample { source, .. } => format!("{site} from one of {}", listed(&source.any_of)),
         OpSpec::Noise { .. } => format!("noise added to {site}"),
-        OpSpec::ProjectOut { basis } => format!("{} directions projected out of {site}", basis.len()),
+        OpSpec::ProjectOut { basis } => format!("{site} without {}", directions(basis)),
         OpSpec::Subspace { basis, source } => {
-            format!("{} directions of {site} from {}", basis.len(), from(source))
+            format!("{} of {site} from {}", directions(basis), from(source))
         }
         OpSpec::Freeze { source } => {
-            format!("{site} held at {}", source.as_ref().map_or_else(|| "the base".to_owned(), from))
+            format!("{site} held as in {}", source.as_ref().map_or_else(|| "the base".to_owned(), from))
         }
     };
     let layers = one.layers.as_ref().filter(|_| !swept.contains(&SweepAxis::Layers)).map(layers);
     let positions = (!swept.contains(&SweepAxis::Positions)).then(|| positions(&one.positions));
     let window = (one.window > 1).then(|| format!("window {}", one.window));
     [Some(what), layers, positions, window].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Where values come from; `site` is the one written.
+fn source_of(source: &SourceSpec, site: Site) -> String {
+    match source {
+        SourceSpec::Run { run, site: None, layer: None, .. } => run.clone(),
+        SourceSpec::Run { run, site: read, layer, .. } => {
+            let layer = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
+            format!("{run}'s {}{layer}", read.unwrap_or(site))
+        }
+        SourceSpec::Activation { activation, .. } => activation.clone(),
+        SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", listed(mean_of)),
+        SourceSpec::Vector { .. } => "a given vector".to_owned(),
+    }
+}
+
+/// How many directions span a subspace.
+fn directions(basis: &[Vec<f32>]) -> String {
+    if let [_] = basis { "one direction".to_owned() } else { format!("{} directions", basis.len()) }
 }
 
 fn layers(layers: &Layers) -> String {
@@ -276,5 +294,49 @@ mod tests {
             said(json!([add, zero, scale]), json!([])),
             "resid_mid plus 2 times that of source, layer 0, positions [0, 2) and 2 interventions more"
         );
+    }
+
+    #[test]
+    fn every_operation_and_source_is_told_in_words() {
+        let said = |mut one: serde_json::Value| {
+            one["positions"] = json!("last");
+            let run = |text: &str| json!({"prompt": text});
+            let body = json!({"runs": {"a": run("The river has"), "b": run("The river is"), "c": run("The city is")},
+                              "base": "a", "target": " a", "interventions": [one], "allow_trivial": true});
+            let spec = lower::patch(&body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}")).layout.spec;
+            interventions(&spec.interventions, &[SweepAxis::Layers, SweepAxis::Positions])
+        };
+        let mean = json!({"mean_of": ["b", "c"]});
+        let (e1, e2) = ([1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]);
+        for (one, expected) in [
+            (json!({"site": "mlp_out", "op": "add", "source": {"run": "b"}}), "mlp_out plus that of b"),
+            (
+                json!({"site": "mlp_out", "op": "add", "coef": -0.5, "norm_match": true, "source": {"vector": e1}}),
+                "mlp_out plus −0.5 times a given vector, norm kept",
+            ),
+            (
+                json!({"site": "mlp_out", "op": "add", "coef": 2, "source": mean}),
+                "mlp_out plus 2 times the mean of b, c",
+            ),
+            (json!({"site": "mlp_out", "op": "mean", "source": mean}), "mlp_out from the mean of b, c"),
+            (
+                json!({"site": "resid_post", "source": {"run": "b", "site": "resid_pre", "layer": 2}}),
+                "resid_post from b's resid_pre of layer 2",
+            ),
+            (
+                json!({"site": "resid_post", "source": {"run": "b", "layer": 0}}),
+                "resid_post from b's resid_post of layer 0",
+            ),
+            (json!({"site": "z", "op": "resample", "source": {"any_of": ["b", "c"]}}), "z from one of b, c"),
+            (json!({"site": "q", "op": "freeze"}), "q held as in the base"),
+            (json!({"site": "q", "op": "freeze", "source": {"run": "b"}}), "q held as in b"),
+            (json!({"site": "mlp_in", "op": "project_out", "basis": [e1]}), "mlp_in without one direction"),
+            (
+                json!({"site": "mlp_in", "op": "subspace", "basis": [e1, e2], "source": {"run": "c"}}),
+                "2 directions of mlp_in from c",
+            ),
+        ] {
+            assert_eq!(said(one), expected);
+        }
     }
 }

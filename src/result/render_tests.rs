@@ -51,8 +51,10 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::trace(&body, &Fake::default()).unwrap();
     let roots = lowered.layout.corrupted.len() + 1;
+    let (_, twin) = lowered.layout.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.8, " Paris"),
+        i if i == twin => score(0.8, " Paris"),
         _ if i < roots => score([0.1, 0.3][(i - 1) % 2], " Rome"),
         _ => score(cell(i - roots), " Rome"),
     });
@@ -71,8 +73,10 @@ fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
                           "target": " Paris", "metrics": ["prob:target", "top1_flip"]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let (_, twin) = lowered.layout.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.1, " Rome"),
+        i if i == twin => score(0.1, " Rome"),
         1 => score(0.7, " Paris"),
         _ => score(cell(i - 2), " Paris"),
     });

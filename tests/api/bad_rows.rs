@@ -317,9 +317,10 @@ fn run_fields() -> Fields {
                 no_texts(),
                 &[
                     (json!("resid"), "unknown_value"),
-                    (json!("mlp_act"), "not_supported"),
                     (json!(null), "missing_field"),
                     (json!("embed"), "/read/capture/0/layers conflict"),
+                    (json!("final_norm"), "/read/capture/0/layers conflict"),
+                    (json!("logits"), "/read/capture/0/layers conflict"),
                 ],
             ),
         ),
@@ -404,7 +405,11 @@ fn patch_fields() -> Fields {
                 no_texts(),
                 &[
                     (json!("resid_pots"), "unknown_value"),
-                    (json!("logits"), "not_supported"),
+                    (
+                        json!("logits"),
+                        "/interventions/0/layers conflict, /interventions/0/site not_supported",
+                    ),
+                    (json!("scores"), "/interventions/0/source conflict"),
                     (json!(null), "missing_field"),
                 ],
             ),
@@ -491,7 +496,10 @@ fn patch_fields() -> Fields {
                 no_texts(),
                 &[
                     (json!("replcae"), "unknown_value"),
-                    (json!("freeze"), "not_supported"),
+                    (
+                        json!("project_out"),
+                        "/interventions/0/basis missing_field, /interventions/0/source conflict",
+                    ),
                     (json!("zero"), "/interventions/0/source conflict"),
                     (
                         json!("scale"),
@@ -501,7 +509,24 @@ fn patch_fields() -> Fields {
             ),
         ),
         ("/interventions/0/coef", vec![(json!(2), "conflict")]),
-        ("/interventions/0/dims", vec![(json!([1]), "not_supported")]),
+        (
+            "/interventions/0/dims",
+            vec![
+                (json!([0, 64]), "/interventions/0/dims/1 out_of_range"),
+                (json!(-1), "out_of_range"),
+                (json!([1, 1]), "/interventions/0/dims/1 duplicate"),
+                (json!([]), "empty"),
+                (json!("some"), "unknown_value"),
+                (json!({"from": 3, "to": 3}), "empty"),
+            ],
+        ),
+        (
+            "/interventions/1/dims",
+            vec![
+                (json!(16), "out_of_range"),
+                (json!([0, 1]), "/interventions/1/source/vector length_mismatch"),
+            ],
+        ),
         ("/interventions/0/colour", vec![(json!(1), "unknown_field")]),
         (
             "/interventions/0/source",
@@ -510,8 +535,23 @@ fn patch_fields() -> Fields {
                 (json!("b"), "wrong_type"),
                 (json!({}), "/interventions/0/source/run missing_field"),
                 (
-                    json!({"mean_of": "d", "run": "b", "positions": [0, 1]}),
-                    "/interventions/0/source/mean_of not_supported",
+                    json!({"mean_of": ["b"], "run": "b", "positions": [0, 1]}),
+                    "/interventions/0/source/run conflict",
+                ),
+                (json!({"mean_of": "b"}), "/interventions/0/source/mean_of wrong_type"),
+                (json!({"mean_of": []}), "/interventions/0/source/mean_of empty"),
+                (json!({"mean_of": ["b", "d"]}), "/interventions/0/source/mean_of/1 unknown_name"),
+                (
+                    json!({"any_of": ["b"]}),
+                    "/interventions/0/source/any_of unknown_field, /interventions/0/source/run missing_field",
+                ),
+                (json!({"run": "b", "site": "mlp_act"}), "/interventions/0/source/site length_mismatch"),
+                (json!({"run": "b", "site": "pattern"}), "/interventions/0/source/site length_mismatch"),
+                (json!({"run": "b", "site": "resid"}), "/interventions/0/source/site unknown_value"),
+                (json!({"run": "b", "layer": 4}), "/interventions/0/source/layer out_of_range"),
+                (
+                    json!({"run": "b", "site": "embed", "layer": 0}),
+                    "/interventions/0/source/layer out_of_range",
                 ),
             ],
         ),
@@ -573,7 +613,9 @@ fn patch_fields() -> Fields {
                 (json!("layers"), "wrong_type"),
                 (json!({}), "wrong_type"),
                 (json!(["layers", "layers"]), "/sweep/1 duplicate"),
-                (json!(["dims"]), "/sweep/0 not_supported"),
+                (json!(["arms"]), "/sweep/0 not_supported"),
+                // Every column: a different number at each site.
+                (json!(["dims"]), "/interventions/1/dims length_mismatch"),
                 (json!(["colours"]), "/sweep/0 unknown_value"),
                 (json!([5]), "/sweep/0 wrong_type"),
             ],
@@ -605,7 +647,7 @@ fn patch_fields() -> Fields {
         (
             "/controls/0",
             vec![
-                (json!("random_position"), "not_supported"),
+                (json!("random_positions"), "unknown_value"),
                 (json!("x"), "unknown_value"),
                 (json!(1), "wrong_type"),
             ],
@@ -703,12 +745,32 @@ fn trace_fields() -> Fields {
         (
             "/arms/hidden/site",
             vec![
-                (json!("pattern"), "not_supported"),
+                (json!("logits"), "not_supported"),
                 (json!("resid"), "unknown_value"),
                 (json!(1), "wrong_type"),
             ],
         ),
         ("/arms/hidden/heads", vec![(json!([0]), "not_supported")]),
+        (
+            "/arms/hidden/dims",
+            vec![(json!([64]), "/arms/hidden/dims/0 out_of_range"), (json!("some"), "unknown_value")],
+        ),
+        (
+            "/arms/hidden/positions",
+            vec![
+                (json!([18]), "/arms/hidden/positions/0 out_of_range"),
+                (json!({"span": "s"}), "/arms/hidden/positions/span unknown_name"),
+                (json!({"map": [[0, 0]]}), "/arms/hidden/positions/map not_supported"),
+            ],
+        ),
+        (
+            "/arms/hidden/sever",
+            vec![
+                (json!("mlp_out"), "wrong_type"),
+                (json!(["resid_post"]), "/arms/hidden/sever/0 unknown_value"),
+                (json!([]), "empty"),
+            ],
+        ),
         (
             "/arms/hidden/window",
             with(no_integers(), &[(json!(0), "out_of_range"), (json!(1 << 21), "out_of_range")]),

@@ -93,13 +93,11 @@ fn the_short_form_echoes_its_long_form() {
     let body = json!({"a": "The Eiffel Tower is", "b": {"prompt": "The river", "spans": {"s": "river"}}, "target": " Paris"});
     let r = respond(&body, Some([0.4, 0.1]));
     let echo = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river", "spans": {"s": "river"}}},
-                      "targets": {"target": [" Paris"]}, "metrics": ["prob:target", "logprob:target"],
-                      "read": {"at": "last", "topk": 5}, "strict": false});
-    for (field, expected) in echo.as_object().unwrap() {
-        assert_eq!(r["request"][field], *expected, "{field}");
-    }
-    let again = respond(&r["request"], Some([0.4, 0.1]));
-    assert_eq!(again["request"], r["request"]);
+                      "targets": {"target": [" Paris"]}, "target_scoring": "first_token",
+                      "metrics": ["prob:target", "logprob:target"], "read": {"at": "last", "topk": 5},
+                      "strict": false, "allow_trivial": false});
+    assert_eq!(r["request"], echo);
+    let again = respond(&echo, Some([0.4, 0.1]));
     assert_eq!(again["provenance"]["plan_sha256"], r["provenance"]["plan_sha256"]);
 }
 

@@ -7,6 +7,7 @@ use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::spec::dry_run::{Planned, split};
 use crate::spec::dtype::Dtype;
+use crate::spec::patch::Control;
 
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
 const LITERAL: &str = "The wires carry high voltage electrical";
@@ -44,7 +45,7 @@ fn two_clean_runs_parse_but_for_the_lens_that_is_not_served() {
 }
 
 #[test]
-fn a_patch_over_all_layers_parses_but_for_the_control_that_is_not_served() {
+fn a_patch_over_all_layers_with_its_controls_parses() {
     let mut body = json!({
         "model": "fake",
         "runs": {"pun": {"prompt": PUN}, "literal": {"prompt": LITERAL}},
@@ -56,11 +57,12 @@ fn a_patch_over_all_layers_parses_but_for_the_control_that_is_not_served() {
         "metrics": ["prob:current", "kl:pun", "kl:literal", "top1_flip"],
         "normalise": {"zero": "literal", "one": "pun"},
         "controls": ["self_patch", "random_position"]});
-    assert_eq!(problems("patch", &body, &big()), ["/controls/1 not_supported"]);
-    body["controls"] = json!(["self_patch"]);
     let lowered = lower::patch(&body, &big()).unwrap();
     let grid = &lowered.layout.grid;
-    assert_eq!((grid.cells(), grid.controls.len()), (4, 4));
+    assert_eq!(grid.cells(), 4);
+    let controls: Vec<(Control, usize)> =
+        grid.controls.iter().map(|(kind, cells)| (*kind, cells.len())).collect();
+    assert_eq!(controls, [(Control::SelfPatch, 4), (Control::RandomPosition, 4)]);
     assert_eq!(lowered.plan.scoring.kl_refs, [0, 1]);
     // Without `sweep` the same layers are patched jointly.
     body["sweep"] = json!([]);

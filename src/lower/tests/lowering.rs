@@ -1,5 +1,7 @@
 //! Lowered plans, by eye.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::trace;
@@ -45,8 +47,8 @@ fn show(plan: &Plan, run: RunId) -> Vec<String> {
 fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per_cell() {
     let lowered = trace(&small_trace(json!({})));
     let (plan, layout) = (&lowered.plan, &lowered.layout);
-    // 1 clean, 2 corrupted, 4 layers x 4 positions x 2 samples
-    assert_eq!(plan.runs.len(), 1 + 2 + 32);
+    // 1 clean, 2 corrupted, 4 layers x 4 positions x 2 samples, and the clean run's twin
+    assert_eq!(plan.runs.len(), 1 + 2 + 32 + 1);
     assert_eq!(&*plan.runs[0].tokens, [id("The"), id(" Eiffel"), id(" Tower"), id(" is")]);
     assert_eq!(plan.runs[0].parent, None);
     for sample in [1, 2] {
@@ -66,6 +68,12 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
     assert_eq!(plan.scoring.targets, [id(" Paris")]);
     assert_eq!(layout.corrupted_positions, [1]);
     assert_eq!(layout.subject, Some(1..2));
+    // What it differs by from a root of its own tokens, computed last, is the noise floor.
+    let (clean, twin) = layout.common.twins.unwrap();
+    assert_eq!((clean, twin), (layout.clean, plan.readouts.len() - 1));
+    let (twin, last) = (plan.readouts[twin], RunId(plan.runs.len() as u32 - 1));
+    assert_eq!((twin.run, twin.position, plan.run(last).parent), (last, 3, None));
+    assert!(Arc::ptr_eq(&plan.run(last).tokens, &plan.runs[0].tokens) && plan.run(last).edits.is_empty());
 }
 
 #[test]
@@ -332,7 +340,7 @@ fn a_full_trace_of_three_arms_and_a_long_prompt_is_within_the_default_limits() {
     let body = json!({"prompt": "The".to_owned() + &"x".repeat(127), "subject": "The", "target": " Paris",
                       "arms": ["hidden", "mlp", "attn"]});
     let lowered = lower::trace(&body, &facts).unwrap();
-    assert_eq!(lowered.plan.runs.len(), 1 + 10 + 3 * 30 * 128 * 10);
+    assert_eq!(lowered.plan.runs.len(), 1 + 10 + 3 * 30 * 128 * 10 + 1);
     let trivial = lowered.layout.arms.map(|_, grid| grid.trivial.iter().flatten().count());
     assert_eq!(trivial.0.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 0, 0]);
 }
