@@ -13,6 +13,7 @@
 mod corruptions;
 mod examples;
 mod identity;
+mod inside;
 mod patches;
 mod runs;
 mod seed;
