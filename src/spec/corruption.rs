@@ -275,6 +275,16 @@ impl Method {
         }
     }
 
+    /// The same, to be set.
+    pub const fn sigma_mut(&mut self) -> Option<&mut Sigma> {
+        match self {
+            Self::Gaussian(Spherical { sigma, .. })
+            | Self::Uniform(Spherical { sigma, .. })
+            | Self::StudentT(StudentT { sigma, .. }) => Some(sigma),
+            Self::Multivariate(_) | Self::ReplaceTokens(_) | Self::Run { .. } => None,
+        }
+    }
+
     /// Its name on the wire.
     pub const fn name(&self) -> &'static str {
         match self {
