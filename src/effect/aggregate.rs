@@ -79,7 +79,7 @@ impl<'c> Pool<'c> {
     /// This pool's averages minus another's, `[classes, layers]`.
     pub fn differences(
         &mut self,
-        other: &mut Self,
+        other: &mut Pool<'_>,
         arm: usize,
         measure: usize,
         layers: usize,
@@ -90,6 +90,13 @@ impl<'c> Pool<'c> {
             difference((&a, self.draws(a.len())), (&b, other.draws(b.len())))
         });
         cells.collect()
+    }
+
+    /// How many positions each class has in all cases together, `[classes]`.
+    pub fn positions(&self, arm: usize) -> Vec<usize> {
+        (0..CLASSES)
+            .map(|class| self.cases.iter().map(|case| case.arms[arm].positions[class]).sum())
+            .collect()
     }
 
     /// How many cells, `[classes, layers]`, of all cases together are counted by `of`.

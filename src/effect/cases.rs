@@ -131,10 +131,7 @@ pub fn reduce(
     resolved: &[RunId],
     scores: &[Score],
 ) -> CaseEffects {
-    let parents = match layout.spec.direction {
-        Direction::Denoising => layout.corrupted.clone(),
-        Direction::Noising => vec![layout.clean; layout.corrupted.len()],
-    };
+    let parents = layout.parents();
     let class = |position| class_of(position, subject.clone(), len);
     let arms = layout.arms.iter().map(|(_, grid)| {
         let nulls = grid.exact_nulls(resolved, &parents);

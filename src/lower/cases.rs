@@ -29,13 +29,16 @@ pub struct Cases {
     pub sigma: Option<SigmaUsed>,
     /// SHA-256 of the request and all token ids, in hex.
     pub plan_sha256: String,
+    /// Whether the corruption's positions are the default: the subject.
+    on_subject: bool,
 }
 
 /// `POST /v1/trace` with `cases`: a body to cases, or everything that is wrong with them short of their grids.
 pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Problems> {
     let mut out = Problems::default();
     let Some(spec) = CasesSpec::read(body, &mut out) else { return Err(out) };
-    let mut found = Gathered::new(&spec, body);
+    let on_subject = body.pointer("/corrupt/positions").is_none_or(serde_json::Value::is_null);
+    let mut found = Gathered::new(&spec, on_subject);
     let prepared = tokenised(&spec, facts, &mut found);
     if !out.is_empty() {
         // What couldn't be read has its default here. Only what is said of the cases that were read is true of them.
@@ -63,7 +66,7 @@ pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Probl
     let named: Named<TokenRun> =
         spec.cases.iter().zip(&runs).map(|(case, run)| (case.id.clone(), run.clone())).collect();
     let plan_sha256 = fingerprint(&spec, &named);
-    Ok(Cases { spec, runs, targets, sigma, plan_sha256 })
+    Ok(Cases { spec, runs, targets, sigma, plan_sha256, on_subject })
 }
 
 /// Checks that need the number of cases only.
@@ -136,8 +139,8 @@ impl Cases {
     }
 
     /// A place for the problems and remarks of each case.
-    pub fn gather<'b>(&'b self, body: &'b serde_json::Value) -> Gathered<'b> {
-        Gathered::new(&self.spec, body)
+    pub fn gather(&self) -> Gathered<'_> {
+        Gathered::new(&self.spec, self.on_subject)
     }
 
     /// The token range of a case's subject.

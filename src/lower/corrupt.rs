@@ -43,12 +43,11 @@ pub(super) struct Corrupted {
 /// How many corrupted runs there are, if they are within the limit.
 pub(super) fn samples(method: &Method, facts: &dyn Facts, out: &mut Problems) -> Option<u64> {
     let limit = facts.limits().samples;
-    let (samples, at, fix) = match method {
-        Method::ReplaceTokens(replace) => {
-            (replace.with.each().len() as u64, "with", "list fewer alternatives")
-        }
-        Method::Run { run } => (run.each().len() as u64, "run", "list fewer runs"),
-        noise => (noise.draws().map_or(1, |draws| draws.samples), "samples", "10 are usual"),
+    let samples = method.samples();
+    let (at, fix) = match method {
+        Method::ReplaceTokens(_) => ("with", "list fewer alternatives"),
+        Method::Run { .. } => ("run", "list fewer runs"),
+        _ => ("samples", "10 are usual"),
     };
     if samples > limit {
         let detail = format!("{samples} samples, the limit is {limit}");

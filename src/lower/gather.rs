@@ -1,7 +1,5 @@
 //! Problems and remarks of many cases, said once: where several cases have the same, one is named and the rest counted.
 
-use serde_json::Value;
-
 use super::lint::{Lint, Lints};
 use crate::spec::cases::CasesSpec;
 use crate::spec::problem::{FieldProblem, Problems};
@@ -43,8 +41,7 @@ const OWN: [(&str, &str); 8] = [
 ];
 
 impl<'s> Gathered<'s> {
-    pub(super) fn new(spec: &'s CasesSpec, body: &Value) -> Self {
-        let on_subject = body.pointer("/corrupt/positions").is_none_or(Value::is_null);
+    pub(super) fn new(spec: &'s CasesSpec, on_subject: bool) -> Self {
         Self { spec, on_subject, problems: Vec::new(), lints: Vec::new() }
     }
 

@@ -265,6 +265,15 @@ impl Method {
         }
     }
 
+    /// How many corrupted runs it makes.
+    pub fn samples(&self) -> u64 {
+        match self {
+            Self::ReplaceTokens(replace) => replace.with.each().len() as u64,
+            Self::Run { run } => run.each().len() as u64,
+            noise => noise.draws().map_or(1, |draws| draws.samples),
+        }
+    }
+
     /// The size of noise that has one.
     pub const fn sigma(&self) -> Option<Sigma> {
         match self {
