@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::derived::Strength;
 use super::lints::unexpected;
 use super::measure::value;
 use super::stats::{Estimate, difference, finite, fraction};
@@ -53,7 +54,7 @@ pub struct CaseArm {
     pub trivial: Vec<usize>,
     /// Cells that can't change the answer, `[classes, layers]`.
     pub exact_null: Vec<usize>,
-    /// Of each metric the cell, trivial ones apart, with the largest effect towards the source's value.
+    /// Of each metric the cell with a class, trivial ones apart, that has the largest effect towards the source's value.
     pub argmax: Vec<Option<Peak>>,
 }
 
@@ -173,10 +174,17 @@ fn arm(
             n => finite(sum? / n as f64),
         };
         effects.push(sums.into_iter().enumerate().map(mean).collect());
-        argmax.push(found.argmax.and_then(|(cell, effect)| {
-            let class = class(cell.position?)?;
-            Some(Peak { cell, class, effect, recovery: fraction(Some(effect), whole) })
-        }));
+        // The first of equals, as in a trace. Positions without a class are no cells here.
+        let sign = if found.by == Strength::Decrease { -1.0 } else { 1.0 };
+        let cells = found.effects.iter().enumerate().filter(|(cell, _)| grid.trivial[*cell].is_none());
+        let peaks = cells.filter_map(|(cell, estimate)| {
+            let (key, effect) = (grid.key(cell), estimate.mean?);
+            let class = class(key.position?)?;
+            Some(Peak { cell: key, class, effect, recovery: fraction(Some(effect), whole) })
+        });
+        argmax.push(
+            peaks.reduce(|best, next| if sign * next.effect > sign * best.effect { next } else { best }),
+        );
     }
     let trivial = counts(&|cell| grid.trivial[cell].is_some());
     CaseArm { layers, positions: count, effects, trivial, exact_null: counts(&|cell| nulls[cell]), argmax }

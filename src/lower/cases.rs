@@ -14,7 +14,7 @@ use crate::spec::corruption::{Method, Sigma};
 use crate::spec::metric::{Metric, MetricKind};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
-use crate::spec::select::{Positions, TokenClass};
+use crate::spec::select::TokenClass;
 
 /// A request for the traces of many prompts, checked as far as that goes without their grids.
 #[derive(Debug, Clone)]
@@ -164,10 +164,9 @@ impl Cases {
         lower(self.of(case), facts)
     }
 
-    /// A case as a trace of its own, with the noise that all share, of the positions that have a class.
+    /// A case as a trace of its own, with the noise that all share.
     fn of(&self, case: usize) -> crate::spec::trace::TraceSpec {
-        let classed = [i64::from(self.subject(case).start), i64::from(self.runs[case].len())];
-        let mut spec = self.spec.trace(case, Positions::Range { range: classed });
+        let mut spec = self.spec.trace(case);
         if let (Some(sigma), Some(used)) = (spec.corrupt.method.sigma_mut(), self.sigma) {
             *sigma = Sigma::Absolute { abs: used.abs };
         }

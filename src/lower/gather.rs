@@ -29,14 +29,13 @@ struct Said<T> {
 }
 
 /// Pointers into a case's trace, and the field of the case that they come from; empty: the case.
-const OWN: [(&str, &str); 8] = [
+const OWN: [(&str, &str); 7] = [
     ("/runs/clean/prompt", "/prompt"),
     ("/runs/clean/tokens", "/tokens"),
     ("/runs/clean/bos", "/bos"),
     ("/runs/clean/spans/subject", "/subject"),
     ("/runs", ""),
     ("/targets/target", "/target"),
-    ("/positions", "/subject"),
     ("/read/at", "/prompt"),
 ];
 

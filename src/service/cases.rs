@@ -163,8 +163,8 @@ fn price(
     };
     for case in 0..cases.len() {
         priced = case + 1;
-        let plans =
-            cases.baseline(case, facts).and_then(|unpatched| Ok((unpatched, cases.trace(case, facts)?)));
+        // The trace first: it has every problem of its unpatched runs.
+        let plans = cases.trace(case, facts).and_then(|trace| Ok((cases.baseline(case, facts)?, trace)));
         let (unpatched, trace) = match plans {
             Ok(plans) => plans,
             Err(problems) => {

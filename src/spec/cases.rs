@@ -249,14 +249,14 @@ impl CasesSpec {
         })
     }
 
-    /// One case as a trace of its own, of these positions.
-    pub fn trace(&self, case: usize, positions: Positions) -> TraceSpec {
+    /// One case as a trace of its own.
+    pub fn trace(&self, case: usize) -> TraceSpec {
         TraceSpec {
             experiment: self.experiment(case),
             corrupt: self.corrupt.clone(),
             arms: self.arms.clone(),
             layers: self.layers.clone(),
-            positions,
+            positions: Positions::ALL,
             direction: self.direction,
             expect_top1: None,
             on_unexpected: OnUnexpected::Warn,
