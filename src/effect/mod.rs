@@ -1,5 +1,8 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
 
+pub mod aggregate;
+pub mod bootstrap;
+pub mod cases;
 pub mod attribution;
 pub mod derived;
 pub mod lints;

@@ -111,6 +111,17 @@ impl Engine {
     pub async fn execute(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
         let overloaded = |_| EngineError::Overloaded { limit: self.limit };
         let _permit = self.admission.try_acquire().map_err(overloaded)?;
+        self.run(prepared).await
+    }
+
+    /// Computes a further plan of a request that was let in: waits where [`Engine::execute`] would refuse, so that what has
+    /// been computed isn't lost.
+    pub async fn execute_next(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+        let _permit = self.admission.acquire().await.map_err(|_| EngineError::Stopped)?;
+        self.run(prepared).await
+    }
+
+    async fn run(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
         let mut assembly = Assembly::new(&prepared);
         for index in 0..prepared.packing.len() {
             let packing = Arc::clone(&prepared.packing);

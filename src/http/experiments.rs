@@ -13,10 +13,10 @@ use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
-use crate::result::render::{Format, RenderError, Rendered, fill_plots};
+use crate::result::render::{Format, RenderError, Rendered, TraceAnswer};
 use crate::result::run::RunResponse;
-use crate::result::trace::TraceResponse;
 use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
+use crate::spec::cases::has_cases;
 use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
 
@@ -110,17 +110,28 @@ async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
 /// Causal trace
 ///
 /// Restores clean activations in a corrupted run, one layer and position at a time (ROME, arXiv 2202.05262), or the
-/// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`.
+/// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`. With `cases`, many prompts are
+/// traced one by one, and their effects averaged by token class with confidence intervals; the answer then is a
+/// `CasesResponse`.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
            ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)")),
-    responses((status = 200, description = "The causal map", body = TraceResponse), Problem))]
+    responses((status = 200, description = "The causal map", body = TraceAnswer), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
-    let mut result = state.service()?.trace(body).await?;
-    if !result.request.plot.is_empty() {
+    let service = state.service()?;
+    let (mut result, plots) = if has_cases(&body) {
+        let response = service.trace_cases(body).await?;
+        let plots = !response.request.plot.is_empty();
+        (TraceAnswer::Cases(Box::new(response)), plots)
+    } else {
+        let response = service.trace(body).await?;
+        let plots = !response.request.plot.is_empty();
+        (TraceAnswer::One(Box::new(response)), plots)
+    };
+    if plots {
         let draw = move || {
-            fill_plots(&mut result);
+            result.fill_plots();
             result
         };
         let drawn = tokio::task::spawn_blocking(draw).await;

@@ -43,12 +43,11 @@ pub(super) struct Corrupted {
 /// How many corrupted runs there are, if they are within the limit.
 pub(super) fn samples(method: &Method, facts: &dyn Facts, out: &mut Problems) -> Option<u64> {
     let limit = facts.limits().samples;
-    let (samples, at, fix) = match method {
-        Method::ReplaceTokens(replace) => {
-            (replace.with.each().len() as u64, "with", "list fewer alternatives")
-        }
-        Method::Run { run } => (run.each().len() as u64, "run", "list fewer runs"),
-        noise => (noise.draws().map_or(1, |draws| draws.samples), "samples", "10 are usual"),
+    let samples = method.samples();
+    let (at, fix) = match method {
+        Method::ReplaceTokens(_) => ("with", "list fewer alternatives"),
+        Method::Run { .. } => ("run", "list fewer runs"),
+        _ => ("samples", "10 are usual"),
     };
     if samples > limit {
         let detail = format!("{samples} samples, the limit is {limit}");
@@ -196,6 +195,17 @@ pub(super) fn sigma(
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Option<SigmaUsed> {
+    pooled_sigma(spec, &[ids], at, facts, out)
+}
+
+/// The same for the tokens of several subjects together.
+pub(super) fn pooled_sigma(
+    spec: Sigma,
+    subjects: &[&[u32]],
+    at: &str,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<SigmaUsed> {
     let relative = |k: f64, of, reference: f64| SigmaUsed {
         abs: k * reference,
         k: Some(k),
@@ -205,9 +215,7 @@ pub(super) fn sigma(
     let sigma = match spec {
         Sigma::Absolute { abs } => SigmaUsed { abs, k: None, of: None, reference: None },
         Sigma::Relative { k, of: SigmaOf::Vocab } => relative(k, "vocab", facts.vocab_sigma()),
-        Sigma::Relative { k, of: SigmaOf::Subjects } => {
-            relative(k, "subjects", deviation(&facts.embedding(ids)))
-        }
+        Sigma::Relative { k, of: SigmaOf::Subjects } => relative(k, "subjects", deviation(subjects, facts)),
     };
     // A draw is never a hundred deviations away.
     let drawn = (100.0 * sigma.abs) as f32;
@@ -219,10 +227,12 @@ pub(super) fn sigma(
     None
 }
 
-/// Standard deviation over all numbers, with n - 1 as in ROME's `collect_embedding_std`.
-fn deviation(values: &[f32]) -> f64 {
-    let n = values.len() as f64;
-    let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-    let squares = values.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+/// Standard deviation over all numbers of the subjects' embeddings, with n - 1 as in ROME's `collect_embedding_std`.
+fn deviation(subjects: &[&[u32]], facts: &dyn Facts) -> f64 {
+    // Looked up twice rather than held all at once.
+    let numbers = || subjects.iter().flat_map(|ids| facts.embedding(ids)).map(f64::from);
+    let n = numbers().count() as f64;
+    let mean = numbers().sum::<f64>() / n;
+    let squares: f64 = numbers().map(|x| (x - mean).powi(2)).sum();
     (squares / (n - 1.0)).sqrt()
 }

@@ -104,6 +104,10 @@ pub struct Limits {
     pub prompt_tokens: u64,
     /// Prompts.
     pub runs: u64,
+    /// Cases of a trace of many prompts, each with its own run.
+    pub cases: u64,
+    /// Numbers summed for confidence intervals over cases: drawn sets times cases times averages.
+    pub resampled: u64,
     /// Corrupted runs of a trace: draws of noise, alternatives of replaced tokens, or runs.
     pub samples: u64,
     /// Edited runs: cells times samples, controls included.
@@ -136,6 +140,8 @@ impl Default for Limits {
             prompt_bytes: 256 << 10,
             prompt_tokens: 8192,
             runs: 64,
+            cases: 1000,
+            resampled: 10_000_000_000,
             samples: 1000,
             cells: 250_000,
             edits: 1_000_000,

@@ -18,7 +18,7 @@ use crate::spec::named::Named;
 use crate::spec::patch::{Control, PatchSpec};
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
-use crate::spec::trace::TraceSpec;
+use crate::spec::trace::{Direction, TraceSpec};
 use crate::tokens::Token;
 
 /// A plan and what its numbers mean.
@@ -290,6 +290,16 @@ pub struct TraceLayout {
     pub sigma: Option<SigmaUsed>,
     /// Cells of each arm.
     pub arms: Named<Grid>,
+}
+
+impl TraceLayout {
+    /// The unpatched run that each sample's cells are compared with, by its readout.
+    pub fn parents(&self) -> Vec<usize> {
+        match self.spec.direction {
+            Direction::Denoising => self.corrupted.clone(),
+            Direction::Noising => vec![self.clean; self.corrupted.len()],
+        }
+    }
 }
 
 /// A prompt that took the clean one's place.

@@ -8,12 +8,14 @@ use std::collections::HashSet;
 
 mod align;
 mod basis;
+pub mod cases;
 pub mod classes;
 mod control;
 mod corrupt;
 pub mod diff;
 mod draw;
 pub mod facts;
+pub mod gather;
 mod given;
 mod inside;
 pub mod layout;

@@ -74,6 +74,8 @@ pub mod stream {
     pub const PICK: u32 = u32::MAX - 3;
     /// Positions and directions of random controls.
     pub const CONTROL: u32 = u32::MAX - 4;
+    /// Cases drawn by a bootstrap.
+    pub const BOOTSTRAP: u32 = u32::MAX - 5;
 }
 
 /// `width` standard normal numbers from Philox4x32-10 (Salmon et al. 2011) and Box and Muller's transform in f64.
@@ -103,6 +105,15 @@ pub fn pick(seed: u64, n: usize) -> usize {
     let [word, ..] = philox4x32([0, 0, 0, stream::PICK], [seed as u32, (seed >> 32) as u32]);
     // The bias of a 32-bit product is below n / 2^32.
     (u64::from(word) * n as u64 >> 32) as usize
+}
+
+/// `count` numbers below `n`, drawn with replacement. Each of `set` and `draw` gives others.
+pub fn resample(seed: u64, set: u32, draw: u32, n: u32, count: usize) -> Vec<u32> {
+    let key = [seed as u32, (seed >> 32) as u32];
+    let words = (0..count.div_ceil(4) as u32)
+        .flat_map(|block| philox4x32([block, draw, set, stream::BOOTSTRAP], key));
+    // The bias of a 32-bit product is below n / 2^32.
+    words.take(count).map(|word| (u64::from(word) * u64::from(n) >> 32) as u32).collect()
 }
 
 /// Pairs of doubles in `[0, 1)`, enough for `width` numbers: one per block of the generator.

@@ -49,7 +49,7 @@ impl PlanResponse {
     ) -> PlanResponse {
         PlanResponse {
             model: model.to_owned(),
-            kind: kind.prefix().trim_start_matches('/'),
+            kind: kind.name(),
             request,
             runs: plan.runs.len(),
             readouts: plan.readouts.len(),

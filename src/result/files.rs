@@ -169,7 +169,7 @@ pub fn run_metadata(response: &RunResponse) -> BTreeMap<String, String> {
 }
 
 /// See the module.
-fn metadata(
+pub(super) fn metadata(
     id: &str,
     model: &str,
     request: &impl Serialize,
@@ -205,7 +205,7 @@ fn texts(tokens: &[Token]) -> Vec<&str> {
 }
 
 /// A name as one part of a path. Names of dots only get a `~`, so that no file name climbs out of a folder.
-fn part(name: &str) -> String {
+pub(super) fn part(name: &str) -> String {
     let escaped = escape(name).replace('\0', "~2");
     if escaped.bytes().all(|byte| byte == b'.') { format!("~{escaped}") } else { escaped }
 }
@@ -220,7 +220,7 @@ pub(super) fn wanted<'n, T>(
 
 /// Arrays being collected.
 #[derive(Default)]
-struct Arrays {
+pub(super) struct Arrays {
     list: Vec<NamedArray>,
 }
 
@@ -229,15 +229,24 @@ impl Arrays {
         self.list.push(NamedArray { name: name.into(), shape, data });
     }
 
-    fn floats(&mut self, name: String, array: &NdArray<Option<f64>>) {
+    pub(super) fn into_list(self) -> Vec<NamedArray> {
+        self.list
+    }
+
+    pub(super) fn counts(&mut self, name: String, array: &NdArray<usize>) {
+        let values = array.data.iter().map(|n| *n as i64).collect();
+        self.push(name, array.shape.clone(), ArrayData::I64(values));
+    }
+
+    pub(super) fn floats(&mut self, name: String, array: &NdArray<Option<f64>>) {
         self.list.push(NamedArray::from_options(name, array.shape.clone(), &array.data));
     }
 
-    fn scalar(&mut self, name: String, value: Option<f64>) {
+    pub(super) fn scalar(&mut self, name: String, value: Option<f64>) {
         self.list.push(NamedArray::from_options(name, Vec::new(), &[value]));
     }
 
-    fn ints(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = u32>) {
+    pub(super) fn ints(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = u32>) {
         let values: Vec<i64> = values.into_iter().map(i64::from).collect();
         self.push(name, vec![values.len()], ArrayData::I64(values));
     }

@@ -13,6 +13,8 @@ pub mod align;
 pub mod array;
 pub mod bars;
 mod bars_svg;
+pub mod cases;
+pub mod cases_render;
 mod colour_bar;
 pub mod common;
 pub mod dry_run;

@@ -1,11 +1,12 @@
 //! Words for pictures: what a metric measures, how a run was corrupted, what was written.
 
+use super::cases::CasesResponse;
 use super::scale::significant;
 use super::trace::TraceResponse;
 use crate::effect::stats::Estimate;
-use crate::lower::layout::Replaced;
+use crate::lower::layout::{Replaced, SigmaUsed};
 use crate::lower::measure::TargetToken;
-use crate::spec::corruption::{Method, Mode, RunNames};
+use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind, TargetScoring};
@@ -85,13 +86,32 @@ pub(super) const fn direction(direction: Direction) -> &'static str {
 /// How the corrupted run came about.
 pub(super) fn corruption(response: &TraceResponse) -> String {
     let method = &response.request.corrupt.method;
-    let draws = match method {
-        Method::Run { run: RunNames::One(run) } => return format!("corrupted run: {run}"),
-        Method::Run { run: RunNames::List(runs) } => return format!("corrupted runs: {}", listed(runs)),
-        Method::ReplaceTokens(_) => return replaced(response),
-        noise => noise.draws(),
-    };
-    let size = response.sigma.map_or_else(String::new, |sigma| {
+    match method {
+        Method::Run { run: RunNames::One(run) } => format!("corrupted run: {run}"),
+        Method::Run { run: RunNames::List(runs) } => format!("corrupted runs: {}", listed(runs)),
+        Method::ReplaceTokens(_) => replaced(response),
+        method => noise(method, response.sigma, response.samples),
+    }
+}
+
+/// How every case's corrupted run came about.
+pub(super) fn corruption_of_cases(response: &CasesResponse) -> String {
+    match &response.request.corrupt.method {
+        Method::ReplaceTokens(replace) => {
+            let text = |(one, _): (Replacement, String)| match one {
+                Replacement::Text(text) => format!("“{}”", text.trim()),
+                Replacement::Tokens(ids) => format!("ids {}", listed(&ids)),
+            };
+            let texts: Vec<String> = replace.with.each().into_iter().map(text).collect();
+            format!("tokens replaced by {}", listed(&texts))
+        }
+        method => noise(method, response.sigma, response.samples as usize),
+    }
+}
+
+fn noise(method: &Method, sigma: Option<SigmaUsed>, samples: usize) -> String {
+    let draws = method.draws();
+    let size = sigma.map_or_else(String::new, |sigma| {
         let abs = significant(sigma.abs, DIGITS);
         match (sigma.k, sigma.of) {
             (Some(k), Some(of)) => format!(" {}σ of {of} ({abs})", significant(k, DIGITS)),
@@ -107,9 +127,9 @@ pub(super) fn corruption(response: &TraceResponse) -> String {
         _ => "",
     };
     let noise = format!("{noise}{size}{mode}");
-    let samples = if response.samples == 1 { "sample" } else { "samples" };
+    let word = if samples == 1 { "sample" } else { "samples" };
     let seed = draws.map_or_else(String::new, |draws| format!(", seed\u{a0}{}", draws.seed));
-    format!("{noise}, {}\u{a0}{samples}{seed}", response.samples)
+    format!("{noise}, {samples}\u{a0}{word}{seed}")
 }
 
 /// The texts that took the place of tokens.

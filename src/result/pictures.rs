@@ -14,7 +14,7 @@ use crate::tokens::Token;
 /// Panels stand below each other where they would be wider than this many columns side by side.
 const WIDE: usize = 72;
 /// What separates the parts of a subtitle; lines break after it.
-const DOT: &str = "\u{a0}·  ";
+pub(super) const DOT: &str = "\u{a0}·  ";
 
 /// Why a response has no picture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

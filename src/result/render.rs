@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::array::{ArrayData, EncodeError, NamedArray};
+use super::cases::CasesResponse;
 use super::patch::PatchResponse;
 use super::pictures::{PictureRequestError, chosen, of_patch, of_trace};
 use super::raster::{self, RasterError};
 use super::run::RunResponse;
 use super::trace::TraceResponse;
-use super::{PictureError, csv, files, npz, safetensors, tables};
+use super::{PictureError, cases_render, csv, files, npz, safetensors, tables};
 use crate::lower::lint::{Lint, Severity};
 use crate::spec::named::Named;
 use crate::spec::problem::{FieldProblem, code};
@@ -136,6 +140,54 @@ impl Rendered for TraceResponse {
     }
 }
 
+impl Rendered for CasesResponse {
+    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
+        check_metric(metric, &self.total_effect.names())?;
+        match format {
+            Format::Csv => Ok(csv::write(&cases_render::table(self, metric))?),
+            Format::Npz => numpy(cases_render::arrays(self, metric), &cases_render::cases_metadata(self)),
+            Format::Safetensors => {
+                tensors(cases_render::arrays(self, metric), &cases_render::cases_metadata(self))
+            }
+            Format::Svg => Ok(cases_render::figure(self, metric)?.to_svg()?.into_bytes()),
+            Format::Png => Ok(raster::png(&cases_render::figure(self, metric)?.to_svg()?, PNG_SCALE)?),
+        }
+    }
+}
+
+/// An answer of `POST /v1/trace`.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum TraceAnswer {
+    /// Of one prompt.
+    One(Box<TraceResponse>),
+    /// Of `cases`.
+    Cases(Box<CasesResponse>),
+}
+
+impl Rendered for TraceAnswer {
+    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
+        match self {
+            Self::One(response) => response.render(format, metric),
+            Self::Cases(response) => response.render(format, metric),
+        }
+    }
+}
+
+impl TraceAnswer {
+    /// Fills `plots` with the pictures that the request's `plot` asks for; see [`fill_plots`].
+    pub fn fill_plots(&mut self) {
+        match self {
+            Self::One(one) => fill_plots(one),
+            Self::Cases(many) => {
+                let (plots, failed) = drawn(&**many, &many.request.plot);
+                many.plots = plots;
+                many.lints.extend(failed);
+            }
+        }
+    }
+}
+
 impl Rendered for PatchResponse {
     fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
         check_metric(metric, &self.values.names())?;
@@ -182,11 +234,18 @@ fn tensors(mut arrays: Vec<NamedArray>, metadata: &BTreeMap<String, String>) -> 
 /// Fills [`TraceResponse::plots`] with the pictures that the request's `plot` asks for, of the first metric. A picture that
 /// can't be drawn becomes the lint `NO_PICTURE`: the numbers are worth having without it.
 pub fn fill_plots(response: &mut TraceResponse) {
-    let mut plots: Named<String> = Named::default();
-    for format in response.request.plot.clone() {
+    let (plots, failed) = drawn(response, &response.request.plot);
+    response.plots = plots;
+    response.lints.extend(failed);
+}
+
+/// Pictures in these formats, and remarks on those that can't be drawn.
+fn drawn(response: &impl Rendered, formats: &[PlotFormat]) -> (Named<String>, Vec<Lint>) {
+    let (mut plots, mut lints): (Named<String>, Vec<Lint>) = (Named::default(), Vec::new());
+    for format in formats {
         let (name, picture) = match format {
-            PlotFormat::Svg => ("svg", svg(response)),
-            PlotFormat::Png => ("png", svg(response).and_then(|svg| png_base64(&svg))),
+            PlotFormat::Svg => ("svg", response.render(Format::Svg, None).map(text)),
+            PlotFormat::Png => ("png", response.render(Format::Png, None).map(|png| STANDARD.encode(png))),
         };
         if plots.get(name).is_some() {
             continue;
@@ -197,17 +256,13 @@ pub fn fill_plots(response: &mut TraceResponse) {
                 let fix = error.problem().map_or_else(|| "ask for the numbers".to_owned(), |p| p.fix);
                 let (pointer, detail) = ("/plot".to_owned(), format!("no {name}: {error}"));
                 let severity = Severity::Info;
-                response.lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix });
+                lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix });
             }
         }
     }
-    response.plots = plots;
+    (plots, lints)
 }
 
-fn svg(response: &TraceResponse) -> Result<String, RenderError> {
-    Ok(of_trace(response, None)?.to_svg()?)
-}
-
-fn png_base64(svg: &str) -> Result<String, RenderError> {
-    Ok(STANDARD.encode(raster::png(svg, PNG_SCALE)?))
+fn text(svg: Vec<u8>) -> String {
+    String::from_utf8(svg).expect("BUG: pictures are drawn as text")
 }

@@ -10,13 +10,13 @@ use crate::lower::layout::CellKey;
 use crate::tokens::Token;
 
 /// Rows that become columns.
-struct Table<R> {
+pub(super) struct Table<R> {
     rows: Vec<R>,
-    columns: Vec<Column>,
+    pub(super) columns: Vec<Column>,
 }
 
 impl<R> Table<R> {
-    const fn new(rows: Vec<R>) -> Self {
+    pub(super) const fn new(rows: Vec<R>) -> Self {
         Self { rows, columns: Vec::new() }
     }
 
@@ -26,15 +26,15 @@ impl<R> Table<R> {
         self
     }
 
-    fn text<'r>(self, name: &str, field: impl Fn(&R) -> &'r str) -> Self {
+    pub(super) fn text<'r>(self, name: &str, field: impl Fn(&R) -> &'r str) -> Self {
         self.add(name, |rows| ColumnData::Text(rows.iter().map(|row| field(row).to_owned()).collect()))
     }
 
-    fn int(self, name: &str, field: impl Fn(&R) -> Option<u32>) -> Self {
+    pub(super) fn int(self, name: &str, field: impl Fn(&R) -> Option<u32>) -> Self {
         self.add(name, |rows| ColumnData::Int(rows.iter().map(|row| field(row).map(i64::from)).collect()))
     }
 
-    fn float(self, name: &str, field: impl Fn(&R) -> Option<f64>) -> Self {
+    pub(super) fn float(self, name: &str, field: impl Fn(&R) -> Option<f64>) -> Self {
         self.add(name, |rows| ColumnData::Float(rows.iter().map(field).collect()))
     }
 

@@ -187,10 +187,7 @@ pub fn respond(
     let (common, scores, spec) = (&layout.common, &output.scores, &layout.spec);
     refuse_unexpected(layout, scores, words)?;
     let top1 = effects::reference_top1(layout, scores);
-    let parents = match spec.direction {
-        Direction::Denoising => layout.corrupted.clone(),
-        Direction::Noising => vec![layout.clean; layout.corrupted.len()],
-    };
+    let parents = layout.parents();
     let mut reasons = Vec::new();
     let mut all_nulls = Vec::new();
     let arms = layout.arms.iter().map(|(name, grid)| {

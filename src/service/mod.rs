@@ -3,6 +3,7 @@
 //! Adapters (HTTP, later others) hold a [`Service`] and know nothing of what lies behind it.
 
 mod activations;
+mod cases;
 mod served;
 pub mod start;
 
@@ -14,7 +15,7 @@ pub use activations::NumbersAsked;
 pub use served::Served;
 
 use crate::activations::StoreError;
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Prepared};
 use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
@@ -30,6 +31,7 @@ use crate::result::patch::PatchResponse;
 use crate::result::run::RunResponse;
 use crate::result::trace::TraceResponse;
 use crate::result::{align, patch, run, trace};
+use crate::spec::cases::has_cases;
 use crate::spec::dry_run::{self, Planned};
 use crate::spec::problem::Problems;
 
@@ -86,6 +88,24 @@ struct Computed {
     resolved: Vec<RunId>,
 }
 
+/// Whether a plan is the first of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// The first: refused where too many wait.
+    New,
+    /// A further one: waits.
+    Next,
+}
+
+impl Turn {
+    async fn execute(self, engine: &Engine, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+        match self {
+            Self::New => engine.execute(prepared).await,
+            Self::Next => engine.execute_next(prepared).await,
+        }
+    }
+}
+
 impl Service {
     /// `POST /v1/run`
     pub async fn run(&self, body: Value) -> Result<RunResponse, Refusal> {
@@ -137,6 +157,10 @@ impl Service {
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
         let planned = self.lower(move |facts| {
             let (kind, inner) = dry_run::split(&body)?;
+            if kind == Planned::Trace && has_cases(inner) {
+                return cases::plan(inner, facts, &engine, ceiling)
+                    .map_err(|problems| problems.under(kind.prefix()));
+            }
             let lowered = match kind {
                 Planned::Run => lower::run(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
@@ -175,6 +199,11 @@ impl Service {
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
     async fn compute(&self, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
+        self.compute_in(Turn::New, prelude, plan).await
+    }
+
+    /// The same for one of several plans of a request.
+    async fn compute_in(&self, turn: Turn, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
         let layers = self.served.config().num_layers as u32;
         let engine = self.engine.clone();
         let prepared = self.lower(move |_| {
@@ -190,7 +219,7 @@ impl Service {
         }
         let mut usage = Usage::default();
         if let Some(first) = first {
-            let captured = self.engine.execute(first).await?;
+            let captured = turn.execute(&self.engine, first).await?;
             usage = captured.usage;
             let engine = self.engine.clone();
             let again = self.lower(move |_| {
@@ -199,7 +228,7 @@ impl Service {
             });
             prepared = again.await?.map_err(EngineError::from)?;
         }
-        let mut output = self.engine.execute(prepared).await?;
+        let mut output = turn.execute(&self.engine, prepared).await?;
         output.usage = output.usage.and(&usage);
         Ok(Computed { output, resolved })
     }

@@ -7,6 +7,7 @@
 use utoipa::ToSchema;
 
 use super::align::AlignSpec;
+use super::cases::{Aggregate, Case, Filters};
 use super::metric::{TargetItem, TargetSet};
 use super::named::Named;
 use super::patch::PatchSpec;
@@ -71,8 +72,27 @@ pub struct TraceBody {
     subject: Option<SpanText>,
     /// Short: the token whose metrics are wanted, named `target`.
     target: Option<Target>,
+    /// Many prompts instead of one, traced one by one and averaged by token class. Beside them `model`, `target_scoring`,
+    /// `metrics`, `corrupt`, `arms` (by default `hidden`, `mlp` and `attn`), `layers`, `direction`, `plot`, `strict` and
+    /// `allow_trivial` mean what they mean for one, and hold for all.
+    cases: Option<Vec<Case>>,
+    /// With `cases`: which of them count.
+    filters: Option<Filters>,
+    /// With `cases`: how effects are averaged.
+    aggregate: Option<Aggregate>,
+    /// What is kept beside means.
+    keep: Option<TraceKeep>,
     #[serde(flatten)]
     long: TraceSpec,
+}
+
+/// What a trace keeps beside means.
+#[derive(ToSchema)]
+pub struct TraceKeep {
+    /// Of one prompt: the value of every sample of every cell.
+    per_sample: Option<bool>,
+    /// With `cases`: the mean effect of every case by token class.
+    per_case: Option<bool>,
 }
 
 /// A prompt in short: its text, or an object.

@@ -265,12 +265,31 @@ impl Method {
         }
     }
 
+    /// How many corrupted runs it makes.
+    pub fn samples(&self) -> u64 {
+        match self {
+            Self::ReplaceTokens(replace) => replace.with.each().len() as u64,
+            Self::Run { run } => run.each().len() as u64,
+            noise => noise.draws().map_or(1, |draws| draws.samples),
+        }
+    }
+
     /// The size of noise that has one.
     pub const fn sigma(&self) -> Option<Sigma> {
         match self {
             Self::Gaussian(Spherical { sigma, .. })
             | Self::Uniform(Spherical { sigma, .. })
             | Self::StudentT(StudentT { sigma, .. }) => Some(*sigma),
+            Self::Multivariate(_) | Self::ReplaceTokens(_) | Self::Run { .. } => None,
+        }
+    }
+
+    /// The same, to be set.
+    pub const fn sigma_mut(&mut self) -> Option<&mut Sigma> {
+        match self {
+            Self::Gaussian(Spherical { sigma, .. })
+            | Self::Uniform(Spherical { sigma, .. })
+            | Self::StudentT(StudentT { sigma, .. }) => Some(sigma),
             Self::Multivariate(_) | Self::ReplaceTokens(_) | Self::Run { .. } => None,
         }
     }

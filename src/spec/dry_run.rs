@@ -16,6 +16,11 @@ pub enum Planned {
 }
 
 impl Planned {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.prefix().trim_start_matches('/')
+    }
+
     /// Pointer to the request inside the body.
     pub const fn prefix(self) -> &'static str {
         match self {

@@ -127,7 +127,7 @@ fn read_targets(
     (target.map(|items| Named::one("target", items)).unwrap_or_default(), origins)
 }
 
-fn read_metrics(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Metric>> {
+pub(super) fn read_metrics(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Metric>> {
     let metrics = node.each(out, Metric::read)?;
     for (i, metric) in metrics.iter().enumerate() {
         if metrics[..i].contains(metric) {

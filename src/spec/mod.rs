@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod align;
 pub mod body;
+pub mod cases;
 pub mod corruption;
 pub mod derive;
 pub mod dry_run;

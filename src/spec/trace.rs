@@ -207,16 +207,14 @@ impl TraceSpec {
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);
         let positions =
             fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::ALL);
-        let directions = [("denoising", Direction::Denoising), ("noising", Direction::Noising)];
-        let direction = fields.get("direction").and_then(|n| n.choice(&directions, &["both"], out));
+        let direction = fields.get("direction").and_then(|n| read_direction(&n, out));
         let expect_top1 = fields.get("expect_top1").and_then(|n| n.name(out));
         let choices = [("warn", OnUnexpected::Warn), ("refuse", OnUnexpected::Refuse)];
         let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&choices, &[], out));
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
         let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let keep = fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default();
-        let formats = [("svg", PlotFormat::Svg), ("png", PlotFormat::Png)];
-        let plot = fields.get("plot").and_then(|n| n.each(out, |n, out| n.choice(&formats, &[], out)));
+        let plot = fields.get("plot").and_then(|n| read_plot(&n, out));
         if fields.get("metrics").is_none() && fields.any(&["target", "targets"]).is_none() {
             let fix = "write the token whose probability is traced, with its leading space: \" Paris\"";
             fields.need("target", fix, out);
@@ -264,7 +262,17 @@ fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>,
     Some((Named::one("clean", prompt), Origins(origins)))
 }
 
-fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm>> {
+pub(super) fn read_direction(node: &Node<'_>, out: &mut Problems) -> Option<Direction> {
+    let directions = [("denoising", Direction::Denoising), ("noising", Direction::Noising)];
+    node.choice(&directions, &["both"], out)
+}
+
+pub(super) fn read_plot(node: &Node<'_>, out: &mut Problems) -> Option<Vec<PlotFormat>> {
+    let formats = [("svg", PlotFormat::Svg), ("png", PlotFormat::Png)];
+    node.each(out, |n, out| n.choice(&formats, &[], out))
+}
+
+pub(super) fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm>> {
     if !node.value.is_array() {
         return Named::read(node, out, Arm::read);
     }

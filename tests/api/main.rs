@@ -15,6 +15,7 @@ mod activations;
 mod align;
 mod bad_input;
 mod bad_rows;
+mod cases;
 mod connections;
 mod corruption;
 mod demo;

@@ -1,0 +1,166 @@
+//! Problems and remarks of many cases, said once: where several cases have the same, one is named and the rest counted.
+
+use super::lint::{Lint, Lints};
+use crate::spec::cases::CasesSpec;
+use crate::spec::problem::{FieldProblem, Problems};
+
+/// Problems and remarks of cases, with pointers as the caller wrote them.
+#[derive(Debug)]
+pub struct Gathered<'s> {
+    spec: &'s CasesSpec,
+    /// Whether the corruption's positions are the default: the subject.
+    on_subject: bool,
+    problems: Vec<Said<FieldProblem>>,
+    lints: Vec<Said<Lint>>,
+}
+
+/// Something said of some cases.
+#[derive(Debug)]
+struct Said<T> {
+    what: T,
+    /// The first case of which it was said.
+    first: usize,
+    /// The last one so far.
+    last: usize,
+    /// Of how many.
+    count: usize,
+    /// Whether in the same words of all of them.
+    same: bool,
+}
+
+/// Pointers into a case's trace, and the field of the case that they come from; empty: the case.
+const OWN: [(&str, &str); 7] = [
+    ("/runs/clean/prompt", "/prompt"),
+    ("/runs/clean/tokens", "/tokens"),
+    ("/runs/clean/bos", "/bos"),
+    ("/runs/clean/spans/subject", "/subject"),
+    ("/runs", ""),
+    ("/targets/target", "/target"),
+    ("/read/at", "/prompt"),
+];
+
+impl<'s> Gathered<'s> {
+    pub(super) fn new(spec: &'s CasesSpec, on_subject: bool) -> Self {
+        Self { spec, on_subject, problems: Vec::new(), lints: Vec::new() }
+    }
+
+    /// A problem of the whole request.
+    pub(super) fn all(&mut self, at: &str, code: &'static str, detail: String, fix: &str) {
+        let what = FieldProblem { pointer: at.to_owned(), code, detail, fix: fix.to_owned() };
+        self.problems.push(Said { what, first: 0, last: 0, count: self.spec.cases.len(), same: true });
+    }
+
+    /// The problems of one case.
+    pub fn add_problems(&mut self, case: usize, problems: Problems) {
+        for mut problem in problems.0 {
+            problem.pointer = self.pointer(case, &problem.pointer);
+            let known = |said: &&mut Said<FieldProblem>| {
+                (said.what.code, &said.what.pointer) == (problem.code, &problem.pointer)
+            };
+            match self.problems.iter_mut().find(known) {
+                Some(said) => said.again(case, said.what.detail == problem.detail),
+                None => {
+                    self.problems.push(Said { what: problem, first: case, last: case, count: 1, same: true })
+                }
+            }
+        }
+    }
+
+    /// The remarks on one case.
+    pub fn add_lints(&mut self, case: usize, lints: Lints) {
+        for mut lint in lints.0 {
+            lint.pointer = self.pointer(case, &lint.pointer);
+            let field = |pointer: &str, case| self.field(pointer, case).to_owned();
+            let known = self.lints.iter().position(|said| {
+                said.what.code == lint.code
+                    && said.what.severity == lint.severity
+                    && field(&said.what.pointer, said.first) == field(&lint.pointer, case)
+            });
+            match known.map(|at| &mut self.lints[at]) {
+                Some(said) => said.again(case, said.what.detail == lint.detail),
+                None => self.lints.push(Said { what: lint, first: case, last: case, count: 1, same: true }),
+            }
+        }
+    }
+
+    /// A remark on the whole request.
+    pub fn lint(&mut self, lints: Lints) {
+        let count = self.spec.cases.len();
+        self.lints.extend(lints.0.into_iter().map(|what| Said {
+            what,
+            first: 0,
+            last: 0,
+            count,
+            same: true,
+        }));
+    }
+
+    /// All problems.
+    pub fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        for said in &self.problems {
+            let detail = self.detail(said, &said.what.pointer, &said.what.detail);
+            problems.push(&said.what.pointer, said.what.code, detail, &said.what.fix);
+        }
+        problems
+    }
+
+    /// All remarks.
+    pub fn lints(&self) -> Vec<Lint> {
+        let told = |said: &Said<Lint>| Lint {
+            detail: self.detail(said, &said.what.pointer, &said.what.detail),
+            ..said.what.clone()
+        };
+        self.lints.iter().map(told).collect()
+    }
+
+    /// What was said, with the case it was said of where the pointer doesn't tell, and how many more there are.
+    fn detail<T>(&self, said: &Said<T>, pointer: &str, detail: &str) -> String {
+        if said.same && said.count == self.spec.cases.len() {
+            return detail.to_owned();
+        }
+        let named = if pointer.starts_with("/cases/") {
+            detail.to_owned()
+        } else {
+            format!("case {:?}: {detail}", self.spec.cases[said.first].id)
+        };
+        match said.count - 1 {
+            0 => named,
+            1 => format!("{named}; and another case alike"),
+            more => format!("{named}; and {more} other cases alike"),
+        }
+    }
+
+    /// A pointer into a case's trace as the caller wrote it.
+    fn pointer(&self, case: usize, pointer: &str) -> String {
+        let rest =
+            |long: &str| pointer.strip_prefix(long).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        let place = self.spec.places[case];
+        if let Some((field, rest)) = OWN.iter().find_map(|(long, field)| Some((*field, rest(long)?))) {
+            // A target given as one value has no index to point at.
+            let rest = if field == "/target" && self.spec.cases[case].target.len() == 1 { "" } else { rest };
+            // Of the run itself nothing is left to point at.
+            let rest = if field.is_empty() { "" } else { rest };
+            return format!("/cases/{place}{field}{rest}");
+        }
+        if pointer == "/corrupt/positions" && self.on_subject {
+            return format!("/cases/{place}/subject");
+        }
+        // Readouts are not asked for: their number is that of the cells.
+        if rest("/read").is_some() { "/arms".to_owned() } else { pointer.to_owned() }
+    }
+
+    /// The field of a pointer, without the case.
+    fn field<'p>(&self, pointer: &'p str, case: usize) -> &'p str {
+        pointer.strip_prefix(&format!("/cases/{}", self.spec.places[case])).unwrap_or(pointer)
+    }
+}
+
+impl<T> Said<T> {
+    /// Said again, perhaps of the same case: once is enough.
+    fn again(&mut self, case: usize, same: bool) {
+        self.count += usize::from(self.last != case);
+        self.same &= same || self.last == case;
+        self.last = case;
+    }
+}

@@ -1,0 +1,267 @@
+//! Averages over cases in the formats beside JSON: a table, named arrays, a heatmap of layers by token class.
+
+use std::collections::BTreeMap;
+
+use super::array::NamedArray;
+use super::cases::{CasesResponse, ClassArm, ClassEstimates};
+use super::common::NdArray;
+use super::csv::Column as TableColumn;
+use super::files::{Arrays, metadata, part, wanted};
+use super::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
+use super::phrases;
+use super::pictures::{DOT, PictureRequestError, chosen};
+use super::tables::Table;
+use crate::effect::bootstrap::CaseEstimate;
+use crate::effect::stats::Estimate;
+use crate::spec::named::Named;
+use crate::spec::select::TokenClass;
+
+/// Averages: a row for each metric (`only` that one, if given) of each class and layer of each arm, over all cases and then
+/// within each group.
+///
+/// Columns: group (empty: all cases), arm, site, window, class, layer, metric, effect, effect_se, effect_ci_low,
+/// effect_ci_high, n, recovery, recovery_ci_low, recovery_ci_high, cells, trivial, exact_null, total_effect,
+/// total_effect_ci_low, total_effect_ci_high. Where two groups are compared, rows of the group `A - B` hold differences
+/// of effects, and nothing else.
+#[expect(clippy::doc_markdown, reason = "names of columns")]
+pub fn table(response: &CasesResponse, only: Option<&str>) -> Vec<TableColumn> {
+    let mut rows = Vec::new();
+    for (name, arm) in response.arms.iter() {
+        rows.extend(arm_rows("", name, arm, &response.total_effect, only));
+    }
+    for (group, result) in response.groups.iter() {
+        for (name, arm) in result.arms.iter() {
+            rows.extend(arm_rows(group, name, arm, &result.total_effect, only));
+        }
+    }
+    let compared = response.difference.as_ref().map(|two| (format!("{} - {}", two.of[0], two.of[1]), two));
+    if let Some((group, two)) = &compared {
+        for (name, effects) in two.effects.iter() {
+            let Some(arm) = response.arms.get(name) else { continue };
+            for (key, estimates) in wanted(effects, only) {
+                let cells = 0..estimates.mean.data.len();
+                rows.extend(cells.map(|cell| Row { group, name, arm, key, cell, estimates, pooled: None }));
+            }
+        }
+    }
+    let pooled = |row: &Row<'_>, of: fn(&ClassArm) -> &NdArray<usize>| {
+        row.pooled.and(Some(of(row.arm).data[row.cell] as u32))
+    };
+    let share = |row: &Row<'_>, of: fn(&super::cases::ClassShares) -> &NdArray<Option<f64>>| {
+        row.pooled.and(row.arm.recovery.get(row.key)).and_then(|shares| of(shares).data[row.cell])
+    };
+    Table::new(rows)
+        .text("group", |row| row.group)
+        .text("arm", |row| row.name)
+        .text("site", |row| row.arm.site.name())
+        .int("window", |row| Some(row.arm.window))
+        .text("class", |row| TokenClass::ALL[row.cell / depth(row.arm)].0)
+        .int("layer", |row| Some(row.arm.layers.as_ref()?[row.cell % depth(row.arm)]))
+        .text("metric", |row| row.key)
+        .float("effect", |row| row.estimates.mean.data[row.cell])
+        .float("effect_se", |row| row.estimates.se.data[row.cell])
+        .float("effect_ci_low", |row| row.estimates.ci_low.data[row.cell])
+        .float("effect_ci_high", |row| row.estimates.ci_high.data[row.cell])
+        .int("n", |row| Some(row.estimates.n.data[row.cell] as u32))
+        .float("recovery", |row| share(row, |shares| &shares.value))
+        .float("recovery_ci_low", |row| share(row, |shares| &shares.ci_low))
+        .float("recovery_ci_high", |row| share(row, |shares| &shares.ci_high))
+        .int("cells", |row| pooled(row, |arm| &arm.cells))
+        .int("trivial", |row| pooled(row, |arm| &arm.trivial))
+        .int("exact_null", |row| pooled(row, |arm| &arm.exact_null))
+        .float("total_effect", |row| row.pooled?.mean)
+        .float("total_effect_ci_low", |row| Some(row.pooled?.ci?[0]))
+        .float("total_effect_ci_high", |row| Some(row.pooled?.ci?[1]))
+        .columns
+}
+
+struct Row<'r> {
+    group: &'r str,
+    name: &'r str,
+    arm: &'r ClassArm,
+    key: &'r str,
+    /// Index into `[classes, layers]`.
+    cell: usize,
+    estimates: &'r ClassEstimates,
+    /// The total effect of the cases averaged; none in a comparison.
+    pooled: Option<&'r CaseEstimate>,
+}
+
+fn arm_rows<'r>(
+    group: &'r str,
+    name: &'r str,
+    arm: &'r ClassArm,
+    totals: &'r Named<CaseEstimate>,
+    only: Option<&str>,
+) -> Vec<Row<'r>> {
+    let metrics = wanted(&arm.effects, only);
+    let rows = metrics.flat_map(|(key, estimates)| {
+        let cells = 0..estimates.mean.data.len();
+        cells.map(move |cell| Row { group, name, arm, key, cell, estimates, pooled: totals.get(key) })
+    });
+    rows.collect()
+}
+
+fn depth(arm: &ClassArm) -> usize {
+    arm.layers.as_ref().map_or(1, Vec::len)
+}
+
+/// Averages as arrays `[classes, layers]`, of the metric `only` or of all.
+///
+/// Of each arm: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `effect_ci_low`, `effect_ci_high`, `n`, `recovery`,
+/// `recovery_ci_low`, `recovery_ci_high`, `argmax_histogram`; `{arm}/cells`, `{arm}/trivial`, `{arm}/exact_null`,
+/// `{arm}/layers`; `total_effect/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`. The same of groups under
+/// `groups/{group}/`; `difference/{arm}/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`, `n`. With `keep.per_case`
+/// `cases/{id}/{arm}/{metric}`. Classes are those of the JSON response, in its order.
+pub fn arrays(response: &CasesResponse, only: Option<&str>) -> Vec<NamedArray> {
+    let mut out = Arrays::default();
+    pool(&mut out, "", &response.arms, &response.total_effect, only);
+    for (name, group) in response.groups.iter() {
+        pool(&mut out, &format!("groups/{}/", part(name)), &group.arms, &group.total_effect, only);
+    }
+    for (name, effects) in response.difference.iter().flat_map(|two| two.effects.iter()) {
+        for (key, estimates) in wanted(effects, only) {
+            estimated(&mut out, &format!("difference/{}/{}/", part(name), part(key)), estimates);
+        }
+    }
+    for case in &response.cases {
+        for (name, effects) in case.effects.iter() {
+            for (key, array) in wanted(effects, only) {
+                out.floats(format!("cases/{}/{}/{}", part(&case.id), part(name), part(key)), array);
+            }
+        }
+    }
+    out.into_list()
+}
+
+fn pool(
+    out: &mut Arrays,
+    prefix: &str,
+    arms: &Named<ClassArm>,
+    totals: &Named<CaseEstimate>,
+    only: Option<&str>,
+) {
+    for (name, arm) in arms.iter() {
+        let path = format!("{prefix}{}", part(name));
+        for (key, estimates) in wanted(&arm.effects, only) {
+            let metric = format!("{path}/{}", part(key));
+            estimated(out, &format!("{metric}/effect_"), estimates);
+            if let Some(shares) = arm.recovery.get(key) {
+                out.floats(format!("{metric}/recovery"), &shares.value);
+                out.floats(format!("{metric}/recovery_ci_low"), &shares.ci_low);
+                out.floats(format!("{metric}/recovery_ci_high"), &shares.ci_high);
+            }
+            if let Some(histogram) = arm.argmax_histogram.get(key) {
+                out.counts(format!("{metric}/argmax_histogram"), histogram);
+            }
+        }
+        out.counts(format!("{path}/cells"), &arm.cells);
+        out.counts(format!("{path}/trivial"), &arm.trivial);
+        out.counts(format!("{path}/exact_null"), &arm.exact_null);
+        if let Some(layers) = &arm.layers {
+            out.ints(format!("{path}/layers"), layers.iter().copied());
+        }
+    }
+    for (key, total) in wanted(totals, only) {
+        let path = format!("{prefix}total_effect/{}", part(key));
+        out.scalar(format!("{path}/mean"), total.mean);
+        out.scalar(format!("{path}/se"), total.se);
+        out.scalar(format!("{path}/ci_low"), total.ci.map(|[low, _]| low));
+        out.scalar(format!("{path}/ci_high"), total.ci.map(|[_, high]| high));
+    }
+}
+
+fn estimated(out: &mut Arrays, prefix: &str, estimates: &ClassEstimates) {
+    out.floats(format!("{prefix}mean"), &estimates.mean);
+    out.floats(format!("{prefix}se"), &estimates.se);
+    out.floats(format!("{prefix}ci_low"), &estimates.ci_low);
+    out.floats(format!("{prefix}ci_high"), &estimates.ci_high);
+    let n = prefix.strip_suffix("effect_").unwrap_or(prefix);
+    out.counts(format!("{n}n"), &estimates.n);
+}
+
+/// Metadata of averages, by the same names as of every response; `token_texts` is a JSON object from cases to token ids.
+pub fn cases_metadata(response: &CasesResponse) -> BTreeMap<String, String> {
+    let tokens: Named<&[u32]> =
+        response.cases.iter().map(|case| (case.id.clone(), case.tokens.as_slice())).collect();
+    metadata(&response.id, &response.model, &response.request, &response.provenance, &response.lints, &tokens)
+}
+
+/// The heatmaps of averages: one panel per arm on one scale, layers by token class, each cell the mean indirect effect on
+/// `metric` (the first one if left out).
+///
+/// # Errors
+/// [`PictureRequestError`]: an unknown metric, or nothing that can be drawn.
+pub fn figure(response: &CasesResponse, metric: Option<&str>) -> Result<Figure, PictureRequestError> {
+    let key = chosen(metric, &response.total_effect.names())?;
+    let what = phrases::metric(key, &response.request.experiment(0), &Named::default());
+    let panels = response.arms.iter().map(|(name, arm)| {
+        let mut panel = panel(response, name, arm, key)?;
+        panel.value_label = format!("mean indirect effect on {}", phrases::unbroken(&what));
+        Ok(panel)
+    });
+    let panels = panels.collect::<Result<Vec<Heatmap>, PictureRequestError>>()?;
+    if panels.is_empty() || response.kept == 0 {
+        return Err(PictureRequestError::NoCells { of: "the average".to_owned() });
+    }
+    let mut subtitle = vec![
+        response.model.clone(),
+        phrases::direction(response.direction).to_owned(),
+        phrases::corruption_of_cases(response),
+        format!("{} of {} cases", response.kept, response.cases.len()).replace(' ', "\u{a0}"),
+    ];
+    let total = response.total_effect.get(key).map(|total| Estimate { mean: total.mean, se: total.se });
+    subtitle.extend(total.map(|total| phrases::estimate("total effect", &total)));
+    Ok(Figure {
+        title: format!("Average causal trace: {what}"),
+        subtitle: subtitle.join(DOT),
+        panels,
+        shared_scale: true,
+        arrangement: Arrangement::Row,
+    })
+}
+
+fn panel(
+    response: &CasesResponse,
+    name: &str,
+    arm: &ClassArm,
+    key: &str,
+) -> Result<Heatmap, PictureRequestError> {
+    let none = || PictureRequestError::NoCells { of: format!("arm {name}") };
+    let effects = arm.effects.get(key).filter(|effects| !effects.mean.data.is_empty()).ok_or_else(none)?;
+    let depth = depth(arm);
+    let alone = || vec![arm.site.name().to_owned()];
+    let rows = arm.layers.as_ref().map_or_else(alone, |layers| layers.iter().map(u32::to_string).collect());
+    let all = |counted: &NdArray<usize>, at: usize| {
+        arm.cells.data[at] > 0 && counted.data[at] == arm.cells.data[at]
+    };
+    let cell = |layer: usize, class: usize| {
+        let at = class * depth + layer;
+        Cell {
+            value: effects.mean.data[at],
+            exact_null: all(&arm.exact_null, at),
+            trivial: all(&arm.trivial, at),
+        }
+    };
+    let classes = &response.classes;
+    let column = |class: &TokenClass| Column {
+        text: class.name().replace('_', " "),
+        marked: *class <= TokenClass::LastSubject,
+    };
+    let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
+    let y_label = match (&arm.layers, arm.window) {
+        (None, _) => "",
+        (Some(_), 0 | 1) => "layer",
+        (Some(_), _) => "centre layer",
+    };
+    Ok(Heatmap {
+        title: format!("{name}: {}{window}", arm.site),
+        cells: (0..depth).map(|layer| (0..classes.len()).map(|class| cell(layer, class)).collect()).collect(),
+        rows,
+        columns: classes.iter().map(column).collect(),
+        y_label: y_label.to_owned(),
+        x_label: "token class".to_owned(),
+        mark_label: "subject".to_owned(),
+        ..Heatmap::default()
+    })
+}

@@ -1,0 +1,233 @@
+//! Traces of many prompts: all are priced, the unpatched runs of each decide which count, and these are traced one after
+//! another, each reduced to its averages before the next.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{Computed, Refusal, Served, Service, Turn};
+use crate::effect::cases::{judge, of_baselines, reduce};
+use crate::effect::lints;
+use crate::engine::{Engine, EngineError};
+use crate::lower::cases::{Cases, cases};
+use crate::lower::facts::Facts;
+use crate::lower::layout::{Lowered, TraceLayout};
+use crate::lower::lint::{Lint, Lints};
+use crate::plan::cost::{Ceiling, Cost};
+use crate::plan::output::{EditStats, PlanOutput, Usage};
+use crate::plan::pack::{Mode, PackError};
+use crate::plan::{EditGroup, Plan, RunId};
+use crate::result::cases::{self, CasesResponse, Totals};
+use crate::result::common::Receipts;
+use crate::result::dry_run::PlanResponse;
+use crate::spec::dry_run::Planned;
+use crate::spec::problem::Problems;
+
+/// Fewer cases than this leave a standard error uncertain by more than a third of itself.
+const FEW_CASES: usize = 5;
+
+/// Cases whose plans have been made once, to see what is wrong with them and what they cost.
+struct Priced {
+    cases: Cases,
+    lints: Vec<Lint>,
+    /// Each arm's layers; none at sites without.
+    layers: Vec<Option<Vec<u32>>>,
+    /// Of the first `priced` cases.
+    cost: Cost,
+    runs: usize,
+    readouts: usize,
+    /// Fewer than all if these cost too much already.
+    priced: usize,
+}
+
+impl Service {
+    /// `POST /v1/trace` with `cases`.
+    pub async fn trace_cases(&self, body: Value) -> Result<CasesResponse, Refusal> {
+        let (engine, ceiling) = (self.engine.clone(), self.ceiling);
+        let priced = self.lower(move |facts| price(&body, facts, &engine, ceiling)).await?;
+        let Priced { cases, mut lints, layers, cost, .. } = priced.map_err(EngineError::from)?;
+        if !ceiling.allows(&cost) {
+            return Err(Refusal::TooLarge { cost, ceiling });
+        }
+        let cases = Arc::new(cases);
+        let mut written = [EditStats::default(); 3];
+        let mut usage = Usage::default();
+        let mut computed = Vec::with_capacity(cases.len());
+        for case in 0..cases.len() {
+            let turn = if case == 0 { Turn::New } else { Turn::Next };
+            let done = self.one(&cases, case, turn, Cases::baseline).await?;
+            usage = usage.and(&done.output.usage);
+            let filters = cases.spec.filters;
+            let judged = move |facts: &Served| {
+                let (layout, scores) = (&done.layout, &done.output.scores);
+                let measures = &layout.common.measures;
+                Ok(cases::Computed {
+                    baselines: of_baselines(layout, scores),
+                    metrics: measures.iter().map(|measure| measure.metric.to_string()).collect(),
+                    dropped: judge(layout, scores, &filters, &|id| facts.words().text(id)),
+                    effects: None,
+                })
+            };
+            computed.push(self.lower(judged).await?);
+        }
+        let mut found = cases.gather();
+        for (case, computed) in computed.iter_mut().enumerate().filter(|(_, case)| case.dropped.is_empty()) {
+            let done = self.one(&cases, case, Turn::Next, Cases::trace).await?;
+            usage = usage.and(&done.output.usage);
+            for (sum, one) in written.iter_mut().zip(done.output.receipts) {
+                *sum = sum.and(one);
+            }
+            let (subject, len) = (cases.subject(case), cases.runs[case].len());
+            let reduced = move |facts: &Served| {
+                let Done { layout, output, resolved } = &done;
+                let parents = layout.parents();
+                let nulls = layout.arms.iter().flat_map(|(_, grid)| grid.exact_nulls(resolved, &parents));
+                let nulls: Vec<bool> = nulls.collect();
+                let patched = output.receipt(EditGroup::Patch);
+                let remarks =
+                    lints::trace(layout, &output.scores, &nulls, patched, &|id| facts.words().text(id));
+                Ok((reduce(layout, &subject, len, resolved, &output.scores), remarks))
+            };
+            let (effects, remarks) = self.lower(reduced).await?;
+            found.add_lints(case, remarks);
+            computed.traced(effects);
+        }
+        found.lint(of_count(computed.iter().filter(|case| case.effects.is_some()).count(), cases.len()));
+        let found = found.lints();
+        cases.refused(&found)?;
+        lints.extend(found);
+        let receipt = Receipts::of(&PlanOutput { receipts: written, ..PlanOutput::default() });
+        let totals = Totals { receipt, usage, lints, layers };
+        let envelope = self.envelope("trace");
+        let answer =
+            move |facts: &Served| Ok(cases::respond(&cases, &computed, totals, facts.words(), envelope));
+        self.lower(answer).await
+    }
+
+    /// Computes one plan of a case.
+    async fn one(
+        &self,
+        cases: &Arc<Cases>,
+        case: usize,
+        turn: Turn,
+        plan: impl FnOnce(&Cases, usize, &dyn Facts) -> Result<Lowered<TraceLayout>, Problems> + Send + 'static,
+    ) -> Result<Done, Refusal> {
+        let cases = Arc::clone(cases);
+        let Lowered { prelude, plan, layout } = self.lower(move |facts| plan(&cases, case, facts)).await?;
+        let Computed { output, resolved } = self.compute_in(turn, prelude, plan).await?;
+        Ok(Done { layout, output, resolved })
+    }
+}
+
+/// A plan that was computed, and what it means.
+struct Done {
+    layout: TraceLayout,
+    output: PlanOutput,
+    resolved: Vec<RunId>,
+}
+
+/// Remarks on how many cases count.
+fn of_count(kept: usize, all: usize) -> Lints {
+    let mut lints = Lints::default();
+    if kept == 0 {
+        let detail = format!("the filters drop all {all} cases");
+        lints.error(
+            "NO_CASE_KEPT",
+            "/filters",
+            detail,
+            "choose prompts that the model answers, or lower the filters",
+        );
+    } else if kept < FEW_CASES {
+        let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
+        lints.info("SMALL_N", "/cases", detail, "tens of cases are usual");
+    }
+    lints
+}
+
+/// Makes every plan once: what is wrong with them, what is to be said of them, and what they cost together, all cases taken
+/// to be kept. Stops where the cost is too high already.
+fn price(
+    body: &Value,
+    facts: &dyn Facts,
+    engine: &Engine,
+    ceiling: Ceiling,
+) -> Result<Result<Priced, PackError>, Problems> {
+    let cases = cases(body, facts)?;
+    let mut found = cases.gather();
+    let (mut cost, mut runs, mut readouts, mut priced) = (Cost::default(), 0, 0, 0);
+    let mut layers = None;
+    let mut add = |plan: &Plan| {
+        (runs, readouts) = (runs + plan.runs.len(), readouts + plan.readouts.len());
+        cost = engine.prepare(plan, Mode::Branching)?.cost.and(&cost);
+        Ok(ceiling.allows(&cost))
+    };
+    for case in 0..cases.len() {
+        priced = case + 1;
+        // The trace first: it has every problem of its unpatched runs.
+        let plans = cases.trace(case, facts).and_then(|trace| Ok((cases.baseline(case, facts)?, trace)));
+        let (unpatched, trace) = match plans {
+            Ok(plans) => plans,
+            Err(problems) => {
+                found.add_problems(case, problems);
+                continue;
+            }
+        };
+        layers.get_or_insert_with(|| layers_of(&trace.layout));
+        found.add_lints(case, trace.layout.common.lints.clone());
+        let allowed = [unpatched.plan, trace.plan].iter().try_fold(true, |_, plan| add(plan));
+        match allowed {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    found.problems().or(Some(()))?;
+    let lints = found.lints();
+    cases.refused(&lints)?;
+    let layers = layers.unwrap_or_default();
+    Ok(Ok(Priced { lints, layers, cost, runs, readouts, priced, cases }))
+}
+
+fn layers_of(layout: &TraceLayout) -> Vec<Option<Vec<u32>>> {
+    let layers = layout.arms.iter().map(|(_, grid)| {
+        let axis = grid.axes.iter().find(|axis| axis.name == "layer");
+        axis.map(|axis| axis.values.clone())
+    });
+    layers.collect()
+}
+
+/// `POST /v1/plan` of a trace with `cases`.
+pub(super) fn plan(
+    body: &Value,
+    facts: &dyn Facts,
+    engine: &Engine,
+    ceiling: Ceiling,
+) -> Result<Result<PlanResponse, PackError>, Problems> {
+    let Priced { cases, lints, cost, runs, readouts, priced, .. } = match price(body, facts, engine, ceiling)?
+    {
+        Ok(priced) => priced,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut lints = Lints(lints);
+    if priced < cases.len() {
+        let detail = format!(
+            "the first {priced} of {} cases cost more than is let in; the others were not counted",
+            cases.len()
+        );
+        lints.info("COST_INCOMPLETE", "/cases", detail, "send fewer cases per request");
+    }
+    let request =
+        serde_json::to_value(&cases.spec).expect("BUG: specs hold finite numbers and string keys only");
+    Ok(Ok(PlanResponse {
+        model: facts.model().to_owned(),
+        kind: Planned::Trace.name(),
+        request,
+        runs,
+        readouts,
+        cost,
+        ceiling,
+        allowed: ceiling.allows(&cost),
+        lints: lints.0,
+        plan_sha256: cases.plan_sha256,
+    }))
+}
