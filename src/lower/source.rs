@@ -54,9 +54,13 @@ pub(super) fn resolve(
         OpSpec::Freeze { source: None } => same_place(place, scope.base, None, scope, lints, out),
         OpSpec::Resample { source, seed } => {
             let chosen = &source.any_of[pick(*seed, source.any_of.len())];
-            for (i, run) in source.any_of.iter().enumerate() {
+            let known = source.any_of.iter().enumerate().map(|(i, run)| {
                 let at = format!("{}/source/any_of/{i}", place.at);
-                find(run, &at, scope.experiment, scope.runs, out);
+                find(run, &at, scope.experiment, scope.runs, out).is_some()
+            });
+            // All of them are looked at.
+            if known.filter(|known| !known).count() > 0 {
+                return None;
             }
             same_place(place, chosen, source.positions.as_ref(), scope, lints, out)
         }

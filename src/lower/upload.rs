@@ -26,7 +26,11 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         _ => unreachable!("BUG: an upload has one to three axes"),
     };
     let wanted = width(spec.site, facts.config());
-    if shape[2] != wanted {
+    if let Some(detail) = unusable(spec.site) {
+        let fix =
+            "store values of a site that can be written and is as wide for every prompt, as resid_post or z";
+        out.push("/site", code::NOT_SUPPORTED, detail, fix);
+    } else if shape[2] != wanted {
         let detail = format!("{} numbers per position, site {} has {wanted}", shape[2], spec.site);
         out.push("/values", code::LENGTH_MISMATCH, detail, format!("give {wanted} numbers per position"));
     }
@@ -66,6 +70,14 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
     }))
 }
 
+/// Why nothing of a site can be stored for later, if so.
+fn unusable(site: Site) -> Option<String> {
+    if site.is_over_keys() {
+        return Some(format!("{site} has a number for each token of one prompt: no other has the same keys"));
+    }
+    (!site.is_editable()).then(|| format!("{site} can be read, not written"))
+}
+
 /// Numbers must be finite, also in the format in which they are stored.
 fn check_numbers(spec: &UploadSpec, out: &mut Problems) {
     if let Some(i) = spec.values.data.iter().position(|x| !x.is_finite()) {
@@ -87,8 +99,8 @@ fn layers(
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Result<Option<Vec<u32>>, ()> {
-    if spec.site == Site::Embed && (spec.layers.is_some() || n > 1) {
-        let detail = "`embed` comes before the first layer and has none";
+    if !spec.site.has_layer() && (spec.layers.is_some() || n > 1) {
+        let detail = format!("`{}` stands outside of the layers and has none", spec.site);
         let at = if spec.layers.is_some() { "/layers" } else { "/values" };
         out.push(at, code::CONFLICT, detail, "leave out `layers` and give the values of one layer");
         return Err(());

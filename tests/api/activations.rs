@@ -240,6 +240,10 @@ async fn what_was_captured_and_is_put_back_has_the_bits_of_the_run_itself() {
         captured(&state, "The Tower is tall", json!({"site": "z", "positions": "all"}), "f32").await;
     let embed = json!({"site": "embed", "positions": "all"});
     let (embedded, _) = captured(&state, "The Tower is tall", embed, "f32").await;
+    let everywhere = |site: &str| json!({"site": site, "positions": "all"});
+    let (normed, _) = captured(&state, "The Tower is tall", everywhere("final_norm"), "f32").await;
+    let (keys, _) = captured(&state, "The Tower is tall", everywhere("k_rope"), "f32").await;
+    let (neurons, _) = captured(&state, "The Tower is tall", everywhere("mlp_act"), "f32").await;
     for (handle, intervention, positions, sweep) in [
         (
             &residual,
@@ -284,6 +288,19 @@ async fn what_was_captured_and_is_put_back_has_the_bits_of_the_run_itself() {
             json!(["layers"]),
         ),
         (&embedded, json!({"site": "embed", "positions": [2, 5]}), json!([5, 9]), json!(["positions"])),
+        (&normed, json!({"site": "final_norm", "positions": "last"}), json!(3), json!([])),
+        (
+            &keys,
+            json!({"site": "k_rope", "layers": [0, 3], "heads": [1, 0], "positions": [2, 5]}),
+            json!([5, 9]),
+            json!(["layers", "heads"]),
+        ),
+        (
+            &neurons,
+            json!({"site": "mlp_act", "layers": "all", "dims": [0, 1, 159], "positions": [7, 3]}),
+            json!([5, 9]),
+            json!(["layers", "dims"]),
+        ),
     ] {
         let run = json!({"run": "a", "positions": positions});
         let kept = json!({"activation": handle["activation"], "positions": positions});
@@ -405,6 +422,9 @@ async fn bad_uploads_are_refused_with_the_field() {
         ("/site", json!("resid"), "/site unknown_value"),
         ("/site", Value::Null, "/site missing_field"),
         ("/site", json!("embed"), "/layers conflict"),
+        ("/site", json!("final_norm"), "/layers conflict"),
+        ("/site", json!("scores"), "/site not_supported"),
+        ("/site", json!("pattern"), "/site not_supported"),
         ("/layers", json!([0]), "/layers length_mismatch"),
         ("/layers", json!([0, 4]), "/layers/1 out_of_range"),
         ("/layers", json!([1, 1]), "/layers/1 duplicate"),
@@ -430,6 +450,8 @@ async fn bad_uploads_are_refused_with_the_field() {
         body[&pointer[1..]] = bad.clone();
         assert_eq!(problems(&post(&state, "/v1/activations", &body).await), [expected], "{pointer} {bad}");
     }
+    let logits = json!({"site": "logits", "values": vec![0.5_f32; width(&state, "logits").await]});
+    assert_eq!(problems(&post(&state, "/v1/activations", &logits).await), ["/site not_supported"]);
     let mut large = good.clone();
     large["values"] = json!([[vec![1e6; wide]], [vec![1e6; wide]]]);
     large["dtype"] = json!("f16");

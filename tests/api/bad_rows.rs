@@ -409,7 +409,6 @@ fn patch_fields() -> Fields {
                         json!("logits"),
                         "/interventions/0/layers conflict, /interventions/0/site not_supported",
                     ),
-                    (json!("scores"), "/interventions/0/source conflict"),
                     (json!(null), "missing_field"),
                 ],
             ),
@@ -508,6 +507,7 @@ fn patch_fields() -> Fields {
                 ],
             ),
         ),
+        ("/interventions/3", unserved_ops()),
         ("/interventions/0/coef", vec![(json!(2), "conflict")]),
         (
             "/interventions/0/dims",
@@ -516,8 +516,9 @@ fn patch_fields() -> Fields {
                 (json!(-1), "out_of_range"),
                 (json!([1, 1]), "/interventions/0/dims/1 duplicate"),
                 (json!([]), "empty"),
-                (json!("some"), "unknown_value"),
-                (json!({"from": 3, "to": 3}), "empty"),
+                (json!("some"), "wrong_type"),
+                (json!({"range": [3, 3]}), "/interventions/0/dims/range empty"),
+                (json!({"range": [0, 65]}), "/interventions/0/dims/range out_of_range"),
             ],
         ),
         (
@@ -659,6 +660,67 @@ fn patch_fields() -> Fields {
     ]
 }
 
+/// Interventions whose operation has no meaning at their site, or lacks what it needs.
+fn unserved_ops() -> Vec<(Value, &'static str)> {
+    const AT: &str = "/interventions/3/op not_supported";
+    let b = json!({"run": "b"});
+    let at = |site: &str, more: Value| {
+        let mut one = json!({"site": site, "layers": 0, "positions": 0});
+        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        one
+    };
+    let unit = |n: usize| (0..n).map(|i| u8::from(i == 0)).collect::<Vec<_>>();
+    vec![
+        (at("scores", json!({"op": "add", "source": b})), AT),
+        (at("pattern", json!({"op": "mean", "source": {"mean_of": ["b"]}})), AT),
+        (at("pattern", json!({"op": "noise", "sigma": {"abs": 1}})), AT),
+        (at("scores", json!({"source": {"run": "b", "layer": 1}})), AT),
+        (
+            at("pattern", json!({"positions": 1, "source": {"run": "b", "positions": 0}})),
+            "/interventions/3/source conflict",
+        ),
+        (at("head_out", json!({"op": "add", "source": b})), AT),
+        (at("head_out", json!({"op": "zero", "heads": 0, "dims": [1]})), AT),
+        (at("head_out", json!({"op": "project_out", "heads": 0, "basis": [unit(16)]})), AT),
+        (
+            at("resid_post", json!({"op": "project_out", "basis": [unit(64)], "dims": [1]})),
+            "/interventions/3/dims conflict",
+        ),
+        (at("resid_post", json!({"op": "project_out", "basis": []})), "/interventions/3/basis empty"),
+        (
+            at("resid_post", json!({"op": "project_out", "basis": [unit(63)]})),
+            "/interventions/3/basis/0 length_mismatch",
+        ),
+        (
+            at("resid_post", json!({"op": "project_out", "basis": [unit(64), unit(64)]})),
+            "/interventions/3/basis/1 duplicate",
+        ),
+        (
+            at("resid_post", json!({"op": "subspace", "basis": [unit(64)]})),
+            "/interventions/3/source missing_field",
+        ),
+        (
+            at("resid_post", json!({"op": "resample", "source": b})),
+            "/interventions/3/source/any_of missing_field, /interventions/3/source/run unknown_field",
+        ),
+        (
+            at("resid_post", json!({"op": "resample", "source": {"any_of": ["b", "c"]}})),
+            "/interventions/3/source/any_of/1 unknown_name",
+        ),
+        (
+            at("resid_post", json!({"op": "freeze", "source": {"vector": unit(64)}})),
+            "/interventions/3/source conflict",
+        ),
+        (
+            at("resid_post", json!({"op": "scale", "factor": 2, "norm_match": true})),
+            "/interventions/3/norm_match conflict",
+        ),
+        (at("k", json!({"op": "zero", "heads": [2]})), "/interventions/3/heads/0 out_of_range"),
+        (at("mlp_act", json!({"op": "zero", "heads": [0]})), "/interventions/3/heads not_supported"),
+        (at("mlp_act", json!({"op": "zero", "dims": [160]})), "/interventions/3/dims/0 out_of_range"),
+    ]
+}
+
 fn trace_fields() -> Fields {
     let big = json!(1_u64 << 63);
     vec![
@@ -753,7 +815,7 @@ fn trace_fields() -> Fields {
         ("/arms/hidden/heads", vec![(json!([0]), "not_supported")]),
         (
             "/arms/hidden/dims",
-            vec![(json!([64]), "/arms/hidden/dims/0 out_of_range"), (json!("some"), "unknown_value")],
+            vec![(json!([64]), "/arms/hidden/dims/0 out_of_range"), (json!("some"), "wrong_type")],
         ),
         (
             "/arms/hidden/positions",

@@ -397,22 +397,30 @@ async fn the_plan_of_a_request_says_what_it_then_costs() {
             );
         }
         assert!(number(&cost["flops"]) > 0.0 && number(&cost["seconds"]) > 0.0);
-        let runs = match kind {
-            "run" => done["runs"].as_object().unwrap().len(),
-            "patch" => {
-                let cells: usize = shape(&done["values"][0]).iter().product::<usize>().max(
-                    done["axes"].as_array().unwrap().iter().map(|axis| shape(&axis["values"])[0]).product(),
-                );
-                let copies = if done["controls"]["self_patch"].is_object() { 2 } else { 1 };
-                done["runs"].as_object().unwrap().len() + copies * cells
-            }
-            _ => {
-                let samples = done["samples"].as_u64().unwrap() as usize;
-                let copies = if done["controls"]["self_patch"].is_object() { 2 } else { 1 };
-                let cells = done["arms"].as_object().unwrap().len() * LAYERS * LEN * copies;
-                1 + samples + samples * cells
-            }
-        };
+        // The copy of a run from which the noise floor is read.
+        let twin = usize::from(kind != "run");
+        let runs = twin
+            + match kind {
+                "run" => done["runs"].as_object().unwrap().len(),
+                "patch" => {
+                    let cells: usize = shape(&done["values"][0]).iter().product::<usize>().max(
+                        done["axes"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .map(|axis| shape(&axis["values"])[0])
+                            .product(),
+                    );
+                    let copies = if done["controls"]["self_patch"].is_object() { 2 } else { 1 };
+                    done["runs"].as_object().unwrap().len() + copies * cells
+                }
+                _ => {
+                    let samples = done["samples"].as_u64().unwrap() as usize;
+                    let copies = if done["controls"]["self_patch"].is_object() { 2 } else { 1 };
+                    let cells = done["arms"].as_object().unwrap().len() * LAYERS * LEN * copies;
+                    1 + samples + samples * cells
+                }
+            };
         assert_eq!((&plan["runs"], &plan["readouts"]), (&json!(runs), &json!(runs)), "{kind} {body}");
     }
 }

@@ -48,37 +48,73 @@ async fn an_unknown_model_is_404_and_names_the_one_that_is_served() {
     assert!(reply.text().contains("dummy"), "{}", reply.text());
 }
 
+/// An intervention of every position at a site.
+fn edit(site: &Value, op: &Value) -> Value {
+    let width = site["width"].as_u64().unwrap_or(1) as usize;
+    let unit: Vec<u8> = (0..width).map(|i| u8::from(i == 0)).collect();
+    let more = match op.as_str().unwrap() {
+        "replace" | "freeze" => json!({"source": {"run": "b"}}),
+        "add" => json!({"source": {"vector": vec![0.5; width]}}),
+        "scale" => json!({"factor": 2}),
+        "mean" => json!({"source": {"mean_of": ["a", "b"]}}),
+        "resample" => json!({"source": {"any_of": ["b"]}}),
+        "noise" => json!({"sigma": {"abs": 0.5}}),
+        "project_out" => json!({"basis": [unit]}),
+        "subspace" => json!({"basis": [unit], "source": {"run": "b"}}),
+        _ => json!({}),
+    };
+    let mut edit = json!({"site": site["site"], "op": op, "positions": "all"});
+    edit.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    edit
+}
+
+/// Where an operation that a site has no meaning for is refused.
+fn unserved(site: &Value, op: &str) -> Option<&'static str> {
+    if !site["editable"].as_bool().unwrap() {
+        return Some("/interventions/0/site");
+    }
+    let refused = match site["site"].as_str().unwrap() {
+        "scores" | "pattern" => !["replace", "resample", "freeze", "scale", "zero"].contains(&op),
+        "head_out" => ["add", "noise", "project_out", "subspace"].contains(&op),
+        _ => false,
+    };
+    refused.then_some("/interventions/0/op")
+}
+
 #[tokio::test]
 async fn capabilities_name_all_that_requests_accept() {
     let can = described("/v1/capabilities", "/v1/capabilities").await;
     let state = tiny();
+    assert_eq!(can["sites"].as_array().unwrap().len(), 20);
     for site in can["sites"].as_array().unwrap() {
         let name = site["site"].as_str().unwrap();
         for op in can["ops"].as_array().unwrap() {
-            let mut edit = json!({"site": name, "op": op, "positions": "all"});
-            match op.as_str().unwrap() {
-                "replace" => edit["source"] = json!({"run": "b"}),
-                "add" => {
-                    edit["source"] = json!({"vector": vec![0.5; site["width"].as_u64().unwrap() as usize]})
-                }
-                "scale" => edit["factor"] = json!(2),
-                "noise" => edit["sigma"] = json!({"abs": 0.5}),
-                _ => {}
-            }
-            let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit], "target": "P",
-                              "allow_trivial": true});
+            let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit(site, op)],
+                              "target": "P", "allow_trivial": true});
             let reply = post(&state, "/v1/patch", &body).await;
+            if let Some(pointer) = unserved(site, op.as_str().unwrap()) {
+                is_problem(&reply, 422, "invalid-request");
+                assert_eq!(reply.json()["errors"][0]["pointer"], pointer, "{name} {op}: {}", reply.text());
+                assert_eq!(reply.json()["errors"][0]["code"], "not_supported", "{name} {op}");
+                continue;
+            }
             assert_eq!(reply.status, 200, "{name} {op}: {}", reply.text());
             let cells = reply.json()["receipt"]["cells"].as_u64().unwrap();
             // Four layers of four positions, BOS included. After the last layer's keys only the read position counts.
             let written = match name {
                 "embed" => 4,
-                "resid_pre" => 16,
+                "resid_pre" | "attn_in" | "k" | "v" | "k_rope" => 16,
+                "final_norm" => 1,
                 _ => 13,
             };
             assert_eq!(cells, written, "{name} {op}");
         }
-        assert_eq!(site["heads"].is_u64(), name == "z");
+        let heads = match name {
+            "k" | "v" | "k_rope" => json!(2),
+            "q" | "q_rope" | "scores" | "pattern" | "z" | "head_out" => json!(4),
+            _ => json!(null),
+        };
+        assert_eq!(site["heads"], heads, "{name}");
     }
     for metric in can["metrics"].as_array().unwrap() {
         let of = match metric.as_str().unwrap() {
@@ -98,8 +134,40 @@ async fn capabilities_name_all_that_requests_accept() {
         let reply = post(&state, "/v1/patch", &body).await;
         assert_eq!(reply.status, 200, "{axis}: {}", reply.text());
         let n = reply.json()["axes"][0]["values"].as_array().unwrap().len();
-        assert_eq!(n, 4, "{axis}: four layers, four positions, four heads");
+        let expected = if *axis == "dims" { 16 } else { 4 };
+        assert_eq!(n, expected, "{axis}: four layers, positions and heads of sixteen dimensions");
     }
+    for control in can["controls"].as_array().unwrap() {
+        let body = json!({"base": "abc", "source": "xyz", "target": "P", "controls": [control]});
+        let reply = post(&state, "/v1/patch", &body).await;
+        assert_eq!(reply.status, 200, "{control}: {}", reply.text());
+        // As many rows as the patches write; only the control of a run's own states leaves them as they were.
+        let receipt = &reply.json()["receipt"];
+        assert_eq!(receipt["controls"]["cells"], receipt["cells"], "{control}");
+        let moved = receipt["controls"]["max_abs_delta"].as_f64().unwrap() > 0.0;
+        assert_eq!(moved, control != "self_patch", "{control}: {receipt}");
+    }
+    for method in can["corruptions"].as_array().unwrap() {
+        let more = match method.as_str().unwrap() {
+            "run" => json!({"run": "other"}),
+            "replace_tokens" => json!({"with": "z"}),
+            _ => json!({"samples": 2}),
+        };
+        let mut corrupt = json!({"method": method});
+        corrupt.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let runs = json!({"clean": {"prompt": "abc", "spans": {"subject": "b"}}, "other": "axc"});
+        let body = json!({"runs": runs, "target": "P", "corrupt": corrupt});
+        let reply = post(&state, "/v1/trace", &body).await;
+        assert_eq!(reply.status, 200, "{method}: {}", reply.text());
+    }
+    for rng in can["generators"].as_array().unwrap() {
+        let body =
+            json!({"prompt": "abc", "subject": "b", "target": "P", "corrupt": {"rng": rng, "samples": 2}});
+        let reply = post(&state, "/v1/trace", &body).await;
+        assert_eq!(reply.json()["request"]["corrupt"]["rng"], *rng, "{}", reply.text());
+    }
+    assert_eq!(can["corruptions"].as_array().unwrap().len(), 6);
+    assert_eq!(can["generators"], json!(["philox", "numpy_legacy"]));
     assert_eq!(can["formats"], json!(["json", "csv", "npz", "safetensors", "svg", "png"]));
     assert!(can["limits"]["samples"].as_u64().unwrap() >= 100 && can["ceiling"]["row_layers"].is_u64());
 }
