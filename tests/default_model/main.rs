@@ -15,5 +15,10 @@ mod examples;
 mod identity;
 mod patches;
 mod runs;
+#[path = "../shared/site_requests.rs"]
+mod site_requests;
+mod sites;
 mod support;
 mod traces;
+#[path = "../shared/uniform.rs"]
+mod uniform;
