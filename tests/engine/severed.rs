@@ -96,7 +96,7 @@ fn hidden_and_severed_arms_of_a_trace_agree_with_pytorch_in_every_cell_and_sampl
     }
     assert_eq!(worst.count, 3 + 3 * SAMPLES * 4 * 9);
     assert!(moved > 0.05, "severing must be seen: it moves cells by {moved} at most");
-    println!("{} cells, worst {:.1e}, relative {:.1e}", worst.count, worst.absolute, worst.relative);
+    eprintln!("{} cells, worst {:.1e}, relative {:.1e}", worst.count, worst.absolute, worst.relative);
 }
 
 #[test]
@@ -158,5 +158,5 @@ fn values_held_from_another_draw_at_all_layers_agree_with_pytorch_as_in_romes_ow
         worst.see(probability(score), expected, at);
     }
     assert_eq!(worst.count, 2 * SAMPLES + 2 * SAMPLES * 4 * 9);
-    println!("{} cells, worst {:.1e}, relative {:.1e}", worst.count, worst.absolute, worst.relative);
+    eprintln!("{} cells, worst {:.1e}, relative {:.1e}", worst.count, worst.absolute, worst.relative);
 }

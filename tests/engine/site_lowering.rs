@@ -116,7 +116,7 @@ fn check(name: &str, [refusable, headless]: [&[&str]; 2]) -> usize {
             Answer::Inexpressible(Inexpressible::AnotherHead) => inexpressible.push(at),
         }
     }
-    println!("{name}: {computed} cases, worst difference {worst:.1e}");
+    eprintln!("{name}: {computed} cases, worst difference {worst:.1e}");
     assert_eq!(refused, refusable, "{name}");
     assert_eq!(inexpressible, headless, "{name}");
     computed
