@@ -17,5 +17,10 @@ mod inside;
 mod patches;
 mod runs;
 mod seed;
+#[path = "../shared/site_requests.rs"]
+mod site_requests;
+mod sites;
 mod support;
 mod traces;
+#[path = "../shared/uniform.rs"]
+mod uniform;

@@ -8,11 +8,18 @@
 )]
 
 mod candle_llama;
+mod facts;
 mod faulty;
 mod goldens;
 mod identity;
 mod random;
 mod sequences;
+mod severed;
 mod site_cases;
 mod site_goldens;
+mod site_lowering;
+#[path = "../shared/site_requests.rs"]
+mod site_requests;
 mod tiny;
+#[path = "../shared/uniform.rs"]
+mod uniform;

@@ -80,7 +80,7 @@ fn check_cases(name: &str) -> BTreeSet<(String, String)> {
         same_as_clean += usize::from(f64::from(moved) < 10.0 * TOLERANCE);
     }
     assert!(same_as_clean * 50 < all.len(), "{name}: {same_as_clean} cases would pass without any edit");
-    println!("{name}: {} cases, worst difference {:.1e} ({})", all.len(), worst.0, worst.1);
+    eprintln!("{name}: {} cases, worst difference {:.1e} ({})", all.len(), worst.0, worst.1);
     written
 }
 
@@ -123,7 +123,7 @@ fn check_captures(name: &str) -> BTreeSet<String> {
         let norm = own.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         worst.see(norm, row["norm"].as_f64().unwrap(), &at);
     }
-    println!("{name}: {} captured rows, worst difference {:.1e} ({})", rows.len(), worst.0, worst.1);
+    eprintln!("{name}: {} captured rows, worst difference {:.1e} ({})", rows.len(), worst.0, worst.1);
     rows.iter().map(|(_, row)| row["site"].as_str().unwrap().to_owned()).collect()
 }
 
