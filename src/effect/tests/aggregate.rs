@@ -42,7 +42,7 @@ fn case(total: f64, last: [f64; 2], first: Option<[f64; 2]>) -> CaseEffects {
     }
 }
 
-fn pool<'c>(cases: &'c [CaseEffects], direction: Direction, set: u32) -> Pool<'c> {
+fn pool(cases: &[CaseEffects], direction: Direction, set: u32) -> Pool<'_> {
     Pool::new(cases.iter().collect(), direction, Bootstrap::default(), set)
 }
 
