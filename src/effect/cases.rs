@@ -80,7 +80,7 @@ pub struct CaseEffects {
     pub arms: Vec<CaseArm>,
 }
 
-/// The unpatched runs of a case, of metrics from `0` on.
+/// The unpatched runs of a case.
 pub fn of_baselines(layout: &TraceLayout, scores: &[Score]) -> CaseBaselines {
     let all: Vec<_> =
         layout.common.measures.iter().map(|measure| baselines(layout, measure, scores)).collect();
@@ -92,7 +92,8 @@ pub fn of_baselines(layout: &TraceLayout, scores: &[Score]) -> CaseBaselines {
     }
 }
 
-/// Every filter that a case fails; it counts if there are none. `text`: a token's text.
+/// Every filter that a case fails; it counts if there are none. The metrics must include the probability of the target.
+/// `text`: a token's text.
 pub fn judge(
     layout: &TraceLayout,
     scores: &[Score],
@@ -107,10 +108,9 @@ pub fn judge(
     let prob = |measure: &&crate::lower::measure::Measure| {
         (measure.metric.kind, measure.metric.of.as_str()) == (MetricKind::Prob, TARGET)
     };
-    let prob =
-        layout.common.measures.iter().find(prob).expect("BUG: baselines have the target's probability");
-    let clean = value(prob, &scores[layout.clean], None);
-    let total = baselines(layout, prob, scores).total_effect.mean;
+    let prob = layout.common.measures.iter().find(prob);
+    let clean = prob.and_then(|prob| value(prob, &scores[layout.clean], None));
+    let total = prob.and_then(|prob| baselines(layout, prob, scores).total_effect.mean);
     let least = [
         ("min_clean_prob", filters.min_clean_prob, clean, "the target's clean probability"),
         ("min_total_effect", filters.min_total_effect, total, "the total effect on the target's probability"),

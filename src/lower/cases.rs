@@ -1,6 +1,8 @@
 //! Traces of many prompts: each case as the trace that it is by itself, and what they share: the size of the noise, and
 //! problems and remarks said once.
 
+use std::ops::Range;
+
 use super::corrupt;
 use super::facts::Facts;
 use super::gather::Gathered;
@@ -23,6 +25,8 @@ pub struct Cases {
     pub spec: CasesSpec,
     /// Each case's tokens.
     pub runs: Vec<TokenRun>,
+    /// The token range of each case's subject.
+    subjects: Vec<Range<u32>>,
     /// Each case's target as it was understood.
     pub targets: Vec<Vec<TargetToken>>,
     /// The size of the noise, if it has one.
@@ -49,10 +53,13 @@ pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Probl
     }
     found.problems().or(Some(()))?;
     let (runs, targets): (Vec<TokenRun>, Vec<Vec<TargetToken>>) = prepared.into_iter().unzip();
+    let spans = runs.iter().map(|run| run.spans.get("subject").cloned().unwrap_or_default());
+    let subjects: Vec<Range<u32>> = spans.collect();
     check_size(&spec, facts, &mut out);
     let sigma = match spec.corrupt.method.sigma() {
         Some(sigma) => {
-            let subjects: Vec<&[u32]> = runs.iter().map(subject_ids).collect();
+            let tokens = |(run, range): (_, &Range<u32>)| subject_of(run, range);
+            let subjects: Vec<&[u32]> = runs.iter().zip(&subjects).map(tokens).collect();
             corrupt::pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
         }
         None => None,
@@ -66,7 +73,7 @@ pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Probl
     let named: Named<TokenRun> =
         spec.cases.iter().zip(&runs).map(|(case, run)| (case.id.clone(), run.clone())).collect();
     let plan_sha256 = fingerprint(&spec, &named);
-    Ok(Cases { spec, runs, targets, sigma, plan_sha256, on_subject })
+    Ok(Cases { spec, runs, subjects, targets, sigma, plan_sha256, on_subject })
 }
 
 /// Checks that need the number of cases only.
@@ -121,10 +128,9 @@ fn tokenised(
     prepared
 }
 
-/// Tokens of a case's subject.
-fn subject_ids(run: &TokenRun) -> &[u32] {
-    let span = run.spans.get("subject").expect("BUG: every case has a subject");
-    &run.ids[span.start as usize..span.end as usize]
+/// Tokens of a run's subject.
+fn subject_of<'r>(run: &'r TokenRun, range: &Range<u32>) -> &'r [u32] {
+    &run.ids[range.start as usize..range.end as usize]
 }
 
 impl Cases {
@@ -144,8 +150,8 @@ impl Cases {
     }
 
     /// The token range of a case's subject.
-    pub fn subject(&self, case: usize) -> std::ops::Range<u32> {
-        self.runs[case].spans.get("subject").cloned().expect("BUG: every case has a subject")
+    pub fn subject(&self, case: usize) -> Range<u32> {
+        self.subjects[case].clone()
     }
 
     /// The plan of a case's clean and corrupted runs alone, with the probability of its target.

@@ -57,11 +57,10 @@ impl<'s> Gathered<'s> {
             let known = |said: &&mut Said<FieldProblem>| {
                 (said.what.code, &said.what.pointer) == (problem.code, &problem.pointer)
             };
-            match self.problems.iter_mut().find(known) {
-                Some(said) => said.again(case, said.what.detail == problem.detail),
-                None => {
-                    self.problems.push(Said { what: problem, first: case, last: case, count: 1, same: true })
-                }
+            if let Some(said) = self.problems.iter_mut().find(known) {
+                said.again(case, said.what.detail == problem.detail);
+            } else {
+                self.problems.push(Said { what: problem, first: case, last: case, count: 1, same: true });
             }
         }
     }

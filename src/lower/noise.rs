@@ -113,7 +113,7 @@ pub fn resample(seed: u64, set: u32, draw: u32, n: u32, count: usize) -> Vec<u32
     let words = (0..count.div_ceil(4) as u32)
         .flat_map(|block| philox4x32([block, draw, set, stream::BOOTSTRAP], key));
     // The bias of a 32-bit product is below n / 2^32.
-    words.take(count).map(|word| (u64::from(word) * u64::from(n) >> 32) as u32).collect()
+    words.take(count).map(|word| ((u64::from(word) * u64::from(n)) >> 32) as u32).collect()
 }
 
 /// Pairs of doubles in `[0, 1)`, enough for `width` numbers: one per block of the generator.

@@ -32,12 +32,12 @@ struct Priced {
     lints: Vec<Lint>,
     /// Each arm's layers; none at sites without.
     layers: Vec<Option<Vec<u32>>>,
-    /// Of the first `priced` cases.
+    /// Of the first `counted` cases.
     cost: Cost,
     runs: usize,
     readouts: usize,
     /// Fewer than all if these cost too much already.
-    priced: usize,
+    counted: usize,
 }
 
 impl Service {
@@ -154,7 +154,7 @@ fn price(
 ) -> Result<Result<Priced, PackError>, Problems> {
     let cases = cases(body, facts)?;
     let mut found = cases.gather();
-    let (mut cost, mut runs, mut readouts, mut priced) = (Cost::default(), 0, 0, 0);
+    let (mut cost, mut runs, mut readouts, mut counted) = (Cost::default(), 0, 0, 0);
     let mut layers = None;
     let mut add = |plan: &Plan| {
         (runs, readouts) = (runs + plan.runs.len(), readouts + plan.readouts.len());
@@ -162,7 +162,7 @@ fn price(
         Ok(ceiling.allows(&cost))
     };
     for case in 0..cases.len() {
-        priced = case + 1;
+        counted = case + 1;
         // The trace first: it has every problem of its unpatched runs.
         let plans = cases.trace(case, facts).and_then(|trace| Ok((cases.baseline(case, facts)?, trace)));
         let (unpatched, trace) = match plans {
@@ -185,7 +185,7 @@ fn price(
     let lints = found.lints();
     cases.refused(&lints)?;
     let layers = layers.unwrap_or_default();
-    Ok(Ok(Priced { lints, layers, cost, runs, readouts, priced, cases }))
+    Ok(Ok(Priced { cases, lints, layers, cost, runs, readouts, counted }))
 }
 
 fn layers_of(layout: &TraceLayout) -> Vec<Option<Vec<u32>>> {
@@ -203,15 +203,15 @@ pub(super) fn plan(
     engine: &Engine,
     ceiling: Ceiling,
 ) -> Result<Result<PlanResponse, PackError>, Problems> {
-    let Priced { cases, lints, cost, runs, readouts, priced, .. } = match price(body, facts, engine, ceiling)?
-    {
-        Ok(priced) => priced,
-        Err(error) => return Ok(Err(error)),
-    };
+    let Priced { cases, lints, cost, runs, readouts, counted, .. } =
+        match price(body, facts, engine, ceiling)? {
+            Ok(priced) => priced,
+            Err(error) => return Ok(Err(error)),
+        };
     let mut lints = Lints(lints);
-    if priced < cases.len() {
+    if counted < cases.len() {
         let detail = format!(
-            "the first {priced} of {} cases cost more than is let in; the others were not counted",
+            "the first {counted} of {} cases cost more than is let in; the others were not counted",
             cases.len()
         );
         lints.info("COST_INCOMPLETE", "/cases", detail, "send fewer cases per request");

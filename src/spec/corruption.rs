@@ -121,7 +121,7 @@ pub enum Preset {
     ///
     /// As there: the numbers, bit for bit, in the shape (samples, positions, hidden) with positions ascending; one draw
     /// for the baseline and every cell; means of probabilities; the windows' edges. Not as there: sigma is of this
-    /// prompt's subject and not of a thousand cases' (give `{"abs": …}` for that); noise is rounded to f32 before it is
+    /// prompt's subject (of several prompts' with `cases`) and not of a thousand cases' (give `{"abs": …}` for that); noise is rounded to f32 before it is
     /// added, not after, which can change the last bit; mode `replace` also makes the corrupted baseline, which ROME's
     /// code forgets.
     Rome,

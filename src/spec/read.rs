@@ -28,7 +28,7 @@ const NOT_SERVED: &[(&str, &str)] = &[
     ("logit_lens", "use `topk` and `capture`: leave out `logit_lens`"),
     ("attention", "attention patterns are not read: leave out `attention`"),
     ("swap", "send a second request with `base` and the source exchanged"),
-    ("dataset", "send one request per case"),
+    ("dataset", "list the prompts as `cases` of POST /v1/trace"),
     ("async", "requests are answered when they are done: leave out `async`"),
 ];
 

@@ -269,7 +269,7 @@ async fn a_plan_prices_all_cases_and_what_costs_too_much_is_not_begun() {
     let small = tiny_with(&[("limits.row_layers", &(planned as u64 / 2).to_string())]);
     let reply = post(&small, "/v1/trace", &body(&json!({}))).await;
     assert_eq!(reply.status, 422, "{}", reply.text());
-    assert!(number(&reply.json()["cost"]["row_layers"]) > planned / 2.0);
+    assert!(number(&reply.json()["estimate"]["row_layers"]) > planned / 2.0);
     let plan = ok(&small, "/v1/plan", &json!({"trace": body(&json!({}))})).await;
     assert_eq!(plan["allowed"], false);
     assert!(plan["lints"].as_array().unwrap().iter().any(|lint| lint["code"] == "COST_INCOMPLETE"));

@@ -10,6 +10,7 @@
     reason = "a test fails loudly; clippy sees only #[test] functions as tests"
 )]
 
+mod cases;
 mod corruptions;
 mod examples;
 mod identity;

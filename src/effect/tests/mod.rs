@@ -6,6 +6,7 @@
     reason = "numbers that binary fractions hold are equal to the bit"
 )]
 
+mod aggregate;
 mod derived;
 mod lints;
 mod measure;

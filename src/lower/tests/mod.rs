@@ -11,6 +11,7 @@
 
 mod align;
 mod bad_inputs;
+mod cases;
 mod corruption;
 mod derived;
 mod examples;
