@@ -142,3 +142,27 @@ async fn exercise_2_finds_the_layer_at_which_the_reading_flips_for_good() {
     let normalised = &answer["normalised"]["logit_diff:electric-water"];
     assert!(value >= 0.5 && number(&normalised[layer]) >= 0.5 && number(&normalised[layer - 1]) < 0.5);
 }
+
+#[tokio::test]
+async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns() {
+    let mut body =
+        example("trace-seed-part4", &json!({"layers": [5, 25], "arms": {"mlp": {"site": "mlp_out"}}}));
+    body["corrupt"]["samples"] = json!(2);
+    let answer = answered(service().trace_cases(body).await);
+    assert_eq!(answer["kept"], 4);
+    let effects = &answer["arms"]["mlp"]["effects"]["prob:target"];
+    let classes = answer["classes"].as_array().unwrap();
+    assert_eq!(effects["mean"].as_array().unwrap().len(), classes.len());
+    let last = classes.iter().position(|class| class == "last").unwrap();
+    assert_eq!(effects["n"][last][0], 4);
+    assert!(number(&effects["ci_low"][last][0]) <= number(&effects["mean"][last][0]));
+
+    let mut body = example("trace-seed-exercise3", &json!({"layers": [5, 25]}));
+    body["corrupt"]["samples"] = json!(2);
+    let answer = answered(service().trace_cases(body).await);
+    let groups = answer["groups"].as_object().unwrap();
+    assert_eq!(groups.len(), 3, "homograph, homophone, compound");
+    // " impasta" counts as a whole: less probable than its first token alone.
+    let impasta = &answer["cases"][2];
+    assert!(number(&impasta["clean"]["logprob:target"]) < -1.0, "{impasta}");
+}
