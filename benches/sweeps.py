@@ -185,16 +185,16 @@ def run(task, rounds: int, mediant, only: int | None) -> dict:
                 found[name] = (covered, result)
         if mediant:
             reports.append(mediant())
-            for sweep, took in zip(sweeps, times, strict=True):
-                add_report(sweep, took, reports[-1])
+            for sweep, took, found in zip(sweeps, times, values, strict=True):
+                add_report(sweep, took, found, reports[-1])
     for sweep, took, found in zip(sweeps, times, values, strict=True):
         print(f"\n# {sweep.title.format(layers=task.layers, across=sweep.across)}, f32\n")
         table(sweep, took, found, task.layers * sweep.across, task.layers)
     return {"sweeps": {s.section: t for s, t in zip(sweeps, times, strict=True)}, "mediant": reports}
 
 
-def add_report(sweep, took: dict, report: dict):
-    """mediant's own timings of a sweep, after a look at whether it did the same work."""
+def add_report(sweep, took: dict, found: dict, report: dict):
+    """mediant's own timings and values of a sweep, after a look at whether it did the same work."""
     section = report.get(sweep.section)
     if section is None:
         raise SystemExit(f"mediant's report has no section {sweep.section!r}: it is older than this comparison")
@@ -205,6 +205,8 @@ def add_report(sweep, took: dict, report: dict):
         runs = section.get(mode)
         if runs:
             took.setdefault(name, []).append(statistics.median(runs) if isinstance(runs, list) else runs)
+    ours = torch.tensor(section["values"]).view(sweep.task.layers, sweep.across)
+    found["mediant, branching"] = (list(range(sweep.task.layers)), ours)
 
 
 def table(sweep, times: dict, values: dict, cells: int, layers: int):

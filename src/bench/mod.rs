@@ -1,6 +1,7 @@
-//! `mediant bench`: how fast the causal trace is on this machine, against full recompute and the machine's own rate of
-//! multiplication. `benches/compare.py` runs it beside PyTorch.
+//! `mediant bench`: how fast a causal trace, a sweep of heads and a windowed trace are on this machine, against full
+//! recompute and the machine's own rate of multiplication. `benches/compare.py` runs it beside PyTorch.
 
+mod sweeps;
 mod timed;
 
 use std::path::PathBuf;
@@ -16,19 +17,22 @@ use crate::cli::Settings;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::Kernels;
 use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
-use crate::lower::noise::numpy_legacy;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::plan::pack::{Mode, Packing};
-use crate::plan::{Address, Edit, EditGroup, Op, Plan, Score, Source};
+use crate::plan::{Plan, Score};
 use crate::service::start;
 use crate::spec::dtype::Dtype;
-use crate::spec::site::Site;
+use sweeps::Sweep;
 use timed::Timed;
 
 /// The prompt of the literature this project starts from.
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
 const TARGET: &str = " current";
+/// The prompt whose heads are put into it.
+const SOURCE: &str = "The river has a strong water";
+/// Standard deviation of the traces' noise.
+const TRACE_STD: f64 = 0.1;
 
 /// What to measure.
 #[derive(Debug, Args)]
@@ -65,7 +69,12 @@ struct Report {
     model: String,
     dtype: Dtype,
     threads: usize,
-    trace: Trace,
+    /// The hidden state restored at every layer and position.
+    trace: Section,
+    /// `z` of every head of every layer at the last position, replaced by another prompt's.
+    head_sweep: Section,
+    /// The MLPs' outputs restored in windows of 10 layers, at every layer and position.
+    window: Section,
     /// Seconds of one branching trace by operation.
     where_the_time_goes: serde_json::Value,
     /// Multiplication alone, by rows, in GFLOP/s.
@@ -80,18 +89,82 @@ struct Report {
     achieved_gflops: f64,
 }
 
+/// One sweep, computed in both modes in turn.
 #[derive(Debug, Serialize)]
-struct Trace {
+struct Section {
     layers: usize,
-    positions: usize,
+    #[serde(flatten)]
+    across: Across,
     samples: usize,
     cells: usize,
+    /// Each time it was computed.
     branching_s: Vec<f64>,
     full_recompute_s: Vec<f64>,
     /// Whether both modes gave the same bits.
     same_bits: Option<bool>,
-    /// P(target) by layer and position, mean over samples.
+    /// P(target) by layer and position or head, mean over samples.
     values: Vec<Vec<f64>>,
+}
+
+/// What a layer's cells are.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Across {
+    Positions(usize),
+    Heads(usize),
+}
+
+/// A sweep with what was measured of it.
+struct Measured {
+    sweep: Sweep,
+    /// Seconds and the last scores of each mode.
+    modes: Vec<(Mode, Vec<f64>, Vec<Score>)>,
+    /// Row-layers and readout rows in branching mode.
+    work: (u64, u64),
+}
+
+impl Measured {
+    fn new(sweep: Sweep, full_recompute: bool) -> Self {
+        let mut modes = vec![(Mode::Branching, Vec::new(), Vec::new())];
+        if full_recompute {
+            modes.push((Mode::FullRecompute, Vec::new(), Vec::new()));
+        }
+        Self { sweep, modes, work: (0, 0) }
+    }
+
+    /// Computes it once in each mode.
+    fn round(
+        &mut self,
+        decoder: &mut Decoder<Cpu>,
+        config: &ModelConfig,
+        budget: &RowBudget,
+    ) -> anyhow::Result<()> {
+        for (mode, seconds, scores) in &mut self.modes {
+            let started = Instant::now();
+            let (found, row_layers, readouts) = compute(decoder, config, &self.sweep.plan, budget, *mode)?;
+            seconds.push(started.elapsed().as_secs_f64());
+            *scores = found;
+            if *mode == Mode::Branching {
+                self.work = (row_layers, readouts);
+            }
+        }
+        Ok(())
+    }
+
+    fn section(&self, across: Across) -> Section {
+        let (_, branching_s, scores) = &self.modes[0];
+        let full = self.modes.get(1);
+        Section {
+            layers: self.sweep.layers,
+            across,
+            samples: self.sweep.samples,
+            cells: self.sweep.cells(),
+            branching_s: branching_s.clone(),
+            full_recompute_s: full.map(|(_, seconds, _)| seconds.clone()).unwrap_or_default(),
+            same_bits: full.map(|(_, _, other)| other == scores),
+            values: self.sweep.values(scores),
+        }
+    }
 }
 
 /// Measures and prints.
@@ -105,29 +178,22 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!((1..=config.max_positions).contains(&length), "--tokens must be 1 to {}", config.max_positions);
     let ids: Arc<[u32]> = ids.iter().copied().cycle().take(length).collect();
     let target = served.tokenizer.target(TARGET)?[0];
-    let plan = trace_plan(config, &ids, target, args.samples);
-
-    let mut modes = vec![(Mode::Branching, Vec::new(), Vec::new())];
-    if !args.no_full_recompute {
-        modes.push((Mode::FullRecompute, Vec::new(), Vec::new()));
-    }
-    let mut work = (0, 0);
+    let source = served.tokenizer.encode(SOURCE, None)?.ids;
+    let [mut trace, mut heads, mut window] = [
+        sweeps::trace(config, &ids, target, args.samples),
+        sweeps::head_sweep(config, &ids, &source, target),
+        sweeps::window_trace(config, &ids, target, args.samples),
+    ]
+    .map(|sweep| Measured::new(sweep, !args.no_full_recompute));
     for _ in 0..args.repeat {
-        // In turn, so that a machine that slows down slows both.
-        for (mode, seconds, scores) in &mut modes {
-            let started = Instant::now();
-            let (found, row_layers, readouts) = compute(&mut decoder, config, &plan, &budget, *mode)?;
-            seconds.push(started.elapsed().as_secs_f64());
-            *scores = found;
-            if *mode == Mode::Branching {
-                work = (row_layers, readouts);
-            }
+        // In turn, so that a machine that slows down slows all.
+        for measured in [&mut trace, &mut heads, &mut window] {
+            measured.round(&mut decoder, config, &budget)?;
         }
     }
-    let (row_layers, readouts) = work;
+    let (row_layers, readouts) = trace.work;
     let flops = budget.flops(row_layers, readouts);
-    let branching = &modes[0];
-    let best = branching.1.iter().copied().fold(f64::INFINITY, f64::min);
+    let best = best(&trace.modes[0].1);
     let clean_run_ms = clean_runs(&mut decoder, config, &budget, &ids, args.repeat)?;
     let gemm_gflops = multiplication(decoder.kernels(), config);
     let (threads, dtype) = (decoder.kernels().threads(), decoder.kernels().dtype());
@@ -135,17 +201,10 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         model: served.name.clone(),
         dtype,
         threads,
-        trace: Trace {
-            layers: config.num_layers,
-            positions: length,
-            samples: args.samples,
-            cells: config.num_layers * length * args.samples,
-            branching_s: branching.1.clone(),
-            full_recompute_s: modes.get(1).map(|m| m.1.clone()).unwrap_or_default(),
-            same_bits: modes.get(1).map(|m| m.2 == branching.2),
-            values: values(&branching.2, config.num_layers, length, args.samples),
-        },
-        where_the_time_goes: profile(decoder, config, &plan, &budget)?,
+        trace: trace.section(Across::Positions(length)),
+        head_sweep: heads.section(Across::Heads(config.num_heads)),
+        window: window.section(Across::Positions(length)),
+        where_the_time_goes: profile(decoder, config, &trace.sweep.plan, &budget)?,
         gemm_gflops,
         clean_run_ms,
         flops,
@@ -153,46 +212,6 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         achieved_gflops: flops / best / 1e9,
     };
     print(&report, args.json)
-}
-
-/// Every cell of a denoising trace of the hidden state: noise of standard deviation 0.1 on all positions, drawn as NumPy's
-/// `RandomState(0).randn(samples, positions, hidden)`.
-fn trace_plan(config: &ModelConfig, ids: &Arc<[u32]>, target: u32, samples: usize) -> Plan {
-    let all: Vec<u32> = (0..ids.len() as u32).collect();
-    let last = ids.len() as u32 - 1;
-    let numbers = ids.len() * config.hidden_size;
-    let noise = numpy_legacy(0, samples * numbers);
-    let mut plan = Plan::default();
-    plan.scoring.targets = vec![target];
-    let clean = plan.root(Arc::clone(ids));
-    plan.read(clean, last);
-    for noise in noise.chunks(numbers) {
-        let rows: Arc<[f32]> = noise.iter().map(|x| (x * 0.1) as f32).collect();
-        let corrupted = plan.branch(
-            clean,
-            vec![Edit::new(
-                Address { layer: 0, site: Site::Embed },
-                all.clone(),
-                Op::add(Source::Constant(rows)),
-                EditGroup::Corruption,
-            )],
-        );
-        for layer in 0..config.num_layers as u32 {
-            for &position in &all {
-                let restored = plan.branch(
-                    corrupted,
-                    vec![Edit::new(
-                        Address { layer, site: Site::ResidPost },
-                        vec![position],
-                        Op::Replace(Source::Run { run: clean, positions: vec![position] }),
-                        EditGroup::Patch,
-                    )],
-                );
-                plan.read(restored, last);
-            }
-        }
-    }
-    plan
 }
 
 /// Scores, row-layers and readout rows of a plan.
@@ -219,14 +238,9 @@ fn compute<K: Kernels>(
     Ok((scores, row_layers, readouts))
 }
 
-fn values(scores: &[Score], layers: usize, positions: usize, samples: usize) -> Vec<Vec<f64>> {
-    let cells = layers * positions;
-    let probability = |cell: usize, sample: usize| {
-        let score = &scores[1 + sample * cells + cell];
-        (f64::from(score.logits[0]) - score.log_sum_exp).exp()
-    };
-    let mean = |cell| (0..samples).map(|s| probability(cell, s)).sum::<f64>() / samples as f64;
-    (0..layers).map(|l| (0..positions).map(|p| mean(l * positions + p)).collect()).collect()
+/// The shortest of several times.
+fn best(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// The same trace through kernels with a stopwatch each.
@@ -297,24 +311,34 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(report)?);
         return Ok(());
     }
-    let Report { model, dtype, threads, trace, .. } = report;
-    let best = |seconds: &[f64]| seconds.iter().copied().fold(f64::INFINITY, f64::min);
-    let branching = best(&trace.branching_s);
+    let Report { model, dtype, threads, .. } = report;
     println!("{model}, {}, {threads} threads", dtype.name());
-    println!(
-        "causal trace: {} layers x {} positions x {} samples = {} cells",
-        trace.layers, trace.positions, trace.samples, trace.cells
-    );
-    let rate = trace.cells as f64 / branching;
-    println!("  branching       {branching:8.3} s   {rate:8.0} cells/s");
-    if let Some(same_bits) = trace.same_bits {
-        let full = best(&trace.full_recompute_s);
-        let bits = if same_bits { "same bits" } else { "OTHER BITS" };
-        println!("  full recompute  {full:8.3} s   {:8.2} x as long, {bits}", full / branching);
-    }
+    print_section("causal trace of resid_post", &report.trace);
     println!("  {:.0} GFLOP at {:.0} GFLOP/s", report.flops / 1e9, report.achieved_gflops);
+    print_section("head sweep of z at the last position", &report.head_sweep);
+    print_section(
+        &format!("causal trace of mlp_out in windows of {} layers", sweeps::WINDOW),
+        &report.window,
+    );
     println!("multiplication alone, GFLOP/s by rows: {}", report.gemm_gflops);
     println!("clean run, ms by tokens: {}", report.clean_run_ms);
     println!("where the time goes, s: {}", report.where_the_time_goes);
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what the command is for")]
+fn print_section(title: &str, section: &Section) {
+    let Section { layers, samples, cells, .. } = section;
+    let across = match section.across {
+        Across::Positions(n) => format!("{n} positions"),
+        Across::Heads(n) => format!("{n} heads"),
+    };
+    println!("{title}: {layers} layers x {across} x {samples} samples = {cells} cells");
+    let branching = best(&section.branching_s);
+    println!("  branching       {branching:8.3} s   {:8.0} cells/s", *cells as f64 / branching);
+    if let Some(same_bits) = section.same_bits {
+        let full = best(&section.full_recompute_s);
+        let bits = if same_bits { "same bits" } else { "OTHER BITS" };
+        println!("  full recompute  {full:8.3} s   {:8.2} x as long, {bits}", full / branching);
+    }
 }

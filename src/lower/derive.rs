@@ -6,8 +6,9 @@ use super::prompts::TokenRun;
 use super::template::{Builder, Scope, Template, template};
 use crate::plan::{Edit, Plan, RunId};
 use crate::spec::experiment::Experiment;
+use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::named::Named;
-use crate::spec::problem::Problems;
+use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::PromptText;
 use crate::spec::read::escape;
 
@@ -49,6 +50,9 @@ pub(super) fn derived(
             runs: &above,
             keys: super::template::keys(runs),
         };
+        for (i, intervention) in interventions.iter().enumerate() {
+            check_order(intervention, &format!("{}/{i}/source", scope.at), name, experiment, out);
+        }
         let templates: Vec<Option<Template>> =
             (0..interventions.len()).map(|i| template(i, &scope, facts, lints, out)).collect();
         if let Some(mut templates) = templates.into_iter().collect::<Option<Vec<_>>>() {
@@ -67,6 +71,32 @@ pub(super) fn derived(
         }
     }
     found
+}
+
+/// Reports sources that are not defined above the run `reader`.
+fn check_order(
+    intervention: &Intervention,
+    at: &str,
+    reader: &str,
+    experiment: &Experiment,
+    out: &mut Problems,
+) {
+    let place = experiment.runs.place(reader);
+    let each = |field: &str, names: &[String]| -> Vec<(String, String)> {
+        names.iter().enumerate().map(|(i, name)| (format!("{at}/{field}/{i}"), name.clone())).collect()
+    };
+    let read = match (&intervention.op, intervention.op.source()) {
+        (OpSpec::Resample { source, .. }, _) => each("any_of", &source.any_of),
+        (_, Some(SourceSpec::MeanOf { mean_of, .. })) => each("mean_of", mean_of),
+        (_, Some(SourceSpec::Run { run, .. })) => vec![(format!("{at}/run"), run.clone())],
+        _ => Vec::new(),
+    };
+    for (at, name) in read {
+        if experiment.runs.place(&name) >= place && experiment.runs.get(&name).is_some() {
+            let detail = format!("{name:?} is not defined above {reader:?}");
+            out.push(at, code::SELF_REFERENCE, detail, "define the run before those that read it");
+        }
+    }
 }
 
 impl Derived {

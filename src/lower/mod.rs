@@ -51,6 +51,7 @@ use self::measure::{Measure, Targets};
 use self::prelude::Prelude;
 use self::prompts::TokenRun;
 pub use self::run::{heads, width};
+pub use self::select::window;
 use self::template::Builder;
 pub use self::upload::upload;
 use crate::plan::{Plan, RunId};

@@ -184,7 +184,7 @@ fn unique(list: &[u32], at: &str, what: &str, out: &mut Problems) -> Option<Vec<
 }
 
 /// Layers restored together around `layer`: `[l - w/2, l + ceil(w/2))` clipped to the model, as ROME does.
-pub(super) fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
+pub fn window(layer: u32, width: u32, n: u32) -> Range<u32> {
     layer.saturating_sub(width / 2)..n.min(layer.saturating_add(width.div_ceil(2)))
 }
 

@@ -183,6 +183,16 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
         return refuse(detail, "use attn_out for vectors of the residual stream, or z for a head's own", out);
     }
+    if has_dims && matches!(op, OpSpec::Add { norm_match: true, .. }) {
+        let fix = "leave out `norm_match`, or write whole rows";
+        out.push(
+            format!("{at}/norm_match"),
+            code::CONFLICT,
+            "the norm kept is of a row or head, not of columns",
+            fix,
+        );
+        return None;
+    }
     if has_dims && matches!(op, OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }) {
         let fix = "leave out `dims`: the basis says what is written";
         out.push(format!("{at}/dims"), code::CONFLICT, "a span and single columns", fix);
@@ -347,7 +357,16 @@ impl Template {
             _ if self.frozen => {}
             SweepAxis::Layers => one(&mut self.layers),
             SweepAxis::Heads => self.heads.iter_mut().for_each(one),
-            SweepAxis::Dims => self.dims.iter_mut().for_each(one),
+            SweepAxis::Dims => {
+                // A given vector has a number for each named column.
+                if let (Some(dims), OpPlan::Write { values: ValuesPlan::Row(row), .. }) =
+                    (&self.dims, &mut self.op)
+                    && dims.len() > 1
+                {
+                    *row = Arc::from([row[index]]);
+                }
+                self.dims.iter_mut().for_each(one);
+            }
             SweepAxis::Positions if self.positions.len() > 1 => {
                 self.positions = vec![self.positions[index]];
                 match &mut self.op {

@@ -34,7 +34,7 @@ pub fn triviality(
     let mut addresses: Vec<Address> = run.edits.iter().map(|edit| edit.at).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.into_iter().filter(|at| at.site.is_residual()).find_map(|at| {
+    addresses.into_iter().filter(|at| at.site.is_residual() || at.site == Site::FinalNorm).find_map(|at| {
         // Everything from here on must come from one run, whose own state is not touched any more either.
         let later: Vec<&Edit> = run.edits.iter().filter(|edit| edit.at >= at).collect();
         let source = copied_run(later.first()?)?;
@@ -44,7 +44,8 @@ pub fn triviality(
         }
         let here: Vec<(u32, u32)> =
             later.iter().filter(|edit| edit.at == at).flat_map(|edit| pairs(edit)).collect();
-        let last = at.layer + 1 == layers && matches!(at.site, Site::ResidMid | Site::ResidPost);
+        let last = at.site == Site::FinalNorm
+            || (at.layer + 1 == layers && matches!(at.site, Site::ResidMid | Site::ResidPost));
         // Without attention left only the read position counts, and its source may stand elsewhere.
         let from = here.iter().rev().find(|(_, dst)| *dst == read).map(|(src, _)| *src);
         let mut copies = later.iter().flat_map(|edit| pairs(edit));

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::trace;
+use super::{show, trace};
 use crate::lower;
 use crate::lower::layout::CellKey;
 use crate::lower::select;
 use crate::lower::testing::{Fake, id};
 use crate::lower::trivial::Triviality;
-use crate::plan::{Address, EditGroup, Op, Plan, RunId, Source};
+use crate::plan::{Address, EditGroup, Op, RunId, Source};
 use crate::spec::patch::Control;
 use crate::spec::site::Site;
 
@@ -19,28 +19,6 @@ fn small_trace(more: Value) -> Value {
                           "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     body
-}
-
-/// An edit as `site@layer[positions] = op`.
-fn show(plan: &Plan, run: RunId) -> Vec<String> {
-    let op = |op: &Op| match op {
-        Op::Replace(Source::Run { run, positions }) => format!("run {} {positions:?}", run.0),
-        Op::Replace(Source::Constant(rows)) => format!("constants {}", rows.len()),
-        Op::Add { source: Source::Constant(rows), coef, .. } => {
-            format!("+ {coef} * constants {}", rows.len())
-        }
-        Op::Add { source: Source::Run { run, positions }, coef, .. } => {
-            format!("+ {coef} * run {} {positions:?}", run.0)
-        }
-        Op::Scale(factor) => format!("* {factor}"),
-        Op::Replace(Source::Captured(parts)) | Op::Add { source: Source::Captured(parts), .. } => {
-            format!("captured {parts:?}")
-        }
-        Op::Project { basis, .. } => format!("project {}", basis.len()),
-        Op::Zero => "zero".to_owned(),
-    };
-    let edits = plan.run(run).edits.iter();
-    edits.map(|e| format!("{}@{}{:?} = {}", e.at.site, e.at.layer, e.positions, op(&e.op))).collect()
 }
 
 #[test]
@@ -190,6 +168,15 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
     assert_eq!(cut(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 can't differ");
     assert_eq!(cut(json!([2, 3]), "resid_post"), None, "position 1 differs");
     assert_eq!(cut(json!("all"), "mlp_out"), None);
+    // Only the position read goes through the final norm.
+    let normed = |positions: Value| {
+        let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river"}}, "base": "a",
+                          "interventions": [{"site": "final_norm", "positions": "last",
+                                             "source": {"run": "b", "positions": positions}}], "allow_trivial": true});
+        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+    };
+    assert_eq!(normed(json!("last")), Some(Triviality::LastLayer));
+    assert_eq!(normed(json!(0)), None, "read where the source is not");
 }
 
 #[test]

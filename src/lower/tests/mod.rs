@@ -10,10 +10,14 @@
 )]
 
 mod align;
+mod arms;
 mod bad_inputs;
 mod cases;
+mod columns;
+mod controls;
 mod corruption;
 mod derived;
+mod derived_runs;
 mod examples;
 mod given;
 mod lints;
@@ -22,12 +26,14 @@ mod noise;
 mod positions;
 mod respond;
 mod sequences;
+mod sources;
 
 use serde_json::Value;
 
-use super::layout::{Lowered, TraceLayout};
+use super::layout::{Lowered, PatchLayout, TraceLayout};
 use super::testing::Fake;
 use crate::lower;
+use crate::plan::{Op, Plan, RunId, Source};
 use crate::spec::problem::Problems;
 
 /// Problems of a body sent to one of the endpoints, as `pointer code`.
@@ -44,4 +50,34 @@ fn problems(endpoint: &str, body: &Value, facts: &Fake) -> Vec<String> {
 
 fn trace(body: &Value) -> Lowered<TraceLayout> {
     lower::trace(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
+}
+
+fn patch(body: &Value) -> Lowered<PatchLayout> {
+    patch_with(body, &Fake::default())
+}
+
+fn patch_with(body: &Value, facts: &Fake) -> Lowered<PatchLayout> {
+    lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}"))
+}
+
+/// An edit as `site@layer[positions] = op`.
+fn show(plan: &Plan, run: RunId) -> Vec<String> {
+    let op = |op: &Op| match op {
+        Op::Replace(Source::Run { run, positions }) => format!("run {} {positions:?}", run.0),
+        Op::Replace(Source::Constant(rows)) => format!("constants {}", rows.len()),
+        Op::Add { source: Source::Constant(rows), coef, .. } => {
+            format!("+ {coef} * constants {}", rows.len())
+        }
+        Op::Add { source: Source::Run { run, positions }, coef, .. } => {
+            format!("+ {coef} * run {} {positions:?}", run.0)
+        }
+        Op::Scale(factor) => format!("* {factor}"),
+        Op::Replace(Source::Captured(parts)) | Op::Add { source: Source::Captured(parts), .. } => {
+            format!("captured {parts:?}")
+        }
+        Op::Project { basis, .. } => format!("project {}", basis.len()),
+        Op::Zero => "zero".to_owned(),
+    };
+    let edits = plan.run(run).edits.iter();
+    edits.map(|e| format!("{}@{}{:?} = {}", e.at.site, e.at.layer, e.positions, op(&e.op))).collect()
 }
