@@ -158,8 +158,10 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
         OpSpec::Replace { source } | OpSpec::Mean { source } => format!("{site} from {}", from(source)),
         OpSpec::Add { source, coef, norm_match } => {
             let kept = if *norm_match { ", norm kept" } else { "" };
-            let times =
-                if *coef == 1.0 { String::new() } else { format!("{} times ", significant(*coef, DIGITS)) };
+            let times = match significant(*coef, DIGITS) {
+                one if one == "1" => String::new(),
+                other => format!("{other} times "),
+            };
             // Added is not the run, but its values.
             let that = if matches!(source, SourceSpec::Run { site: None, layer: None, .. }) {
                 "that of "
