@@ -97,7 +97,6 @@ pub trait Kernels {
     fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Self::Matrix);
 
     /// The last third: values weighed by the pattern, `out [out rows, h*e]`.
-    #[expect(clippy::too_many_arguments, reason = "one operation, and every argument is one of its operands")]
     fn weigh(
         &self,
         heads: Heads,

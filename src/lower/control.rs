@@ -36,16 +36,14 @@ impl Controls {
         let words = facts.words();
         let mut unrelated = None;
         if kinds.contains(&Control::UnrelatedPrompt) {
-            unrelated = Some(match runs.place(UNRELATED) {
-                Some(run) => roots[run],
-                None => {
-                    let ids = words.encode(UNRELATED_TEXT, None).map(|encoded| encoded.ids);
-                    let ids = ids.ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| Arc::from([0]));
-                    // Not longer than the others: the columns of attention patterns are counted by the longest run.
-                    let longest = plan.keys() as usize;
-                    let ids: Arc<[u32]> = if ids.len() > longest { Arc::from(&ids[..longest]) } else { ids };
-                    plan.root(ids)
-                }
+            unrelated = Some(if let Some(run) = runs.place(UNRELATED) {
+                roots[run]
+            } else {
+                let ids = words.encode(UNRELATED_TEXT, None).map(|encoded| encoded.ids);
+                let ids = ids.ok().filter(|ids| !ids.is_empty()).unwrap_or_else(|| Arc::from([0]));
+                // Not longer than the others: the columns of attention patterns are counted by the longest run.
+                let longest = plan.keys() as usize;
+                plan.root(if ids.len() > longest { Arc::from(&ids[..longest]) } else { ids })
             });
         }
         Self { kinds: kinds.to_vec(), unrelated, bos: words.bos() }
@@ -131,7 +129,7 @@ fn itself(edit: &Edit, base: RunId) -> Edit {
 /// The same edit moving each row as far, in a random direction.
 fn turned(edit: &Edit, plan: &Plan, config: &ModelConfig, cell: u32, n: u32) -> Edit {
     let whole = config.site_width(edit.at.site, plan.keys() as usize);
-    let width = edit.columns.as_ref().map_or(whole, |columns| columns.len());
+    let width = edit.columns.as_ref().map_or(whole, ExactSizeIterator::len);
     let rows = edit.positions.iter().flat_map(|&position| {
         let key = NoiseKey { seed: SEED, stream: stream::CONTROL, sample: cell, position };
         let row = philox_row(NoiseKey { seed: key.seed + (u64::from(n) << 32), ..key }, width);

@@ -104,7 +104,7 @@ pub fn philox_chi_square(key: NoiseKey, df: u32) -> f64 {
 pub fn pick(seed: u64, n: usize) -> usize {
     let [word, ..] = philox4x32([0, 0, 0, stream::PICK], [seed as u32, (seed >> 32) as u32]);
     // The bias of a 32-bit product is below n / 2^32.
-    (u64::from(word) * n as u64 >> 32) as usize
+    ((u64::from(word) * n as u64) >> 32) as usize
 }
 
 /// `count` numbers below `n`, drawn with replacement. Each of `set` and `draw` gives others.

@@ -151,7 +151,10 @@ fn check_constants(
                 stored = stored.saturating_add(given.numbers());
                 stored
             }
-            OpPlan::Write { values: ValuesPlan::Run { .. }, .. } => 0,
+            OpPlan::Write { values: ValuesPlan::Run { .. }, .. }
+            | OpPlan::Scale(_)
+            | OpPlan::Zero
+            | OpPlan::ProjectOut(_) => 0,
             OpPlan::Noise { .. } | OpPlan::Write { .. } => {
                 let [layers, positions, _] = extent(spec, t, config);
                 // One head or column of many is written in a cell of a sweep over them.
@@ -162,7 +165,6 @@ fn check_constants(
                 let rows = cells.saturating_mul(layers * positions);
                 rows.saturating_mul(one.columns_written(config) as u64)
             }
-            OpPlan::Scale(_) | OpPlan::Zero | OpPlan::ProjectOut(_) => 0,
         };
         if numbers > limit {
             let detail = format!("up to {numbers} constants, the limit is {limit}");

@@ -420,7 +420,7 @@ impl Template {
     /// Numbers written at one position of one layer.
     pub(super) fn columns_written(&self, config: &ModelConfig) -> usize {
         let whole = config.site_width(self.site, self.keys);
-        self.columns(config).iter().map(|c| c.as_ref().map_or(whole, |c| c.len())).sum()
+        self.columns(config).iter().map(|c| c.as_ref().map_or(whole, ExactSizeIterator::len)).sum()
     }
 
     fn is_headwise(&self) -> bool {

@@ -182,12 +182,11 @@ fn grid(
     if arm.site.has_layer() {
         axes.push(Axis { name: "layer", values: arm.layers.clone() });
     }
-    let cells: Vec<Vec<u32>> = match &arm.joint {
-        Some(joint) => vec![joint.clone()],
-        None => {
-            axes.push(Axis { name: "position", values: scene.positions.to_vec() });
-            scene.positions.iter().map(|position| vec![*position]).collect()
-        }
+    let cells: Vec<Vec<u32>> = if let Some(joint) = &arm.joint {
+        vec![joint.clone()]
+    } else {
+        axes.push(Axis { name: "position", values: scene.positions.to_vec() });
+        scene.positions.iter().map(|position| vec![*position]).collect()
     };
     let samples = scene.corrupted.len();
     let mut grid = Grid { axes, samples, readouts: vec![], controls: controls.empty(), trivial: vec![] };

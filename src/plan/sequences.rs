@@ -5,7 +5,7 @@
 //! every run's prompt is followed by `t1 .. t(n-1)`, and every readout at a run's last position by one readout at each of
 //! them. Sequences that begin alike share their rows; for each continuation that is no beginning of another there is a
 //! copy of all runs. Edits stay at the prompt's positions, so that a copy's rows there have the bits of the original's,
-//! and a patched copy still branches from its parent. [`Expansion::fold`] puts the scores together again, in the indices of
+//! and a patched copy still branches from its parent. [`Fold::output`] puts the scores together again, in the indices of
 //! the plan that was asked for.
 
 use std::ops::Range;

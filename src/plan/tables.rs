@@ -315,28 +315,20 @@ fn pick(rows: &[f32], n: usize, which: &[usize]) -> Vec<f32> {
 
 fn mergeable(a: &EditRows, b: &EditRows) -> bool {
     let alike = match (&a.op, &b.op) {
-        (RowOp::Replace(a), RowOp::Replace(b)) => same_kind(a, b),
-        (
-            RowOp::Add { values: a, coef: c, norm_match: m },
-            RowOp::Add { values: b, coef: d, norm_match: n },
-        ) => same_kind(a, b) && c.to_bits() == d.to_bits() && m == n,
-        (RowOp::Scale(c), RowOp::Scale(d)) => c.to_bits() == d.to_bits(),
-        (RowOp::Zero, RowOp::Zero) => true,
-        (RowOp::Project { basis: a, values: v }, RowOp::Project { basis: b, values: w }) => {
-            Arc::ptr_eq(a, b)
-                && match (v, w) {
-                    (Some(v), Some(w)) => same_kind(v, w),
-                    (None, None) => true,
-                    _ => false,
-                }
+        (RowOp::Replace(_), RowOp::Replace(_)) | (RowOp::Zero, RowOp::Zero) => true,
+        (RowOp::Add { coef, norm_match, .. }, RowOp::Add { coef: other, norm_match: other_match, .. }) => {
+            coef.to_bits() == other.to_bits() && norm_match == other_match
         }
+        (RowOp::Scale(factor), RowOp::Scale(other)) => factor.to_bits() == other.to_bits(),
+        (RowOp::Project { basis, .. }, RowOp::Project { basis: other, .. }) => Arc::ptr_eq(basis, other),
         _ => false,
     };
-    alike && a.columns == b.columns && a.group == b.group && a.instead.is_some() == b.instead.is_some()
-}
-
-fn same_kind(a: &Values, b: &Values) -> bool {
-    std::mem::discriminant(a) == std::mem::discriminant(b)
+    let kind = |edit: &EditRows| edit.op.values().map(std::mem::discriminant);
+    alike
+        && kind(a) == kind(b)
+        && a.columns == b.columns
+        && a.group == b.group
+        && a.instead.is_some() == b.instead.is_some()
 }
 
 fn merge(into: &mut EditRows, from: EditRows) {

@@ -14,7 +14,7 @@ use super::read::Node;
 use super::readout::Read;
 use super::select::{Layers, Positions};
 use super::trace::{
-    Arm, Direction, OnUnexpected, PlotFormat, TraceSpec, read_arms, read_direction, read_plot,
+    Arm, ArmsForm, Direction, OnUnexpected, PlotFormat, TraceSpec, read_arms, read_direction, read_plot,
 };
 
 /// A causal trace of many prompts (Meng et al. 2022): each is traced by itself, and effects are averaged by token class.
@@ -40,7 +40,7 @@ pub struct CasesSpec {
     /// that are dropped included, as in ROME.
     pub corrupt: Corruption,
     /// What is restored, by name; without joint positions.
-    #[schema(value_type = std::collections::BTreeMap<String, Arm>)]
+    #[schema(value_type = ArmsForm)]
     pub arms: Named<Arm>,
     /// Layers of the map.
     pub layers: Layers,

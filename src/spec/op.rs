@@ -91,8 +91,11 @@ impl OpSpec {
             | Self::Mean { source }
             | Self::Subspace { source, .. } => Some(source),
             Self::Freeze { source } => source.as_ref(),
-            Self::Scale { .. } | Self::Zero | Self::Resample { .. } | Self::Noise { .. } => None,
-            Self::ProjectOut { .. } => None,
+            Self::Scale { .. }
+            | Self::Zero
+            | Self::Resample { .. }
+            | Self::Noise { .. }
+            | Self::ProjectOut { .. } => None,
         }
     }
 }
@@ -280,7 +283,7 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
     let positions = read_positions(&source, out);
     let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
     if let Some(node) = source.get("mean_of") {
-        let mean_of = node.each(out, |n, out| n.name(out));
+        let mean_of = node.each(out, Node::name);
         return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
     }
     if let Some(node) = source.get("activation") {
@@ -299,11 +302,13 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
 fn read_any_of(fields: &Fields<'_>, out: &mut Problems) -> Option<AnyOf> {
     const FIX: &str = "write {\"any_of\": [names of runs]}";
     let source = fields.need("source", FIX, out)?.fields(&["any_of", "positions"], out)?;
-    let any_of = source.need("any_of", FIX, out).and_then(|n| n.each(out, |n, out| n.name(out)));
+    let any_of = source.need("any_of", FIX, out).and_then(|n| n.each(out, Node::name));
     let positions = read_positions(&source, out);
     Some(AnyOf { any_of: any_of?, positions: positions? })
 }
 
+/// The outer `None`: a problem was found.
+#[expect(clippy::option_option, reason = "absent is not wrong")]
 fn read_positions(source: &Fields<'_>, out: &mut Problems) -> Option<Option<Positions>> {
     source.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some))
 }

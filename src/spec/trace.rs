@@ -31,7 +31,7 @@ pub struct TraceSpec {
     #[schema(required = false)]
     pub corrupt: Corruption,
     /// What is restored, by name.
-    #[schema(required = false, value_type = std::collections::BTreeMap<String, Arm>)]
+    #[schema(required = false, value_type = ArmsForm)]
     pub arms: Named<Arm>,
     /// Layers of the map.
     #[schema(required = false)]
@@ -61,6 +61,16 @@ pub struct TraceSpec {
     /// Pictures put into the response.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plot: Vec<PlotFormat>,
+}
+
+/// Ways to write arms.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum ArmsForm {
+    /// Arms by names of one's own.
+    Map(std::collections::BTreeMap<String, Arm>),
+    /// ROME's own: `hidden`, `mlp` and `attn` (windows of 1, 10 and 10 layers).
+    Names(Vec<String>),
 }
 
 /// One kind of restored state.

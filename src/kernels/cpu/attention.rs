@@ -86,5 +86,7 @@ pub(super) fn softmax(scores: &mut [f32]) {
         *sum += *score;
     }
     let inverse = 1.0 / sum_lanes(sum);
-    scores.iter_mut().for_each(|score| *score *= inverse);
+    for score in scores {
+        *score *= inverse;
+    }
 }

@@ -51,7 +51,9 @@ fn compute(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
             // Nothing can be rescaled to a norm, and a row that was not moved keeps its bits.
             if *norm_match && norm > 0.0 && new != old {
                 let factor = self::norm(old) / norm;
-                new.iter_mut().for_each(|new| *new = (f64::from(*new) * factor) as f32);
+                for new in new {
+                    *new = (f64::from(*new) * factor) as f32;
+                }
             }
         }
         RowOp::Scale(factor) => new.iter_mut().zip(old).for_each(|(new, old)| *new = old * factor),

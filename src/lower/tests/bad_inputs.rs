@@ -138,7 +138,7 @@ fn bad_runs_name_their_field() {
             ("/read/attention", json!([]), "/read/attention empty"),
             ("/read/attention", json!([{"heads": 2}]), "/read/attention/0/heads out_of_range"),
             ("/read/logit_lens", json!({"layers": 4}), "/read/logit_lens/layers out_of_range"),
-            ("/read/logit_lens", json!({"topk": 301}), "/read/logit_lens/topk limit"),
+            ("/read/logit_lens", json!({"topk": 301}), "/read/logit_lens/topk limit_exceeded"),
             ("/read/logit_lens", json!({"at": 1}), "/read/logit_lens/at unknown_field"),
             ("/read/attribution", json!({}), "/read/attribution/target missing_field"),
             ("/read/attribution", json!({"target": "z"}), "/read/attribution/target unknown_name"),
