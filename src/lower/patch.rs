@@ -11,7 +11,7 @@ use super::{Size, Started, admit, derive, lint_effect_metrics, prepare, start, t
 use crate::model::config::ModelConfig;
 use crate::plan::{Plan, RunId};
 use crate::spec::derive::Derive;
-use crate::spec::patch::{PatchSpec, SweepAxis};
+use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 
 pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
@@ -43,6 +43,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
         (0..spec.interventions.len()).map(|i| template(i, &scope, facts, &mut lints, out)).collect();
     prepared.lints = lints;
     let mut templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
+    check_controls(&spec, &templates, out);
     let axes = axes(&spec, &templates, out)?;
     let size = size(&spec, &templates, &axes, facts.config());
     admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
@@ -132,6 +133,22 @@ fn size(spec: &PatchSpec, templates: &[Template], axes: &[Axis], config: &ModelC
         written = written.saturating_add(layers.saturating_mul(columns).saturating_mul(positions));
     }
     Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
+}
+
+/// Refuses controls that would only repeat the patch: those of positions and prompts, where no other run is read.
+fn check_controls(spec: &PatchSpec, templates: &[Template], out: &mut Problems) {
+    for (i, control) in spec.controls.iter().enumerate() {
+        let changed = |t: &Template| {
+            let reads_run = matches!(&t.op, OpPlan::Write { values: ValuesPlan::Run { .. }, .. });
+            reads_run && !t.frozen && !(*control == Control::RandomPosition && t.site.is_over_keys())
+        };
+        let concerned = matches!(control, Control::RandomPosition | Control::UnrelatedPrompt);
+        if concerned && !templates.iter().any(changed) {
+            let detail = "no intervention reads a run at the place that it writes: nothing would change";
+            let fix = "use random_vector, which suits every operation, or leave the control out";
+            out.push(format!("/controls/{i}"), code::CONFLICT, detail, fix);
+        }
+    }
 }
 
 /// Bounds the memory of constants: every cell holds its own of noise and vectors, all share those of stored activations.

@@ -126,3 +126,24 @@ fn an_unrelated_prompt_is_read_as_far_from_its_end() {
     assert_eq!(found[..3], [(2, vec![0]), (2, vec![0]), (2, vec![2])], "of positions 1, 2 and 4 of 5 tokens");
     assert_eq!(lowered.plan.run(RunId(2)).tokens[1], id(" city"));
 }
+
+#[test]
+fn controls_that_would_only_repeat_the_patch_are_refused() {
+    let of = |intervention: Value, control: &str| {
+        let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river has a"}}, "base": "a",
+                          "interventions": [intervention], "controls": [control]});
+        crate::lower::patch(&body, &Fake::default()).err().map(|problems| problems.0[0].pointer.clone())
+    };
+    let zero = || json!({"site": "z", "op": "zero"});
+    let mean = || json!({"site": "z", "op": "mean", "source": {"mean_of": ["b"]}, "positions": "last"});
+    let copy = || json!({"site": "z", "source": {"run": "b"}, "positions": "last"});
+    let pattern = || json!({"site": "pattern", "source": {"run": "b"}, "positions": 1});
+    for control in ["random_position", "unrelated_prompt"] {
+        assert_eq!(of(zero(), control).as_deref(), Some("/controls/0"));
+        assert_eq!(of(mean(), control).as_deref(), Some("/controls/0"));
+        assert_eq!(of(copy(), control), None);
+    }
+    assert_eq!(of(zero(), "random_vector"), None);
+    assert_eq!(of(pattern(), "random_position").as_deref(), Some("/controls/0"));
+    assert_eq!(of(pattern(), "unrelated_prompt"), None);
+}
