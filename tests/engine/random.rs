@@ -1,6 +1,6 @@
 //! Random plans: branching, full recompute, any chunking and any number of threads give the same bits.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mediant::kernels::cpu::Dtype;
 use mediant::plan::pack::Mode;
@@ -14,27 +14,10 @@ const LAYERS: u32 = 4;
 const HEAD: u32 = 16;
 const HEADS: u32 = 4;
 
-/// Sites that a plan may write.
-const SITES: [Site; 18] = [
-    Site::Embed,
-    Site::ResidPre,
-    Site::AttnIn,
-    Site::K,
-    Site::V,
-    Site::KRope,
-    Site::Q,
-    Site::QRope,
-    Site::Scores,
-    Site::Pattern,
-    Site::Z,
-    Site::AttnOut,
-    Site::ResidMid,
-    Site::MlpIn,
-    Site::MlpAct,
-    Site::MlpOut,
-    Site::ResidPost,
-    Site::FinalNorm,
-];
+/// Sites that a plan may write: `head_out` is written through `z`.
+static SITES: LazyLock<Vec<Site>> = LazyLock::new(|| {
+    Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut).collect()
+});
 
 fn layer_of(site: Site, layer: u32) -> u32 {
     match site {
