@@ -1,0 +1,403 @@
+//! One GPU: its memory, its streams, its compiled kernels. All that is unsafe about talking to the driver is here, in
+//! [`super::gemm`] and in [`super::nccl`].
+//!
+//! A failing call leaves the device in an unknown state ("sticky" errors), so it is fatal to the rank: it panics, and the
+//! engine's process ends. Only running out of memory when a buffer is made is an error.
+
+#![expect(unsafe_code, reason = "the driver's interface is raw pointers")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::CUdeviceptr;
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result, sys};
+use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
+
+use super::Fault;
+use crate::kernels::OutOfMemory;
+
+/// Bytes of the ring that tables travel through.
+const RING: usize = 64 << 20;
+
+/// All kernels, in the order of their dependence.
+const SOURCE: &str = concat!(
+    include_str!("source/common.cu"),
+    include_str!("source/rows.cu"),
+    include_str!("source/edit.cu"),
+    include_str!("source/score.cu"),
+    include_str!("source/attention.cu"),
+);
+
+const KERNELS: [&str; 23] = [
+    "rms_norm",
+    "add_norm",
+    "rope",
+    "split_heads",
+    "gate",
+    "add",
+    "sum_ranks",
+    "gather",
+    "embed",
+    "isolate_heads",
+    "widen",
+    "widen_f32",
+    "make",
+    "count_different",
+    "edit",
+    "edit_f32",
+    "pick_targets",
+    "distribution",
+    "rank_targets",
+    "top_tokens",
+    "divergence",
+    "attention",
+    "softmax",
+];
+
+/// A device with what runs on it.
+pub(super) struct Device {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: HashMap<&'static str, CudaFunction>,
+    ring: RefCell<Ring>,
+}
+
+/// Memory of a device, freed when dropped.
+pub(super) struct Buffer {
+    pointer: CUdeviceptr,
+    bytes: usize,
+    context: Arc<CudaContext>,
+}
+
+/// Pinned host memory with a copy on the device: tables are written to one and copied to the other.
+struct Ring {
+    host: *mut u8,
+    device: Buffer,
+    used: usize,
+}
+
+/// An argument of a kernel: its bytes, in a slot that any of them fits.
+#[derive(Clone, Copy)]
+pub(super) struct Arg(u64);
+
+impl From<u32> for Arg {
+    fn from(x: u32) -> Arg {
+        Arg(u64::from(x))
+    }
+}
+
+impl From<u64> for Arg {
+    fn from(x: u64) -> Arg {
+        Arg(x)
+    }
+}
+
+impl From<f32> for Arg {
+    fn from(x: f32) -> Arg {
+        Arg(u64::from(x.to_bits()))
+    }
+}
+
+/// Grid and block of a launch.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) grid: (u32, u32),
+    pub(super) block: u32,
+    /// Dynamic shared memory, bytes.
+    pub(super) shared: u32,
+}
+
+impl Shape {
+    /// A block of so many threads per item.
+    pub(super) fn blocks(grid: usize, block: u32) -> Shape {
+        Shape { grid: (grid as u32, 1), block, shared: 0 }
+    }
+
+    /// Enough threads for `n` items, each of which takes more than one if there are very many.
+    pub(super) fn items(n: usize) -> Shape {
+        Shape::blocks(n.div_ceil(256).clamp(1, 1 << 16), 256)
+    }
+
+    /// A warp for each of `n` items.
+    pub(super) fn warps(n: usize) -> Shape {
+        Shape::blocks(n.div_ceil(8), 256)
+    }
+}
+
+/// What the compiled kernels are made for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Constants {
+    pub(super) dtype: u32,
+    pub(super) hidden: usize,
+    pub(super) head_dim: usize,
+    pub(super) group: usize,
+}
+
+impl Device {
+    /// Opens a GPU and compiles the kernels for it.
+    pub(super) fn open(ordinal: usize, constants: &Constants) -> Result<Device, Fault> {
+        // Ranks are threads: a driver library that is not there must be an error, not a panic of its loader.
+        let context = std::panic::catch_unwind(|| CudaContext::new(ordinal)).map_err(|_| Fault::NoDriver)?;
+        let context = context.map_err(|source| Fault::Open { ordinal, source })?;
+        // One stream computes and one communicates, with events of ours between them.
+        // SAFETY: nothing here uses slices that rely on tracking.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(|source| Fault::Open { ordinal, source })?;
+        let (major, minor) =
+            context.compute_capability().map_err(|source| Fault::Open { ordinal, source })?;
+        let module = context
+            .load_module(compile(constants, major, minor)?)
+            .map_err(|source| Fault::Open { ordinal, source })?;
+        let function = |name: &'static str| {
+            let function = module.load_function(name).map_err(|source| Fault::Open { ordinal, source })?;
+            Ok((name, function))
+        };
+        let functions: HashMap<_, _> = KERNELS.into_iter().map(function).collect::<Result<_, Fault>>()?;
+        // The plain kernel of attention keeps a row's scores in shared memory: 40 000 keys at most.
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        functions["attention"]
+            .set_attribute(attribute, 160 << 10)
+            .map_err(|source| Fault::Open { ordinal, source })?;
+        let device = allocate(&context, RING).map_err(|_| Fault::NoMemory)?;
+        // SAFETY: freed when the ring is dropped, after the stream has come to rest.
+        let host = unsafe { result::malloc_host(RING, sys::CU_MEMHOSTALLOC_WRITECOMBINED) };
+        let host = host.map_err(|source| Fault::Open { ordinal, source })?.cast::<u8>();
+        let ring = RefCell::new(Ring { host, device, used: 0 });
+        Ok(Device { context, stream, functions, ring })
+    }
+
+    /// What the driver calls it.
+    pub(super) fn name(&self) -> String {
+        fatal(self.context.name(), "its name")
+    }
+
+    /// The stream that computes.
+    pub(super) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// A further stream, for what runs beside the computation.
+    pub(super) fn new_stream(&self) -> Arc<CudaStream> {
+        fatal(self.context.new_stream(), "a stream")
+    }
+
+    /// An event that only orders streams.
+    pub(super) fn event(&self) -> CudaEvent {
+        fatal(self.context.new_event(None), "an event")
+    }
+
+    /// Bytes free and in all.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        fatal(self.context.mem_get_info(), "its memory")
+    }
+
+    /// Uninitialised memory.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
+        allocate(&self.context, bytes)
+    }
+
+    /// Waits until everything queued is done.
+    pub(super) fn synchronize(&self) {
+        fatal(self.stream.synchronize(), "what was queued");
+    }
+
+    /// Queues a kernel on the computing stream.
+    pub(super) fn launch<const N: usize>(&self, kernel: &str, shape: Shape, args: [Arg; N]) {
+        self.launch_on(&self.stream, kernel, shape, args);
+    }
+
+    /// Queues a kernel on a stream.
+    pub(super) fn launch_on<const N: usize>(
+        &self,
+        stream: &CudaStream,
+        kernel: &str,
+        shape: Shape,
+        args: [Arg; N],
+    ) {
+        if shape.grid.0 == 0 || shape.grid.1 == 0 {
+            return;
+        }
+        let function = &self.functions[kernel];
+        let mut builder = stream.launch_builder(function);
+        for arg in &args {
+            cudarc::driver::PushKernelArg::arg(&mut builder, &arg.0);
+        }
+        let config = cudarc::driver::LaunchConfig {
+            grid_dim: (shape.grid.0, shape.grid.1, 1),
+            block_dim: (shape.block, 1, 1),
+            shared_mem_bytes: shape.shared,
+        };
+        // SAFETY: arguments are pointers to buffers of this device that outlive the stream's work (buffers are freed after a
+        // synchronising call only) and plain numbers, in the order of the kernel's parameters; little-endian slots hold
+        // narrower numbers in their first bytes.
+        let queued = unsafe { builder.launch(config) };
+        fatal(queued, kernel);
+    }
+
+    /// Puts a table of 4-byte numbers where kernels find it, until much later tables take its place.
+    ///
+    /// # Panics
+    /// If the table is larger than the ring.
+    pub(super) fn table<N: bytemuck::NoUninit>(&self, table: &[N]) -> Arg {
+        let bytes: &[u8] = bytemuck::cast_slice(table);
+        let mut ring = self.ring.borrow_mut();
+        assert!(bytes.len() <= RING, "BUG: a table of {} bytes", bytes.len());
+        if ring.used + bytes.len() > RING {
+            self.synchronize();
+            ring.used = 0;
+        }
+        let at = ring.used;
+        ring.used = (at + bytes.len()).next_multiple_of(256);
+        let target = ring.device.pointer + at as u64;
+        if !bytes.is_empty() {
+            // SAFETY: the range lies in the ring, and no copy out of it is under way: it was last used before the stream was
+            // waited for.
+            let staged = unsafe {
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), ring.host.add(at), bytes.len());
+                std::slice::from_raw_parts(ring.host.add(at), bytes.len())
+            };
+            // SAFETY: source and target are as long as each other, and the source stays until the stream is waited for.
+            let copied = unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) };
+            fatal(copied, "a table");
+        }
+        Arg(target)
+    }
+
+    /// Copies numbers into a buffer, and waits for it.
+    pub(super) fn upload<N: bytemuck::NoUninit>(&self, numbers: &[N], buffer: &Buffer, at: usize) {
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
+        assert!(at + bytes.len() <= buffer.bytes, "BUG: an upload past the end of a buffer");
+        fatal(self.context.bind_to_thread(), "its context");
+        // SAFETY: the range was checked; the call returns when the source has been read.
+        let copied = unsafe { result::memcpy_htod_sync(buffer.pointer + at as u64, bytes) };
+        fatal(copied, "an upload");
+    }
+
+    /// Copies numbers from device memory when everything queued is done.
+    pub(super) fn download<N: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
+        &self,
+        buffer: &Buffer,
+        n: usize,
+    ) -> Vec<N> {
+        let mut numbers = vec![N::zeroed(); n];
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
+        assert!(bytes.len() <= buffer.bytes, "BUG: a download past the end of a buffer");
+        if n > 0 {
+            // SAFETY: the range was checked, and the host's memory lives until the stream has been waited for.
+            let copied =
+                unsafe { result::memcpy_dtoh_async(bytes, buffer.pointer, self.stream.cu_stream()) };
+            fatal(copied, "a download");
+            self.synchronize();
+        }
+        numbers
+    }
+
+    /// Copies device memory on the computing stream.
+    pub(super) fn copy(&self, from: Arg, to: Arg, bytes: usize) {
+        // SAFETY: callers copy between ranges of buffers of this device.
+        let copied = unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream.cu_stream()) };
+        fatal(copied, "a copy");
+    }
+
+    /// Sets memory to zero bytes.
+    pub(super) fn clear(&self, buffer: &Buffer) {
+        // SAFETY: the whole buffer.
+        let cleared = unsafe {
+            result::memset_d8_async(buffer.pointer, 0, buffer.bytes, self.stream.cu_stream())
+        };
+        fatal(cleared, "zeros");
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // What is still under way may read the ring. Errors have been seen where they happened.
+        let _ = self.stream.synchronize();
+        // SAFETY: made by `malloc_host`, freed once.
+        let _ = unsafe { result::free_host(self.ring.get_mut().host.cast::<c_void>()) };
+    }
+}
+
+impl Buffer {
+    /// Where it begins.
+    pub(super) fn arg(&self) -> Arg {
+        Arg(self.pointer)
+    }
+
+    /// Where byte `at` of it lies.
+    pub(super) fn at(&self, at: usize) -> Arg {
+        debug_assert!(at <= self.bytes);
+        Arg(self.pointer + at as u64)
+    }
+
+    /// Its size.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Arg {
+    /// No memory.
+    pub(super) const NULL: Arg = Arg(0);
+
+    /// As an address.
+    pub(super) fn pointer(self) -> u64 {
+        self.0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let _ = self.context.bind_to_thread();
+        // SAFETY: made by `malloc_sync`, freed once; the call waits for work that may use it.
+        let _ = unsafe { result::free_sync(self.pointer) };
+    }
+}
+
+fn allocate(context: &Arc<CudaContext>, bytes: usize) -> Result<Buffer, OutOfMemory> {
+    fatal(context.bind_to_thread(), "its context");
+    // SAFETY: owned by the buffer.
+    match unsafe { result::malloc_sync(bytes.max(256)) } {
+        Ok(pointer) => Ok(Buffer { pointer, bytes, context: Arc::clone(context) }),
+        Err(DriverError(sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY)) => {
+            Err(OutOfMemory { bytes: bytes as u64 })
+        }
+        Err(error) => fatal(Err(error), "memory"),
+    }
+}
+
+/// The kernels for these constants. Ranks compile the same, so what one has compiled is kept for the others.
+fn compile(constants: &Constants, major: i32, minor: i32) -> Result<Ptx, Fault> {
+    static COMPILED: Mutex<Vec<(Constants, Ptx)>> = Mutex::new(Vec::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, ptx)) = compiled.iter().find(|(made_for, _)| made_for == constants) {
+        return Ok(ptx.clone());
+    }
+    let Constants { dtype, hidden, head_dim, group } = constants;
+    let options = CompileOptions {
+        options: vec![
+            format!("--gpu-architecture=compute_{major}{minor}"),
+            format!("-DDTYPE={dtype}"),
+            format!("-DHIDDEN={hidden}"),
+            format!("-DHEAD_DIM={head_dim}"),
+            format!("-DGROUP={group}"),
+        ],
+        ..CompileOptions::default()
+    };
+    let ptx = std::panic::catch_unwind(|| compile_ptx_with_opts(SOURCE, options))
+        .map_err(|_| Fault::NoDriver)?
+        .map_err(|error| Fault::Compile { log: format!("{error:?}") })?;
+    compiled.push((constants.clone(), ptx.clone()));
+    Ok(ptx)
+}
+
+/// The device's answer, or the end of this rank.
+#[expect(clippy::panic, reason = "a device that fails is of no further use to its process")]
+pub(super) fn fatal<T, E: std::fmt::Debug>(answer: Result<T, E>, what: &str) -> T {
+    match answer {
+        Ok(answer) => answer,
+        Err(error) => panic!("the GPU failed at {what}: {error:?}"),
+    }
+}

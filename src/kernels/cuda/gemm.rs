@@ -1,0 +1,216 @@
+//! Products `x W^T` through cuBLASLt.
+//!
+//! The library chooses a kernel by the shape of a product. Choices that split the sum over the inputs, which it makes for
+//! few rows, would give a row other bits in a small batch than in a large one: they are not let in
+//! (`REDUCTION_SCHEME_MASK = NONE`). On an H100 with cuBLAS 13.1 all row counts from 1 to 4096 then agree to the bit, in every
+//! shape of Llama 3 8B and 70B; what is left to choose from is now and then five times slower (5120 x 8192 at 16 rows: 192 us,
+//! at 256 rows 39 us, with a split sum 36 us). So products of few rows are padded to the row count that is fastest. Both
+//! are measured at start on the device at hand ([`super::probe`]).
+
+#![expect(unsafe_code, reason = "cuBLASLt's interface is raw pointers")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::cublaslt::{result, sys};
+use cudarc::driver::CudaStream;
+
+use super::Fault;
+use super::device::{Arg, Buffer, Device, fatal};
+use crate::kernels::OutOfMemory;
+use crate::spec::dtype::Dtype;
+
+const WORKSPACE: usize = 64 << 20;
+/// Shapes whose choice is remembered.
+const REMEMBERED: usize = 8192;
+
+/// `[outputs, inputs]` of a product and how many rows it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    outputs: usize,
+    inputs: usize,
+    rows: usize,
+    /// Whether the result is f32 whatever the dtype.
+    wide: bool,
+}
+
+/// What the library needs to know of a shape.
+struct Choice {
+    weight: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    out: sys::cublasLtMatrixLayout_t,
+    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+/// The library on one device.
+pub(super) struct Gemm {
+    handle: sys::cublasLtHandle_t,
+    operation: sys::cublasLtMatmulDesc_t,
+    preference: sys::cublasLtMatmulPreference_t,
+    workspace: Buffer,
+    stream: Arc<CudaStream>,
+    element: sys::cudaDataType,
+    choices: RefCell<HashMap<Shape, Choice>>,
+    /// Row counts to pad to, ascending, by `(outputs, inputs)`; larger products are as they are.
+    counts: RefCell<HashMap<(usize, usize), Vec<usize>>>,
+}
+
+impl Gemm {
+    pub(super) fn new(device: &Device, dtype: Dtype) -> Result<Gemm, Fault> {
+        let workspace = device.allocate(WORKSPACE).map_err(|OutOfMemory { .. }| Fault::NoMemory)?;
+        let handle = std::panic::catch_unwind(result::create_handle).map_err(|_| Fault::NoDriver)?;
+        let handle = handle.map_err(|source| Fault::Blas { source })?;
+        let blas = |source| Fault::Blas { source };
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map_err(blas)?;
+        let preference = result::create_matmul_pref().map_err(blas)?;
+        // CUBLAS_OP_T, an enumeration of cuBLAS proper.
+        let (transposed, workspace_bytes) = (1i32, WORKSPACE);
+        // SAFETY: the attributes are of the types that the library documents for them.
+        unsafe {
+            let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
+            result::set_matmul_desc_attribute(operation, attribute, (&raw const transposed).cast(), 4)
+                .map_err(blas)?;
+            let attribute =
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            result::set_matmul_pref_attribute(preference, attribute, (&raw const workspace_bytes).cast(), 8)
+                .map_err(blas)?;
+        }
+        let element = match dtype {
+            Dtype::F32 => sys::cudaDataType_t::CUDA_R_32F,
+            Dtype::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
+            Dtype::F16 => sys::cudaDataType_t::CUDA_R_16F,
+        };
+        let gemm = Gemm {
+            handle,
+            operation,
+            preference,
+            workspace,
+            stream: Arc::clone(device.stream()),
+            element,
+            choices: RefCell::default(),
+            counts: RefCell::default(),
+        };
+        gemm.pin(true);
+        Ok(gemm)
+    }
+
+    /// Keeps kernels that split the sum out, or lets them in (to measure what that costs).
+    pub(super) fn pin(&self, pinned: bool) {
+        let mask: u32 = if pinned { 0 } else { u32::MAX >> 1 };
+        // SAFETY: the attribute is a 32-bit mask.
+        let set = unsafe {
+            let attribute =
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            result::set_matmul_pref_attribute(self.preference, attribute, (&raw const mask).cast(), 4)
+        };
+        fatal(set, "the choice of products");
+        self.forget();
+    }
+
+    /// Products with weights of this shape have one of these row counts from now on, or more rows than any.
+    pub(super) fn set_counts(&self, outputs: usize, inputs: usize, counts: Vec<usize>) {
+        self.counts.borrow_mut().insert((outputs, inputs), counts);
+    }
+
+    /// Rows that a product of `rows` rows reads and writes.
+    fn padded(&self, outputs: usize, inputs: usize, rows: usize) -> usize {
+        let counts = self.counts.borrow();
+        let larger = counts.get(&(outputs, inputs)).and_then(|counts| counts.iter().find(|c| **c >= rows));
+        larger.copied().unwrap_or(rows)
+    }
+
+    /// `out [rows, outputs] = x [rows, inputs] W^T`, accumulated in f32. Both matrices have room for
+    /// [`super::PAD`] rows more. `wide`: `out` is f32.
+    pub(super) fn multiply(
+        &self,
+        x: Arg,
+        weight: Arg,
+        (outputs, inputs): (usize, usize),
+        rows: usize,
+        out: Arg,
+        wide: bool,
+    ) {
+        if rows == 0 {
+            return;
+        }
+        let shape = Shape { outputs, inputs, rows: self.padded(outputs, inputs, rows), wide };
+        let mut choices = self.choices.borrow_mut();
+        if choices.len() > REMEMBERED {
+            drop(choices);
+            self.forget();
+            choices = self.choices.borrow_mut();
+        }
+        let choice = choices.entry(shape).or_insert_with(|| self.choose(shape));
+        let (one, zero) = (1.0f32, 0.0f32);
+        // SAFETY: the layouts describe the matrices, which are buffers of this device; scalars are f32 in host memory as the
+        // operation says.
+        let queued = unsafe {
+            result::matmul(
+                self.handle,
+                self.operation,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                weight.pointer() as *const c_void,
+                choice.weight,
+                x.pointer() as *const c_void,
+                choice.x,
+                out.pointer() as *const c_void,
+                choice.out,
+                out.pointer() as *mut c_void,
+                choice.out,
+                &raw const choice.algorithm,
+                self.workspace.arg().pointer() as *mut c_void,
+                WORKSPACE,
+                self.stream.cu_stream().cast(),
+            )
+        };
+        fatal(queued, "a product");
+    }
+
+    /// Row-major `out = x W^T` is `out^T = W x^T` column by column.
+    fn choose(&self, Shape { outputs, inputs, rows, wide }: Shape) -> Choice {
+        let layout = |element, lines: usize, columns: usize| {
+            let made = result::create_matrix_layout(element, lines as u64, columns as u64, lines as i64);
+            fatal(made, "a layout")
+        };
+        let (weight, x) = (layout(self.element, inputs, outputs), layout(self.element, inputs, rows));
+        let out = layout(if wide { sys::cudaDataType_t::CUDA_R_32F } else { self.element }, outputs, rows);
+        // SAFETY: all of these were made above or live as long as `self`.
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(
+                self.handle,
+                self.operation,
+                weight,
+                x,
+                out,
+                out,
+                self.preference,
+            )
+        };
+        Choice { weight, x, out, algorithm: fatal(found, "the choice of a product").algo }
+    }
+
+    fn forget(&self) {
+        for (_, Choice { weight, x, out, .. }) in self.choices.borrow_mut().drain() {
+            for layout in [weight, x, out] {
+                // SAFETY: made by `choose`, destroyed once.
+                let _ = unsafe { result::destroy_matrix_layout(layout) };
+            }
+        }
+    }
+}
+
+impl Drop for Gemm {
+    fn drop(&mut self) {
+        self.forget();
+        // SAFETY: made by `new`, destroyed once.
+        unsafe {
+            let _ = result::destroy_matmul_pref(self.preference);
+            let _ = result::destroy_matmul_desc(self.operation);
+            let _ = result::destroy_handle(self.handle);
+        }
+    }
+}

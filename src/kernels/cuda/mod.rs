@@ -1,0 +1,588 @@
+//! The kernels on a GPU.
+//!
+//! Matrix products are cuBLASLt's ([`gemm`]); all else is kernels of our own (`source/*.cu`), compiled at start for the
+//! model and the device. Matrices keep their memory from batch to batch, tables travel through one ring, and nothing is
+//! waited for until something is read.
+//!
+//! What each kernel moves, against a layer's products (Llama-3-70B over two GPUs, 1.14 us per row and layer at 750 TFLOP/s):
+//! a norm 32 KB a row (0.01 us), the gate 86 KB (0.025 us), splitting the heads 20 KB, the sum over ranks 2 x 16 KB over
+//! `NVLink` (0.05 us each, beside the products but for the last block), attention over 64 keys 1.5 MFLOP on tensor cores.
+
+mod attention;
+mod device;
+mod edit;
+mod gemm;
+mod nccl;
+mod probe;
+mod score;
+mod upload;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RowChange};
+use crate::comm::{Collective, Single, Threads};
+use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
+use crate::spec::dtype::Dtype;
+use attention::{Mode, Operands};
+use device::{Arg, Buffer, Constants, Device, Shape};
+use gemm::Gemm;
+use nccl::Nccl;
+
+pub use edit::Log;
+pub use nccl::GroupId;
+pub use probe::{Invariance, Rates};
+pub use upload::{Rope, Stack, Table, Vector, Weight};
+
+/// Rows beyond its last that a product may read and write: most that padding adds.
+const PAD: usize = 512;
+/// Rows of a product whose result is kept for a moment only.
+const BLOCK: usize = 8192;
+
+/// Why a GPU cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The driver, NVRTC or cuBLAS is not on this machine.
+    #[error("the CUDA libraries (driver, NVRTC, cuBLASLt) cannot be loaded; install CUDA 13 or choose devices = [\"cpu\"]")]
+    NoDriver,
+    /// NCCL is not on this machine.
+    #[error("the NCCL library cannot be loaded, and several GPUs need it")]
+    NoNccl,
+    /// NCCL refused.
+    #[error("NCCL cannot connect the GPUs: {error}")]
+    Nccl {
+        /// Its words.
+        error: String,
+    },
+    /// The device does not answer.
+    #[error("GPU {ordinal} cannot be opened: {source}")]
+    Open {
+        /// Number of the GPU.
+        ordinal: usize,
+        /// The driver's words.
+        source: cudarc::driver::DriverError,
+    },
+    /// A kernel does not compile.
+    #[error("the kernels do not compile: {log}")]
+    Compile {
+        /// The compiler's words.
+        log: String,
+    },
+    /// cuBLASLt cannot start.
+    #[error("cuBLASLt cannot start: {source}")]
+    Blas {
+        /// Its words.
+        source: cudarc::cublaslt::result::CublasError,
+    },
+    /// Not even the small buffers fit.
+    #[error("the GPU's memory is full before anything is loaded")]
+    NoMemory,
+    /// Rows must be whole 16-byte packs.
+    #[error("the {what} of one rank, {columns} numbers, is no multiple of {of}, which the GPU's kernels need")]
+    Width {
+        /// Which width.
+        what: &'static str,
+        /// What it is.
+        columns: usize,
+        /// What it must be a multiple of.
+        of: usize,
+    },
+}
+
+/// What of a model's shape the kernels are compiled for.
+#[derive(Debug, Clone, Copy)]
+pub struct Dimensions {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// This rank's heads.
+    pub heads: Heads,
+    /// This rank's columns of the gated activation.
+    pub intermediate: usize,
+}
+
+/// A rank's place in its group.
+pub struct Place {
+    /// How its GPU finds the others.
+    pub group: GroupId,
+    /// How its host finds the others.
+    pub host: Threads,
+}
+
+/// One GPU.
+pub struct Cuda {
+    // Dropped in this order: what uses the device before the device.
+    nccl: Option<Nccl>,
+    host: Box<dyn Collective<[f32]>>,
+    gemm: Gemm,
+    scratch: Scratch,
+    dtype: Dtype,
+    hidden: usize,
+    head_dim: usize,
+    widest_stack: Cell<usize>,
+    device: Device,
+}
+
+/// Buffers that operations use and leave.
+#[derive(Default)]
+struct Scratch {
+    /// Products of stacks.
+    product: RefCell<Option<Buffer>>,
+    /// The log of a batch's edits, between batches.
+    log: RefCell<Option<Buffer>>,
+    /// Rows on their way to the host, logits and what is worked out from them.
+    reading: RefCell<Vec<Option<Buffer>>>,
+}
+
+/// Packed rows on the device.
+pub struct Matrix {
+    columns: usize,
+    rows: usize,
+    /// Bytes of a number.
+    element: usize,
+    buffer: Option<Buffer>,
+}
+
+impl Matrix {
+    fn bytes_per_row(&self) -> usize {
+        self.columns * self.element
+    }
+
+    fn capacity(&self) -> usize {
+        self.buffer.as_ref().map_or(0, |b| (b.bytes() / self.bytes_per_row().max(1)).saturating_sub(PAD))
+    }
+
+    /// Where a row lies.
+    fn row(&self, row: usize) -> Arg {
+        self.buffer.as_ref().map_or(Arg::NULL, |b| b.at(row * self.bytes_per_row()))
+    }
+
+    fn start(&self) -> Arg {
+        self.row(0)
+    }
+
+    fn wide(&self, dtype: Dtype) -> bool {
+        self.element != dtype.bytes() as usize
+    }
+}
+
+impl Cuda {
+    /// Opens a GPU and makes it ready for a model of this shape. With several ranks, returns when all of them have come.
+    pub fn open(
+        ordinal: usize,
+        dtype: Dtype,
+        dimensions: Dimensions,
+        place: Option<Place>,
+    ) -> Result<Cuda, Fault> {
+        let Dimensions { hidden, heads, intermediate } = dimensions;
+        let of = 16 / dtype.bytes() as usize;
+        for (what, columns) in
+            [("hidden size", hidden), ("head size", heads.dim), ("intermediate size", intermediate)]
+        {
+            if !columns.is_multiple_of(of) {
+                return Err(Fault::Width { what, columns, of });
+            }
+        }
+        let constants = Constants {
+            dtype: match dtype {
+                Dtype::F32 => 0,
+                Dtype::Bf16 => 1,
+                Dtype::F16 => 2,
+            },
+            hidden,
+            head_dim: heads.dim,
+            group: heads.query / heads.key_value,
+        };
+        let device = Device::open(ordinal, &constants)?;
+        let (nccl, host): (_, Box<dyn Collective<[f32]>>) = match place {
+            None => (None, Box::new(Single)),
+            Some(Place { group, host }) => {
+                let (rank, ranks) = (Collective::rank(&host), Collective::size(&host));
+                (Some(Nccl::join(&device, group, rank, ranks, dtype)?), Box::new(host))
+            }
+        };
+        Ok(Cuda {
+            nccl,
+            host,
+            gemm: Gemm::new(&device, dtype)?,
+            scratch: Scratch::default(),
+            dtype,
+            hidden,
+            head_dim: heads.dim,
+            widest_stack: Cell::new(0),
+            device,
+        })
+    }
+
+    /// What the driver calls the GPU.
+    pub fn name(&self) -> String {
+        self.device.name()
+    }
+
+    /// Bytes of its memory that are free, and all of them.
+    pub fn memory(&self) -> (u64, u64) {
+        let (free, total) = self.device.memory();
+        (free as u64, total as u64)
+    }
+
+    /// Waits until everything queued is done.
+    pub fn synchronize(&self) {
+        self.device.synchronize();
+    }
+
+    fn grow(&self, x: &mut Matrix, rows: usize) -> Result<(), OutOfMemory> {
+        if x.buffer.is_none() || x.capacity() < rows {
+            let bytes = (rows + PAD) * x.bytes_per_row();
+            let fresh = self.device.allocate(bytes)?;
+            if let Some(old) = &x.buffer {
+                self.device.copy(old.arg(), fresh.arg(), x.rows * x.bytes_per_row());
+            }
+            x.buffer = Some(fresh);
+        }
+        Ok(())
+    }
+
+    /// Room is made before a batch starts; what is not foreseen there is made here, and lack of it ends the rank.
+    fn set_rows(&self, x: &mut Matrix, rows: usize) {
+        device::fatal(self.grow(x, rows), "room for rows");
+        x.rows = rows;
+    }
+
+    /// Runs `f(first row, rows)` over blocks of rows.
+    fn blocks(rows: usize, mut f: impl FnMut(usize, usize)) {
+        let mut first = 0;
+        while first < rows {
+            let n = (rows - first).min(BLOCK);
+            f(first, n);
+            first += n;
+        }
+    }
+
+    /// A stack's product of a block of rows, in scratch memory.
+    fn product(&self, x: &Matrix, stack: &Weight, first: usize, rows: usize) -> Arg {
+        let product = self.scratch.product.borrow();
+        let out = product.as_ref().expect("BUG: room is made before the batch").arg();
+        self.gemm.multiply(x.row(first), stack.start(), stack.shape(), rows, out, false);
+        out
+    }
+
+    /// A buffer for reading, by purpose, of at least so many bytes.
+    fn reading<R>(&self, purpose: usize, bytes: usize, f: impl FnOnce(&Buffer) -> R) -> R {
+        let taken = {
+            let mut all = self.scratch.reading.borrow_mut();
+            if all.len() <= purpose {
+                all.resize_with(purpose + 1, || None);
+            }
+            all[purpose].take().filter(|buffer| buffer.bytes() >= bytes)
+        };
+        let buffer = taken
+            .unwrap_or_else(|| device::fatal(self.device.allocate(bytes.next_power_of_two()), "a buffer"));
+        let result = f(&buffer);
+        self.scratch.reading.borrow_mut()[purpose] = Some(buffer);
+        result
+    }
+}
+
+impl Kernels for Cuda {
+    type Matrix = Matrix;
+    type Weight = Weight;
+    type Stack = Stack;
+    type Table = Table;
+    type Vector = Vector;
+    type Rope = Rope;
+    type Log = Log;
+
+    fn matrix(&self, columns: usize) -> Matrix {
+        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None }
+    }
+
+    fn scores_matrix(&self, columns: usize) -> Matrix {
+        Matrix { columns, rows: 0, element: 4, buffer: None }
+    }
+
+    fn rows(&self, x: &Matrix) -> usize {
+        x.rows
+    }
+
+    fn reserve(&self, x: &mut Matrix, rows: usize) -> Result<(), OutOfMemory> {
+        if x.columns == 0 {
+            return Ok(());
+        }
+        if x.capacity() < rows {
+            // What it held is not needed any more, and both may not fit.
+            (x.buffer, x.rows) = (None, 0);
+        }
+        self.grow(x, rows)?;
+        let mut product = self.scratch.product.borrow_mut();
+        let needed = (rows.min(BLOCK) + PAD) * self.widest_stack.get() * self.dtype.bytes() as usize;
+        if product.as_ref().is_none_or(|p| p.bytes() < needed) {
+            *product = None;
+            *product = Some(self.device.allocate(needed)?);
+        }
+        self.nccl.as_ref().map_or(Ok(()), |nccl| {
+            nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden)
+        })
+    }
+
+    fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
+        self.set_rows(out, tokens.len());
+        let n = tokens.len();
+        let args = [
+            table.start(),
+            self.device.table(tokens),
+            out.start(),
+            (n as u32).into(),
+            table.first().into(),
+            table.own().into(),
+        ];
+        self.device.launch("embed", Shape::items(n * out.columns), args);
+        if let Some(nccl) = &self.nccl {
+            Self::blocks(n, |first, rows| {
+                nccl.start_sum(&self.device, out.row(first), rows * out.columns);
+            });
+            nccl.wait(&self.device);
+        }
+    }
+
+    fn rms_norm(&self, x: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        let args = [x.start(), weight.start(), out.start(), eps.into()];
+        self.device.launch("rms_norm", Shape::blocks(x.rows, 256), args);
+    }
+
+    fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        let args = [x.start(), y.start(), weight.start(), out.start(), eps.into()];
+        self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+    }
+
+    fn project(
+        &self,
+        x: &Matrix,
+        qkv: &Projections<Self>,
+        eps: f32,
+        rotate: Option<(&[u32], &Rope)>,
+        q: &mut Matrix,
+        k: &mut Matrix,
+        v: &mut Matrix,
+    ) {
+        for out in [&mut *q, &mut *k, &mut *v] {
+            self.set_rows(out, x.rows);
+        }
+        let dim = qkv.stack.dim();
+        let heads = (q.columns / dim, k.columns / dim);
+        let (positions, rope) = rotate.unzip();
+        let vector = |v: Option<&Vector>| v.map_or(Arg::NULL, Vector::start);
+        Self::blocks(x.rows, |first, rows| {
+            let product = self.product(x, &qkv.stack.weight, first, rows);
+            let args = [
+                product,
+                vector(qkv.bias.as_ref()),
+                vector(qkv.norms.as_ref().map(|norms| &norms.0)),
+                vector(qkv.norms.as_ref().map(|norms| &norms.1)),
+                positions.map_or(Arg::NULL, |p| self.device.table(&p[first..first + rows])),
+                rope.map_or(Arg::NULL, Rope::cosines),
+                rope.map_or(Arg::NULL, Rope::sines),
+                q.row(first),
+                k.row(first),
+                v.row(first),
+                (rows as u32).into(),
+                (heads.0 as u32).into(),
+                (heads.1 as u32).into(),
+                eps.into(),
+            ];
+            self.device.launch("split_heads", Shape::warps(rows * (heads.0 + 2 * heads.1)), args);
+        });
+    }
+
+    fn rope(&self, x: &mut Matrix, positions: &[u32], rope: &Rope) {
+        let heads = x.columns / rope.dim();
+        let args = [
+            x.start(),
+            self.device.table(positions),
+            rope.cosines(),
+            rope.sines(),
+            (x.rows as u32).into(),
+            (heads as u32).into(),
+        ];
+        self.device.launch("rope", Shape::warps(x.rows * heads), args);
+    }
+
+    fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        self.gemm.multiply(x.start(), weight.start(), weight.shape(), x.rows, out.start(), false);
+    }
+
+    fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
+        let Some(nccl) = &self.nccl else { return self.linear(x, weight, out) };
+        self.set_rows(out, x.rows);
+        // Each block is summed beside the next one's product. The last is small: nothing hides it.
+        for (first, rows) in overlapped(x.rows) {
+            let shape = weight.shape();
+            self.gemm.multiply(x.row(first), weight.start(), shape, rows, out.row(first), false);
+            nccl.start_sum(&self.device, out.row(first), rows * out.columns);
+        }
+        nccl.wait(&self.device);
+    }
+
+    fn gated(&self, x: &Matrix, gate_up: &Stack, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        Self::blocks(x.rows, |first, rows| {
+            let product = self.product(x, &gate_up.weight, first, rows);
+            let args = [product, out.row(first), (rows as u32).into(), (out.columns as u32).into()];
+            self.device.launch("gate", Shape::items(rows * out.bytes_per_row() / 16), args);
+        });
+    }
+
+    fn attention(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.set_rows(out, q.rows);
+        let (q, k, v, out) = (q.start(), k.start(), v.start(), out.start());
+        self.attend(Mode::Whole, heads, Operands { q, k, v, out, ..Operands::NONE }, batch, positions);
+    }
+
+    fn scores(
+        &self,
+        heads: Heads,
+        q: &Matrix,
+        k: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.set_rows(out, q.rows);
+        let (q, k, scores, stride) = (q.start(), k.start(), out.start(), out.columns / heads.query);
+        self.attend(Mode::Scores, heads, Operands { q, k, scores, stride, ..Operands::NONE }, batch, positions);
+    }
+
+    fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
+        self.soften(heads, positions, scores);
+    }
+
+    fn weigh(
+        &self,
+        heads: Heads,
+        pattern: &Matrix,
+        v: &Matrix,
+        batch: &AttentionBatch,
+        positions: &[u32],
+        out: &mut Matrix,
+    ) {
+        self.set_rows(out, pattern.rows);
+        let stride = pattern.columns / heads.query;
+        let (v, scores, out) = (v.start(), pattern.start(), out.start());
+        self.attend(Mode::Weigh, heads, Operands { v, scores, out, stride, ..Operands::NONE }, batch, positions);
+    }
+
+    fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.set_rows(out, rows.len() * heads.query);
+        let table = self.device.table(rows);
+        let args =
+            [z.start(), table, out.start(), (rows.len() as u32).into(), (heads.query as u32).into()];
+        self.device.launch("isolate_heads", Shape::items(out.rows * out.columns), args);
+    }
+
+    fn add(&self, x: &mut Matrix, y: &Matrix) {
+        let packs = x.rows * x.bytes_per_row() / 16;
+        self.device.launch("add", Shape::items(packs), [x.start(), y.start(), (packs as u64).into()]);
+    }
+
+    fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.set_rows(out, rows.len());
+        self.copy_rows(x, rows, out.start());
+    }
+
+    fn append(&self, x: &mut Matrix, rows: &[u32]) {
+        let old = x.rows;
+        self.set_rows(x, old + rows.len());
+        self.copy_rows(x, rows, x.row(old));
+    }
+
+    fn log(&self) -> Log {
+        Log::default()
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Log) {
+        self.apply(x, edit, log);
+    }
+
+    fn changes(&self, log: Log) -> Vec<RowChange> {
+        self.read_log(log)
+    }
+
+    fn exchange(&self, own: Vec<f32>) -> Arc<[Vec<f32>]> {
+        self.host.exchange(own)
+    }
+
+    fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        self.read_rows(x, rows)
+    }
+
+    fn logits(&self, x: &Matrix, rows: &[u32], unembed: &Weight) -> Vec<f32> {
+        self.unembed(x, rows, unembed)
+    }
+
+    fn score(&self, x: &Matrix, unembed: &Weight, own: Range<u32>, readout: &ReadoutBatch) -> Vec<Partial> {
+        self.partials(x, unembed, own, readout)
+    }
+}
+
+impl Cuda {
+    /// Copies rows to `to`.
+    fn copy_rows(&self, x: &Matrix, rows: &[u32], to: Arg) {
+        let words = x.bytes_per_row() / 4;
+        let args =
+            [x.start(), self.device.table(rows), to, (rows.len() as u32).into(), (words as u32).into()];
+        self.device.launch("gather", Shape::items(rows.len() * words / 4), args);
+    }
+
+    fn read_rows(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        const BYTES: usize = 64 << 20;
+        let most = (BYTES / (4 * x.columns.max(1))).max(1);
+        let mut numbers = Vec::with_capacity(rows.len() * x.columns);
+        for rows in rows.chunks(most) {
+            let n = rows.len() * x.columns;
+            numbers.extend(self.reading(0, 4 * n, |buffer| {
+                let kernel = if x.wide(self.dtype) { "widen_f32" } else { "widen" };
+                let args = [
+                    x.start(),
+                    self.device.table(rows),
+                    buffer.arg(),
+                    (rows.len() as u32).into(),
+                    (x.columns as u32).into(),
+                ];
+                self.device.launch(kernel, Shape::items(n), args);
+                self.device.download::<f32>(buffer, n)
+            }));
+        }
+        numbers
+    }
+}
+
+/// Blocks of a product whose sums over the ranks run beside the next block's product: large ones, then two smaller.
+fn overlapped(rows: usize) -> Vec<(usize, usize)> {
+    const WHOLE: usize = 1024;
+    const LARGE: usize = 4096;
+    let mut blocks = Vec::new();
+    let mut first = 0;
+    while first < rows {
+        let left = rows - first;
+        let n = match left {
+            0..=WHOLE => left,
+            _ if left <= 2 * WHOLE => left / 2,
+            _ if left <= LARGE + WHOLE => left - WHOLE,
+            _ => LARGE,
+        };
+        blocks.push((first, n));
+        first += n;
+    }
+    blocks
+}

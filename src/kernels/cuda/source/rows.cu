@@ -1,0 +1,242 @@
+// Operations that treat rows one by one: norms, RoPE, gates, copies.
+
+// Sum of squares to the norm's factor.
+__device__ __forceinline__ float norm_factor(float squares, u32 columns, float eps) {
+    return 1.0f / sqrtf(squares / columns + eps);
+}
+
+// out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
+template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, const float* weight, T* out, float eps) {
+    constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
+    size_t start = at(blockIdx.x, HIDDEN);
+    float kept[PACKS][PACK];
+    float squares = 0;
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+        int column = (i * THREADS + threadIdx.x) * PACK;
+        if (column >= HIDDEN) continue;
+        Pack xs = *(const Pack*)(x + start + column);
+        if (ADD) {
+            Pack ys = *(const Pack*)(y + start + column);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
+            *(Pack*)(x + start + column) = xs;
+        }
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            kept[i][j] = up(xs.n[j]);
+            squares += kept[i][j] * kept[i][j];
+        }
+    }
+    float factor = norm_factor(block_sum(squares), HIDDEN, eps);
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+        int column = (i * THREADS + threadIdx.x) * PACK;
+        if (column >= HIDDEN) continue;
+        Pack o;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) o.n[j] = down(kept[i][j] * factor * weight[column + j]);
+        *(Pack*)(out + start + column) = o;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) rms_norm(T* x, const float* weight, T* out, float eps) {
+    norm_row<false>(x, 0, weight, out, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_norm(T* x, const T* y, const float* weight, T* out, float eps) {
+    norm_row<true>(x, y, weight, out, eps);
+}
+
+// Turns the pairs (i, i + half) of one head by the row's position; a warp per head.
+__device__ __forceinline__ void turn(float& a, float& b, float c, float s) {
+    float turned = a * c - b * s;
+    b = b * c + a * s;
+    a = turned;
+}
+
+extern "C" __global__ void rope(T* x, const u32* positions, const float* cosines, const float* sines, u32 rows, u32 heads) {
+    constexpr int HALF = HEAD_DIM / 2;
+    u32 task = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (task >= rows * heads) return;
+    u32 row = task / heads, head = task % heads;
+    T* p = x + at(row, heads * HEAD_DIM) + head * HEAD_DIM;
+    size_t angle = (size_t)positions[row] * HALF;
+    for (int i = lane; i < HALF; i += 32) {
+        float a = up(p[i]), b = up(p[i + HALF]);
+        turn(a, b, cosines[angle + i], sines[angle + i]);
+        p[i] = down(a);
+        p[i + HALF] = down(b);
+    }
+}
+
+// The product with q, k and v side by side, `in [rows, (h + 2k) e]`, to three matrices, with bias, head norms and RoPE on
+// the way where there are any (null otherwise). A warp per head; what is rounded between the steps is rounded here too.
+extern "C" __global__ void split_heads(const T* in, const float* bias, const float* q_norm, const float* k_norm,
+                                       const u32* positions, const float* cosines, const float* sines, T* q, T* k, T* v,
+                                       u32 rows, u32 query, u32 key_value, float eps) {
+    constexpr int HALF = HEAD_DIM / 2, PAIRS = (HALF + 31) / 32;
+    u32 heads = query + 2 * key_value;
+    u32 task = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (task >= rows * heads) return;
+    u32 row = task / heads, head = task % heads;
+    const T* p = in + at(row, heads * HEAD_DIM) + head * HEAD_DIM;
+    bool is_q = head < query, is_k = !is_q && head < query + key_value;
+    T* out = is_q ? q + at(row, query * HEAD_DIM) + head * HEAD_DIM
+                  : (is_k ? k + at(row, key_value * HEAD_DIM) + (head - query) * HEAD_DIM
+                          : v + at(row, key_value * HEAD_DIM) + (head - query - key_value) * HEAD_DIM);
+    float a[PAIRS], b[PAIRS];
+    float squares = 0;
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int i = lane + 32 * j;
+        a[j] = b[j] = 0;
+        if (i >= HALF) continue;
+        a[j] = up(p[i]);
+        b[j] = up(p[i + HALF]);
+        if (bias) {
+            a[j] = rounded(a[j] + bias[head * HEAD_DIM + i]);
+            b[j] = rounded(b[j] + bias[head * HEAD_DIM + i + HALF]);
+        }
+        squares += a[j] * a[j] + b[j] * b[j];
+    }
+    const float* weight = is_q ? q_norm : (is_k ? k_norm : 0);
+    float factor = weight ? norm_factor(warp_sum(squares), HEAD_DIM, eps) : 0;
+    bool turned = positions && (is_q || is_k);
+    size_t angle = turned ? (size_t)positions[row] * HALF : 0;
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+        int i = lane + 32 * j;
+        if (i >= HALF) continue;
+        if (weight) {
+            a[j] = rounded(a[j] * factor * weight[i]);
+            b[j] = rounded(b[j] * factor * weight[i + HALF]);
+        }
+        if (turned) turn(a[j], b[j], cosines[angle + i], sines[angle + i]);
+        out[i] = down(a[j]);
+        out[i + HALF] = down(b[j]);
+    }
+}
+
+// out = silu(gate) * up for `in [rows, gate | up]`.
+extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
+    u32 packs = columns / PACK;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)rows * packs; i += (u64)gridDim.x * blockDim.x) {
+        u32 row = i / packs, column = i % packs * PACK;
+        Pack g = *(const Pack*)(in + at(row, 2 * columns) + column);
+        Pack u = *(const Pack*)(in + at(row, 2 * columns) + columns + column), o;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            float x = up(g.n[j]);
+            o.n[j] = down(x / (1.0f + expf(-x)) * up(u.n[j]));
+        }
+        *(Pack*)(out + at(row, columns) + column) = o;
+    }
+}
+
+// x += y
+extern "C" __global__ void add(T* x, const T* y, u64 packs) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x) {
+        Pack a = ((const Pack*)x)[i], b = ((const Pack*)y)[i];
+#pragma unroll
+        for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
+        ((Pack*)x)[i] = a;
+    }
+}
+
+// out = the sum of what the ranks brought, `parts [ranks, n]`, in rank order and in f32.
+extern "C" __global__ void sum_ranks(const T* parts, T* out, u64 packs, u32 ranks) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x) {
+        float sum[PACK] = {};
+        for (u32 rank = 0; rank < ranks; rank++) {
+            Pack part = ((const Pack*)parts)[rank * packs + i];
+#pragma unroll
+            for (int j = 0; j < PACK; j++) sum[j] = rank ? sum[j] + up(part.n[j]) : up(part.n[j]);
+        }
+        Pack o;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) o.n[j] = down(sum[j]);
+        ((Pack*)out)[i] = o;
+    }
+}
+
+// out[i] = x[rows[i]], rows of `words` 4-byte words.
+extern "C" __global__ void gather(const u32* x, const u32* rows, u32* out, u32 n, u32 words) {
+    if (words % 4 == 0) {
+        u32 packs = words / 4;
+        for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * packs; i += (u64)gridDim.x * blockDim.x) {
+            u32 row = i / packs, pack = i % packs;
+            ((uint4*)(out + at(row, words)))[pack] = ((const uint4*)(x + at(rows[row], words)))[pack];
+        }
+    } else {
+        for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * words; i += (u64)gridDim.x * blockDim.x) {
+            u32 row = i / words, word = i % words;
+            out[at(row, words) + word] = x[at(rows[row], words) + word];
+        }
+    }
+}
+
+// out[i] = table[tokens[i] - first]; zeros for tokens that another rank owns.
+extern "C" __global__ void embed(const T* table, const u32* tokens, T* out, u32 n, u32 first, u32 own) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * HIDDEN; i += (u64)gridDim.x * blockDim.x) {
+        u32 token = tokens[i / HIDDEN] - first;
+        out[i] = token < own ? table[at(token, HIDDEN) + i % HIDDEN] : down(0);
+    }
+}
+
+// out[i * heads + j] = z[rows[i]] with all heads but j zeroed.
+extern "C" __global__ void isolate_heads(const T* z, const u32* rows, T* out, u32 n, u32 heads) {
+    u32 width = heads * HEAD_DIM;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * heads * width; i += (u64)gridDim.x * blockDim.x) {
+        u32 row = i / width, column = i % width;
+        out[i] = column / HEAD_DIM == row % heads ? z[at(rows[row / heads], width) + column] : down(0);
+    }
+}
+
+// Rows in f32, for the host.
+template <typename N> __device__ __forceinline__ float wide(N x);
+template <> __device__ __forceinline__ float wide<T>(T x) { return up(x); }
+#if DTYPE != 0
+template <> __device__ __forceinline__ float wide<float>(float x) { return x; }
+#endif
+
+template <typename N> __device__ __forceinline__ void widen_rows(const N* x, const u32* rows, float* out, u32 n, u32 columns) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * columns; i += (u64)gridDim.x * blockDim.x)
+        out[i] = wide<N>(x[at(rows[i / columns], columns) + i % columns]);
+}
+
+extern "C" __global__ void widen(const T* x, const u32* rows, float* out, u32 n, u32 columns) {
+    widen_rows<T>(x, rows, out, n, columns);
+}
+
+extern "C" __global__ void widen_f32(const float* x, const u32* rows, float* out, u32 n, u32 columns) {
+    widen_rows<float>(x, rows, out, n, columns);
+}
+
+// A dummy weight, number for number that of the host: `out [rows, columns]` from a tensor of `width` columns.
+// `bf16`: rounded as the numbers of a checkpoint are.
+extern "C" __global__ void make(T* out, u64 key, float mean, float std, u32 bf16, u64 rows, u64 columns, u64 first_row, u64 first_column, u64 width) {
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * columns; i += (u64)gridDim.x * blockDim.x) {
+        u64 index = (first_row + i / columns) * width + first_column + i % columns;
+        u64 z = key + (index + 1) * 0x9e3779b97f4a7c15ull;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+        z ^= z >> 31;
+        long long sum = (long long)((z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48));
+        float unit = __fmul_rn((float)(sum - 131070), 1.0f / 37837.227f);
+        float value = __fadd_rn(mean, __fmul_rn(std, unit));
+        if (bf16) {
+            u32 bits = __float_as_uint(value);
+            value = __uint_as_float((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
+        }
+        out[i] = down(value);
+    }
+}
+
+// How many of the rows `x [rows, columns]` differ from row `i % period` of `expected`.
+extern "C" __global__ void count_different(const T* x, const T* expected, u32* count, u32 rows, u32 columns, u32 period) {
+    u32 different = 0;
+    for (u32 i = threadIdx.x; i < columns; i += blockDim.x)
+        different += x[at(blockIdx.x, columns) + i] != expected[at(blockIdx.x % period, columns) + i];
+    if (different) atomicAdd(count, different);
+}
