@@ -18,6 +18,7 @@ pub mod plan;
 pub mod engine;
 pub mod model;
 pub mod kernels;
+pub mod comm;
 pub mod load;
 // numbers to findings
 pub mod effect;

@@ -14,12 +14,17 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("activations", &["spec"]),
     // What the engine reads; knows sites, not requests.
     ("plan", &["spec"]),
-    ("kernels", &["spec", "plan"]),
+    // What ranks say to each other: numbers, whatever they mean.
+    ("comm", &[]),
+    // Products over several ranks are one operation.
+    ("kernels", &["spec", "plan", "comm"]),
     ("model", &["spec", "kernels", "plan"]),
-    ("load", &["model", "tokens"]),
+    // Hands weights over in the pieces that kernels take.
+    ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    ("engine", &["kernels", "model", "plan"]),
+    // A group of ranks says why it broke.
+    ("engine", &["comm", "kernels", "model", "plan"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     ("config", &["spec"]),

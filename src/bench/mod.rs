@@ -227,7 +227,7 @@ fn compute<K: Kernels>(
     let (mut row_layers, mut readouts) = (0, 0);
     for index in 0..packing.len() {
         let chunk = packing.chunk(index);
-        let output = decoder.forward(&chunk.batch);
+        let output = decoder.forward(&chunk.batch)?;
         row_layers += chunk.batch.row_layers;
         readouts += chunk.batch.readout.rows.len() as u64;
         for (readout, row) in chunk.readouts {
@@ -297,7 +297,7 @@ fn multiplication(cpu: &Cpu, config: &ModelConfig) -> serde_json::Value {
         let mut best = f64::INFINITY;
         for _ in 0..8 {
             let started = Instant::now();
-            cpu.linear(&x, &weight, None, &mut out);
+            cpu.linear(&x, &weight, &mut out);
             best = best.min(started.elapsed().as_secs_f64());
         }
         found.insert(rows.to_string(), json!(2.0 * (rows * d * f) as f64 / best / 1e9));

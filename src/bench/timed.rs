@@ -2,17 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
-use crate::kernels::{Heads, Kernels, RopeTable};
+use crate::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
+use crate::kernels::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
-use crate::model::weights::{Layer, Linear, Weights};
-use crate::plan::Score;
+use crate::model::shard::Shard;
+use crate::model::weights::{Layer, Weights};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use crate::plan::output::EditStats;
 
 /// Kernels that note how long each operation takes.
 pub(super) struct Timed {
@@ -24,17 +24,12 @@ impl Timed {
     /// The same decoder, timed.
     pub(super) fn around(decoder: Decoder<Cpu>, config: &ModelConfig) -> Decoder<Timed> {
         let (cpu, weights) = decoder.into_parts();
-        let linear = |l: Linear<Cpu>| Linear { weight: l.weight, bias: l.bias };
         let layer = |l: Layer<Cpu>| Layer {
             attention_norm: l.attention_norm,
-            q: linear(l.q),
-            k: linear(l.k),
-            v: linear(l.v),
-            qk_norm: l.qk_norm,
+            qkv: Projections { stack: l.qkv.stack, bias: l.qkv.bias, norms: l.qkv.norms },
             o: l.o,
             mlp_norm: l.mlp_norm,
-            gate: l.gate,
-            up: l.up,
+            gate_up: l.gate_up,
             down: l.down,
         };
         let weights = Weights {
@@ -44,7 +39,7 @@ impl Timed {
             unembedding: weights.unembedding,
             rope: weights.rope,
         };
-        Decoder::new(Timed { cpu, seconds: RefCell::default() }, config, weights)
+        Decoder::new(Timed { cpu, seconds: RefCell::default() }, Shard::whole(config), weights)
     }
 
     /// Seconds by operation so far.
@@ -63,8 +58,11 @@ impl Timed {
 impl Kernels for Timed {
     type Matrix = Matrix;
     type Weight = PackedWeight;
-    type Table = Arc<Matrix>;
+    type Stack = Vec<PackedWeight>;
+    type Table = Table;
     type Vector = Vec<f32>;
+    type Rope = RopeTable;
+    type Log = Vec<RowChange>;
 
     fn matrix(&self, columns: usize) -> Matrix {
         self.cpu.matrix(columns)
@@ -74,7 +72,11 @@ impl Kernels for Timed {
         self.cpu.rows(x)
     }
 
-    fn embed(&self, table: &Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
+    fn reserve(&self, x: &mut Matrix, rows: usize) -> Result<(), OutOfMemory> {
+        self.cpu.reserve(x, rows)
+    }
+
+    fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
         self.time("rows", |cpu| cpu.embed(table, tokens, out));
     }
 
@@ -82,12 +84,28 @@ impl Kernels for Timed {
         self.time("norm", |cpu| cpu.rms_norm(x, weight, eps, out));
     }
 
-    fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
-        self.time("norm", |cpu| cpu.head_norm(x, weight, eps));
+    fn project(
+        &self,
+        x: &Matrix,
+        weights: &Projections<Timed>,
+        eps: f32,
+        rotate: Option<(&[u32], &RopeTable)>,
+        q: &mut Matrix,
+        k: &mut Matrix,
+        v: &mut Matrix,
+    ) {
+        // Clones of packed weights share the numbers.
+        let Projections { stack, bias, norms } = weights;
+        let weights = Projections { stack: stack.clone(), bias: bias.clone(), norms: norms.clone() };
+        self.time("project", |cpu| cpu.project(x, &weights, eps, rotate, q, k, v));
     }
 
-    fn linear(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
-        self.time("linear", |cpu| cpu.linear(x, weight, bias, out));
+    fn linear(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
+        self.time("linear", |cpu| cpu.linear(x, weight, out));
+    }
+
+    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
+        self.time("linear", |cpu| cpu.row_parallel(x, weight, out));
     }
 
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
@@ -107,8 +125,8 @@ impl Kernels for Timed {
         self.time("attention", |cpu| cpu.attention(heads, q, k, v, batch, positions, out));
     }
 
-    fn gated(&self, x: &Matrix, gate: &PackedWeight, up: &PackedWeight, out: &mut Matrix) {
-        self.time("gated", |cpu| cpu.gated(x, gate, up, out));
+    fn gated(&self, x: &Matrix, gate_up: &Vec<PackedWeight>, out: &mut Matrix) {
+        self.time("gated", |cpu| cpu.gated(x, gate_up, out));
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
@@ -163,15 +181,33 @@ impl Kernels for Timed {
         self.time("score", |cpu| cpu.logits(x, rows, unembed))
     }
 
-    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
-        self.time("rows", |cpu| cpu.edit(x, edit, changes))
+    fn log(&self) -> Vec<RowChange> {
+        self.cpu.log()
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Vec<RowChange>) {
+        self.time("rows", |cpu| cpu.edit(x, edit, log));
+    }
+
+    fn changes(&self, log: Vec<RowChange>) -> Vec<RowChange> {
+        self.cpu.changes(log)
+    }
+
+    fn exchange(&self, own: Vec<f32>) -> Arc<[Vec<f32>]> {
+        self.cpu.exchange(own)
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
         self.time("rows", |cpu| cpu.read(x, rows))
     }
 
-    fn score(&self, x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {
-        self.time("score", |cpu| cpu.score(x, unembed, readout))
+    fn score(
+        &self,
+        x: &Matrix,
+        unembed: &PackedWeight,
+        own: Range<u32>,
+        readout: &ReadoutBatch,
+    ) -> Vec<Partial> {
+        self.time("score", |cpu| cpu.score(x, unembed, own, readout))
     }
 }

@@ -4,6 +4,7 @@
 //! take turns chunk by chunk, and a request whose client is gone simply sends no further chunk.
 
 mod assemble;
+pub mod group;
 mod rank;
 pub mod row_budget;
 #[cfg(test)]
@@ -23,7 +24,7 @@ use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Chunk, Mode, PackError, Packing};
 use crate::plan::sequences::{Expansion, Fold};
 use assemble::{Assembly, ChunkKey};
-pub use rank::Model;
+pub use rank::{Model, ModelError};
 use row_budget::RowBudget;
 
 /// A handle on the thread that computes. Cheap to clone.
@@ -39,7 +40,7 @@ pub struct Engine {
 
 /// A batch on its way to the engine's thread.
 struct Work {
-    batch: ForwardBatch,
+    batch: Arc<ForwardBatch>,
     queued: Instant,
     reply: oneshot::Sender<Result<Done, EngineError>>,
 }
@@ -66,6 +67,9 @@ pub enum EngineError {
     /// A batch of this plan made the engine panic; its log says where.
     #[error("the engine failed on this request")]
     Panicked,
+    /// The model could not compute a batch of this plan.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// The engine's thread ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -129,7 +133,7 @@ impl Engine {
             let Chunk { batch, readouts, runs } = chunk;
             let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
             let (reply, done) = oneshot::channel();
-            let work = Work { batch, queued: Instant::now(), reply };
+            let work = Work { batch: Arc::new(batch), queued: Instant::now(), reply };
             self.work.send(work).map_err(|_| EngineError::Stopped)?;
             let done = done.await.map_err(|_| EngineError::Stopped)??;
             assembly.add(&key, done);

@@ -282,7 +282,7 @@ impl From<EngineError> for Problem {
                 let problem = Self::new(Kind::TooLarge, format!("{too_large}; {fix}"));
                 problem.error("", "too_large", too_large.to_string(), fix)
             }
-            EngineError::Panicked => Self::new(Kind::Internal, error.to_string()),
+            EngineError::Panicked | EngineError::Model(_) => Self::new(Kind::Internal, error.to_string()),
             EngineError::Stopped => Self::new(Kind::Unavailable, error.to_string()).retry_after(60),
         }
     }

@@ -5,14 +5,19 @@
 //! other rows share the matrix or where it stands among them. Effects of exactly zero rest on it.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod edit;
+mod score;
+pub mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::plan::Score;
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use crate::plan::output::EditStats;
+pub use score::{KlPart, Partial, merge};
 
-/// Width and constants of attention.
+/// Width and constants of a rank's attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heads {
     /// Query heads, `h`.
@@ -23,18 +28,25 @@ pub struct Heads {
     pub dim: usize,
 }
 
-/// Operations on packed rows. Matrices are `[rows, columns]`, row-major, in the compute dtype; outputs go to buffers
-/// that are kept from layer to layer, so that nothing is allocated on the way. A failure of the device is fatal to
-/// the engine, so nothing here returns an error.
+/// Operations on the packed rows of one rank. Matrices are `[rows, columns]`, row-major, in the compute dtype; where ranks
+/// share a model, the columns are this rank's own. Outputs go to buffers that are kept from layer to layer and were
+/// [reserved](Kernels::reserve), so that nothing is allocated on the way. A failure of the device, or of another rank, is
+/// fatal to the engine, so only the reservation returns an error.
 pub trait Kernels {
     /// Packed rows in the device's memory.
     type Matrix;
     /// A linear layer's weight, `[out, in]`, laid out as the device likes it.
     type Weight;
-    /// The embedding table, `[vocabulary, hidden]`.
+    /// Several weights of the same inputs, multiplied as one: q, k and v; gate and up.
+    type Stack;
+    /// This rank's rows of the embedding, `[own vocabulary, hidden]`, with the first token id among them.
     type Table;
     /// A norm's weight or a bias.
     type Vector;
+    /// Cosines and sines of RoPE where the device wants them.
+    type Rope;
+    /// What edits changed, row by row, not yet read.
+    type Log;
 
     /// An empty buffer for rows of this width.
     fn matrix(&self, columns: usize) -> Self::Matrix;
@@ -45,26 +57,56 @@ pub trait Kernels {
     /// Number of rows.
     fn rows(&self, x: &Self::Matrix) -> usize;
 
-    /// `out[i] = table[tokens[i]]`
+    /// Makes room for so many rows, so that nothing below has to allocate for this matrix in the middle of a batch.
+    fn reserve(&self, x: &mut Self::Matrix, rows: usize) -> Result<(), OutOfMemory>;
+
+    /// `out[i]` = embedding of `tokens[i]`: a rank that does not own a token contributes zeros, and the ranks' rows are
+    /// added up.
     fn embed(&self, table: &Self::Table, tokens: &[u32], out: &mut Self::Matrix);
 
     /// RMS norm over each row: `out = x / sqrt(mean(x^2) + eps) * weight`, statistics in f32.
     fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Vector, eps: f32, out: &mut Self::Matrix);
 
-    /// RMS norm over each head's slice of a row, in place (Qwen3's q and k norm).
-    fn head_norm(&self, x: &mut Self::Matrix, weight: &Self::Vector, eps: f32);
+    /// `x += y; out = norm(x)`: the bits of [`Kernels::add`] and [`Kernels::rms_norm`] one after the other.
+    fn add_norm(
+        &self,
+        x: &mut Self::Matrix,
+        y: &Self::Matrix,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Matrix,
+    ) {
+        self.add(x, y);
+        self.rms_norm(x, weight, eps, out);
+    }
 
-    /// `out = x W^T (+ bias)`
-    fn linear(
+    /// `q [rows, h*e]`, `k` and `v [rows, k*e]` of `x [rows, d]`, with bias and head norms where the model has them; q and k
+    /// also rotated, by `rotate` (positions of the rows, table), where nothing looks at them before. The bits of the parts one
+    /// after the other.
+    #[expect(clippy::too_many_arguments, reason = "one operation, and every argument is one of its operands")]
+    fn project(
         &self,
         x: &Self::Matrix,
-        weight: &Self::Weight,
-        bias: Option<&Self::Vector>,
-        out: &mut Self::Matrix,
+        weights: &Projections<Self>,
+        eps: f32,
+        rotate: Option<(&[u32], &Self::Rope)>,
+        q: &mut Self::Matrix,
+        k: &mut Self::Matrix,
+        v: &mut Self::Matrix,
     );
 
-    /// Rotates each head by its row's position, in place. `table`: see [`RopeTable`].
-    fn rope(&self, x: &mut Self::Matrix, positions: &[u32], table: &RopeTable);
+    /// Rotates each head by its row's position, in place.
+    fn rope(&self, x: &mut Self::Matrix, positions: &[u32], rope: &Self::Rope);
+
+    /// `out = x W^T` of this rank's share alone.
+    fn linear(&self, x: &Self::Matrix, weight: &Self::Weight, out: &mut Self::Matrix);
+
+    /// `out = x W^T` where `x` and the weight's inputs are divided over the ranks: the ranks' products are added up in the order
+    /// of the ranks. Of a single rank just the product.
+    fn row_parallel(&self, x: &Self::Matrix, weight: &Self::Weight, out: &mut Self::Matrix);
+
+    /// The gated activation `out = silu(x G^T) * (x U^T)`; `gate_up`: G over U.
+    fn gated(&self, x: &Self::Matrix, gate_up: &Self::Stack, out: &mut Self::Matrix);
 
     /// Causal attention over packed rows (see [`AttentionBatch`]): `q [out rows, h*e]`, `k`, `v` `[in rows, k*e]`,
     /// `positions` of the outgoing rows. Softmax in f32. `out [out rows, h*e]` is the site `z`.
@@ -110,9 +152,6 @@ pub trait Kernels {
     /// `out[i * h + j]` is row `rows[i]` of `z` with all heads but `j` zeroed.
     fn isolate_heads(&self, heads: Heads, z: &Self::Matrix, rows: &[u32], out: &mut Self::Matrix);
 
-    /// The gated activation `out = silu(x G^T) * (x U^T)`.
-    fn gated(&self, x: &Self::Matrix, gate: &Self::Weight, up: &Self::Weight, out: &mut Self::Matrix);
-
     /// `x += y`
     fn add(&self, x: &mut Self::Matrix, y: &Self::Matrix);
 
@@ -122,19 +161,62 @@ pub trait Kernels {
     /// Appends copies of rows.
     fn append(&self, x: &mut Self::Matrix, rows: &[u32]);
 
-    /// Applies an edit and adds each row's sum of squared changes to `changes[edit.runs[i]]`. Indices were checked when
-    /// the batch was made.
-    fn edit(&self, x: &mut Self::Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats;
+    /// An empty log.
+    fn log(&self) -> Self::Log;
+
+    /// Applies an edit, in this matrix's own columns, as [`edit::edited`] defines it, and logs what it changed. Indices were
+    /// checked when the batch was made.
+    fn edit(&self, x: &mut Self::Matrix, edit: &EditRows, log: &mut Self::Log);
+
+    /// What was logged: one entry per edited row, in order.
+    fn changes(&self, log: Self::Log) -> Vec<RowChange>;
+
+    /// Every rank's numbers, in the order of the ranks; as many from each. See [`crate::comm::Collective::exchange`].
+    fn exchange(&self, own: Vec<f32>) -> Arc<[Vec<f32>]>;
 
     /// Copies rows to the host, `[rows, columns]` in f32.
     fn read(&self, x: &Self::Matrix, rows: &[u32]) -> Vec<f32>;
 
-    /// Logits of rows (after the final norm, `[n, hidden]`), `[n, vocabulary]` in f32.
+    /// Logits of rows (after the final norm, `[n, hidden]`) over this rank's vocabulary, `[n, own vocabulary]` in f32.
     fn logits(&self, x: &Self::Matrix, rows: &[u32], unembed: &Self::Weight) -> Vec<f32>;
 
-    /// Unembeds rows (after the final norm, `[n, hidden]`) and scores each against `readout`; logits in f32, sums over
-    /// the vocabulary in f64. Logits of all rows are never held at once.
-    fn score(&self, x: &Self::Matrix, unembed: &Self::Weight, readout: &ReadoutBatch) -> Vec<Score>;
+    /// What this rank's part of the vocabulary, the ids `own`, says of each row of `x [n, hidden]`, which are the readout's
+    /// rows after the final norm; logits in f32. The ranks' logits of the target tokens are added up on the way, zeros where a
+    /// rank does not own one. Logits of all rows are never held at once.
+    fn score(
+        &self,
+        x: &Self::Matrix,
+        unembed: &Self::Weight,
+        own: Range<u32>,
+        readout: &ReadoutBatch,
+    ) -> Vec<Partial>;
+}
+
+/// What a layer's queries, keys and values are made with.
+pub struct Projections<K: Kernels + ?Sized> {
+    /// Query, key and value projections, `[h*e + 2*k*e, d]`.
+    pub stack: K::Stack,
+    /// Their biases, one after the other (Qwen2).
+    pub bias: Option<K::Vector>,
+    /// Norms of each head of q and of k before RoPE (Qwen3).
+    pub norms: Option<(K::Vector, K::Vector)>,
+}
+
+/// What an edit changed in one row.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RowChange {
+    /// Sum of squared changes.
+    pub squared: f64,
+    /// Largest absolute change.
+    pub largest: f32,
+}
+
+/// The device has no room for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the device's memory has no room for {bytes} more bytes")]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: u64,
 }
 
 /// Cosines and sines of RoPE, `[positions, head_dim / 2]` each, computed in f64.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::kernels::OutOfMemory;
 use crate::tokens::BuildError;
 
 /// Why a model could not be opened. Every message says what to do where that is known.
@@ -116,6 +117,9 @@ pub enum LoadError {
         /// What the library said.
         why: String,
     },
+    /// A device has no room for the weights.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     /// The tokenizer could not be made.
     #[error("{file}: {source}")]
     Tokenizer {

@@ -3,20 +3,21 @@
 //! Written once over [`Kernels`]; what joins, is edited, is dropped and is read where was decided when the
 //! [`ForwardBatch`] was made (`crate::plan`). Reading this file top to bottom is reading the model.
 
-use super::config::ModelConfig;
-use super::weights::{Layer, Linear, Weights};
-use crate::kernels::{Heads, Kernels};
-use crate::plan::batch::{AttentionBatch, ForwardBatch, LayerBatch, ReadoutBatch, Step, Tap};
+use super::joint;
+use super::output::{Part, RankOutput, join};
+use super::shard::Shard;
+use super::weights::{Layer, Weights};
+use crate::kernels::{Heads, Kernels, OutOfMemory};
+use crate::plan::batch::{AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, Step, Tap};
 use crate::plan::output::EditStats;
 use crate::plan::{EditGroup, Score};
 use crate::spec::site::Site;
 
-/// A model on a device, with the buffers that its rows pass through.
+/// A model, or a rank's part of it, on a device, with the buffers that its rows pass through.
 pub struct Decoder<K: Kernels> {
     kernels: K,
     weights: Weights<K>,
-    heads: Heads,
-    eps: f32,
+    shard: Shard,
     buffers: Buffers<K>,
 }
 
@@ -59,8 +60,9 @@ pub struct BatchOutput {
 
 impl<K: Kernels> Decoder<K> {
     /// Puts weights and buffers together.
-    pub fn new(kernels: K, config: &ModelConfig, weights: Weights<K>) -> Decoder<K> {
-        let (d, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
+    pub fn new(kernels: K, shard: Shard, weights: Weights<K>) -> Decoder<K> {
+        let Heads { query, key_value, dim } = shard.attention();
+        let (d, q, kv) = (shard.config().hidden_size, query * dim, key_value * dim);
         let buffers = Buffers {
             x: kernels.matrix(d),
             h: kernels.matrix(d),
@@ -69,12 +71,11 @@ impl<K: Kernels> Decoder<K> {
             k: kernels.matrix(kv),
             v: kernels.matrix(kv),
             z: kernels.matrix(q),
-            activation: kernels.matrix(config.intermediate_size),
+            activation: kernels.matrix(shard.mlp.len()),
             scores: kernels.scores_matrix(0),
             one_head: kernels.matrix(q),
         };
-        let heads = Heads { query: config.num_heads, key_value: config.num_kv_heads, dim: config.head_dim };
-        Decoder { kernels, weights, heads, eps: config.rms_norm_eps as f32, buffers }
+        Decoder { kernels, weights, shard, buffers }
     }
 
     /// The device.
@@ -87,110 +88,178 @@ impl<K: Kernels> Decoder<K> {
         (self.kernels, self.weights)
     }
 
-    /// Computes a batch.
-    pub fn forward(&mut self, batch: &ForwardBatch) -> BatchOutput {
-        let Decoder { kernels, weights, heads, eps, buffers: b } = self;
+    /// Computes a batch with a model that is not divided.
+    pub fn forward(&mut self, batch: &ForwardBatch) -> Result<BatchOutput, OutOfMemory> {
+        Ok(join(batch, vec![self.pass(batch)?]))
+    }
+
+    /// Computes this rank's part of a batch. Where the device of any rank has no room for it, all ranks say so, and all can
+    /// go on with another batch.
+    pub fn pass(&mut self, batch: &ForwardBatch) -> Result<RankOutput, OutOfMemory> {
+        self.reserve(batch)?;
+        let Decoder { kernels, weights, shard, buffers: b } = self;
         let mut pass = Pass {
             kernels: &*kernels,
-            heads: *heads,
-            eps: *eps,
+            heads: shard.attention(),
+            eps: shard.config().rms_norm_eps as f32,
+            keys: batch.keys as usize,
+            block: head_block(batch, shard.attention()),
+            shard: &*shard,
             weights: &*weights,
             positions: batch.positions.clone(),
-            output: BatchOutput {
-                scores: Vec::new(),
-                captures: Vec::new(),
-                written: [EditStats::default(); 3],
-                changes: vec![0.0; batch.runs],
-            },
+            log: kernels.log(),
+            logged: Vec::new(),
+            output: RankOutput::new(batch.runs),
         };
-        b.scores = kernels.scores_matrix(heads.query * batch.keys as usize);
         kernels.embed(&weights.embedding, &batch.tokens, &mut b.x);
-        pass.tap(&batch.embed, &mut b.x, []);
+        pass.tap(Site::Embed, &batch.embed, &mut b.x, []);
         for (layer, tables) in weights.layers.iter().zip(&batch.layers) {
             pass.attention(layer, tables, b);
             pass.mlp(layer, tables, b);
             pass.lens(&tables.lens, b);
         }
-        kernels.rms_norm(&b.x, &weights.final_norm, *eps, &mut b.h);
-        pass.tap(&batch.final_norm, &mut b.h, []);
+        kernels.rms_norm(&b.x, &weights.final_norm, pass.eps, &mut b.h);
+        pass.tap(Site::FinalNorm, &batch.final_norm, &mut b.h, []);
         for capture in &batch.logits.captures {
             let logits = kernels.logits(&b.h, &capture.rows, &weights.unembedding);
-            pass.output.captures.push((capture.capture, logits));
+            pass.capture(Site::Logits, capture.capture, logits);
         }
         pass.score(&batch.readout, &b.h, &mut b.y);
-        pass.output
+        Ok(pass.finish())
     }
+
+    /// Makes room in every buffer before anything is computed.
+    fn reserve(&mut self, batch: &ForwardBatch) -> Result<(), OutOfMemory> {
+        let Decoder { kernels, shard, buffers: b, .. } = self;
+        let heads = shard.attention();
+        b.scores = kernels.scores_matrix(heads.query * batch.keys as usize);
+        let isolated = head_block(batch, heads) * heads.query;
+        let wanted = [
+            (&mut b.x, batch.peak_rows),
+            (&mut b.h, batch.peak_rows),
+            (&mut b.y, batch.peak_rows.max(isolated)),
+            (&mut b.q, batch.peak_rows),
+            (&mut b.k, batch.peak_rows),
+            (&mut b.v, batch.peak_rows),
+            (&mut b.z, batch.peak_rows),
+            (&mut b.activation, batch.peak_rows),
+            (&mut b.scores, if batch.keys > 0 { batch.peak_rows } else { 0 }),
+            (&mut b.one_head, isolated),
+        ];
+        let reserved = wanted.into_iter().try_for_each(|(buffer, rows)| kernels.reserve(buffer, rows));
+        // A rank that stopped here alone would leave the others waiting for it.
+        let missing = reserved.err().map_or(0, |OutOfMemory { bytes }| bytes.max(1));
+        let of_ranks = kernels.exchange(vec![missing as f32]);
+        let most = of_ranks.iter().flatten().copied().fold(0.0, f32::max);
+        if most > 0.0 { Err(OutOfMemory { bytes: missing.max(most as u64) }) } else { Ok(()) }
+    }
+}
+
+/// Rows whose heads are isolated at once for captures of `head_out`: as many as the other buffers have room for.
+fn head_block(batch: &ForwardBatch, heads: Heads) -> usize {
+    let captured = batch.layers.iter().flat_map(|layer| &layer[Site::HeadOut].captures);
+    let most = captured.map(|capture| capture.rows.len()).max().unwrap_or(0);
+    most.min((batch.peak_rows / heads.query).max(1))
 }
 
 /// The state of one pass over the layers, besides the matrices.
 struct Pass<'a, K: Kernels> {
     kernels: &'a K,
     weights: &'a Weights<K>,
+    shard: &'a Shard,
     heads: Heads,
     eps: f32,
+    /// Columns of a head at `scores` and `pattern`.
+    keys: usize,
+    /// Rows whose heads are isolated at once.
+    block: usize,
     /// Position of each row of `x`.
     positions: Vec<u32>,
-    output: BatchOutput,
+    log: K::Log,
+    /// What was logged, in order.
+    logged: Vec<Logged>,
+    output: RankOutput,
+}
+
+/// Whose rows an entry of the log is about.
+struct Logged {
+    /// The run that each row's change is booked to.
+    runs: Vec<u32>,
+    group: usize,
+    /// Whether this rank speaks for them.
+    primary: bool,
 }
 
 impl<K: Kernels> Pass<'_, K> {
-    /// `resid_pre` to `resid_mid`.
+    /// `resid_pre` to `resid_mid`, and the norm after it.
     fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
-        let (kernels, heads) = (self.kernels, self.heads);
-        let (q_norm, k_norm) = layer.qk_norm.as_ref().map_or((None, None), |(q, k)| (Some(q), Some(k)));
-        self.tap(&tables[Site::ResidPre], &mut b.x, []);
+        let (kernels, heads, rope) = (self.kernels, self.heads, &self.weights.rope);
+        self.tap(Site::ResidPre, &tables[Site::ResidPre], &mut b.x, []);
         kernels.rms_norm(&b.x, &layer.attention_norm, self.eps, &mut b.h);
-        self.tap(&tables[Site::AttnIn], &mut b.h, [&mut b.x]);
-        self.project(&layer.k, k_norm, &b.h, &mut b.k);
-        self.project(&layer.v, None, &b.h, &mut b.v);
-        self.tap(&tables[Site::K], &mut b.k, [&mut b.v, &mut b.h, &mut b.x]);
-        self.tap(&tables[Site::V], &mut b.v, [&mut b.k, &mut b.h, &mut b.x]);
-        kernels.rope(&mut b.k, &self.positions, &self.weights.rope);
-        self.tap(&tables[Site::KRope], &mut b.k, [&mut b.v, &mut b.h, &mut b.x]);
+        self.tap(Site::AttnIn, &tables[Site::AttnIn], &mut b.h, [&mut b.x]);
+        // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
+        let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
+        let rotate = unseen.then_some((self.positions.as_slice(), rope));
+        kernels.project(&b.h, &layer.qkv, self.eps, rotate, &mut b.q, &mut b.k, &mut b.v);
+        self.tap(Site::K, &tables[Site::K], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
+        self.tap(Site::V, &tables[Site::V], &mut b.v, [&mut b.k, &mut b.q, &mut b.x]);
+        if !unseen {
+            kernels.rope(&mut b.k, &self.positions, rope);
+        }
+        self.tap(Site::KRope, &tables[Site::KRope], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
 
         // From here on only the rows that something still needs, and those that begin to differ here.
         self.select(&tables.attention, b);
-        self.project(&layer.q, q_norm, &b.h, &mut b.q);
-        self.tap(&tables[Site::Q], &mut b.q, [&mut b.x]);
-        kernels.rope(&mut b.q, &self.positions, &self.weights.rope);
-        self.tap(&tables[Site::QRope], &mut b.q, [&mut b.x]);
+        self.tap(Site::Q, &tables[Site::Q], &mut b.q, [&mut b.x]);
+        if !unseen {
+            kernels.rope(&mut b.q, &self.positions, rope);
+        }
+        self.tap(Site::QRope, &tables[Site::QRope], &mut b.q, [&mut b.x]);
         if tables.holds_scores() {
             kernels.scores(heads, &b.q, &b.k, &tables.attention, &self.positions, &mut b.scores);
-            self.tap(&tables[Site::Scores], &mut b.scores, [&mut b.x]);
+            self.tap(Site::Scores, &tables[Site::Scores], &mut b.scores, [&mut b.x]);
             kernels.softmax(heads, &self.positions, &mut b.scores);
-            self.tap(&tables[Site::Pattern], &mut b.scores, [&mut b.x]);
+            self.tap(Site::Pattern, &tables[Site::Pattern], &mut b.scores, [&mut b.x]);
             kernels.weigh(heads, &b.scores, &b.v, &tables.attention, &self.positions, &mut b.z);
         } else {
             kernels.attention(heads, &b.q, &b.k, &b.v, &tables.attention, &self.positions, &mut b.z);
         }
-        self.tap(&tables[Site::Z], &mut b.z, [&mut b.x]);
+        self.tap(Site::Z, &tables[Site::Z], &mut b.z, [&mut b.x]);
         self.head_out(&tables[Site::HeadOut], layer, b);
-        kernels.linear(&b.z, &layer.o, None, &mut b.y);
-        self.tap(&tables[Site::AttnOut], &mut b.y, [&mut b.x]);
-        kernels.add(&mut b.x, &b.y);
-        self.tap(&tables[Site::ResidMid], &mut b.x, []);
+        kernels.row_parallel(&b.z, &layer.o, &mut b.y);
+        self.tap(Site::AttnOut, &tables[Site::AttnOut], &mut b.y, [&mut b.x]);
+        if tables[Site::ResidMid].is_empty() {
+            kernels.add_norm(&mut b.x, &b.y, &layer.mlp_norm, self.eps, &mut b.h);
+        } else {
+            kernels.add(&mut b.x, &b.y);
+            self.tap(Site::ResidMid, &tables[Site::ResidMid], &mut b.x, []);
+            kernels.rms_norm(&b.x, &layer.mlp_norm, self.eps, &mut b.h);
+        }
     }
 
-    /// `resid_mid` to `resid_post`.
+    /// `mlp_in` to `resid_post`.
     fn mlp(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
         let kernels = self.kernels;
-        kernels.rms_norm(&b.x, &layer.mlp_norm, self.eps, &mut b.h);
-        self.tap(&tables[Site::MlpIn], &mut b.h, [&mut b.x]);
-        kernels.gated(&b.h, &layer.gate, &layer.up, &mut b.activation);
-        self.tap(&tables[Site::MlpAct], &mut b.activation, [&mut b.x]);
-        kernels.linear(&b.activation, &layer.down, None, &mut b.y);
-        self.tap(&tables[Site::MlpOut], &mut b.y, [&mut b.x]);
+        self.tap(Site::MlpIn, &tables[Site::MlpIn], &mut b.h, [&mut b.x]);
+        kernels.gated(&b.h, &layer.gate_up, &mut b.activation);
+        self.tap(Site::MlpAct, &tables[Site::MlpAct], &mut b.activation, [&mut b.x]);
+        kernels.row_parallel(&b.activation, &layer.down, &mut b.y);
+        self.tap(Site::MlpOut, &tables[Site::MlpOut], &mut b.y, [&mut b.x]);
         kernels.add(&mut b.x, &b.y);
-        self.tap(&tables[Site::ResidPost], &mut b.x, []);
+        self.tap(Site::ResidPost, &tables[Site::ResidPost], &mut b.x, []);
     }
 
     /// Captures of each head's share of the sublayer's output: `z` with the other heads zeroed, projected.
     fn head_out(&mut self, tap: &Tap, layer: &Layer<K>, b: &mut Buffers<K>) {
         for capture in &tap.captures {
-            self.kernels.isolate_heads(self.heads, &b.z, &capture.rows, &mut b.one_head);
-            self.kernels.linear(&b.one_head, &layer.o, None, &mut b.y);
-            let all: Vec<u32> = (0..self.kernels.rows(&b.y) as u32).collect();
-            self.output.captures.push((capture.capture, self.kernels.read(&b.y, &all)));
+            let mut numbers = Vec::new();
+            for rows in capture.rows.chunks(self.block.max(1)) {
+                self.kernels.isolate_heads(self.heads, &b.z, rows, &mut b.one_head);
+                self.kernels.linear(&b.one_head, &layer.o, &mut b.y);
+                let all: Vec<u32> = (0..self.kernels.rows(&b.y) as u32).collect();
+                numbers.extend(self.kernels.read(&b.y, &all));
+            }
+            self.capture(Site::HeadOut, capture.capture, numbers);
         }
     }
 
@@ -201,57 +270,116 @@ impl<K: Kernels> Pass<'_, K> {
         }
         self.kernels.gather(&b.x, &readout.rows, &mut b.y);
         self.kernels.rms_norm(&b.y, &self.weights.final_norm, self.eps, &mut b.h);
-        self.output.scores.extend(self.kernels.score(&b.h, &self.weights.unembedding, readout));
+        self.push_scores(readout, &b.h);
     }
 
     /// Readouts of normed rows.
     fn score(&mut self, readout: &ReadoutBatch, normed: &K::Matrix, gathered: &mut K::Matrix) {
         self.kernels.gather(normed, &readout.rows, gathered);
-        self.output.scores.extend(self.kernels.score(gathered, &self.weights.unembedding, readout));
+        self.push_scores(readout, gathered);
     }
 
-    fn project(&self, linear: &Linear<K>, norm: Option<&K::Vector>, x: &K::Matrix, out: &mut K::Matrix) {
-        self.kernels.linear(x, &linear.weight, linear.bias.as_ref(), out);
-        if let Some(norm) = norm {
-            self.kernels.head_norm(out, norm, self.eps);
-        }
+    fn push_scores(&mut self, readout: &ReadoutBatch, x: &K::Matrix) {
+        let (unembedding, own) = (&self.weights.unembedding, self.shard.tokens());
+        self.output.partials.push(self.kernels.score(x, unembedding, own, readout));
     }
 
     fn select(&mut self, attention: &AttentionBatch, b: &mut Buffers<K>) {
-        if attention.identity {
-            return;
+        let incoming = self.kernels.rows(&b.x);
+        let joined = match attention.out.split_at_checked(incoming) {
+            // All rows stay where they are, and the rest joins them.
+            Some((kept, joined)) if kept.iter().copied().eq(0..incoming as u32) => joined,
+            _ => {
+                self.kernels.gather(&b.x, &attention.out, &mut b.y);
+                std::mem::swap(&mut b.x, &mut b.y);
+                self.kernels.gather(&b.q, &attention.out, &mut b.z);
+                std::mem::swap(&mut b.q, &mut b.z);
+                self.positions = attention.out.iter().map(|&row| self.positions[row as usize]).collect();
+                return;
+            }
+        };
+        if !joined.is_empty() {
+            self.join(joined, [&mut b.x, &mut b.q]);
         }
-        self.kernels.gather(&b.x, &attention.out, &mut b.y);
-        std::mem::swap(&mut b.x, &mut b.y);
-        self.kernels.gather(&b.h, &attention.out, &mut b.y);
-        std::mem::swap(&mut b.h, &mut b.y);
-        self.positions = attention.out.iter().map(|&row| self.positions[row as usize]).collect();
     }
 
-    /// Joins, edits and captures at a site whose values are `site`. Inside a sublayer a joining branch brings along the
+    /// Appends copies of rows to all matrices of which rows are still to be read.
+    fn join<const N: usize>(&mut self, parents: &[u32], matrices: [&mut K::Matrix; N]) {
+        for matrix in matrices {
+            self.kernels.append(matrix, parents);
+        }
+        let joined: Vec<u32> = parents.iter().map(|&row| self.positions[row as usize]).collect();
+        self.positions.extend(joined);
+    }
+
+    /// Joins, edits and captures at a site whose values are `x`. Inside a sublayer a joining branch brings along the
     /// other matrices that are still to be read, `carried`: together they are all of its state.
-    fn tap<const N: usize>(&mut self, tap: &Tap, site: &mut K::Matrix, mut carried: [&mut K::Matrix; N]) {
+    fn tap<const N: usize>(
+        &mut self,
+        site: Site,
+        tap: &Tap,
+        x: &mut K::Matrix,
+        mut carried: [&mut K::Matrix; N],
+    ) {
         for step in &tap.steps {
             match step {
                 Step::Join(parents) => {
-                    self.kernels.append(site, parents);
-                    for carried in &mut carried {
-                        self.kernels.append(carried, parents);
-                    }
-                    let joined: Vec<u32> = parents.iter().map(|&row| self.positions[row as usize]).collect();
-                    self.positions.extend(joined);
+                    self.kernels.append(x, parents);
+                    self.join(parents, carried.each_mut().map(|matrix| &mut **matrix));
                 }
-                Step::Edit(edit) => {
-                    let corrupts = edit.group == EditGroup::Corruption.index();
-                    let mut nowhere = vec![0.0; if corrupts { self.output.changes.len() } else { 0 }];
-                    let changes = if corrupts { &mut nowhere } else { &mut self.output.changes };
-                    let written = &mut self.output.written[edit.group];
-                    *written = written.and(self.kernels.edit(site, edit, changes));
-                }
+                Step::Edit(edit) => self.edit(site, edit, x),
             }
         }
         for capture in &tap.captures {
-            self.output.captures.push((capture.capture, self.kernels.read(site, &capture.rows)));
+            // Only the rank that speaks for its columns reads them.
+            if self.shard.columns(site, self.keys).primary {
+                let numbers = self.kernels.read(x, &capture.rows);
+                self.capture(site, capture.capture, numbers);
+            }
         }
+    }
+
+    fn edit(&mut self, site: Site, edit: &EditRows, x: &mut K::Matrix) {
+        let columns = self.shard.columns(site, self.keys);
+        let rows = edit.rows.len() as u64;
+        if self.shard.rank == 0 {
+            let written = &mut self.output.written[edit.group];
+            written.cells += rows;
+            written.elements += rows * columns.written(edit).len() as u64;
+        }
+        let resolved;
+        let edit = if joint::is_joint(self.shard, &columns, edit) {
+            resolved = joint::resolved(self.kernels, self.shard, site, self.keys, x, edit);
+            &resolved
+        } else {
+            edit
+        };
+        if let Some(edit) = columns.localised(edit) {
+            self.kernels.edit(x, &edit, &mut self.log);
+            let (runs, group) = (edit.runs.clone(), edit.group);
+            self.logged.push(Logged { runs, group, primary: columns.primary });
+        }
+    }
+
+    /// Keeps numbers read at a site, `[rows, own columns]`.
+    fn capture(&mut self, site: Site, capture: usize, numbers: Vec<f32>) {
+        let columns = self.shard.columns(site, self.keys).own;
+        self.output.captures.push(Part { capture, columns, numbers });
+    }
+
+    /// Reads the log, and books each row's change to its run and its group.
+    fn finish(self) -> RankOutput {
+        let Pass { kernels, log, logged, mut output, .. } = self;
+        let mut changes = kernels.changes(log).into_iter();
+        for Logged { runs, group, primary } in logged {
+            for (run, change) in runs.into_iter().zip(&mut changes) {
+                let written = &mut output.written[group];
+                written.max_abs_delta = written.max_abs_delta.max(change.largest);
+                if primary && group != EditGroup::Corruption.index() {
+                    output.changes[run as usize] += change.squared;
+                }
+            }
+        }
+        output
     }
 }

@@ -1,5 +1,8 @@
-//! The decoder: its shape, its weights, and the branching forward.
+//! The decoder: its shape, its weights, which part of them a rank holds, and the branching forward.
 
 pub mod config;
 pub mod decoder;
+mod joint;
+pub mod output;
+pub mod shard;
 pub mod weights;

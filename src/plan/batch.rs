@@ -74,8 +74,6 @@ impl LayerBatch {
 pub struct AttentionBatch {
     /// Incoming row of each outgoing row.
     pub out: Vec<u32>,
-    /// Whether `out` is `0, 1, 2, ..` over all incoming rows, so that nothing need be copied.
-    pub identity: bool,
     /// Start of each outgoing row's key list; rows of one run share a list.
     pub key_start: Vec<u32>,
     /// Incoming rows whose keys and values are seen.
@@ -122,6 +120,15 @@ pub struct EditRows {
     pub instead: Option<Vec<f32>>,
     /// Index of the receipt it counts in.
     pub group: usize,
+}
+
+impl EditRows {
+    /// Whether a column's new number depends on what stands in other columns, so that a part of the columns cannot be written
+    /// without the rest.
+    pub fn couples_columns(&self) -> bool {
+        let coupled = matches!(self.op, RowOp::Project { .. } | RowOp::Add { norm_match: true, .. });
+        coupled || self.instead.is_some()
+    }
 }
 
 /// What is written to the rows of an [`EditRows`].

@@ -216,14 +216,12 @@ impl Rows<'_> {
                 slots.push(slot);
             }
         }
-        let identity = out.len() == incoming.len();
         let births = live.moments.get(&stage).map_or(&[][..], |m| &m.births);
         let born: Vec<_> = births.iter().filter(|(run, p)| needed[live.slot(*run, *p)]).collect();
         for &&(run, position) in &born {
             out.push(self.row(live.parent_slot(run, position, before)));
             slots.push(live.slot(run, position));
         }
-        let identity = identity && born.is_empty();
 
         let mut key_start = vec![0; live.slots()];
         let mut keys = Vec::new();
@@ -242,7 +240,7 @@ impl Rows<'_> {
         for slot in slots {
             self.push(slot);
         }
-        AttentionBatch { out, identity, key_start: Vec::new(), keys }
+        AttentionBatch { out, key_start: Vec::new(), keys }
     }
 
     /// The lens readouts of a layer. `scores`: how many the batch has so far.

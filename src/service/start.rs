@@ -13,13 +13,14 @@ use crate::engine::Engine;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::cpu::Cpu;
 use crate::load::{
-    Checkpoint, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, default_cache_dir, open,
-    required_bytes,
+    Checkpoint, LoadError, LoadOptions, ModelRef, Wheel, available_bytes, check_fits, default_cache_dir,
+    open, required_bytes,
 };
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
-use crate::model::weights::load_cpu;
+use crate::model::shard::Shard;
+use crate::model::weights::load as load_weights;
 use crate::plan::Plan;
 use crate::plan::cost::Ceiling;
 use crate::plan::pack::{Mode, Packing};
@@ -73,17 +74,13 @@ pub fn load(config: &Config) -> anyhow::Result<(Decoder<Cpu>, Served, RowBudget)
     let cpu =
         Cpu::new(config.engine.threads(), dtype).context("cannot start the threads of the arithmetic")?;
     let threads = cpu.threads();
-    let weights = load_cpu(
-        &cpu,
-        &shape,
-        |name| tensors.tensor(name),
-        |layer| {
-            tracing::debug!(layer, "loaded");
-        },
-    )?;
-    let embedding = Arc::clone(&weights.embedding);
+    let shard = Shard::whole(&shape);
+    let part = |name: &str, rows, columns| tensors.part(name, rows, columns);
+    let weights =
+        load_weights::<_, LoadError>(&cpu, &shard, part, |blocks| tracing::debug!(blocks, "loaded"))?;
+    let embedding = Arc::clone(&weights.embedding.rows);
     let (unembedding, final_norm) = (weights.unembedding.clone(), weights.final_norm.clone());
-    let mut decoder = Decoder::new(cpu, &shape, weights);
+    let mut decoder = Decoder::new(cpu, shard, weights);
     let budget = row_budget(config, &shape)?;
     let budget = calibrate(&mut decoder, &shape, budget)?;
     tracing::info!(
@@ -163,9 +160,9 @@ fn calibrate(
     }
     let packing = Packing::new(&plan, shape.num_layers as u32, budget.rows, Mode::Branching)?;
     let chunk = packing.chunk(0);
-    decoder.forward(&chunk.batch);
+    decoder.forward(&chunk.batch)?;
     let started = Instant::now();
-    decoder.forward(&chunk.batch);
+    decoder.forward(&chunk.batch)?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(budget.calibrated(chunk.batch.row_layers, chunk.readouts.len() as u64, seconds))
 }

@@ -9,7 +9,7 @@ use mediant::model::config::ModelConfig;
 use mediant::plan::Plan;
 use mediant::plan::pack::Mode;
 
-use crate::tiny::{decoder, golden, run, weight};
+use crate::tiny::{decoder, golden, numbers, run};
 
 /// Candle's model of the same weights, without a key cache.
 fn oracle(family: &str, config: &ModelConfig) -> (Llama, Cache) {
@@ -22,7 +22,7 @@ fn oracle(family: &str, config: &ModelConfig) -> (Llama, Cache) {
             let name = tensor["name"].as_str().unwrap();
             let shape: Vec<usize> =
                 tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
-            (name.to_owned(), weight(name, &shape))
+            (name.to_owned(), Tensor::from_vec(numbers(name, &shape), shape, &Device::Cpu).unwrap())
         })
         .collect();
     let rope_scaling = config.rope.llama3.as_ref().map(|scaling| Llama3RopeConfig {

@@ -8,7 +8,7 @@ use mediant::lower::facts::{Facts, Limits, Words};
 use mediant::model::config::ModelConfig;
 use mediant::tokens::{Encoded, SpanError, Token, TokenizeError};
 
-use crate::tiny::weight;
+use crate::tiny::numbers;
 
 pub(crate) struct TinyFacts {
     config: ModelConfig,
@@ -20,8 +20,7 @@ pub(crate) struct TinyFacts {
 impl TinyFacts {
     pub(crate) fn new(config: &ModelConfig) -> Self {
         let shape = [config.vocab_size, config.hidden_size];
-        let embeddings = weight("model.embed_tokens.weight", &shape);
-        let embeddings = embeddings.flatten_all().unwrap().to_vec1().unwrap();
+        let embeddings = numbers("model.embed_tokens.weight", &shape);
         Self { config: config.clone(), limits: Limits::default(), embeddings }
     }
 }

@@ -1,11 +1,13 @@
 //! Kernels with one deliberate fault each: what the identity tests must be able to see.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
-use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight};
-use mediant::kernels::{Heads, Kernels, RopeTable};
-use mediant::plan::Score;
+use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
+use mediant::kernels::upload::{Piece, Upload};
+use mediant::kernels::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use mediant::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use mediant::plan::output::EditStats;
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,26 +32,38 @@ pub(crate) struct Weight {
     plain: Tensor,
 }
 
-impl Weight {
-    pub(crate) fn new(weight: &[f32], outputs: usize, inputs: usize) -> Weight {
-        Weight {
-            packed: PackedWeight::new(weight, outputs, inputs, mediant::kernels::cpu::Dtype::F32),
-            plain: Tensor::from_slice(weight, (outputs, inputs), &Device::Cpu).unwrap(),
-        }
+impl Upload for Faulty {
+    fn weight(&self, piece: &Piece<'_>) -> Result<Weight, OutOfMemory> {
+        let plain = Tensor::from_vec(piece.to_f32(), (piece.rows, piece.columns), &Device::Cpu).unwrap();
+        Ok(Weight { packed: self.inner.weight(piece)?, plain })
+    }
+    fn stack(&self, pieces: &[Piece<'_>]) -> Result<Vec<Weight>, OutOfMemory> {
+        pieces.iter().map(|piece| self.weight(piece)).collect()
+    }
+    fn table(&self, piece: &Piece<'_>, first: u32) -> Result<Table, OutOfMemory> {
+        self.inner.table(piece, first)
+    }
+    fn vector(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>, OutOfMemory> {
+        self.inner.vector(pieces)
+    }
+    fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
+        self.inner.rope_table(table)
     }
 }
 
 impl Kernels for Faulty {
     type Matrix = Matrix;
     type Weight = Weight;
-    type Table = std::sync::Arc<Matrix>;
+    type Stack = Vec<Weight>;
+    type Table = Table;
     type Vector = Vec<f32>;
+    type Rope = RopeTable;
+    type Log = Vec<RowChange>;
 
-    fn linear(&self, x: &Matrix, weight: &Weight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
-        assert!(bias.is_none());
+    fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention => return self.inner.linear(x, &weight.packed, bias, out),
+            Fault::PaddedAttention => return self.inner.linear(x, &weight.packed, out),
             Fault::LibraryGemm => {
                 let x = Tensor::from_slice(x.data(), (x.rows(), inputs), &Device::Cpu).unwrap();
                 let product = x.matmul(&weight.plain.t().unwrap()).unwrap();
@@ -70,10 +84,34 @@ impl Kernels for Faulty {
         assert_eq!(out.columns(), outputs);
     }
 
-    fn gated(&self, x: &Matrix, gate: &Weight, up: &Weight, out: &mut Matrix) {
+    fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
+        self.linear(x, weight, out);
+    }
+
+    fn project(
+        &self,
+        x: &Matrix,
+        weights: &Projections<Faulty>,
+        _eps: f32,
+        rotate: Option<(&[u32], &RopeTable)>,
+        q: &mut Matrix,
+        k: &mut Matrix,
+        v: &mut Matrix,
+    ) {
+        assert!(weights.bias.is_none() && weights.norms.is_none());
+        for (weight, out) in weights.stack.iter().zip([&mut *q, &mut *k, v]) {
+            self.linear(x, weight, out);
+        }
+        if let Some((positions, table)) = rotate {
+            self.inner.rope(q, positions, table);
+            self.inner.rope(k, positions, table);
+        }
+    }
+
+    fn gated(&self, x: &Matrix, gate_up: &Vec<Weight>, out: &mut Matrix) {
         let (mut g, mut u) = (Matrix::new(out.columns()), Matrix::new(out.columns()));
-        self.linear(x, gate, None, &mut g);
-        self.linear(x, up, None, &mut u);
+        self.linear(x, &gate_up[0], &mut g);
+        self.linear(x, &gate_up[1], &mut u);
         out.set_rows(x.rows());
         for ((out, g), u) in out.data_mut().iter_mut().zip(g.data()).zip(u.data()) {
             *out = g / (1.0 + (-g).exp()) * u;
@@ -99,8 +137,20 @@ impl Kernels for Faulty {
         }
     }
 
-    fn score(&self, x: &Matrix, unembed: &Weight, readout: &ReadoutBatch) -> Vec<Score> {
-        self.inner.score(x, &unembed.packed, readout)
+    fn score(&self, x: &Matrix, unembed: &Weight, own: Range<u32>, readout: &ReadoutBatch) -> Vec<Partial> {
+        self.inner.score(x, &unembed.packed, own, readout)
+    }
+    fn reserve(&self, x: &mut Matrix, rows: usize) -> Result<(), OutOfMemory> {
+        self.inner.reserve(x, rows)
+    }
+    fn log(&self) -> Vec<RowChange> {
+        self.inner.log()
+    }
+    fn changes(&self, log: Vec<RowChange>) -> Vec<RowChange> {
+        self.inner.changes(log)
+    }
+    fn exchange(&self, own: Vec<f32>) -> Arc<[Vec<f32>]> {
+        self.inner.exchange(own)
     }
     fn matrix(&self, columns: usize) -> Matrix {
         self.inner.matrix(columns)
@@ -108,14 +158,11 @@ impl Kernels for Faulty {
     fn rows(&self, x: &Matrix) -> usize {
         self.inner.rows(x)
     }
-    fn embed(&self, table: &std::sync::Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
+    fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
         self.inner.embed(table, tokens, out);
     }
     fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
         self.inner.rms_norm(x, weight, eps, out);
-    }
-    fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
-        self.inner.head_norm(x, weight, eps);
     }
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
         self.inner.rope(x, positions, table);
@@ -129,8 +176,8 @@ impl Kernels for Faulty {
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
         self.inner.append(x, rows);
     }
-    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
-        self.inner.edit(x, edit, changes)
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Vec<RowChange>) {
+        self.inner.edit(x, edit, log);
     }
     fn scores_matrix(&self, columns: usize) -> Matrix {
         self.inner.scores_matrix(columns)

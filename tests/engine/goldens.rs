@@ -8,7 +8,7 @@ use mediant::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
 use serde_json::Value;
 
-use crate::tiny::{decoder, golden, run, uniform};
+use crate::tiny::{WORLDS, golden, ranks, run, uniform};
 
 fn numbers(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect()
@@ -50,8 +50,14 @@ fn edit(case: &Value, source: Option<RunId>, hidden: usize, head_dim: u32, heads
 }
 
 fn check(family: &str) {
+    for world in WORLDS {
+        check_on(family, world);
+    }
+}
+
+fn check_on(family: &str, world: usize) {
     let golden = golden(family);
-    let (mut decoder, config) = decoder(&golden, 2, Dtype::F32);
+    let (mut model, config) = ranks(&golden, world, Dtype::F32);
     let layers = config.num_layers as u32;
     let mut plan = Plan::default();
     plan.scoring.targets = (0..config.vocab_size as u32).collect();
@@ -78,7 +84,7 @@ fn check(family: &str) {
         expected.push((case["name"].to_string(), logits, case["lse"].as_f64()));
     }
     assert!(expected.len() > 3);
-    let scores = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).scores;
+    let scores = run(&mut model, layers, &plan, 100_000, Mode::Branching).scores;
     let mut worst = 0.0_f64;
     for (score, (name, logits, log_sum_exp)) in scores.iter().zip(expected) {
         for (id, logit) in logits {
@@ -90,7 +96,7 @@ fn check(family: &str) {
             assert!((score.log_sum_exp - expected).abs() < 1e-4, "{family} {name}");
         }
     }
-    eprintln!("{family}: {} cases, worst difference {worst:.1e}", scores.len());
+    eprintln!("{family} on {world} ranks: {} cases, worst difference {worst:.1e}", scores.len());
 }
 
 #[test]

@@ -3,18 +3,17 @@
 
 use std::sync::Arc;
 
-use mediant::kernels::Kernels;
+use mediant::engine::Model;
 use mediant::kernels::cpu::{Cpu, Dtype};
-use mediant::model::config::ModelConfig;
 use mediant::model::decoder::Decoder;
-use mediant::model::weights::{Layer, Linear, Weights, load_cpu};
+use mediant::model::shard::Shard;
 use mediant::plan::cone::resolved;
 use mediant::plan::pack::Mode;
 use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Score, Source};
 use mediant::spec::site::Site;
 
-use crate::faulty::{Fault, Faulty, Weight};
-use crate::tiny::{config, decoder, golden, llama, run, uniform, weight};
+use crate::faulty::{Fault, Faulty};
+use crate::tiny::{WORLDS, config, golden, llama, on, ranks, run, uniform};
 
 const TOKENS: [u32; 13] = [17, 301, 5, 44, 209, 498, 3, 77, 150, 88, 12, 400, 61];
 const LAYERS: u32 = 4;
@@ -89,7 +88,7 @@ fn self_patches() -> (Plan, Vec<usize>) {
     (plan, baselines)
 }
 
-fn largest_self_patch_effect<K: Kernels>(decoder: &mut Decoder<K>, budget: usize) -> f64 {
+fn largest_self_patch_effect(decoder: &mut impl Model, budget: usize) -> f64 {
     let (plan, baselines) = self_patches();
     let scores = run(decoder, LAYERS, &plan, budget, Mode::Branching).scores;
     let probability = |s: &Score, t: usize| (f64::from(s.logits[t]) - s.log_sum_exp).exp();
@@ -101,11 +100,13 @@ fn largest_self_patch_effect<K: Kernels>(decoder: &mut Decoder<K>, budget: usize
 }
 
 #[test]
-fn patching_a_run_with_itself_has_an_effect_of_exactly_zero_everywhere_in_every_dtype() {
-    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        let (mut decoder, _) = decoder(&golden("tiny_llama"), 2, dtype);
-        assert_eq!(largest_self_patch_effect(&mut decoder, 100_000), 0.0, "{dtype:?}");
-        assert_eq!(largest_self_patch_effect(&mut decoder, 200), 0.0, "{dtype:?}, chunked");
+fn patching_a_run_with_itself_has_an_effect_of_exactly_zero_everywhere_in_every_dtype_on_any_ranks() {
+    for (dtype, world) in
+        [Dtype::F32, Dtype::Bf16, Dtype::F16].into_iter().flat_map(|d| WORLDS.map(|w| (d, w)))
+    {
+        let (mut model, _) = ranks(&golden("tiny_llama"), world, dtype);
+        assert_eq!(largest_self_patch_effect(&mut model, 100_000), 0.0, "{dtype:?} on {world}");
+        assert_eq!(largest_self_patch_effect(&mut model, 200), 0.0, "{dtype:?} on {world}, chunked");
     }
 }
 
@@ -217,7 +218,7 @@ fn interventions_that_do_nothing_give_the_clean_runs_bits() {
 }
 
 /// One run alone, then in larger and larger company; whether its score ever changed.
-fn depends_on_company<K: Kernels>(decoder: &mut Decoder<K>) -> bool {
+fn depends_on_company(decoder: &mut impl Model) -> bool {
     let alone = |plan: &mut Plan| {
         let (clean, corrupted) = pair(plan);
         let restore = edit(1, Site::MlpOut, vec![3], copy_of(clean, &[3]), EditGroup::Patch);
@@ -248,8 +249,10 @@ fn depends_on_company<K: Kernels>(decoder: &mut Decoder<K>) -> bool {
 
 #[test]
 fn a_result_does_not_depend_on_what_else_is_in_the_batch() {
-    let (mut decoder, _) = llama();
-    assert!(!depends_on_company(&mut decoder));
+    for world in WORLDS {
+        let (mut model, _) = ranks(&golden("tiny_llama"), world, Dtype::F32);
+        assert!(!depends_on_company(&mut model), "{world} ranks");
+    }
 }
 
 #[test]
@@ -273,61 +276,6 @@ fn depends_on_chunks(decoder: &mut Decoder<Faulty>) -> bool {
 }
 
 fn faulty(fault: Fault) -> Decoder<Faulty> {
-    let golden = golden("tiny_llama");
-    let c: ModelConfig = config(&golden);
-    let cpu = Cpu::new(2, Dtype::F32).unwrap();
-    let numbers =
-        |name: &str, shape: &[usize]| weight(name, shape).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let matrix = |name: &str, outputs: usize, inputs: usize| {
-        Weight::new(&numbers(name, &[outputs, inputs]), outputs, inputs)
-    };
-    let plain = |name: &str, outputs: usize, inputs: usize| Linear {
-        weight: matrix(name, outputs, inputs),
-        bias: None,
-    };
-    let reference = load_cpu(
-        &cpu,
-        &c,
-        |name| {
-            let shape: Vec<usize> =
-                golden["tensors"].as_array().unwrap().iter().find(|t| t["name"] == name).unwrap()["shape"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .map(|n| n.as_u64().unwrap() as usize)
-                    .collect();
-            Ok::<_, candle_core::Error>(weight(name, &shape))
-        },
-        |_| (),
-    )
-    .unwrap();
-    let (d, q, kv, f) = (c.hidden_size, c.q_width(), c.kv_width(), c.intermediate_size);
-    let layers = reference
-        .layers
-        .into_iter()
-        .enumerate()
-        .map(|(l, layer)| {
-            let name = |part: &str| format!("model.layers.{l}.{part}.weight");
-            Layer {
-                attention_norm: layer.attention_norm,
-                q: plain(&name("self_attn.q_proj"), q, d),
-                k: plain(&name("self_attn.k_proj"), kv, d),
-                v: plain(&name("self_attn.v_proj"), kv, d),
-                qk_norm: None,
-                o: matrix(&name("self_attn.o_proj"), d, q),
-                mlp_norm: layer.mlp_norm,
-                gate: matrix(&name("mlp.gate_proj"), f, d),
-                up: matrix(&name("mlp.up_proj"), f, d),
-                down: matrix(&name("mlp.down_proj"), d, f),
-            }
-        })
-        .collect();
-    let weights = Weights {
-        embedding: reference.embedding,
-        layers,
-        final_norm: reference.final_norm,
-        unembedding: matrix("lm_head.weight", c.vocab_size, d),
-        rope: reference.rope,
-    };
-    Decoder::new(Faulty { inner: cpu, fault }, &c, weights)
+    let inner = Cpu::new(2, Dtype::F32).unwrap();
+    on(Faulty { inner, fault }, Shard::whole(&config(&golden("tiny_llama"))))
 }

@@ -10,7 +10,7 @@ use mediant::spec::site::Site;
 use serde_json::Value;
 
 use crate::site_cases::{Cases, indices, list, site};
-use crate::tiny::{config, decoder, golden, run};
+use crate::tiny::{WORLDS, config, golden, ranks, run};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -39,11 +39,15 @@ fn numbers(value: &Value) -> impl Iterator<Item = f64> + '_ {
     list(value).iter().map(|x| x.as_f64().unwrap())
 }
 
-/// Every case of a golden; the names of its sites and operations.
+/// Every case of a golden, on every number of ranks; the names of its sites and operations.
 fn check_cases(name: &str) -> BTreeSet<(String, String)> {
+    WORLDS.map(|world| check_cases_on(name, world)).into_iter().flatten().collect()
+}
+
+fn check_cases_on(name: &str, world: usize) -> BTreeSet<(String, String)> {
     let golden = golden(name);
-    let model = model_of(golden["family"].as_str().unwrap(), &golden);
-    let (mut decoder, config) = decoder(&model, 2, Dtype::F32);
+    let family = model_of(golden["family"].as_str().unwrap(), &golden);
+    let (mut model, config) = ranks(&family, world, Dtype::F32);
     let layers = config.num_layers as u32;
     let mut cases = Cases::new(&golden, &config);
     let last = cases.main.run(cases.base()).tokens.len() as u32 - 1;
@@ -59,10 +63,10 @@ fn check_cases(name: &str) -> BTreeSet<(String, String)> {
             written.insert((text("site"), text("op")));
         }
     }
-    let captures = run(&mut decoder, layers, &cases.first, 100_000, Mode::Branching).captures;
+    let captures = run(&mut model, layers, &cases.first, 100_000, Mode::Branching).captures;
     cases.main.fill(&captures);
-    let scores = run(&mut decoder, layers, &cases.main, 100_000, Mode::Branching).scores;
-    let whole = run(&mut decoder, layers, &cases.main, 100_000, Mode::FullRecompute).scores;
+    let scores = run(&mut model, layers, &cases.main, 100_000, Mode::Branching).scores;
+    let whole = run(&mut model, layers, &cases.main, 100_000, Mode::FullRecompute).scores;
     assert!(scores == whole, "{name}: branches have the bits of whole runs");
 
     let (clean, scores) = scores.split_first().unwrap();
@@ -80,15 +84,19 @@ fn check_cases(name: &str) -> BTreeSet<(String, String)> {
         same_as_clean += usize::from(f64::from(moved) < 10.0 * TOLERANCE);
     }
     assert!(same_as_clean * 50 < all.len(), "{name}: {same_as_clean} cases would pass without any edit");
-    eprintln!("{name}: {} cases, worst difference {:.1e} ({})", all.len(), worst.0, worst.1);
+    eprintln!("{name} on {world} ranks: {} cases, worst difference {:.1e} ({})", all.len(), worst.0, worst.1);
     written
 }
 
-/// Every row that a golden captured; the names of its sites.
+/// Every row that a golden captured, on every number of ranks; the names of its sites.
 fn check_captures(name: &str) -> BTreeSet<String> {
+    WORLDS.map(|world| check_captures_on(name, world)).into_iter().flatten().collect()
+}
+
+fn check_captures_on(name: &str, world: usize) -> BTreeSet<String> {
     let golden = golden(name);
-    let model = model_of(golden["family"].as_str().unwrap(), &golden);
-    let (mut decoder, config) = decoder(&model, 2, Dtype::F32);
+    let family = model_of(golden["family"].as_str().unwrap(), &golden);
+    let (mut model, config) = ranks(&family, world, Dtype::F32);
     let layers = config.num_layers as u32;
     let mut cases = Cases::new(&golden, &config);
     let mut rows = Vec::new();
@@ -102,7 +110,7 @@ fn check_captures(name: &str) -> BTreeSet<String> {
         }
     }
     assert!(cases.first.captures.is_empty(), "the captured runs read prompts at the same place only");
-    let captures = run(&mut decoder, layers, &cases.main, 100_000, Mode::Branching).captures;
+    let captures = run(&mut model, layers, &cases.main, 100_000, Mode::Branching).captures;
     assert_eq!(captures.len(), rows.len());
     let mut worst = Worst::default();
     for (capture, (case, row)) in captures.iter().zip(&rows) {
@@ -123,7 +131,12 @@ fn check_captures(name: &str) -> BTreeSet<String> {
         let norm = own.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         worst.see(norm, row["norm"].as_f64().unwrap(), &at);
     }
-    eprintln!("{name}: {} captured rows, worst difference {:.1e} ({})", rows.len(), worst.0, worst.1);
+    eprintln!(
+        "{name} on {world} ranks: {} captured rows, worst difference {:.1e} ({})",
+        rows.len(),
+        worst.0,
+        worst.1
+    );
     rows.iter().map(|(_, row)| row["site"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -1,11 +1,20 @@
 //! Small models whose weights both sides compute by the formula of `tests/python/reference.py`.
 
-use candle_core::{Device, Tensor};
-use mediant::kernels::Kernels;
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+
+use mediant::comm::Threads;
+use mediant::engine::Model;
+use mediant::engine::group::Group;
+use mediant::kernels::OutOfMemory;
 use mediant::kernels::cpu::{Cpu, Dtype};
+use mediant::kernels::upload::{Content, Numbers, Piece, Upload};
+use mediant::load::expected_tensors;
 use mediant::model::config::{Llama3Scaling, ModelConfig, Rope};
 use mediant::model::decoder::Decoder;
-use mediant::model::weights::load_cpu;
+use mediant::model::shard::Shard;
+use mediant::model::weights::load;
 use mediant::plan::output::EditStats;
 use mediant::plan::pack::{Mode, Packing};
 use mediant::plan::{Plan, Score};
@@ -13,8 +22,11 @@ use serde_json::Value;
 
 pub(crate) use crate::uniform::uniform;
 
-/// A tensor of the tiny models.
-pub(crate) fn weight(name: &str, shape: &[usize]) -> Tensor {
+/// Numbers of ranks that the tiny models are divided over. They have two key/value heads: four ranks hold copies.
+pub(crate) const WORLDS: [usize; 3] = [1, 2, 4];
+
+/// A tensor of the tiny models, row after row.
+pub(crate) fn numbers(name: &str, shape: &[usize]) -> Vec<f32> {
     let scale: fn(f32) -> f32 = if name == "model.embed_tokens.weight" {
         |u| u
     } else if name.ends_with("norm.weight") {
@@ -24,8 +36,18 @@ pub(crate) fn weight(name: &str, shape: &[usize]) -> Tensor {
     } else {
         |u| u / 4.0
     };
-    let numbers: Vec<f32> = uniform(name, shape.iter().product()).into_iter().map(scale).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+    uniform(name, shape.iter().product()).into_iter().map(scale).collect()
+}
+
+/// Rows and columns of such a tensor.
+fn part(config: &ModelConfig, name: &str, rows: Range<usize>, columns: Range<usize>) -> Piece<'static> {
+    let (_, shape) = expected_tensors(config).into_iter().find(|(n, _)| n == name).unwrap();
+    let whole = numbers(name, &shape);
+    let whole = whole.chunks_exact(shape.get(1).copied().unwrap_or(1));
+    let own: Vec<f32> =
+        whole.take(rows.end).skip(rows.start).flat_map(|row| &row[columns.clone()]).copied().collect();
+    let content = Content::Numbers(Numbers::F32(own.into()));
+    Piece { rows: rows.len(), columns: columns.len(), content }
 }
 
 /// The configuration and the shapes of all tensors, as a golden file states them.
@@ -69,22 +91,31 @@ pub(crate) fn golden(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// A decoder for a golden's family.
+/// A decoder on a device, for a golden's family.
+pub(crate) fn on<K: Upload>(kernels: K, shard: Shard) -> Decoder<K> {
+    let part = |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
+    let weights = load(&kernels, &shard, part, |_| ()).unwrap();
+    Decoder::new(kernels, shard, weights)
+}
+
+/// A decoder that is not divided.
 pub(crate) fn decoder(golden: &Value, threads: usize, dtype: Dtype) -> (Decoder<Cpu>, ModelConfig) {
     let config = config(golden);
-    let shapes: std::collections::HashMap<&str, Vec<usize>> = golden["tensors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| {
-            let shape = t["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
-            (t["name"].as_str().unwrap(), shape)
-        })
-        .collect();
-    let cpu = Cpu::new(threads, dtype).unwrap();
-    let tensor = |name: &str| Ok::<_, candle_core::Error>(weight(name, &shapes[name]));
-    let weights = load_cpu(&cpu, &config, tensor, |_| ()).unwrap();
-    (Decoder::new(cpu, &config, weights), config)
+    (on(Cpu::new(threads, dtype).unwrap(), Shard::whole(&config)), config)
+}
+
+/// A decoder divided over ranks: GPUs if there are as many as `MEDIANT_TEST_GPUS` says, else a thread each.
+pub(crate) fn ranks(golden: &Value, world: usize, dtype: Dtype) -> (Group, ModelConfig) {
+    let config = config(golden);
+    #[cfg(feature = "cuda")]
+    if std::env::var("MEDIANT_TEST_GPUS").is_ok_and(|gpus| world <= gpus.parse().unwrap()) {
+        return (on_gpus(&config, world, dtype), config);
+    }
+    let seeds = Threads::group(world).into_iter().zip(Shard::all(&config, world).unwrap()).collect();
+    let build = move |(rank, shard): (Threads, Shard)| {
+        Ok::<_, Infallible>(on(Cpu::of_ranks(1, dtype, Box::new(rank)).unwrap(), shard))
+    };
+    (Group::start(seeds, build).unwrap(), config)
 }
 
 /// The llama family's decoder in f32.
@@ -98,29 +129,26 @@ pub(crate) struct Outcome {
     pub(crate) scores: Vec<Score>,
     pub(crate) captures: Vec<Vec<f32>>,
     pub(crate) written: [EditStats; 3],
+    pub(crate) changes: Vec<f64>,
     pub(crate) row_layers: u64,
 }
 
 /// Computes a plan on this thread.
-pub(crate) fn run<K: Kernels>(
-    decoder: &mut Decoder<K>,
-    layers: u32,
-    plan: &Plan,
-    budget: usize,
-    mode: Mode,
-) -> Outcome {
+pub(crate) fn run(model: &mut impl Model, layers: u32, plan: &Plan, budget: usize, mode: Mode) -> Outcome {
     let packing = Packing::new(plan, layers, budget, mode).unwrap();
     let mut scores = vec![None; plan.readouts.len()];
     let mut outcome = Outcome {
         scores: Vec::new(),
         captures: vec![Vec::new(); plan.captures.len()],
         written: [EditStats::default(); 3],
+        changes: vec![0.0; plan.runs.len()],
         row_layers: 0,
     };
     for index in 0..packing.len() {
         let chunk = packing.chunk(index);
         assert!(chunk.batch.peak_rows <= budget);
-        let output = decoder.forward(&chunk.batch);
+        outcome.row_layers += chunk.batch.row_layers;
+        let output = model.forward(&Arc::new(chunk.batch)).unwrap();
         for (readout, row) in chunk.readouts {
             assert!(scores[readout].replace(output.scores[row].clone()).is_none());
         }
@@ -130,8 +158,28 @@ pub(crate) fn run<K: Kernels>(
         for (total, written) in outcome.written.iter_mut().zip(output.written) {
             *total = total.and(written);
         }
-        outcome.row_layers += chunk.batch.row_layers;
+        for (run, change) in chunk.runs.iter().zip(output.changes) {
+            outcome.changes[run.0 as usize] = change;
+        }
     }
     outcome.scores = scores.into_iter().map(Option::unwrap).collect();
     outcome
+}
+
+/// A decoder divided over the first GPUs.
+#[cfg(feature = "cuda")]
+fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
+    use mediant::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
+    let group = (world > 1).then(|| GroupId::new().unwrap());
+    let seeds = Threads::group(world).into_iter().zip(Shard::all(config, world).unwrap()).collect();
+    let build = move |(host, shard): (Threads, Shard)| {
+        let dimensions = Dimensions {
+            hidden: shard.config().hidden_size,
+            heads: shard.attention(),
+            intermediate: shard.mlp.len(),
+        };
+        let place = group.map(|group| Place { group, host });
+        Ok::<_, Infallible>(on(Cuda::open(shard.rank, dtype, dimensions, place).unwrap(), shard))
+    };
+    Group::start(seeds, build).unwrap()
 }

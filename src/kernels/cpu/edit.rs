@@ -2,85 +2,30 @@
 
 use super::matrix::Matrix;
 use super::{Dtype, round};
-use crate::plan::batch::{EditRows, RowOp, Values};
-use crate::plan::output::EditStats;
+use crate::kernels::RowChange;
+use crate::kernels::edit::{distance, edited_row};
+use crate::plan::batch::{EditRows, Values};
 
 /// Applies an edit, see [`crate::kernels::Kernels::edit`].
-pub(super) fn apply(x: &mut Matrix, edit: &EditRows, dtype: Dtype, changes: &mut [f64]) -> EditStats {
+pub(super) fn apply(x: &mut Matrix, edit: &EditRows, dtype: Dtype, log: &mut Vec<RowChange>) {
     let columns = edit.columns.clone().map_or(0..x.columns(), |c| c.start as usize..c.end as usize);
     let dtype = if x.is_full_precision() { Dtype::F32 } else { dtype };
     let width = columns.len();
-    let mut written = EditStats::default();
     let (mut old, mut source, mut new) = (vec![0.0; width], vec![0.0; width], vec![0.0; width]);
     for (i, &row) in edit.rows.iter().enumerate() {
         match edit.op.values() {
             Some(Values::Rows(rows)) => source.copy_from_slice(&x.row(rows[i] as usize)[columns.clone()]),
             Some(Values::Given(given)) => source.copy_from_slice(&given[i * width..][..width]),
-            None => source.fill(0.0),
+            None => {}
         }
         let row = &mut x.row_mut(row as usize)[columns.clone()];
         old.copy_from_slice(row);
-        compute(&edit.op, &old, &source, &mut new);
-        if let Some(directions) = &edit.instead {
-            let far = distance(&old, &new).sqrt();
-            let direction = &directions[i * width..][..width];
-            for ((new, old), d) in new.iter_mut().zip(&old).zip(direction) {
-                *new = (f64::from(*old) + far * f64::from(*d)) as f32;
-            }
-        }
+        edited_row(edit, i, &old, &source, &mut new);
         round(dtype, &mut new);
         row.copy_from_slice(&new);
-        for (old, new) in old.iter().zip(&new) {
-            written.max_abs_delta = written.max_abs_delta.max((new - old).abs());
-        }
-        changes[edit.runs[i] as usize] += distance(&old, &new);
-        written.elements += width as u64;
-        written.cells += 1;
+        let largest = old.iter().zip(&new).map(|(old, new)| (new - old).abs()).fold(0.0, f32::max);
+        log.push(RowChange { squared: distance(&old, &new), largest });
     }
-    written
-}
-
-fn compute(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
-    match op {
-        RowOp::Replace(_) => new.copy_from_slice(source),
-        RowOp::Add { coef, norm_match, .. } => {
-            for ((new, old), source) in new.iter_mut().zip(old).zip(source) {
-                *new = old + coef * source;
-            }
-            let norm = norm(new);
-            // Nothing can be rescaled to a norm, and a row that was not moved keeps its bits.
-            if *norm_match && norm > 0.0 && new != old {
-                let factor = self::norm(old) / norm;
-                for new in new {
-                    *new = (f64::from(*new) * factor) as f32;
-                }
-            }
-        }
-        RowOp::Scale(factor) => new.iter_mut().zip(old).for_each(|(new, old)| *new = old * factor),
-        RowOp::Zero => new.fill(0.0),
-        RowOp::Project { basis, .. } => {
-            let rows = || basis.chunks_exact(old.len());
-            // How far each direction of the basis is off.
-            let off = |b: &[f32]| -> f64 {
-                let terms = b.iter().zip(source).zip(old);
-                terms.map(|((b, s), o)| f64::from(*b) * (f64::from(*s) - f64::from(*o))).sum()
-            };
-            let coefficients: Vec<f64> = rows().map(off).collect();
-            for (i, (new, old)) in new.iter_mut().zip(old).enumerate() {
-                let moved: f64 = rows().zip(&coefficients).map(|(b, c)| f64::from(b[i]) * c).sum();
-                *new = (f64::from(*old) + moved) as f32;
-            }
-        }
-    }
-}
-
-fn norm(x: &[f32]) -> f64 {
-    x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
-}
-
-/// Sum of squared differences.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
 }
 
 #[cfg(test)]
@@ -89,14 +34,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::plan::batch::RowOp;
 
     fn edited(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, f64) {
         let mut x = Matrix::from_rows(2, vec![3.0, 4.0, 1.0, -2.0]);
         let edit = EditRows { rows: vec![0], runs: vec![1], columns: None, op, instead, group: 0 };
-        let mut changes = [0.0; 2];
-        apply(&mut x, &edit, Dtype::F32, &mut changes);
-        assert_eq!(changes[0], 0.0);
-        (x.row(0).to_vec(), changes[1])
+        let mut log = Vec::new();
+        apply(&mut x, &edit, Dtype::F32, &mut log);
+        (x.row(0).to_vec(), log[0].squared)
     }
 
     fn add(coef: f32, norm_match: bool) -> RowOp {
@@ -104,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_sums_of_squares_booked_to_the_run() {
+    fn changes_are_sums_of_squares() {
         assert_eq!(edited(RowOp::Replace(Values::Rows(vec![1])), None), (vec![1.0, -2.0], 40.0));
         assert_eq!(edited(RowOp::Zero, None), (vec![0.0, 0.0], 25.0));
         assert_eq!(edited(RowOp::Scale(2.0), None), (vec![6.0, 8.0], 25.0));

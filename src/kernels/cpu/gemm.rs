@@ -51,10 +51,21 @@ impl PackedWeight {
     /// If the weight does not have that many numbers.
     pub fn new(weight: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> PackedWeight {
         assert_eq!(weight.len(), outputs * inputs, "BUG: the loader checks shapes");
+        let row = |output: usize, row: &mut [f32]| row.copy_from_slice(&weight[output * inputs..][..inputs]);
+        PackedWeight::from_rows(row, outputs, inputs, dtype)
+    }
+
+    /// The same from a function that writes the weights of one output, `[inputs]`: the whole is never held in f32.
+    pub fn from_rows(
+        row: impl Fn(usize, &mut [f32]) + Sync,
+        outputs: usize,
+        inputs: usize,
+        dtype: Dtype,
+    ) -> PackedWeight {
         let panels = match dtype {
-            Dtype::F32 => Panels::F32(Arc::new(pack(weight, inputs, |w| w))),
-            Dtype::Bf16 => Panels::Bf16(Arc::new(pack(weight, inputs, bf16::from_f32))),
-            Dtype::F16 => Panels::F16(Arc::new(pack(weight, inputs, f16::from_f32))),
+            Dtype::F32 => Panels::F32(Arc::new(pack(row, outputs, inputs, |w| w))),
+            Dtype::Bf16 => Panels::Bf16(Arc::new(pack(row, outputs, inputs, bf16::from_f32))),
+            Dtype::F16 => Panels::F16(Arc::new(pack(row, outputs, inputs, f16::from_f32))),
         };
         PackedWeight { outputs, inputs, panels }
     }
@@ -100,13 +111,19 @@ impl PackedWeight {
 }
 
 /// Panels of the weight, the last filled up with zeros.
-fn pack<T: Copy + Send + Sync>(weight: &[f32], inputs: usize, convert: impl Fn(f32) -> T + Sync) -> Vec<T> {
-    let mut packed = vec![convert(0.0); (weight.len() / inputs).div_ceil(PANEL) * PANEL * inputs];
-    let panels = packed.par_chunks_mut(PANEL * inputs).zip(weight.par_chunks(PANEL * inputs));
-    panels.for_each(|(packed, weight)| {
-        for (output, weight) in weight.chunks_exact(inputs).enumerate() {
-            for (input, &w) in weight.iter().enumerate() {
-                packed[input * PANEL + output] = convert(w);
+fn pack<T: Copy + Send + Sync>(
+    row: impl Fn(usize, &mut [f32]) + Sync,
+    outputs: usize,
+    inputs: usize,
+    convert: impl Fn(f32) -> T + Sync,
+) -> Vec<T> {
+    let mut packed = vec![convert(0.0); outputs.div_ceil(PANEL) * PANEL * inputs];
+    packed.par_chunks_mut(PANEL * inputs).enumerate().for_each(|(panel, packed)| {
+        let mut weights = vec![0.0; inputs];
+        for (place, output) in (panel * PANEL..outputs).take(PANEL).enumerate() {
+            row(output, &mut weights);
+            for (input, &w) in weights.iter().enumerate() {
+                packed[input * PANEL + place] = convert(w);
             }
         }
     });

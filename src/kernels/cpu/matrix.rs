@@ -1,5 +1,7 @@
 //! Packed rows in host memory.
 
+use std::sync::Arc;
+
 /// `[rows, columns]` in row-major order. The storage only grows, so that a buffer used layer after layer is mapped once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {
@@ -85,6 +87,30 @@ impl Matrix {
         for (i, &row) in rows.iter().enumerate() {
             let start = row as usize * columns;
             self.storage.copy_within(start..start + columns, (old + i) * columns);
+        }
+    }
+}
+
+/// A rank's rows of the embedding, `[own vocabulary, hidden]`. Clones share the numbers.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// One for each token owned.
+    pub rows: Arc<Matrix>,
+    /// The first token owned.
+    pub first: u32,
+}
+
+impl Table {
+    /// `out[i]` = row of `tokens[i]`; zeros where it is another rank's.
+    pub(super) fn look_up(&self, tokens: &[u32], out: &mut Matrix) {
+        out.set_rows(tokens.len());
+        for (out, token) in out.data_mut().chunks_exact_mut(self.rows.columns()).zip(tokens) {
+            match token.checked_sub(self.first) {
+                Some(own) if (own as usize) < self.rows.rows() => {
+                    out.copy_from_slice(self.rows.row(own as usize))
+                }
+                _ => out.fill(0.0),
+            }
         }
     }
 }

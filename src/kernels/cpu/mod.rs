@@ -13,21 +13,22 @@ mod gemm;
 mod lanes;
 mod matrix;
 mod score;
+mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 pub use gemm::PackedWeight;
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Table};
 
 pub use crate::spec::dtype::Dtype;
 
-use super::{Heads, Kernels, RopeTable};
-use crate::plan::Score;
+use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use crate::comm::{Collective, Single};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use crate::plan::output::EditStats;
 use lanes::{exp, sum_of_squares, vectorized};
 
 /// Rounds numbers to what the dtype can hold.
@@ -43,21 +44,41 @@ fn round(dtype: Dtype, values: &mut [f32]) {
 /// Rows per task in operations that treat rows one by one.
 const ROWS_PER_TASK: usize = 32;
 
-/// A pool of threads and the dtype that activations are kept in.
-#[derive(Debug, Clone)]
+/// A pool of threads, the dtype that activations are kept in, and the other ranks.
 pub struct Cpu {
-    pool: Arc<rayon::ThreadPool>,
+    pool: rayon::ThreadPool,
     dtype: Dtype,
+    ranks: Box<dyn Collective<[f32]> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rank = (self.ranks.rank(), self.ranks.size());
+        f.debug_struct("Cpu")
+            .field("pool", &self.pool)
+            .field("dtype", &self.dtype)
+            .field("rank", &rank)
+            .finish()
+    }
 }
 
 impl Cpu {
-    /// `threads`: 0 for one per core.
+    /// A device that shares the model with no other. `threads`: 0 for one per core.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Cpu, rayon::ThreadPoolBuildError> {
+        Cpu::of_ranks(threads, dtype, Box::new(Single))
+    }
+
+    /// One of several ranks.
+    pub fn of_ranks(
+        threads: usize,
+        dtype: Dtype,
+        ranks: Box<dyn Collective<[f32]> + Send + Sync>,
+    ) -> Result<Cpu, rayon::ThreadPoolBuildError> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("kernels-{i}"))
             .build()?;
-        Ok(Cpu { pool: Arc::new(pool), dtype })
+        Ok(Cpu { pool, dtype, ranks })
     }
 
     /// Threads that share the work.
@@ -83,11 +104,52 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// RMS norm over each head's slice of a row, in place (Qwen3's q and k norm).
+    fn head_norm(&self, x: &mut Matrix, weight: &[f32], eps: f32) {
+        let width = weight.len();
+        self.for_rows(x, |_, rows| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for head in rows.chunks_exact_mut(width) {
+                        let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
+                        for (x, w) in head.iter_mut().zip(weight) {
+                            *x = *x * scale * w;
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    fn product(
+        &self,
+        x: &Matrix,
+        weight: &PackedWeight,
+        bias: Option<&[f32]>,
+        dtype: Dtype,
+        out: &mut Matrix,
+    ) {
+        out.set_rows(x.rows());
+        self.pool.install(|| gemm::linear(x.data(), weight, bias, dtype, out.data_mut()));
+    }
+
+    /// Adds up the ranks' parts of a matrix, which were not rounded yet, and rounds the sum.
+    fn sum_over_ranks(&self, x: &mut Matrix) {
+        self.ranks.all_reduce(x.data_mut());
+        self.for_rows(x, |_, _| {});
+    }
+}
+
 impl Kernels for Cpu {
     type Matrix = Matrix;
     type Weight = PackedWeight;
-    type Table = Arc<Matrix>;
+    type Stack = Vec<PackedWeight>;
+    type Table = Table;
     type Vector = Vec<f32>;
+    type Rope = RopeTable;
+    type Log = Vec<RowChange>;
 
     fn matrix(&self, columns: usize) -> Matrix {
         Matrix::new(columns)
@@ -101,9 +163,14 @@ impl Kernels for Cpu {
         x.rows()
     }
 
-    fn embed(&self, table: &Arc<Matrix>, tokens: &[u32], out: &mut Matrix) {
-        table.gather(tokens, out);
-        round(self.dtype, out.data_mut());
+    fn reserve(&self, _x: &mut Matrix, _rows: usize) -> Result<(), OutOfMemory> {
+        // The system promises memory that it does not have; what keeps a batch within it is the row budget.
+        Ok(())
+    }
+
+    fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
+        table.look_up(tokens, out);
+        self.sum_over_ranks(out);
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
@@ -125,27 +192,42 @@ impl Kernels for Cpu {
         });
     }
 
-    fn head_norm(&self, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
-        let width = weight.len();
-        self.for_rows(x, |_, rows| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for head in rows.chunks_exact_mut(width) {
-                        let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
-                        for (x, w) in head.iter_mut().zip(weight) {
-                            *x = *x * scale * w;
-                        }
-                    }
-                },
-            );
-        });
+    fn project(
+        &self,
+        x: &Matrix,
+        weights: &Projections<Cpu>,
+        eps: f32,
+        rotate: Option<(&[u32], &RopeTable)>,
+        q: &mut Matrix,
+        k: &mut Matrix,
+        v: &mut Matrix,
+    ) {
+        let mut bias = weights.bias.as_deref();
+        for (weight, out) in weights.stack.iter().zip([&mut *q, &mut *k, v]) {
+            let (own, rest) = bias.map(|bias| bias.split_at(weight.outputs())).unzip();
+            bias = rest;
+            self.product(x, weight, own, self.dtype, out);
+        }
+        if let Some((q_norm, k_norm)) = &weights.norms {
+            self.head_norm(q, q_norm, eps);
+            self.head_norm(k, k_norm, eps);
+        }
+        if let Some((positions, table)) = rotate {
+            self.rope(q, positions, table);
+            self.rope(k, positions, table);
+        }
     }
 
-    fn linear(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
-        out.set_rows(x.rows());
-        let bias = bias.map(Vec::as_slice);
-        self.pool.install(|| gemm::linear(x.data(), weight, bias, self.dtype, out.data_mut()));
+    fn linear(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
+        self.product(x, weight, None, self.dtype, out);
+    }
+
+    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
+        if self.ranks.size() == 1 {
+            return self.linear(x, weight, out);
+        }
+        self.product(x, weight, None, Dtype::F32, out);
+        self.sum_over_ranks(out);
     }
 
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
@@ -285,7 +367,8 @@ impl Kernels for Cpu {
         }
     }
 
-    fn gated(&self, x: &Matrix, gate: &PackedWeight, up: &PackedWeight, out: &mut Matrix) {
+    fn gated(&self, x: &Matrix, gate_up: &Vec<PackedWeight>, out: &mut Matrix) {
+        let [gate, up] = gate_up.as_slice() else { unreachable!("BUG: the loader stacks gate and up") };
         out.set_rows(x.rows());
         self.pool.install(|| gemm::gated(x.data(), gate, up, self.dtype, out.data_mut()));
     }
@@ -309,8 +392,20 @@ impl Kernels for Cpu {
         x.append(rows);
     }
 
-    fn edit(&self, x: &mut Matrix, edit: &EditRows, changes: &mut [f64]) -> EditStats {
-        edit::apply(x, edit, self.dtype, changes)
+    fn log(&self) -> Vec<RowChange> {
+        Vec::new()
+    }
+
+    fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Vec<RowChange>) {
+        edit::apply(x, edit, self.dtype, log);
+    }
+
+    fn changes(&self, log: Vec<RowChange>) -> Vec<RowChange> {
+        log
+    }
+
+    fn exchange(&self, own: Vec<f32>) -> Arc<[Vec<f32>]> {
+        self.ranks.exchange(own)
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
@@ -322,8 +417,14 @@ impl Kernels for Cpu {
         self.pool.install(|| score::logits(&rows, x.columns(), unembed))
     }
 
-    fn score(&self, x: &Matrix, unembed: &PackedWeight, readout: &ReadoutBatch) -> Vec<Score> {
-        self.pool.install(|| score::score(x, unembed, readout))
+    fn score(
+        &self,
+        x: &Matrix,
+        unembed: &PackedWeight,
+        own: Range<u32>,
+        readout: &ReadoutBatch,
+    ) -> Vec<Partial> {
+        score::score(x, unembed, &own, readout, &self.pool, &*self.ranks)
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
         return Err(not_understood(&experts, &n, "mixtures of experts are not supported"));
     }
     let size = |name: &str| integer(content, &key(name)).map(|n| n as usize);
-    let optional_size = |name: &str| Ok(optional_integer(content, &key(name))?.map(|n| n as usize));
+    let optional_size =
+        |name: &str| Ok::<_, LoadError>(optional_integer(content, &key(name))?.map(|n| n as usize));
     let (hidden_size, num_heads) = (size("embedding_length")?, size("attention.head_count")?);
     let head_dim = match optional_size("attention.key_length")? {
         Some(n) => n,
