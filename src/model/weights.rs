@@ -36,6 +36,18 @@ pub struct Weights<K: Kernels> {
     pub rope: K::Rope,
 }
 
+#[cfg(feature = "cuda")]
+impl Weights<crate::kernels::cuda::Cuda> {
+    /// One weight of each shape that is multiplied with, and whether its product is unembedded: what
+    /// [`crate::kernels::cuda::Cuda::probe`] wants to know.
+    pub fn products(&self) -> Vec<(&crate::kernels::cuda::Weight, bool)> {
+        let layer = self.layers.first();
+        let of_layer = layer.map(|l| [l.qkv.stack.weight(), &l.o, l.gate_up.weight(), &l.down]);
+        let linear = of_layer.into_iter().flatten().map(|weight| (weight, false));
+        linear.chain([(&self.unembedding, true)]).collect()
+    }
+}
+
 /// Loads a rank's weights onto its device. `part` gives rows and columns of a checkpoint's tensor by its Hugging Face name, in the
 /// shape that the configuration implies (a vector has one column); `progress` is told the number of blocks done after each.
 pub fn load<'a, K, E>(

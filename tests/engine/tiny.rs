@@ -179,7 +179,11 @@ fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
             intermediate: shard.mlp.len(),
         };
         let place = group.map(|group| Place { group, host });
-        Ok::<_, Infallible>(on(Cuda::open(shard.rank, dtype, dimensions, place).unwrap(), shard))
+        let cuda = Cuda::open(shard.rank, dtype, dimensions, place).unwrap();
+        let part = |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
+        let weights = load(&cuda, &shard, part, |_| ()).unwrap();
+        cuda.probe(&weights.products()).unwrap();
+        Ok::<_, Infallible>(Decoder::new(cuda, shard, weights))
     };
     Group::start(seeds, build).unwrap()
 }

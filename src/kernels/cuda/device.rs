@@ -30,13 +30,14 @@ const SOURCE: &str = concat!(
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 23] = [
+const KERNELS: [&str; 24] = [
     "rms_norm",
     "add_norm",
     "rope",
     "split_heads",
     "gate",
     "add",
+    "settle",
     "sum_ranks",
     "gather",
     "embed",

@@ -3,9 +3,9 @@
 //! Operations that treat each number by itself run in one kernel. Those that couple the columns of a row (projections, kept
 //! norms, another direction) are rare and small: their rows are edited on the host by the reference, and written back.
 
-use super::device::{Arg, Buffer, Shape, fatal};
-use super::{Cuda, Matrix};
-use crate::kernels::RowChange;
+use super::device::{Arg, Buffer, Device, Shape};
+use super::{Cuda, Fault, Matrix};
+use crate::kernels::{OutOfMemory, RowChange};
 use crate::kernels::edit::edited;
 use crate::plan::batch::{EditRows, RowOp, Values};
 
@@ -29,6 +29,11 @@ pub struct Log {
     buffer: Option<Buffer>,
     /// Entries in the buffer.
     filled: usize,
+}
+
+/// Memory of a log.
+pub(super) fn buffer(device: &Device) -> Result<Buffer, Fault> {
+    device.allocate(ENTRIES * size_of::<Change>()).map_err(|OutOfMemory { .. }| Fault::NoMemory)
 }
 
 /// Where the numbers come from.
@@ -121,9 +126,7 @@ impl Cuda {
             self.fetch(log);
         }
         let buffer = log.buffer.get_or_insert_with(|| {
-            self.scratch.log.take().unwrap_or_else(|| {
-                fatal(self.device.allocate(ENTRIES * size_of::<Change>()), "the log of edits")
-            })
+            self.scratch.log.take().expect("BUG: one batch is logged at a time, and returns the buffer")
         });
         let at = buffer.at(log.filled * size_of::<Change>());
         log.filled += entries;

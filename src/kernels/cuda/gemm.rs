@@ -5,7 +5,8 @@
 //! (`REDUCTION_SCHEME_MASK = NONE`). On an H100 with cuBLAS 13.1 all row counts from 1 to 4096 then agree to the bit, in every
 //! shape of Llama 3 8B and 70B; what is left to choose from is now and then five times slower (5120 x 8192 at 16 rows: 192 us,
 //! at 256 rows 39 us, with a split sum 36 us). So products of few rows are padded to the row count that is fastest. Both
-//! are measured at start on the device at hand ([`super::probe`]).
+//! are measured at start on the device at hand ([`super::probe`]). In f32 the choice itself is fixed: each weight has one
+//! algorithm, that of [`FIXED`] rows.
 
 #![expect(unsafe_code, reason = "cuBLASLt's interface is raw pointers")]
 
@@ -23,6 +24,8 @@ use crate::kernels::OutOfMemory;
 use crate::spec::dtype::Dtype;
 
 const WORKSPACE: usize = 64 << 20;
+/// The row count whose algorithm all f32 products take: there the library changes the order of sums without splitting them.
+const FIXED: usize = 512;
 /// Shapes whose choice is remembered.
 const REMEMBERED: usize = 8192;
 
@@ -178,6 +181,12 @@ impl Gemm {
         };
         let (weight, x) = (layout(self.element, inputs, outputs), layout(self.element, inputs, rows));
         let out = layout(if wide { sys::cudaDataType_t::CUDA_R_32F } else { self.element }, outputs, rows);
+        if self.element == sys::cudaDataType_t::CUDA_R_32F && rows != FIXED {
+            let fixed = self.choose(Shape { outputs, inputs, rows: FIXED, wide });
+            let algorithm = fixed.algorithm;
+            destroy(&fixed);
+            return Choice { weight, x, out, algorithm };
+        }
         // SAFETY: all of these were made above or live as long as `self`.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -194,12 +203,14 @@ impl Gemm {
     }
 
     fn forget(&self) {
-        for (_, Choice { weight, x, out, .. }) in self.choices.borrow_mut().drain() {
-            for layout in [weight, x, out] {
-                // SAFETY: made by `choose`, destroyed once.
-                let _ = unsafe { result::destroy_matrix_layout(layout) };
-            }
-        }
+        self.choices.borrow_mut().drain().for_each(|(_, choice)| destroy(&choice));
+    }
+}
+
+fn destroy(choice: &Choice) {
+    for layout in [choice.weight, choice.x, choice.out] {
+        // SAFETY: made by `choose`, destroyed once.
+        let _ = unsafe { result::destroy_matrix_layout(layout) };
     }
 }
 

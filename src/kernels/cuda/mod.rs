@@ -13,6 +13,7 @@ mod device;
 mod edit;
 mod gemm;
 mod nccl;
+mod peers;
 mod probe;
 mod score;
 mod upload;
@@ -26,9 +27,11 @@ use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::spec::dtype::Dtype;
 use attention::{Mode, Operands};
+use cudarc::driver::CudaEvent;
 use device::{Arg, Buffer, Constants, Device, Shape};
 use gemm::Gemm;
 use nccl::Nccl;
+use peers::{Parts, Peers};
 
 pub use edit::Log;
 pub use nccl::GroupId;
@@ -112,6 +115,7 @@ pub struct Place {
 /// One GPU.
 pub struct Cuda {
     // Dropped in this order: what uses the device before the device.
+    peers: Option<Peers>,
     nccl: Option<Nccl>,
     host: Box<dyn Collective<[f32]>>,
     gemm: Gemm,
@@ -120,7 +124,31 @@ pub struct Cuda {
     hidden: usize,
     head_dim: usize,
     widest_stack: Cell<usize>,
+    pace: Pace,
     device: Device,
+}
+
+/// Keeps the host less than so many sums ahead of the device. A host that fills a stream's queue blocks inside the driver, and
+/// with it the other ranks' hosts, whose devices this one may be waiting for.
+struct Pace {
+    events: Vec<CudaEvent>,
+    sums: Cell<usize>,
+}
+
+impl Pace {
+    const SUMS: usize = 16;
+
+    fn new(device: &Device) -> Pace {
+        Pace { events: (0..Self::SUMS).map(|_| device.event()).collect(), sums: Cell::new(0) }
+    }
+
+    /// Waits for the sum that many before, and marks this one.
+    fn keep(&self, device: &Device) {
+        let event = &self.events[self.sums.get() % Self::SUMS];
+        device::fatal(event.synchronize(), "a sum");
+        device::fatal(event.record(device.stream()), "an event");
+        self.sums.set(self.sums.get() + 1);
+    }
 }
 
 /// Buffers that operations use and leave.
@@ -141,6 +169,8 @@ pub struct Matrix {
     /// Bytes of a number.
     element: usize,
     buffer: Option<Buffer>,
+    /// What other ranks' parts of it are still to be added, by whoever reads it first.
+    parts: Cell<Option<Parts>>,
 }
 
 impl Matrix {
@@ -194,22 +224,26 @@ impl Cuda {
             group: heads.query / heads.key_value,
         };
         let device = Device::open(ordinal, &constants)?;
-        let (nccl, host): (_, Box<dyn Collective<[f32]>>) = match place {
-            None => (None, Box::new(Single)),
+        let (peers, nccl, host): (_, _, Box<dyn Collective<[f32]>>) = match place {
+            None => (None, None, Box::new(Single)),
             Some(Place { group, host }) => {
-                let (rank, ranks) = (Collective::rank(&host), Collective::size(&host));
-                (Some(Nccl::join(&device, group, rank, ranks, dtype)?), Box::new(host))
+                let (rank, ranks) = (host.rank(), host.size());
+                let nccl = Nccl::join(&device, group, rank, ranks, dtype)?;
+                (Peers::open(&device, ordinal, &host)?, Some(nccl), Box::new(host))
             }
         };
         Ok(Cuda {
+            peers,
             nccl,
             host,
             gemm: Gemm::new(&device, dtype)?,
-            scratch: Scratch::default(),
+            // Nothing is allocated in the middle of a batch: that may wait for the other ranks' devices.
+            scratch: Scratch { log: RefCell::new(Some(edit::buffer(&device)?)), ..Scratch::default() },
             dtype,
             hidden,
             head_dim: heads.dim,
             widest_stack: Cell::new(0),
+            pace: Pace::new(&device),
             device,
         })
     }
@@ -245,7 +279,34 @@ impl Cuda {
     /// Room is made before a batch starts; what is not foreseen there is made here, and lack of it ends the rank.
     fn set_rows(&self, x: &mut Matrix, rows: usize) {
         device::fatal(self.grow(x, rows), "room for rows");
+        self.sum_parts(x);
         x.rows = rows;
+    }
+
+    /// Adds up what is not added up yet, for those that cannot do it on the way.
+    fn sum_parts(&self, x: &Matrix) {
+        self.taking(x, |parts| {
+            let [inbox, stride, ranks, rank] = parts;
+            let packs = x.rows * x.bytes_per_row() / 16;
+            let args = [x.start(), inbox, stride, ranks, rank, (packs as u64).into()];
+            self.device.launch("settle", Shape::items(packs), args);
+        });
+    }
+
+    /// Lets `f` queue what adds up the parts of `x`, if there are any.
+    fn taking(&self, x: &Matrix, f: impl FnOnce([Arg; 4])) {
+        if let Some((parts, peers)) = x.parts.take().zip(self.peers.as_ref()) {
+            f(peers.args(parts, x.element));
+            peers.consumed(&self.device, parts);
+        }
+    }
+
+    /// Lets `f` queue what reads `x`, given where the other ranks' parts of it are.
+    fn reading_parts(&self, x: &Matrix, f: impl Fn([Arg; 4])) {
+        match x.parts.get() {
+            None => f(peers::alone()),
+            Some(_) => self.taking(x, f),
+        }
     }
 
     /// Runs `f(first row, rows)` over blocks of rows.
@@ -293,11 +354,11 @@ impl Kernels for Cuda {
     type Log = Log;
 
     fn matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None }
+        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None, parts: Cell::default() }
     }
 
     fn scores_matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: 4, buffer: None }
+        Matrix { columns, rows: 0, element: 4, buffer: None, parts: Cell::default() }
     }
 
     fn rows(&self, x: &Matrix) -> usize {
@@ -319,12 +380,20 @@ impl Kernels for Cuda {
             *product = None;
             *product = Some(self.device.allocate(needed)?);
         }
-        self.nccl.as_ref().map_or(Ok(()), |nccl| {
-            nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden)
-        })
+        drop(product);
+        match (&self.peers, &self.nccl) {
+            (Some(peers), _) if x.columns == self.hidden => {
+                peers.reserve(&self.device, (rows + PAD) * x.bytes_per_row())
+            }
+            (None, Some(nccl)) => nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden),
+            _ => Ok(()),
+        }
     }
 
     fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
+        if let Some(peers) = &self.peers {
+            peers.meet(&*self.host);
+        }
         self.set_rows(out, tokens.len());
         let n = tokens.len();
         let args = [
@@ -345,6 +414,7 @@ impl Kernels for Cuda {
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
+        self.sum_parts(x);
         self.set_rows(out, x.rows);
         let args = [x.start(), weight.start(), out.start(), eps.into()];
         self.device.launch("rms_norm", Shape::blocks(x.rows, 256), args);
@@ -352,8 +422,20 @@ impl Kernels for Cuda {
 
     fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        let args = [x.start(), y.start(), weight.start(), out.start(), eps.into()];
-        self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+        self.reading_parts(y, |[inbox, stride, ranks, rank]| {
+            let args = [
+                x.start(),
+                y.start(),
+                inbox,
+                stride,
+                ranks,
+                rank,
+                weight.start(),
+                out.start(),
+                eps.into(),
+            ];
+            self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+        });
     }
 
     fn project(
@@ -416,13 +498,27 @@ impl Kernels for Cuda {
     fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let Some(nccl) = &self.nccl else { return self.linear(x, weight, out) };
         self.set_rows(out, x.rows);
-        // Each block is summed beside the next one's product. The last is small: nothing hides it.
+        self.pace.keep(&self.device);
+        let parts = self.peers.as_ref().map(Peers::begin);
+        // Each block goes to the other ranks beside the next one's product. The last is small: nothing hides it.
         for (first, rows) in overlapped(x.rows) {
             let shape = weight.shape();
             self.gemm.multiply(x.row(first), weight.start(), shape, rows, out.row(first), false);
-            nccl.start_sum(&self.device, out.row(first), rows * out.columns);
+            match parts.zip(self.peers.as_ref()) {
+                Some((parts, peers)) => {
+                    let (at, bytes) = (first * out.bytes_per_row(), rows * out.bytes_per_row());
+                    peers.send(&self.device, parts, out.row(first), at, bytes);
+                }
+                None => nccl.start_sum(&self.device, out.row(first), rows * out.columns),
+            }
         }
-        nccl.wait(&self.device);
+        match parts.zip(self.peers.as_ref()) {
+            Some((parts, peers)) => {
+                peers.end(&self.device, parts);
+                out.parts.set(Some(parts));
+            }
+            None => nccl.wait(&self.device),
+        }
     }
 
     fn gated(&self, x: &Matrix, gate_up: &Stack, out: &mut Matrix) {
@@ -492,10 +588,14 @@ impl Kernels for Cuda {
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
         let packs = x.rows * x.bytes_per_row() / 16;
-        self.device.launch("add", Shape::items(packs), [x.start(), y.start(), (packs as u64).into()]);
+        self.reading_parts(y, |[inbox, stride, ranks, rank]| {
+            let args = [x.start(), y.start(), inbox, stride, ranks, rank, (packs as u64).into()];
+            self.device.launch("add", Shape::items(packs), args);
+        });
     }
 
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
+        self.sum_parts(x);
         self.set_rows(out, rows.len());
         self.copy_rows(x, rows, out.start());
     }
@@ -511,6 +611,7 @@ impl Kernels for Cuda {
     }
 
     fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Log) {
+        self.sum_parts(x);
         self.apply(x, edit, log);
     }
 
@@ -523,6 +624,7 @@ impl Kernels for Cuda {
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        self.sum_parts(x);
         self.read_rows(x, rows)
     }
 

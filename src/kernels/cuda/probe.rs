@@ -47,11 +47,11 @@ impl Cuda {
     ///
     /// # Errors
     /// If the products to compare do not fit beside the weights.
-    pub fn settle(&self, weights: &[(&Weight, bool)]) -> Result<Vec<Invariance>, OutOfMemory> {
-        weights.iter().map(|&(weight, wide)| self.settle_one(weight, wide)).collect()
+    pub fn probe(&self, weights: &[(&Weight, bool)]) -> Result<Vec<Invariance>, OutOfMemory> {
+        weights.iter().map(|&(weight, wide)| self.probe_one(weight, wide)).collect()
     }
 
-    fn settle_one(&self, weight: &Weight, wide: bool) -> Result<Invariance, OutOfMemory> {
+    fn probe_one(&self, weight: &Weight, wide: bool) -> Result<Invariance, OutOfMemory> {
         let (outputs, inputs) = weight.shape();
         let element = self.dtype.bytes() as usize;
         let out_element = if wide { 4 } else { element };

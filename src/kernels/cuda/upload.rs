@@ -52,6 +52,11 @@ impl Weight {
 }
 
 impl Stack {
+    /// The weights over one another.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
     pub(super) fn dim(&self) -> usize {
         self.dim
     }
