@@ -21,8 +21,9 @@ fn check(checkpoint: &Checkpoint, world: usize, names: &[String]) {
             let (rows, width) = (shape[0], shape.get(1).copied().unwrap_or(1));
             let tensor = tensor.reshape((rows, width)).unwrap();
             let share = |n: usize| shard.rank * n / world..(shard.rank + 1) * n / world;
+            let inputs = if width == 1 { 0..1 } else { share(width) };
             for (rows, columns) in
-                [(share(rows), 0..width), (0..rows, share(width)), (share(rows), share(width))]
+                [(share(rows), 0..width), (0..rows, inputs.clone()), (share(rows), inputs.clone())]
             {
                 let part = checkpoint.tensors.part(&name, rows.clone(), columns.clone()).unwrap();
                 assert_eq!((part.rows, part.columns), (rows.len(), columns.len()));
