@@ -23,8 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    // A group of ranks says why it broke.
-    ("engine", &["comm", "kernels", "model", "plan"]),
+    // Each rank loads its part of the weights, and a group of ranks says why it broke.
+    ("engine", &["spec", "comm", "kernels", "load", "model", "plan"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     ("config", &["spec"]),

@@ -142,7 +142,6 @@ impl Drop for Threads {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact by design")]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
 
 /// The whole configuration, as in `config/default.toml`.
@@ -85,6 +86,8 @@ pub struct Wheel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
+    /// The model is divided over these. Read it through [`Engine::devices`].
+    pub devices: Vec<Device>,
     /// Threads of the model's arithmetic; 0 for all cores. Read it through [`Engine::threads`].
     pub threads: usize,
     /// Bytes for the activations of one chunk; 0 to derive it from free memory.
@@ -190,6 +193,11 @@ impl Model {
 }
 
 impl Engine {
+    /// The configured devices, or the processor if none is named: GPUs are used only when they are.
+    pub fn devices(&self) -> Vec<Device> {
+        if self.devices.is_empty() { vec![Device::Cpu] } else { self.devices.clone() }
+    }
+
     /// The configured number of threads, or one per core.
     pub fn threads(&self) -> usize {
         match self.threads {

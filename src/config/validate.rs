@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::{Config, Fault, Sources};
+use crate::spec::device::Device;
 
 /// Upper end of every time-out: a day. More is a unit mistake (milliseconds).
 const MAX_SECONDS: f64 = 86_400.0;
@@ -15,6 +16,7 @@ impl Config {
         self.check_model(&mut faults);
         self.check_limits(&mut faults);
         self.check_activations(&mut faults);
+        self.check_devices(&mut faults);
         if self.engine.threads > 4096 {
             faults.push(
                 "engine.threads",
@@ -117,6 +119,20 @@ impl Config {
             if dir.starts_with("~/") {
                 faults.push(key, "`~` is not expanded here".to_owned(), "write the absolute path");
             }
+        }
+    }
+
+    fn check_devices(&self, faults: &mut Faults<'_>) {
+        let devices = &self.engine.devices;
+        let cpus = devices.iter().filter(|device| **device == Device::Cpu).count();
+        if cpus != 0 && cpus != devices.len() {
+            let fix = "name one kind: every part of the model takes as long as its slowest";
+            faults.push("engine.devices", "CPUs beside GPUs".to_owned(), fix);
+        }
+        let twice =
+            devices.iter().enumerate().find(|(i, device)| cpus == 0 && devices[..*i].contains(device));
+        if let Some((_, device)) = twice {
+            faults.push("engine.devices", format!("{device} is named twice"), "name each GPU once");
         }
     }
 

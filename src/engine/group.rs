@@ -87,8 +87,7 @@ impl Group {
                         ready.send(Err(StartError::Panicked { rank, message })).ok().and(None)
                     }
                 };
-                // Whoever starts the group learns from these senders' end that no more is to come.
-                drop((ready, build));
+                drop(build); // and what it was made with: a map of the checkpoint, say
                 if let Some(decoder) = decoder {
                     serve(rank, decoder, &inbox, &reply);
                 }
@@ -98,9 +97,7 @@ impl Group {
             Ok(Rank { batches, thread })
         };
         let ranks = seeds.into_iter().enumerate().map(start).collect::<Result<Vec<_>, StartError<E>>>()?;
-        for _ in &ranks {
-            all_ready.recv().expect("BUG: every rank says how it went")?;
-        }
+        all_ready.iter().take(ranks.len()).collect::<Result<(), _>>()?;
         Ok(Group { ranks, replies, failed: None })
     }
 

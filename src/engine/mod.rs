@@ -6,6 +6,7 @@
 mod assemble;
 pub mod group;
 mod rank;
+pub mod ranks;
 pub mod row_budget;
 #[cfg(test)]
 mod tests;

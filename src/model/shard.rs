@@ -80,10 +80,15 @@ impl Shard {
             let worlds = (1..=config.num_heads).filter(|w| self::faults(config, *w).is_empty()).collect();
             return Err(Indivisible { world, faults, worlds });
         }
+        Ok(Shard::part(config, rank, world))
+    }
+
+    /// The part of a rank of a model that can be divided over so many.
+    fn part(config: &ModelConfig, rank: usize, world: usize) -> Shard {
         let part = |n: usize| rank * n / world..(rank + 1) * n / world;
         let first_kv_head = rank * config.num_kv_heads / world;
         let tokens = part(config.vocab_size.div_ceil(TOKENS));
-        Ok(Shard {
+        Shard {
             config: config.clone(),
             rank,
             world,
@@ -91,7 +96,7 @@ impl Shard {
             kv_heads: first_kv_head..first_kv_head + (config.num_kv_heads / world).max(1),
             mlp: part(config.intermediate_size),
             vocabulary: tokens.start * TOKENS..(tokens.end * TOKENS).min(config.vocab_size),
-        })
+        }
     }
 
     /// The parts of all ranks.
@@ -101,12 +106,13 @@ impl Shard {
 
     /// The whole model.
     pub fn whole(config: &ModelConfig) -> Shard {
-        Shard::new(config, 0, 1).expect("BUG: everything divides by one")
+        Shard::part(config, 0, 1)
     }
 
     /// The part of another rank of the same group.
+    #[must_use]
     pub fn of_rank(&self, rank: usize) -> Shard {
-        Shard::new(&self.config, rank, self.world).expect("BUG: it was divided before")
+        Shard::part(&self.config, rank, self.world)
     }
 
     /// The shape of the whole model.

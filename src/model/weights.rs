@@ -99,9 +99,10 @@ where
         Ok::<_, E>(layer)
     };
     let embedding = tokens("model.embed_tokens.weight")?;
-    let unembedding = match config.tie_word_embeddings {
-        true => kernels.weight(&embedding)?,
-        false => kernels.weight(&tokens("lm_head.weight")?)?,
+    let unembedding = if config.tie_word_embeddings {
+        kernels.weight(&embedding)?
+    } else {
+        kernels.weight(&tokens("lm_head.weight")?)?
     };
     let rope = RopeTable::new(&config.inverse_frequencies(), config.max_positions);
     Ok(Weights {

@@ -10,6 +10,7 @@ pub mod cases;
 pub mod corruption;
 pub mod derive;
 pub mod dry_run;
+pub mod device;
 pub mod dtype;
 pub mod experiment;
 pub mod intervention;

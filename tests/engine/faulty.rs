@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     SplitByRows,
     /// Attention whose sums are grouped by the longest sequence in the batch, as padding does.
     PaddedAttention,
+    /// A device that has room for so many rows only.
+    NoRoom { rows: usize },
 }
 
 /// The CPU's kernels but for one fault.
@@ -63,7 +65,9 @@ impl Kernels for Faulty {
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention => return self.inner.linear(x, &weight.packed, out),
+            Fault::PaddedAttention | Fault::NoRoom { .. } => {
+                return self.inner.linear(x, &weight.packed, out);
+            }
             Fault::LibraryGemm => {
                 let x = Tensor::from_slice(x.data(), (x.rows(), inputs), &Device::Cpu).unwrap();
                 let product = x.matmul(&weight.plain.t().unwrap()).unwrap();
@@ -85,7 +89,10 @@ impl Kernels for Faulty {
     }
 
     fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
-        self.linear(x, weight, out);
+        match self.fault {
+            Fault::NoRoom { .. } => self.inner.row_parallel(x, &weight.packed, out),
+            _ => self.linear(x, weight, out),
+        }
     }
 
     fn project(
@@ -141,7 +148,10 @@ impl Kernels for Faulty {
         self.inner.score(x, &unembed.packed, own, readout)
     }
     fn reserve(&self, x: &mut Matrix, rows: usize) -> Result<(), OutOfMemory> {
-        self.inner.reserve(x, rows)
+        match self.fault {
+            Fault::NoRoom { rows: room } if rows > room => Err(OutOfMemory { bytes: 4096 }),
+            _ => self.inner.reserve(x, rows),
+        }
     }
     fn log(&self) -> Vec<RowChange> {
         self.inner.log()

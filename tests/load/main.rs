@@ -11,3 +11,4 @@ mod default_model;
 mod folder;
 mod hub;
 mod made;
+mod parts;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::spec::device::Device;
 
 fn defaults() -> Loaded {
     load(None, [], &[]).unwrap()
@@ -44,6 +45,26 @@ fn every_key_of_the_defaults_has_a_comment() {
 fn the_shipped_quickstart_is_valid() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/quickstart.toml");
     assert_eq!(load(Some(&path), [], &[]).unwrap().config.limits.queue_depth, 8);
+}
+
+#[test]
+fn devices_are_named_one_kind_at_a_time_and_each_gpu_once() {
+    let devices = |text: &str| load(None, env(&[("MEDIANT__ENGINE__DEVICES", text)]), &[]);
+    assert_eq!(devices("cpu,cpu").unwrap().config.engine.devices(), [Device::Cpu; 2]);
+    assert_eq!(devices("cuda:1, cuda:0").unwrap().config.engine.devices(), [1, 0].map(Device::Cuda));
+    assert_eq!(
+        devices("").unwrap().config.engine.devices(),
+        [Device::Cpu],
+        "GPUs are used only when they are named"
+    );
+    for (wrong, why) in [
+        ("gpu0", "`gpu0` is no device"),
+        ("cpu,cuda:0", "CPUs beside GPUs"),
+        ("cuda:1,cuda:0,cuda:1", "cuda:1 is named twice"),
+    ] {
+        let fault = &faults(devices(wrong))[0];
+        assert!(fault.key == "engine.devices" && fault.detail.contains(why), "{fault}");
+    }
 }
 
 #[test]

@@ -29,7 +29,6 @@ pub(super) fn apply(x: &mut Matrix, edit: &EditRows, dtype: Dtype, log: &mut Vec
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact by design")]
 mod tests {
     use std::sync::Arc;
 

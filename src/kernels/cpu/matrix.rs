@@ -107,7 +107,7 @@ impl Table {
         for (out, token) in out.data_mut().chunks_exact_mut(self.rows.columns()).zip(tokens) {
             match token.checked_sub(self.first) {
                 Some(own) if (own as usize) < self.rows.rows() => {
-                    out.copy_from_slice(self.rows.row(own as usize))
+                    out.copy_from_slice(self.rows.row(own as usize));
                 }
                 _ => out.fill(0.0),
             }
