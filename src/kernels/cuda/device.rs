@@ -66,10 +66,14 @@ pub(super) struct Device {
 }
 
 /// Memory of a device, freed when dropped.
+///
+/// It comes from the stream's pool: plain allocations and frees wait for the device with a lock held that the other ranks'
+/// copies need, and the device may be waiting for these. Only what other GPUs write to is allocated plainly, between batches.
 pub(super) struct Buffer {
     pointer: CUdeviceptr,
     bytes: usize,
-    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    shared: bool,
 }
 
 /// Pinned host memory with a copy on the device: tables are written to one and copied to the other.
@@ -161,7 +165,7 @@ impl Device {
         functions["attention"]
             .set_attribute(attribute, 160 << 10)
             .map_err(|source| Fault::Open { ordinal, source })?;
-        let device = allocate(&context, RING).map_err(|_| Fault::NoMemory)?;
+        let device = allocate(&stream, RING, false).map_err(|_| Fault::NoMemory)?;
         // SAFETY: freed when the ring is dropped, after the stream has come to rest.
         let host = unsafe { result::malloc_host(RING, sys::CU_MEMHOSTALLOC_WRITECOMBINED) };
         let host = host.map_err(|source| Fault::Open { ordinal, source })?.cast::<u8>();
@@ -196,7 +200,12 @@ impl Device {
 
     /// Uninitialised memory.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
-        allocate(&self.context, bytes)
+        allocate(&self.stream, bytes, false)
+    }
+
+    /// Uninitialised memory that other GPUs can reach. Never in the middle of a batch.
+    pub(super) fn allocate_shared(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
+        allocate(&self.stream, bytes, true)
     }
 
     /// Waits until everything queued is done.
@@ -270,7 +279,8 @@ impl Device {
     pub(super) fn upload<N: bytemuck::NoUninit>(&self, numbers: &[N], buffer: &Buffer, at: usize) {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         assert!(at + bytes.len() <= buffer.bytes, "BUG: an upload past the end of a buffer");
-        fatal(self.context.bind_to_thread(), "its context");
+        // The buffer may have been allocated on the stream only just now.
+        self.synchronize();
         // SAFETY: the range was checked; the call returns when the source has been read.
         let copied = unsafe { result::memcpy_htod_sync(buffer.pointer + at as u64, bytes) };
         fatal(copied, "an upload");
@@ -351,17 +361,29 @@ impl Arg {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let _ = self.context.bind_to_thread();
-        // SAFETY: made by `malloc_sync`, freed once; the call waits for work that may use it.
-        let _ = unsafe { result::free_sync(self.pointer) };
+        let _ = self.stream.context().bind_to_thread();
+        // SAFETY: allocated by `allocate` in the same way, freed once.
+        let _ = unsafe {
+            match self.shared {
+                true => result::free_sync(self.pointer),
+                false => result::free_async(self.pointer, self.stream.cu_stream()),
+            }
+        };
     }
 }
 
-fn allocate(context: &Arc<CudaContext>, bytes: usize) -> Result<Buffer, OutOfMemory> {
-    fatal(context.bind_to_thread(), "its context");
-    // SAFETY: owned by the buffer.
-    match unsafe { result::malloc_sync(bytes.max(256)) } {
-        Ok(pointer) => Ok(Buffer { pointer, bytes, context: Arc::clone(context) }),
+fn allocate(stream: &Arc<CudaStream>, bytes: usize, shared: bool) -> Result<Buffer, OutOfMemory> {
+    fatal(stream.context().bind_to_thread(), "its context");
+    let wanted = bytes.max(256);
+    // SAFETY: owned by the buffer, and used on this stream or behind it.
+    let allocated = unsafe {
+        match shared {
+            true => result::malloc_sync(wanted),
+            false => result::malloc_async(stream.cu_stream(), wanted),
+        }
+    };
+    match allocated {
+        Ok(pointer) => Ok(Buffer { pointer, bytes, stream: Arc::clone(stream), shared }),
         Err(DriverError(sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY)) => {
             Err(OutOfMemory { bytes: bytes as u64 })
         }

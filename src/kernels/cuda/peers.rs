@@ -79,7 +79,7 @@ impl Peers {
             others.into_iter().map(|(rank, ordinal)| reach(device, rank, ordinal)).collect();
         let all_reach = exchange(host, &[u64::from(reached.is_some())]).iter().all(|answer| answer[0] == 1);
         let Some(others) = reached.filter(|_| all_reach && ranks <= MOST) else { return Ok(None) };
-        let flags = device.allocate(4 * 2 * SLOTS * ranks).map_err(|_| Fault::NoMemory)?;
+        let flags = device.allocate_shared(4 * 2 * SLOTS * ranks).map_err(|_| Fault::NoMemory)?;
         device.clear(&flags);
         device.synchronize();
         Ok(Some(Peers {
@@ -104,7 +104,7 @@ impl Peers {
         if bytes > self.capacity.get() {
             *inbox = None;
             self.capacity.set(0);
-            *inbox = Some(device.allocate(SLOTS * self.others.len() * bytes)?);
+            *inbox = Some(device.allocate_shared(SLOTS * self.others.len() * bytes)?);
             self.capacity.set(bytes);
         }
         Ok(())
