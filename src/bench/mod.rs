@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::Settings;
+use crate::engine::load;
 use crate::engine::row_budget::RowBudget;
 use crate::kernels::Kernels;
 use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
@@ -21,7 +22,6 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::plan::pack::{Mode, Packing};
 use crate::plan::{Plan, Score};
-use crate::service::start;
 use crate::spec::dtype::Dtype;
 use sweeps::Sweep;
 use timed::Timed;
@@ -171,14 +171,16 @@ impl Measured {
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     ensure!(args.samples > 0 && args.repeat > 0, "--samples and --repeat must be at least 1");
     let settings = Settings { config: args.config.clone(), model: args.model.clone(), ..Settings::default() };
-    let (mut decoder, served, budget) = start::load(&settings.load()?.config)?;
-    let config = &served.config;
-    let ids = served.tokenizer.encode(&args.prompt, None)?.ids;
+    let settings = settings.load()?.config;
+    let checkpoint = load::checkpoint(&settings)?;
+    let (mut decoder, budget) = load::decoder(&settings, &checkpoint, |_| ())?;
+    let config = &checkpoint.config;
+    let ids = checkpoint.tokenizer.encode(&args.prompt, None)?.ids;
     let length = args.tokens.unwrap_or(ids.len());
     ensure!((1..=config.max_positions).contains(&length), "--tokens must be 1 to {}", config.max_positions);
     let ids: Arc<[u32]> = ids.iter().copied().cycle().take(length).collect();
-    let target = served.tokenizer.target(TARGET)?[0];
-    let source = served.tokenizer.encode(SOURCE, None)?.ids;
+    let target = checkpoint.tokenizer.target(TARGET)?[0];
+    let source = checkpoint.tokenizer.encode(SOURCE, None)?.ids;
     let [mut trace, mut heads, mut window] = [
         sweeps::trace(config, &ids, target, args.samples),
         sweeps::head_sweep(config, &ids, &source, target),
@@ -198,7 +200,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let gemm_gflops = multiplication(decoder.kernels(), config);
     let (threads, dtype) = (decoder.kernels().threads(), decoder.kernels().dtype());
     let report = Report {
-        model: served.name.clone(),
+        model: checkpoint.name.clone(),
         dtype,
         threads,
         trace: trace.section(Across::Positions(length)),

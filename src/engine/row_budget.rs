@@ -1,5 +1,7 @@
 //! How many rows a forward batch may hold, and what rows cost.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Cost;
 use crate::plan::pack::Size;
@@ -9,7 +11,7 @@ use crate::plan::pack::Size;
 const MOST_ROWS: usize = 8192;
 
 /// The row budget with the model's costs per row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowBudget {
     /// Most rows of one batch.
     pub rows: usize,

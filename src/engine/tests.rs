@@ -5,6 +5,9 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::config::Rope;
+use crate::model::decoder::BatchOutput;
+use crate::plan::batch::ForwardBatch;
+use crate::plan::output::Lost;
 use crate::plan::{Plan, Score};
 
 /// Counts batches, waits for leave if there is a gate, panics on token 13.
@@ -14,19 +17,19 @@ struct Fake {
 }
 
 impl Model for Fake {
-    fn forward(&mut self, batch: &ForwardBatch) -> BatchOutput {
+    fn forward(&mut self, batch: &Arc<ForwardBatch>) -> Result<BatchOutput, ModelError> {
         self.batches.fetch_add(1, Ordering::SeqCst);
         if let Some(gate) = &self.gate {
             gate.recv().unwrap();
         }
         assert!(!batch.tokens.contains(&13), "an unlucky token");
         let score = Score { top: vec![(0, 0.0)], ..Score::default() };
-        BatchOutput {
+        Ok(BatchOutput {
             scores: vec![score; batch.readout.rows.len()],
             captures: vec![],
             written: Default::default(),
             changes: vec![0.0; batch.runs],
-        }
+        })
     }
 }
 
@@ -56,7 +59,8 @@ fn engine(gate: Option<mpsc::Receiver<()>>, limit: usize) -> (Engine, Arc<Atomic
     let mut budget = RowBudget::new(&config(), 1 << 20);
     budget.rows = 4;
     let fake = Fake { batches: Arc::clone(&batches), gate };
-    (Engine::start(fake, 2, budget, limit).unwrap(), batches)
+    let ready = Ready { budget, device: "none".into(), numerics: Numerics::of(Dtype::F32) };
+    (Engine::start(Computing { model: Box::new(fake), ready }, 2, limit).unwrap(), batches)
 }
 
 /// So many runs of two tokens, two to a chunk.
@@ -76,10 +80,10 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 #[tokio::test]
 async fn a_panic_fails_its_own_request_and_no_other() {
     let (engine, _) = engine(None, 4);
-    let bad = engine.execute(prepared(&engine, &runs(1, 13))).await;
-    assert!(matches!(bad, Err(EngineError::Panicked)));
+    let bad = engine.execute(prepared(&engine, &runs(1, 13))).await.unwrap();
+    assert_eq!((bad.lost, bad.scores[0].lost), (Some(Lost::EngineCrash), Some(Lost::EngineCrash)));
     let good = engine.execute(prepared(&engine, &runs(5, 1))).await.unwrap();
-    assert_eq!((good.scores.len(), good.usage.chunks, engine.is_alive()), (5, 3, true));
+    assert_eq!((good.scores.len(), good.usage.chunks, engine.health()), (5, 3, Health::Ready));
 }
 
 #[tokio::test]

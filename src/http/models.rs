@@ -8,6 +8,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{AppState, Encoding, Kind, NoQuery, Problem};
+use crate::engine::Ready;
 use crate::load::Fingerprint;
 use crate::lower::facts::{Facts, Limits};
 use crate::model::config::ModelConfig;
@@ -69,14 +70,14 @@ struct TokenizerFacts {
 
 impl Model {
     fn of(service: &Service) -> Self {
-        let (served, budget) = (&service.served, service.engine.budget());
+        let (served, Ready { budget, device, .. }) = (&service.served, service.engine.ready());
         let (bos, adds_bos) = served.tokenizer.bos();
         Self {
             id: served.name.clone(),
             parameters: served.config.parameters(),
             config: served.config.clone(),
             dtype: served.dtype,
-            device: format!("cpu, {} threads", served.threads),
+            device,
             fingerprint: served.fingerprint.clone(),
             tokenizer: TokenizerFacts { vocab_size: served.tokenizer.vocab_size(), bos, adds_bos },
             vocab_sigma: served.vocab_sigma(),

@@ -5,6 +5,7 @@
 //! other rows share the matrix or where it stands among them. Effects of exactly zero rest on it.
 
 pub mod cpu;
+pub mod upload;
 
 use std::sync::Arc;
 
@@ -135,6 +136,14 @@ pub trait Kernels {
     /// Unembeds rows (after the final norm, `[n, hidden]`) and scores each against `readout`; logits in f32, sums over
     /// the vocabulary in f64. Logits of all rows are never held at once.
     fn score(&self, x: &Self::Matrix, unembed: &Self::Weight, readout: &ReadoutBatch) -> Vec<Score>;
+}
+
+/// The device has no room for a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the device's memory has no room for {bytes} more bytes")]
+pub struct OutOfMemory {
+    /// Bytes asked for.
+    pub bytes: u64,
 }
 
 /// Cosines and sines of RoPE, `[positions, head_dim / 2]` each, computed in f64.

@@ -5,12 +5,13 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::{LoadError, Preset, TensorSource, tensors};
+use crate::kernels::upload::{Content, Made, Piece};
 use crate::model::config::{ModelConfig, Rope};
 
 /// Part of the fingerprint; changes with the values.
@@ -64,18 +65,17 @@ pub fn config(preset: Preset) -> ModelConfig {
 pub struct Recipe {
     /// `[out, in]`, or `[width]`.
     pub shape: Vec<usize>,
-    key: u64,
-    mean: f32,
-    std: f32,
+    /// All of it as one piece.
+    made: Made,
 }
 
 impl Recipe {
-    /// How a tensor of the model is made; `None` if the model has no such tensor.
+    /// How a tensor of the model is made, `bf16`: rounded to it; `None` if the model has no such tensor.
     ///
     /// Linear layers are scaled by `1 / sqrt(in)`, those that write to the residual stream by another `1 / sqrt(2 layers)`
     /// (GPT-2's initialisation), so that activations keep their size through any depth. Embeddings have unit size and the
     /// unembedding twice the usual one, so that attention and predictions are not uniform.
-    pub fn of(config: &ModelConfig, seed: u64, name: &str) -> Option<Self> {
+    pub fn of(config: &ModelConfig, seed: u64, name: &str, bf16: bool) -> Option<Self> {
         let (_, shape) = tensors::expected(config).into_iter().find(|(n, _)| n == name)?;
         let fan_in = (*shape.last()? as f32).sqrt();
         let (mean, std) = match name {
@@ -90,38 +90,30 @@ impl Recipe {
         };
         let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
         let key = digest[..8].iter().fold(0, |key, &byte| key << 8 | u64::from(byte));
-        Some(Self { shape, key, mean, std })
-    }
-
-    /// Value at a row-major index.
-    ///
-    /// Four 16-bit parts of a counter's hash are added up: an Irwin-Hall sum, bell-shaped, within 3.47 standard deviations, and
-    /// exact. The hash is `SplitMix64` (Steele, Lea and Flood 2014), whose n-th output is a function of key and n alone.
-    pub fn value(&self, index: u64) -> f32 {
-        let mut z = self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let sum = (z & 0xffff) + (z >> 16 & 0xffff) + (z >> 32 & 0xffff) + (z >> 48);
-        // The sum has mean 131070 and variance 4 (2^32 - 1) / 12.
-        let unit = (sum as i64 - 131_070) as f32 * (1.0 / 37_837.227);
-        self.mean + self.std * unit
+        let width = shape.get(1).copied().unwrap_or(1);
+        Some(Self { shape, made: Made { key, mean, std, bf16, first_row: 0, first_column: 0, width } })
     }
 
     /// Values of a row-major index range, in parallel.
     pub fn slice(&self, range: Range<usize>) -> Vec<f32> {
-        range.into_par_iter().with_min_len(1 << 14).map(|i| self.value(i as u64)).collect()
+        range.into_par_iter().with_min_len(1 << 14).map(|i| self.made.value(i as u64)).collect()
     }
 
-    /// The whole tensor on the CPU, rounded to `dtype` (f32 or bf16).
-    fn tensor(&self, dtype: DType) -> candle_core::Result<Tensor> {
+    /// Rows and columns, to be made where they are needed.
+    pub fn part(&self, rows: &Range<usize>, columns: &Range<usize>) -> Piece<'static> {
+        let made = Made { first_row: rows.start, first_column: columns.start, ..self.made };
+        Piece { rows: rows.len(), columns: columns.len(), content: Content::Made(made) }
+    }
+
+    /// The whole tensor on the CPU, in bf16 if its values are, otherwise in f32.
+    fn tensor(&self) -> candle_core::Result<Tensor> {
         let count: usize = self.shape.iter().product();
-        if dtype == DType::BF16 {
+        if self.made.bf16 {
             // Rounded value by value: a table of Llama 3 70B would take 4 GB more in f32.
             let values: Vec<bf16> = (0..count)
                 .into_par_iter()
                 .with_min_len(1 << 14)
-                .map(|i| bf16::from_f32(self.value(i as u64)))
+                .map(|i| bf16::from_f32(self.made.value(i as u64)))
                 .collect();
             return Tensor::from_vec(values, self.shape.as_slice(), &Device::Cpu);
         }
@@ -133,18 +125,28 @@ impl Recipe {
 pub(super) struct DummySource {
     pub(super) config: ModelConfig,
     pub(super) seed: u64,
-    /// That of the checkpoints the presets stand for: bf16; f32 for the tiny one.
-    pub(super) dtype: DType,
+    /// Whether values are rounded to bf16, as in the checkpoints that the large presets stand for.
+    pub(super) bf16: bool,
+}
+
+impl DummySource {
+    fn recipe(&self, name: &str) -> Result<Recipe, LoadError> {
+        Recipe::of(&self.config, self.seed, name, self.bf16).ok_or_else(|| LoadError::MissingTensor {
+            name: name.to_owned(),
+            expected: Vec::new(),
+            file: "the dummy model".to_owned(),
+        })
+    }
 }
 
 impl TensorSource for DummySource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
-        let recipe = Recipe::of(&self.config, self.seed, name).ok_or_else(|| LoadError::MissingTensor {
-            name: name.to_owned(),
-            expected: Vec::new(),
-            file: "the dummy model".to_owned(),
-        })?;
-        recipe.tensor(self.dtype).map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
+        let tensor = self.recipe(name)?.tensor();
+        tensor.map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
+    }
+
+    fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
+        Ok(self.recipe(name)?.part(&rows, &columns))
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     fn tiny(seed: u64, name: &str) -> Recipe {
-        Recipe::of(&config(Preset::Tiny), seed, name).unwrap()
+        Recipe::of(&config(Preset::Tiny), seed, name, false).unwrap()
     }
 
     #[test]
@@ -186,7 +188,8 @@ mod tests {
     #[test]
     fn values_have_the_stated_mean_and_deviation() {
         let recipe =
-            Recipe::of(&config(Preset::Llama3_8b), 0, "model.layers.0.self_attn.q_proj.weight").unwrap();
+            Recipe::of(&config(Preset::Llama3_8b), 0, "model.layers.0.self_attn.q_proj.weight", false)
+                .unwrap();
         let values = recipe.slice(0..1_000_000);
         let n = values.len() as f64;
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
@@ -200,7 +203,7 @@ mod tests {
     #[test]
     fn every_tensor_of_the_tiny_model_has_its_shape() {
         let config = config(Preset::Tiny);
-        let source = DummySource { config: config.clone(), seed: 0, dtype: DType::F32 };
+        let source = DummySource { config: config.clone(), seed: 0, bf16: false };
         for (name, shape) in tensors::expected(&config) {
             assert_eq!(source.tensor(&name).unwrap().dims(), shape);
         }

@@ -17,8 +17,8 @@ mod tensors;
 mod wheel;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::DType;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -38,8 +38,8 @@ pub struct Checkpoint {
     pub config: ModelConfig,
     /// Text to tokens.
     pub tokenizer: Tokenizer,
-    /// Weights.
-    pub tensors: Box<dyn TensorSource>,
+    /// Weights; shared by the ranks that load their parts side by side.
+    pub tensors: Arc<dyn TensorSource>,
     /// What exactly was loaded.
     pub fingerprint: Fingerprint,
 }
@@ -110,7 +110,7 @@ fn open_gguf(
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Box::new(tensors), fingerprint })
+    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint })
 }
 
 fn open_folder(
@@ -139,7 +139,7 @@ fn open_folder(
     let tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string(), &config)?;
     let weights_sha256 = digest::of_weights(&files, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Box::new(tensors), fingerprint })
+    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint })
 }
 
 fn why_no_checkpoint(folder: &Path) -> String {
@@ -156,14 +156,13 @@ fn open_dummy(preset: Preset, seed: u64, source: String) -> Result<Checkpoint, L
     let config = dummy::config(preset);
     let tokenizer = Tokenizer::bytes(config.vocab_size)
         .map_err(|error| LoadError::Tokenizer { file: source.clone(), source: error })?;
-    let dtype = if preset == Preset::Tiny { DType::F32 } else { DType::BF16 };
     let fingerprint = Fingerprint {
         weights_sha256: digest::of_bytes(format!("{} {} {seed}", dummy::RECIPE, preset.name()).as_bytes()),
         tokenizer_sha256: digest::of_bytes(format!("bytes {}", config.vocab_size).as_bytes()),
         revision: None,
         source: source.clone(),
     };
-    let tensors = Box::new(dummy::DummySource { config: config.clone(), seed, dtype });
+    let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset != Preset::Tiny });
     checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint })
 }
 

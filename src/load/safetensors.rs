@@ -1,14 +1,19 @@
 //! Weights from safetensors, one file or sharded, memory-mapped.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use bytemuck::{AnyBitPattern, NoUninit};
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{Device, Tensor};
 use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 use super::{LoadError, TensorSource, tensors};
+use crate::kernels::upload::{Content, Numbers, Piece};
 use crate::model::config::ModelConfig;
 
 const UNDERSTOOD: &str = "F32, F16, BF16 (quantised checkpoints are not; use the original one or a GGUF)";
@@ -81,14 +86,64 @@ impl SafetensorsSource {
     }
 }
 
+impl SafetensorsSource {
+    fn view(&self, name: &str) -> Result<TensorView<'_>, LoadError> {
+        let missing = |_| LoadError::MissingTensor {
+            name: name.to_owned(),
+            expected: Vec::new(),
+            file: self.place.clone(),
+        };
+        self.files.get(name).map_err(missing)
+    }
+}
+
 impl TensorSource for SafetensorsSource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
-        if self.files.get(name).is_err() {
-            let file = self.place.clone();
-            return Err(LoadError::MissingTensor { name: name.to_owned(), expected: Vec::new(), file });
-        }
+        self.view(name)?;
         self.files
             .load(name, &Device::Cpu)
             .map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
+    }
+
+    fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
+        let view = self.view(name)?;
+        let width = view.shape().get(1).copied().unwrap_or(1);
+        let bytes = view.data();
+        let slice = Slice { bytes, width, rows: rows.clone(), columns: columns.clone() };
+        let numbers = match view.dtype() {
+            Dtype::BF16 => Numbers::Bf16(slice.numbers()),
+            Dtype::F16 => Numbers::F16(slice.numbers()),
+            _ => Numbers::F32(slice.numbers()),
+        };
+        Ok(Piece { rows: rows.len(), columns: columns.len(), content: Content::Numbers(numbers) })
+    }
+}
+
+/// Rows and columns of a tensor `[.., width]` in its file.
+struct Slice<'a> {
+    bytes: &'a [u8],
+    width: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a> Slice<'a> {
+    /// The numbers, as they lie in the file if they lie there one after the other and where such numbers may.
+    fn numbers<T: AnyBitPattern + NoUninit>(&self) -> Cow<'a, [T]> {
+        let size = size_of::<T>();
+        let Slice { bytes, width, rows, columns } = self;
+        let at = |row: usize, column: usize| (row * width + column) * size;
+        let whole: &'a [u8] = &bytes[at(rows.start, 0)..at(rows.end, 0)];
+        if columns.len() == *width
+            && let Ok(numbers) = bytemuck::try_cast_slice(whole)
+        {
+            return Cow::Borrowed(numbers);
+        }
+        let mut numbers = vec![T::zeroed(); rows.len() * columns.len()];
+        let parts = bytemuck::cast_slice_mut::<T, u8>(&mut numbers).chunks_exact_mut(columns.len() * size);
+        for (row, part) in rows.clone().zip(parts) {
+            part.copy_from_slice(&bytes[at(row, columns.start)..at(row, columns.end)]);
+        }
+        Cow::Owned(numbers)
     }
 }
