@@ -10,8 +10,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::engine::Keeper;
 use crate::http::listen::{self, Ended, Phase};
 use crate::http::{self, AppState, Readiness};
+use crate::service::start;
 
 /// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
 const RUNTIME_THREADS: usize = 2;
@@ -39,7 +41,29 @@ impl Host {
 /// to the guest to end in time ([`Host::stopping`]).
 pub type Guest = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
-/// Serves until a signal.
+/// Serves the configured model until a signal, with an engine process that ends when this returns.
+///
+/// # Errors
+/// As [`run`].
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    serve_beside(config, |_| Box::pin(std::future::pending()))
+}
+
+/// [`serve`] until `guest` is done, too.
+///
+/// # Errors
+/// As [`run_beside`].
+pub fn serve_beside(config: Config, guest: impl FnOnce(Host) -> Guest) -> anyhow::Result<()> {
+    let keeper = Keeper::default();
+    let keeps = keeper.clone();
+    let result =
+        run_beside(config, move |state| state.install(start::supervised(&state.config, &keeps)?), guest);
+    // Also of an engine that is still loading.
+    keeper.stop();
+    result
+}
+
+/// Serves what `load` makes until a signal.
 ///
 /// The listener is bound before `load` starts on a thread of its own, so liveness is answered, and readiness denied,
 /// while a model is fetched for minutes. `load` puts what it made where the handlers find it, in the [`AppState`].
@@ -68,12 +92,12 @@ where
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;
-    let result = runtime.block_on(serve(config, load, guest));
+    let result = runtime.block_on(listen_and_load(config, load, guest));
     runtime.shutdown_timeout(ABANDON_AFTER);
     result
 }
 
-async fn serve<L, G>(config: Config, load: L, guest: G) -> anyhow::Result<()>
+async fn listen_and_load<L, G>(config: Config, load: L, guest: G) -> anyhow::Result<()>
 where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
     G: FnOnce(Host) -> Guest,

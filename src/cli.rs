@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
 use crate::config::{self, ConfigError, Loaded};
 use crate::demo::DemoArgs;
-use crate::{app, bench, demo, http, service, telemetry};
+use crate::{app, bench, demo, engine, http, telemetry};
 
 /// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
 #[derive(Debug, Parser)]
@@ -30,6 +31,20 @@ enum Command {
     CheckConfig(Settings),
     /// Print the OpenAPI document
     Openapi,
+    /// Hold a model for the server that started this process; ends with it
+    #[command(hide = true)]
+    Engine(EngineArgs),
+}
+
+/// What a server tells its engine process. All else comes over the socket.
+#[derive(Debug, Args)]
+struct EngineArgs {
+    /// The server's socket
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Which of the server's engine processes this is
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epoch: u64,
 }
 
 /// Flags that choose and override the configuration.
@@ -75,12 +90,18 @@ impl Cli {
             Command::Serve(settings) => {
                 let Loaded { config, .. } = settings.load()?;
                 telemetry::init(&config.telemetry)?;
-                app::run(config, |state| state.install(service::start::start(&state.config)?))
+                app::serve(config)
             }
             Command::Demo(args) => demo::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
+            Command::Engine(EngineArgs { socket, epoch }) => {
+                let engine = engine::process::Process::connect(&socket, epoch)
+                    .with_context(|| format!("cannot serve as an engine at {}", socket.display()))?;
+                telemetry::init(&engine.order.config.telemetry)?;
+                Ok(engine.serve()?)
+            }
         }
     }
 }

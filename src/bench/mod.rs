@@ -1,30 +1,29 @@
-//! `mediant bench`: how fast a causal trace, a sweep of heads and a windowed trace are on this machine, against full
-//! recompute and the machine's own rate of multiplication. `benches/compare.py` runs it beside PyTorch.
+//! `mediant bench`: how fast causal traces, a sweep of heads and clean runs are on the devices at hand, against full recompute and
+//! against what these devices can do at best. `benches/compare.py` runs it beside PyTorch.
 
+mod host;
+mod measure;
 mod sweeps;
 mod timed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::ensure;
 use clap::Args;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::Settings;
 use crate::engine::row_budget::RowBudget;
-use crate::kernels::Kernels;
-use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
+use crate::engine::{Computing, Model, Ready, load};
+use crate::kernels::cpu::Cpu;
 use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
-use crate::plan::pack::{Mode, Packing};
-use crate::plan::{Plan, Score};
-use crate::service::start;
+use crate::plan::Plan;
+use crate::plan::pack::Mode;
+use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
-use sweeps::Sweep;
-use timed::Timed;
+use measure::{Measured, Section, best, compute, floor};
 
 /// The prompt of the literature this project starts from.
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
@@ -43,15 +42,21 @@ pub struct BenchArgs {
     /// Folder, GGUF file, hub id, "smollm2-135m" or "dummy:tiny"
     #[arg(long, value_name = "REF")]
     model: Option<String>,
+    /// Devices to divide the model over: "cpu", "cuda:0,cuda:1"
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    devices: Vec<Device>,
+    /// Arithmetic: "f32", "bf16" or "f16"
+    #[arg(long, value_name = "DTYPE", value_parser = dtype)]
+    dtype: Option<Dtype>,
     /// Prompt to trace
     #[arg(long, default_value = PUN)]
     prompt: String,
-    /// Length to which the prompt is cut or repeated; its own by default
-    #[arg(long, value_name = "N")]
-    tokens: Option<usize>,
-    /// Noise samples
-    #[arg(long, default_value_t = 1)]
-    samples: usize,
+    /// Lengths to which the prompt is cut or repeated, each traced; its own by default
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    tokens: Vec<usize>,
+    /// Noise samples, each number at each length
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1])]
+    samples: Vec<usize>,
     /// Times each measurement is taken
     #[arg(long, default_value_t = 3)]
     repeat: usize,
@@ -68,241 +73,182 @@ pub struct BenchArgs {
 struct Report {
     model: String,
     dtype: Dtype,
-    threads: usize,
-    /// The hidden state restored at every layer and position.
+    /// What was found of each rank's device: name, memory, ceilings, row counts from which products are invariant.
+    ready: Ready,
+    /// The hidden state restored at every layer and position: the first length, the first number of samples.
     trace: Section,
+    /// The other lengths and numbers of samples.
+    traces: Vec<Section>,
     /// `z` of every head of every layer at the last position, replaced by another prompt's.
     head_sweep: Section,
     /// The MLPs' outputs restored in windows of 10 layers, at every layer and position.
     window: Section,
-    /// Seconds of one branching trace by operation.
-    where_the_time_goes: serde_json::Value,
-    /// Multiplication alone, by rows, in GFLOP/s.
-    gemm_gflops: serde_json::Value,
-    /// One run of so many tokens, in milliseconds.
-    clean_run_ms: serde_json::Value,
-    /// Operations of the branching trace's linear layers and unembedding.
-    flops: f64,
-    /// Rows times layers of the branching trace.
-    row_layers: u64,
-    /// `flops` by the best time, in GFLOP/s.
-    achieved_gflops: f64,
+    clean_runs: Vec<CleanRun>,
+    checks: Checks,
+    /// Most memory of this process, bytes.
+    peak_host_bytes: Option<u64>,
+    /// Most memory in use on each GPU, everybody's, bytes.
+    peak_device_bytes: Vec<u64>,
+    /// Seconds of one branching trace by operation, on one CPU.
+    where_the_time_goes: Value,
+    /// A CPU's multiplication alone, by rows, in GFLOP/s.
+    gemm_gflops: Value,
 }
 
-/// One sweep, computed in both modes in turn.
+/// One run of so many tokens, read at the last.
 #[derive(Debug, Serialize)]
-struct Section {
-    layers: usize,
-    #[serde(flatten)]
-    across: Across,
-    samples: usize,
-    cells: usize,
-    /// Each time it was computed.
-    branching_s: Vec<f64>,
-    full_recompute_s: Vec<f64>,
-    /// Whether both modes gave the same bits.
-    same_bits: Option<bool>,
-    /// P(target) by layer and position or head, mean over samples.
-    values: Vec<Vec<f64>>,
+struct CleanRun {
+    tokens: usize,
+    ms: f64,
+    /// The time that reading the weights once, or the products, would take at the device's ceilings.
+    floor_ms: Option<f64>,
 }
 
-/// What a layer's cells are.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Across {
-    Positions(usize),
-    Heads(usize),
+/// What must hold on every device, dtype and number of ranks.
+#[derive(Debug, Serialize)]
+struct Checks {
+    /// Cells of a trace of a run into itself.
+    self_patches: usize,
+    /// Largest change of the target's log-probability among them: exactly 0.
+    largest_self_patch_effect: f64,
+    /// Whether a trace has the same bits in chunks of a quarter of the rows.
+    same_bits_in_smaller_chunks: bool,
 }
 
-/// A sweep with what was measured of it.
-struct Measured {
-    sweep: Sweep,
-    /// Seconds and the last scores of each mode.
-    modes: Vec<(Mode, Vec<f64>, Vec<Score>)>,
-    /// Row-layers and readout rows in branching mode.
-    work: (u64, u64),
-}
-
-impl Measured {
-    fn new(sweep: Sweep, full_recompute: bool) -> Self {
-        let mut modes = vec![(Mode::Branching, Vec::new(), Vec::new())];
-        if full_recompute {
-            modes.push((Mode::FullRecompute, Vec::new(), Vec::new()));
-        }
-        Self { sweep, modes, work: (0, 0) }
-    }
-
-    /// Computes it once in each mode.
-    fn round(
-        &mut self,
-        decoder: &mut Decoder<Cpu>,
-        config: &ModelConfig,
-        budget: &RowBudget,
-    ) -> anyhow::Result<()> {
-        for (mode, seconds, scores) in &mut self.modes {
-            let started = Instant::now();
-            let (found, row_layers, readouts) = compute(decoder, config, &self.sweep.plan, budget, *mode)?;
-            seconds.push(started.elapsed().as_secs_f64());
-            *scores = found;
-            if *mode == Mode::Branching {
-                self.work = (row_layers, readouts);
-            }
-        }
-        Ok(())
-    }
-
-    fn section(&self, across: Across) -> Section {
-        let (_, branching_s, scores) = &self.modes[0];
-        let full = self.modes.get(1);
-        Section {
-            layers: self.sweep.layers,
-            across,
-            samples: self.sweep.samples,
-            cells: self.sweep.cells(),
-            branching_s: branching_s.clone(),
-            full_recompute_s: full.map(|(_, seconds, _)| seconds.clone()).unwrap_or_default(),
-            same_bits: full.map(|(_, _, other)| other == scores),
-            values: self.sweep.values(scores),
-        }
-    }
+fn dtype(given: &str) -> Result<Dtype, String> {
+    let known = [Dtype::F32, Dtype::Bf16, Dtype::F16].into_iter().find(|dtype| dtype.name() == given);
+    known.ok_or_else(|| "use \"f32\", \"bf16\" or \"f16\"".to_owned())
 }
 
 /// Measures and prints.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    ensure!(args.samples > 0 && args.repeat > 0, "--samples and --repeat must be at least 1");
+    let numbers = [&args.samples[..], &args.tokens, &[args.repeat]];
+    ensure!(numbers.iter().all(|n| !n.contains(&0)), "--tokens, --samples and --repeat must be at least 1");
     let settings = Settings { config: args.config.clone(), model: args.model.clone(), ..Settings::default() };
-    let (mut decoder, served, budget) = start::load(&settings.load()?.config)?;
-    let config = &served.config;
-    let ids = served.tokenizer.encode(&args.prompt, None)?.ids;
-    let length = args.tokens.unwrap_or(ids.len());
-    ensure!((1..=config.max_positions).contains(&length), "--tokens must be 1 to {}", config.max_positions);
-    let ids: Arc<[u32]> = ids.iter().copied().cycle().take(length).collect();
-    let target = served.tokenizer.target(TARGET)?[0];
-    let source = served.tokenizer.encode(SOURCE, None)?.ids;
-    let [mut trace, mut heads, mut window] = [
-        sweeps::trace(config, &ids, target, args.samples),
-        sweeps::head_sweep(config, &ids, &source, target),
-        sweeps::window_trace(config, &ids, target, args.samples),
-    ]
-    .map(|sweep| Measured::new(sweep, !args.no_full_recompute));
-    for _ in 0..args.repeat {
-        // In turn, so that a machine that slows down slows all.
-        for measured in [&mut trace, &mut heads, &mut window] {
-            measured.round(&mut decoder, config, &budget)?;
+    let mut settings = settings.load()?.config;
+    if !args.devices.is_empty() {
+        settings.engine.devices.clone_from(&args.devices);
+    }
+    settings.model.dtype = args.dtype.unwrap_or(settings.model.dtype);
+    let checkpoint = load::checkpoint(&settings)?;
+    let Computing { mut model, ready } = load::computing(&settings, &checkpoint, |_| ())?;
+    let (config, budget) = (&checkpoint.config, &ready.budget);
+    let prompt = checkpoint.tokenizer.encode(&args.prompt, None)?.ids;
+    let target = checkpoint.tokenizer.target(TARGET)?[0];
+    let source = checkpoint.tokenizer.encode(SOURCE, None)?.ids;
+    let of_length = |n: usize| -> Arc<[u32]> { prompt.iter().copied().cycle().take(n).collect() };
+    let lengths = if args.tokens.is_empty() { vec![prompt.len()] } else { args.tokens.clone() };
+    let fits = lengths.iter().all(|n| *n <= config.max_positions);
+    ensure!(fits, "--tokens must be at most {}", config.max_positions);
+    let mut traces: Vec<Measured> = Vec::new();
+    for &n in &lengths {
+        for &samples in &args.samples {
+            let sweep = sweeps::trace(config, &of_length(n), target, samples);
+            traces.push(Measured::new("causal trace of resid_post", n, sweep));
         }
     }
-    let (row_layers, readouts) = trace.work;
-    let flops = budget.flops(row_layers, readouts);
-    let best = best(&trace.modes[0].1);
-    let clean_run_ms = clean_runs(&mut decoder, config, &budget, &ids, args.repeat)?;
-    let gemm_gflops = multiplication(decoder.kernels(), config);
-    let (threads, dtype) = (decoder.kernels().threads(), decoder.kernels().dtype());
+    let (first, ids) = (lengths[0], of_length(lengths[0]));
+    let heads = sweeps::head_sweep(config, &ids, &source, target);
+    let window = sweeps::window_trace(config, &ids, target, args.samples[0]);
+    let mut heads = Measured::new("head sweep of z at the last position", first, heads);
+    let what = format!("causal trace of mlp_out in windows of {} layers", sweeps::WINDOW);
+    let mut window = Measured::new(what, first, window);
+    for _ in 0..args.repeat {
+        // In turn, so that a machine that slows down slows all.
+        for measured in traces.iter_mut().chain([&mut heads, &mut window]) {
+            measured.round(&mut *model, config, budget, !args.no_full_recompute)?;
+        }
+    }
+    let clean_runs = clean_runs(&mut *model, config, &ready, &of_length, args.repeat)?;
+    let checks = check(&mut *model, config, budget, &ids, target)?;
+    let peak_device_bytes = used_on(&settings.engine.devices());
+    let cpu = settings.engine.devices() == [Device::Cpu];
+    // The profile loads the weights once more.
+    drop(model);
+    let (mut where_the_time_goes, mut gemm_gflops) = (Value::Null, Value::Null);
+    if cpu {
+        let cpu = Cpu::new(settings.engine.threads(), settings.model.dtype)?;
+        gemm_gflops = host::multiplication(&cpu, config);
+        where_the_time_goes = host::profile(&checkpoint, cpu, traces[0].plan(), budget.rows)?;
+    }
+    let mut sections = traces.iter().map(|trace| trace.section(&ready));
     let report = Report {
-        model: served.name.clone(),
-        dtype,
-        threads,
-        trace: trace.section(Across::Positions(length)),
-        head_sweep: heads.section(Across::Heads(config.num_heads)),
-        window: window.section(Across::Positions(length)),
-        where_the_time_goes: profile(decoder, config, &trace.sweep.plan, &budget)?,
+        trace: sections.next().expect("BUG: there is a length and a number of samples"),
+        traces: sections.collect(),
+        head_sweep: heads.section(&ready),
+        window: window.section(&ready),
+        model: checkpoint.name,
+        dtype: settings.model.dtype,
+        clean_runs,
+        checks,
+        peak_host_bytes: host::peak_bytes(),
+        peak_device_bytes,
+        where_the_time_goes,
         gemm_gflops,
-        clean_run_ms,
-        flops,
-        row_layers,
-        achieved_gflops: flops / best / 1e9,
+        ready,
     };
     print(&report, args.json)
 }
 
-/// Scores, row-layers and readout rows of a plan.
-fn compute<K: Kernels>(
-    decoder: &mut Decoder<K>,
-    config: &ModelConfig,
-    plan: &Plan,
-    budget: &RowBudget,
-    mode: Mode,
-) -> anyhow::Result<(Vec<Score>, u64, u64)> {
-    let packing = Packing::new(plan, config.num_layers as u32, budget.rows, mode)?;
-    let mut scores: Vec<Option<Score>> = vec![None; plan.readouts.len()];
-    let (mut row_layers, mut readouts) = (0, 0);
-    for index in 0..packing.len() {
-        let chunk = packing.chunk(index);
-        let output = decoder.forward(&chunk.batch)?;
-        row_layers += chunk.batch.row_layers;
-        readouts += chunk.batch.readout.rows.len() as u64;
-        for (readout, row) in chunk.readouts {
-            scores[readout] = Some(output.scores[row].clone());
-        }
+/// Bytes in use on each GPU.
+fn used_on(devices: &[Device]) -> Vec<u64> {
+    #[cfg(feature = "cuda")]
+    return devices
+        .iter()
+        .filter_map(|device| match device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => crate::kernels::cuda::used_bytes(*ordinal as usize),
+        })
+        .collect();
+    #[cfg(not(feature = "cuda"))]
+    {
+        debug_assert!(devices.iter().all(|device| *device == Device::Cpu), "others are refused before");
+        Vec::new()
     }
-    let scores = scores.into_iter().map(|s| s.expect("BUG: every readout is in one chunk")).collect();
-    Ok((scores, row_layers, readouts))
-}
-
-/// The shortest of several times.
-fn best(seconds: &[f64]) -> f64 {
-    seconds.iter().copied().fold(f64::INFINITY, f64::min)
-}
-
-/// The same trace through kernels with a stopwatch each.
-fn profile(
-    decoder: Decoder<Cpu>,
-    config: &ModelConfig,
-    plan: &Plan,
-    budget: &RowBudget,
-) -> anyhow::Result<serde_json::Value> {
-    let mut decoder = Timed::around(decoder, config);
-    let started = Instant::now();
-    compute(&mut decoder, config, plan, budget, Mode::Branching)?;
-    let total = started.elapsed().as_secs_f64();
-    let mut seconds = decoder.kernels().seconds();
-    let inside: f64 = seconds.iter().map(|(_, s)| s).sum();
-    seconds.push(("planning", total - inside));
-    Ok(seconds.into_iter().map(|(name, s)| (name.to_owned(), json!(s))).collect())
 }
 
 fn clean_runs(
-    decoder: &mut Decoder<Cpu>,
+    model: &mut dyn Model,
     config: &ModelConfig,
-    budget: &RowBudget,
-    ids: &[u32],
+    ready: &Ready,
+    of_length: &dyn Fn(usize) -> Arc<[u32]>,
     repeat: usize,
-) -> anyhow::Result<serde_json::Value> {
-    let mut found = serde_json::Map::new();
-    for length in [16, 64] {
+) -> anyhow::Result<Vec<CleanRun>> {
+    let measure = |tokens: usize| {
         let mut plan = Plan::default();
-        let tokens: Arc<[u32]> = ids.iter().copied().cycle().take(length.min(config.max_positions)).collect();
-        let last = tokens.len() as u32 - 1;
-        let root = plan.root(tokens);
-        plan.read(root, last);
-        let mut best = f64::INFINITY;
-        for _ in 0..repeat.max(3) {
-            let started = Instant::now();
-            compute(decoder, config, &plan, budget, Mode::Branching)?;
-            best = best.min(started.elapsed().as_secs_f64());
-        }
-        found.insert(length.to_string(), json!(best * 1e3));
-    }
-    Ok(found.into())
+        let root = plan.root(of_length(tokens));
+        plan.read(root, tokens as u32 - 1);
+        let once = |_| compute(model, config.num_layers, &plan, &ready.budget, Mode::Branching);
+        let all = (0..5 * repeat).map(once).collect::<anyhow::Result<Vec<_>>>()?;
+        let ms = best(&all.iter().map(|c| c.seconds).collect::<Vec<_>>()) * 1e3;
+        let flops = ready.budget.flops(all[0].row_layers, all[0].readouts);
+        Ok(CleanRun { tokens, ms, floor_ms: floor(ready, flops, 1).map(|s| s * 1e3) })
+    };
+    [16, 64].map(|n| n.min(config.max_positions)).into_iter().map(measure).collect()
 }
 
-/// Rate of `[rows, d] x [d, f]` alone.
-fn multiplication(cpu: &Cpu, config: &ModelConfig) -> serde_json::Value {
-    let (d, f) = (config.hidden_size, config.intermediate_size);
-    let numbers = |n: usize| (0..n).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect::<Vec<f32>>();
-    let weight = PackedWeight::new(&numbers(d * f), f, d, cpu.dtype());
-    let mut found = serde_json::Map::new();
-    for rows in [12, 144, 1440] {
-        let x = Matrix::from_rows(d, numbers(rows * d));
-        let mut out = cpu.matrix(f);
-        let mut best = f64::INFINITY;
-        for _ in 0..8 {
-            let started = Instant::now();
-            cpu.linear(&x, &weight, &mut out);
-            best = best.min(started.elapsed().as_secs_f64());
-        }
-        found.insert(rows.to_string(), json!(2.0 * (rows * d * f) as f64 / best / 1e9));
-    }
-    found.into()
+fn check(
+    model: &mut dyn Model,
+    config: &ModelConfig,
+    budget: &RowBudget,
+    ids: &Arc<[u32]>,
+    target: u32,
+) -> anyhow::Result<Checks> {
+    let mut smaller = *budget;
+    smaller.rows = (budget.rows / 4).max(4 * ids.len());
+    let mut run = |plan: &Plan, budget| {
+        compute(model, config.num_layers, plan, budget, Mode::Branching).map(|computed| computed.scores)
+    };
+    let patches = sweeps::self_patches(config, ids, target);
+    let scores = run(&patches.plan, budget)?;
+    let log_p = |score: &crate::plan::Score| f64::from(score.logits[0]) - score.log_sum_exp;
+    let effect = |score| (log_p(score) - log_p(&scores[0])).abs();
+    let trace = sweeps::trace(config, ids, target, 1);
+    Ok(Checks {
+        self_patches: patches.cells(),
+        largest_self_patch_effect: scores.iter().map(effect).fold(0.0, f64::max),
+        same_bits_in_smaller_chunks: run(&trace.plan, budget)? == run(&trace.plan, &smaller)?,
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
@@ -311,34 +257,49 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(report)?);
         return Ok(());
     }
-    let Report { model, dtype, threads, .. } = report;
-    println!("{model}, {}, {threads} threads", dtype.name());
-    print_section("causal trace of resid_post", &report.trace);
-    println!("  {:.0} GFLOP at {:.0} GFLOP/s", report.flops / 1e9, report.achieved_gflops);
-    print_section("head sweep of z at the last position", &report.head_sweep);
-    print_section(
-        &format!("causal trace of mlp_out in windows of {} layers", sweeps::WINDOW),
-        &report.window,
-    );
-    println!("multiplication alone, GFLOP/s by rows: {}", report.gemm_gflops);
-    println!("clean run, ms by tokens: {}", report.clean_run_ms);
-    println!("where the time goes, s: {}", report.where_the_time_goes);
+    let Report { model, dtype, ready, .. } = report;
+    println!("{model}, {}, {}, at most {} rows a batch", dtype.name(), ready.device(), ready.budget.rows);
+    for device in &ready.devices {
+        let rates = device.rates.map_or_else(String::new, |rates| {
+            format!(
+                "; ceilings: products {:.0} TFLOP/s, copy {:.2} TB/s",
+                rates.square_flops / 1e12,
+                rates.copy_bytes / 1e12
+            )
+        });
+        println!("  {:.1} GB of weights{rates}", device.weight_bytes as f64 / 1e9);
+    }
+    for section in [&report.trace].into_iter().chain(&report.traces).chain([&report.head_sweep, &report.window]) {
+        print_section(section);
+    }
+    for CleanRun { tokens, ms, floor_ms } in &report.clean_runs {
+        let floor = floor_ms.map_or_else(String::new, |f| format!(", {:.2} x the floor of {f:.2} ms", ms / f));
+        println!("clean run of {tokens} tokens: {ms:.2} ms{floor}");
+    }
+    let Checks { self_patches, largest_self_patch_effect, same_bits_in_smaller_chunks } = report.checks;
+    println!("largest effect of {self_patches} self-patches: {largest_self_patch_effect}");
+    println!("the same bits in smaller chunks: {same_bits_in_smaller_chunks}");
+    println!("memory at most: {}", json!([report.peak_host_bytes, report.peak_device_bytes]));
+    if !report.gemm_gflops.is_null() {
+        println!("multiplication alone, GFLOP/s by rows: {}", report.gemm_gflops);
+        println!("where the time goes, s: {}", report.where_the_time_goes);
+    }
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]
-fn print_section(title: &str, section: &Section) {
-    let Section { layers, samples, cells, .. } = section;
-    let across = match section.across {
-        Across::Positions(n) => format!("{n} positions"),
-        Across::Heads(n) => format!("{n} heads"),
-    };
-    println!("{title}: {layers} layers x {across} x {samples} samples = {cells} cells");
-    let branching = best(&section.branching_s);
-    println!("  branching       {branching:8.3} s   {:8.0} cells/s", *cells as f64 / branching);
+fn print_section(section: &Section) {
+    let (branching, cells) = (best(&section.branching_s), section.cells);
+    println!("{}, {} tokens, {cells} cells", section.what, section.tokens);
+    let floor = section.of_floor.map_or_else(String::new, |f| format!(", {:.0} % of the ceiling", 100.0 * f));
+    let rate = section.flops / branching / 1e12;
+    println!(
+        "  branching       {branching:8.4} s   {:8.0} cells/s   {rate:.2} TFLOP/s{floor}",
+        cells as f64 / branching
+    );
     if let Some(same_bits) = section.same_bits {
         let full = best(&section.full_recompute_s);
         let bits = if same_bits { "same bits" } else { "OTHER BITS" };
-        println!("  full recompute  {full:8.3} s   {:8.2} x as long, {bits}", full / branching);
+        println!("  full recompute  {full:8.4} s   {:8.2} x as long, {bits}", full / branching);
     }
 }

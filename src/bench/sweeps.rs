@@ -53,6 +53,21 @@ pub(super) fn window_trace(config: &ModelConfig, ids: &Arc<[u32]>, target: u32, 
     denoising(config, ids, target, samples, Site::MlpOut, WINDOW)
 }
 
+/// The trace of a run into itself: each cell writes what is there already. Its controls are computed like any patch.
+pub(super) fn self_patches(config: &ModelConfig, ids: &Arc<[u32]>, target: u32) -> Sweep {
+    let last = ids.len() as u32 - 1;
+    let (mut plan, base) = started(ids, target);
+    for layer in 0..config.num_layers as u32 {
+        for position in 0..=last {
+            let op = Op::Replace(Source::Run { run: base, positions: vec![position] });
+            let at = Address { layer, site: Site::ResidPost };
+            let cell = plan.branch(base, vec![Edit::new(at, vec![position], op, EditGroup::Control)]);
+            plan.read(cell, last);
+        }
+    }
+    Sweep { plan, layers: config.num_layers, across: ids.len(), samples: 1 }
+}
+
 fn denoising(
     config: &ModelConfig,
     ids: &Arc<[u32]>,

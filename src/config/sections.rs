@@ -83,7 +83,7 @@ pub struct Wheel {
 }
 
 /// `[engine]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Engine {
     /// The model is divided over these. Read it through [`Engine::devices`].
@@ -92,6 +92,12 @@ pub struct Engine {
     pub threads: usize,
     /// Bytes for the activations of one chunk; 0 to derive it from free memory.
     pub row_budget_bytes: u64,
+    /// Seconds that any batch may take, however short it should be.
+    pub watchdog_floor_s: f64,
+    /// Seconds between two checks of the known answer, while nothing else is computed.
+    pub known_answer_interval_s: f64,
+    /// Seconds for which work is refused when the engine dies again and again.
+    pub unhealthy_pause_s: f64,
 }
 
 /// `[limits]`: checked before any work is done.
@@ -204,6 +210,21 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => n,
         }
+    }
+
+    /// See [`Engine::watchdog_floor_s`].
+    pub fn watchdog_floor(&self) -> Duration {
+        Duration::from_secs_f64(self.watchdog_floor_s)
+    }
+
+    /// See [`Engine::known_answer_interval_s`].
+    pub fn known_answer_interval(&self) -> Duration {
+        Duration::from_secs_f64(self.known_answer_interval_s)
+    }
+
+    /// See [`Engine::unhealthy_pause_s`].
+    pub fn unhealthy_pause(&self) -> Duration {
+        Duration::from_secs_f64(self.unhealthy_pause_s)
     }
 }
 

@@ -24,6 +24,13 @@ impl Config {
                 "use at most 4096, or 0 for all cores",
             );
         }
+        for (key, seconds) in [
+            ("engine.watchdog_floor_s", self.engine.watchdog_floor_s),
+            ("engine.known_answer_interval_s", self.engine.known_answer_interval_s),
+            ("engine.unhealthy_pause_s", self.engine.unhealthy_pause_s),
+        ] {
+            faults.positive_seconds(key, seconds);
+        }
         if let Err(error) = self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>() {
             faults.push("telemetry.filter", error.to_string(), "use e.g. \"info\" or \"info,mediant=debug\"");
         }

@@ -20,7 +20,7 @@ use clap::Args;
 
 use crate::cli::Settings;
 use crate::config::Loaded;
-use crate::{app, service, telemetry};
+use crate::{app, telemetry};
 
 use client::Client;
 use files::Files;
@@ -69,8 +69,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let files = Files::in_folder(&args.out)?;
     let (keep, samples, serve) = (args.keep, args.samples, serve_line(args));
     let reference = config.model.reference.clone();
-    let load = |state: &crate::http::AppState| state.install(service::start::start(&state.config)?);
-    let result = app::run_beside(config, load, move |mut host| {
+    let result = app::serve_beside(config, move |mut host| {
         Box::pin(async move {
             let client = Client::new(host.address);
             let mut story = Story::new(client, Screen::stdout(), files, samples);

@@ -3,11 +3,11 @@
 use super::measure::{first_logprob, value};
 use super::stats::difference;
 use super::trace::baselines;
-use crate::lower::layout::{Common, PatchLayout, RunLayout, TraceLayout};
+use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
 use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::Score;
-use crate::plan::output::EditStats;
+use crate::plan::output::{EditStats, Lost};
 use crate::spec::metric::MetricKind;
 use crate::spec::read::escape;
 
@@ -81,7 +81,8 @@ pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: Ed
     if all_alike(&layout.common, scores, &compared) {
         lint_no_contrast(at, &mut lints);
     }
-    nothing_written(nulls, written, "/interventions", &mut lints);
+    lost_cells([&layout.grid], scores, "/interventions", &mut lints);
+    nothing_written(scores, nulls, written, "/interventions", &mut lints);
     lints
 }
 
@@ -96,7 +97,8 @@ pub fn trace(
     let mut lints = Lints::default();
     unexpected_answer(layout, scores, text, &mut lints);
     corruption(layout, scores, &mut lints);
-    nothing_written(nulls, written, "/arms", &mut lints);
+    lost_cells(layout.arms.iter().map(|(_, grid)| grid), scores, "/arms", &mut lints);
+    nothing_written(scores, nulls, written, "/arms", &mut lints);
     lints
 }
 
@@ -151,8 +153,26 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     }
 }
 
-fn nothing_written(nulls: &[bool], written: EditStats, at: &str, lints: &mut Lints) {
-    if written.cells == 0 && nulls.iter().any(|null| !null) {
+/// A remark that there are cells which could not be computed.
+fn lost_cells<'g>(grids: impl IntoIterator<Item = &'g Grid>, scores: &[Score], at: &str, lints: &mut Lints) {
+    let grids = grids.into_iter();
+    let of_cell = |grid: &Grid, cell| grid.cell(cell).iter().find_map(|readout| scores[*readout].lost);
+    let lost: Vec<Lost> =
+        grids.flat_map(|grid| (0..grid.cells()).filter_map(move |cell| of_cell(grid, cell))).collect();
+    if let Some(first) = lost.first() {
+        let detail = format!("{} cells are null, {first}", lost.len());
+        lints.warn(
+            "CELLS_LOST",
+            at,
+            detail,
+            "see `nulls`; all other cells are as if these had not been asked for",
+        );
+    }
+}
+
+fn nothing_written(scores: &[Score], nulls: &[bool], written: EditStats, at: &str, lints: &mut Lints) {
+    let complete = scores.iter().all(|score| score.lost.is_none());
+    if complete && written.cells == 0 && nulls.iter().any(|null| !null) {
         let detail = "no cell was written".to_owned();
         lints.error("ZERO_CELLS_WRITTEN", at, detail, "report this: the plan asked for edits");
     }

@@ -7,6 +7,9 @@ use crate::spec::metric::MetricKind;
 
 /// The metric's value. `reference_top1`: the token that `top1_flip` compares with.
 pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> Option<f64> {
+    if score.lost.is_some() {
+        return None;
+    }
     match &measure.reads {
         Reads::Set(set) => match measure.metric.kind {
             MetricKind::Prob => finite(logprob(score, set)?.exp()),
@@ -29,6 +32,9 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
 pub fn first_logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
     let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
     let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
+    if score.lost.is_some() {
+        return None;
+    }
     finite(logit(score, &slots) - score.log_sum_exp)
 }
 

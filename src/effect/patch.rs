@@ -51,7 +51,7 @@ pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> Patc
 pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<bool> {
     let base = reference_top1(layout, scores);
     let top = |readout: &usize| scores[*readout].top.first().map(|(id, _)| *id);
-    layout.grid.readouts.iter().map(|readout| top(readout) != base).collect()
+    layout.grid.readouts.iter().map(|readout| top(readout).is_some_and(|top| Some(top) != base)).collect()
 }
 
 /// Why nothing can be divided by `whole`.

@@ -118,7 +118,10 @@ pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<bool>
     };
     let flips = |cell| {
         let readouts = grid.cell(cell).iter().enumerate();
-        readouts.filter(|(sample, readout)| top(**readout) != parent(*sample)).count()
+        let flips = |(sample, readout): &(usize, &usize)| {
+            top(**readout).is_some_and(|top| Some(top) != parent(*sample))
+        };
+        readouts.filter(flips).count()
     };
     (0..grid.cells()).map(|cell| 2 * flips(cell) > grid.samples).collect()
 }

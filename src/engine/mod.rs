@@ -1,56 +1,159 @@
-//! Stage 3: forward batches to numbers. One thread owns the model; everybody else holds an [`Engine`] and sends it work.
+//! Stage 3: forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
 //!
-//! The engine knows nothing of requests: it gets [`ForwardBatch`]es and gives back scores in readout order. Requests
-//! take turns chunk by chunk, and a request whose client is gone simply sends no further chunk.
+//! The engine knows nothing of requests: it gets parts of plans and gives back scores in readout order. Requests take turns
+//! chunk by chunk, and a request whose client is gone simply sends no further chunk.
+//!
+//! Who owns the model is a thread of this process ([`Engine::start`]: tests), or a process of its own
+//! ([`Engine::supervise`]: servers), which may die: it is started again, and what it had not finished is computed again.
 
 mod assemble;
+mod execute;
+pub mod fault;
+#[cfg(feature = "cuda")]
+mod gpus;
 pub mod group;
-mod rank;
+mod known_answer;
+pub mod load;
+mod local;
+mod model;
+pub mod process;
 pub mod ranks;
 pub mod row_budget;
+mod shared;
+mod supervise;
 #[cfg(test)]
 mod tests;
+pub mod wire;
+mod work;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, oneshot};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::model::decoder::BatchOutput;
+use crate::kernels::facts::DeviceFacts;
 use crate::plan::Plan;
-use crate::plan::batch::ForwardBatch;
 use crate::plan::cost::Cost;
 use crate::plan::output::PlanOutput;
-use crate::plan::pack::{Chunk, Mode, PackError, Packing};
+use crate::plan::pack::{Mode, PackError, Packing};
 use crate::plan::sequences::{Expansion, Fold};
-use assemble::{Assembly, ChunkKey};
-pub use rank::{Model, ModelError};
+use crate::spec::dtype::Dtype;
+pub use load::Computing;
+pub use model::{Model, ModelError};
 use row_budget::RowBudget;
+pub use supervise::{Keeper, StartError};
+use work::Work;
 
-/// A handle on the thread that computes. Cheap to clone.
+/// A handle on whoever computes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    work: std::sync::mpsc::Sender<Work>,
+    work: mpsc::UnboundedSender<Work>,
     admission: Arc<Semaphore>,
     limit: usize,
-    alive: Arc<AtomicBool>,
+    state: watch::Receiver<State>,
     layers: u32,
-    budget: RowBudget,
 }
 
-/// A batch on its way to the engine's thread.
-struct Work {
-    batch: Arc<ForwardBatch>,
-    queued: Instant,
-    reply: oneshot::Sender<Result<Done, EngineError>>,
+/// What a loaded model says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    /// How many rows a batch may hold, and what they cost.
+    pub budget: RowBudget,
+    /// In which number formats, and how reproducibly.
+    pub numerics: Numerics,
+    /// Where it is computed, by rank.
+    pub devices: Vec<DeviceFacts>,
 }
 
-/// A batch that was computed.
-struct Done {
-    output: BatchOutput,
-    waited: Duration,
-    took: Duration,
+impl Ready {
+    /// Its devices in words, such as "2 x NVIDIA H200".
+    pub fn device(&self) -> String {
+        let mut words: Vec<String> = Vec::new();
+        for same in self.devices.chunk_by(|a, b| a.name == b.name) {
+            let name = &same[0].name;
+            words.push(if same.len() > 1 { format!("{} x {name}", same.len()) } else { name.clone() });
+        }
+        words.join(", ")
+    }
+}
+
+/// Number formats of a computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Numerics {
+    /// Of the weights.
+    pub weights: Dtype,
+    /// Of the computation.
+    pub compute: Dtype,
+    /// Of the residual stream.
+    pub residual: Dtype,
+    /// Of the logits.
+    pub logits: Dtype,
+    /// Whether a row's bits depend on what else is in its batch.
+    pub batch_invariance: BatchInvariance,
+}
+
+/// Why a row's bits do not depend on its batch, or that they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchInvariance {
+    /// Every kernel is ours and sums in an order fixed by the row.
+    ByConstruction,
+    /// The products are a library's; they were compared at start on the device at hand.
+    Measured,
+    /// They were compared and differ.
+    Violated,
+}
+
+impl BatchInvariance {
+    /// In a word.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ByConstruction => "by_construction",
+            Self::Measured => "measured",
+            Self::Violated => "violated",
+        }
+    }
+}
+
+impl Numerics {
+    /// Everything in one format, and logits in f32.
+    pub fn of(dtype: Dtype, devices: &[DeviceFacts]) -> Self {
+        let products: Vec<_> = devices.iter().flat_map(|device| &device.products).collect();
+        let batch_invariance = if products.is_empty() {
+            BatchInvariance::ByConstruction
+        } else if products.iter().all(|product| product.floor.is_some()) {
+            BatchInvariance::Measured
+        } else {
+            BatchInvariance::Violated
+        };
+        Self { weights: dtype, compute: dtype, residual: dtype, logits: Dtype::F32, batch_invariance }
+    }
+}
+
+/// Whether the engine computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Ready,
+    /// Not now: it is being restarted. Work waits.
+    Away {
+        /// Why.
+        reason: String,
+    },
+    /// It dies again and again. Work is refused for a while.
+    Unhealthy {
+        /// Of what.
+        reason: String,
+    },
+    /// It is gone for good.
+    Stopped,
+}
+
+/// What handles see of the engine.
+#[derive(Debug)]
+struct State {
+    health: Health,
+    ready: Ready,
 }
 
 /// Why a plan was not computed.
@@ -65,41 +168,50 @@ pub enum EngineError {
     /// The plan does not fit the row budget.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// A batch of this plan made the engine panic; its log says where.
+    /// A chunk of this plan could not be laid out; the log says where.
     #[error("the engine failed on this request")]
-    Panicked,
-    /// The model could not compute a batch of this plan.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// The engine's thread ended.
+    LayOut,
+    /// It dies again and again, whatever it computes.
+    #[error("the engine dies again and again: {reason}")]
+    Unhealthy {
+        /// Of what it died last.
+        reason: String,
+    },
+    /// There is no engine any more.
     #[error("the engine has stopped")]
     Stopped,
 }
 
 impl Engine {
-    /// Starts the thread that owns the model. `limit`: requests let in at once, computing or waiting.
-    pub fn start(
-        model: impl Model + 'static,
-        layers: u32,
-        budget: RowBudget,
-        limit: usize,
-    ) -> std::io::Result<Engine> {
-        let (work, inbox) = std::sync::mpsc::channel();
-        let alive = Arc::new(AtomicBool::new(true));
-        rank::spawn(model, inbox, Arc::clone(&alive))?;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, alive, layers, budget })
+    /// Starts a thread that owns the model. `limit`: requests let in at once, computing or waiting.
+    pub fn start(computing: Computing, layers: u32, limit: usize) -> std::io::Result<Engine> {
+        let Computing { model, ready } = computing;
+        let (work, inbox) = mpsc::unbounded_channel();
+        let (sender, state) = watch::channel(State { health: Health::Ready, ready });
+        local::spawn(model, inbox, sender)?;
+        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, layers })
+    }
+
+    /// What the loaded model says of itself.
+    pub fn ready(&self) -> Ready {
+        self.state.borrow().ready.clone()
     }
 
     /// How many rows a batch may hold, and what they cost.
-    pub fn budget(&self) -> &RowBudget {
-        &self.budget
+    pub fn budget(&self) -> RowBudget {
+        self.state.borrow().ready.budget
+    }
+
+    /// Whether the engine computes.
+    pub fn health(&self) -> Health {
+        self.state.borrow().health.clone()
     }
 
     /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async
     /// workers.
     pub fn prepare(&self, plan: &Plan, mode: Mode) -> Result<Prepared, PackError> {
         let (plan, fold) = Expansion::new(plan).parts();
-        let budget = self.budget.with_scores(if plan.holds_scores() { plan.keys() } else { 0 });
+        let budget = self.budget().with_scores(if plan.holds_scores() { plan.keys() } else { 0 });
         let packing = Packing::new(&plan, self.layers, budget.rows, mode)?;
         let cost = budget.cost(packing.size());
         Ok(Prepared {
@@ -112,7 +224,7 @@ impl Engine {
         })
     }
 
-    /// Computes a plan, chunk by chunk. Dropping the future stops after the chunk in hand.
+    /// Computes a plan, chunk by chunk. Dropping the future stops after the chunk in hand, and at most one sent ahead.
     pub async fn execute(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
         let overloaded = |_| EngineError::Overloaded { limit: self.limit };
         let _permit = self.admission.try_acquire().map_err(overloaded)?;
@@ -127,24 +239,8 @@ impl Engine {
     }
 
     async fn run(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
-        let mut assembly = Assembly::new(&prepared);
-        for index in 0..prepared.packing.len() {
-            let packing = Arc::clone(&prepared.packing);
-            let chunk = off_worker(move || packing.chunk(index)).await?;
-            let Chunk { batch, readouts, runs } = chunk;
-            let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
-            let (reply, done) = oneshot::channel();
-            let work = Work { batch: Arc::new(batch), queued: Instant::now(), reply };
-            self.work.send(work).map_err(|_| EngineError::Stopped)?;
-            let done = done.await.map_err(|_| EngineError::Stopped)??;
-            assembly.add(&key, done);
-        }
-        Ok(prepared.fold.output(assembly.finish()))
-    }
-
-    /// Whether the thread that computes is there.
-    pub fn is_alive(&self) -> bool {
-        self.alive.load(std::sync::atomic::Ordering::Acquire)
+        let output = execute::execute(self, &prepared).await?;
+        Ok(prepared.fold.output(output))
     }
 }
 
@@ -158,9 +254,4 @@ pub struct Prepared {
     readouts: usize,
     captures: usize,
     runs: usize,
-}
-
-/// Runs planning on a thread where it may take its time.
-async fn off_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineError> {
-    tokio::task::spawn_blocking(f).await.map_err(|_| EngineError::Stopped)
 }

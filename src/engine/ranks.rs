@@ -4,15 +4,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::group::{Group, StartError};
+#[cfg(feature = "cuda")]
+use super::gpus;
+use super::row_budget::Room;
 use crate::comm::Threads;
 use crate::kernels::cpu::Cpu;
-use crate::load::{LoadError, TensorSource, check_fits};
+use crate::kernels::facts::DeviceFacts;
+use crate::load::{LoadError, TensorSource, available_bytes, check_fits};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::shard::{Indivisible, Shard};
 use crate::model::weights::load;
 use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
+
+/// Share of the free memory that activations may take when the configuration leaves it open.
+const ROW_SHARE: u64 = 4;
+
+/// A model in the memory of its devices.
+pub struct Ranks {
+    /// What computes.
+    pub group: Group,
+    /// What each rank found of its device.
+    pub devices: Vec<DeviceFacts>,
+    /// Working memory of the rank that has the least.
+    pub room: Room,
+}
 
 /// Why a model is not computed on the devices asked for.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +42,17 @@ pub enum RanksError {
     Room(LoadError),
     /// A device that this build knows nothing of.
     #[error(
-        "{device} cannot be used: this build of mediant has no support for GPUs; use \"cpu\", or a build that has"
+        "{device} cannot be used: this build of mediant has no support for GPUs; use \"cpu\", or a build that has \
+         (cargo build --release --features cuda)"
     )]
     Unsupported {
         /// The device.
         device: Device,
     },
+    /// The GPUs cannot form a group.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] crate::kernels::cuda::Fault),
     /// A rank could not be made.
     #[error(transparent)]
     Start(#[from] StartError<RankError>),
@@ -45,6 +67,45 @@ pub enum RankError {
     /// The threads of its arithmetic could not be started.
     #[error("cannot start the threads of the arithmetic: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// Its GPU cannot be used.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Gpu(#[from] crate::kernels::cuda::Fault),
+    /// Its weights do not fit beside what else is on the GPU.
+    #[error("GPU {ordinal} has {free} bytes free, and this rank's weights take {needed}; divide the model over more devices")]
+    GpuFull {
+        /// Number of the GPU.
+        ordinal: u32,
+        /// Bytes free.
+        free: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
+}
+
+/// What ranks are made from.
+pub(super) struct Source {
+    pub(super) dtype: Dtype,
+    pub(super) shards: Vec<Shard>,
+    pub(super) tensors: Arc<dyn TensorSource>,
+    pub(super) progress: Progress,
+}
+
+/// Counts loaded blocks of all ranks.
+pub(super) struct Progress {
+    ranks: usize,
+    done: AtomicUsize,
+    tell: Box<dyn Fn(usize) + Send + Sync>,
+}
+
+impl Progress {
+    /// A rank has loaded a further block.
+    pub(super) fn block_done(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(self.ranks) {
+            (self.tell)(done / self.ranks);
+        }
+    }
 }
 
 /// Starts a rank on each device; all load their parts of the weights side by side. CPU ranks share `threads` out among
@@ -56,29 +117,53 @@ pub fn start(
     shape: &ModelConfig,
     tensors: &Arc<dyn TensorSource>,
     progress: impl Fn(usize) + Send + Sync + 'static,
-) -> Result<Group, RanksError> {
-    if let Some(&device) = devices.iter().find(|device| **device != Device::Cpu) {
-        return Err(RanksError::Unsupported { device });
+) -> Result<Ranks, RanksError> {
+    let ranks = devices.len();
+    let source = Source {
+        dtype,
+        shards: Shard::all(shape, ranks)?,
+        tensors: Arc::clone(tensors),
+        progress: Progress { ranks, done: AtomicUsize::new(0), tell: Box::new(progress) },
+    };
+    let gpus: Vec<u32> = devices
+        .iter()
+        .filter_map(|device| match device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => Some(*ordinal),
+        })
+        .collect();
+    match gpus.first() {
+        None => cpus(source, threads, shape),
+        #[cfg(feature = "cuda")]
+        Some(_) => gpus::start(source, gpus),
+        #[cfg(not(feature = "cuda"))]
+        Some(ordinal) => Err(RanksError::Unsupported { device: Device::Cuda(*ordinal) }),
     }
-    let world = devices.len();
-    let shards = Shard::all(shape, world)?;
-    check_fits(shards.iter().map(|shard| memory_of(shard, dtype)).sum()).map_err(RanksError::Room)?;
-    let tensors = Arc::clone(tensors);
-    let threads = (threads / world).max(1);
-    let done = AtomicUsize::new(0);
+}
+
+fn cpus(source: Source, threads: usize, shape: &ModelConfig) -> Result<Ranks, RanksError> {
+    let Source { dtype, shards, tensors, progress } = source;
+    let needed: Vec<u64> = shards.iter().map(|shard| memory_of(shard, dtype)).collect();
+    check_fits(needed.iter().sum()).map_err(RanksError::Room)?;
+    let ranks = shards.len();
+    let threads = (threads / ranks).max(1);
     let build = move |(rank, shard): (Threads, Shard)| -> Result<Decoder<Cpu>, RankError> {
         let cpu = Cpu::of_ranks(threads, dtype, Box::new(rank))?;
         let part = |name: &str, rows, columns| tensors.part(name, rows, columns);
-        let block_done = |_| {
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done.is_multiple_of(world) {
-                progress(done / world);
-            }
-        };
-        let weights = load::<_, LoadError>(&cpu, &shard, part, block_done)?;
+        let weights = load::<_, LoadError>(&cpu, &shard, part, |_| progress.block_done())?;
         Ok(Decoder::new(cpu, shard, weights))
     };
-    Ok(Group::start(Threads::group(world).into_iter().zip(shards).collect(), build)?)
+    let group = Group::start(Threads::group(ranks).into_iter().zip(shards).collect(), build)?;
+    let free_bytes = available_bytes().unwrap_or(ROW_SHARE << 30);
+    let facts = |weight_bytes| DeviceFacts {
+        name: format!("cpu, {threads} threads"),
+        weight_bytes,
+        free_bytes,
+        rates: None,
+        products: Vec::new(),
+    };
+    let devices = needed.into_iter().map(facts).collect();
+    Ok(Ranks { group, devices, room: Room::host(shape, free_bytes / ROW_SHARE) })
 }
 
 /// A rank's weights in their format, and its part of the embedding once more as it is looked up: in f32, row by row.

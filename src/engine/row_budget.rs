@@ -1,21 +1,51 @@
 //! How many rows a forward batch may hold, and what rows cost.
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Cost;
 use crate::plan::pack::Size;
 
-/// More rows than this make a batch slow to finish without making it faster: past a few thousand rows the weights are
-/// read from cache anyway, and a batch is the unit in which requests take turns.
-const MOST_ROWS: usize = 8192;
+/// More rows than this make a batch slow to finish without making it faster: past a few thousand rows the weights are read from
+/// cache anyway, and a batch is the unit in which requests take turns.
+const MOST_HOST_ROWS: usize = 8192;
+
+/// The working memory of a rank, and what a row takes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of working memory.
+    pub bytes: u64,
+    /// Bytes of one row: its share of every buffer and of the tables.
+    pub bytes_per_row: u64,
+    /// Query heads whose scores a row may hold.
+    pub heads: usize,
+    /// More rows than this are of no use.
+    pub most_rows: usize,
+}
+
+impl Room {
+    /// So many bytes of this machine's memory, which all its ranks share: buffers are in f32.
+    pub fn host(config: &ModelConfig, bytes: u64) -> Room {
+        let (d, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
+        let numbers = 3 * d + 2 * q + 2 * kv + config.intermediate_size;
+        let tables = 24 * config.num_layers;
+        Room {
+            bytes,
+            bytes_per_row: (4 * numbers + tables) as u64,
+            heads: config.num_heads,
+            most_rows: MOST_HOST_ROWS,
+        }
+    }
+}
 
 /// The row budget with the model's costs per row.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowBudget {
     /// Most rows of one batch.
     pub rows: usize,
-    /// Memory of one row: its share of every buffer and of the tables.
+    /// See [`Room::bytes_per_row`].
     pub bytes_per_row: u64,
-    /// Query heads.
+    /// See [`Room::heads`].
     heads: u64,
     /// Operations of one row in one layer.
     flops_per_row_layer: f64,
@@ -26,18 +56,15 @@ pub struct RowBudget {
 }
 
 impl RowBudget {
-    /// Rows that fit `bytes` of working memory; at least one full context, since less would refuse legal prompts.
-    pub fn new(config: &ModelConfig, bytes: u64) -> RowBudget {
-        let (d, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
-        let numbers = 3 * d + 2 * q + 2 * kv + config.intermediate_size;
-        let tables = 24 * config.num_layers;
-        let bytes_per_row = (4 * numbers + tables) as u64;
+    /// Rows that fit the working memory of each rank.
+    pub fn new(config: &ModelConfig, room: Room) -> RowBudget {
+        let Room { bytes, bytes_per_row, heads, most_rows } = room;
         RowBudget {
-            rows: usize::try_from(bytes / bytes_per_row).unwrap_or(MOST_ROWS).min(MOST_ROWS),
+            rows: usize::try_from(bytes / bytes_per_row).unwrap_or(most_rows).min(most_rows),
             bytes_per_row,
-            heads: config.num_heads as u64,
+            heads: heads as u64,
             flops_per_row_layer: 2.0 * config.layer_parameters() as f64,
-            flops_per_readout: 2.0 * (config.vocab_size * d) as f64,
+            flops_per_readout: 2.0 * (config.vocab_size * config.hidden_size) as f64,
             flops_per_second: 1e11,
         }
     }

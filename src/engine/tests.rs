@@ -5,6 +5,9 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::model::config::Rope;
+use crate::model::decoder::BatchOutput;
+use crate::plan::batch::ForwardBatch;
+use crate::plan::output::Lost;
 use crate::plan::{Plan, Score};
 
 /// Counts batches, waits for leave if there is a gate, panics on token 13.
@@ -53,10 +56,11 @@ fn config() -> crate::model::config::ModelConfig {
 /// An engine whose chunks hold 4 rows.
 fn engine(gate: Option<mpsc::Receiver<()>>, limit: usize) -> (Engine, Arc<AtomicUsize>) {
     let batches = Arc::new(AtomicUsize::new(0));
-    let mut budget = RowBudget::new(&config(), 1 << 20);
+    let mut budget = RowBudget::new(&config(), Room::host(&config(), 1 << 20));
     budget.rows = 4;
     let fake = Fake { batches: Arc::clone(&batches), gate };
-    (Engine::start(fake, 2, budget, limit).unwrap(), batches)
+    let ready = Ready { budget, numerics: Numerics::of(Dtype::F32, &[]), devices: Vec::new() };
+    (Engine::start(Computing { model: Box::new(fake), ready }, 2, limit).unwrap(), batches)
 }
 
 /// So many runs of two tokens, two to a chunk.
@@ -76,10 +80,10 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 #[tokio::test]
 async fn a_panic_fails_its_own_request_and_no_other() {
     let (engine, _) = engine(None, 4);
-    let bad = engine.execute(prepared(&engine, &runs(1, 13))).await;
-    assert!(matches!(bad, Err(EngineError::Panicked)));
+    let bad = engine.execute(prepared(&engine, &runs(1, 13))).await.unwrap();
+    assert_eq!((bad.lost, bad.scores[0].lost), (Some(Lost::EngineCrash), Some(Lost::EngineCrash)));
     let good = engine.execute(prepared(&engine, &runs(5, 1))).await.unwrap();
-    assert_eq!((good.scores.len(), good.usage.chunks, engine.is_alive()), (5, 3, true));
+    assert_eq!((good.scores.len(), good.usage.chunks, engine.health()), (5, 3, Health::Ready));
 }
 
 #[tokio::test]

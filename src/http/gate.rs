@@ -45,9 +45,10 @@ pub(super) async fn readiness(State(state): State<AppState>, request: Request, n
     }
     let readiness = state.readiness();
     let retry_after_s = match readiness {
-        Readiness::Ready => return next.run(request).await,
+        // Work that comes while the engine is restarted waits for it.
+        Readiness::Ready | Readiness::Restarting(_) => return next.run(request).await,
         Readiness::Loading | Readiness::Draining => 5,
-        Readiness::Failed(_) => 60,
+        Readiness::Unhealthy(_) | Readiness::Failed(_) => 60,
     };
     let reason = readiness.report().reason.unwrap_or_default();
     Problem::new(Kind::Unavailable, reason).retry_after(retry_after_s).into_response()

@@ -69,19 +69,19 @@ struct TokenizerFacts {
 
 impl Model {
     fn of(service: &Service) -> Self {
-        let (served, budget) = (&service.served, service.engine.budget());
+        let (served, ready) = (&service.served, service.engine.ready());
         let (bos, adds_bos) = served.tokenizer.bos();
         Self {
             id: served.name.clone(),
             parameters: served.config.parameters(),
             config: served.config.clone(),
             dtype: served.dtype,
-            device: format!("cpu, {} threads", served.threads),
+            device: ready.device(),
             fingerprint: served.fingerprint.clone(),
             tokenizer: TokenizerFacts { vocab_size: served.tokenizer.vocab_size(), bos, adds_bos },
             vocab_sigma: served.vocab_sigma(),
-            row_budget: budget.rows,
-            flops_per_second: budget.flops_per_second,
+            row_budget: ready.budget.rows,
+            flops_per_second: ready.budget.flops_per_second,
         }
     }
 }

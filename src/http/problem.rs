@@ -12,6 +12,7 @@ use utoipa::{IntoResponses, ToSchema};
 use super::request_id::RequestId;
 use crate::activations::StoreError;
 use crate::engine::EngineError;
+use crate::plan::output::Lost;
 use crate::service::Refusal;
 use crate::spec::problem::{FieldProblem, Problems};
 
@@ -49,13 +50,15 @@ pub enum Kind {
     Unavailable,
     /// A fault of the server.
     Internal,
+    /// The engine died whenever it computed this request.
+    EngineCrash,
     /// What was to be stored does not fit the quota or the disk.
     InsufficientStorage,
 }
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::MalformedJson,
         Self::BadRequest,
         Self::NotFound,
@@ -70,6 +73,7 @@ impl Kind {
         Self::Overloaded,
         Self::Unavailable,
         Self::Internal,
+        Self::EngineCrash,
         Self::InsufficientStorage,
     ];
 
@@ -120,6 +124,9 @@ impl Kind {
                 ("unavailable", "The server cannot serve now", StatusCode::SERVICE_UNAVAILABLE)
             }
             Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::EngineCrash => {
+                ("engine-crash", "The engine died of this request", StatusCode::INTERNAL_SERVER_ERROR)
+            }
             Self::InsufficientStorage => {
                 ("insufficient-storage", "There is no room to store it", StatusCode::INSUFFICIENT_STORAGE)
             }
@@ -238,6 +245,7 @@ impl From<Refusal> for Problem {
                     .with("ceiling", serde_json::json!(ceiling))
             }
             Refusal::Engine(error) => error.into(),
+            Refusal::Lost(lost) => lost.into(),
             Refusal::Store(error) => error.into(),
         }
     }
@@ -272,6 +280,24 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<Lost> for Problem {
+    /// Of what a result cannot do without.
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::EngineCrash => {
+                let detail = "the engine died whenever it computed this request's runs; it was started again, and other \
+                              requests are served; please report this request";
+                Self::new(Kind::EngineCrash, detail)
+            }
+            Lost::OutOfMemory => {
+                let fix = "shorten the prompt, or give the server more memory";
+                let problem = Self::new(Kind::TooLarge, format!("memory ran out on a single run; {fix}"));
+                problem.error("", lost.name(), lost.to_string(), fix)
+            }
+        }
+    }
+}
+
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         match error {
@@ -282,8 +308,10 @@ impl From<EngineError> for Problem {
                 let problem = Self::new(Kind::TooLarge, format!("{too_large}; {fix}"));
                 problem.error("", "too_large", too_large.to_string(), fix)
             }
-            EngineError::Panicked | EngineError::Model(_) => Self::new(Kind::Internal, error.to_string()),
-            EngineError::Stopped => Self::new(Kind::Unavailable, error.to_string()).retry_after(60),
+            EngineError::LayOut => Self::new(Kind::Internal, error.to_string()),
+            EngineError::Unhealthy { .. } | EngineError::Stopped => {
+                Self::new(Kind::Unavailable, error.to_string()).retry_after(60)
+            }
         }
     }
 }

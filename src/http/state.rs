@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
 use crate::config::Config;
+use crate::engine::Health;
 use crate::service::Service;
 
 /// Shared by all handlers; cheap to clone.
@@ -34,14 +35,17 @@ impl AppState {
         self.service.set(service).map_err(|_| anyhow::anyhow!("a model is loaded already"))
     }
 
-    /// Whether work can be served right now: also not when the engine's thread has ended.
+    /// Whether work can be served right now, which is also for the engine to say.
     pub fn readiness(&self) -> Readiness {
         let readiness = self.readiness.borrow().clone();
-        match self.service.get() {
-            Some(service) if readiness == Readiness::Ready && !service.engine.is_alive() => {
-                Readiness::Failed("the engine has stopped; restart the server".to_owned())
-            }
-            _ => readiness,
+        let Some(service) = self.service.get().filter(|_| readiness == Readiness::Ready) else {
+            return readiness;
+        };
+        match service.engine.health() {
+            Health::Ready => Readiness::Ready,
+            Health::Away { reason } => Readiness::Restarting(reason),
+            Health::Unhealthy { reason } => Readiness::Unhealthy(reason),
+            Health::Stopped => Readiness::Failed("the engine has stopped; restart the server".to_owned()),
         }
     }
 }
@@ -53,6 +57,10 @@ pub enum Readiness {
     Loading,
     /// Work is served.
     Ready,
+    /// The engine died, for this reason, and is being started again. Work waits for it.
+    Restarting(String),
+    /// The engine dies again and again, for this reason. It is tried again after a while.
+    Unhealthy(String),
     /// Shutting down: what is in flight finishes, new work is refused.
     Draining,
     /// The model cannot be served, and why.
@@ -62,7 +70,7 @@ pub enum Readiness {
 /// Answer of `/readyz`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReadinessReport {
-    /// `ready`, `loading`, `draining` or `failed`.
+    /// `ready`, `loading`, `engine-restarting`, `engine-unhealthy`, `draining` or `failed`.
     #[schema(example = "ready")]
     pub status: &'static str,
     /// Why not, in words.
@@ -77,6 +85,12 @@ impl Readiness {
             Self::Ready => ("ready", None),
             Self::Loading => ("loading", Some("the model is loading".to_owned())),
             Self::Draining => ("draining", Some("the server is shutting down".to_owned())),
+            Self::Restarting(reason) => {
+                ("engine-restarting", Some(format!("the engine is being restarted: {reason}")))
+            }
+            Self::Unhealthy(reason) => {
+                ("engine-unhealthy", Some(format!("the engine dies again and again: {reason}")))
+            }
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
         ReadinessReport { status, reason }

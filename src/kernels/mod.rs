@@ -8,6 +8,7 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod edit;
+pub mod facts;
 mod score;
 pub mod upload;
 

@@ -7,12 +7,15 @@ mod metadata;
 
 use std::fs::File;
 use std::io::BufReader;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::{Device, Tensor};
 
+use super::tensors::part_of;
 use super::{LoadError, TensorSource, tensors};
+use crate::kernels::upload::Piece;
 use crate::model::config::ModelConfig;
 use crate::tokens::GgufVocabulary;
 
@@ -68,14 +71,21 @@ impl Gguf {
     }
 }
 
-impl TensorSource for GgufSource {
-    fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
+impl GgufSource {
+    /// llama.cpp's name of a tensor.
+    fn stored(&self, name: &str) -> Result<String, LoadError> {
         let stored = gguf_name(name).filter(|n| self.content.tensor_infos.contains_key(n));
-        let stored = stored.ok_or_else(|| LoadError::MissingTensor {
+        stored.ok_or_else(|| LoadError::MissingTensor {
             name: name.to_owned(),
             expected: Vec::new(),
             file: self.path.display().to_string(),
-        })?;
+        })
+    }
+}
+
+impl TensorSource for GgufSource {
+    fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
+        let stored = self.stored(name)?;
         let tensor = read(&self.path, &self.content, &stored)?;
         let heads = match (self.permuted, stored.rsplit('.').nth(1)) {
             (Some((q, _)), Some("attn_q")) => q,
@@ -84,6 +94,36 @@ impl TensorSource for GgufSource {
         };
         unpermute(&tensor, heads).map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
     }
+
+    fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
+        let stored = self.stored(name)?;
+        // Rows of most tensors lie in the file one after the other, each a whole number of quantised blocks.
+        match self.content.tensor_infos[&stored].shape.dims() {
+            [_, width] if !stored.ends_with("attn_q.weight") && !stored.ends_with("attn_k.weight") => {
+                let tensor = read_rows(&self.path, &self.content, &stored, &rows, *width)?;
+                part_of(&tensor, name, 0..rows.len(), columns)
+            }
+            _ => part_of(&self.tensor(name)?, name, rows, columns),
+        }
+    }
+}
+
+fn read_rows(
+    path: &Path,
+    content: &Content,
+    stored: &str,
+    rows: &Range<usize>,
+    width: usize,
+) -> Result<Tensor, LoadError> {
+    let mut file = File::open(path).map_err(LoadError::io("open", path))?;
+    let whole = &content.tensor_infos[stored];
+    let kind = whole.ggml_dtype;
+    let row_bytes = width / kind.block_size() * kind.type_size();
+    let offset = whole.offset + (rows.start * row_bytes) as u64;
+    let part = TensorInfo { ggml_dtype: kind, shape: (rows.len(), width).into(), offset };
+    part.read(&mut file, content.tensor_data_offset, &Device::Cpu)
+        .and_then(|t| t.dequantize(&Device::Cpu))
+        .map_err(|e| LoadError::Tensor { name: stored.to_owned(), why: e.to_string() })
 }
 
 fn read(path: &Path, content: &Content, stored: &str) -> Result<Tensor, LoadError> {

@@ -1,15 +1,18 @@
 //! What the engine gets: dense row tables for one pass over the layers, and nothing else.
 //!
 //! A **row** is one position of one run. The live rows of all runs are packed in one matrix `x [rows, hidden]` without
-//! padding; every table here holds indices into the rows as they stand at that point of the pass.
+//! padding; every table here holds indices into the rows as they stand at that point of the pass. All of it is plain data
+//! that can be sent to another process.
 
 use std::ops::{Index, Range};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ForwardBatch {
     /// Token id of each initial row (the roots' rows).
     pub tokens: Vec<u32>,
@@ -36,7 +39,7 @@ pub struct ForwardBatch {
 }
 
 /// The tables of one block. `batch[site]` is what happens at a site.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerBatch {
     /// By site, in the order of computation, from `resid_pre` to `resid_post`.
     pub taps: [Tap; SITES],
@@ -70,7 +73,7 @@ impl LayerBatch {
 /// Rows that nothing later needs are left out; rows of a branch whose earlier positions just changed appear here for
 /// the first time, as a second reader of their parent's row. `key_start` also covers the rows that join after the
 /// selection and before the values are weighed (branches parting at `q`, `q_rope`, `scores` or `pattern`).
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AttentionBatch {
     /// Incoming row of each outgoing row.
     pub out: Vec<u32>,
@@ -81,7 +84,7 @@ pub struct AttentionBatch {
 }
 
 /// What happens at one site: steps in order, then captures.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tap {
     /// Joins and edits in the order in which they apply.
     pub steps: Vec<Step>,
@@ -97,7 +100,7 @@ impl Tap {
 }
 
 /// One step at a site.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Step {
     /// Appends copies of these rows: branches that part from their parent here.
     Join(Vec<u32>),
@@ -106,7 +109,7 @@ pub enum Step {
 }
 
 /// A table of rows written alike.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EditRows {
     /// Rows written, each once.
     pub rows: Vec<u32>,
@@ -132,7 +135,7 @@ impl EditRows {
 }
 
 /// What is written to the rows of an [`EditRows`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum RowOp {
     /// `dst = src`
     Replace(Values),
@@ -152,6 +155,7 @@ pub enum RowOp {
     /// `dst += P (src - dst)`, `P` the projector on the span of the basis; no values: `src` is zero.
     Project {
         /// Orthonormal rows, `[n, columns]`.
+        #[serde(with = "shared")]
         basis: Arc<[f32]>,
         /// `src`
         values: Option<Values>,
@@ -179,7 +183,7 @@ impl RowOp {
 }
 
 /// Source values, one row per destination row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Values {
     /// Rows of the same matrix. Never among the rows written by the same table.
     Rows(Vec<u32>),
@@ -188,7 +192,7 @@ pub enum Values {
 }
 
 /// Rows copied out for the caller.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaptureRows {
     /// Index of the capture in the batch's output.
     pub capture: usize,
@@ -197,7 +201,7 @@ pub struct CaptureRows {
 }
 
 /// What is read from rows by the final norm and the unembedding.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ReadoutBatch {
     /// Rows that are unembedded.
     pub rows: Vec<u32>,
@@ -209,4 +213,19 @@ pub struct ReadoutBatch {
     pub kl_refs: Vec<u32>,
     /// Whether entropies are returned.
     pub entropy: bool,
+}
+
+/// Shared numbers, written out.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(numbers: &Arc<[f32]>, serializer: S) -> Result<S::Ok, S::Error> {
+        numbers.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[f32]>, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into())
+    }
 }

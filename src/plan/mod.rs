@@ -15,7 +15,10 @@ mod tables;
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::site::Site;
+use output::Lost;
 
 /// Index of a run in its plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -238,7 +241,7 @@ pub struct Plan {
 }
 
 /// What a readout's logits say. Logits in f32, everything summed over the vocabulary in f64.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Score {
     /// Natural log of the sum of exponentials of all logits.
     pub log_sum_exp: f64,
@@ -256,6 +259,8 @@ pub struct Score {
     pub sequences: Vec<f64>,
     /// [`output::PlanOutput::written`] of the readout's run.
     pub written: f64,
+    /// Why there are no numbers here, if so: then all else is empty.
+    pub lost: Option<Lost>,
 }
 
 impl Plan {

@@ -1,6 +1,6 @@
 //! What the engine gives back for a plan.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{EditGroup, Score};
@@ -17,12 +17,15 @@ pub struct PlanOutput {
     /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
     /// positions and columns. An edit that no readout can see is not computed and changes nothing.
     pub written: Vec<f64>,
+    /// Why scores or captures are missing, if some are: the first reason met. Which scores, they say themselves; captures
+    /// that are missing are empty.
+    pub lost: Option<Lost>,
     /// What it cost.
     pub usage: Usage,
 }
 
 /// What edits wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct EditStats {
     /// Rows written: positions, each counted once per edit.
     pub cells: u64,
@@ -30,6 +33,36 @@ pub struct EditStats {
     pub elements: u64,
     /// Largest absolute change of a number.
     pub max_abs_delta: f32,
+}
+
+/// Why a part of a plan could not be computed, although it is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lost {
+    /// The engine died of it whenever it was computed.
+    EngineCrash,
+    /// Memory ran out, although it was computed alone.
+    OutOfMemory,
+}
+
+impl Lost {
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EngineCrash => "engine_crash",
+            Self::OutOfMemory => "out_of_memory",
+        }
+    }
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = match self {
+            Self::EngineCrash => "the engine died whenever it computed this",
+            Self::OutOfMemory => "memory ran out although this was computed alone",
+        };
+        write!(f, "{}: {words}", self.name())
+    }
 }
 
 /// What a request cost.
@@ -47,6 +80,8 @@ pub struct Usage {
     pub chunks: u64,
     /// Largest memory planned at once, weights left out.
     pub peak_bytes: u64,
+    /// Forward batches that were halved because memory ran out.
+    pub halved: u64,
 }
 
 impl Usage {
@@ -60,6 +95,7 @@ impl Usage {
             queue_seconds: self.queue_seconds + other.queue_seconds,
             chunks: self.chunks + other.chunks,
             peak_bytes: self.peak_bytes.max(other.peak_bytes),
+            halved: self.halved + other.halved,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! patched row and its baseline pass through the same kernels side by side.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::batch::ForwardBatch;
 use super::cone::Cones;
@@ -26,6 +27,8 @@ pub struct Chunk {
     pub batch: ForwardBatch,
     /// (index into the plan's readouts, index into the batch's scores)
     pub readouts: Vec<(usize, usize)>,
+    /// Indices into the plan's captures: those of the batch.
+    pub captures: Vec<usize>,
     /// The plan's run of each run of the batch.
     pub runs: Vec<RunId>,
 }
@@ -38,14 +41,18 @@ pub struct Packing {
     cones: Cones,
     layers: u32,
     mode: Mode,
-    chunks: Vec<Members>,
+    /// Runs that something is asked of, in the order in which they are computed.
+    asked: Vec<Asked>,
+    /// Runs that every chunk carries.
+    always: BTreeSet<RunId>,
+    /// Which of `asked` each chunk computes.
+    chunks: Vec<Range<usize>>,
 }
 
-/// Who is in a chunk.
-#[derive(Debug, Default)]
-struct Members {
-    /// Closed under parents and sources.
-    runs: BTreeSet<RunId>,
+/// What is asked of one run.
+#[derive(Debug)]
+struct Asked {
+    run: RunId,
     readouts: Vec<usize>,
     captures: Vec<usize>,
 }
@@ -74,8 +81,15 @@ impl Packing {
             Mode::FullRecompute => flattened(plan),
         };
         let cones = Cones::new(&plan, layers);
-        let chunks = split(&plan, &cones, budget)?;
-        Ok(Packing { plan, cones, layers, mode, chunks })
+        let asked = asked(&plan, &cones);
+        let mut always = BTreeSet::new();
+        // Reference distributions are needed wherever divergences are computed.
+        for &readout in &plan.scoring.kl_refs {
+            add_with_reads(&plan, plan.readouts[readout as usize].run, &mut always);
+        }
+        let mut packing = Packing { plan, cones, layers, mode, asked, always, chunks: Vec::new() };
+        packing.chunks = packing.split(budget)?;
+        Ok(packing)
     }
 
     /// Number of chunks.
@@ -90,29 +104,131 @@ impl Packing {
 
     /// Lays out a chunk.
     pub fn chunk(&self, index: usize) -> Chunk {
-        let Members { runs, readouts, captures } = &self.chunks[index];
-        let needed: Vec<usize> =
-            readouts.iter().copied().chain(self.plan.scoring.kl_refs.iter().map(|&r| r as usize)).collect();
+        self.lay_out(&self.part(index))
+    }
+
+    /// All of a chunk.
+    pub fn part(&self, index: usize) -> Part {
+        Part(self.chunks[index].clone().collect())
+    }
+
+    /// Lays out a part of a chunk: the numbers asked for have the same bits as in the whole.
+    pub fn lay_out(&self, part: &Part) -> Chunk {
+        let asked = || part.0.iter().map(|&i| &self.asked[i]);
+        let readouts: Vec<usize> = asked().flat_map(|asked| &asked.readouts).copied().collect();
+        let captures: Vec<usize> = asked().flat_map(|asked| &asked.captures).copied().collect();
+        let references = self.plan.scoring.kl_refs.iter().map(|&r| r as usize);
+        let needed: Vec<usize> = readouts.iter().copied().chain(references).collect();
         let prune = self.mode == Mode::Branching;
-        let runs: Vec<RunId> = runs.iter().copied().collect();
-        let live = Live::new(&self.plan, &self.cones, self.layers, runs.clone(), &needed, captures, prune);
-        let (batch, places) = lay_out(&live, readouts);
-        Chunk { batch, readouts: readouts.iter().copied().zip(places).collect(), runs }
+        let runs: Vec<RunId> = self.members(part).into_iter().collect();
+        let live = Live::new(&self.plan, &self.cones, self.layers, runs.clone(), &needed, &captures, prune);
+        let (batch, places) = lay_out(&live, &readouts);
+        Chunk { batch, readouts: readouts.into_iter().zip(places).collect(), captures, runs }
+    }
+
+    /// What a part gives: indices of its readouts and captures in the plan.
+    pub fn outputs(&self, part: &Part) -> (Vec<usize>, Vec<usize>) {
+        let asked = || part.0.iter().map(|&i| &self.asked[i]);
+        let readouts = asked().flat_map(|asked| &asked.readouts).copied().collect();
+        (readouts, asked().flat_map(|asked| &asked.captures).copied().collect())
+    }
+
+    /// A part without and with what cannot be computed where `lost` cannot: it is that, or reads it.
+    pub fn without(&self, part: Part, lost: &Part) -> (Part, Part) {
+        let runs: BTreeSet<RunId> = lost.0.iter().map(|&i| self.asked[i].run).collect();
+        let reads_lost = |i: &usize| {
+            let mut read = BTreeSet::new();
+            add_with_reads(&self.plan, self.asked[*i].run, &mut read);
+            !read.is_disjoint(&runs)
+        };
+        let (lost, kept) = part.0.into_iter().partition(reads_lost);
+        (Part(kept), Part(lost))
+    }
+
+    /// The runs that compute a part, closed under parents and sources.
+    fn members(&self, part: &Part) -> BTreeSet<RunId> {
+        let mut runs = self.always.clone();
+        for &i in &part.0 {
+            add_with_reads(&self.plan, self.asked[i].run, &mut runs);
+        }
+        runs
     }
 
     /// Rows in all chunks together, the most rows of one chunk, and row-layers: what the plan costs at most (rows that
     /// turn out not to be needed are counted).
     pub fn size(&self) -> Size {
         let mut size = Size { chunks: self.chunks.len() as u64, ..Size::default() };
-        for members in &self.chunks {
-            let rows: u64 = members.runs.iter().map(|&r| self.cones.own_rows(r) as u64).sum();
+        for index in 0..self.len() {
+            let part = self.part(index);
+            let runs = self.members(&part);
+            let rows = self.rows(&runs) as u64;
             size.rows += rows;
             size.peak_rows = size.peak_rows.max(rows);
-            size.row_layers +=
-                members.runs.iter().map(|&r| self.cones.row_layers(r, self.layers)).sum::<u64>();
-            size.readouts += members.readouts.len() as u64;
+            size.row_layers += runs.iter().map(|&r| self.cones.row_layers(r, self.layers)).sum::<u64>();
+            size.readouts += self.outputs(&part).0.len() as u64;
         }
         size
+    }
+
+    fn rows(&self, runs: &BTreeSet<RunId>) -> usize {
+        runs.iter().map(|&r| self.cones.own_rows(r)).sum()
+    }
+
+    fn split(&self, budget: usize) -> Result<Vec<Range<usize>>, PackError> {
+        let mut chunks: Vec<Range<usize>> = Vec::new();
+        let mut runs = BTreeSet::new();
+        let mut rows = 0;
+        for (i, Asked { run, .. }) in self.asked.iter().enumerate() {
+            let mut added = BTreeSet::new();
+            add_with_reads(&self.plan, *run, &mut added);
+            if let Some(chunk) = chunks.last_mut() {
+                let new: BTreeSet<RunId> = added.difference(&runs).copied().collect();
+                rows += self.rows(&new);
+                if rows <= budget {
+                    chunk.end = i + 1;
+                    runs.extend(new);
+                    continue;
+                }
+            }
+            runs = self.always.union(&added).copied().collect();
+            rows = self.rows(&runs);
+            if rows > budget {
+                return Err(PackError::OverBudget { rows, budget });
+            }
+            chunks.push(i..i + 1);
+        }
+        Ok(chunks)
+    }
+}
+
+/// Some of the runs asked for: what is computed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part(Vec<usize>);
+
+impl Part {
+    /// Number of runs asked for.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first `n` runs and the others.
+    #[must_use]
+    pub fn split_at(self, n: usize) -> (Part, Part) {
+        let mut first = self.0;
+        let rest = first.split_off(n.min(first.len()));
+        (Part(first), Part(rest))
+    }
+
+    /// Two halves; of a single run there is no second one.
+    #[must_use]
+    pub fn halves(self) -> (Part, Part) {
+        let n = self.len().div_ceil(2);
+        self.split_at(n)
     }
 }
 
@@ -131,60 +247,20 @@ pub struct Size {
     pub readouts: u64,
 }
 
-fn split(plan: &Plan, cones: &Cones, budget: usize) -> Result<Vec<Members>, PackError> {
-    let mut asked: Vec<Vec<usize>> = vec![Vec::new(); plan.runs.len()];
+/// Runs that something is asked of, in the order of their parent and of the layer at which they part from it.
+fn asked(plan: &Plan, cones: &Cones) -> Vec<Asked> {
+    let ids = (0..plan.runs.len() as u32).map(RunId);
+    let mut all: Vec<Asked> =
+        ids.map(|run| Asked { run, readouts: Vec::new(), captures: Vec::new() }).collect();
     for (i, readout) in plan.readouts.iter().enumerate() {
-        asked[readout.run.0 as usize].push(i);
+        all[readout.run.0 as usize].readouts.push(i);
     }
-    let mut captured: Vec<Vec<usize>> = vec![Vec::new(); plan.runs.len()];
     for (i, capture) in plan.captures.iter().enumerate() {
-        captured[capture.run.0 as usize].push(i);
+        all[capture.run.0 as usize].captures.push(i);
     }
-    let mut pending: Vec<RunId> = (0..plan.runs.len())
-        .filter(|&i| !asked[i].is_empty() || !captured[i].is_empty())
-        .map(|i| RunId(i as u32))
-        .collect();
-    pending.sort_by_key(|&r| (plan.run(r).parent, cones.first_birth(r), r));
-
-    // Reference distributions are needed wherever divergences are computed.
-    let mut always = BTreeSet::new();
-    for &readout in &plan.scoring.kl_refs {
-        add_with_reads(plan, plan.readouts[readout as usize].run, &mut always);
-    }
-    let rows_of = |runs: &BTreeSet<RunId>| runs.iter().map(|&r| cones.own_rows(r)).sum::<usize>();
-
-    let mut chunks: Vec<Members> = Vec::new();
-    let mut rows = 0;
-    for run in pending {
-        let mut added = BTreeSet::new();
-        add_with_reads(plan, run, &mut added);
-        if let Some(chunk) = chunks.last_mut() {
-            added.retain(|r| !chunk.runs.contains(r));
-            rows += rows_of(&added);
-            if rows <= budget {
-                chunk.add(added, run, &asked, &captured);
-                continue;
-            }
-        }
-        let mut chunk = Members { runs: always.clone(), ..Members::default() };
-        let mut added = BTreeSet::new();
-        add_with_reads(plan, run, &mut added);
-        chunk.add(added, run, &asked, &captured);
-        rows = rows_of(&chunk.runs);
-        if rows > budget {
-            return Err(PackError::OverBudget { rows, budget });
-        }
-        chunks.push(chunk);
-    }
-    Ok(chunks)
-}
-
-impl Members {
-    fn add(&mut self, runs: BTreeSet<RunId>, for_run: RunId, asked: &[Vec<usize>], captured: &[Vec<usize>]) {
-        self.runs.extend(runs);
-        self.readouts.extend(&asked[for_run.0 as usize]);
-        self.captures.extend(&captured[for_run.0 as usize]);
-    }
+    all.retain(|asked| !asked.readouts.is_empty() || !asked.captures.is_empty());
+    all.sort_by_key(|asked| (plan.run(asked.run).parent, cones.first_birth(asked.run), asked.run));
+    all
 }
 
 /// Adds a run and, transitively, the runs it reads.

@@ -198,6 +198,12 @@ impl Fold {
             if let Some(first) = self.continued[i] {
                 let first = first - self.readouts.len();
                 let block = &continuations[first..first + self.block];
+                // A text of which a token is missing has no probability, and the answer no numbers that fit together.
+                let lost = score.lost.or_else(|| block.iter().find_map(|part| part.lost));
+                if lost.is_some() {
+                    *score = Score { lost, ..Score::default() };
+                    continue;
+                }
                 score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, block)).collect();
             }
             score.logits.truncate(self.targets);

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::effect::measure::{noise_floor, value};
 use crate::lower::facts::{Facts, Words};
-use crate::lower::layout::Common;
+use crate::lower::layout::{Common, Grid};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::{Measure, TargetToken};
 use crate::lower::prompts::{self, TokenRun};
@@ -54,6 +54,11 @@ pub struct Provenance {
     pub logits: String,
     /// Where it was computed.
     pub device: String,
+    /// How many devices share the model. Other sizes round otherwise.
+    pub tensor_parallel: u32,
+    /// Why a row's bits do not depend on what else was in its batch: `by_construction` of the kernels, or `measured` when the
+    /// server started; `violated` if they do depend on it.
+    pub batch_invariance: String,
     /// Generator of the noise, if there was any.
     pub rng: Option<RngUsed>,
     /// SHA-256 of the resolved request and its token ids.
@@ -221,6 +226,22 @@ pub struct NullReason {
     pub pointer: String,
     /// Why.
     pub reason: String,
+}
+
+/// Why the numbers of cells are null that could not be computed, and a remark that there are such cells. `at`: the arrays
+/// that hold them, one element per cell of the grid.
+pub(super) fn lost_cells(grid: &Grid, scores: &[Score], at: &[String], reasons: &mut Vec<NullReason>) {
+    for cell in 0..grid.cells() {
+        let Some(lost) = grid.cell(cell).iter().find_map(|readout| scores[*readout].lost) else { continue };
+        let mut rest = cell;
+        let mut place = String::new();
+        for axis in grid.axes.iter().rev() {
+            place = format!("/{}{place}", rest % axis.values.len());
+            rest /= axis.values.len();
+        }
+        let reason = |at: &String| NullReason { pointer: format!("{at}{place}"), reason: lost.to_string() };
+        reasons.extend(at.iter().map(reason));
+    }
 }
 
 impl From<EditStats> for Receipt {

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken,
-    join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
+    join_lints, lost_cells, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::{lints, patch as effects};
@@ -134,6 +134,8 @@ pub fn respond(
         if let Some(reason) = effect.undefined {
             reasons.push(NullReason { pointer: format!("/normalised/{}", escape(&key)), reason });
         }
+        let arrays = ["values", "effects"].map(|array| format!("/{array}/{}", escape(&key)));
+        lost_cells(grid, scores, &arrays, &mut reasons);
         differences.0.push((key.clone(), NdArray::new(&shape, effect.effects)));
         values.0.push((key, NdArray::new(&shape, effect.values)));
     }

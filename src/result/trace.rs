@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed, RunTokens,
-    join_lints, metrics, noise_floors, run_tokens, target_sets,
+    join_lints, lost_cells, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{Masks, masks, shape};
 use crate::effect::derived::{Cells, Derived};
@@ -324,6 +324,9 @@ fn arm(
             let pointer = format!("/arms/{}/recovery/{}", escape(name), escape(&key));
             reasons.push(NullReason { pointer, reason });
         }
+        let arrays = ["values", "effects"]
+            .map(|array| format!("/arms/{}/{array}/{}/mean", escape(name), escape(&key)));
+        lost_cells(grid, scores, &arrays, reasons);
         let mut values = map(&effect.values);
         values.samples = layout.spec.keep.per_sample.then(|| NdArray::new(&with_samples, effect.samples));
         result.values.0.push((key.clone(), values));

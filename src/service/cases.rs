@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Computed, Refusal, Served, Service, Turn};
+use super::{Computed, Refusal, Served, Service, Turn, lost};
 use crate::effect::cases::{judge, of_baselines, reduce};
 use crate::effect::lints;
 use crate::engine::{Engine, EngineError};
@@ -115,6 +115,7 @@ impl Service {
         let cases = Arc::clone(cases);
         let Lowered { prelude, plan, layout } = self.lower(move |facts| plan(&cases, case, facts)).await?;
         let Computed { output, resolved } = self.compute_in(turn, prelude, plan).await?;
+        lost::none_of(&output, lost::compared_in_trace(&layout))?;
         Ok(Done { layout, output, resolved })
     }
 }

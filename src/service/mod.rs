@@ -4,8 +4,10 @@
 
 mod activations;
 mod cases;
+mod lost;
 mod served;
 pub mod start;
+mod table;
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
-use crate::plan::output::{PlanOutput, Usage};
+use crate::plan::output::{Lost, PlanOutput, Usage};
 use crate::plan::pack::Mode;
 use crate::plan::{Plan, RunId};
 use crate::result::align::AlignResponse;
@@ -60,6 +62,8 @@ pub enum Refusal {
     },
     /// The engine did not compute it.
     Engine(EngineError),
+    /// What everything else is compared with could not be computed.
+    Lost(Lost),
     /// Activations were not stored or not found.
     Store(StoreError),
 }
@@ -112,6 +116,7 @@ impl Service {
         let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
         let promised = activations::reserve(&self.served.activations, &layout)?;
         let Computed { output, .. } = self.compute(prelude, plan).await?;
+        lost::none(&output)?;
         let envelope = self.envelope("run");
         let answer = move |facts: &Served| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
@@ -124,6 +129,7 @@ impl Service {
     pub async fn patch(&self, body: Value) -> Result<PatchResponse, Refusal> {
         let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::patch(&body, facts)).await?;
         let Computed { output, resolved } = self.compute(prelude, plan).await?;
+        lost::none_of(&output, lost::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
         self.lower(move |facts| patch::respond(&layout, &resolved, &output, facts.words(), envelope)).await
     }
@@ -132,6 +138,7 @@ impl Service {
     pub async fn trace(&self, body: Value) -> Result<TraceResponse, Refusal> {
         let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::trace(&body, facts)).await?;
         let Computed { output, resolved } = self.compute(prelude, plan).await?;
+        lost::none_of(&output, lost::compared_in_trace(&layout))?;
         let envelope = self.envelope("trace");
         self.lower(move |facts| trace::respond(&layout, &resolved, &output, facts.words(), envelope)).await
     }
@@ -143,6 +150,7 @@ impl Service {
             [] => None,
             _ => Some(self.compute(prelude, plan).await?.output),
         };
+        output.as_ref().map_or(Ok(()), lost::none)?;
         let envelope = self.envelope("align");
         self.lower(move |facts| align::respond(&layout, output.as_ref(), facts.words(), envelope)).await
     }
@@ -220,6 +228,7 @@ impl Service {
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = turn.execute(&self.engine, first).await?;
+            lost::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
             let again = self.lower(move |_| {
@@ -235,7 +244,8 @@ impl Service {
 
     fn envelope(&self, kind: &str) -> Envelope {
         let served = &self.served;
-        let dtype = served.dtype.name().to_owned();
+        let ready = self.engine.ready();
+        let numerics = ready.numerics;
         Envelope {
             id: format!("{kind}_{}", uuid::Uuid::now_v7().simple()),
             model: served.model().to_owned(),
@@ -243,11 +253,13 @@ impl Service {
                 server: env!("CARGO_PKG_VERSION").to_owned(),
                 model_sha: Some(served.fingerprint.weights_sha256.clone()),
                 tokenizer_sha: Some(served.fingerprint.tokenizer_sha256.clone()),
-                weights_dtype: dtype.clone(),
-                compute: dtype.clone(),
-                residual: dtype,
-                logits: "f32".to_owned(),
-                device: format!("cpu, {} threads", served.threads),
+                weights_dtype: numerics.weights.name().to_owned(),
+                compute: numerics.compute.name().to_owned(),
+                residual: numerics.residual.name().to_owned(),
+                logits: numerics.logits.name().to_owned(),
+                device: ready.device(),
+                tensor_parallel: ready.devices.len() as u32,
+                batch_invariance: numerics.batch_invariance.name().to_owned(),
                 ..Provenance::default()
             },
         }

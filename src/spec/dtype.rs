@@ -34,4 +34,13 @@ impl Dtype {
             Self::F16 => "f16",
         }
     }
+
+    /// The nearest number of this format.
+    pub fn rounded(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => half::bf16::from_f32(x).to_f32(),
+            Self::F16 => half::f16::from_f32(x).to_f32(),
+        }
+    }
 }

@@ -100,7 +100,7 @@ pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
     let settings = settings.iter().map(|(key, value)| ("--test", *key, (*value).to_owned()));
     let flags: Vec<_> = [model, data].into_iter().chain(settings).collect();
     let config = config::load(None, [], &flags).unwrap().config;
-    let service = start::start(&config).unwrap();
+    let service = start::in_process(&config).unwrap();
     let ready = state(Readiness::Ready);
     AppState { config: Arc::new(config), service: Arc::new(OnceLock::from(service)), ..ready }
 }

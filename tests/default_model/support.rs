@@ -12,7 +12,7 @@ use serde_json::Value;
 static SERVICE: LazyLock<Service> = LazyLock::new(|| {
     let environment = std::env::vars().filter(|(name, _)| name.starts_with(config::ENV_PREFIX));
     let patient = [("--test", "limits.sync_limit_s", "86400.0".to_owned())];
-    start::start(&config::load(None, environment, &patient).unwrap().config).unwrap()
+    start::in_process(&config::load(None, environment, &patient).unwrap().config).unwrap()
 });
 
 pub(crate) fn service() -> &'static Service {

@@ -35,7 +35,6 @@ use peers::{Parts, Peers};
 
 pub use edit::Log;
 pub use nccl::GroupId;
-pub use probe::{Invariance, Rates};
 pub use upload::{Rope, Stack, Table, Vector, Weight};
 
 /// Rows beyond its last that a product may read and write: most that padding adds.
@@ -194,6 +193,13 @@ impl Matrix {
     fn wide(&self, dtype: Dtype) -> bool {
         self.element != dtype.bytes() as usize
     }
+}
+
+/// Bytes in use on a GPU, by everybody; `None` if it does not answer.
+pub fn used_bytes(ordinal: usize) -> Option<u64> {
+    let context = cudarc::driver::CudaContext::new(ordinal).ok()?;
+    let (free, total) = context.mem_get_info().ok()?;
+    Some((total - free) as u64)
 }
 
 impl Cuda {

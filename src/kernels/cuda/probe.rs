@@ -3,10 +3,9 @@
 
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::device::Shape;
 use super::{Cuda, OutOfMemory, PAD, Weight};
+use crate::kernels::facts::{Invariance, Rates};
 use crate::kernels::upload::Made;
 
 /// Row counts compared, largest first. Libraries change kernels at powers of two and tile heights.
@@ -18,27 +17,6 @@ const COUNTS: [usize; 38] = [
 const PADDED: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
 /// Different rows among those compared.
 const PERIOD: usize = 8;
-
-/// What was found of one product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Invariance {
-    /// Outputs of the weight.
-    pub outputs: usize,
-    /// Inputs of the weight.
-    pub inputs: usize,
-    /// Row counts from here on give a row the same bits, whatever its place; products of fewer rows are padded to it.
-    /// `None`: larger than any padding, so that bits depend on the batch.
-    pub floor: Option<usize>,
-}
-
-/// How fast a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Rates {
-    /// Operations a second of a product `[n, n] [n, n]^T`, 2 per multiply-add.
-    pub square_flops: f64,
-    /// Bytes a second of a copy in device memory, read and written.
-    pub copy_bytes: f64,
-}
 
 impl Cuda {
     /// Finds from how many rows on each product gives a row the same bits, and which row counts are fastest; small products

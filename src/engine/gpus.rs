@@ -1,0 +1,79 @@
+//! Ranks on GPUs: each opens its device, measures it, loads its part of the weights, and says what is left.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::group::Group;
+use super::ranks::{RankError, Ranks, RanksError, Source};
+use super::row_budget::Room;
+use crate::comm::Threads;
+use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
+use crate::kernels::facts::DeviceFacts;
+use crate::kernels::{Heads, OutOfMemory};
+use crate::load::LoadError;
+use crate::model::decoder::Decoder;
+use crate::model::shard::Shard;
+use crate::model::weights::load;
+use crate::spec::dtype::Dtype;
+
+/// Rows past which products gain nothing, and a batch would only take longer before others have their turn.
+const MOST_ROWS: usize = 32_768;
+/// What operations take beside the rows: products and logits of a block, tables, the libraries' workspace.
+const SCRATCH: u64 = 3 << 29;
+
+/// Starts a rank on each of these GPUs.
+pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksError> {
+    let Source { dtype, shards, tensors, progress } = source;
+    let ranks = ordinals.len();
+    let group = (ranks > 1).then(GroupId::new).transpose()?;
+    let room_of = |shard: &Shard| (bytes_per_row(shard, dtype), shard.attention().query);
+    let (bytes_per_row, heads) = shards.iter().map(room_of).max().unwrap_or((1, 1));
+    let found: Arc<Mutex<Vec<Option<DeviceFacts>>>> = Arc::new(Mutex::new(vec![None; ranks]));
+    let facts = Arc::clone(&found);
+    let build = move |((host, shard), ordinal): ((Threads, Shard), u32)| -> Result<Decoder<Cuda>, RankError> {
+        let rank = shard.rank;
+        let dimensions = Dimensions {
+            hidden: shard.config().hidden_size,
+            heads: shard.attention(),
+            intermediate: shard.mlp.len(),
+        };
+        let cuda = Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host }))?;
+        let weight_bytes = shard.parameters() * dtype.bytes();
+        let (free, _) = cuda.memory();
+        let needed = weight_bytes + SCRATCH;
+        if needed > free {
+            return Err(RankError::GpuFull { ordinal, free, needed });
+        }
+        let full = |OutOfMemory { bytes }| RankError::GpuFull { ordinal, free: cuda.memory().0, needed: bytes };
+        let rates = cuda.rates().map_err(full)?;
+        let part = |name: &str, rows, columns| tensors.part(name, rows, columns);
+        let weights = load::<_, LoadError>(&cuda, &shard, part, |_| progress.block_done())?;
+        let products = cuda.probe(&weights.products()).map_err(full)?;
+        cuda.synchronize();
+        let of_rank = DeviceFacts {
+            name: cuda.name(),
+            weight_bytes,
+            free_bytes: cuda.memory().0,
+            rates: Some(rates),
+            products,
+        };
+        facts.lock().unwrap_or_else(PoisonError::into_inner)[rank] = Some(of_rank);
+        Ok(Decoder::new(cuda, shard, weights))
+    };
+    let seeds = Threads::group(ranks).into_iter().zip(shards).zip(ordinals).collect();
+    let group = Group::start(seeds, build)?;
+    let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    let devices: Vec<DeviceFacts> = found.into_iter().flatten().collect();
+    let free = devices.iter().map(|device| device.free_bytes).min().unwrap_or(0);
+    let room =
+        Room { bytes: free.saturating_sub(SCRATCH), bytes_per_row, heads, most_rows: MOST_ROWS };
+    Ok(Ranks { group, devices, room })
+}
+
+/// A row's share of the buffers of a rank, and of the inboxes of sums.
+fn bytes_per_row(shard: &Shard, dtype: Dtype) -> u64 {
+    let Heads { query, key_value, dim } = shard.attention();
+    let hidden = shard.config().hidden_size;
+    let inboxes = 2 * hidden * (shard.world - 1);
+    let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + shard.mlp.len() + inboxes;
+    numbers as u64 * dtype.bytes()
+}

@@ -1,0 +1,130 @@
+//! A server that ends, however it ends, takes its engine with it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::server::{Server, children, command, is_alive, kill, trace, try_post, until};
+
+/// Folders of this server, wherever they may be.
+fn folders(pid: u32, temporary: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let prefix = format!("mediant-engine-{pid}-");
+    let within = |base: &std::path::Path| {
+        let entries =
+            std::fs::read_dir(base).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| vec![]);
+        entries.into_iter().map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let all = [within(temporary), within(std::path::Path::new("/dev/shm"))].concat();
+    all.into_iter().filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
+}
+
+fn gone_within_two_seconds(engine: u32) {
+    let started = Instant::now();
+    while is_alive(engine) {
+        assert!(started.elapsed() < Duration::from_secs(2), "engine {engine} outlives its server");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Deletes what a killed server cannot.
+fn clean(pid: u32, temporary: &std::path::Path) {
+    folders(pid, temporary).iter().for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_leaves_no_process_and_no_folder() {
+    let server = Server::start("", &[]);
+    let (pid, engine) = (server.pid(), server.engine());
+    server.result("/v1/run", &json!({"prompt": "A"}));
+    let temporary = tempfile::tempdir().unwrap();
+    assert_eq!(folders(pid, server.folder.path()).len(), 2, "one for the socket, one in memory");
+    server.signal("TERM");
+    let (status, log) = server.end();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!is_alive(engine) && children(pid).is_empty());
+    assert_eq!(folders(pid, temporary.path()), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_server_that_is_asked_to_end_while_its_engine_loads_leaves_nothing_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path(), "", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let pid = child.id();
+    until("an engine", || !children(pid).is_empty(), String::new);
+    let engine = children(pid)[0];
+    kill(pid, "TERM");
+    until("the end", || child.try_wait().unwrap().is_some(), String::new);
+    assert!(!is_alive(engine));
+    assert_eq!(folders(pid, folder.path()), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn the_engine_of_a_killed_server_is_gone_when_idle_when_busy_and_when_stopped() {
+    for state in ["idle", "busy", "stopped"] {
+        let fault = if state == "busy" { "hang@batch=1" } else { "" };
+        let server = Server::start(fault, &[]);
+        let (pid, engine) = (server.pid(), server.engine());
+        if state == "busy" {
+            let address = server.address;
+            // Its connection will break.
+            std::thread::spawn(move || try_post(address, "/v1/trace", &trace()));
+            until("the hang", || server.log().contains("a fault on purpose"), || server.log());
+        }
+        if state == "stopped" {
+            kill(engine, "STOP");
+        }
+        server.signal("KILL");
+        gone_within_two_seconds(engine);
+        clean(pid, server.folder.path());
+    }
+}
+
+#[test]
+fn a_server_deletes_what_a_killed_one_left_behind() {
+    let killed = Server::start("", &[]);
+    let pid = killed.pid();
+    killed.signal("KILL");
+    let engine = killed.engine();
+    gone_within_two_seconds(engine);
+    let temporary = killed.folder.path();
+    assert!(folders(pid, temporary).len() >= 2);
+    let next = command(temporary, "", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    until("clean folders", || folders(pid, temporary).is_empty(), String::new);
+    kill(next.id(), "KILL");
+    let next_pid = next.id();
+    { next }.wait().unwrap();
+    clean(next_pid, temporary);
+}
+
+#[test]
+fn an_engine_that_cannot_load_at_first_ends_the_server_with_its_own_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), "nonsense", &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("the engine did not start: MEDIANT_FAULT is \"nonsense\""), "{error}");
+}
+
+#[test]
+fn nothing_of_the_server_listens_but_its_one_port() {
+    let server = Server::start("", &[]);
+    let listening: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .flat_map(|table| {
+            std::fs::read_to_string(table).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // State 0A: listening.
+            (fields.get(3) == Some(&"0A")).then(|| format!("socket:[{}]", fields[9]))
+        })
+        .collect();
+    let listeners = |pid: u32| {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let links =
+            open.filter_map(|entry| Some(std::fs::read_link(entry.path()).ok()?.display().to_string()));
+        links.filter(|link| listening.contains(link)).count()
+    };
+    assert_eq!((listeners(server.pid()), listeners(server.engine())), (1, 0));
+}

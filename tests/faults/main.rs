@@ -1,0 +1,15 @@
+//! Servers whose engine process dies, hangs, runs out of memory or lies, on purpose (`engine::fault`): what clients see of it.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails loudly; clippy sees only #[test] functions as tests"
+)]
+
+mod deaths;
+mod endings;
+mod memory;
+mod poison;
+mod protocol;
+mod server;

@@ -1,0 +1,81 @@
+//! Work that kills every engine that computes it: it is told apart from the work beside it.
+
+use serde_json::{Value, json};
+
+use crate::server::{Pulse, Server};
+
+/// Every layer at two positions.
+fn patch() -> Value {
+    json!({"runs": {"a": "The Tower is tall", "b": "The river is deep"}, "base": "b", "target": "P",
+           "interventions": [{"site": "resid_mid", "layers": "all", "positions": [-3, -1], "source": {"run": "a"}}],
+           "sweep": ["layers", "positions"]})
+}
+
+#[test]
+fn only_the_cells_that_kill_the_engine_are_null_and_say_so() {
+    let clean = Server::start("", &[]).result("/v1/patch", &patch());
+    let server = Server::start("abort@layer=1", &[]);
+    let pulse = Pulse::of(&server);
+    let found = server.result("/v1/patch", &patch());
+    pulse.was_steady();
+    let (name, values) = found["values"].as_object().unwrap().iter().next().unwrap();
+    for layer in 0..4 {
+        for position in 0..2 {
+            let (value, expected) = (&values[layer][position], &clean["values"][name][layer][position]);
+            if layer == 1 {
+                assert!(value.is_null() && !expected.is_null(), "{found}");
+            } else {
+                assert_eq!(value, expected, "layer {layer}, position {position}");
+            }
+        }
+    }
+    let nulls = found["nulls"].as_array().unwrap();
+    let reason = nulls.iter().find(|null| null["where"] == format!("/values/{name}/1/0")).unwrap();
+    assert!(reason["reason"].as_str().unwrap().starts_with("engine_crash"), "{reason}");
+    assert_eq!(nulls.len(), 4, "two cells, each with a value and an effect: {nulls:?}");
+    assert!(found["lints"].as_array().unwrap().iter().any(|lint| lint["code"] == "CELLS_LOST"), "{found}");
+}
+
+#[test]
+fn a_trace_loses_one_cell_and_its_means_are_those_of_the_others() {
+    let request = json!({"prompt": "The Tower is tall", "subject": "Tower", "target": "P",
+        "corrupt": {"method": {"kind": "gaussian", "samples": 2}},
+        "arms": {"one": {"site": "resid_post", "layers": "all", "positions": [7]}}});
+    let clean = Server::start("", &[]).result("/v1/trace", &request);
+    let found = Server::start("kill@layer=2", &[]).result("/v1/trace", &request);
+    let means = |answer: &Value| {
+        let values = answer["arms"]["one"]["effects"].as_object().unwrap().values().next().unwrap();
+        values["mean"].as_array().unwrap().clone()
+    };
+    let (clean, lost) = (means(&clean), means(&found));
+    for (layer, (clean, lost)) in clean.iter().zip(&lost).enumerate() {
+        assert_eq!(lost.is_array(), clean.is_array());
+        let lost = lost.get(0).unwrap_or(lost);
+        if layer == 2 {
+            assert!(lost.is_null(), "{found}");
+        } else {
+            assert_eq!(lost, clean.get(0).unwrap_or(clean));
+        }
+    }
+}
+
+#[test]
+fn a_request_whose_base_is_guilty_fails_and_those_beside_it_do_not() {
+    // The token of "Z".
+    let server = Server::start("segv@token=90", &[]);
+    let pulse = Pulse::of(&server);
+    let mut bad = patch();
+    bad["runs"]["b"] = json!("The Ziver is deep");
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| (0..4).map(|_| server.result("/v1/patch", &patch())).collect::<Vec<_>>());
+        let answer = server.post("/v1/patch", &bad);
+        assert_eq!((answer.status, &answer.body["type"]), (500, &json!("urn:mediant:problem:engine-crash")));
+        let run = server.post("/v1/run", &json!({"prompt": "Zz"}));
+        assert_eq!((run.status, &run.body["type"]), (500, &json!("urn:mediant:problem:engine-crash")));
+        let beside = beside.join().unwrap();
+        assert!(beside.iter().all(|result| result["values"] == beside[0]["values"]));
+    });
+    pulse.was_steady();
+    let deaths = server.log().matches("the engine is restarted").count();
+    assert!(deaths <= 5, "{deaths} restarts for two guilty requests:\n{}", server.log());
+}
