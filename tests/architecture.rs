@@ -16,10 +16,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("plan", &["spec"]),
     ("kernels", &["spec", "plan"]),
     ("model", &["spec", "kernels", "plan"]),
-    ("load", &["model", "tokens"]),
+    // Lends weights in the pieces that devices take.
+    ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    ("engine", &["kernels", "model", "plan"]),
+    // Its process opens and loads the configured model by itself.
+    ("engine", &["spec", "kernels", "model", "plan", "load", "config"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     ("config", &["spec"]),
@@ -34,7 +36,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plan",
             "effect",
             "engine",
-            "kernels",
             "load",
             "model",
             "result",
@@ -47,10 +48,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"],
     ),
     ("telemetry", &["config"]),
-    ("app", &["config", "http"]),
-    ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "service", "spec"]),
-    ("demo", &["app", "cli", "config", "http", "result", "service", "spec", "telemetry"]),
-    ("cli", &["app", "bench", "config", "demo", "http", "service", "telemetry"]),
+    // Ends the engine process when the server ends.
+    ("app", &["config", "engine", "http", "service"]),
+    ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "spec"]),
+    ("demo", &["app", "cli", "config", "http", "result", "spec", "telemetry"]),
+    ("cli", &["app", "bench", "config", "demo", "engine", "http", "telemetry"]),
 ];
 
 #[test]

@@ -83,9 +83,8 @@ fn the_engine_of_a_killed_server_is_gone_when_idle_when_busy_and_when_stopped() 
 #[test]
 fn a_server_deletes_what_a_killed_one_left_behind() {
     let killed = Server::start("", &[]);
-    let pid = killed.pid();
+    let (pid, engine) = (killed.pid(), killed.engine());
     killed.signal("KILL");
-    let engine = killed.engine();
     gone_within_two_seconds(engine);
     let temporary = killed.folder.path();
     assert!(folders(pid, temporary).len() >= 2);

@@ -32,13 +32,13 @@ fn large_captures_come_through_shared_memory_with_the_same_numbers_and_leave_not
             server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": capture}}));
         answer["runs"].as_object().unwrap().values().next().unwrap()["captures"][0]["values"].clone()
     };
-    // 1 MB would be 410 numbers per layer and position: 4 x 201 x 160 x 4 bytes are half of it, twice are not.
-    let both = json!([{"site": "mlp_act", "layers": "all", "positions": "all"},
+    // 201 positions of 4 layers with 160 + 4 x 64 numbers of 4 bytes: 1.3 MB.
+    let all = json!([{"site": "mlp_act", "layers": "all", "positions": "all"},
                       {"site": "z", "layers": "all", "positions": "all"},
                       {"site": "mlp_out", "layers": "all", "positions": "all"},
                       {"site": "attn_out", "layers": "all", "positions": "all"},
                       {"site": "resid_post", "layers": "all", "positions": "all"}]);
-    let answer = server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": both}}));
+    let answer = server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": all}}));
     let large = &answer["runs"].as_object().unwrap().values().next().unwrap()["captures"][0]["values"];
     let small = capture(json!([0, 200]));
     for layer in 0..4 {

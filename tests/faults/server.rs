@@ -242,7 +242,7 @@ fn comparable(mut result: Value) -> Value {
 /// A trace of several chunks: 4 layers and 18 positions, 5 samples.
 pub(crate) fn trace() -> Value {
     json!({"prompt": "The Tower is tall", "subject": "Tower", "target": "P",
-           "corrupt": {"method": {"kind": "gaussian", "samples": 5}}})
+           "corrupt": {"method": "gaussian", "sigma": {"k": 3, "of": "vocab"}, "samples": 5}})
 }
 
 /// What a server without a fault answers to [`trace`].
