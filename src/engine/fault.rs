@@ -161,7 +161,7 @@ impl<M: Model> Model for Faulty<M> {
                 Kind::Kill => Self::signal(Signal::KILL),
                 Kind::Exit0 => std::process::exit(0),
                 Kind::Hang => loop {
-                    std::thread::sleep(Duration::from_secs(3600));
+                    std::thread::sleep(Duration::from_hours(1));
                 },
                 Kind::Stop => Self::signal(Signal::STOP),
                 Kind::Oom => return Err(OutOfMemory { bytes: 0 }.into()),

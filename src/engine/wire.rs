@@ -43,7 +43,7 @@ pub enum ToEngine {
         /// Its number.
         id: u64,
         /// The batch.
-        batch: ForwardBatch,
+        batch: Box<ForwardBatch>,
     },
 }
 
@@ -197,6 +197,9 @@ impl Hello {
 }
 
 /// A message as it is sent.
+///
+/// # Panics
+/// Never: messages are plain data.
 pub fn frame<M: Serialize>(message: &M) -> Vec<u8> {
     let bytes = postcard::to_extend(message, vec![0; 8]);
     let mut bytes = bytes.expect("BUG: messages are plain data whose lengths are known");
@@ -273,7 +276,7 @@ mod tests {
     fn a_torn_or_garbled_or_endless_frame_is_an_error() {
         let sent = frame(&FromEngine::Failed("x".into()));
         assert!(matches!(read::<FromEngine>(&mut &sent[..sent.len() - 1]), Err(WireError::Io(_))));
-        let mut garbled = sent.clone();
+        let mut garbled = sent;
         garbled[8] = 200;
         assert!(matches!(read::<FromEngine>(&mut garbled.as_slice()), Err(WireError::Garbled { .. })));
         let endless = [255; 16];

@@ -137,8 +137,9 @@ impl Packing {
     pub fn read_by_others(&self, part: Part) -> (Part, Part) {
         let mut read = BTreeSet::new();
         for &i in &part.0 {
-            let run = self.asked[i].run;
-            reads(&self.plan, run).into_iter().for_each(|other| add_with_reads(&self.plan, other, &mut read));
+            for other in reads(&self.plan, self.asked[i].run) {
+                add_with_reads(&self.plan, other, &mut read);
+            }
         }
         let (shared, others) = part.0.into_iter().partition(|&i| read.contains(&self.asked[i].run));
         (Part(shared), Part(others))

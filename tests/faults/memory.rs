@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, expected, trace};
+use crate::server::{Server, expected, folders, trace};
 
 #[test]
 fn a_chunk_for_which_memory_runs_out_is_halved_without_any_death() {
@@ -45,9 +45,7 @@ fn large_captures_come_through_shared_memory_with_the_same_numbers_and_leave_not
         assert_eq!(large[layer][0], small[layer][0]);
         assert_eq!(large[layer][200], small[layer][1]);
     }
-    let prefix = format!("mediant-engine-{}-", server.pid());
-    let folders = std::fs::read_dir("/dev/shm").unwrap().flatten();
-    let ours = folders.filter(|entry| entry.file_name().to_str().unwrap_or_default().starts_with(&prefix));
-    let left: Vec<_> = ours.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten()).collect();
-    assert_eq!(left.len(), 1, "the lock: {left:?}");
+    let ours = folders(server.pid(), server.folder.path()).into_iter();
+    let left: Vec<_> = ours.flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten()).collect();
+    assert_eq!(left.len(), 2, "the locks: {left:?}");
 }
