@@ -23,8 +23,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    // Each rank loads its part of the weights, and a group of ranks says why it broke.
-    ("engine", &["spec", "comm", "kernels", "load", "model", "plan"]),
+    // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke.
+    ("engine", &["spec", "comm", "kernels", "load", "model", "plan", "config"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     ("config", &["spec"]),
@@ -39,7 +39,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plan",
             "effect",
             "engine",
-            "kernels",
             "load",
             "model",
             "result",
@@ -52,10 +51,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"],
     ),
     ("telemetry", &["config"]),
-    ("app", &["config", "http"]),
-    ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "service", "spec"]),
-    ("demo", &["app", "cli", "config", "http", "result", "service", "spec", "telemetry"]),
-    ("cli", &["app", "bench", "config", "demo", "http", "service", "telemetry"]),
+    // Ends the engine process when the server ends.
+    ("app", &["config", "engine", "http", "service"]),
+    ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "spec"]),
+    ("demo", &["app", "cli", "config", "http", "result", "spec", "telemetry"]),
+    ("cli", &["app", "bench", "config", "demo", "engine", "http", "telemetry"]),
 ];
 
 #[test]

@@ -62,7 +62,8 @@ pub(super) fn compute(
         Ok(())
     })?;
     let scores = scores.into_iter().map(|s| s.expect("BUG: every readout is in one chunk")).collect();
-    let again = if mode == Mode::Branching { (packing.len() as u64 - 1) * (roots * layers) as u64 } else { 0 };
+    let again =
+        if mode == Mode::Branching { (packing.len() as u64 - 1) * (roots * layers) as u64 } else { 0 };
     Ok(Computed {
         seconds: started.elapsed().as_secs_f64(),
         computing,
@@ -172,7 +173,8 @@ impl Measured {
 /// The least time for so many operations in so many chunks: every device multiplies at its own ceiling, or reads its weights once a
 /// chunk.
 pub(super) fn floor(ready: &Ready, flops: f64, chunks: usize) -> Option<f64> {
-    let rates: Vec<_> = ready.devices.iter().map(|d| Some((d.rates?, d.weight_bytes))).collect::<Option<_>>()?;
+    let rates: Vec<_> =
+        ready.devices.iter().map(|d| Some((d.rates?, d.weight_bytes))).collect::<Option<_>>()?;
     let share = flops / rates.len() as f64;
     let of_rank = |(rates, weight_bytes): (crate::kernels::facts::Rates, u64)| {
         let products = share / rates.square_flops;

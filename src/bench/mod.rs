@@ -269,11 +269,14 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
         });
         println!("  {:.1} GB of weights{rates}", device.weight_bytes as f64 / 1e9);
     }
-    for section in [&report.trace].into_iter().chain(&report.traces).chain([&report.head_sweep, &report.window]) {
+    for section in
+        [&report.trace].into_iter().chain(&report.traces).chain([&report.head_sweep, &report.window])
+    {
         print_section(section);
     }
     for CleanRun { tokens, ms, floor_ms } in &report.clean_runs {
-        let floor = floor_ms.map_or_else(String::new, |f| format!(", {:.2} x the floor of {f:.2} ms", ms / f));
+        let floor =
+            floor_ms.map_or_else(String::new, |f| format!(", {:.2} x the floor of {f:.2} ms", ms / f));
         println!("clean run of {tokens} tokens: {ms:.2} ms{floor}");
     }
     let Checks { self_patches, largest_self_patch_effect, same_bits_in_smaller_chunks } = report.checks;

@@ -11,11 +11,12 @@ use super::assemble::Assembly;
 use super::work::{Done, Failure, Work};
 use super::{Engine, EngineError, Prepared};
 use crate::plan::output::{Lost, PlanOutput};
-use crate::plan::pack::Part;
+use crate::plan::pack::{Packing, Part};
 
 /// Parts of one plan on their way at once: one is computed, the next is laid out meanwhile.
 const AHEAD: usize = 2;
-/// Deaths that one plan may cost. A guilty cell among 4096 is found in 15; each costs a restart, and others wait.
+/// Parts of one plan that may kill the engine; then the plan is given up. A guilty cell among 4096 is found in 13, each costs
+/// a restart, and others wait.
 const MOST_DEATHS: usize = 24;
 
 /// A part that is still to be computed.
@@ -62,15 +63,19 @@ pub(super) async fn execute(engine: &Engine, prepared: &Prepared) -> Result<Plan
             if lost == Lost::OutOfMemory {
                 assembly.halved();
             }
-            pieces(piece, lost).into_iter().rev().for_each(|piece| todo.push_front(piece));
+            pieces(packing, piece, lost).into_iter().rev().for_each(|piece| todo.push_front(piece));
         } else {
             assembly.lose(packing.outputs(&piece.part), lost);
-            let others = std::mem::take(&mut todo).into_iter().filter_map(|other| {
-                let (part, reads_lost) = packing.without(other.part, &piece.part);
-                assembly.lose(packing.outputs(&reads_lost), lost);
-                (!part.is_empty()).then_some(Piece { part, ..other })
-            });
-            todo = others.collect();
+            // What reads it cannot be computed either, and at some point there is an end to trying.
+            let given_up = deaths >= MOST_DEATHS;
+            for Piece { part, suspect } in std::mem::take(&mut todo) {
+                let (part, gone) =
+                    if given_up { (Part::default(), part) } else { packing.without(part, &piece.part) };
+                assembly.lose(packing.outputs(&gone), lost);
+                if !part.is_empty() {
+                    todo.push_back(Piece { part, suspect });
+                }
+            }
         }
     }
     Ok(assembly.finish())
@@ -89,12 +94,16 @@ fn send(engine: &Engine, prepared: &Prepared, piece: &Piece) -> Result<Reply, En
     Ok(done)
 }
 
-/// What is computed instead of a part that failed. The first run asked for is the one that the others are most likely to
-/// read: if it is guilty, so are they, and need not be tried.
-fn pieces(piece: Piece, lost: Lost) -> Vec<Piece> {
-    let suspect = lost == Lost::EngineCrash;
-    let (first, rest) = piece.part.split_at(usize::from(suspect && !piece.suspect));
-    let (left, right) = rest.halves();
-    let parts = [first, left, right].into_iter().filter(|part| !part.is_empty());
-    parts.map(|part| Piece { part, suspect: suspect || piece.suspect }).collect()
+/// What is computed instead of a part that failed. Where the engine died, the runs that others read come first: if one of
+/// them is guilty, so are those, and need not be tried.
+fn pieces(packing: &Packing, piece: Piece, lost: Lost) -> Vec<Piece> {
+    let crash = lost == Lost::EngineCrash;
+    let parts = if crash && !piece.suspect {
+        let (shared, others) = packing.read_by_others(piece.part);
+        [shared.halves(), others.halves()].concat()
+    } else {
+        piece.part.halves().to_vec()
+    };
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.map(|part| Piece { part, suspect: crash || piece.suspect }).collect()
 }

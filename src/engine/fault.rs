@@ -156,11 +156,12 @@ impl<M: Model> Model for Faulty<M> {
                 #[expect(clippy::panic, reason = "that is the fault")]
                 Kind::Panic => panic!("a panic on purpose"),
                 Kind::Abort => std::process::abort(),
-                Kind::Segv => Self::signal(Signal::SEGV),
+                // The first is taken for a stack that overflows, by a handler that then lets the next one through.
+                Kind::Segv => [Signal::SEGV; 2].into_iter().for_each(Self::signal),
                 Kind::Kill => Self::signal(Signal::KILL),
                 Kind::Exit0 => std::process::exit(0),
                 Kind::Hang => loop {
-                    std::thread::sleep(Duration::from_secs(3600));
+                    std::thread::sleep(Duration::from_hours(1));
                 },
                 Kind::Stop => Self::signal(Signal::STOP),
                 Kind::Oom => return Err(OutOfMemory { bytes: 0 }.into()),

@@ -6,7 +6,7 @@ use super::group::Group;
 use super::ranks::{RankError, Ranks, RanksError, Source};
 use super::row_budget::Room;
 use crate::comm::Threads;
-use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
+use crate::kernels::cuda::{Cuda, Dimensions, GroupId, MOST_PEERS, Place};
 use crate::kernels::facts::DeviceFacts;
 use crate::kernels::{Heads, OutOfMemory};
 use crate::load::LoadError;
@@ -22,7 +22,7 @@ const SCRATCH: u64 = 3 << 29;
 
 /// Starts a rank on each of these GPUs.
 pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksError> {
-    let Source { dtype, shards, tensors, progress } = source;
+    let Source { dtype, sums, shards, tensors, progress } = source;
     let ranks = ordinals.len();
     let group = (ranks > 1).then(GroupId::new).transpose()?;
     let room_of = |shard: &Shard| (bytes_per_row(shard, dtype), shard.attention().query);
@@ -36,14 +36,16 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
             heads: shard.attention(),
             intermediate: shard.mlp.len(),
         };
-        let cuda = Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host }))?;
+        let cuda =
+            Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host, sums }))?;
         let weight_bytes = shard.parameters() * dtype.bytes();
         let (free, _) = cuda.memory();
         let needed = weight_bytes + SCRATCH;
         if needed > free {
             return Err(RankError::GpuFull { ordinal, free, needed });
         }
-        let full = |OutOfMemory { bytes }| RankError::GpuFull { ordinal, free: cuda.memory().0, needed: bytes };
+        let full =
+            |OutOfMemory { bytes }| RankError::GpuFull { ordinal, free: cuda.memory().0, needed: bytes };
         let rates = cuda.rates().map_err(full)?;
         let part = |name: &str, rows, columns| tensors.part(name, rows, columns);
         let weights = load::<_, LoadError>(&cuda, &shard, part, |_| progress.block_done())?;
@@ -64,8 +66,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
     let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
     let devices: Vec<DeviceFacts> = found.into_iter().flatten().collect();
     let free = devices.iter().map(|device| device.free_bytes).min().unwrap_or(0);
-    let room =
-        Room { bytes: free.saturating_sub(SCRATCH), bytes_per_row, heads, most_rows: MOST_ROWS };
+    let room = Room { bytes: free.saturating_sub(SCRATCH), bytes_per_row, heads, most_rows: MOST_ROWS };
     Ok(Ranks { group, devices, room })
 }
 
@@ -73,7 +74,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
 fn bytes_per_row(shard: &Shard, dtype: Dtype) -> u64 {
     let Heads { query, key_value, dim } = shard.attention();
     let hidden = shard.config().hidden_size;
-    let inboxes = 2 * hidden * (shard.world - 1);
+    let inboxes = if shard.world > MOST_PEERS { 0 } else { 2 * hidden * (shard.world - 1) };
     let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + shard.mlp.len() + inboxes;
     numbers as u64 * dtype.bytes()
 }

@@ -51,18 +51,15 @@ pub fn computing(
     let started = Instant::now();
     let Checkpoint { name, config: shape, tensors, .. } = checkpoint;
     let dtype = config.model.dtype;
-    let devices = config.engine.devices();
     tracing::info!(
         model = name,
         layers = shape.num_layers,
         parameters = shape.parameters(),
-        devices = devices.len(),
+        devices = config.engine.devices().len(),
         "loading {name} in {}",
         dtype.name()
     );
-    let threads = config.engine.threads();
-    let Ranks { mut group, devices, room } =
-        ranks::start(&devices, threads, dtype, shape, tensors, progress)?;
+    let Ranks { mut group, devices, room } = ranks::start(&config.engine, dtype, shape, tensors, progress)?;
     let budget = warm_up(&mut group, shape, row_budget(config, shape, room)?)?;
     let ready = Ready { budget, numerics: Numerics::of(dtype, &devices), devices };
     tracing::info!(

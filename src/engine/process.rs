@@ -94,7 +94,7 @@ impl Outbox {
 /// Reads batches until the server is gone, then ends the process.
 fn receive(mut socket: UnixStream, batches: &mpsc::Sender<(u64, Arc<ForwardBatch>)>) {
     while let Ok(ToEngine::Compute { id, batch }) = wire::read(&mut socket) {
-        if batches.send((id, Arc::new(batch))).is_err() {
+        if batches.send((id, Arc::from(batch))).is_err() {
             break;
         }
     }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::group::{Group, StartError};
 #[cfg(feature = "cuda")]
 use super::gpus;
+use super::group::{Group, StartError};
 use super::row_budget::Room;
 use crate::comm::Threads;
+use crate::config::Engine;
 use crate::kernels::cpu::Cpu;
 use crate::kernels::facts::DeviceFacts;
 use crate::load::{LoadError, TensorSource, available_bytes, check_fits};
@@ -15,7 +16,7 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::shard::{Indivisible, Shard};
 use crate::model::weights::load;
-use crate::spec::device::Device;
+use crate::spec::device::{Device, Sums};
 use crate::spec::dtype::Dtype;
 
 /// Share of the free memory that activations may take when the configuration leaves it open.
@@ -72,7 +73,9 @@ pub enum RankError {
     #[error(transparent)]
     Gpu(#[from] crate::kernels::cuda::Fault),
     /// Its weights do not fit beside what else is on the GPU.
-    #[error("GPU {ordinal} has {free} bytes free, and this rank's weights take {needed}; divide the model over more devices")]
+    #[error(
+        "GPU {ordinal} has {free} bytes free, and this rank's weights take {needed}; divide the model over more devices"
+    )]
     GpuFull {
         /// Number of the GPU.
         ordinal: u32,
@@ -86,6 +89,8 @@ pub enum RankError {
 /// What ranks are made from.
 pub(super) struct Source {
     pub(super) dtype: Dtype,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs have a choice"))]
+    pub(super) sums: Sums,
     pub(super) shards: Vec<Shard>,
     pub(super) tensors: Arc<dyn TensorSource>,
     pub(super) progress: Progress,
@@ -108,19 +113,20 @@ impl Progress {
     }
 }
 
-/// Starts a rank on each device; all load their parts of the weights side by side. CPU ranks share `threads` out among
-/// themselves. `progress` is told how many blocks all ranks have loaded.
+/// Starts a rank on each device; all load their parts of the weights side by side. CPU ranks share the configured
+/// threads out among themselves. `progress` is told how many blocks all ranks have loaded.
 pub fn start(
-    devices: &[Device],
-    threads: usize,
+    engine: &Engine,
     dtype: Dtype,
     shape: &ModelConfig,
     tensors: &Arc<dyn TensorSource>,
     progress: impl Fn(usize) + Send + Sync + 'static,
 ) -> Result<Ranks, RanksError> {
+    let devices = engine.devices();
     let ranks = devices.len();
     let source = Source {
         dtype,
+        sums: engine.sums,
         shards: Shard::all(shape, ranks)?,
         tensors: Arc::clone(tensors),
         progress: Progress { ranks, done: AtomicUsize::new(0), tell: Box::new(progress) },
@@ -133,7 +139,7 @@ pub fn start(
         })
         .collect();
     match gpus.first() {
-        None => cpus(source, threads, shape),
+        None => cpus(source, engine.threads(), shape),
         #[cfg(feature = "cuda")]
         Some(_) => gpus::start(source, gpus),
         #[cfg(not(feature = "cuda"))]
@@ -142,7 +148,7 @@ pub fn start(
 }
 
 fn cpus(source: Source, threads: usize, shape: &ModelConfig) -> Result<Ranks, RanksError> {
-    let Source { dtype, shards, tensors, progress } = source;
+    let Source { dtype, shards, tensors, progress, .. } = source;
     let needed: Vec<u64> = shards.iter().map(|shard| memory_of(shard, dtype)).collect();
     check_fits(needed.iter().sum()).map_err(RanksError::Room)?;
     let ranks = shards.len();

@@ -35,10 +35,17 @@ impl Folder {
         sweep(base);
         let prefix = format!("{PREFIX}{}-", std::process::id());
         let private = Permissions::from_mode(0o700);
-        let folder = tempfile::Builder::new().prefix(&prefix).permissions(private).tempdir_in(base)?;
-        let lock = File::create_new(folder.path().join(LOCK))?;
-        lock.lock()?;
-        Ok(Folder { folder, _lock: lock })
+        loop {
+            let mut builder = tempfile::Builder::new();
+            let folder = builder.prefix(&prefix).permissions(private.clone()).tempdir_in(base)?;
+            let path = folder.path().join(LOCK);
+            let lock = File::create_new(&path)?;
+            lock.lock()?;
+            // Another server may have taken it for a dead one's before it was locked.
+            if path.exists() {
+                return Ok(Folder { folder, _lock: lock });
+            }
+        }
     }
 
     /// Where it is.

@@ -3,16 +3,20 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
+use super::row_budget::Room;
 use super::*;
+use crate::kernels::OutOfMemory;
 use crate::model::config::Rope;
 use crate::model::decoder::BatchOutput;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::Lost;
-use crate::plan::{Plan, Score};
+use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
+use crate::spec::site::Site;
 
-/// Counts batches, waits for leave if there is a gate, panics on token 13.
+/// Counts batches, waits for leave if there is a gate, panics on token 13, has no room for more than so many rows.
 struct Fake {
     batches: Arc<AtomicUsize>,
+    room: usize,
     gate: Option<mpsc::Receiver<()>>,
 }
 
@@ -23,6 +27,9 @@ impl Model for Fake {
             gate.recv().unwrap();
         }
         assert!(!batch.tokens.contains(&13), "an unlucky token");
+        if batch.peak_rows > self.room {
+            return Err(OutOfMemory { bytes: 1 }.into());
+        }
         let score = Score { top: vec![(0, 0.0)], ..Score::default() };
         Ok(BatchOutput {
             scores: vec![score; batch.readout.rows.len()],
@@ -55,10 +62,19 @@ fn config() -> crate::model::config::ModelConfig {
 
 /// An engine whose chunks hold 4 rows.
 fn engine(gate: Option<mpsc::Receiver<()>>, limit: usize) -> (Engine, Arc<AtomicUsize>) {
+    engine_with(gate, limit, 4, usize::MAX)
+}
+
+fn engine_with(
+    gate: Option<mpsc::Receiver<()>>,
+    limit: usize,
+    rows: usize,
+    room: usize,
+) -> (Engine, Arc<AtomicUsize>) {
     let batches = Arc::new(AtomicUsize::new(0));
     let mut budget = RowBudget::new(&config(), Room::host(&config(), 1 << 20));
-    budget.rows = 4;
-    let fake = Fake { batches: Arc::clone(&batches), gate };
+    budget.rows = rows;
+    let fake = Fake { batches: Arc::clone(&batches), gate, room };
     let ready = Ready { budget, numerics: Numerics::of(Dtype::F32, &[]), devices: Vec::new() };
     (Engine::start(Computing { model: Box::new(fake), ready }, 2, limit).unwrap(), batches)
 }
@@ -141,4 +157,60 @@ async fn a_run_larger_than_the_budget_is_an_error_before_any_work() {
     let refused = engine.prepare(&plan, Mode::Branching);
     assert!(matches!(refused, Err(PackError::OverBudget { rows: 5, budget: 4 })));
     assert_eq!(batches.load(Ordering::SeqCst), 0);
+}
+
+/// The readouts that are lost, and why.
+fn lost(output: &PlanOutput) -> Vec<(usize, Lost)> {
+    (0..output.scores.len()).filter_map(|i| Some((i, output.scores[i].lost?))).collect()
+}
+
+#[tokio::test]
+async fn of_a_chunk_that_fails_only_the_guilty_run_is_lost_and_few_batches_are_spent() {
+    let (engine, batches) = engine_with(None, 4, 200, usize::MAX);
+    let mut plan = runs(100, 1);
+    plan.runs[70].tokens = Arc::from([13, 1]);
+    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    assert_eq!(lost(&output), [(70, Lost::EngineCrash)]);
+    assert_eq!((output.lost, output.usage.halved), (Some(Lost::EngineCrash), 0));
+    // The whole; then two halves at each of seven sizes.
+    let spent = batches.load(Ordering::SeqCst);
+    assert!(spent <= 1 + 2 * 7, "{spent} batches");
+}
+
+#[tokio::test]
+async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
+    let (engine, batches) = engine_with(None, 4, 200, usize::MAX);
+    let mut plan = runs(2, 1);
+    plan.runs[1].tokens = Arc::from([13, 1]);
+    let at = Address { layer: 1, site: Site::ResidPost };
+    for i in 0..40 {
+        let edit = Edit::new(at, vec![1], Op::Scale(i as f32), EditGroup::Patch);
+        let branch = plan.branch(RunId(i % 2), vec![edit]);
+        plan.read(branch, 1);
+    }
+    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    let odd: Vec<_> = (0..42).filter(|i| i % 2 == 1).map(|i| (i, Lost::EngineCrash)).collect();
+    assert_eq!(lost(&output), odd);
+    // The whole, each of the two roots, and what reads the good one, which is just a half.
+    assert_eq!(batches.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn guilt_without_end_is_not_searched_without_end() {
+    let (engine, batches) = engine_with(None, 4, 2000, usize::MAX);
+    let output = engine.execute(prepared(&engine, &runs(1000, 13))).await.unwrap();
+    assert_eq!(lost(&output).len(), 1000);
+    let spent = batches.load(Ordering::SeqCst);
+    assert!(spent < 50, "{spent} deaths");
+}
+
+#[tokio::test]
+async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_lost() {
+    let (engine, _) = engine_with(None, 4, 100, 7);
+    let mut plan = runs(10, 1);
+    let long = plan.root(Arc::from([1; 8]));
+    plan.read(long, 7);
+    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    assert_eq!(lost(&output), [(10, Lost::OutOfMemory)]);
+    assert!(output.usage.halved >= 2, "{:?}", output.usage);
 }

@@ -68,16 +68,13 @@ impl Work {
     /// Lays out the batch. `None` if that failed; then the requester was told.
     pub(super) fn lay_out(self) -> Option<(Work, ChunkKey, ForwardBatch)> {
         // A fault in one plan must not end the others.
-        match catch_unwind(AssertUnwindSafe(|| self.packing.lay_out(&self.part))) {
-            Ok(Chunk { batch, readouts, runs, .. }) => {
-                let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
-                Some((self, key, batch))
-            }
-            Err(_) => {
-                self.answer(Err(Failure::LayOut));
-                None
-            }
-        }
+        let laid_out = catch_unwind(AssertUnwindSafe(|| self.packing.lay_out(&self.part)));
+        let Ok(Chunk { batch, readouts, runs, .. }) = laid_out else {
+            self.answer(Err(Failure::LayOut));
+            return None;
+        };
+        let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
+        Some((self, key, batch))
     }
 
     /// Tells the requester. If nobody waits any more, the result is nobody's loss.

@@ -39,7 +39,7 @@ pub struct EditStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lost {
-    /// The engine died of it whenever it was computed.
+    /// The engine died whenever it was computed, or of so much else of the plan that it was given up.
     EngineCrash,
     /// Memory ran out, although it was computed alone.
     OutOfMemory,
@@ -58,7 +58,9 @@ impl Lost {
 impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let words = match self {
-            Self::EngineCrash => "the engine died whenever it computed this",
+            Self::EngineCrash => {
+                "the engine died of this, or of so much beside it that the rest was given up"
+            }
             Self::OutOfMemory => "memory ran out although this was computed alone",
         };
         write!(f, "{}: {words}", self.name())

@@ -133,6 +133,18 @@ impl Packing {
         (readouts, asked().flat_map(|asked| &asked.captures).copied().collect())
     }
 
+    /// The runs of a part that others of it read, and the others.
+    pub fn read_by_others(&self, part: Part) -> (Part, Part) {
+        let mut read = BTreeSet::new();
+        for &i in &part.0 {
+            for other in reads(&self.plan, self.asked[i].run) {
+                add_with_reads(&self.plan, other, &mut read);
+            }
+        }
+        let (shared, others) = part.0.into_iter().partition(|&i| read.contains(&self.asked[i].run));
+        (Part(shared), Part(others))
+    }
+
     /// A part without and with what cannot be computed where `lost` cannot: it is that, or reads it.
     pub fn without(&self, part: Part, lost: &Part) -> (Part, Part) {
         let runs: BTreeSet<RunId> = lost.0.iter().map(|&i| self.asked[i].run).collect();
@@ -202,7 +214,7 @@ impl Packing {
 }
 
 /// Some of the runs asked for: what is computed together.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Part(Vec<usize>);
 
 impl Part {
@@ -216,19 +228,12 @@ impl Part {
         self.0.is_empty()
     }
 
-    /// The first `n` runs and the others.
-    #[must_use]
-    pub fn split_at(self, n: usize) -> (Part, Part) {
-        let mut first = self.0;
-        let rest = first.split_off(n.min(first.len()));
-        (Part(first), Part(rest))
-    }
-
     /// Two halves; of a single run there is no second one.
     #[must_use]
-    pub fn halves(self) -> (Part, Part) {
-        let n = self.len().div_ceil(2);
-        self.split_at(n)
+    pub fn halves(self) -> [Part; 2] {
+        let mut first = self.0;
+        let rest = first.split_off(first.len().div_ceil(2));
+        [Part(first), Part(rest)]
     }
 }
 

@@ -21,7 +21,7 @@ use crate::plan::cost::Ceiling;
 pub fn supervised(config: &Config, keeper: &Keeper) -> anyhow::Result<Service> {
     start(config, |checkpoint| {
         let (shape, sha256) = (&checkpoint.config, &checkpoint.fingerprint.weights_sha256);
-        Ok(Engine::supervise(config, shape, sha256, admitted(config), keeper)?)
+        Ok(Engine::supervise(&pinned(config, checkpoint), shape, sha256, admitted(config), keeper)?)
     })
 }
 
@@ -32,6 +32,15 @@ pub fn in_process(config: &Config) -> anyhow::Result<Service> {
         let layers = checkpoint.config.num_layers as u32;
         Engine::start(computing, layers, admitted(config)).context("cannot start the engine's thread")
     })
+}
+
+/// The configuration by which the engine finds what was opened here, also after the branch it came from has moved on.
+fn pinned(config: &Config, checkpoint: &Checkpoint) -> Config {
+    let mut config = config.clone();
+    if let Some(commit) = &checkpoint.fingerprint.revision {
+        config.model.reference = format!("{}@{commit}", checkpoint.name);
+    }
+    config
 }
 
 /// One computes, the others wait.

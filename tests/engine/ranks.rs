@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use mediant::comm::Threads;
+use mediant::config::Engine;
 use mediant::engine::group::{Group, StartError};
 use mediant::engine::ranks::{RanksError, start};
 use mediant::engine::{Model, ModelError};
@@ -41,6 +42,12 @@ fn plan() -> Plan {
     plan.scoring.targets = vec![3, 44, 300];
     plan.scoring.topk = 5;
     plan
+}
+
+/// The default configuration with these devices and two threads.
+fn engine(devices: &[Device]) -> Engine {
+    let config = mediant::config::load(None, std::iter::empty(), &[]).unwrap().config;
+    Engine { devices: devices.to_vec(), threads: 2, ..config.engine }
 }
 
 fn batch() -> ForwardBatch {
@@ -85,7 +92,9 @@ fn a_dummy_model_is_the_same_on_any_number_of_ranks_and_so_is_noise() {
         let devices = vec![Device::Cpu; world];
         let (told, progress) = std::sync::mpsc::channel();
         let report = move |blocks| told.send(blocks).unwrap();
-        let mut group = start(&devices, 2, Dtype::F32, &dummy.config, &dummy.tensors, report).unwrap();
+        let ranks = start(&engine(&devices), Dtype::F32, &dummy.config, &dummy.tensors, report).unwrap();
+        let mut group = ranks.group;
+        assert_eq!((ranks.devices.len(), ranks.room.heads), (world, 4));
         assert_eq!(progress.into_iter().max(), Some(4), "progress counts blocks that all ranks have");
         run(&mut group, 4, &plan(), 1000, Mode::Branching)
     });
@@ -105,11 +114,15 @@ fn a_dummy_model_is_the_same_on_any_number_of_ranks_and_so_is_noise() {
 #[test]
 fn devices_that_do_not_do_are_refused_before_anything_is_loaded() {
     let dummy = open(&"dummy:tiny".parse::<ModelRef>().unwrap(), &LoadOptions::default()).unwrap();
-    let refused =
-        |devices: &[Device]| start(devices, 2, Dtype::F32, &dummy.config, &dummy.tensors, |_| ()).err();
-    assert!(matches!(refused(&[Device::Cpu; 3]), Some(RanksError::Indivisible(_))));
-    let gpu = refused(&[Device::Cuda(1)]).unwrap().to_string();
-    assert!(gpu.starts_with("cuda:1 cannot be used"), "{gpu}");
+    let refused = |devices: &[Device]| {
+        start(&engine(devices), Dtype::F32, &dummy.config, &dummy.tensors, |_| ()).err().unwrap()
+    };
+    assert!(matches!(refused(&[Device::Cpu; 3]), RanksError::Indivisible(_)));
+    // A build for GPUs looks for the device.
+    if cfg!(not(feature = "cuda")) {
+        let gpu = refused(&[Device::Cuda(1)]).to_string();
+        assert!(gpu.starts_with("cuda:1 cannot be used"), "{gpu}");
+    }
 }
 
 #[test]

@@ -178,9 +178,10 @@ fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
             heads: shard.attention(),
             intermediate: shard.mlp.len(),
         };
-        let place = group.map(|group| Place { group, host });
+        let place = group.map(|group| Place { group, host, sums: Default::default() });
         let cuda = Cuda::open(shard.rank, dtype, dimensions, place).unwrap();
-        let part = |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
+        let part =
+            |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
         let weights = load(&cuda, &shard, part, |_| ()).unwrap();
         cuda.probe(&weights.products()).unwrap();
         Ok::<_, Infallible>(Decoder::new(cuda, shard, weights))

@@ -5,19 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::server::{Server, children, command, is_alive, kill, trace, try_post, until};
-
-/// Folders of this server, wherever they may be.
-fn folders(pid: u32, temporary: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let prefix = format!("mediant-engine-{pid}-");
-    let within = |base: &std::path::Path| {
-        let entries =
-            std::fs::read_dir(base).map(|entries| entries.flatten().collect()).unwrap_or_else(|_| vec![]);
-        entries.into_iter().map(|entry| entry.path()).collect::<Vec<_>>()
-    };
-    let all = [within(temporary), within(std::path::Path::new("/dev/shm"))].concat();
-    all.into_iter().filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&prefix)).collect()
-}
+use crate::server::{
+    Server, children, command, delete_folders, folders, is_alive, kill, trace, try_post, until,
+};
 
 fn gone_within_two_seconds(engine: u32) {
     let started = Instant::now();
@@ -27,23 +17,17 @@ fn gone_within_two_seconds(engine: u32) {
     }
 }
 
-/// Deletes what a killed server cannot.
-fn clean(pid: u32, temporary: &std::path::Path) {
-    folders(pid, temporary).iter().for_each(|folder| std::fs::remove_dir_all(folder).unwrap());
-}
-
 #[test]
 fn a_server_that_is_asked_to_end_leaves_no_process_and_no_folder() {
-    let server = Server::start("", &[]);
+    let mut server = Server::start("", &[]);
     let (pid, engine) = (server.pid(), server.engine());
     server.result("/v1/run", &json!({"prompt": "A"}));
-    let temporary = tempfile::tempdir().unwrap();
     assert_eq!(folders(pid, server.folder.path()).len(), 2, "one for the socket, one in memory");
     server.signal("TERM");
     let (status, log) = server.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(!is_alive(engine) && children(pid).is_empty());
-    assert_eq!(folders(pid, temporary.path()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(folders(pid, server.folder.path()), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
@@ -64,7 +48,7 @@ fn the_engine_of_a_killed_server_is_gone_when_idle_when_busy_and_when_stopped() 
     for state in ["idle", "busy", "stopped"] {
         let fault = if state == "busy" { "hang@batch=1" } else { "" };
         let server = Server::start(fault, &[]);
-        let (pid, engine) = (server.pid(), server.engine());
+        let engine = server.engine();
         if state == "busy" {
             let address = server.address;
             // Its connection will break.
@@ -76,16 +60,14 @@ fn the_engine_of_a_killed_server_is_gone_when_idle_when_busy_and_when_stopped() 
         }
         server.signal("KILL");
         gone_within_two_seconds(engine);
-        clean(pid, server.folder.path());
     }
 }
 
 #[test]
 fn a_server_deletes_what_a_killed_one_left_behind() {
     let killed = Server::start("", &[]);
-    let pid = killed.pid();
+    let (pid, engine) = (killed.pid(), killed.engine());
     killed.signal("KILL");
-    let engine = killed.engine();
     gone_within_two_seconds(engine);
     let temporary = killed.folder.path();
     assert!(folders(pid, temporary).len() >= 2);
@@ -94,7 +76,7 @@ fn a_server_deletes_what_a_killed_one_left_behind() {
     kill(next.id(), "KILL");
     let next_pid = next.id();
     { next }.wait().unwrap();
-    clean(next_pid, temporary);
+    delete_folders(next_pid, temporary);
 }
 
 #[test]

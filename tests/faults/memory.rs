@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, expected, trace};
+use crate::server::{Server, expected, folders, trace};
 
 #[test]
 fn a_chunk_for_which_memory_runs_out_is_halved_without_any_death() {
@@ -32,22 +32,20 @@ fn large_captures_come_through_shared_memory_with_the_same_numbers_and_leave_not
             server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": capture}}));
         answer["runs"].as_object().unwrap().values().next().unwrap()["captures"][0]["values"].clone()
     };
-    // 1 MB would be 410 numbers per layer and position: 4 x 201 x 160 x 4 bytes are half of it, twice are not.
-    let both = json!([{"site": "mlp_act", "layers": "all", "positions": "all"},
+    // 201 positions of 4 layers with 160 + 4 x 64 numbers of 4 bytes: 1.3 MB.
+    let all = json!([{"site": "mlp_act", "layers": "all", "positions": "all"},
                       {"site": "z", "layers": "all", "positions": "all"},
                       {"site": "mlp_out", "layers": "all", "positions": "all"},
                       {"site": "attn_out", "layers": "all", "positions": "all"},
                       {"site": "resid_post", "layers": "all", "positions": "all"}]);
-    let answer = server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": both}}));
+    let answer = server.result("/v1/run", &json!({"prompt": "x".repeat(200), "read": {"capture": all}}));
     let large = &answer["runs"].as_object().unwrap().values().next().unwrap()["captures"][0]["values"];
     let small = capture(json!([0, 200]));
     for layer in 0..4 {
         assert_eq!(large[layer][0], small[layer][0]);
         assert_eq!(large[layer][200], small[layer][1]);
     }
-    let prefix = format!("mediant-engine-{}-", server.pid());
-    let folders = std::fs::read_dir("/dev/shm").unwrap().flatten();
-    let ours = folders.filter(|entry| entry.file_name().to_str().unwrap_or_default().starts_with(&prefix));
-    let left: Vec<_> = ours.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten()).collect();
-    assert_eq!(left.len(), 1, "the lock: {left:?}");
+    let ours = folders(server.pid(), server.folder.path()).into_iter();
+    let left: Vec<_> = ours.flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten()).collect();
+    assert_eq!(left.len(), 2, "the locks: {left:?}");
 }

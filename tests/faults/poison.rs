@@ -6,7 +6,7 @@ use crate::server::{Pulse, Server};
 
 /// Every layer at two positions.
 fn patch() -> Value {
-    json!({"runs": {"a": "The Tower is tall", "b": "The river is deep"}, "base": "b", "target": "P",
+    json!({"runs": {"a": "The Tower is tall", "b": "The river is deep"}, "base": "b", "target": "P", "metrics": ["prob:target"],
            "interventions": [{"site": "resid_mid", "layers": "all", "positions": [-3, -1], "source": {"run": "a"}}],
            "sweep": ["layers", "positions"]})
 }
@@ -39,10 +39,10 @@ fn only_the_cells_that_kill_the_engine_are_null_and_say_so() {
 #[test]
 fn a_trace_loses_one_cell_and_its_means_are_those_of_the_others() {
     let request = json!({"prompt": "The Tower is tall", "subject": "Tower", "target": "P",
-        "corrupt": {"method": {"kind": "gaussian", "samples": 2}},
-        "arms": {"one": {"site": "resid_post", "layers": "all", "positions": [7]}}});
+        "corrupt": {"method": "gaussian", "sigma": {"k": 3, "of": "vocab"}, "samples": 2},
+        "arms": {"one": {"site": "resid_post", "positions": [7]}}});
     let clean = Server::start("", &[]).result("/v1/trace", &request);
-    let found = Server::start("kill@layer=2", &[]).result("/v1/trace", &request);
+    let found = Server::start("kill@layer=1", &[]).result("/v1/trace", &request);
     let means = |answer: &Value| {
         let values = answer["arms"]["one"]["effects"].as_object().unwrap().values().next().unwrap();
         values["mean"].as_array().unwrap().clone()
@@ -51,7 +51,7 @@ fn a_trace_loses_one_cell_and_its_means_are_those_of_the_others() {
     for (layer, (clean, lost)) in clean.iter().zip(&lost).enumerate() {
         assert_eq!(lost.is_array(), clean.is_array());
         let lost = lost.get(0).unwrap_or(lost);
-        if layer == 2 {
+        if layer == 1 {
             assert!(lost.is_null(), "{found}");
         } else {
             assert_eq!(lost, clean.get(0).unwrap_or(clean));
@@ -69,13 +69,15 @@ fn a_request_whose_base_is_guilty_fails_and_those_beside_it_do_not() {
     std::thread::scope(|scope| {
         let beside = scope.spawn(|| (0..4).map(|_| server.result("/v1/patch", &patch())).collect::<Vec<_>>());
         let answer = server.post("/v1/patch", &bad);
-        assert_eq!((answer.status, &answer.body["type"]), (500, &json!("urn:mediant:problem:engine-crash")));
+        let crash = json!("urn:mediant:problem:engine-crash");
+        assert_eq!((answer.status, &answer.body["type"]), (500, &crash), "{answer:?}\n{}", server.log());
         let run = server.post("/v1/run", &json!({"prompt": "Zz"}));
-        assert_eq!((run.status, &run.body["type"]), (500, &json!("urn:mediant:problem:engine-crash")));
+        assert_eq!((run.status, &run.body["type"]), (500, &crash), "{run:?}");
         let beside = beside.join().unwrap();
         assert!(beside.iter().all(|result| result["values"] == beside[0]["values"]));
     });
     pulse.was_steady();
     let deaths = server.log().matches("the engine is restarted").count();
-    assert!(deaths <= 5, "{deaths} restarts for two guilty requests:\n{}", server.log());
+    // Two each, and of the patch the base and its copy for the noise floor, each alone.
+    assert!(deaths <= 6, "{deaths} restarts for two guilty requests:\n{}", server.log());
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -32,7 +33,7 @@ pub(crate) struct Answer {
 }
 
 /// The command that serves, with a fault.
-pub(crate) fn command(folder: &std::path::Path, fault: &str, settings: &[(&str, &str)]) -> Command {
+pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mediant"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--model", "dummy:tiny", "--data-dir"]);
     command.arg(folder.join("data")).env("TMPDIR", folder).env("MEDIANT__ENGINE__THREADS", "1");
@@ -117,13 +118,13 @@ impl Server {
     }
 
     /// The exit status and all of the log.
-    pub(crate) fn end(mut self) -> (Option<i32>, String) {
-        let mut status = None;
-        let mut ended = || {
+    pub(crate) fn end(&mut self) -> (Option<i32>, String) {
+        let (mut status, log) = (None, Arc::clone(&self.log));
+        let ended = || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         };
-        until("the end", &mut ended, || self.log.lock().unwrap().clone());
+        until("the end", ended, || log.lock().unwrap().clone());
         self.reader.take().unwrap().join().unwrap();
         (status.unwrap().code(), self.log())
     }
@@ -133,6 +134,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        delete_folders(self.pid(), self.folder.path());
+    }
+}
+
+/// Folders of a server, wherever they may be.
+pub(crate) fn folders(pid: u32, temporary: &Path) -> Vec<PathBuf> {
+    let prefix = format!("mediant-engine-{pid}-");
+    let bases = [temporary, Path::new("/dev/shm")];
+    let entries = bases.iter().filter_map(|base| std::fs::read_dir(base).ok()).flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    ours.map(|entry| entry.path()).collect()
+}
+
+/// Deletes what a killed server cannot.
+pub(crate) fn delete_folders(pid: u32, temporary: &Path) {
+    for folder in folders(pid, temporary) {
+        // Another server may have done so meanwhile.
+        let _ = std::fs::remove_dir_all(folder);
     }
 }
 
@@ -242,7 +261,7 @@ fn comparable(mut result: Value) -> Value {
 /// A trace of several chunks: 4 layers and 18 positions, 5 samples.
 pub(crate) fn trace() -> Value {
     json!({"prompt": "The Tower is tall", "subject": "Tower", "target": "P",
-           "corrupt": {"method": {"kind": "gaussian", "samples": 5}}})
+           "corrupt": {"method": "gaussian", "sigma": {"k": 3, "of": "vocab"}, "samples": 5}})
 }
 
 /// What a server without a fault answers to [`trace`].

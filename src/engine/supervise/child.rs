@@ -16,11 +16,11 @@ use super::super::process::program;
 use super::super::wire::{self, FromEngine, Hello, Order, ToEngine, WireError};
 
 /// A process that has not connected by then never will.
-const CONNECT: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_mins(1);
 /// How often a process that does not connect is looked after.
 const LOOK: Duration = Duration::from_millis(20);
 /// Loading that says nothing for this long hangs: no block of a model takes so long to read.
-const LOADING_SILENCE: Duration = Duration::from_secs(600);
+const LOADING_SILENCE: Duration = Duration::from_mins(10);
 
 /// A message as it is sent. Kept until it is answered, since it may have to be sent to another process.
 pub(super) type Frame = Arc<[u8]>;

@@ -105,7 +105,7 @@ impl Supervisor {
         let now = Instant::now();
         let known = Known {
             size: size(&batch),
-            frame: wire::frame(&ToEngine::Compute { id: KNOWN, batch }).into(),
+            frame: wire::frame(&ToEngine::Compute { id: KNOWN, batch: Box::new(batch) }).into(),
             answer: None,
             given: false,
             due: now,
@@ -180,17 +180,15 @@ impl Supervisor {
         let ready = process.ready.clone();
         let budget = ready.budget;
         self.watchdog.measured(budget.flops_per_second);
-        match &self.state {
-            Some(state) => {
-                tracing::info!(engine.epoch = self.epoch, "the engine is back");
-                state.send_replace(State { health: Health::Ready, ready });
-            }
-            None => {
-                let (sender, state) = watch::channel(State { health: Health::Ready, ready });
-                self.state = Some(sender);
-                if let Some(first) = first.take() {
-                    let _ = first.send(Ok(state));
-                }
+        let state = State { health: Health::Ready, ready };
+        if let Some(told) = &self.state {
+            tracing::info!(engine.epoch = self.epoch, "the engine is back");
+            told.send_replace(state);
+        } else {
+            let (sender, state) = watch::channel(state);
+            self.state = Some(sender);
+            if let Some(first) = first.take() {
+                let _ = first.send(Ok(state));
             }
         }
     }
@@ -251,7 +249,7 @@ impl Supervisor {
         self.laying = Some(tokio::task::spawn_blocking(move || {
             let (work, key, batch) = work.lay_out()?;
             let size = size(&batch);
-            let frame = wire::frame(&ToEngine::Compute { id, batch }).into();
+            let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
             Some(Flight { id, asked: Some((work, key)), frame, size, begun: None, deaths: 0 })
         }));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A batch may take this many times what is expected.
 const PATIENCE: f64 = 20.0;
 /// No batch is waited for longer.
-const LONGEST_BATCH: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_BATCH: Duration = Duration::from_hours(24);
 /// Weight of the last batch among those before it.
 const RECENT: f64 = 0.2;
 /// More deaths than this without one finished batch between them, and work is refused for a while.

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DriverError, result, sys};
@@ -20,6 +21,9 @@ use crate::kernels::OutOfMemory;
 
 /// Bytes of the ring that tables travel through.
 const RING: usize = 64 << 20;
+
+/// Bytes of shared memory that kernels declare themselves, at most.
+const STATIC_SHARED: i32 = 40 << 10;
 
 /// All kernels, in the order of their dependence.
 const SOURCE: &str = concat!(
@@ -160,10 +164,12 @@ impl Device {
             Ok((name, function))
         };
         let functions: HashMap<_, _> = KERNELS.into_iter().map(function).collect::<Result<_, Fault>>()?;
-        // The plain kernel of attention keeps a row's scores in shared memory: 40 000 keys at most.
+        // The plain kernel of attention keeps a row's scores in shared memory: some 45 000 keys on a Hopper.
+        let most = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most = context.attribute(most).map_err(|source| Fault::Open { ordinal, source })?;
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         functions["attention"]
-            .set_attribute(attribute, 160 << 10)
+            .set_attribute(attribute, most - STATIC_SHARED)
             .map_err(|source| Fault::Open { ordinal, source })?;
         let device = allocate(&stream, RING, false).map_err(|_| Fault::NoMemory)?;
         // SAFETY: freed when the ring is dropped, after the stream has come to rest.
@@ -210,7 +216,17 @@ impl Device {
 
     /// Waits until everything queued is done.
     pub(super) fn synchronize(&self) {
-        fatal(self.stream.synchronize(), "what was queued");
+        // SAFETY: the stream lives as long as `self`.
+        until(|| match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            sys::cudaError_enum::CUDA_SUCCESS => true,
+            sys::cudaError_enum::CUDA_ERROR_NOT_READY => false,
+            error => fatal(error.result().map(|()| false), "what was queued"),
+        });
+    }
+
+    /// Waits until an event has come.
+    pub(super) fn wait(event: &CudaEvent) {
+        until(|| fatal(event.try_is_complete(), "an event"));
     }
 
     /// Queues a kernel on the computing stream.
@@ -296,9 +312,10 @@ impl Device {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
         assert!(bytes.len() <= buffer.bytes, "BUG: a download past the end of a buffer");
         if n > 0 {
+            // A copy to ordinary memory waits inside the driver for what is queued before it.
+            self.synchronize();
             // SAFETY: the range was checked, and the host's memory lives until the stream has been waited for.
-            let copied =
-                unsafe { result::memcpy_dtoh_async(bytes, buffer.pointer, self.stream.cu_stream()) };
+            let copied = unsafe { result::memcpy_dtoh_async(bytes, buffer.pointer, self.stream.cu_stream()) };
             fatal(copied, "a download");
             self.synchronize();
         }
@@ -315,9 +332,8 @@ impl Device {
     /// Sets memory to zero bytes.
     pub(super) fn clear(&self, buffer: &Buffer) {
         // SAFETY: the whole buffer.
-        let cleared = unsafe {
-            result::memset_d8_async(buffer.pointer, 0, buffer.bytes, self.stream.cu_stream())
-        };
+        let cleared =
+            unsafe { result::memset_d8_async(buffer.pointer, 0, buffer.bytes, self.stream.cu_stream()) };
         fatal(cleared, "zeros");
     }
 }
@@ -414,6 +430,19 @@ fn compile(constants: &Constants, major: i32, minor: i32) -> Result<Ptx, Fault> 
         .map_err(|error| Fault::Compile { log: format!("{error:?}") })?;
     compiled.push((constants.clone(), ptx.clone()));
     Ok(ptx)
+}
+
+/// Asks until the answer is yes. Waiting inside the driver would hold locks that other ranks' copies need, and this device may be
+/// waiting for these.
+fn until(done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > Duration::from_micros(200) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
 }
 
 /// The device's answer, or the end of this rank.

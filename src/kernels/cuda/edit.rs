@@ -5,8 +5,8 @@
 
 use super::device::{Arg, Buffer, Device, Shape};
 use super::{Cuda, Fault, Matrix};
-use crate::kernels::{OutOfMemory, RowChange};
 use crate::kernels::edit::edited;
+use crate::kernels::{OutOfMemory, RowChange};
 use crate::plan::batch::{EditRows, RowOp, Values};
 
 /// Entries that stay on the device before they are fetched.

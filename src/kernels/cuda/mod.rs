@@ -25,6 +25,7 @@ use std::sync::Arc;
 use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RowChange};
 use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
+use crate::spec::device::Sums;
 use crate::spec::dtype::Dtype;
 use attention::{Mode, Operands};
 use cudarc::driver::CudaEvent;
@@ -35,6 +36,7 @@ use peers::{Parts, Peers};
 
 pub use edit::Log;
 pub use nccl::GroupId;
+pub use peers::MOST as MOST_PEERS;
 pub use upload::{Rope, Stack, Table, Vector, Weight};
 
 /// Rows beyond its last that a product may read and write: most that padding adds.
@@ -46,7 +48,9 @@ const BLOCK: usize = 8192;
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The driver, NVRTC or cuBLAS is not on this machine.
-    #[error("the CUDA libraries (driver, NVRTC, cuBLASLt) cannot be loaded; install CUDA 13 or choose devices = [\"cpu\"]")]
+    #[error(
+        "the CUDA libraries (driver, NVRTC, cuBLASLt) cannot be loaded; install CUDA 13 or choose devices = [\"cpu\"]"
+    )]
     NoDriver,
     /// NCCL is not on this machine.
     #[error("the NCCL library cannot be loaded, and several GPUs need it")]
@@ -81,7 +85,9 @@ pub enum Fault {
     #[error("the GPU's memory is full before anything is loaded")]
     NoMemory,
     /// Rows must be whole 16-byte packs.
-    #[error("the {what} of one rank, {columns} numbers, is no multiple of {of}, which the GPU's kernels need")]
+    #[error(
+        "the {what} of one rank, {columns} numbers, is no multiple of {of}, which the GPU's kernels need"
+    )]
     Width {
         /// Which width.
         what: &'static str,
@@ -109,6 +115,8 @@ pub struct Place {
     pub group: GroupId,
     /// How its host finds the others.
     pub host: Threads,
+    /// How sums are taken.
+    pub sums: Sums,
 }
 
 /// One GPU.
@@ -127,15 +135,15 @@ pub struct Cuda {
     device: Device,
 }
 
-/// Keeps the host less than so many sums ahead of the device. A host that fills a stream's queue blocks inside the driver, and
-/// with it the other ranks' hosts, whose devices this one may be waiting for.
+/// Keeps the host less than so many sums ahead of the device. A host that fills a stream's queue waits inside the driver, with
+/// locks held that the other ranks' copies need, and its device may be waiting for these.
 struct Pace {
     events: Vec<CudaEvent>,
     sums: Cell<usize>,
 }
 
 impl Pace {
-    const SUMS: usize = 16;
+    const SUMS: usize = 8;
 
     fn new(device: &Device) -> Pace {
         Pace { events: (0..Self::SUMS).map(|_| device.event()).collect(), sums: Cell::new(0) }
@@ -144,7 +152,7 @@ impl Pace {
     /// Waits for the sum that many before, and marks this one.
     fn keep(&self, device: &Device) {
         let event = &self.events[self.sums.get() % Self::SUMS];
-        device::fatal(event.synchronize(), "a sum");
+        Device::wait(event);
         device::fatal(event.record(device.stream()), "an event");
         self.sums.set(self.sums.get() + 1);
     }
@@ -232,10 +240,14 @@ impl Cuda {
         let device = Device::open(ordinal, &constants)?;
         let (peers, nccl, host): (_, _, Box<dyn Collective<[f32]>>) = match place {
             None => (None, None, Box::new(Single)),
-            Some(Place { group, host }) => {
+            Some(Place { group, host, sums }) => {
                 let (rank, ranks) = (host.rank(), host.size());
                 let nccl = Nccl::join(&device, group, rank, ranks, dtype)?;
-                (Peers::open(&device, ordinal, &host)?, Some(nccl), Box::new(host))
+                let peers = match sums {
+                    Sums::Copies => Peers::open(&device, ordinal, &host)?,
+                    Sums::Nccl => None,
+                };
+                (peers, Some(nccl), Box::new(host))
             }
         };
         Ok(Cuda {
@@ -360,7 +372,13 @@ impl Kernels for Cuda {
     type Log = Log;
 
     fn matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None, parts: Cell::default() }
+        Matrix {
+            columns,
+            rows: 0,
+            element: self.dtype.bytes() as usize,
+            buffer: None,
+            parts: Cell::default(),
+        }
     }
 
     fn scores_matrix(&self, columns: usize) -> Matrix {
@@ -429,17 +447,8 @@ impl Kernels for Cuda {
     fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
         self.set_rows(out, x.rows);
         self.reading_parts(y, |[inbox, stride, ranks, rank]| {
-            let args = [
-                x.start(),
-                y.start(),
-                inbox,
-                stride,
-                ranks,
-                rank,
-                weight.start(),
-                out.start(),
-                eps.into(),
-            ];
+            let args =
+                [x.start(), y.start(), inbox, stride, ranks, rank, weight.start(), out.start(), eps.into()];
             self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
         });
     }
@@ -562,7 +571,13 @@ impl Kernels for Cuda {
     ) {
         self.set_rows(out, q.rows);
         let (q, k, scores, stride) = (q.start(), k.start(), out.start(), out.columns / heads.query);
-        self.attend(Mode::Scores, heads, Operands { q, k, scores, stride, ..Operands::NONE }, batch, positions);
+        self.attend(
+            Mode::Scores,
+            heads,
+            Operands { q, k, scores, stride, ..Operands::NONE },
+            batch,
+            positions,
+        );
     }
 
     fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
@@ -581,14 +596,19 @@ impl Kernels for Cuda {
         self.set_rows(out, pattern.rows);
         let stride = pattern.columns / heads.query;
         let (v, scores, out) = (v.start(), pattern.start(), out.start());
-        self.attend(Mode::Weigh, heads, Operands { v, scores, out, stride, ..Operands::NONE }, batch, positions);
+        self.attend(
+            Mode::Weigh,
+            heads,
+            Operands { v, scores, out, stride, ..Operands::NONE },
+            batch,
+            positions,
+        );
     }
 
     fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
         self.set_rows(out, rows.len() * heads.query);
         let table = self.device.table(rows);
-        let args =
-            [z.start(), table, out.start(), (rows.len() as u32).into(), (heads.query as u32).into()];
+        let args = [z.start(), table, out.start(), (rows.len() as u32).into(), (heads.query as u32).into()];
         self.device.launch("isolate_heads", Shape::items(out.rows * out.columns), args);
     }
 

@@ -21,7 +21,7 @@ use crate::comm::Collective;
 use crate::kernels::OutOfMemory;
 
 /// Most ranks that send everything to everybody: with more the copies outlast the products.
-const MOST: usize = 4;
+pub const MOST: usize = 4;
 /// Products whose parts are under way at once.
 const SLOTS: usize = 2;
 
@@ -211,10 +211,8 @@ fn reach(device: &Device, rank: usize, ordinal: usize) -> Option<Other> {
         }
         sys::cuCtxEnablePeerAccess(theirs.cu_ctx(), 0)
     };
-    let open = [
-        sys::cudaError_enum::CUDA_SUCCESS,
-        sys::cudaError_enum::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED,
-    ];
+    let open =
+        [sys::cudaError_enum::CUDA_SUCCESS, sys::cudaError_enum::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED];
     open.contains(&enabled).then(|| Other {
         rank,
         context: theirs,

@@ -10,8 +10,8 @@ use crate::kernels::upload::Made;
 
 /// Row counts compared, largest first. Libraries change kernels at powers of two and tile heights.
 const COUNTS: [usize; 38] = [
-    4096, 3072, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160, 129, 128, 127, 96, 65, 64,
-    63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
+    4096, 3072, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160, 129, 128, 127, 96,
+    65, 64, 63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
 ];
 /// Row counts that small products may be padded to.
 const PADDED: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
@@ -39,7 +39,8 @@ impl Cuda {
         let expected = self.device.allocate(PERIOD * outputs * out_element)?;
         let out = self.device.allocate((most + PAD) * outputs * out_element)?;
         let count = self.device.allocate(4)?;
-        let made = Made { key: 1, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
+        let made =
+            Made { key: 1, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
         self.make(&made, PERIOD, inputs, distinct.arg());
         let rows: Vec<u32> = (0..(most + PAD) as u32).map(|i| i % PERIOD as u32).collect();
         let words = inputs * element / 4;
@@ -92,7 +93,8 @@ impl Cuda {
         let element = self.dtype.bytes() as usize;
         let x = self.device.allocate((rows + PAD) * inputs * element)?;
         let out = self.device.allocate((rows + PAD) * outputs * element)?;
-        let made = Made { key: 2, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
+        let made =
+            Made { key: 2, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
         self.make(&made, rows, inputs, x.arg());
         self.gemm.pin(pinned);
         let seconds = self.best_of(|| {
@@ -112,11 +114,12 @@ impl Cuda {
         let square = || self.device.allocate((SIDE + PAD) * SIDE * element);
         let (x, weight, out) = (square()?, square()?, square()?);
         for (key, matrix) in [(3, &x), (4, &weight)] {
-            let made = Made { key, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: SIDE };
+            let made =
+                Made { key, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: SIDE };
             self.make(&made, SIDE, SIDE, matrix.arg());
         }
-        let product = self
-            .best_of(|| self.gemm.multiply(x.arg(), weight.arg(), (SIDE, SIDE), SIDE, out.arg(), false));
+        let product =
+            self.best_of(|| self.gemm.multiply(x.arg(), weight.arg(), (SIDE, SIDE), SIDE, out.arg(), false));
         drop((x, weight, out));
         let bytes = 2usize << 30;
         let (from, to) = (self.device.allocate(bytes)?, self.device.allocate(bytes)?);

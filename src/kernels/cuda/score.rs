@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::device::{Arg, Buffer, Shape};
 use super::{Cuda, Matrix, PAD, Weight};
-use crate::plan::batch::ReadoutBatch;
 use crate::kernels::{KlPart, Partial};
+use crate::plan::batch::ReadoutBatch;
 
 /// Rows whose logits are held at once.
 const ROWS: usize = 512;
@@ -161,8 +161,7 @@ impl Cuda {
         let gaps = references.map_or_else(Vec::new, |(references, sums)| {
             self.reading(GAPS, rows * n * 16, |gaps| {
                 let shape = Shape { grid: (rows as u32, n as u32), block: THREADS, shared: 0 };
-                let args =
-                    [logits.arg(), references.arg(), sums.arg(), gaps.arg(), (n as u32).into(), width];
+                let args = [logits.arg(), references.arg(), sums.arg(), gaps.arg(), (n as u32).into(), width];
                 device.launch("divergence", shape, args);
                 device.download::<f64>(gaps, rows * n * 2)
             })

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 
 use half::{bf16, f16};
 
-use super::device::{Arg, Buffer, Shape};
 use super::Cuda;
+use super::device::{Arg, Buffer, Shape};
 use crate::kernels::upload::{Content, Made, Numbers, Piece, Upload};
 use crate::kernels::{OutOfMemory, RopeTable};
 use crate::spec::dtype::Dtype;
