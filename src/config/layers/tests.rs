@@ -42,9 +42,24 @@ fn every_key_of_the_defaults_has_a_comment() {
 }
 
 #[test]
-fn the_shipped_quickstart_is_valid() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/quickstart.toml");
-    assert_eq!(load(Some(&path), [], &[]).unwrap().config.limits.queue_depth, 8);
+fn every_shipped_file_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut found: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.sort();
+    let configs: Vec<_> = found.iter().map(|path| load(Some(path), [], &[]).unwrap().config).collect();
+    let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    let listed = ["default", "lab-70b-2xh200", "lab-70b-8xh100", "laptop", "one-gpu", "quickstart"];
+    assert_eq!(names, listed.map(|name| format!("{name}.toml")));
+    let devices: Vec<_> = configs.iter().map(|config| config.engine.devices()).collect();
+    let gpus = |n: u32| (0..n).map(Device::Cuda).collect::<Vec<_>>();
+    let cpu = vec![Device::Cpu];
+    assert_eq!(devices, [cpu.clone(), gpus(2), gpus(8), cpu.clone(), gpus(1), cpu]);
+    for config in &configs {
+        assert!(
+            config.http.listen.starts_with("127.0.0.1:"),
+            "without authentication only this machine may ask"
+        );
+    }
 }
 
 #[test]
