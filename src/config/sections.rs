@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::device::{Device, Sums};
+use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
 
 /// The whole configuration, as in `config/default.toml`.
@@ -88,8 +88,6 @@ pub struct Wheel {
 pub struct Engine {
     /// The model is divided over these. Read it through [`Engine::devices`].
     pub devices: Vec<Device>,
-    /// How partial products of several GPUs are added up.
-    pub sums: Sums,
     /// Threads of the model's arithmetic; 0 for all cores. Read it through [`Engine::threads`].
     pub threads: usize,
     /// Bytes for the activations of one chunk; 0 to derive it from free memory.

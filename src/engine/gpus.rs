@@ -6,7 +6,7 @@ use super::group::Group;
 use super::ranks::{RankError, Ranks, RanksError, Source};
 use super::row_budget::Room;
 use crate::comm::Threads;
-use crate::kernels::cuda::{Cuda, Dimensions, GroupId, MOST_PEERS, Place};
+use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
 use crate::kernels::facts::DeviceFacts;
 use crate::kernels::{Heads, OutOfMemory};
 use crate::load::LoadError;
@@ -22,7 +22,7 @@ const SCRATCH: u64 = 3 << 29;
 
 /// Starts a rank on each of these GPUs.
 pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksError> {
-    let Source { dtype, sums, shards, tensors, progress } = source;
+    let Source { dtype, shards, tensors, progress } = source;
     let ranks = ordinals.len();
     let group = (ranks > 1).then(GroupId::new).transpose()?;
     let room_of = |shard: &Shard| (bytes_per_row(shard, dtype), shard.attention().query);
@@ -36,8 +36,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
             heads: shard.attention(),
             intermediate: shard.mlp.len(),
         };
-        let cuda =
-            Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host, sums }))?;
+        let cuda = Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host }))?;
         let weight_bytes = shard.parameters() * dtype.bytes();
         let (free, _) = cuda.memory();
         let needed = weight_bytes + SCRATCH;
@@ -70,11 +69,10 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
     Ok(Ranks { group, devices, room })
 }
 
-/// A row's share of the buffers of a rank, and of the inboxes of sums.
+/// A row's share of a rank's buffers.
 fn bytes_per_row(shard: &Shard, dtype: Dtype) -> u64 {
     let Heads { query, key_value, dim } = shard.attention();
     let hidden = shard.config().hidden_size;
-    let inboxes = if shard.world > MOST_PEERS { 0 } else { 2 * hidden * (shard.world - 1) };
-    let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + shard.mlp.len() + inboxes;
+    let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + shard.mlp.len();
     numbers as u64 * dtype.bytes()
 }

@@ -16,7 +16,7 @@ use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::shard::{Indivisible, Shard};
 use crate::model::weights::load;
-use crate::spec::device::{Device, Sums};
+use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
 
 /// Share of the free memory that activations may take when the configuration leaves it open.
@@ -89,8 +89,6 @@ pub enum RankError {
 /// What ranks are made from.
 pub(super) struct Source {
     pub(super) dtype: Dtype,
-    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only GPUs have a choice"))]
-    pub(super) sums: Sums,
     pub(super) shards: Vec<Shard>,
     pub(super) tensors: Arc<dyn TensorSource>,
     pub(super) progress: Progress,
@@ -126,7 +124,6 @@ pub fn start(
     let ranks = devices.len();
     let source = Source {
         dtype,
-        sums: engine.sums,
         shards: Shard::all(shape, ranks)?,
         tensors: Arc::clone(tensors),
         progress: Progress { ranks, done: AtomicUsize::new(0), tell: Box::new(progress) },
@@ -148,7 +145,7 @@ pub fn start(
 }
 
 fn cpus(source: Source, threads: usize, shape: &ModelConfig) -> Result<Ranks, RanksError> {
-    let Source { dtype, shards, tensors, progress, .. } = source;
+    let Source { dtype, shards, tensors, progress } = source;
     let needed: Vec<u64> = shards.iter().map(|shard| memory_of(shard, dtype)).collect();
     check_fits(needed.iter().sum()).map_err(RanksError::Room)?;
     let ranks = shards.len();

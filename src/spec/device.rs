@@ -15,17 +15,6 @@ pub enum Device {
     Cuda(u32),
 }
 
-/// How the partial products of several GPUs are added up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sums {
-    /// Up to four GPUs that reach one another's memory send theirs by the copy engines, beside the products; others take NCCL.
-    #[default]
-    Copies,
-    /// NCCL, always.
-    Nccl,
-}
-
 /// A name that is no device's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is no device; use \"cpu\", or \"cuda:0\" for the first GPU")]

@@ -178,7 +178,7 @@ fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
             heads: shard.attention(),
             intermediate: shard.mlp.len(),
         };
-        let place = group.map(|group| Place { group, host, sums: Default::default() });
+        let place = group.map(|group| Place { group, host });
         let cuda = Cuda::open(shard.rank, dtype, dimensions, place).unwrap();
         let part =
             |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));

@@ -34,14 +34,13 @@ const SOURCE: &str = concat!(
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 24] = [
+const KERNELS: [&str; 23] = [
     "rms_norm",
     "add_norm",
     "rope",
     "split_heads",
     "gate",
     "add",
-    "settle",
     "sum_ranks",
     "gather",
     "embed",
@@ -71,13 +70,12 @@ pub(super) struct Device {
 
 /// Memory of a device, freed when dropped.
 ///
-/// It comes from the stream's pool: plain allocations and frees wait for the device with a lock held that the other ranks'
-/// copies need, and the device may be waiting for these. Only what other GPUs write to is allocated plainly, between batches.
+/// It comes from the stream's pool: plain allocations and frees wait for the device with locks of the driver held, and the device
+/// may be waiting for another rank whose host needs these.
 pub(super) struct Buffer {
     pointer: CUdeviceptr,
     bytes: usize,
     stream: Arc<CudaStream>,
-    shared: bool,
 }
 
 /// Pinned host memory with a copy on the device: tables are written to one and copied to the other.
@@ -171,7 +169,7 @@ impl Device {
         functions["attention"]
             .set_attribute(attribute, most - STATIC_SHARED)
             .map_err(|source| Fault::Open { ordinal, source })?;
-        let device = allocate(&stream, RING, false).map_err(|_| Fault::NoMemory)?;
+        let device = allocate(&stream, RING).map_err(|_| Fault::NoMemory)?;
         // SAFETY: freed when the ring is dropped, after the stream has come to rest.
         let host = unsafe { result::malloc_host(RING, sys::CU_MEMHOSTALLOC_WRITECOMBINED) };
         let host = host.map_err(|source| Fault::Open { ordinal, source })?.cast::<u8>();
@@ -206,12 +204,7 @@ impl Device {
 
     /// Uninitialised memory.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
-        allocate(&self.stream, bytes, false)
-    }
-
-    /// Uninitialised memory that other GPUs can reach. Never in the middle of a batch.
-    pub(super) fn allocate_shared(&self, bytes: usize) -> Result<Buffer, OutOfMemory> {
-        allocate(&self.stream, bytes, true)
+        allocate(&self.stream, bytes)
     }
 
     /// Waits until everything queued is done.
@@ -378,28 +371,16 @@ impl Arg {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let _ = self.stream.context().bind_to_thread();
-        // SAFETY: allocated by `allocate` in the same way, freed once.
-        let _ = unsafe {
-            match self.shared {
-                true => result::free_sync(self.pointer),
-                false => result::free_async(self.pointer, self.stream.cu_stream()),
-            }
-        };
+        // SAFETY: allocated by `allocate`, freed once.
+        let _ = unsafe { result::free_async(self.pointer, self.stream.cu_stream()) };
     }
 }
 
-fn allocate(stream: &Arc<CudaStream>, bytes: usize, shared: bool) -> Result<Buffer, OutOfMemory> {
+fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Buffer, OutOfMemory> {
     fatal(stream.context().bind_to_thread(), "its context");
-    let wanted = bytes.max(256);
     // SAFETY: owned by the buffer, and used on this stream or behind it.
-    let allocated = unsafe {
-        match shared {
-            true => result::malloc_sync(wanted),
-            false => result::malloc_async(stream.cu_stream(), wanted),
-        }
-    };
-    match allocated {
-        Ok(pointer) => Ok(Buffer { pointer, bytes, stream: Arc::clone(stream), shared }),
+    match unsafe { result::malloc_async(stream.cu_stream(), bytes.max(256)) } {
+        Ok(pointer) => Ok(Buffer { pointer, bytes, stream: Arc::clone(stream) }),
         Err(DriverError(sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY)) => {
             Err(OutOfMemory { bytes: bytes as u64 })
         }
@@ -432,8 +413,8 @@ fn compile(constants: &Constants, major: i32, minor: i32) -> Result<Ptx, Fault> 
     Ok(ptx)
 }
 
-/// Asks until the answer is yes. Waiting inside the driver would hold locks that other ranks' copies need, and this device may be
-/// waiting for these.
+/// Asks until the answer is yes. Waiting inside the driver would hold locks that other ranks' hosts need, and this device may be
+/// waiting for what they queue.
 fn until(done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {

@@ -13,7 +13,6 @@ mod device;
 mod edit;
 mod gemm;
 mod nccl;
-mod peers;
 mod probe;
 mod score;
 mod upload;
@@ -25,18 +24,15 @@ use std::sync::Arc;
 use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RowChange};
 use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use crate::spec::device::Sums;
 use crate::spec::dtype::Dtype;
 use attention::{Mode, Operands};
 use cudarc::driver::CudaEvent;
 use device::{Arg, Buffer, Constants, Device, Shape};
 use gemm::Gemm;
 use nccl::Nccl;
-use peers::{Parts, Peers};
 
 pub use edit::Log;
 pub use nccl::GroupId;
-pub use peers::MOST as MOST_PEERS;
 pub use upload::{Rope, Stack, Table, Vector, Weight};
 
 /// Rows beyond its last that a product may read and write: most that padding adds.
@@ -115,14 +111,11 @@ pub struct Place {
     pub group: GroupId,
     /// How its host finds the others.
     pub host: Threads,
-    /// How sums are taken.
-    pub sums: Sums,
 }
 
 /// One GPU.
 pub struct Cuda {
     // Dropped in this order: what uses the device before the device.
-    peers: Option<Peers>,
     nccl: Option<Nccl>,
     host: Box<dyn Collective<[f32]>>,
     gemm: Gemm,
@@ -176,8 +169,6 @@ pub struct Matrix {
     /// Bytes of a number.
     element: usize,
     buffer: Option<Buffer>,
-    /// What other ranks' parts of it are still to be added, by whoever reads it first.
-    parts: Cell<Option<Parts>>,
 }
 
 impl Matrix {
@@ -238,20 +229,14 @@ impl Cuda {
             group: heads.query / heads.key_value,
         };
         let device = Device::open(ordinal, &constants)?;
-        let (peers, nccl, host): (_, _, Box<dyn Collective<[f32]>>) = match place {
-            None => (None, None, Box::new(Single)),
-            Some(Place { group, host, sums }) => {
+        let (nccl, host): (_, Box<dyn Collective<[f32]>>) = match place {
+            None => (None, Box::new(Single)),
+            Some(Place { group, host }) => {
                 let (rank, ranks) = (host.rank(), host.size());
-                let nccl = Nccl::join(&device, group, rank, ranks, dtype)?;
-                let peers = match sums {
-                    Sums::Copies => Peers::open(&device, ordinal, &host)?,
-                    Sums::Nccl => None,
-                };
-                (peers, Some(nccl), Box::new(host))
+                (Some(Nccl::join(&device, group, rank, ranks, dtype)?), Box::new(host))
             }
         };
         Ok(Cuda {
-            peers,
             nccl,
             host,
             gemm: Gemm::new(&device, dtype)?,
@@ -297,34 +282,7 @@ impl Cuda {
     /// Room is made before a batch starts; what is not foreseen there is made here, and lack of it ends the rank.
     fn set_rows(&self, x: &mut Matrix, rows: usize) {
         device::fatal(self.grow(x, rows), "room for rows");
-        self.sum_parts(x);
         x.rows = rows;
-    }
-
-    /// Adds up what is not added up yet, for those that cannot do it on the way.
-    fn sum_parts(&self, x: &Matrix) {
-        self.taking(x, |parts| {
-            let [inbox, stride, ranks, rank] = parts;
-            let packs = x.rows * x.bytes_per_row() / 16;
-            let args = [x.start(), inbox, stride, ranks, rank, (packs as u64).into()];
-            self.device.launch("settle", Shape::items(packs), args);
-        });
-    }
-
-    /// Lets `f` queue what adds up the parts of `x`, if there are any.
-    fn taking(&self, x: &Matrix, f: impl FnOnce([Arg; 4])) {
-        if let Some((parts, peers)) = x.parts.take().zip(self.peers.as_ref()) {
-            f(peers.args(parts, x.element));
-            peers.consumed(&self.device, parts);
-        }
-    }
-
-    /// Lets `f` queue what reads `x`, given where the other ranks' parts of it are.
-    fn reading_parts(&self, x: &Matrix, f: impl Fn([Arg; 4])) {
-        match x.parts.get() {
-            None => f(peers::alone()),
-            Some(_) => self.taking(x, f),
-        }
     }
 
     /// Runs `f(first row, rows)` over blocks of rows.
@@ -372,17 +330,11 @@ impl Kernels for Cuda {
     type Log = Log;
 
     fn matrix(&self, columns: usize) -> Matrix {
-        Matrix {
-            columns,
-            rows: 0,
-            element: self.dtype.bytes() as usize,
-            buffer: None,
-            parts: Cell::default(),
-        }
+        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None }
     }
 
     fn scores_matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: 4, buffer: None, parts: Cell::default() }
+        Matrix { columns, rows: 0, element: 4, buffer: None }
     }
 
     fn rows(&self, x: &Matrix) -> usize {
@@ -404,20 +356,10 @@ impl Kernels for Cuda {
             *product = None;
             *product = Some(self.device.allocate(needed)?);
         }
-        drop(product);
-        match (&self.peers, &self.nccl) {
-            (Some(peers), _) if x.columns == self.hidden => {
-                peers.reserve(&self.device, (rows + PAD) * x.bytes_per_row())
-            }
-            (None, Some(nccl)) => nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden),
-            _ => Ok(()),
-        }
+        self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden))
     }
 
     fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
-        if let Some(peers) = &self.peers {
-            peers.meet(&*self.host);
-        }
         self.set_rows(out, tokens.len());
         let n = tokens.len();
         let args = [
@@ -438,7 +380,6 @@ impl Kernels for Cuda {
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
-        self.sum_parts(x);
         self.set_rows(out, x.rows);
         let args = [x.start(), weight.start(), out.start(), eps.into()];
         self.device.launch("rms_norm", Shape::blocks(x.rows, 256), args);
@@ -446,11 +387,8 @@ impl Kernels for Cuda {
 
     fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        self.reading_parts(y, |[inbox, stride, ranks, rank]| {
-            let args =
-                [x.start(), y.start(), inbox, stride, ranks, rank, weight.start(), out.start(), eps.into()];
-            self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
-        });
+        let args = [x.start(), y.start(), weight.start(), out.start(), eps.into()];
+        self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
     }
 
     fn project(
@@ -514,26 +452,13 @@ impl Kernels for Cuda {
         let Some(nccl) = &self.nccl else { return self.linear(x, weight, out) };
         self.set_rows(out, x.rows);
         self.pace.keep(&self.device);
-        let parts = self.peers.as_ref().map(Peers::begin);
-        // Each block goes to the other ranks beside the next one's product. The last is small: nothing hides it.
+        // Each block is summed beside the next one's product. The last is small: nothing hides it.
         for (first, rows) in overlapped(x.rows) {
             let shape = weight.shape();
             self.gemm.multiply(x.row(first), weight.start(), shape, rows, out.row(first), false);
-            match parts.zip(self.peers.as_ref()) {
-                Some((parts, peers)) => {
-                    let (at, bytes) = (first * out.bytes_per_row(), rows * out.bytes_per_row());
-                    peers.send(&self.device, parts, out.row(first), at, bytes);
-                }
-                None => nccl.start_sum(&self.device, out.row(first), rows * out.columns),
-            }
+            nccl.start_sum(&self.device, out.row(first), rows * out.columns);
         }
-        match parts.zip(self.peers.as_ref()) {
-            Some((parts, peers)) => {
-                peers.end(&self.device, parts);
-                out.parts.set(Some(parts));
-            }
-            None => nccl.wait(&self.device),
-        }
+        nccl.wait(&self.device);
     }
 
     fn gated(&self, x: &Matrix, gate_up: &Stack, out: &mut Matrix) {
@@ -614,14 +539,10 @@ impl Kernels for Cuda {
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
         let packs = x.rows * x.bytes_per_row() / 16;
-        self.reading_parts(y, |[inbox, stride, ranks, rank]| {
-            let args = [x.start(), y.start(), inbox, stride, ranks, rank, (packs as u64).into()];
-            self.device.launch("add", Shape::items(packs), args);
-        });
+        self.device.launch("add", Shape::items(packs), [x.start(), y.start(), (packs as u64).into()]);
     }
 
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
-        self.sum_parts(x);
         self.set_rows(out, rows.len());
         self.copy_rows(x, rows, out.start());
     }
@@ -637,7 +558,6 @@ impl Kernels for Cuda {
     }
 
     fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Log) {
-        self.sum_parts(x);
         self.apply(x, edit, log);
     }
 
@@ -650,7 +570,6 @@ impl Kernels for Cuda {
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
-        self.sum_parts(x);
         self.read_rows(x, rows)
     }
 

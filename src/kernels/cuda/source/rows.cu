@@ -5,33 +5,8 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
     return 1.0f / sqrtf(squares / columns + eps);
 }
 
-// A product that is the sum of the ranks' parts: this rank's own, `y`, and the others' in an inbox, `stride` numbers apart.
-struct Parts {
-    const T* y;
-    const T* inbox;
-    u64 stride;
-    u32 ranks, rank;
-
-    // In rank order and in f32, rounded as the stored sum would be. Of one rank just the product.
-    __device__ __forceinline__ Pack sum(size_t at) const {
-        Pack total = *(const Pack*)((rank == 0 ? y : inbox) + at);
-        if (ranks == 1) return total;
-        float sum[PACK];
-#pragma unroll
-        for (int j = 0; j < PACK; j++) sum[j] = up(total.n[j]);
-        for (u32 r = 1; r < ranks; r++) {
-            Pack part = *(const Pack*)((r == rank ? y : inbox + (r < rank ? r : r - 1) * stride) + at);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) sum[j] += up(part.n[j]);
-        }
-#pragma unroll
-        for (int j = 0; j < PACK; j++) total.n[j] = down(sum[j]);
-        return total;
-    }
-};
-
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
-template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
+template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, const float* weight, T* out, float eps) {
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
     float kept[PACKS][PACK];
@@ -42,7 +17,7 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& 
         if (column >= HIDDEN) continue;
         Pack xs = *(const Pack*)(x + start + column);
         if (ADD) {
-            Pack ys = y.sum(start + column);
+            Pack ys = *(const Pack*)(y + start + column);
 #pragma unroll
             for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
             *(Pack*)(x + start + column) = xs;
@@ -66,12 +41,11 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& 
 }
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(T* x, const float* weight, T* out, float eps) {
-    norm_row<false>(x, Parts{}, weight, out, eps);
+    norm_row<false>(x, 0, weight, out, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-    add_norm(T* x, const T* y, const T* inbox, u64 stride, u32 ranks, u32 rank, const float* weight, T* out, float eps) {
-    norm_row<true>(x, Parts{y, inbox, stride, ranks, rank}, weight, out, eps);
+extern "C" __global__ void __launch_bounds__(256) add_norm(T* x, const T* y, const float* weight, T* out, float eps) {
+    norm_row<true>(x, y, weight, out, eps);
 }
 
 // Turns the pairs (i, i + half) of one head by the row's position; a warp per head.
@@ -161,21 +135,13 @@ extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
 }
 
 // x += y
-extern "C" __global__ void add(T* x, const T* y, const T* inbox, u64 stride, u32 ranks, u32 rank, u64 packs) {
-    Parts parts{y, inbox, stride, ranks, rank};
+extern "C" __global__ void add(T* x, const T* y, u64 packs) {
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x) {
-        Pack a = ((const Pack*)x)[i], b = parts.sum(i * PACK);
+        Pack a = ((const Pack*)x)[i], b = ((const Pack*)y)[i];
 #pragma unroll
         for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
         ((Pack*)x)[i] = a;
     }
-}
-
-// y = the sum of its parts
-extern "C" __global__ void settle(T* y, const T* inbox, u64 stride, u32 ranks, u32 rank, u64 packs) {
-    Parts parts{y, inbox, stride, ranks, rank};
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x)
-        ((Pack*)y)[i] = parts.sum(i * PACK);
 }
 
 // out = the sum of what the ranks brought, `parts [ranks, n]`, in rank order and in f32.
