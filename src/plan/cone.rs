@@ -60,6 +60,21 @@ impl Stage {
         }
     }
 
+    /// Every moment of a pass, in order.
+    pub(super) fn all(layers: u32) -> impl DoubleEndedIterator<Item = Stage> {
+        (0..=Stage::end(layers).0).map(Stage)
+    }
+
+    /// Its place among [`Stage::all`].
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether attention mixes positions at this moment.
+    pub(super) fn is_attention(self) -> bool {
+        self.0 % PER_LAYER == Stage::attention(0).0
+    }
+
     /// The first attention strictly after this moment, if the model has one.
     fn next_attention(self, layers: u32) -> Stage {
         let first = Stage::attention(0).0;
@@ -109,6 +124,11 @@ impl Cones {
     /// When `run` gets its own row at `position`.
     pub fn birth(&self, run: RunId, position: u32) -> Stage {
         self.births[run.0 as usize][position as usize]
+    }
+
+    /// When `run` gets its own row at each position.
+    pub(super) fn births(&self, run: RunId) -> &[Stage] {
+        &self.births[run.0 as usize]
     }
 
     /// The run whose row stands for `run` at `position` once `stage` is done.

@@ -6,11 +6,16 @@
 pub mod batch;
 pub mod cone;
 pub mod cost;
+mod edits;
 mod live;
+mod members;
+mod moments;
 pub mod output;
 pub mod pack;
 pub mod sequences;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -120,6 +125,13 @@ pub struct CapturedRows {
     pub columns: Range<u32>,
     /// Numbers in a row of the capture.
     pub width: usize,
+}
+
+impl Run {
+    /// The runs it reads at first hand: its parent, and the sources of its own edits. What it inherits, its parent reads.
+    pub fn reads(&self) -> impl Iterator<Item = RunId> {
+        self.parent.into_iter().chain(self.edits.iter().filter_map(|edit| Some(edit.op.run_read()?.0)))
+    }
 }
 
 impl Edit {

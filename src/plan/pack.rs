@@ -1,12 +1,11 @@
 //! Splits a plan into forward batches under a row budget. Every chunk carries the runs that its own read from, so a
 //! patched row and its baseline pass through the same kernels side by side.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::batch::ForwardBatch;
 use super::cone::Cones;
-use super::live::{Live, reads};
+use super::live::Live;
 use super::tables::lay_out;
 use super::{Edit, Plan, Run, RunId};
 
@@ -44,7 +43,7 @@ pub struct Packing {
     /// Runs that something is asked of, in the order in which they are computed.
     asked: Vec<Asked>,
     /// Runs that every chunk carries.
-    always: BTreeSet<RunId>,
+    always: Closed,
     /// Which of `asked` each chunk computes.
     chunks: Vec<Range<usize>>,
 }
@@ -82,10 +81,10 @@ impl Packing {
         };
         let cones = Cones::new(&plan, layers);
         let asked = asked(&plan, &cones);
-        let mut always = BTreeSet::new();
+        let mut always = Closed::new(&plan);
         // Reference distributions are needed wherever divergences are computed.
         for &readout in &plan.scoring.kl_refs {
-            add_with_reads(&plan, plan.readouts[readout as usize].run, &mut always);
+            always.add(&plan, plan.readouts[readout as usize].run);
         }
         let mut packing = Packing { plan, cones, layers, mode, asked, always, chunks: Vec::new() };
         packing.chunks = packing.split(budget)?;
@@ -120,8 +119,8 @@ impl Packing {
         let references = self.plan.scoring.kl_refs.iter().map(|&r| r as usize);
         let needed: Vec<usize> = readouts.iter().copied().chain(references).collect();
         let prune = self.mode == Mode::Branching;
-        let runs: Vec<RunId> = self.members(part).into_iter().collect();
-        let live = Live::new(&self.plan, &self.cones, self.layers, runs.clone(), &needed, &captures, prune);
+        let runs = self.members(part);
+        let live = Live::new(&self.plan, &self.cones, self.layers, &runs, &needed, &captures, prune);
         let (batch, places) = lay_out(&live, &readouts);
         Chunk { batch, readouts: readouts.into_iter().zip(places).collect(), captures, runs }
     }
@@ -135,35 +134,38 @@ impl Packing {
 
     /// The runs of a part that others of it read, and the others.
     pub fn read_by_others(&self, part: Part) -> (Part, Part) {
-        let mut read = BTreeSet::new();
+        let mut read = Closed::new(&self.plan);
         for &i in &part.0 {
-            for other in reads(&self.plan, self.asked[i].run) {
-                add_with_reads(&self.plan, other, &mut read);
+            for other in self.plan.run(self.asked[i].run).reads() {
+                read.add(&self.plan, other);
             }
         }
-        let (shared, others) = part.0.into_iter().partition(|&i| read.contains(&self.asked[i].run));
+        let (shared, others) = part.0.into_iter().partition(|&i| read.has[self.asked[i].run.0 as usize]);
         (Part(shared), Part(others))
     }
 
     /// A part without and with what cannot be computed where `lost` cannot: it is that, or reads it.
     pub fn without(&self, part: Part, lost: &Part) -> (Part, Part) {
-        let runs: BTreeSet<RunId> = lost.0.iter().map(|&i| self.asked[i].run).collect();
-        let reads_lost = |i: &usize| {
-            let mut read = BTreeSet::new();
-            add_with_reads(&self.plan, self.asked[*i].run, &mut read);
-            !read.is_disjoint(&runs)
-        };
-        let (lost, kept) = part.0.into_iter().partition(reads_lost);
+        let mut is_lost = vec![false; self.plan.runs.len()];
+        for &i in &lost.0 {
+            is_lost[self.asked[i].run.0 as usize] = true;
+        }
+        // What a run reads comes before it.
+        for (i, run) in self.plan.runs.iter().enumerate() {
+            is_lost[i] |= run.reads().any(|read| is_lost[read.0 as usize]);
+        }
+        let (lost, kept) = part.0.into_iter().partition(|i| is_lost[self.asked[*i].run.0 as usize]);
         (Part(kept), Part(lost))
     }
 
-    /// The runs that compute a part, closed under parents and sources.
-    fn members(&self, part: &Part) -> BTreeSet<RunId> {
-        let mut runs = self.always.clone();
+    /// The runs that compute a part, closed under parents and sources, ascending.
+    fn members(&self, part: &Part) -> Vec<RunId> {
+        let mut closed = self.always.clone();
         for &i in &part.0 {
-            add_with_reads(&self.plan, self.asked[i].run, &mut runs);
+            closed.add(&self.plan, self.asked[i].run);
         }
-        runs
+        closed.runs.sort_unstable();
+        closed.runs
     }
 
     /// Rows in all chunks together, the most rows of one chunk, and row-layers: what the plan costs at most (rows that
@@ -182,32 +184,28 @@ impl Packing {
         size
     }
 
-    fn rows(&self, runs: &BTreeSet<RunId>) -> usize {
+    fn rows(&self, runs: &[RunId]) -> usize {
         runs.iter().map(|&r| self.cones.own_rows(r)).sum()
     }
 
     fn split(&self, budget: usize) -> Result<Vec<Range<usize>>, PackError> {
         let mut chunks: Vec<Range<usize>> = Vec::new();
-        let mut runs = BTreeSet::new();
+        let mut closed = self.always.clone();
         let mut rows = 0;
-        for (i, Asked { run, .. }) in self.asked.iter().enumerate() {
-            let mut added = BTreeSet::new();
-            add_with_reads(&self.plan, *run, &mut added);
-            if let Some(chunk) = chunks.last_mut() {
-                let new: BTreeSet<RunId> = added.difference(&runs).copied().collect();
-                rows += self.rows(&new);
-                if rows <= budget {
-                    chunk.end = i + 1;
-                    runs.extend(new);
-                    continue;
+        for (i, &Asked { run, .. }) in self.asked.iter().enumerate() {
+            rows += self.rows(closed.add(&self.plan, run));
+            match chunks.last_mut() {
+                Some(chunk) if rows <= budget => chunk.end = i + 1,
+                _ => {
+                    closed = self.always.clone();
+                    closed.add(&self.plan, run);
+                    rows = self.rows(&closed.runs);
+                    if rows > budget {
+                        return Err(PackError::OverBudget { rows, budget });
+                    }
+                    chunks.push(i..i + 1);
                 }
             }
-            runs = self.always.union(&added).copied().collect();
-            rows = self.rows(&runs);
-            if rows > budget {
-                return Err(PackError::OverBudget { rows, budget });
-            }
-            chunks.push(i..i + 1);
         }
         Ok(chunks)
     }
@@ -264,15 +262,38 @@ fn asked(plan: &Plan, cones: &Cones) -> Vec<Asked> {
         all[capture.run.0 as usize].captures.push(i);
     }
     all.retain(|asked| !asked.readouts.is_empty() || !asked.captures.is_empty());
-    all.sort_by_key(|asked| (plan.run(asked.run).parent, cones.first_birth(asked.run), asked.run));
+    all.sort_by_cached_key(|asked| (plan.run(asked.run).parent, cones.first_birth(asked.run), asked.run));
     all
 }
 
-/// Adds a run and, transitively, the runs it reads.
-fn add_with_reads(plan: &Plan, run: RunId, set: &mut BTreeSet<RunId>) {
-    if set.insert(run) {
-        for read in reads(plan, run) {
-            add_with_reads(plan, read, set);
+/// Runs with all that they read.
+#[derive(Debug, Clone)]
+struct Closed {
+    runs: Vec<RunId>,
+    /// Of each run of the plan, whether it is among them.
+    has: Vec<bool>,
+}
+
+impl Closed {
+    fn new(plan: &Plan) -> Closed {
+        Closed { runs: Vec::new(), has: vec![false; plan.runs.len()] }
+    }
+
+    /// Adds a run and, transitively, the runs it reads; returns those that are new.
+    fn add(&mut self, plan: &Plan, run: RunId) -> &[RunId] {
+        let first = self.runs.len();
+        self.insert(run);
+        let mut next = first;
+        while let Some(&run) = self.runs.get(next) {
+            plan.run(run).reads().for_each(|read| self.insert(read));
+            next += 1;
+        }
+        &self.runs[first..]
+    }
+
+    fn insert(&mut self, run: RunId) {
+        if !std::mem::replace(&mut self.has[run.0 as usize], true) {
+            self.runs.push(run);
         }
     }
 }

@@ -1,22 +1,20 @@
 //! Lays a chunk's live rows out as the tables of a [`ForwardBatch`]: one walk forward over the moments.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::batch::{
-    AttentionBatch, CaptureRows, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, SITES, Step, Tap,
-    Values,
-};
+use super::Address;
+use super::batch::{AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap};
 use super::cone::Stage;
-use super::live::{Applied, Live, Slot};
-use super::{Address, Op, Source};
+use super::edits::edit_tables;
+use super::live::Live;
+use super::members::Slot;
 use crate::spec::site::Site;
 
 const NO_ROW: u32 = u32::MAX;
 
 /// The rows as they stand at one point of the walk.
-struct Rows<'a> {
-    live: &'a Live<'a>,
+pub(super) struct Rows<'a> {
+    pub(super) live: &'a Live<'a>,
     /// Slot of each row.
     slots: Vec<Slot>,
     /// Row of each slot, or [`NO_ROW`].
@@ -31,13 +29,15 @@ type Places = Vec<usize>;
 
 /// The batch for a chunk, and for each readout asked for its index among the batch's scores.
 pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Places) {
-    let of_slot = vec![NO_ROW; live.slots()];
+    let (plan, members) = (live.plan, &live.members);
+    let of_slot = vec![NO_ROW; members.slots()];
     let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0 };
     let (mut tokens, mut positions) = (Vec::new(), Vec::new());
-    for &run in live.runs.iter().filter(|r| live.plan.run(**r).parent.is_none()) {
-        for (position, &token) in (0u32..).zip(live.plan.run(run).tokens.iter()) {
-            if live.created[live.slot(run, position)] {
-                rows.push(live.slot(run, position));
+    for (place, run) in members.runs.iter().map(|run| plan.run(*run)).enumerate() {
+        let slots = if run.parent.is_none() { members.slots_of(place) } else { 0..0 };
+        for ((position, &token), slot) in (0u32..).zip(run.tokens.iter()).zip(slots) {
+            if live.until[slot].is_some() {
+                rows.push(slot);
                 tokens.push(token);
                 positions.push(position);
             }
@@ -76,8 +76,8 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
         final_norm,
         logits,
         readout,
-        keys: if live.plan.holds_scores() { live.plan.keys() } else { 0 },
-        runs: live.runs.len(),
+        keys: if plan.holds_scores() { plan.keys() } else { 0 },
+        runs: members.runs.len(),
         peak_rows: rows.peak,
         row_layers,
     };
@@ -91,31 +91,35 @@ impl Rows<'_> {
         self.peak = self.peak.max(self.slots.len());
     }
 
+    /// The slot's row, if it is there.
+    pub(super) fn present(&self, slot: Slot) -> Option<u32> {
+        Some(self.of_slot[slot]).filter(|row| *row != NO_ROW)
+    }
+
     fn row(&self, slot: Slot) -> u32 {
-        let row = self.of_slot[slot];
-        assert_ne!(row, NO_ROW, "a row is read that was never computed");
-        row
+        self.present(slot).expect("a row is read that was never computed")
     }
 
     /// Joins, edits and captures at a site. Runs that others read come first; runs of one depth are independent of
     /// one another, so their joins and edits share tables.
     fn tap(&mut self, stage: Stage) -> Tap {
         let live = self.live;
-        let Some(moment) = live.moments.get(&stage) else { return Tap::default() };
+        let members = &live.members;
+        let moment = live.moments.at(stage);
         let mut tap = Tap::default();
         let (mut births, mut edits) = (moment.births.as_slice(), moment.edits.as_slice());
         loop {
-            let depth_of_birth = births.first().map(|(run, _)| live.depth(*run));
-            let depth_of_edit = edits.first().map(|applied| live.depth(applied.run));
+            let depth_of_birth = births.first().map(|slot| members.depth(members.owner(*slot)));
+            let depth_of_edit = edits.first().map(|applied| members.depth(applied.run));
             let Some(depth) = depth_of_birth.into_iter().chain(depth_of_edit).min() else { break };
-            let split = births.partition_point(|(run, _)| live.depth(*run) <= depth);
+            let split = births.partition_point(|slot| members.depth(members.owner(*slot)) <= depth);
             let (now, later) = births.split_at(split);
             births = later;
             let mut sources = Vec::new();
-            for &(run, position) in now.iter().filter(|(run, p)| live.created[live.slot(*run, *p)]) {
-                let source = self.row(live.parent_slot(run, position, stage));
+            for &slot in now.iter().filter(|slot| live.until[**slot].is_some()) {
+                let source = self.row(members.copied(slot, stage));
                 sources.push(source);
-                self.push(live.slot(run, position));
+                self.push(slot);
                 if let Some(starts) = &mut self.key_start {
                     // Nothing before it has changed: it sees its parent's keys.
                     starts.push(starts[source as usize]);
@@ -124,129 +128,75 @@ impl Rows<'_> {
             if !sources.is_empty() {
                 tap.steps.push(Step::Join(sources));
             }
-            let split = edits.partition_point(|applied| live.depth(applied.run) <= depth);
+            let split = edits.partition_point(|applied| members.depth(applied.run) <= depth);
             let (now, later) = edits.split_at(split);
             edits = later;
-            tap.steps.extend(self.edit(now, stage).into_iter().map(Step::Edit));
+            tap.steps.extend(edit_tables(self, now, stage).into_iter().map(Step::Edit));
         }
         for &capture in &moment.captures {
             let asked = &live.plan.captures[capture];
-            let rows = asked.positions.iter().map(|&p| self.row(live.resolve(asked.run, p, stage))).collect();
-            tap.captures.push(CaptureRows { capture, rows });
+            let rows = asked.positions.iter().map(|&p| self.row(members.standing(asked.run, p, stage)));
+            tap.captures.push(CaptureRows { capture, rows: rows.collect() });
         }
         tap
-    }
-
-    /// Tables of the edits of one depth, those alike merged. The n-th edits of all runs come before the (n+1)-th.
-    fn edit(&self, edits: &[Applied<'_>], stage: Stage) -> Vec<EditRows> {
-        let mut tables: Vec<(usize, EditRows)> = Vec::new();
-        for applied in edits {
-            let edit = applied.edit;
-            let present: Vec<usize> = applied
-                .which
-                .iter()
-                .copied()
-                .filter(|&i| self.of_slot[self.live.slot(applied.run, edit.positions[i])] != NO_ROW)
-                // A row that is still there but that nothing reads any more: nor was its source kept.
-                .filter(|&i| self.has_source(&edit.op, i, stage))
-                .collect();
-            if present.is_empty() {
-                continue;
-            }
-            let values = |source: &Source| self.values(source, edit.positions.len(), &present, stage);
-            let op = match &edit.op {
-                Op::Replace(source) => RowOp::Replace(values(source)),
-                Op::Add { source, coef, norm_match } => {
-                    RowOp::Add { values: values(source), coef: *coef, norm_match: *norm_match }
-                }
-                Op::Scale(factor) => RowOp::Scale(*factor),
-                Op::Zero => RowOp::Zero,
-                Op::Project { basis, source } => {
-                    RowOp::Project { basis: Arc::clone(basis), values: source.as_ref().map(values) }
-                }
-            };
-            let rows: Vec<u32> =
-                present.iter().map(|&i| self.row(self.live.slot(applied.run, edit.positions[i]))).collect();
-            let table = EditRows {
-                runs: vec![self.live.place(applied.run); rows.len()],
-                rows,
-                columns: edit.columns.clone(),
-                op,
-                instead: edit.instead.as_ref().map(|rows| pick(rows, edit.positions.len(), &present)),
-                group: edit.group.index(),
-            };
-            let alike = tables.iter_mut().find(|(n, t)| *n == applied.ordinal && mergeable(t, &table));
-            match alike {
-                Some((_, merged)) => merge(merged, table),
-                None => tables.push((applied.ordinal, table)),
-            }
-        }
-        tables.sort_by_key(|(ordinal, _)| *ordinal); // stable
-        tables.into_iter().map(|(_, table)| table).collect()
-    }
-
-    fn has_source(&self, op: &Op, i: usize, stage: Stage) -> bool {
-        op.run_read().is_none_or(|(run, positions)| {
-            self.of_slot[self.live.resolve(run, positions[i], stage)] != NO_ROW
-        })
-    }
-
-    fn values(&self, source: &Source, positions: usize, which: &[usize], stage: Stage) -> Values {
-        match source {
-            Source::Run { run, positions } => Values::Rows(
-                which.iter().map(|&i| self.row(self.live.resolve(*run, positions[i], stage))).collect(),
-            ),
-            Source::Constant(given) => Values::Given(pick(given, positions, which)),
-            Source::Captured(_) => unreachable!("BUG: a plan is filled before it is laid out"),
-        }
     }
 
     /// Which rows leave the layer's attention, and which keys they see.
     fn attend(&mut self, layer: u32) -> AttentionBatch {
         let live = self.live;
-        let stage = Stage::attention(layer);
-        let before = stage.previous();
-        let needed = &live.after_attention[layer as usize];
-        let incoming = std::mem::take(&mut self.slots);
-        let mut out = Vec::new();
-        let mut slots = Vec::new();
-        for (row, &slot) in (0u32..).zip(&incoming) {
-            if needed[slot] {
-                out.push(row);
-                slots.push(slot);
+        let members = &live.members;
+        let attention = Stage::attention(layer);
+        let before = attention.previous();
+        let is_read_later = |slot: Slot| live.until[slot] > Some(attention);
+        let mut out = Vec::with_capacity(self.slots.len());
+        let mut left_out = Vec::new();
+        let mut incoming = 0..;
+        self.slots.retain(|&slot| {
+            let (row, stays) = (incoming.next(), is_read_later(slot));
+            if stays {
+                out.extend(row);
+            } else {
+                left_out.push(slot);
             }
-        }
-        let births = live.moments.get(&stage).map_or(&[][..], |m| &m.births);
-        let born: Vec<_> = births.iter().filter(|(run, p)| needed[live.slot(*run, *p)]).collect();
-        for &&(run, position) in &born {
-            out.push(self.row(live.parent_slot(run, position, before)));
-            slots.push(live.slot(run, position));
+            stays
+        });
+        for &slot in live.moments.at(attention).births.iter().filter(|slot| is_read_later(**slot)) {
+            out.push(self.row(members.copied(slot, before)));
+            self.slots.push(slot);
         }
 
-        let mut key_start = vec![0; live.slots()];
-        let mut keys = Vec::new();
-        for &run in &live.runs {
-            let base = live.slot(run, 0);
-            let needed = &needed[base..base + live.plan.run(run).tokens.len()];
-            let Some(last) = needed.iter().rposition(|n| *n) else { continue };
-            key_start[base..=base + last].fill(keys.len() as u32);
-            keys.extend((0..=last as u32).map(|p| self.row(live.resolve(run, p, before))));
+        // Each run that has rows here sees the keys up to its last.
+        let mut seen = vec![0; members.runs.len()];
+        for &slot in &self.slots {
+            let seen = &mut seen[members.owner(slot)];
+            *seen = (members.position(slot) + 1).max(*seen);
         }
-        self.key_start = Some(slots.iter().map(|&slot| key_start[slot]).collect());
+        let mut keys = Vec::with_capacity(seen.iter().sum());
+        let mut starts = Vec::with_capacity(seen.len());
+        for (place, seen) in seen.into_iter().enumerate() {
+            starts.push(keys.len() as u32);
+            members.rows_seen(place, seen, before, &self.of_slot, &mut keys);
+        }
+        assert!(!keys.contains(&NO_ROW), "a row is read that was never computed");
+        self.key_start = Some(self.slots.iter().map(|slot| starts[members.owner(*slot)]).collect());
 
-        for &slot in &incoming {
+        for slot in left_out {
             self.of_slot[slot] = NO_ROW;
         }
-        for slot in slots {
-            self.push(slot);
+        for (row, &slot) in (0u32..).zip(&self.slots) {
+            self.of_slot[slot] = row;
         }
+        self.peak = self.peak.max(self.slots.len());
         AttentionBatch { out, key_start: Vec::new(), keys }
     }
 
     /// The lens readouts of a layer. `scores`: how many the batch has so far.
     fn lens(&self, layer: u32, scores: &mut usize, places: &mut BTreeMap<usize, usize>) -> ReadoutBatch {
         let stage = Stage::of(Address { layer, site: Site::ResidPost });
-        let Some(moment) = self.live.moments.get(&stage) else { return ReadoutBatch::default() };
+        let moment = self.live.moments.at(stage);
+        if moment.is_empty() {
+            return ReadoutBatch::default();
+        }
         let mut places_of = PlaceRows::new(self, *scores);
         for &readout in &moment.lenses {
             places.insert(readout, places_of.place(readout, stage));
@@ -295,51 +245,12 @@ impl<'r> PlaceRows<'r> {
     fn place(&mut self, readout: usize, stage: Stage) -> usize {
         let live = self.all.live;
         let r = live.plan.readouts[readout];
-        let row = self.all.row(live.resolve(r.run, r.position, stage));
+        let row = self.all.row(live.members.standing(r.run, r.position, stage));
         let place = &mut self.place_of_row[row as usize];
         if *place == usize::MAX {
             *place = self.first + self.rows.len();
             self.rows.push(row);
         }
         *place
-    }
-}
-
-/// The given ones of `n` equal parts of `rows`.
-fn pick(rows: &[f32], n: usize, which: &[usize]) -> Vec<f32> {
-    let width = rows.len() / n;
-    which.iter().flat_map(|&i| &rows[i * width..(i + 1) * width]).copied().collect()
-}
-
-fn mergeable(a: &EditRows, b: &EditRows) -> bool {
-    let alike = match (&a.op, &b.op) {
-        (RowOp::Replace(_), RowOp::Replace(_)) | (RowOp::Zero, RowOp::Zero) => true,
-        (RowOp::Add { coef, norm_match, .. }, RowOp::Add { coef: other, norm_match: other_match, .. }) => {
-            coef.to_bits() == other.to_bits() && norm_match == other_match
-        }
-        (RowOp::Scale(factor), RowOp::Scale(other)) => factor.to_bits() == other.to_bits(),
-        (RowOp::Project { basis, .. }, RowOp::Project { basis: other, .. }) => Arc::ptr_eq(basis, other),
-        _ => false,
-    };
-    let kind = |edit: &EditRows| edit.op.values().map(std::mem::discriminant);
-    alike
-        && kind(a) == kind(b)
-        && a.columns == b.columns
-        && a.group == b.group
-        && a.instead.is_some() == b.instead.is_some()
-}
-
-fn merge(into: &mut EditRows, from: EditRows) {
-    let EditRows { rows, runs, mut op, instead, .. } = from;
-    into.rows.extend(rows);
-    into.runs.extend(runs);
-    if let (Some(into), Some(from)) = (&mut into.instead, instead) {
-        into.extend(from);
-    }
-    match (into.op.values_mut(), op.values_mut()) {
-        (Some(Values::Rows(a)), Some(Values::Rows(b))) => a.append(b),
-        (Some(Values::Given(a)), Some(Values::Given(b))) => a.append(b),
-        (None, None) => {}
-        _ => unreachable!("BUG: only values of one kind are merged"),
     }
 }
