@@ -53,7 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     // Ends the engine process when the server ends.
     ("app", &["config", "engine", "http", "service"]),
-    ("bench", &["cli", "engine", "kernels", "lower", "model", "plan", "spec"]),
+    ("bench", &["cli", "engine", "kernels", "load", "lower", "model", "plan", "spec"]),
     ("demo", &["app", "cli", "config", "http", "result", "spec", "telemetry"]),
     ("cli", &["app", "bench", "config", "demo", "engine", "http", "telemetry"]),
 ];

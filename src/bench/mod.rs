@@ -9,7 +9,7 @@ mod timed;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -173,7 +173,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let mut sections = traces.iter().map(|trace| trace.section(&ready));
     let report = Report {
-        trace: sections.next().expect("BUG: there is a length and a number of samples"),
+        trace: sections.next().context("--samples names no number")?,
         traces: sections.collect(),
         head_sweep: heads.section(&ready),
         window: window.section(&ready),

@@ -75,9 +75,10 @@ impl Cuda {
     /// The softmax by itself, in place.
     pub(super) fn soften(&self, heads: Heads, positions: &[u32], scores: &Matrix) {
         let (n, stride) = (positions.len(), scores.columns / heads.query);
-        let shape = match self.has_tiles(heads) {
-            true => Shape::blocks((4 * n * heads.query).div_ceil(256), 256),
-            false => Shape::blocks(n * heads.query, 128),
+        let shape = if self.has_tiles(heads) {
+            Shape::blocks((4 * n * heads.query).div_ceil(256), 256)
+        } else {
+            Shape::blocks(n * heads.query, 128)
         };
         let args = [
             scores.start(),
