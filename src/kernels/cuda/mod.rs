@@ -1,6 +1,6 @@
 //! The kernels on a GPU.
 //!
-//! Matrix products are cuBLASLt's ([`gemm`]); all else is kernels of our own (`source/*.cu`), compiled at start for the
+//! Matrix products are cuBLASLt's (`gemm`); all else is kernels of our own (`source/*.cu`), compiled at start for the
 //! model and the device. Matrices keep their memory from batch to batch, tables travel through one ring, and nothing is
 //! waited for until something is read.
 //!
@@ -12,7 +12,7 @@
 //! What was measured of the whole: one H200, 8B shape, full trace of 64 tokens: 616 TFLOP/s of 786; two H200s, 70B: 580 of 790
 //! each. The gap is less the kernels than the clock: at the board's 700 W it falls from 1980 to 1140 .. 1500 MHz while
 //! products run, so that two H100s without any sum over ranks reach 637 where a short square product reaches 779. With the
-//! sums it is 581: see [`nccl`].
+//! sums it is 581: see `nccl`.
 
 mod attention;
 mod device;

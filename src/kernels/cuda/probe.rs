@@ -21,7 +21,7 @@ const PERIOD: usize = 8;
 impl Cuda {
     /// Finds from how many rows on each product gives a row the same bits, and which row counts are fastest; small products
     /// are padded to these from now on.
-    /// `wide`: whether the product is unembedded in f32, at most [`PAD`] rows at a time.
+    /// `wide`: whether the product is unembedded in f32, 512 rows at most at a time.
     ///
     /// # Errors
     /// If the products to compare do not fit beside the weights.
