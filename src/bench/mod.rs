@@ -20,7 +20,7 @@ use crate::engine::{Computing, Model, Ready, load};
 use crate::kernels::cpu::Cpu;
 use crate::model::config::ModelConfig;
 use crate::plan::Plan;
-use crate::plan::pack::Mode;
+use crate::plan::pack::{Mode, Packing};
 use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
 use measure::{Measured, Section, best, compute, floor};
@@ -111,7 +111,7 @@ struct Checks {
     self_patches: usize,
     /// Largest change of the target's log-probability among them: exactly 0.
     largest_self_patch_effect: f64,
-    /// Whether a trace has the same bits in chunks of a quarter of the rows.
+    /// Whether a trace has the same bits in several chunks, of a quarter of its rows.
     same_bits_in_smaller_chunks: bool,
 }
 
@@ -234,8 +234,11 @@ fn check(
     ids: &Arc<[u32]>,
     target: u32,
 ) -> anyhow::Result<Checks> {
+    let trace = sweeps::trace(config, ids, target, 1);
+    let rows =
+        Packing::new(&trace.plan, config.num_layers as u32, budget.rows, Mode::Branching)?.size().peak_rows;
     let mut smaller = *budget;
-    smaller.rows = (budget.rows / 4).max(4 * ids.len());
+    smaller.rows = (rows as usize / 4).max(4 * ids.len());
     let mut run = |plan: &Plan, budget| {
         compute(model, config.num_layers, plan, budget, Mode::Branching).map(|computed| computed.scores)
     };
@@ -243,7 +246,6 @@ fn check(
     let scores = run(&patches.plan, budget)?;
     let log_p = |score: &crate::plan::Score| f64::from(score.logits[0]) - score.log_sum_exp;
     let effect = |score| (log_p(score) - log_p(&scores[0])).abs();
-    let trace = sweeps::trace(config, ids, target, 1);
     Ok(Checks {
         self_patches: patches.cells(),
         largest_self_patch_effect: scores.iter().map(effect).fold(0.0, f64::max),

@@ -17,8 +17,9 @@ use crate::spec::dtype::Dtype;
 
 /// Rows past which products gain nothing, and a batch would only take longer before others have their turn.
 const MOST_ROWS: usize = 32_768;
-/// What operations take beside the rows: products and logits of a block, tables, the libraries' workspace.
-const SCRATCH: u64 = 3 << 29;
+/// What operations take beside the rows: products of a block, logits of a block and of references, tables, the libraries'
+/// workspace.
+const SCRATCH: u64 = 5 << 29;
 
 /// Starts a rank on each of these GPUs.
 pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksError> {
@@ -37,7 +38,10 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
             intermediate: shard.mlp.len(),
         };
         let cuda = Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host }))?;
-        let weight_bytes = shard.parameters() * dtype.bytes();
+        // Tied or not, the embedding is held twice: as it is looked up, and as it is multiplied with.
+        let config = shard.config();
+        let copy = if config.tie_word_embeddings { shard.vocabulary.len() * config.hidden_size } else { 0 };
+        let weight_bytes = (shard.parameters() + copy as u64) * dtype.bytes();
         let (free, _) = cuda.memory();
         let needed = weight_bytes + SCRATCH;
         if needed > free {

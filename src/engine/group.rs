@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::model::panic_message;
 use super::{Model, ModelError};
 use crate::comm::Broken;
 use crate::kernels::{Kernels, OutOfMemory};
@@ -172,6 +173,5 @@ fn said(payload: &(dyn Any + Send)) -> String {
     if let Some(broken) = payload.downcast_ref::<Broken>() {
         return broken.to_string();
     }
-    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
+    panic_message(payload).to_owned()
 }

@@ -11,8 +11,8 @@ use super::{Model, ModelError, Numerics, Ready};
 use crate::config::Config;
 use crate::load::{Checkpoint, LoadOptions, ModelRef, Wheel, default_cache_dir, open};
 use crate::model::config::ModelConfig;
-use crate::plan::Plan;
-use crate::plan::pack::{Mode, Packing};
+use crate::plan::pack::{Mode, PackError, Packing};
+use crate::plan::{Plan, RunId};
 
 /// A model that computes.
 pub struct Computing {
@@ -103,21 +103,32 @@ fn warm_up(model: &mut impl Model, shape: &ModelConfig, mut budget: RowBudget) -
         let root = plan.root(tokens);
         plan.read(root, length as u32 - 1);
     }
-    let packing = Packing::new(&plan, shape.num_layers as u32, budget.rows, Mode::Branching)?;
-    let mut chunk = packing.chunk(0);
-    chunk.batch.peak_rows = budget.rows;
-    let batch = loop {
-        let batch = Arc::new(chunk.batch.clone());
-        match model.forward(&batch) {
-            Ok(_) => break batch,
+    let laid_out = |plan: &Plan| {
+        Ok::<_, PackError>(
+            Packing::new(plan, shape.num_layers as u32, budget.rows, Mode::Branching)?.chunk(0),
+        )
+    };
+    let chunk = laid_out(&plan)?;
+    // Every position is read, for the logits take memory, too.
+    for (run, position) in
+        (0..plan.runs.len() as u32).flat_map(|r| (0..length as u32 - 1).map(move |p| (r, p)))
+    {
+        plan.read(RunId(run), position);
+    }
+    let mut largest = laid_out(&plan)?.batch;
+    loop {
+        largest.peak_rows = budget.rows;
+        match model.forward(&Arc::new(largest.clone())) {
+            Ok(_) => break,
             Err(ModelError::OutOfMemory(missing)) if budget.rows > 2 * ROWS => {
                 budget.rows /= 2;
                 tracing::warn!(rows = budget.rows, "{missing}: batches will be smaller");
-                chunk.batch.peak_rows = budget.rows;
             }
             Err(error) => return Err(error.into()),
         }
-    };
+    }
+    let batch = Arc::new(chunk.batch);
+    model.forward(&batch)?;
     let started = Instant::now();
     model.forward(&batch)?;
     let seconds = started.elapsed().as_secs_f64();

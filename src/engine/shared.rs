@@ -1,6 +1,6 @@
 //! Private folders of a server: one for the socket, one in shared memory for captures too large for it.
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -71,9 +71,7 @@ fn sweep(base: &Path) {
     let ours = |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| name.starts_with(PREFIX));
     for folder in entries.flatten().filter(|entry| ours(&entry.file_name())).map(|entry| entry.path()) {
         let Ok(lock) = File::open(folder.join(LOCK)) else { continue };
-        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
-            && std::fs::remove_dir_all(&folder).is_ok()
-        {
+        if lock.try_lock().is_ok() && std::fs::remove_dir_all(&folder).is_ok() {
             tracing::info!(folder = %folder.display(), "deleted what a server left behind that was killed");
         }
     }

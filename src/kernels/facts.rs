@@ -24,8 +24,8 @@ pub struct Invariance {
     pub outputs: usize,
     /// Inputs of the weight.
     pub inputs: usize,
-    /// Row counts from here on give a row the same bits, whatever its place; products of fewer rows are padded to it.
-    /// `None`: larger than any padding, so that bits depend on the batch.
+    /// Row counts from here on, up to the largest that are computed at once, give a row the same bits, whatever its place;
+    /// products of few rows are padded to one of these. `None`: larger than any padding, so that bits depend on the batch.
     pub floor: Option<usize>,
 }
 

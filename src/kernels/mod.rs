@@ -31,7 +31,7 @@ pub struct Heads {
 
 /// Operations on the packed rows of one rank. Matrices are `[rows, columns]`, row-major, in the compute dtype; where ranks
 /// share a model, the columns are this rank's own. Outputs go to buffers that are kept from layer to layer and were
-/// [reserved](Kernels::reserve), so that nothing is allocated on the way. A failure of the device, or of another rank, is
+/// [reserved](Kernels::reserve), so that they need not grow on the way. A failure of the device, or of another rank, is
 /// fatal to the engine, so only the reservation returns an error.
 pub trait Kernels {
     /// Packed rows in the device's memory.

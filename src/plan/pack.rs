@@ -56,6 +56,10 @@ struct Asked {
     captures: Vec<usize>,
 }
 
+/// Keys that the runs of a chunk may see together, in each layer: 4 MB of tables. A sweep over heads at the last position of a long
+/// prompt has a row a run, but thousands of keys.
+const MOST_KEYS: usize = 1 << 20;
+
 /// Why a plan cannot be packed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PackError {
@@ -134,7 +138,8 @@ impl Packing {
 
     /// The runs of a part that others of it read, and the others.
     pub fn read_by_others(&self, part: Part) -> (Part, Part) {
-        let mut read = Closed::new(&self.plan);
+        // References are computed with every part.
+        let mut read = self.always.clone();
         for &i in &part.0 {
             for other in self.plan.run(self.asked[i].run).reads() {
                 read.add(&self.plan, other);
@@ -153,6 +158,10 @@ impl Packing {
         // What a run reads comes before it.
         for (i, run) in self.plan.runs.iter().enumerate() {
             is_lost[i] |= run.reads().any(|read| is_lost[read.0 as usize]);
+        }
+        // A reference is computed with every part, so nothing can be without it.
+        if self.always.runs.iter().any(|reference| is_lost[reference.0 as usize]) {
+            is_lost.fill(true);
         }
         let (lost, kept) = part.0.into_iter().partition(|i| is_lost[self.asked[*i].run.0 as usize]);
         (Part(kept), Part(lost))
@@ -188,18 +197,26 @@ impl Packing {
         runs.iter().map(|&r| self.cones.own_rows(r)).sum()
     }
 
+    /// Every run has a list of the keys that it sees, whatever it has of rows.
+    fn keys(&self, runs: &[RunId]) -> usize {
+        runs.iter().map(|&r| self.plan.run(r).tokens.len()).sum()
+    }
+
     fn split(&self, budget: usize) -> Result<Vec<Range<usize>>, PackError> {
         let mut chunks: Vec<Range<usize>> = Vec::new();
         let mut closed = self.always.clone();
-        let mut rows = 0;
+        let (mut rows, mut keys) = (0, 0);
         for (i, &Asked { run, .. }) in self.asked.iter().enumerate() {
-            rows += self.rows(closed.add(&self.plan, run));
+            let added = closed.add(&self.plan, run);
+            rows += self.rows(added);
+            keys += self.keys(added);
             match chunks.last_mut() {
-                Some(chunk) if rows <= budget => chunk.end = i + 1,
+                Some(chunk) if rows <= budget && keys <= MOST_KEYS => chunk.end = i + 1,
                 _ => {
                     closed = self.always.clone();
                     closed.add(&self.plan, run);
                     rows = self.rows(&closed.runs);
+                    keys = self.keys(&closed.runs);
                     if rows > budget {
                         return Err(PackError::OverBudget { rows, budget });
                     }

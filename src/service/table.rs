@@ -78,6 +78,9 @@ impl Table {
     pub(super) fn product(&self, weights: &[f64]) -> Vec<f64> {
         let columns = self.columns;
         let n = weights.len() / self.rows;
+        if n == 0 {
+            return Vec::new();
+        }
         // By block of columns, `[n, width]` each.
         let mut sums = vec![0.0; n * columns];
         for rows in self.blocks() {

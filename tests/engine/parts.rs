@@ -76,3 +76,40 @@ fn runs_that_others_read_are_told_apart_from_these() {
     let (kept, lost) = packing.without(base, &source);
     assert_eq!((kept.len(), lost.len()), (1, 0));
 }
+
+#[test]
+fn a_reference_is_read_by_all() {
+    let mut plan = plan(2);
+    let reference = plan.root(Arc::from([4, 4, 4, 4]));
+    plan.scoring.kl_refs = vec![plan.read(reference, 3) as u32];
+    let packing = Packing::new(&plan, 2, 1000, Mode::Branching).unwrap();
+    let (shared, others) = packing.read_by_others(packing.part(0));
+    assert_eq!((shared.len(), others.len()), (3, 8));
+    let [others_read, reference] = shared.halves();
+    assert_eq!(
+        packing.outputs(&reference).0,
+        *plan.scoring.kl_refs.iter().map(|r| *r as usize).collect::<Vec<_>>()
+    );
+    for part in [others_read, others] {
+        let all = part.len();
+        let (kept, lost) = packing.without(part, &reference);
+        assert_eq!((kept.len(), lost.len()), (0, all));
+    }
+}
+
+#[test]
+fn a_chunk_is_bounded_by_the_keys_that_its_runs_see_too() {
+    let mut plan = Plan::default();
+    let base = plan.root((0..1000).map(|i| i % 100).collect());
+    for head in 0..1100 {
+        let at = Address { layer: 1, site: Site::Z };
+        let edit = Edit::new(at, vec![999], Op::Scale(0.5), EditGroup::Patch);
+        let branch =
+            plan.branch(base, vec![Edit { columns: Some(head % 4 * 16..(head % 4 + 1) * 16), ..edit }]);
+        plan.read(branch, 999);
+    }
+    let packing = Packing::new(&plan, 2, 8192, Mode::Branching).unwrap();
+    let keys = |index| packing.chunk(index).batch.layers[1].attention.keys.len();
+    assert_eq!(packing.len(), 2, "2100 rows would fit");
+    assert!((0..2).all(|index| keys(index) <= 1 << 20));
+}

@@ -54,14 +54,16 @@ impl Cuda {
         } else {
             (Vec::new(), rows_shape(heads, positions))
         };
+        let tables = [&tiles, &batch.keys, &batch.key_start, positions];
+        let [tiles, keys, key_start, positions] = self.device.tables(tables.map(bytemuck::cast_slice));
         let args = [
             operands.q,
             operands.k,
             operands.v,
-            self.device.table(&tiles),
-            self.device.table(&batch.keys),
-            self.device.table(&batch.key_start),
-            self.device.table(positions),
+            tiles,
+            keys,
+            key_start,
+            positions,
             operands.scores,
             operands.out,
             (heads.query as u32).into(),

@@ -22,6 +22,8 @@ use crate::kernels::OutOfMemory;
 /// Bytes of the ring that tables travel through.
 const RING: usize = 64 << 20;
 
+/// Tables begin at multiples of this.
+const ALIGNED: usize = 256;
 /// Bytes of shared memory that kernels declare themselves, at most.
 const STATIC_SHARED: i32 = 40 << 10;
 
@@ -83,6 +85,8 @@ struct Ring {
     host: *mut u8,
     device: Buffer,
     used: usize,
+    /// Tables that do not fit the ring, until the next time that nothing is under way.
+    large: Vec<Buffer>,
 }
 
 /// An argument of a kernel: its bytes, in a slot that any of them fits.
@@ -173,7 +177,7 @@ impl Device {
         // SAFETY: freed when the ring is dropped, after the stream has come to rest.
         let host = unsafe { result::malloc_host(RING, sys::CU_MEMHOSTALLOC_WRITECOMBINED) };
         let host = host.map_err(|source| Fault::Open { ordinal, source })?.cast::<u8>();
-        let ring = RefCell::new(Ring { host, device, used: 0 });
+        let ring = RefCell::new(Ring { host, device, used: 0, large: Vec::new() });
         Ok(Device { context, stream, functions, ring })
     }
 
@@ -248,51 +252,67 @@ impl Device {
             block_dim: (shape.block, 1, 1),
             shared_mem_bytes: shape.shared,
         };
-        // SAFETY: arguments are pointers to buffers of this device that outlive the stream's work (buffers are freed after a
-        // synchronising call only) and plain numbers, in the order of the kernel's parameters; little-endian slots hold
-        // narrower numbers in their first bytes.
+        // SAFETY: arguments are pointers to buffers of this device, which are freed in the order of the stream, and plain
+        // numbers, in the order of the kernel's parameters; little-endian slots hold narrower numbers in their first bytes.
         let queued = unsafe { builder.launch(config) };
         fatal(queued, kernel);
     }
 
-    /// Puts a table of 4-byte numbers where kernels find it, until much later tables take its place.
-    ///
-    /// # Panics
-    /// If the table is larger than the ring.
+    /// Puts a table where kernels find it: see [`Device::tables`].
     pub(super) fn table<N: bytemuck::NoUninit>(&self, table: &[N]) -> Arg {
-        let bytes: &[u8] = bytemuck::cast_slice(table);
+        let [place] = self.tables([bytemuck::cast_slice(table)]);
+        place
+    }
+
+    /// Puts the tables of one launch where kernels find them, until much later ones take their place. All of them at once: one
+    /// after the other, a later one might take the place of an earlier one before the launch.
+    pub(super) fn tables<const T: usize>(&self, tables: [&[u8]; T]) -> [Arg; T] {
         let mut ring = self.ring.borrow_mut();
-        assert!(bytes.len() <= RING, "BUG: a table of {} bytes", bytes.len());
-        if ring.used + bytes.len() > RING {
+        let needed = tables.iter().map(|table| table.len().next_multiple_of(ALIGNED)).sum::<usize>();
+        if needed > RING {
+            let place = |table: &[u8]| {
+                let buffer = fatal(self.allocate(table.len()), "large tables");
+                self.upload(table, &buffer, 0);
+                let at = buffer.arg();
+                ring.large.push(buffer);
+                at
+            };
+            return tables.map(place);
+        }
+        if ring.used + needed > RING {
             self.synchronize();
             ring.used = 0;
+            ring.large.clear();
         }
-        let at = ring.used;
-        ring.used = (at + bytes.len()).next_multiple_of(256);
-        let target = ring.device.pointer + at as u64;
-        if !bytes.is_empty() {
-            // SAFETY: the range lies in the ring, and no copy out of it is under way: it was last used before the stream was
-            // waited for.
-            let staged = unsafe {
-                std::ptr::copy_nonoverlapping(bytes.as_ptr(), ring.host.add(at), bytes.len());
-                std::slice::from_raw_parts(ring.host.add(at), bytes.len())
-            };
-            // SAFETY: source and target are as long as each other, and the source stays until the stream is waited for.
-            let copied = unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) };
-            fatal(copied, "a table");
-        }
-        Arg(target)
+        tables.map(|table| {
+            let at = ring.used;
+            ring.used = (at + table.len()).next_multiple_of(ALIGNED);
+            let target = ring.device.pointer + at as u64;
+            if !table.is_empty() {
+                // SAFETY: the range lies in the ring, and no copy out of it is under way: it was last used before the stream was
+                // waited for.
+                let staged = unsafe {
+                    std::ptr::copy_nonoverlapping(table.as_ptr(), ring.host.add(at), table.len());
+                    std::slice::from_raw_parts(ring.host.add(at), table.len())
+                };
+                // SAFETY: source and target are as long as each other, and the source stays until the stream is waited for.
+                let copied = unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) };
+                fatal(copied, "a table");
+            }
+            Arg(target)
+        })
     }
 
     /// Copies numbers into a buffer, and waits for it.
     pub(super) fn upload<N: bytemuck::NoUninit>(&self, numbers: &[N], buffer: &Buffer, at: usize) {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         assert!(at + bytes.len() <= buffer.bytes, "BUG: an upload past the end of a buffer");
-        // The buffer may have been allocated on the stream only just now.
-        self.synchronize();
-        // SAFETY: the range was checked; the call returns when the source has been read.
-        let copied = unsafe { result::memcpy_htod_sync(buffer.pointer + at as u64, bytes) };
+        // On the stream: the buffer may have been allocated there only just now.
+        // SAFETY: the range was checked, and the source lives until the stream has been waited for.
+        let copied =
+            unsafe { result::memcpy_htod_async(buffer.pointer + at as u64, bytes, self.stream.cu_stream()) };
         fatal(copied, "an upload");
+        self.synchronize();
     }
 
     /// Copies numbers from device memory when everything queued is done.

@@ -97,16 +97,20 @@ impl Cuda {
         for (i, rows) in rows.chunks(most).enumerate() {
             let entries = self.room(log, rows.len());
             let part = i * most..i * most + rows.len();
+            let values: &[u8] = match from {
+                From::Nowhere => &[],
+                From::Rows(sources) => bytemuck::cast_slice(&sources[part]),
+                From::Given(given) => bytemuck::cast_slice(&given[part.start * width..part.end * width]),
+            };
+            let [rows_at, values] = self.device.tables([bytemuck::cast_slice(rows), values]);
             let (sources, given) = match from {
                 From::Nowhere => (Arg::NULL, Arg::NULL),
-                From::Rows(sources) => (self.device.table(&sources[part]), Arg::NULL),
-                From::Given(given) => {
-                    (Arg::NULL, self.device.table(&given[part.start * width..part.end * width]))
-                }
+                From::Rows(_) => (values, Arg::NULL),
+                From::Given(_) => (Arg::NULL, values),
             };
             let args = [
                 x.start(),
-                self.device.table(rows),
+                rows_at,
                 sources,
                 given,
                 entries,

@@ -70,7 +70,7 @@ impl Gemm {
         let operation = result::create_matmul_desc(compute, sys::cudaDataType_t::CUDA_R_32F).map_err(blas)?;
         let preference = result::create_matmul_pref().map_err(blas)?;
         // CUBLAS_OP_T, an enumeration of cuBLAS proper.
-        let (transposed, workspace_bytes) = (1i32, WORKSPACE);
+        let (transposed, workspace_bytes, unsplit) = (1i32, WORKSPACE, 0u32);
         // SAFETY: the attributes are of the types that the library documents for them.
         unsafe {
             let attribute = sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA;
@@ -80,13 +80,17 @@ impl Gemm {
                 sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
             result::set_matmul_pref_attribute(preference, attribute, (&raw const workspace_bytes).cast(), 8)
                 .map_err(blas)?;
+            let attribute =
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            result::set_matmul_pref_attribute(preference, attribute, (&raw const unsplit).cast(), 4)
+                .map_err(blas)?;
         }
         let element = match dtype {
             Dtype::F32 => sys::cudaDataType_t::CUDA_R_32F,
             Dtype::Bf16 => sys::cudaDataType_t::CUDA_R_16BF,
             Dtype::F16 => sys::cudaDataType_t::CUDA_R_16F,
         };
-        let gemm = Gemm {
+        Ok(Gemm {
             handle,
             operation,
             preference,
@@ -95,22 +99,7 @@ impl Gemm {
             element,
             choices: RefCell::default(),
             counts: RefCell::default(),
-        };
-        gemm.pin(true);
-        Ok(gemm)
-    }
-
-    /// Keeps kernels that split the sum out, or lets them in (to measure what that costs).
-    pub(super) fn pin(&self, pinned: bool) {
-        let mask: u32 = if pinned { 0 } else { u32::MAX >> 1 };
-        // SAFETY: the attribute is a 32-bit mask.
-        let set = unsafe {
-            let attribute =
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
-            result::set_matmul_pref_attribute(self.preference, attribute, (&raw const mask).cast(), 4)
-        };
-        fatal(set, "the choice of products");
-        self.forget();
+        })
     }
 
     /// Products with weights of this shape have one of these row counts from now on, or more rows than any.

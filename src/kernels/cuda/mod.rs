@@ -43,7 +43,7 @@ pub use upload::{Rope, Stack, Table, Vector, Weight};
 
 /// Rows beyond its last that a product may read and write: most that padding adds.
 const PAD: usize = 512;
-/// Rows of a product whose result is kept for a moment only.
+/// Most rows of one product: what the probe compares, and what the results that are kept for a moment only take.
 const BLOCK: usize = 8192;
 
 /// Why a GPU cannot be used.
@@ -135,7 +135,7 @@ pub struct Cuda {
 }
 
 /// Keeps the host less than so many sums ahead of the device. A host that fills a stream's queue waits inside the driver, with
-/// locks held that the other ranks' copies need, and its device may be waiting for these.
+/// locks held that the other ranks' hosts need, while its device waits for what these queue.
 struct Pace {
     events: Vec<CudaEvent>,
     sums: Cell<usize>,
@@ -246,7 +246,6 @@ impl Cuda {
             nccl,
             host,
             gemm: Gemm::new(&device, dtype)?,
-            // Nothing is allocated in the middle of a batch: that may wait for the other ranks' devices.
             scratch: Scratch { log: RefCell::new(Some(edit::buffer(&device)?)), ..Scratch::default() },
             dtype,
             hidden,
@@ -451,7 +450,9 @@ impl Kernels for Cuda {
 
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        self.gemm.multiply(x.start(), weight.start(), weight.shape(), x.rows, out.start(), false);
+        Self::blocks(x.rows, |first, rows| {
+            self.gemm.multiply(x.row(first), weight.start(), weight.shape(), rows, out.row(first), false);
+        });
     }
 
     fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {

@@ -9,9 +9,9 @@ use crate::kernels::facts::{Invariance, Rates};
 use crate::kernels::upload::Made;
 
 /// Row counts compared, largest first. Libraries change kernels at powers of two and tile heights.
-const COUNTS: [usize; 38] = [
-    4096, 3072, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160, 129, 128, 127, 96,
-    65, 64, 63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
+const COUNTS: [usize; 39] = [
+    8192, 4096, 3072, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160, 129, 128, 127,
+    96, 65, 64, 63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
 ];
 /// Row counts that small products may be padded to.
 const PADDED: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
@@ -82,26 +82,6 @@ impl Cuda {
         });
         self.gemm.set_counts(outputs, inputs, fastest(&seconds, floor.unwrap_or(1)));
         Ok(Invariance { outputs, inputs, floor })
-    }
-
-    /// Seconds of `x W^T` for so many rows, the best of some; `pinned`: as the model computes it, else as the library would.
-    ///
-    /// # Errors
-    /// If the matrices do not fit beside the weights.
-    pub fn product_seconds(&self, weight: &Weight, rows: usize, pinned: bool) -> Result<f64, OutOfMemory> {
-        let (outputs, inputs) = weight.shape();
-        let element = self.dtype.bytes() as usize;
-        let x = self.device.allocate((rows + PAD) * inputs * element)?;
-        let out = self.device.allocate((rows + PAD) * outputs * element)?;
-        let made =
-            Made { key: 2, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
-        self.make(&made, rows, inputs, x.arg());
-        self.gemm.pin(pinned);
-        let seconds = self.best_of(|| {
-            self.gemm.multiply(x.arg(), weight.start(), (outputs, inputs), rows, out.arg(), false);
-        });
-        self.gemm.pin(true);
-        Ok(seconds)
     }
 
     /// The ceilings: a large square product of random numbers, and a copy of a few gigabytes.
