@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream, unix::OwnedReadHalf};
@@ -21,6 +21,9 @@ const CONNECT: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// Loading that says nothing for this long hangs: no block of a model takes so long to read.
 const LOADING_SILENCE: Duration = Duration::from_mins(10);
+
+/// A process that is there for this long after it was killed is held by a driver, and may be for ever.
+const HELD_FAST: Duration = Duration::from_secs(10);
 
 /// A message as it is sent. Kept until it is answered, since it may have to be sent to another process.
 pub(super) type Frame = Arc<[u8]>;
@@ -153,10 +156,17 @@ impl Reaped {
     }
 
     /// Ends it, if it has not ended by itself, and says how it did. The engine holds nothing that outlives it, so there is
-    /// nothing to be gentle about.
+    /// nothing to be gentle about. One that a driver holds fast is left to the system.
     fn end(&mut self) -> String {
         let _ = self.0.kill();
-        self.0.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
+        let killed = Instant::now();
+        while killed.elapsed() < HELD_FAST {
+            if let Some(ended) = self.ended() {
+                return ended;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        format!("it is still there {} s after it was killed", HELD_FAST.as_secs())
     }
 }
 

@@ -305,8 +305,8 @@ impl Supervisor {
         let output = match unpacked(flight.id, output, self.memory.path()) {
             Ok(output) => output,
             Err(error) => {
-                // Computed again, and then perhaps with more luck.
-                self.waiting.push_front(Flight { asked: Some((work, key)), ..flight });
+                // As if it had died of it: computed again, and then perhaps with more luck.
+                self.flights.push_front(Flight { asked: Some((work, key)), ..flight });
                 return Err(format!("its output is lost: {error}"));
             }
         };

@@ -55,7 +55,7 @@ pub enum Fault {
     )]
     NoDriver,
     /// NCCL is not on this machine.
-    #[error("the NCCL library cannot be loaded, and several GPUs need it")]
+    #[error("the NCCL library (libnccl.so, version 2.28) cannot be loaded, and several GPUs need it")]
     NoNccl,
     /// NCCL refused.
     #[error("NCCL cannot connect the GPUs: {error}")]
