@@ -17,8 +17,11 @@
 mod attention;
 mod device;
 mod edit;
+mod fault;
 mod gemm;
+mod matrix;
 mod nccl;
+mod pace;
 mod probe;
 mod score;
 mod upload;
@@ -32,12 +35,14 @@ use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::spec::dtype::Dtype;
 use attention::{Mode, Operands};
-use cudarc::driver::CudaEvent;
 use device::{Arg, Buffer, Constants, Device, Shape};
 use gemm::Gemm;
 use nccl::Nccl;
+use pace::Pace;
 
 pub use edit::Log;
+pub use fault::Fault;
+pub use matrix::Matrix;
 pub use nccl::GroupId;
 pub use upload::{Rope, Stack, Table, Vector, Weight};
 
@@ -45,60 +50,6 @@ pub use upload::{Rope, Stack, Table, Vector, Weight};
 const PAD: usize = 512;
 /// Most rows of one product: what the probe compares, and what the results that are kept for a moment only take.
 const BLOCK: usize = 8192;
-
-/// Why a GPU cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Fault {
-    /// The driver, NVRTC or cuBLAS is not on this machine.
-    #[error(
-        "the CUDA libraries (driver, NVRTC, cuBLASLt) cannot be loaded; install CUDA 13 or choose devices = [\"cpu\"]"
-    )]
-    NoDriver,
-    /// NCCL is not on this machine.
-    #[error("the NCCL library (libnccl.so, version 2.28) cannot be loaded, and several GPUs need it")]
-    NoNccl,
-    /// NCCL refused.
-    #[error("NCCL cannot connect the GPUs: {error}")]
-    Nccl {
-        /// Its words.
-        error: String,
-    },
-    /// The device does not answer.
-    #[error("GPU {ordinal} cannot be opened: {source}")]
-    Open {
-        /// Number of the GPU.
-        ordinal: usize,
-        /// The driver's words.
-        source: cudarc::driver::DriverError,
-    },
-    /// A kernel does not compile.
-    #[error("the kernels do not compile: {log}")]
-    Compile {
-        /// The compiler's words.
-        log: String,
-    },
-    /// cuBLASLt cannot start.
-    #[error("cuBLASLt cannot start: {source}")]
-    Blas {
-        /// Its words.
-        source: cudarc::cublaslt::result::CublasError,
-    },
-    /// Not even the small buffers fit.
-    #[error("the GPU's memory is full before anything is loaded")]
-    NoMemory,
-    /// Rows must be whole 16-byte packs.
-    #[error(
-        "the {what} of one rank, {columns} numbers, is no multiple of {of}, which the GPU's kernels need"
-    )]
-    Width {
-        /// Which width.
-        what: &'static str,
-        /// What it is.
-        columns: usize,
-        /// What it must be a multiple of.
-        of: usize,
-    },
-}
 
 /// What of a model's shape the kernels are compiled for.
 #[derive(Debug, Clone, Copy)]
@@ -134,29 +85,6 @@ pub struct Cuda {
     device: Device,
 }
 
-/// Keeps the host less than so many sums ahead of the device. A host that fills a stream's queue waits inside the driver, with
-/// locks held that the other ranks' hosts need, while its device waits for what these queue.
-struct Pace {
-    events: Vec<CudaEvent>,
-    sums: Cell<usize>,
-}
-
-impl Pace {
-    const SUMS: usize = 8;
-
-    fn new(device: &Device) -> Pace {
-        Pace { events: (0..Self::SUMS).map(|_| device.event()).collect(), sums: Cell::new(0) }
-    }
-
-    /// Waits for the sum that many before, and marks this one.
-    fn keep(&self, device: &Device) {
-        let event = &self.events[self.sums.get() % Self::SUMS];
-        Device::wait(event);
-        device::fatal(event.record(device.stream()), "an event");
-        self.sums.set(self.sums.get() + 1);
-    }
-}
-
 /// Buffers that operations use and leave.
 #[derive(Default)]
 struct Scratch {
@@ -166,38 +94,6 @@ struct Scratch {
     log: RefCell<Option<Buffer>>,
     /// Rows on their way to the host, logits and what is worked out from them.
     reading: RefCell<Vec<Option<Buffer>>>,
-}
-
-/// Packed rows on the device.
-pub struct Matrix {
-    columns: usize,
-    rows: usize,
-    /// Bytes of a number.
-    element: usize,
-    buffer: Option<Buffer>,
-}
-
-impl Matrix {
-    fn bytes_per_row(&self) -> usize {
-        self.columns * self.element
-    }
-
-    fn capacity(&self) -> usize {
-        self.buffer.as_ref().map_or(0, |b| (b.bytes() / self.bytes_per_row().max(1)).saturating_sub(PAD))
-    }
-
-    /// Where a row lies.
-    fn row(&self, row: usize) -> Arg {
-        self.buffer.as_ref().map_or(Arg::NULL, |b| b.at(row * self.bytes_per_row()))
-    }
-
-    fn start(&self) -> Arg {
-        self.row(0)
-    }
-
-    fn wide(&self, dtype: Dtype) -> bool {
-        self.element != dtype.bytes() as usize
-    }
 }
 
 /// Bytes in use on a GPU, by everybody; `None` if it does not answer.
@@ -335,11 +231,11 @@ impl Kernels for Cuda {
     type Log = Log;
 
     fn matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: self.dtype.bytes() as usize, buffer: None }
+        Matrix::new(columns, self.dtype.bytes() as usize)
     }
 
     fn scores_matrix(&self, columns: usize) -> Matrix {
-        Matrix { columns, rows: 0, element: 4, buffer: None }
+        Matrix::new(columns, 4)
     }
 
     fn rows(&self, x: &Matrix) -> usize {
