@@ -111,11 +111,16 @@ pub(crate) fn ranks(golden: &Value, world: usize, dtype: Dtype) -> (Group, Model
     if std::env::var("MEDIANT_TEST_GPUS").is_ok_and(|gpus| world <= gpus.parse().unwrap()) {
         return (on_gpus(&config, world, dtype), config);
     }
-    let seeds = Threads::group(world).into_iter().zip(Shard::all(&config, world).unwrap()).collect();
+    (on_threads(&config, world, dtype), config)
+}
+
+/// A decoder divided over CPU ranks of one thread each.
+pub(crate) fn on_threads(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
+    let seeds = Threads::group(world).into_iter().zip(Shard::all(config, world).unwrap()).collect();
     let build = move |(rank, shard): (Threads, Shard)| {
         Ok::<_, Infallible>(on(Cpu::of_ranks(1, dtype, Box::new(rank)).unwrap(), shard))
     };
-    (Group::start(seeds, build).unwrap(), config)
+    Group::start(seeds, build).unwrap()
 }
 
 /// The llama family's decoder in f32.

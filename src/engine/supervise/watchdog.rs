@@ -64,7 +64,7 @@ impl Breaker {
         self.deaths = 0;
     }
 
-    /// Whether it is no use for now.
+    /// Whether work is refused at present.
     pub(super) fn is_open(self) -> bool {
         self.deaths > MOST_DEATHS
     }

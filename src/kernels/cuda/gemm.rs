@@ -3,9 +3,9 @@
 //! The library chooses a kernel by the shape of a product. Choices that split the sum over the inputs, which it makes for
 //! few rows, would give a row other bits in a small batch than in a large one: they are not let in
 //! (`REDUCTION_SCHEME_MASK = NONE`). On an H100 with cuBLAS 13.1 all row counts from 1 to 4096 then agree to the bit, in every
-//! shape of Llama 3 8B and 70B; what is left to choose from is now and then five times slower (5120 x 8192 at 16 rows: 192 us,
-//! at 256 rows 39 us, with a split sum 36 us). So products of few rows are padded to the row count that is fastest. Both
-//! are measured at start on the device at hand ([`super::probe`]). In f32 the choice itself is fixed: each weight has one
+//! shape of Llama 3 8B on one GPU and of 70B on two and four; what is left to choose from is now and then five times slower
+//! (5120 x 8192 at 16 rows: 192 us, at 256 rows 39 us, with a split sum 36 us). So products of few rows are padded to the row
+//! count that is fastest. Both are measured at start on the device at hand ([`super::probe`]). In f32 the choice itself is fixed: each weight has one
 //! algorithm, that of [`FIXED`] rows.
 
 #![expect(unsafe_code, reason = "cuBLASLt's interface is raw pointers")]
