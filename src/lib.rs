@@ -23,6 +23,8 @@ pub mod load;
 // numbers to findings
 pub mod effect;
 pub mod result;
+// what outlives the process
+pub mod store;
 // the whole flow, and what is around it
 pub mod service;
 pub mod config;

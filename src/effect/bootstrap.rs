@@ -1,6 +1,6 @@
 //! Means over cases and how sure they are: the percentile bootstrap (Efron 1979), with cases as what is drawn.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::stats::{estimate, finite, fraction};
@@ -8,7 +8,7 @@ use crate::lower::noise::resample;
 use crate::spec::cases::Bootstrap;
 
 /// A mean over cases.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct CaseEstimate {
     /// Mean; null if there is no case, or one whose number isn't finite.
     pub mean: Option<f64>,

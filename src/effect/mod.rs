@@ -1,8 +1,10 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
 
 pub mod aggregate;
+pub mod average;
 pub mod bootstrap;
 pub mod cases;
+pub mod cells;
 pub mod attribution;
 pub mod derived;
 pub mod lints;

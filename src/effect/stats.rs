@@ -1,10 +1,10 @@
 //! Means and standard errors.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// A mean over samples.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Estimate {
     /// Mean; null if a sample isn't finite.
     pub mean: Option<f64>,

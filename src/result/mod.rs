@@ -43,6 +43,7 @@ pub mod run;
 pub mod safetensors;
 pub mod scale;
 pub mod svg;
+pub mod sweep;
 pub mod tables;
 pub mod terminal;
 pub mod trace;

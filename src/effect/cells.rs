@@ -1,0 +1,130 @@
+//! What a sweep found, cell by cell and case by case: the one table from which averages, files and pictures are made.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::stats::Estimate;
+
+/// Everything that a sweep's averages are made from. Metrics are in the order of [`Observed::metrics`] throughout.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Metrics, as they were asked for (`prob:target`).
+    pub metrics: Vec<String>,
+    /// Arms.
+    pub arms: Vec<ArmHead>,
+    /// Every case, kept or dropped.
+    pub cases: Vec<CaseHead>,
+    /// The cells of kept cases, case by case, arm by arm, in row-major order of the arm's axes.
+    pub cells: Cells,
+}
+
+/// One arm of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ArmHead {
+    /// Its name.
+    pub name: String,
+    /// Names of its axes, outermost first: of `layer`, `position`, `head`, `dim`.
+    pub axes: Vec<String>,
+    /// Sites written.
+    pub sites: Vec<String>,
+    /// The run that is patched.
+    pub base: String,
+    /// The run whose metrics its cells could at most reach: total effects are this one's minus the base's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// One case of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CaseHead {
+    /// Its name.
+    pub id: String,
+    /// Its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Whether it counts.
+    pub kept: bool,
+    /// The filters that it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub dropped: Vec<DroppedBy>,
+    /// Token ids of each of its runs.
+    pub runs: Vec<CaseRun>,
+    /// The token range of its subject, half-open, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<[u32; 2]>,
+    /// Each arm's total effect by metric, `[arms][metrics]`: reference minus base, over samples. Empty estimates where an
+    /// arm has no reference.
+    pub total_effect: Vec<Vec<Estimate>>,
+}
+
+/// An unpatched run of a case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CaseRun {
+    /// Its name.
+    pub name: String,
+    /// Its token ids; of a corrupted run of several samples those of the first.
+    pub tokens: Vec<u32>,
+    /// Its most probable next token.
+    pub top1: Option<String>,
+    /// Metrics, over samples.
+    pub values: Vec<Estimate>,
+}
+
+/// A filter that a case failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DroppedBy {
+    /// The filter: `expect_top1`, `min_clean_prob` or `min_total_effect`.
+    pub filter: String,
+    /// What was seen, with numbers.
+    pub detail: String,
+}
+
+/// Cells, column by column; all columns are equally long.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Cells {
+    /// Index of the case.
+    pub case: Vec<u32>,
+    /// Index of the arm.
+    pub arm: Vec<u32>,
+    /// Layer, if the arm has that axis.
+    pub layer: Vec<Option<u32>>,
+    /// Position, if the arm has that axis.
+    pub position: Vec<Option<u32>>,
+    /// Class of that position around the case's subject, if it has one: an index into
+    /// [`crate::spec::select::TokenClass::ALL`].
+    pub token_class: Vec<Option<u8>>,
+    /// Head, if the arm has that axis.
+    pub head: Vec<Option<u32>>,
+    /// Column, if the arm has that axis.
+    pub dim: Vec<Option<u32>>,
+    /// The answer is the source's by construction.
+    pub trivial: Vec<bool>,
+    /// The edit can't reach the readout: the effect is exactly 0.
+    pub exact_null: Vec<bool>,
+    /// Numbers of each metric.
+    pub metrics: Vec<MetricColumns>,
+}
+
+/// The numbers of one metric, one of each cell. Null where a number isn't finite or could not be computed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MetricColumns {
+    /// Of the patched run, mean over samples.
+    pub value: Vec<Option<f64>>,
+    /// The same minus the base's, paired by sample (indirect effect, IE).
+    pub effect: Vec<Option<f64>>,
+    /// Standard error of the effect over samples; null for a single sample.
+    pub effect_se: Vec<Option<f64>>,
+}
+
+impl Cells {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.case.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.case.is_empty()
+    }
+}
