@@ -5,26 +5,7 @@ use utoipa::ToSchema;
 
 use super::bootstrap::CaseEstimate;
 
-/// What cells are averaged by. A cell belongs to the average of its own values on these; the others are averaged over
-/// within a case, before cases are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Key {
-    /// Arms; always told apart.
-    Arm,
-    /// Layers.
-    Layer,
-    /// Positions.
-    Position,
-    /// Token classes around the subject.
-    TokenClass,
-    /// Heads.
-    Head,
-    /// Columns.
-    Dim,
-    /// Groups of cases.
-    Group,
-}
+pub use crate::spec::sweep::Key;
 
 /// How averages are made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ pub mod lints;
 pub mod measure;
 pub mod patch;
 pub mod stats;
+pub mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod trace;

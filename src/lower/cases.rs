@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::corrupt;
 use super::facts::Facts;
-use super::gather::Gathered;
+use super::gather::{Gathered, OfTrace};
 use super::layout::{Lowered, SigmaUsed, TraceLayout};
 use super::lint::Lint;
 use super::measure::TargetToken;
@@ -42,7 +42,7 @@ pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Probl
     let mut out = Problems::default();
     let Some(spec) = CasesSpec::read(body, &mut out) else { return Err(out) };
     let on_subject = body.pointer("/corrupt/positions").is_none_or(serde_json::Value::is_null);
-    let mut found = Gathered::new(&spec, on_subject);
+    let mut found = Gathered::of_trace(&spec, on_subject);
     let prepared = tokenised(&spec, facts, &mut found);
     if !out.is_empty() {
         // What couldn't be read has its default here. Only what is said of the cases that were read is true of them.
@@ -94,7 +94,7 @@ fn check_size(spec: &CasesSpec, facts: &dyn Facts, out: &mut Problems) {
 fn tokenised(
     spec: &CasesSpec,
     facts: &dyn Facts,
-    found: &mut Gathered<'_>,
+    found: &mut Gathered<OfTrace<'_>>,
 ) -> Vec<(TokenRun, Vec<TargetToken>)> {
     let limits = facts.limits();
     if spec.cases.len() as u64 > limits.cases {
@@ -145,8 +145,8 @@ impl Cases {
     }
 
     /// A place for the problems and remarks of each case.
-    pub fn gather(&self) -> Gathered<'_> {
-        Gathered::new(&self.spec, self.on_subject)
+    pub fn gather(&self) -> Gathered<OfTrace<'_>> {
+        Gathered::of_trace(&self.spec, self.on_subject)
     }
 
     /// The token range of a case's subject.

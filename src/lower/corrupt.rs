@@ -8,11 +8,11 @@ use super::prompts::TokenRun;
 use super::select;
 use super::swap::{self, Swap};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
-use crate::spec::corruption::{Draws, Method, Mode, Multivariate, Sigma, SigmaOf};
+use crate::spec::corruption::{Corruption, Draws, Method, Mode, Multivariate, Sigma, SigmaOf};
+use crate::spec::experiment::Experiment;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Positions;
 use crate::spec::site::Site;
-use crate::spec::trace::TraceSpec;
 
 /// Fewer samples than this leave a standard error uncertain by more than a third of itself, `1 / sqrt(2 (n - 1))`.
 const FEW_SAMPLES: u64 = 5;
@@ -59,16 +59,17 @@ pub(super) fn samples(method: &Method, facts: &dyn Facts, out: &mut Problems) ->
 
 /// The corruption with indices.
 pub(super) fn resolve(
-    spec: &TraceSpec,
+    corrupt: &Corruption,
+    experiment: &Experiment,
     clean: &TokenRun,
     samples: u64,
     facts: &dyn Facts,
     prepared: &mut Prepared,
     out: &mut Problems,
 ) -> Option<Corrupting> {
-    let method = &spec.corrupt.method;
+    let method = &corrupt.method;
     let Some(draws) = method.draws() else {
-        return swap::resolve(spec, clean, facts, prepared, out).map(Corrupting::Tokens);
+        return swap::resolve(corrupt, experiment, clean, facts, prepared, out).map(Corrupting::Tokens);
     };
     let positions = corrupted_positions(&draws.positions, draws.include_bos, clean, prepared, out)?;
     let config = facts.config();
@@ -115,7 +116,7 @@ impl Corrupting {
     /// Puts the corrupted runs into a plan. `roots`: each of the request's runs and its readout.
     pub(super) fn build(
         self,
-        spec: &TraceSpec,
+        method: &Method,
         clean: &TokenRun,
         clean_root: RunId,
         roots: &[(RunId, usize)],
@@ -124,9 +125,9 @@ impl Corrupting {
     ) -> Corrupted {
         match self {
             Self::Noise { positions, sigma } => {
-                let draws = spec.corrupt.method.draws().expect("BUG: only noise is resolved to noise");
+                let draws = method.draws().expect("BUG: only noise is resolved to noise");
                 let std = sigma.map_or(1.0, |sigma| sigma.abs);
-                let rows = draw::rows(&spec.corrupt.method, draws, &positions, std, facts);
+                let rows = draw::rows(method, draws, &positions, std, facts);
                 let runs = rows.into_iter().map(|rows| {
                     let edit = noise(draws, positions.clone(), Source::Constant(rows));
                     let run = plan.branch(clean_root, vec![edit]);

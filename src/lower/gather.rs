@@ -4,12 +4,30 @@ use super::lint::{Lint, Lints};
 use crate::spec::cases::CasesSpec;
 use crate::spec::problem::{FieldProblem, Problems};
 
+/// The cases of a request, as problems and remarks name them.
+pub trait Roster {
+    /// How many.
+    fn len(&self) -> usize;
+
+    /// A case's name.
+    fn id(&self, case: usize) -> &str;
+
+    /// Pointer to a case, as the caller wrote it.
+    fn place(&self, case: usize) -> String;
+
+    /// A pointer into the case on its own, as the caller wrote it.
+    fn pointer(&self, case: usize, pointer: &str) -> String;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Problems and remarks of cases, with pointers as the caller wrote them.
 #[derive(Debug)]
-pub struct Gathered<'s> {
-    spec: &'s CasesSpec,
-    /// Whether the corruption's positions are the default: the subject.
-    on_subject: bool,
+pub struct Gathered<R> {
+    roster: R,
     problems: Vec<Said<FieldProblem>>,
     lints: Vec<Said<Lint>>,
 }
@@ -39,21 +57,37 @@ const OWN: [(&str, &str); 7] = [
     ("/read/at", "/prompt"),
 ];
 
-impl<'s> Gathered<'s> {
-    pub(super) fn new(spec: &'s CasesSpec, on_subject: bool) -> Self {
-        Self { spec, on_subject, problems: Vec::new(), lints: Vec::new() }
+/// The cases of a trace.
+#[derive(Debug)]
+pub struct OfTrace<'s> {
+    spec: &'s CasesSpec,
+    /// Whether the corruption's positions are the default: the subject.
+    on_subject: bool,
+}
+
+impl<'s> Gathered<OfTrace<'s>> {
+    /// Of the cases of a trace. `on_subject`: whether the corruption's positions are the default.
+    pub(super) fn of_trace(spec: &'s CasesSpec, on_subject: bool) -> Self {
+        Self::new(OfTrace { spec, on_subject })
+    }
+}
+
+impl<R: Roster> Gathered<R> {
+    /// Nothing said yet.
+    pub fn new(roster: R) -> Self {
+        Self { roster, problems: Vec::new(), lints: Vec::new() }
     }
 
     /// A problem of the whole request.
     pub(super) fn all(&mut self, at: &str, code: &'static str, detail: String, fix: &str) {
         let what = FieldProblem { pointer: at.to_owned(), code, detail, fix: fix.to_owned() };
-        self.problems.push(Said { what, first: 0, last: 0, count: self.spec.cases.len(), same: true });
+        self.problems.push(Said { what, first: 0, last: 0, count: self.roster.len(), same: true });
     }
 
     /// The problems of one case.
     pub fn add_problems(&mut self, case: usize, problems: Problems) {
         for mut problem in problems.0 {
-            problem.pointer = self.pointer(case, &problem.pointer);
+            problem.pointer = self.roster.pointer(case, &problem.pointer);
             let known = |said: &&mut Said<FieldProblem>| {
                 (said.what.code, &said.what.pointer) == (problem.code, &problem.pointer)
             };
@@ -68,8 +102,8 @@ impl<'s> Gathered<'s> {
     /// The remarks on one case.
     pub fn add_lints(&mut self, case: usize, lints: Lints) {
         for mut lint in lints.0 {
-            lint.pointer = self.pointer(case, &lint.pointer);
-            let field = |pointer: &str, case| self.field(pointer, case).to_owned();
+            lint.pointer = self.roster.pointer(case, &lint.pointer);
+            let field = |pointer: &str, case| field(pointer, &self.roster.place(case)).to_owned();
             let known = self.lints.iter().position(|said| {
                 said.what.code == lint.code
                     && said.what.severity == lint.severity
@@ -84,7 +118,7 @@ impl<'s> Gathered<'s> {
 
     /// A remark on the whole request.
     pub fn lint(&mut self, lints: Lints) {
-        let count = self.spec.cases.len();
+        let count = self.roster.len();
         self.lints.extend(lints.0.into_iter().map(|what| Said {
             what,
             first: 0,
@@ -115,13 +149,13 @@ impl<'s> Gathered<'s> {
 
     /// What was said, with the case it was said of where the pointer doesn't tell, and how many more there are.
     fn detail<T>(&self, said: &Said<T>, pointer: &str, detail: &str) -> String {
-        if said.same && said.count == self.spec.cases.len() {
+        if said.same && said.count == self.roster.len() {
             return detail.to_owned();
         }
-        let named = if pointer.starts_with("/cases/") {
+        let named = if pointer.starts_with(&self.roster.place(said.first)) {
             detail.to_owned()
         } else {
-            format!("case {:?}: {detail}", self.spec.cases[said.first].id)
+            format!("case {:?}: {detail}", self.roster.id(said.first))
         };
         match said.count - 1 {
             0 => named,
@@ -129,8 +163,21 @@ impl<'s> Gathered<'s> {
             more => format!("{named}; and {more} other cases alike"),
         }
     }
+}
 
-    /// A pointer into a case's trace as the caller wrote it.
+impl Roster for OfTrace<'_> {
+    fn len(&self) -> usize {
+        self.spec.cases.len()
+    }
+
+    fn id(&self, case: usize) -> &str {
+        &self.spec.cases[case].id
+    }
+
+    fn place(&self, case: usize) -> String {
+        format!("/cases/{}", self.spec.places[case])
+    }
+
     fn pointer(&self, case: usize, pointer: &str) -> String {
         let rest =
             |long: &str| pointer.strip_prefix(long).filter(|rest| rest.is_empty() || rest.starts_with('/'));
@@ -148,11 +195,11 @@ impl<'s> Gathered<'s> {
         // Readouts are not asked for: their number is that of the cells.
         if rest("/read").is_some() { "/arms".to_owned() } else { pointer.to_owned() }
     }
+}
 
-    /// The field of a pointer, without the case.
-    fn field<'p>(&self, pointer: &'p str, case: usize) -> &'p str {
-        pointer.strip_prefix(&format!("/cases/{}", self.spec.places[case])).unwrap_or(pointer)
-    }
+/// The field of a pointer, without the case.
+fn field<'p>(pointer: &'p str, place: &str) -> &'p str {
+    pointer.strip_prefix(place).unwrap_or(pointer)
 }
 
 impl<T> Said<T> {

@@ -17,6 +17,7 @@ mod draw;
 pub mod facts;
 pub mod gather;
 mod given;
+mod grid;
 mod inside;
 pub mod layout;
 pub mod lint;
@@ -29,6 +30,7 @@ pub mod prompts;
 mod run;
 mod select;
 mod source;
+pub mod sweep;
 mod swap;
 mod template;
 #[cfg(test)]

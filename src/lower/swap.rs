@@ -9,10 +9,10 @@ use super::facts::Facts;
 use super::layout::Replaced;
 use super::prompts::{TokenRun, find};
 use crate::plan::{Plan, RunId};
-use crate::spec::corruption::{Method, ReplaceTokens, Replacement, RunNames};
+use crate::spec::corruption::{Corruption, Method, ReplaceTokens, Replacement, RunNames};
+use crate::spec::experiment::Experiment;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Positions;
-use crate::spec::trace::TraceSpec;
 use crate::tokens::{Token, TokenizeError};
 
 /// One prompt in the clean one's place.
@@ -26,14 +26,15 @@ pub(super) struct Swap {
 
 /// Every prompt that takes the clean one's place; `None` for noise and for anything wrong.
 pub(super) fn resolve(
-    spec: &TraceSpec,
+    corrupt: &Corruption,
+    experiment: &Experiment,
     clean: &TokenRun,
     facts: &dyn Facts,
     prepared: &mut Prepared,
     out: &mut Problems,
 ) -> Option<Vec<Swap>> {
-    match &spec.corrupt.method {
-        Method::Run { run } => runs(run, spec, clean, prepared, out),
+    match &corrupt.method {
+        Method::Run { run } => runs(run, &corrupt.from, experiment, clean, prepared, out),
         Method::ReplaceTokens(replace) => tokens(replace, clean, facts, prepared, out),
         _ => None,
     }
@@ -41,7 +42,8 @@ pub(super) fn resolve(
 
 fn runs(
     names: &RunNames,
-    spec: &TraceSpec,
+    from: &str,
+    experiment: &Experiment,
     clean: &TokenRun,
     prepared: &mut Prepared,
     out: &mut Problems,
@@ -51,8 +53,8 @@ fn runs(
         .into_iter()
         .map(|(name, at)| {
             let at = format!("/corrupt{at}");
-            let other = find(name, &at, &spec.experiment, &prepared.runs, out)?;
-            let differing = check_run(name, other, &spec.corrupt.from, clean, &at, out)?;
+            let other = find(name, &at, experiment, &prepared.runs, out)?;
+            let differing = check_run(name, other, from, clean, &at, out)?;
             let run = Some((prepared.runs.place(name)?, name.to_owned()));
             let swap = Swap { run, tokens: other.tokens.clone(), ids: Arc::clone(&other.ids), differing };
             outside_subject(&swap, clean, &at, prepared);

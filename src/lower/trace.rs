@@ -43,7 +43,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let samples = corrupt::samples(&spec.corrupt.method, facts, out);
     let (Some(clean), Some(samples)) = (clean, samples) else { return None };
     let positions = select::positions(&spec.positions, &clean, "/positions", out);
-    let corrupting = corrupt::resolve(&spec, &clean, samples, facts, &mut prepared, out);
+    let corrupting = corrupt::resolve(&spec.corrupt, experiment, &clean, samples, facts, &mut prepared, out);
     let (Some(positions), Some(corrupting)) = (positions, corrupting) else { return None };
     for (i, _) in spec.derive.iter().enumerate().filter(|(_, derive)| derive.needs_layers()) {
         if spec.arms.iter().all(|(_, arm)| !arm.site.has_layer()) {
@@ -71,7 +71,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let readouts: Vec<(RunId, usize)> =
         roots.iter().zip(&common.runs.0).map(|(root, (_, (_, readout)))| (*root, *readout)).collect();
     let sigma = corrupting.sigma();
-    let corrupted = corrupting.build(&spec, &clean, roots[clean_run], &readouts, &mut plan, facts);
+    let corrupted = corrupting.build(&spec.corrupt.method, &clean, roots[clean_run], &readouts, &mut plan, facts);
     let scene = Scene {
         spec: &spec,
         clean: roots[clean_run],

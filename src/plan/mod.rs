@@ -319,6 +319,61 @@ impl Plan {
         }
     }
 
+    /// The same plan with these of its readouts, in this order, and only the runs that they need. References of divergences
+    /// are read after them; captures are left out.
+    #[must_use]
+    pub fn only(&self, readouts: &[usize]) -> Plan {
+        let mut asked = readouts.to_vec();
+        let mut kl_refs = Vec::with_capacity(self.scoring.kl_refs.len());
+        for &reference in &self.scoring.kl_refs {
+            let reference = reference as usize;
+            let place = asked.iter().position(|readout| *readout == reference).unwrap_or_else(|| {
+                asked.push(reference);
+                asked.len() - 1
+            });
+            kl_refs.push(place as u32);
+        }
+        let mut needed = vec![false; self.runs.len()];
+        for &readout in &asked {
+            needed[self.readouts[readout].run.0 as usize] = true;
+        }
+        // What a run reads comes before it.
+        for index in (0..self.runs.len()).rev().filter(|index| needed[*index]).collect::<Vec<_>>() {
+            self.need(index, &mut needed);
+        }
+        let mut renamed = vec![RunId(0); self.runs.len()];
+        let mut plan = Plan { scoring: Scoring { kl_refs, ..self.scoring.clone() }, ..Plan::default() };
+        for (index, run) in self.runs.iter().enumerate().filter(|(index, _)| needed[*index]) {
+            let mut run = run.clone();
+            run.parent = run.parent.map(|parent| renamed[parent.0 as usize]);
+            for edit in &mut run.edits {
+                if let Some((read, _)) = edit.op.run_read() {
+                    edit.op.read_run(renamed[read.0 as usize]);
+                }
+            }
+            renamed[index] = plan.push(run);
+        }
+        let of = |readout: &usize| {
+            let readout = self.readouts[*readout];
+            Readout { run: renamed[readout.run.0 as usize], ..readout }
+        };
+        plan.readouts = asked.iter().map(of).collect();
+        plan
+    }
+
+    /// Marks what a run reads, and what that reads.
+    fn need(&self, index: usize, needed: &mut [bool]) {
+        let mut next = vec![index];
+        while let Some(index) = next.pop() {
+            for read in self.runs[index].reads() {
+                let read = read.0 as usize;
+                if !std::mem::replace(&mut needed[read], true) {
+                    next.push(read);
+                }
+            }
+        }
+    }
+
     /// The run behind an id.
     pub fn run(&self, id: RunId) -> &Run {
         &self.runs[id.0 as usize]

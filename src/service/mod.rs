@@ -7,6 +7,7 @@ mod cases;
 mod lost;
 mod served;
 pub mod start;
+pub mod sweep;
 mod table;
 
 use std::sync::Arc;

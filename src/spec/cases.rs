@@ -343,7 +343,10 @@ impl Case {
 }
 
 impl Filters {
-    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+    /// All cases count.
+    pub const NONE: Self = Self { expect_top1: false, min_clean_prob: None, min_total_effect: None };
+
+    pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         let fields = node.fields(&["expect_top1", "min_clean_prob", "min_total_effect"], out)?;
         Some(Self {
             expect_top1: fields.get("expect_top1").and_then(|n| n.flag(out)).unwrap_or(true),
@@ -384,9 +387,12 @@ impl Bootstrap {
     /// Fewer draws say little of the ends of an interval, more nothing new.
     const RESAMPLES: std::ops::RangeInclusive<u32> = 100..=10_000;
 
-    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+    pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         let default = Self::default();
-        let fields = node.fields(&["resamples", "seed", "level"], out)?;
+        let fields = node.fields(&["method", "unit", "resamples", "seed", "level"], out)?;
+        // There is one way, which may be said.
+        fields.get("method").and_then(|n| n.choice(&[("bootstrap", ())], &[], out));
+        fields.get("unit").and_then(|n| n.choice(&[("case", ())], &[], out));
         let resamples = fields.get("resamples").and_then(|n| {
             let count = n.count(0, out)?;
             if !Self::RESAMPLES.contains(&count) {

@@ -25,5 +25,6 @@ pub mod readout;
 pub mod run;
 pub mod select;
 pub mod site;
+pub mod sweep;
 pub mod tokenize;
 pub mod trace;

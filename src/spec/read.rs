@@ -27,8 +27,8 @@ const NOT_SERVED: &[(&str, &str)] = &[
     ("norm_match", "choose the size with `coef`: leave out `norm_match`"),
     ("logit_lens", "use `topk` and `capture`: leave out `logit_lens`"),
     ("attention", "attention patterns are not read: leave out `attention`"),
-    ("swap", "send a second request with `base` and the source exchanged"),
-    ("dataset", "list the prompts as `cases` of POST /v1/trace"),
+    ("swap", "send it to POST /v1/sweep, or a second request with `base` and the source exchanged"),
+    ("dataset", "send it to POST /v1/sweep, or list the prompts as `cases` of POST /v1/trace"),
     ("async", "requests are answered when they are done: leave out `async`"),
 ];
 

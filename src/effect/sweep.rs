@@ -1,0 +1,297 @@
+//! One case of a sweep: whether it counts, and its cells.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
+use super::measure::value;
+use super::stats::{Estimate, difference, estimate};
+use crate::lower::classes::class_of;
+use crate::lower::layout::Grid;
+use crate::lower::measure::Measure;
+use crate::lower::sweep::{ArmLayout, SweepLayout};
+use crate::plan::output::{EditStats, PlanOutput};
+use crate::plan::{EditGroup, RunId, Score};
+use crate::spec::cases::Filters;
+use crate::spec::metric::MetricKind;
+use crate::spec::sweep::{CORRUPTED, SweepCase, SweepSpec, TARGET};
+
+/// What some cells of a case gave: what is stored of a unit of work.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The cells.
+    pub cells: Cells,
+    /// For each cell whether its most probable token is another than its base's, in more than half of the samples.
+    pub flipped: Vec<bool>,
+    /// Cells of which a sample could not be computed.
+    pub lost: u32,
+    /// What was written.
+    pub written: EditStats,
+}
+
+/// Scores of some readouts of a plan, by their places in the whole plan.
+#[derive(Debug)]
+pub struct Scores {
+    scores: Vec<Option<Score>>,
+    /// For each readout the run whose row it really is, as the part of the plan counts runs.
+    resolved: Vec<Option<RunId>>,
+}
+
+impl Scores {
+    /// Of a plan of `len` readouts: `readouts` says which were computed, in the order of the output.
+    pub fn new(len: usize, readouts: &[usize], output: PlanOutput, resolved: &[RunId]) -> Self {
+        let mut all = Self { scores: vec![None; len], resolved: vec![None; len] };
+        for ((readout, score), run) in readouts.iter().zip(output.scores).zip(resolved) {
+            all.scores[*readout] = Some(score);
+            all.resolved[*readout] = Some(*run);
+        }
+        all
+    }
+
+    fn score(&self, readout: usize) -> Option<&Score> {
+        self.scores[readout].as_ref()
+    }
+
+    fn top1(&self, readout: usize) -> Option<u32> {
+        self.score(readout)?.top.first().map(|(id, _)| *id)
+    }
+
+    fn value(&self, measure: &Measure, readout: usize, top1: Option<u32>) -> Option<f64> {
+        value(measure, self.score(readout)?, top1)
+    }
+}
+
+/// The arms of a sweep, as its first case has them.
+pub fn arm_heads(spec: &SweepSpec, layout: &SweepLayout) -> Vec<ArmHead> {
+    let arms = spec.arms.iter().zip(layout.arms.iter());
+    let head = |((name, arm), (_, built)): ((&str, &crate::spec::sweep::SweepArm), (&str, &ArmLayout))| ArmHead {
+        name: name.to_owned(),
+        axes: built.grid.axes.iter().map(|axis| axis.name.to_owned()).collect(),
+        sites: arm.interventions.iter().map(|intervention| intervention.site.to_string()).collect(),
+        base: arm.base.clone(),
+        reference: arm.reference.clone(),
+    };
+    arms.map(head).collect()
+}
+
+/// A case without its cells. `metrics`: how many of the plan's are those asked for; the probability of the target is among
+/// all where a filter needs it.
+pub fn head(
+    layout: &SweepLayout,
+    case: &SweepCase,
+    scores: &Scores,
+    metrics: usize,
+    filters: &Filters,
+    text: &dyn Fn(u32) -> String,
+) -> CaseHead {
+    let measures = &layout.common.measures[..metrics];
+    let clean = layout.common.runs.0[layout.clean].1.1;
+    let reference = scores.top1(clean);
+    let run = |name: &str, tokens: &[u32], readouts: &[usize]| CaseRun {
+        name: name.to_owned(),
+        tokens: tokens.to_vec(),
+        top1: readouts.first().and_then(|readout| scores.top1(*readout)).map(text),
+        values: measures
+            .iter()
+            .map(|measure| estimate(readouts.iter().map(|readout| scores.value(measure, *readout, reference))))
+            .collect(),
+    };
+    let mut runs: Vec<CaseRun> = layout
+        .common
+        .runs
+        .iter()
+        .map(|(name, (tokens, readout))| run(name, &tokens.ids, std::slice::from_ref(readout)))
+        .collect();
+    if !layout.corrupted.is_empty() {
+        runs.push(run(CORRUPTED, &layout.corrupted_tokens, &layout.corrupted));
+    }
+    let dropped = dropped(layout, scores, filters, text);
+    CaseHead {
+        id: case.id.clone(),
+        group: case.group.clone(),
+        kept: dropped.is_empty(),
+        dropped,
+        runs,
+        subject: layout.subject.as_ref().map(|range| [range.start, range.end]),
+        total_effect: layout
+            .arms
+            .iter()
+            .map(|(_, arm)| measures.iter().map(|measure| total_of(arm, measure, scores)).collect())
+            .collect(),
+    }
+}
+
+/// Reference minus base over samples; of a run without samples each sample is the same.
+fn total_of(arm: &ArmLayout, measure: &Measure, scores: &Scores) -> Estimate {
+    let Some(reference) = &arm.reference else { return Estimate::default() };
+    let samples = reference.len().max(arm.base.len());
+    let of = |readouts: &[usize], sample: usize| {
+        let base = arm.base[sample % arm.base.len()];
+        scores.value(measure, readouts[sample % readouts.len()], scores.top1(base))
+    };
+    estimate((0..samples).map(|sample| difference(of(reference, sample), of(&arm.base, sample))))
+}
+
+/// Every filter that a case fails. What is filtered by is the probability of the target in the clean run.
+fn dropped(
+    layout: &SweepLayout,
+    scores: &Scores,
+    filters: &Filters,
+    text: &dyn Fn(u32) -> String,
+) -> Vec<DroppedBy> {
+    let mut failed = Vec::new();
+    let clean = layout.common.runs.0[layout.clean].1.1;
+    let target = layout.common.targets.sets.get(TARGET);
+    if let (true, Some(top1), Some(target)) = (filters.expect_top1, scores.top1(clean), target)
+        && target.iter().all(|token| token.id != top1)
+    {
+        let detail = format!("the clean run's most probable token is {:?}", text(top1));
+        failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail });
+    }
+    let is_prob = |m: &&Measure| (m.metric.kind, m.metric.of.as_str()) == (MetricKind::Prob, TARGET);
+    let prob = layout.common.measures.iter().find(is_prob);
+    let at = |readout: usize| prob.and_then(|prob| scores.value(prob, readout, None));
+    let total = if layout.corrupted.is_empty() {
+        let arm = layout.arms.iter().next().map(|(_, arm)| arm);
+        arm.zip(prob).and_then(|(arm, prob)| total_of(arm, prob, scores).mean)
+    } else {
+        estimate(layout.corrupted.iter().map(|corrupted| difference(at(clean), at(*corrupted)))).mean
+    };
+    let least = [
+        ("min_clean_prob", filters.min_clean_prob, at(clean), "the target's clean probability"),
+        ("min_total_effect", filters.min_total_effect, total, "the total effect on the target's probability"),
+    ];
+    for (filter, least, found, what) in least {
+        let Some(least) = least.filter(|least| found.is_none_or(|found| found < *least)) else { continue };
+        let found = found.map_or_else(|| "not finite".to_owned(), |found| format!("{found:.4e}"));
+        failed.push(DroppedBy { filter: filter.to_owned(), detail: format!("{what} is {found}, less than {least}") });
+    }
+    failed
+}
+
+/// Some cells of a case, counted through all arms.
+pub fn part(layout: &SweepLayout, case: u32, range: &Range<usize>, scores: &Scores, written: EditStats) -> Part {
+    let measures = &layout.common.measures;
+    let mut part = Part { written, ..Part::default() };
+    part.cells.metrics = vec![MetricColumns::default(); measures.len()];
+    let mut first = 0;
+    for (index, (_, arm)) in layout.arms.iter().enumerate() {
+        let cells = arm.grid.cells();
+        let own = range.start.clamp(first, first + cells) - first..range.end.clamp(first, first + cells) - first;
+        for cell in own {
+            add(&mut part, layout, arm, case, index as u32, cell, scores);
+        }
+        first += cells;
+    }
+    part
+}
+
+fn add(
+    part: &mut Part,
+    layout: &SweepLayout,
+    arm: &ArmLayout,
+    case: u32,
+    index: u32,
+    cell: usize,
+    scores: &Scores,
+) {
+    let grid: &Grid = &arm.grid;
+    let readouts = grid.cell(cell);
+    let base = |sample: usize| arm.base[sample % arm.base.len()];
+    let key = grid.key(cell);
+    let class = key.position.zip(layout.subject.clone());
+    let class = class.and_then(|(position, subject)| class_of(position, subject, arm.len));
+    let cells = &mut part.cells;
+    cells.case.push(case);
+    cells.arm.push(index);
+    cells.layer.push(key.layer);
+    cells.position.push(key.position);
+    cells.token_class.push(class.map(|class| class as u8));
+    cells.head.push(key.head);
+    cells.dim.push(key.dim);
+    cells.trivial.push(grid.trivial[cell].is_some());
+    let null = |(sample, readout): (usize, &usize)| {
+        let run = scores.resolved[*readout];
+        run.is_some() && run == scores.resolved[base(sample)]
+    };
+    cells.exact_null.push(readouts.iter().enumerate().all(null));
+    for (measure, columns) in layout.common.measures.iter().zip(&mut cells.metrics) {
+        let mut values = Vec::with_capacity(readouts.len());
+        let mut effects = Vec::with_capacity(readouts.len());
+        for (sample, readout) in readouts.iter().enumerate() {
+            let top1 = scores.top1(base(sample));
+            let value = scores.value(measure, *readout, top1);
+            values.push(value);
+            effects.push(difference(value, scores.value(measure, base(sample), top1)));
+        }
+        let effect = estimate(effects);
+        columns.value.push(estimate(values).mean);
+        columns.effect.push(effect.mean);
+        columns.effect_se.push(effect.se);
+    }
+    let flips = readouts.iter().enumerate().filter(|(sample, readout)| {
+        scores.top1(**readout).is_some_and(|top| Some(top) != scores.top1(base(*sample)))
+    });
+    part.flipped.push(2 * flips.count() > readouts.len());
+    let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(|score| score.lost.is_some()));
+    part.lost += u32::from(lost);
+}
+
+/// What the cells wrote.
+pub fn written(output: &PlanOutput) -> EditStats {
+    output.receipt(EditGroup::Patch)
+}
+
+impl SweepLayout {
+    /// Readouts of the unpatched runs.
+    pub fn unpatched(&self) -> Vec<usize> {
+        let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
+        // A run that took the clean one's place is read once.
+        let mut readouts: Vec<usize> = runs.chain(self.corrupted.iter().copied()).collect();
+        readouts.sort_unstable();
+        readouts.dedup();
+        readouts
+    }
+
+    /// Number of cells of all arms.
+    pub fn cells(&self) -> usize {
+        self.arms.iter().map(|(_, arm)| arm.grid.cells()).sum()
+    }
+
+    /// Readouts of the unpatched runs and of some cells, counted through all arms.
+    pub fn readouts(&self, range: &Range<usize>) -> Vec<usize> {
+        let mut readouts = self.unpatched();
+        let cells = self.arms.iter().flat_map(|(_, arm)| (0..arm.grid.cells()).map(|cell| arm.grid.cell(cell)));
+        readouts.extend(cells.skip(range.start).take(range.len()).flatten().copied());
+        readouts
+    }
+}
+
+impl Part {
+    /// Adds the cells that come after these.
+    pub fn append(&mut self, mut other: Part) {
+        let (cells, more) = (&mut self.cells, &mut other.cells);
+        cells.case.append(&mut more.case);
+        cells.arm.append(&mut more.arm);
+        cells.layer.append(&mut more.layer);
+        cells.position.append(&mut more.position);
+        cells.token_class.append(&mut more.token_class);
+        cells.head.append(&mut more.head);
+        cells.dim.append(&mut more.dim);
+        cells.trivial.append(&mut more.trivial);
+        cells.exact_null.append(&mut more.exact_null);
+        if cells.metrics.is_empty() {
+            cells.metrics = std::mem::take(&mut more.metrics);
+        } else {
+            for (columns, more) in cells.metrics.iter_mut().zip(&mut more.metrics) {
+                columns.value.append(&mut more.value);
+                columns.effect.append(&mut more.effect);
+                columns.effect_se.append(&mut more.effect_se);
+            }
+        }
+        self.flipped.append(&mut other.flipped);
+        self.lost += other.lost;
+        self.written = self.written.and(other.written);
+    }
+}

@@ -1,0 +1,296 @@
+//! Sweeps: any grid over cases, `POST /v1/sweep`.
+
+mod arm;
+mod averaging;
+mod case;
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+pub use arm::SweepArm;
+pub use averaging::{Averaging, Key, TopK};
+pub use case::SweepCase;
+
+use super::cases::Filters;
+use super::corruption::Corruption;
+use super::derive::{Derive, read_derive};
+use super::experiment::{Experiment, Origins, read_metrics};
+use super::metric::{Metric, MetricKind, TargetScoring};
+use super::named::Named;
+use super::patch::SweepAxis;
+use super::problem::{Problems, code};
+use super::prompt::{Prompt, PromptText};
+use super::read::{Fields, Node};
+use super::readout::Read;
+
+/// A grid over cases: every arm of every case, enumerated along the swept axes, and averaged over cases.
+///
+/// The cases are a data set (`dataset`), or one that is written out (`runs`). Each has a clean run, and with `corrupt` or a
+/// prompt of its own a corrupted one; an arm patches one of them, by default the corrupted run from the clean one.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SweepSpec {
+    /// The model; the one served if left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The cases, with what they share written out in each.
+    pub cases: Vec<SweepCase>,
+    /// Where each of them stands in the request: a pointer to it, empty for `runs`.
+    #[serde(skip)]
+    pub places: Vec<String>,
+    /// What is computed from every readout.
+    #[schema(value_type = Vec<String>)]
+    pub metrics: Vec<Metric>,
+    /// Where the distribution is read, and how many of the most probable tokens of unpatched runs are told.
+    pub read: Read,
+    /// How each case's run `corrupted` is made. `sigma` of `subjects` is of the corrupted tokens of all cases together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<Corruption>,
+    /// What is patched, by name.
+    #[schema(value_type = std::collections::BTreeMap<String, SweepArm>)]
+    pub arms: Named<SweepArm>,
+    /// Axes enumerated one by one, outermost first; an arm has those that it can have.
+    pub sweep: Vec<SweepAxis>,
+    /// Quantities derived from the cells of each case and arm.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub derive: Vec<Derive>,
+    /// Which cases count.
+    pub filters: Filters,
+    /// How effects are averaged over cases.
+    pub aggregate: Averaging,
+    /// What is kept beside averages.
+    pub keep: KeepCells,
+    /// Refuses requests that raise a lint of severity warning or above.
+    pub strict: bool,
+    /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
+    pub allow_trivial: bool,
+}
+
+/// What is kept of a sweep beside averages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct KeepCells {
+    /// Every cell of every case.
+    #[schema(required = false)]
+    pub per_case: bool,
+}
+
+impl Default for KeepCells {
+    fn default() -> Self {
+        Self { per_case: true }
+    }
+}
+
+/// Name of a case's run made by a corruption, or given beside its prompt.
+pub const CORRUPTED: &str = "corrupted";
+/// Name of a case's prompt.
+pub const CLEAN: &str = "clean";
+/// Name of a case's target.
+pub const TARGET: &str = "target";
+/// Name of what a case's target is compared with.
+pub const FOIL: &str = "foil";
+
+/// Fields of a sweep that say what is computed.
+const OWN: [&str; 16] = [
+    "model",
+    "runs",
+    "dataset",
+    "targets",
+    "target",
+    "target_scoring",
+    "metrics",
+    "read",
+    "corrupt",
+    "base",
+    "reference",
+    "normalise",
+    "arms",
+    "sweep",
+    "swap",
+    "derive",
+];
+/// Fields that say what becomes of it.
+const AFTER: [&str; 9] =
+    ["filters", "aggregate", "keep", "output", "priority", "notify", "strict", "allow_trivial", "async"];
+
+/// Formats in which a result is served.
+const OUTPUTS: [(&str, ()); 8] = [
+    ("json", ()),
+    ("jsonl", ()),
+    ("csv", ()),
+    ("npz", ()),
+    ("safetensors", ()),
+    ("parquet", ()),
+    ("svg", ()),
+    ("png", ()),
+];
+
+impl SweepSpec {
+    /// Reads a request body whose data set, if it has one, is written out under `dataset.inline`. `None` where too little of
+    /// it could be read to look further.
+    pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
+        let known: Vec<&str> = OWN.into_iter().chain(AFTER).collect();
+        let fields = Node::root(body).fields(&known, out)?;
+        check_after(&fields, out);
+        let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
+        let shared = case::Shared::read(&fields, out);
+        let cases = case::read(&fields, &shared, grouped, out);
+        let of_dataset = fields.get("runs").is_none();
+        let (places, cases) = cases.unwrap_or_default();
+        let first = cases.first()?;
+        let from = from_run(&first.runs).to_owned();
+        let corrupt = fields.get("corrupt").and_then(|n| Corruption::read(&n, &from, out));
+        if let (Some(node), Some(_)) = (fields.get("corrupt"), first.runs.get(CORRUPTED)) {
+            let detail = "cases have a corrupted run of their own";
+            out.push(&node.at, code::CONFLICT, detail, "leave out `corrupt`, or the run `corrupted`");
+        }
+        let has_corrupted = corrupt.is_some() || first.runs.get(CORRUPTED).is_some();
+        let ends = arm::Ends::read(&fields, has_corrupted, &from, out);
+        let sweep = fields.get("sweep").and_then(|n| read_sweep(&n, out));
+        let arms = arm::read_arms(&fields, &ends, out);
+        let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
+        let read = fields.get("read").and_then(|n| Read::from_node(&n, 1, false, out));
+        let mut flag = |name| fields.get(name).and_then(|n| n.flag(out)).unwrap_or(false);
+        let (strict, allow_trivial) = (flag("strict"), flag("allow_trivial"));
+        let metrics = metrics.unwrap_or_else(|| default_metrics(&cases, &arms));
+        let arms = arm::with_swapped(&fields, arms, &first.runs, out);
+        let filters = match fields.get("filters") {
+            Some(node) => Filters::read(&node, out)?,
+            // What is written out by hand is wanted.
+            None => Filters { expect_top1: of_dataset && has_target(&cases), ..Filters::NONE },
+        };
+        if filters != Filters::NONE && !has_target(&cases) {
+            let at = fields.pointer("filters");
+            let fix = "give each case a target, or leave the filters out";
+            out.push(at, code::MISSING, "filters are of the probability of each case's target", fix);
+        }
+        let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
+        let aggregate = fields.get("aggregate").and_then(|n| Averaging::read(&n, out));
+        let sweep = sweep.unwrap_or_else(|| vec![SweepAxis::Layers, SweepAxis::Positions]);
+        let aggregate = aggregate.unwrap_or_else(|| Averaging::of(&sweep, &cases));
+        Some(Self {
+            model: fields.get("model").and_then(|n| n.name(out)),
+            cases,
+            places,
+            metrics,
+            read: read.unwrap_or_else(|| Read::last(1)),
+            corrupt,
+            arms,
+            sweep,
+            derive,
+            filters,
+            aggregate,
+            keep: fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default(),
+            strict,
+            allow_trivial,
+        })
+    }
+
+    /// The runs, targets and metrics of one case.
+    pub fn experiment(&self, case: usize) -> Experiment {
+        let case = &self.cases[case];
+        Experiment {
+            model: self.model.clone(),
+            runs: case.runs.clone(),
+            targets: case.targets.clone(),
+            target_scoring: case.target_scoring,
+            metrics: self.metrics.clone(),
+            read: self.read.clone(),
+            strict: false,
+            allow_trivial: self.allow_trivial,
+            origins: Origins::default(),
+        }
+    }
+
+    /// The run that corruption starts from.
+    pub fn from(&self) -> &str {
+        match &self.corrupt {
+            Some(corrupt) => &corrupt.from,
+            None => self.cases.first().map_or(CLEAN, |case| from_run(&case.runs)),
+        }
+    }
+}
+
+/// Checks fields that the job queue reads by itself, or that have no meaning here.
+fn check_after(fields: &Fields<'_>, out: &mut Problems) {
+    if let Some(node) = fields.get("output") {
+        let formats = node.each(out, |n, out| n.choice(&OUTPUTS, &[], out));
+        drop(formats);
+    }
+    if let Some(node) = fields.get("notify") {
+        let detail = "the server opens no connections to addresses that it is told";
+        out.push(&node.at, code::NOT_SUPPORTED, detail, "follow GET /v1/jobs/{id}/events, or run `mediant watch`");
+    }
+    if let Some(node) = fields.get("priority") {
+        node.choice(&[("low", ()), ("normal", ()), ("high", ())], &[], out);
+    }
+    if let Some(node) = fields.get("async") {
+        node.flag(out);
+    }
+}
+
+/// The run meant where none is named: the only one, or `clean`.
+fn from_run(runs: &Named<Prompt>) -> &str {
+    let prompts: Vec<&str> = runs
+        .iter()
+        .filter(|(_, prompt)| !matches!(prompt.text, PromptText::Derived { .. }))
+        .map(|(name, _)| name)
+        .collect();
+    match prompts[..] {
+        [only] => only,
+        _ => CLEAN,
+    }
+}
+
+fn has_target(cases: &[SweepCase]) -> bool {
+    cases.iter().all(|case| case.targets.get(TARGET).is_some())
+}
+
+/// Probability and log-probability of every target that all cases have, and the logit difference to a foil; without
+/// targets, divergence from the patched run.
+fn default_metrics(cases: &[SweepCase], arms: &Named<SweepArm>) -> Vec<Metric> {
+    let Some(first) = cases.first() else { return Vec::new() };
+    let names = first.targets.names();
+    let shared: Vec<&str> =
+        names.into_iter().filter(|name| cases.iter().all(|case| case.targets.get(name).is_some())).collect();
+    if shared.is_empty() {
+        let base = arms.iter().map(|(_, arm)| arm.base.as_str()).find(|base| first.runs.get(base).is_some());
+        return vec![Metric::new(MetricKind::Kl, base.unwrap_or(from_run(&first.runs)))];
+    }
+    if shared.contains(&TARGET) && shared.contains(&FOIL) {
+        let difference = Metric::new(MetricKind::LogitDiff, &format!("{TARGET}-{FOIL}"));
+        return vec![Metric::new(MetricKind::Prob, TARGET), Metric::new(MetricKind::Logprob, TARGET), difference];
+    }
+    let both = |of: &&str| [Metric::new(MetricKind::Prob, of), Metric::new(MetricKind::Logprob, of)];
+    shared.iter().flat_map(both).collect()
+}
+
+/// The axes; arms are told apart anyway.
+fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
+    if node.value.as_array().is_some_and(Vec::is_empty) {
+        return Some(Vec::new());
+    }
+    let choices: Vec<(&'static str, Option<SweepAxis>)> = SweepAxis::ALL
+        .into_iter()
+        .map(|(name, axis)| (name, Some(axis)))
+        .chain([("arms", None)])
+        .collect();
+    let axes = node.each(out, |n, out| n.choice(&choices, &[], out))?;
+    for i in (1..axes.len()).filter(|&i| axes[..i].contains(&axes[i])) {
+        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
+    }
+    Some(axes.into_iter().flatten().collect())
+}
+
+fn read_keep(node: &Node<'_>, out: &mut Problems) -> Option<KeepCells> {
+    let fields = node.fields(&["per_case", "per_sample"], out)?;
+    if let Some(node) = fields.get("per_sample").filter(|n| n.value.as_bool() != Some(false)) {
+        let fix = "trace one prompt with \"keep\": {\"per_sample\": true}; cells have their standard error over samples";
+        out.push(&node.at, code::NOT_SUPPORTED, "samples are not kept one by one", fix);
+    }
+    Some(KeepCells { per_case: fields.get("per_case").and_then(|n| n.flag(out)).unwrap_or(true) })
+}
+
+/// What all cases of a sweep have in common where each does not say otherwise.
+pub(super) fn scoring(fields: &Fields<'_>, out: &mut Problems) -> Option<TargetScoring> {
+    fields.get("target_scoring").and_then(|n| n.choice(&TargetScoring::ALL, &[], out))
+}

@@ -1,0 +1,124 @@
+//! How a sweep's effects are averaged over cases.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::SweepCase;
+use crate::spec::cases::Bootstrap;
+use crate::spec::patch::SweepAxis;
+use crate::spec::problem::{Problems, code};
+use crate::spec::read::Node;
+
+/// What cells are averaged by. A cell belongs to the average of its own values on these; the others are averaged over
+/// within a case, before cases are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// Arms; always told apart.
+    Arm,
+    /// Layers.
+    Layer,
+    /// Positions.
+    Position,
+    /// Token classes around the subject.
+    TokenClass,
+    /// Heads.
+    Head,
+    /// Columns.
+    Dim,
+    /// Groups of cases.
+    Group,
+}
+
+/// How effects are averaged over cases.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Averaging {
+    /// What is told apart; `arm` always is.
+    #[schema(required = false)]
+    pub by: Vec<Key>,
+    /// How confidence intervals are made.
+    #[schema(required = false)]
+    pub ci: Bootstrap,
+    /// The strongest averages, listed with p-values that allow for the choice among all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_k: Option<TopK>,
+    /// What is compared beside groups: `arm` subtracts the averages of every two arms, case by case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub compare: Vec<Key>,
+}
+
+/// The strongest averages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct TopK {
+    /// How many.
+    pub k: u32,
+}
+
+
+impl Key {
+    const ALL: [(&'static str, Self); 7] = [
+        ("arm", Self::Arm),
+        ("layer", Self::Layer),
+        ("position", Self::Position),
+        ("token_class", Self::TokenClass),
+        ("head", Self::Head),
+        ("dim", Self::Dim),
+        ("group", Self::Group),
+    ];
+}
+
+impl Averaging {
+    /// What suits the swept axes: positions of different prompts compare by token class.
+    pub(super) fn of(sweep: &[SweepAxis], cases: &[SweepCase]) -> Self {
+        let subjects = cases.iter().all(|case| case.runs.iter().any(|(_, run)| run.spans.get("subject").is_some()));
+        let of_axis = |axis: &SweepAxis| match axis {
+            SweepAxis::Layers => Key::Layer,
+            SweepAxis::Positions if subjects => Key::TokenClass,
+            SweepAxis::Positions => Key::Position,
+            SweepAxis::Heads => Key::Head,
+            SweepAxis::Dims => Key::Dim,
+        };
+        let mut by = vec![Key::Arm];
+        by.extend(sweep.iter().map(of_axis));
+        Self { by, ci: Bootstrap::default(), top_k: None, compare: Vec::new() }
+    }
+
+    /// Whether a request's `aggregate` tells groups apart.
+    pub(super) fn by_group(node: &Node<'_>) -> bool {
+        let by = node.value.get("by").and_then(|by| by.as_array());
+        by.is_some_and(|by| by.iter().any(|key| key == "group"))
+    }
+
+    pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["by", "stats", "ci", "top_k", "compare"], out)?;
+        let by = fields.need("by", "list what is told apart: [\"arm\", \"layer\", \"token_class\"]", out);
+        let mut by = by.and_then(|n| n.each(out, |n, out| n.choice(&Key::ALL, &[], out))).unwrap_or_default();
+        for i in (1..by.len()).filter(|&i| by[..i].contains(&by[i])) {
+            out.push(fields.pointer("by"), code::DUPLICATE, format!("entry {i} is listed twice"), "list each once");
+        }
+        if !by.contains(&Key::Arm) {
+            by.insert(0, Key::Arm);
+        }
+        if let Some(node) = fields.get("stats") {
+            // All of them are always given.
+            let stats = [("mean", ()), ("se", ()), ("ci95", ()), ("ci", ()), ("n", ())];
+            node.each(out, |n, out| n.choice(&stats, &[], out));
+        }
+        let top_k = fields.get("top_k").and_then(|n| read_top(&n, out));
+        let compare = fields.get("compare").and_then(|n| n.each(out, |n, out| n.choice(&[("arm", Key::Arm)], &[], out)));
+        let ci = fields.get("ci").and_then(|n| Bootstrap::read(&n, out)).unwrap_or_default();
+        Some(Self { by, ci, top_k, compare: compare.unwrap_or_default() })
+    }
+}
+
+fn read_top(node: &Node<'_>, out: &mut Problems) -> Option<TopK> {
+    if node.value.is_number() {
+        return Some(TopK { k: node.count(1, out)? });
+    }
+    let fields = node.fields(&["k", "correction"], out)?;
+    if let Some(node) = fields.get("correction") {
+        node.choice(&[("max_t", ())], &["fdr", "bonferroni"], out);
+    }
+    Some(TopK { k: fields.need("k", "say how many", out)?.count(1, out)? })
+}

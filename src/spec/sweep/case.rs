@@ -1,0 +1,178 @@
+//! One case of a sweep: its runs and targets.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{CLEAN, CORRUPTED, FOIL, TARGET, scoring};
+use crate::spec::metric::{TargetScoring, TargetSet, read_target};
+use crate::spec::named::Named;
+use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::{Prompt, SpanText, read_runs};
+use crate::spec::read::{Fields, Node};
+
+/// One case: prompts that are computed and compared together.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct SweepCase {
+    /// Its name; its place in the list if left out.
+    pub id: String,
+    /// The group it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Its prompts by name; `clean` and `corrupted` in short are `prompt` and `corrupted`.
+    #[schema(value_type = std::collections::BTreeMap<String, Prompt>)]
+    pub runs: Named<Prompt>,
+    /// What is scored, by name; `target` and `foil` in short are fields of the case.
+    #[schema(value_type = std::collections::BTreeMap<String, TargetSet>)]
+    pub targets: Named<TargetSet>,
+    /// What counts of a target text of several tokens.
+    pub target_scoring: TargetScoring,
+}
+
+/// What a request gives to all of its cases.
+pub(super) struct Shared {
+    targets: Named<TargetSet>,
+    target_scoring: TargetScoring,
+}
+
+/// Fields of a case.
+const FIELDS: [&str; 13] = [
+    "id",
+    "group",
+    "prompt",
+    "tokens",
+    "bos",
+    "spans",
+    "subject",
+    "corrupted",
+    "runs",
+    "target",
+    "foil",
+    "targets",
+    "target_scoring",
+];
+
+impl Shared {
+    pub(super) fn read(fields: &Fields<'_>, out: &mut Problems) -> Self {
+        Self {
+            targets: targets(fields, out),
+            target_scoring: scoring(fields, out).unwrap_or_default(),
+        }
+    }
+}
+
+/// Targets given as `targets`, `target` and `foil`.
+fn targets(fields: &Fields<'_>, out: &mut Problems) -> Named<TargetSet> {
+    let mut targets = fields.get("targets").and_then(|n| Named::read(&n, out, read_target)).unwrap_or_default();
+    for name in [TARGET, FOIL] {
+        let Some(node) = fields.get(name) else { continue };
+        if targets.get(name).is_some() {
+            let detail = format!("`{name}` is an entry of `targets` too");
+            out.push(&node.at, code::CONFLICT, detail, format!("leave one of them out, or rename it in `targets`"));
+        } else if let Some(set) = read_target(&node, out).filter(|set| !set.is_empty()) {
+            targets.0.push((name.to_owned(), set));
+        }
+    }
+    targets
+}
+
+/// The cases of a request that can be read, and the pointer to each.
+pub(super) fn read(
+    request: &Fields<'_>,
+    shared: &Shared,
+    grouped: bool,
+    out: &mut Problems,
+) -> Option<(Vec<String>, Vec<SweepCase>)> {
+    if let Some(node) = request.get("runs") {
+        request.exclude("runs", &["dataset"], out);
+        let case = SweepCase {
+            id: "0".to_owned(),
+            group: None,
+            runs: read_runs(&node, out)?,
+            targets: shared.targets.clone(),
+            target_scoring: shared.target_scoring,
+        };
+        return Some((vec![String::new()], vec![case]));
+    }
+    let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}, or give `runs` for a single case";
+    let dataset = request.need("dataset", fix, out)?.fields(&["inline", "id"], out)?;
+    let items = dataset.need("inline", fix, out)?.items(out)?;
+    let mut seen = std::collections::HashSet::new();
+    let mut read = (Vec::new(), Vec::new());
+    for (i, item) in items.iter().enumerate() {
+        let Some(case) = SweepCase::read(item, i, shared, grouped, out) else { continue };
+        if !seen.insert(case.id.clone()) {
+            let detail = format!("an earlier case is called {:?} too", case.id);
+            let fix = "give each case a name of its own, or leave out `id`";
+            out.push(format!("{}/id", item.at), code::DUPLICATE, detail, fix);
+        }
+        read.0.push(item.at.clone());
+        read.1.push(case);
+    }
+    same_names(&read.0, &read.1, out);
+    (!read.1.is_empty()).then_some(read)
+}
+
+/// Cases are computed alike, so they must have the same runs.
+fn same_names(places: &[String], cases: &[SweepCase], out: &mut Problems) {
+    let Some(first) = cases.first() else { return };
+    let names = first.runs.names();
+    let other = cases.iter().position(|case| {
+        case.runs.len() != names.len() || names.iter().any(|name| case.runs.get(name).is_none())
+    });
+    if let Some(other) = other {
+        let detail =
+            format!("it has the runs {}, the first case {}", cases[other].runs.names().join(", "), names.join(", "));
+        out.push(&places[other], code::CONFLICT, detail, "give every case the same runs");
+    }
+}
+
+impl SweepCase {
+    /// Reads a line of a data set on its own.
+    pub fn check(node: &Node<'_>, index: usize, out: &mut Problems) -> Option<Self> {
+        let none = Shared { targets: Named::default(), target_scoring: TargetScoring::default() };
+        Self::read(node, index, &none, false, out)
+    }
+
+    fn read(node: &Node<'_>, index: usize, shared: &Shared, grouped: bool, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&FIELDS, out)?;
+        let id = fields.get("id").map_or(Some(index.to_string()), |n| n.name(out));
+        let group = fields.get("group").map_or(Some(None), |n| n.name(out).map(Some));
+        if grouped && fields.get("group").is_none() {
+            fields.need("group", "name the group of every case, or leave `group` out of `aggregate.by`", out);
+        }
+        let runs = if let Some(node) = fields.get("runs") {
+            fields.exclude("runs", &["prompt", "tokens", "bos", "spans", "subject", "corrupted"], out);
+            read_runs(&node, out)
+        } else {
+            prompts(&fields, out)
+        };
+        let mut targets = targets(&fields, out);
+        for (name, set) in shared.targets.iter().filter(|(name, _)| fields.get(name).is_none()) {
+            if targets.get(name).is_none() {
+                targets.0.push((name.to_owned(), set.clone()));
+            }
+        }
+        let target_scoring = scoring(&fields, out).unwrap_or(shared.target_scoring);
+        Some(Self { id: id?, group: group?, runs: runs?, targets, target_scoring })
+    }
+}
+
+/// The clean prompt, with the subject among its spans, and the corrupted one.
+fn prompts(fields: &Fields<'_>, out: &mut Problems) -> Option<Named<Prompt>> {
+    let clean = Prompt::read_fields(fields, out);
+    let subject = fields.get("subject").map(|n| SpanText::read(&n, out));
+    let corrupted = fields.get(CORRUPTED).map(|n| Prompt::read(&n, out));
+    let mut clean = clean?;
+    if let Some(subject) = subject {
+        if clean.spans.get("subject").is_some() {
+            let detail = "`subject` is an entry of `spans` too";
+            out.push(fields.pointer("subject"), code::CONFLICT, detail, "leave one of them out");
+        }
+        clean.spans.0.push(("subject".to_owned(), subject?));
+    }
+    let mut runs = Named::one(CLEAN, clean);
+    if let Some(corrupted) = corrupted {
+        runs.0.push((CORRUPTED.to_owned(), corrupted?));
+    }
+    Some(runs)
+}
