@@ -27,6 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("engine", &["spec", "comm", "kernels", "load", "model", "plan", "config"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
+    // What outlives the process knows no request from another: they are texts to it.
+    ("store", &[]),
     ("config", &["spec"]),
     // The whole flow. Cases are reduced one by one, so that their effects need not be held together.
     (

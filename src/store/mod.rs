@@ -2,6 +2,183 @@
 //! PostgreSQL where several processes share the work.
 //!
 //! Every change is one transaction. A job is acknowledged only after its own is committed and synced; a unit counts only
-//! once its numbers are committed with it.
+//! once its numbers are committed with it. Whatever changes a job or its units holds the job's row first, so that
+//! transactions wait for each other in one order.
 
 pub mod job;
+
+mod cancel;
+mod claim;
+mod commit;
+mod datasets;
+mod error;
+mod events;
+mod expire;
+mod give_back;
+mod lock;
+mod outputs;
+mod postgres;
+mod process;
+mod query;
+mod row;
+mod schema;
+mod settings;
+mod sql;
+mod sqlite;
+mod submit;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use claim::Texts;
+use error::Place;
+use sql::{Open, Tx, args};
+
+pub use error::StoreError;
+pub use give_back::GivenBack;
+pub use query::{Filter, Page};
+pub use settings::Settings;
+pub use submit::{Limits, Submitted};
+
+/// An open database. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// This opening of the store: another start of the same program is another process.
+    process: Uuid,
+    place: Arc<Place>,
+    pools: Pools,
+    changed: watch::Sender<u64>,
+    /// SQLite's clock of leases: it belongs to one process, and is not set by anybody.
+    started: Instant,
+    listener: Option<AbortHandle>,
+    /// Requests of the jobs last worked on.
+    texts: Mutex<Texts>,
+}
+
+#[derive(Debug)]
+enum Pools {
+    Sqlite(sqlite::Pools),
+    Postgres(sqlx::PgPool),
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(listener) = &self.listener {
+            listener.abort();
+        }
+    }
+}
+
+impl Store {
+    /// Opens the database and brings its tables up to date. In SQLite, units that an ended process held are put back.
+    ///
+    /// # Errors
+    /// Another server has the folder; the file is damaged; its tables are of a newer version; it cannot be reached.
+    pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let (changed, _) = watch::channel(0);
+        let (pools, place, listener) = if settings.url.is_empty() {
+            let (pools, place) = sqlite::open(&settings.data_dir).await?;
+            (Pools::Sqlite(pools), place, None)
+        } else {
+            let (pool, place) = postgres::open(&settings.url).await?;
+            let listener = postgres::listen(pool.clone(), changed.clone());
+            (Pools::Postgres(pool), place, Some(listener))
+        };
+        let store = Self(Arc::new(Inner {
+            process: Uuid::now_v7(),
+            place,
+            pools,
+            changed,
+            started: Instant::now(),
+            listener,
+            texts: Mutex::default(),
+        }));
+        store.enter().await?;
+        store.recover().await?;
+        Ok(store)
+    }
+
+    /// Names this opening of the store, as units know it that it works on.
+    pub fn process(&self) -> Uuid {
+        self.0.process
+    }
+
+    /// Wakes whoever waits for a change: [`watch::Receiver::changed`] returns after any that this process makes and, in
+    /// PostgreSQL, soon after any that another does. Some of those are missed while the connection is away: ask again
+    /// every second or two as well.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Gives back what this process still holds and closes the database. Without it the next start, or another process
+    /// after the lease, does so.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let left = self.leave().await;
+        match &self.0.pools {
+            Pools::Sqlite(pools) => {
+                pools.readers.close().await;
+                pools.writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+        left
+    }
+
+    /// A transaction that changes something.
+    async fn write(&self) -> Result<Tx, StoreError> {
+        let place = Arc::clone(&self.0.place);
+        place.writable()?;
+        let open = match &self.0.pools {
+            // A transaction that reads first and locks later fails where it would have waited.
+            Pools::Sqlite(pools) => pools.writer.begin_with("begin immediate").await.map(Open::Sqlite),
+            Pools::Postgres(pool) => pool.begin().await.map(Open::Postgres),
+        };
+        let open = open.map_err(|error| place.error(error))?;
+        Ok(Tx { open, place })
+    }
+
+    /// A transaction that only reads.
+    async fn read(&self) -> Result<Tx, StoreError> {
+        let place = Arc::clone(&self.0.place);
+        let open = match &self.0.pools {
+            Pools::Sqlite(pools) => pools.readers.begin().await.map(Open::Sqlite),
+            Pools::Postgres(pool) => pool.begin_with("begin read only").await.map(Open::Postgres),
+        };
+        let open = open.map_err(|error| place.error(error))?;
+        Ok(Tx { open, place })
+    }
+
+    /// Commits a change that others may be waiting for, and wakes them.
+    async fn publish(&self, mut tx: Tx) -> Result<(), StoreError> {
+        if matches!(tx.open, Open::Postgres(_)) {
+            tx.rows("select pg_notify('mediant', '')", args![]).await?;
+        }
+        tx.commit().await?;
+        self.0.changed.send_modify(|count| *count = count.wrapping_add(1));
+        Ok(())
+    }
+
+    /// Milliseconds on the clock of leases: the database's where several processes use it.
+    async fn lease_clock(&self, tx: &mut Tx) -> Result<i64, StoreError> {
+        if matches!(tx.open, Open::Sqlite(_)) {
+            return Ok(i64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(i64::MAX));
+        }
+        let sql = "select cast(extract(epoch from clock_timestamp()) * 1000 as bigint)";
+        let row = tx.row(sql, args![]).await?;
+        row.map_or(Ok(0), |row| row.get(0))
+    }
+}
+
+/// Milliseconds since 1970, UTC: for people and for times to keep results, never for leases.
+fn wall_clock() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

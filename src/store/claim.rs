@@ -1,0 +1,114 @@
+//! Taking a unit of work.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::job::{Claim, Job, JobId, State};
+use super::query::load;
+use super::row::{Stored, hold, tell_state};
+use super::sql::{Tx, args};
+use super::submit::with_texts;
+use super::{Store, wall_clock};
+
+/// How often a job is chosen anew when others have taken what it had.
+const TRIES: usize = 16;
+
+/// Requests of the jobs last claimed from: the same job is claimed from again and again, and they may be long.
+pub(super) type Texts = VecDeque<(JobId, Arc<(String, String)>)>;
+const TEXTS_KEPT: usize = 8;
+
+/// The job to claim from: the highest priority first, then whose owner has the fewest units at work, then the oldest. It has
+/// units that nobody has claimed yet, or one that was given back and whose time has come.
+const CHOICE: &str = concat!(
+    "with ",
+    load!(),
+    ", open as (select id from job where model_sha = $1 and state in ('queued', 'running') and next_unit < open_units \
+     union select unit.job from unit join job on job.id = unit.job \
+     where unit.token is null and unit.run_after <= $2 and job.model_sha = $1) \
+     select job.id from open join job on job.id = open.id left join load on load.owner = job.owner \
+     order by job.priority desc, coalesce(load.units, 0), job.id limit 1"
+);
+
+impl Store {
+    /// Takes the next unit for a process that serves this model, if there is one. No other holds it until it is given back,
+    /// or this process has lost its lease.
+    pub async fn claim(&self, model_sha: &str) -> Result<Option<Claim>, StoreError> {
+        for _ in 0..TRIES {
+            let mut tx = self.write().await?;
+            // What a crash forgets of a claim is only that somebody was at work.
+            let lazily = tx.pick("select 1", "set local synchronous_commit = off");
+            tx.run(lazily, args![]).await?;
+            let now = self.lease_clock(&mut tx).await?;
+            let Some(row) = tx.row(CHOICE, args![model_sha, now]).await? else { return Ok(None) };
+            let id = JobId(row.get(0)?);
+            // Somebody else may have held the job, and taken its last unit, between the two statements.
+            let Some(stored) = hold(&mut tx, id).await? else { continue };
+            if stored.job.state.is_over() {
+                continue;
+            }
+            let Some((seq, attempt, token)) = self.take(&mut tx, &stored, now).await? else { continue };
+            let mut job = stored.job;
+            let first = job.state == State::Queued;
+            if first {
+                job.state = State::Running;
+                job.started_ms = Some(wall_clock());
+                let sql = "update job set state = 'running', started_ms = $2 where id = $1";
+                tx.run(sql, args![id, job.started_ms]).await?;
+                tell_state(&mut tx, id, State::Running, None).await?;
+            }
+            let job = self.with_known_texts(&mut tx, job).await?;
+            if first {
+                self.publish(tx).await?;
+            } else {
+                tx.commit().await?;
+            }
+            return Ok(Some(Claim { phase: job.phase(seq), job, seq, attempt, token }));
+        }
+        Ok(None)
+    }
+
+    /// The lowest unit of a held job: one that was given back, else the next that nobody has claimed yet.
+    async fn take(
+        &self,
+        tx: &mut Tx,
+        from: &Stored,
+        now: i64,
+    ) -> Result<Option<(u32, u16, Uuid)>, StoreError> {
+        let id = from.job.id;
+        let token = Uuid::now_v7();
+        let sql = "select seq, failures + losses from unit \
+                   where job = $1 and token is null and run_after <= $2 order by seq limit 1";
+        if let Some(row) = tx.row(sql, args![id, now]).await? {
+            let seq = row.count(0)?;
+            let sql = "update unit set token = $3, process = $4 where job = $1 and seq = $2";
+            tx.run(sql, args![id, seq, token, self.process()]).await?;
+            let before = u16::try_from(row.get::<i64>(1)?).unwrap_or(u16::MAX);
+            return Ok(Some((seq, before.saturating_add(1), token)));
+        }
+        if from.next_unit >= from.open_units {
+            return Ok(None);
+        }
+        let seq = from.next_unit;
+        let sql = "insert into unit (job, seq, token, process) values ($1, $2, $3, $4)";
+        tx.run(sql, args![id, seq, token, self.process()]).await?;
+        tx.run("update job set next_unit = $2 where id = $1", args![id, seq + 1]).await?;
+        Ok(Some((seq, 1, token)))
+    }
+
+    async fn with_known_texts(&self, tx: &mut Tx, mut job: Job) -> Result<Job, StoreError> {
+        let texts = || self.0.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = texts().iter().find(|(id, _)| *id == job.id).map(|(_, texts)| Arc::clone(texts));
+        if let Some(known) = known {
+            (job.request, job.cut) = (*known).clone();
+            return Ok(job);
+        }
+        let job = with_texts(tx, job).await?;
+        let mut texts = texts();
+        texts.truncate(TEXTS_KEPT - 1);
+        texts.push_front((job.id, Arc::new((job.request.clone(), job.cut.clone()))));
+        Ok(job)
+    }
+}

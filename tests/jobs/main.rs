@@ -1,0 +1,33 @@
+//! The store of jobs and datasets: the same tests on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+/// `both! { name: function }`: tests of a function that takes a [`support::Db`], one on each database.
+macro_rules! both {
+    ($($(#[$doc:meta])* async fn $name:ident($db:ident: Db) $body:block)*) => {
+        $(
+            mod $name {
+                use super::*;
+
+                async fn on($db: Db) $body
+
+                #[test]
+                fn sqlite() {
+                    $crate::support::run(Db::sqlite(), on);
+                }
+
+                #[test]
+                fn postgres() {
+                    if let Some(db) = Db::postgres() {
+                        $crate::support::run(db, on);
+                    }
+                }
+            }
+        )*
+    };
+}
+
+mod server;
+mod support;
+
+mod lifecycle;
