@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::engine::Keeper;
 use crate::http::listen::{self, Ended, Phase};
 use crate::http::{self, AppState, Readiness};
-use crate::service::start;
+use crate::jobs::runner::Runner;
+use crate::jobs::start;
+use crate::service;
 
 /// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
 const RUNTIME_THREADS: usize = 2;
@@ -57,7 +59,7 @@ pub fn serve_beside(config: Config, guest: impl FnOnce(Host) -> Guest) -> anyhow
     let keeper = Keeper::default();
     let keeps = keeper.clone();
     let result =
-        run_beside(config, move |state| state.install(start::supervised(&state.config, &keeps)?), guest);
+        run_beside(config, move |state| state.install(service::start::supervised(&state.config, &keeps)?), guest);
     // Also of an engine that is still loading.
     keeper.stop();
     result
@@ -107,7 +109,11 @@ where
     let limits = listen::Limits::from(&config.http);
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
-    let state = AppState { config: Arc::new(config), readiness: ready, service: Arc::default() };
+    let service = Arc::default();
+    let jobs = start::jobs(&config, &service).await.context("cannot open the job store")?;
+    let runner = Runner::start(&jobs);
+    let jobs = Arc::new(OnceLock::from(jobs));
+    let state = AppState { config: Arc::new(config), readiness: ready, service, jobs: Arc::clone(&jobs) };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");
@@ -133,6 +139,13 @@ where
         }
         guest.await.context("a task panicked")?
     };
+    let mut signalled = phase.subscribe();
+    let drained = async move {
+        // A closed channel: the server has ended by itself.
+        let _ = signalled.wait_for(|now| *now != Phase::Run).await;
+        runner.stop().await;
+    };
+    let drained = tokio::spawn(drained);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
         done = guest_done => {
@@ -142,6 +155,16 @@ where
             serving.await
         }
     };
+    // Units on their way end before the engine does.
+    phase.send_if_modified(|now| std::mem::replace(now, (*now).max(Phase::Drain)) < Phase::Drain);
+    if drained.await.is_err() {
+        tracing::error!("stopping the job runner failed");
+    }
+    if let Some(jobs) = jobs.get()
+        && let Err(error) = jobs.store.close().await
+    {
+        tracing::warn!("the job store was not closed: {error}");
+    }
     match ended {
         Ended::Drained => {
             tracing::info!("stopped; every request in flight was answered");

@@ -27,6 +27,7 @@ pub mod result;
 pub mod store;
 // the whole flow, and what is around it
 pub mod service;
+pub mod jobs;
 pub mod config;
 pub mod http;
 pub mod telemetry;

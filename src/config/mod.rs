@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
-pub use sections::{Activations, Config, Engine, Http, Limits, Model, Store, Telemetry, Wheel};
+pub use sections::{Activations, Config, Engine, Http, Jobs, Limits, Model, Store, Telemetry, Wheel};
 
 pub use crate::spec::dtype::Dtype;
 

@@ -23,6 +23,8 @@ pub struct Config {
     pub limits: Limits,
     /// What outlives the process.
     pub store: Store,
+    /// `[jobs]`
+    pub jobs: Jobs,
     /// Activations kept between requests.
     pub activations: Activations,
     /// Logging.
@@ -127,6 +129,32 @@ pub struct Store {
     /// Folder for what must outlive the process; empty for the user's data folder. Read it through
     /// [`Store::data_dir`].
     pub data_dir: String,
+    /// `postgres://…`; empty for SQLite in the data folder.
+    pub url: String,
+}
+
+/// `[jobs]`: requests that are answered later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    /// Units on their way at once in this process.
+    pub units_ahead: usize,
+    /// Seconds of computation that a unit is cut to.
+    pub unit_s: f64,
+    /// Most patched runs of one job, samples counted.
+    pub cells: u64,
+    /// Longest estimated computation of one job, in seconds.
+    pub longest_s: f64,
+    /// Seconds without a sign of life after which a process is believed dead and its units are taken by others.
+    pub lease_s: f64,
+    /// How often one unit may fail before its job does.
+    pub max_attempts: u16,
+    /// Seconds for which results are kept.
+    pub keep_s: u64,
+    /// Most jobs of one owner of which nothing has been computed.
+    pub queued_per_owner: u32,
+    /// Largest body of a data set.
+    pub dataset_bytes: usize,
 }
 
 /// `[activations]`: what `/v1/activations` may hold, in bytes and seconds.

@@ -17,6 +17,7 @@ impl Config {
         self.check_limits(&mut faults);
         self.check_activations(&mut faults);
         self.check_devices(&mut faults);
+        self.check_jobs(&mut faults);
         if self.engine.threads > 4096 {
             faults.push(
                 "engine.threads",
@@ -140,6 +141,38 @@ impl Config {
             devices.iter().enumerate().find(|(i, device)| cpus == 0 && devices[..*i].contains(device));
         if let Some((_, device)) = twice {
             faults.push("engine.devices", format!("{device} is named twice"), "name each GPU once");
+        }
+    }
+
+    fn check_jobs(&self, faults: &mut Faults<'_>) {
+        let jobs = &self.jobs;
+        if !(1..=64).contains(&jobs.units_ahead) {
+            faults.push("jobs.units_ahead", format!("{} is out of range", jobs.units_ahead), "use 1 to 64");
+        }
+        for (key, seconds) in [("jobs.unit_s", jobs.unit_s), ("jobs.lease_s", jobs.lease_s)] {
+            faults.positive_seconds(key, seconds);
+        }
+        // A year; more is a unit mistake (milliseconds).
+        if !(1.0..=366.0 * 86_400.0).contains(&jobs.longest_s) {
+            let detail = format!("{} s is out of range", jobs.longest_s);
+            faults.push("jobs.longest_s", detail, "use 1 to 31622400 seconds");
+        }
+        for (key, value) in [
+            ("jobs.cells", jobs.cells),
+            ("jobs.max_attempts", u64::from(jobs.max_attempts)),
+            ("jobs.queued_per_owner", u64::from(jobs.queued_per_owner)),
+        ] {
+            if value == 0 {
+                faults.push(key, "is 0, which refuses everything".to_owned(), "use 1 or more");
+            }
+        }
+        if !(1..=100 * 366 * 86_400).contains(&jobs.keep_s) {
+            let detail = format!("{} s is out of range", jobs.keep_s);
+            faults.push("jobs.keep_s", detail, "use 1 to 3162240000 seconds");
+        }
+        if !(1024..=1 << 30).contains(&jobs.dataset_bytes) {
+            let detail = format!("{} is out of range", jobs.dataset_bytes);
+            faults.push("jobs.dataset_bytes", detail, "use 1024 to 1073741824");
         }
     }
 

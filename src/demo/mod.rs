@@ -55,11 +55,13 @@ pub struct DemoArgs {
 /// # Errors
 /// The server cannot start, a request fails, or a file cannot be written.
 pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    // A folder of its own: the usual one may be in use by a server.
+    let kept = tempfile::tempdir().context("cannot make a temporary folder")?;
     let settings = Settings {
         config: args.config.clone(),
         listen: Some("127.0.0.1:0".to_owned()),
         model: args.model.clone(),
-        data_dir: None,
+        data_dir: Some(kept.path().to_owned()),
     };
     let Loaded { mut config, sources } = settings.load()?;
     if sources.of("telemetry.filter") == crate::config::Source::Default {

@@ -135,3 +135,21 @@ pub struct Top {
     /// Share of drawn sets of cases in which it is among the top k.
     pub stability: Option<f64>,
 }
+
+/// TO BE REPLACED
+pub fn averages(_: &super::cells::Observed, how: &How) -> Averages { Averages { by: how.by.clone(), ..Averages::default() } }
+/// TO BE REPLACED
+pub fn running(_: &super::cells::Observed, _: &How) -> serde_json::Value { serde_json::Value::Null }
+impl How {
+    /// As a request asks for it.
+    pub fn of(spec: &crate::spec::sweep::Averaging) -> Self {
+        Self {
+            by: spec.by.clone(),
+            resamples: spec.ci.resamples,
+            seed: spec.ci.seed,
+            level: spec.ci.level,
+            top_k: spec.top_k.map(|top| top.k),
+            compare_arms: spec.compare.contains(&Key::Arm),
+        }
+    }
+}

@@ -3,12 +3,15 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
+use super::derived::{Cells as Line, Derived, Strength};
 use super::measure::value;
-use super::stats::{Estimate, difference, estimate};
+use super::patch::undefined;
+use super::stats::{Estimate, difference, estimate, fraction};
 use crate::lower::classes::class_of;
-use crate::lower::layout::Grid;
+use crate::lower::layout::{Axis, Grid};
 use crate::lower::measure::Measure;
 use crate::lower::sweep::{ArmLayout, SweepLayout};
 use crate::plan::output::{EditStats, PlanOutput};
@@ -294,4 +297,79 @@ impl Part {
         self.lost += other.lost;
         self.written = self.written.and(other.written);
     }
+}
+
+/// Quantities derived from the cells of each case and arm, as `derive` asks for: `{case, arm, …}`.
+pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Part) -> Vec<Value> {
+    if spec.derive.is_empty() {
+        return Vec::new();
+    }
+    let cells = &part.cells;
+    let mut found = Vec::new();
+    let mut first = 0;
+    while first < cells.len() {
+        let (case, arm) = (cells.case[first], cells.arm[first]);
+        let same = |i: &usize| cells.case[*i] == case && cells.arm[*i] == arm;
+        let end = first + (first..cells.len()).take_while(same).count();
+        let (head, arm_head) = (&cases[case as usize], &arms[arm as usize]);
+        let axes = axes(arm_head, cells, first..end);
+        // Of a sweep that ended early an arm may not be whole.
+        if axes.iter().map(|axis| axis.values.len()).product::<usize>() == end - first {
+            let trivial = &cells.trivial[first..end];
+            let flipped = part.flipped[first..end].to_vec();
+            let mut of_arm = Derived::new(&spec.derive, &axes, trivial, || flipped);
+            for (i, metric) in spec.metrics.iter().enumerate() {
+                let whole = head.total_effect[arm as usize].get(i).and_then(|total| total.mean);
+                let effects = &cells.metrics[i].effect[first..end];
+                let normalised: Vec<Option<f64>> = effects.iter().map(|effect| fraction(*effect, whole)).collect();
+                let by = match whole {
+                    None => Strength::Magnitude,
+                    Some(whole) if whole < 0.0 => Strength::Decrease,
+                    Some(_) => Strength::Increase,
+                };
+                let undefined = undefined(whole, "reference and base");
+                of_arm.add(
+                    &metric.to_string(),
+                    &Line {
+                        axes: &axes,
+                        trivial,
+                        samples: 1,
+                        effects,
+                        normalised: &normalised,
+                        undefined: undefined.as_deref(),
+                        by,
+                    },
+                );
+            }
+            let mut entry = serde_json::to_value(&of_arm).expect("BUG: findings have string keys");
+            if let Some(map) = entry.as_object_mut() {
+                map.insert("case".to_owned(), head.id.clone().into());
+                map.insert("arm".to_owned(), arm_head.name.clone().into());
+            }
+            found.push(entry);
+        }
+        first = end;
+    }
+    found
+}
+
+/// The axes of one case's cells of one arm.
+fn axes(arm: &ArmHead, cells: &Cells, range: Range<usize>) -> Vec<Axis> {
+    let axis = |(name, column): (&'static str, &[Option<u32>])| {
+        let mut values: Vec<u32> = Vec::new();
+        for value in column[range.clone()].iter().flatten() {
+            if !values.contains(value) {
+                values.push(*value);
+            }
+        }
+        Axis { name, values }
+    };
+    let columns: [(&'static str, &[Option<u32>]); 4] = [
+        ("layer", &cells.layer),
+        ("position", &cells.position),
+        ("head", &cells.head),
+        ("dim", &cells.dim),
+    ];
+    let of = |name: &String| columns.iter().find(|(column, _)| column == name).copied();
+    arm.axes.iter().filter_map(of).map(axis).collect()
 }

@@ -18,6 +18,10 @@ pub enum Encoding {
     Npz,
     /// Numbers as named tensors.
     Safetensors,
+    /// A table, one JSON object a line.
+    Jsonl,
+    /// A table by columns.
+    Parquet,
     /// Picture.
     Svg,
     /// Picture.
@@ -26,7 +30,16 @@ pub enum Encoding {
 
 impl Encoding {
     /// All forms; an endpoint serves some of them.
-    pub const ALL: [Self; 6] = [Self::Json, Self::Csv, Self::Npz, Self::Safetensors, Self::Svg, Self::Png];
+    pub const ALL: [Self; 8] = [
+        Self::Json,
+        Self::Csv,
+        Self::Npz,
+        Self::Safetensors,
+        Self::Jsonl,
+        Self::Parquet,
+        Self::Svg,
+        Self::Png,
+    ];
 
     /// Name in `?format=`.
     pub const fn name(self) -> &'static str {
@@ -35,6 +48,8 @@ impl Encoding {
             Self::Csv => "csv",
             Self::Npz => "npz",
             Self::Safetensors => "safetensors",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
             Self::Svg => "svg",
             Self::Png => "png",
         }
@@ -47,6 +62,8 @@ impl Encoding {
             Self::Csv => "text/csv; charset=utf-8",
             Self::Npz => "application/x-npz",
             Self::Safetensors => "application/vnd.safetensors",
+            Self::Jsonl => "application/x-ndjson",
+            Self::Parquet => "application/vnd.apache.parquet",
             Self::Svg => "image/svg+xml",
             Self::Png => "image/png",
         }

@@ -8,7 +8,9 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Encoding, JsonBody, Kind, NoQuery, Problem, query};
+use super::later::Later;
+use super::{AppState, Encoding, JsonBody, NoQuery, Problem, problem, query};
+use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
@@ -19,9 +21,17 @@ use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
 use crate::spec::cases::has_cases;
 use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
+use crate::store::job::Kind;
 
 const NUMBERS: [Encoding; 4] = [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors];
-const PICTURES: [Encoding; 6] = Encoding::ALL;
+const PICTURES: [Encoding; 6] = [
+    Encoding::Json,
+    Encoding::Csv,
+    Encoding::Npz,
+    Encoding::Safetensors,
+    Encoding::Svg,
+    Encoding::Png,
+];
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
@@ -57,6 +67,8 @@ impl Asked {
             Encoding::Csv => Some(Format::Csv),
             Encoding::Npz => Some(Format::Npz),
             Encoding::Safetensors => Some(Format::Safetensors),
+            Encoding::Jsonl => Some(Format::Jsonl),
+            Encoding::Parquet => Some(Format::Parquet),
             Encoding::Svg => Some(Format::Svg),
             Encoding::Png => Some(Format::Png),
         };
@@ -67,7 +79,7 @@ impl Asked {
         match tokio::task::spawn_blocking(encode).await {
             Ok(Ok(bytes)) => Ok(([(header::CONTENT_TYPE, encoding.media_type())], bytes).into_response()),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Problem::new(Kind::Internal, "encoding the result failed")),
+            Err(_) => Err(Problem::new(problem::Kind::Internal, "encoding the result failed")),
         }
     }
 }
@@ -76,7 +88,7 @@ impl From<RenderError> for Problem {
     fn from(error: RenderError) -> Self {
         match error.problem() {
             Some(problem) => Problems(vec![problem]).into(),
-            None => Self::new(Kind::Internal, error.to_string()),
+            None => Self::new(problem::Kind::Internal, error.to_string()),
         }
     }
 }
@@ -87,11 +99,21 @@ impl From<RenderError> for Problem {
 /// The shortest body is `{"prompt": "..."}`.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz or safetensors; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default")),
-    responses((status = 200, description = "What the runs gave", body = RunResponse), Problem))]
+           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
+           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    responses((status = 200, description = "What the runs gave", body = RunResponse),
+              (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &NUMBERS)?;
-    asked.answer(state.service()?.run(body).await?).await
+    let (body, later) = Later::of(&state, &parts, Kind::Run, body)?;
+    if let Some(accepted) = later.at_once().await? {
+        return Ok(accepted);
+    }
+    match state.service()?.run(body).await {
+        Ok(response) => asked.answer(response).await,
+        Err(refusal) => later.instead(refusal).await,
+    }
 }
 
 /// Patch runs
@@ -100,11 +122,21 @@ async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> 
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)")),
-    responses((status = 200, description = "What the patches did", body = PatchResponse), Problem))]
+           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)"),
+           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    responses((status = 200, description = "What the patches did", body = PatchResponse),
+              (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
-    asked.answer(state.service()?.patch(body).await?).await
+    let (body, later) = Later::of(&state, &parts, Kind::Patch, body)?;
+    if let Some(accepted) = later.at_once().await? {
+        return Ok(accepted);
+    }
+    match state.service()?.patch(body).await {
+        Ok(response) => asked.answer(response).await,
+        Err(refusal) => later.instead(refusal).await,
+    }
 }
 
 /// Causal trace
@@ -115,19 +147,32 @@ async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
 /// `CasesResponse`.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
     params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)")),
-    responses((status = 200, description = "The causal map", body = TraceAnswer), Problem))]
+           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)"),
+           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
+           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    responses((status = 200, description = "The causal map", body = TraceAnswer),
+              (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
+    let (body, later) = Later::of(&state, &parts, Kind::Trace, body)?;
+    if let Some(accepted) = later.at_once().await? {
+        return Ok(accepted);
+    }
     let service = state.service()?;
-    let (mut result, plots) = if has_cases(&body) {
-        let response = service.trace_cases(body).await?;
-        let plots = !response.request.plot.is_empty();
-        (TraceAnswer::Cases(Box::new(response)), plots)
+    let answered = if has_cases(&body) {
+        service.trace_cases(body).await.map(|response| {
+            let plots = !response.request.plot.is_empty();
+            (TraceAnswer::Cases(Box::new(response)), plots)
+        })
     } else {
-        let response = service.trace(body).await?;
-        let plots = !response.request.plot.is_empty();
-        (TraceAnswer::One(Box::new(response)), plots)
+        service.trace(body).await.map(|response| {
+            let plots = !response.request.plot.is_empty();
+            (TraceAnswer::One(Box::new(response)), plots)
+        })
+    };
+    let (mut result, plots) = match answered {
+        Ok(answered) => answered,
+        Err(refusal) => return later.instead(refusal).await,
     };
     if plots {
         let draw = move || {
@@ -135,7 +180,7 @@ async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
             result
         };
         let drawn = tokio::task::spawn_blocking(draw).await;
-        result = drawn.map_err(|_| Problem::new(Kind::Internal, "drawing the result failed"))?;
+        result = drawn.map_err(|_| Problem::new(problem::Kind::Internal, "drawing the result failed"))?;
     }
     asked.answer(result).await
 }

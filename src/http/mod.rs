@@ -5,17 +5,23 @@
 
 mod activations;
 mod body;
+mod datasets;
 mod encoding;
+mod events;
 mod experiments;
 mod gate;
 mod health;
+mod jobs;
 mod json;
+mod later;
 pub mod listen;
 mod models;
 mod problem;
 mod request_id;
 mod stall;
 mod state;
+mod sweeps;
+mod wants;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -45,6 +51,8 @@ pub use state::{AppState, Readiness, ReadinessReport};
     components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
     tags(
         (name = "experiments", description = "Clean runs, patch runs, causal traces"),
+        (name = "jobs", description = "Requests that are answered later: how far they are and what they found"),
+        (name = "datasets", description = "Cases that the server keeps for sweeps"),
         (name = "activations", description = "Activations that the server keeps between requests"),
         (name = "models", description = "What is served and what it can do"),
         (name = "operations", description = "Liveness, readiness, version")
@@ -58,6 +66,10 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .merge(models::routes())
         .merge(experiments::routes())
+        .merge(sweeps::routes())
+        .merge(jobs::routes())
+        .merge(events::routes())
+        .merge(datasets::routes())
         .merge(activations::routes())
 }
 
@@ -114,7 +126,14 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         CorsLayer::new()
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::POST, Method::DELETE])
-            .allow_headers([header::CONTENT_TYPE, header::ACCEPT, header::AUTHORIZATION])
+            .allow_headers([
+                header::CONTENT_TYPE,
+                header::ACCEPT,
+                header::AUTHORIZATION,
+                HeaderName::from_static("prefer"),
+                HeaderName::from_static("idempotency-key"),
+                HeaderName::from_static("last-event-id"),
+            ])
             .expose_headers([request_id::HEADER, header::RETRY_AFTER, HeaderName::from_static("location")]),
     )
 }

@@ -14,6 +14,7 @@ use crate::activations::StoreError;
 use crate::engine::EngineError;
 use crate::plan::output::Lost;
 use crate::service::Refusal;
+use crate::store;
 use crate::spec::problem::{FieldProblem, Problems};
 
 /// Media type of every error answer.
@@ -30,6 +31,10 @@ pub enum Kind {
     NotFound,
     /// There was such a resource; its time is over.
     Gone,
+    /// It is not there yet, or will never be, as `state` says.
+    NotReady,
+    /// The key of a request was used for another one.
+    IdempotencyMismatch,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// None of the media types the client accepts is served.
@@ -58,11 +63,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::MalformedJson,
         Self::BadRequest,
         Self::NotFound,
         Self::Gone,
+        Self::NotReady,
+        Self::IdempotencyMismatch,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
         Self::RequestTimeout,
@@ -98,6 +105,12 @@ impl Kind {
             Self::BadRequest => ("bad-request", "The request breaks HTTP", StatusCode::BAD_REQUEST),
             Self::NotFound => ("not-found", "There is nothing here", StatusCode::NOT_FOUND),
             Self::Gone => ("gone", "It was here, and is deleted", StatusCode::GONE),
+            Self::NotReady => ("not-ready", "There is no result", StatusCode::CONFLICT),
+            Self::IdempotencyMismatch => (
+                "idempotency-mismatch",
+                "The key was used for another request",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
             Self::MethodNotAllowed => {
                 ("method-not-allowed", "The method is not served here", StatusCode::METHOD_NOT_ALLOWED)
             }
@@ -280,6 +293,36 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<store::StoreError> for Problem {
+    fn from(error: store::StoreError) -> Self {
+        use store::StoreError as E;
+        let detail = error.to_string();
+        match error {
+            E::IdempotencyMismatch { job } => {
+                let fix = "send a key of its own with every request";
+                Self::new(Kind::IdempotencyMismatch, format!("{detail}; {fix}")).with("job", job.to_string())
+            }
+            E::TooManyQueued { .. } => Self::new(Kind::Overloaded, detail).retry_after(30),
+            E::Full { .. } => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Unavailable, detail).retry_after(30)
+            }
+            E::Unavailable { .. } | E::Locked { .. } | E::Io { .. } => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}")).retry_after(5)
+            }
+            E::Corrupt { .. } | E::HeldByOther { .. } | E::NewerSchema { .. } => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}")).retry_after(60)
+            }
+            E::Refused { .. } => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Internal, "the job store refused what should be possible; the log has the details")
+            }
+        }
+    }
+}
+
 impl From<Lost> for Problem {
     /// Of what a result cannot do without.
     fn from(lost: Lost) -> Self {
@@ -381,7 +424,7 @@ impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
         let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
         for kind in Kind::ALL {
-            if !matches!(kind, Kind::NotFound | Kind::Gone | Kind::MethodNotAllowed) {
+            if !matches!(kind, Kind::NotFound | Kind::Gone | Kind::NotReady | Kind::MethodNotAllowed) {
                 by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
             }
         }

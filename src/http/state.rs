@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::problem::{Kind, Problem};
 use crate::config::Config;
 use crate::engine::Health;
+use crate::jobs::Jobs;
 use crate::service::Service;
 
 /// Shared by all handlers; cheap to clone.
@@ -20,6 +21,8 @@ pub struct AppState {
     pub readiness: watch::Receiver<Readiness>,
     /// The model, once it is loaded.
     pub service: Arc<OnceLock<Service>>,
+    /// The job queue, once its store is open.
+    pub jobs: Arc<OnceLock<Jobs>>,
 }
 
 impl AppState {
@@ -28,6 +31,13 @@ impl AppState {
         self.service
             .get()
             .ok_or_else(|| Problem::new(Kind::Unavailable, "the model is loading").retry_after(5))
+    }
+
+    /// The job queue; a problem before its store is open.
+    pub fn jobs(&self) -> Result<&Jobs, Problem> {
+        self.jobs
+            .get()
+            .ok_or_else(|| Problem::new(Kind::Unavailable, "the job store is not open").retry_after(5))
     }
 
     /// Puts the loaded model in place.
@@ -42,7 +52,10 @@ impl AppState {
             return readiness;
         };
         match service.engine.health() {
-            Health::Ready => Readiness::Ready,
+            Health::Ready => match self.jobs.get().and_then(Jobs::unhealthy) {
+                None => Readiness::Ready,
+                Some(reason) => Readiness::StoreFailed(reason),
+            },
             Health::Away { reason } => Readiness::Restarting(reason),
             Health::Unhealthy { reason } => Readiness::Unhealthy(reason),
             Health::Stopped => Readiness::Failed("the engine has stopped; restart the server".to_owned()),
@@ -61,6 +74,8 @@ pub enum Readiness {
     Restarting(String),
     /// The engine dies again and again, for this reason. It is tried again after a while.
     Unhealthy(String),
+    /// Jobs cannot be stored, for this reason. All else is served.
+    StoreFailed(String),
     /// Shutting down: what is in flight finishes, new work is refused.
     Draining,
     /// The model cannot be served, and why.
@@ -70,7 +85,7 @@ pub enum Readiness {
 /// Answer of `/readyz`.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReadinessReport {
-    /// `ready`, `loading`, `engine-restarting`, `engine-unhealthy`, `draining` or `failed`.
+    /// `ready`, `loading`, `engine-restarting`, `engine-unhealthy`, `store-failed`, `draining` or `failed`.
     #[schema(example = "ready")]
     pub status: &'static str,
     /// Why not, in words.
@@ -90,6 +105,9 @@ impl Readiness {
             }
             Self::Unhealthy(reason) => {
                 ("engine-unhealthy", Some(format!("the engine dies again and again: {reason}")))
+            }
+            Self::StoreFailed(reason) => {
+                ("store-failed", Some(format!("jobs cannot be stored: {reason}")))
             }
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };

@@ -25,7 +25,12 @@ async fn panics() {
 
 fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
-    AppState { config: Arc::new(config), readiness: watch::channel(readiness).1, service: Arc::default() }
+    AppState {
+        config: Arc::new(config),
+        readiness: watch::channel(readiness).1,
+        service: Arc::default(),
+        jobs: Arc::default(),
+    }
 }
 
 async fn send(readiness: Readiness, request: Request<Body>) -> (StatusCode, header::HeaderMap, Value) {
@@ -168,6 +173,7 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
         config: Arc::new(config),
         readiness: watch::channel(Readiness::Ready).1,
         service: Arc::default(),
+        jobs: Arc::default(),
     };
     let (status, headers, _) = send_to(state.clone(), preflight()).await;
     assert_eq!(

@@ -33,6 +33,10 @@ pub enum Format {
     Npz,
     /// Named tensors.
     Safetensors,
+    /// A table, one JSON object a line.
+    Jsonl,
+    /// A table by columns.
+    Parquet,
     /// Vector graphics.
     Svg,
     /// Pixels.
@@ -40,7 +44,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Every format.
+    /// Those of a single response; tables by lines or columns are of sweeps.
     pub const ALL: [Self; 5] = [Self::Csv, Self::Npz, Self::Safetensors, Self::Svg, Self::Png];
     /// Those that carry numbers.
     pub const NUMBERS: [Self; 3] = [Self::Csv, Self::Npz, Self::Safetensors];
@@ -51,6 +55,8 @@ impl Format {
             Self::Csv => "csv",
             Self::Npz => "npz",
             Self::Safetensors => "safetensors",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
             Self::Svg => "svg",
             Self::Png => "png",
         }
@@ -136,6 +142,7 @@ impl Rendered for TraceResponse {
             Format::Safetensors => tensors(files::trace_arrays(self, metric), &files::trace_metadata(self)),
             Format::Svg => Ok(of_trace(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&of_trace(self, metric)?.to_svg()?, PNG_SCALE)?),
+            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
         }
     }
 }
@@ -151,6 +158,7 @@ impl Rendered for CasesResponse {
             }
             Format::Svg => Ok(cases_render::figure(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&cases_render::figure(self, metric)?.to_svg()?, PNG_SCALE)?),
+            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
         }
     }
 }
@@ -197,6 +205,7 @@ impl Rendered for PatchResponse {
             Format::Safetensors => tensors(files::patch_arrays(self, metric), &files::patch_metadata(self)),
             Format::Svg => Ok(of_patch(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&of_patch(self, metric)?.to_svg()?, PNG_SCALE)?),
+            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
         }
     }
 }
@@ -211,7 +220,7 @@ impl Rendered for RunResponse {
             Format::Csv => Ok(csv::write(&tables::run_table(self, metric))?),
             Format::Npz => numpy(files::run_arrays(self, metric), &files::run_metadata(self)),
             Format::Safetensors => tensors(files::run_arrays(self, metric), &files::run_metadata(self)),
-            Format::Svg | Format::Png => Err(RenderError::Format { asked: format, served: &Format::NUMBERS }),
+            _ => Err(RenderError::Format { asked: format, served: &Format::NUMBERS }),
         }
     }
 }

@@ -163,23 +163,39 @@ impl Service {
 
     /// `POST /v1/plan`: everything up to the engine's door.
     pub async fn plan(&self, body: Value) -> Result<PlanResponse, Refusal> {
+        let (kind, inner) = dry_run::split(&body)?;
+        let inner = inner.clone();
+        let planned = if kind == Planned::Sweep {
+            self.plan_sweep(inner).await
+        } else {
+            self.planned(kind, inner).await
+        };
+        planned.map_err(|refusal| match refusal {
+            Refusal::Invalid(problems) => Refusal::Invalid(problems.under(kind.prefix())),
+            other => other,
+        })
+    }
+
+    /// What a request that is valid would cost.
+    pub async fn price(&self, kind: Planned, body: Value) -> Result<Cost, Refusal> {
+        Ok(self.planned(kind, body).await?.cost)
+    }
+
+    async fn planned(&self, kind: Planned, inner: Value) -> Result<PlanResponse, Refusal> {
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
         let planned = self.lower(move |facts| {
-            let (kind, inner) = dry_run::split(&body)?;
+            let inner = &inner;
             if kind == Planned::Trace && has_cases(inner) {
-                return cases::plan(inner, facts, &engine, ceiling)
-                    .map_err(|problems| problems.under(kind.prefix()));
+                return cases::plan(inner, facts, &engine, ceiling);
             }
-            let lowered = match kind {
+            let (prelude, plan, request, common) = match kind {
                 Planned::Run => lower::run(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Patch => lower::patch(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Trace => lower::trace(inner, facts)
+                Planned::Trace | Planned::Sweep => lower::trace(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-            };
-            let (prelude, plan, request, common) =
-                lowered.map_err(|problems| problems.under(kind.prefix()))?;
+            }?;
             let cost = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
             let first = prelude.as_ref().map_or(Ok(Cost::default()), cost);
             Ok(first.and_then(|first| {
@@ -188,6 +204,19 @@ impl Service {
             }))
         });
         planned.await?.map_err(|error| Refusal::Engine(error.into()))
+    }
+
+    /// The same service for requests that nobody waits for: their size is bounded where they are taken on.
+    #[must_use]
+    pub fn unbounded(&self) -> Self {
+        Self { ceiling: Ceiling { row_layers: u64::MAX, seconds: f64::INFINITY }, ..self.clone() }
+    }
+
+    /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic.
+    pub fn identity(&self) -> String {
+        let (numerics, print) = (self.engine.ready().numerics, &self.served.fingerprint);
+        let formats = [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(|f| f.name());
+        format!("{}:{}:{}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 
     /// Runs what needs the model's words off the async workers: tokenising and large responses take their time.

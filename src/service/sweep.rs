@@ -13,11 +13,15 @@ use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::EngineError;
 use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
+use crate::lower::lint::{Lint, Lints};
 use crate::lower::sweep::{Part as Which, Shared, Sweep, SweepLayout};
 use crate::plan::cost::Cost;
 use crate::plan::output::Usage;
 use crate::plan::pack::Mode;
 use crate::result::common::{Provenance, RngUsed};
+use crate::result::dry_run::PlanResponse;
+use crate::result::sweep::SweepFacts;
+use crate::spec::dry_run::Planned;
 use crate::spec::problem::{Problems, code};
 use crate::spec::sweep::SweepSpec;
 
@@ -41,6 +45,8 @@ pub struct Cut {
     pub cases_per_unit: u32,
     /// Samples of each corrupted run.
     pub samples: u64,
+    /// Name of the model.
+    pub model: String,
     /// Arms.
     pub arms: Vec<ArmHead>,
     /// Remarks found without running.
@@ -56,6 +62,10 @@ pub struct Priced {
     pub cut: Cut,
     /// What it will cost at most.
     pub cost: Cost,
+    /// The request with every default.
+    pub request: Value,
+    /// Remarks found without running.
+    pub lints: Vec<Lint>,
 }
 
 /// A submitted sweep on which units are computed.
@@ -74,6 +84,19 @@ impl Cut {
         let baselines = (self.cells.len() as u32).div_ceil(self.cases_per_unit);
         let cells = self.cells.iter().map(|cells| cells.div_ceil(self.cells_per_unit)).sum();
         [baselines, cells, 1]
+    }
+
+    /// What the result says beside numbers.
+    pub fn facts(&self) -> SweepFacts {
+        SweepFacts {
+            model: self.model.clone(),
+            arms: self.arms.clone(),
+            cells: self.cells.clone(),
+            samples: self.samples,
+            sigma: self.shared.sigma.as_ref().map(json),
+            lints: self.lints.clone(),
+            provenance: self.provenance.clone(),
+        }
     }
 
     /// Cells of all cases.
@@ -170,7 +193,7 @@ impl Service {
             found.problems().or(Some(()))?;
             let lints = found.lints();
             let strict = sweep.spec.strict;
-            let refused = crate::lower::lint::Lints(lints.clone()).refused();
+            let refused = Lints(lints.clone()).refused();
             if strict && !refused.is_empty() {
                 return Err(refused);
             }
@@ -190,19 +213,39 @@ impl Service {
             let rng = rng.map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
             let plan_sha256 = sweep.shared.plan_sha256.clone();
             let provenance = Provenance { plan_sha256, rng, ..provenance };
+            let request = json(&sweep.spec);
             let cut = Cut {
                 shared: sweep.shared,
                 cells,
                 cells_per_unit: per_unit,
                 cases_per_unit: MOST_CASES.min((unit_s / (2.0 * per_cell)).max(1.0) as u32),
                 samples,
+                model: facts.model().to_owned(),
                 arms: arms.unwrap_or_default(),
                 lints: lints.iter().map(json).collect(),
                 provenance: json(&provenance),
             };
-            Ok(Ok(Priced { cut, cost }))
+            Ok(Ok(Priced { cut, cost, request, lints }))
         });
         Ok(priced.await?.map_err(EngineError::from)?)
+    }
+
+    /// `POST /v1/plan` of a sweep.
+    pub(super) async fn plan_sweep(&self, body: Value) -> Result<PlanResponse, Refusal> {
+        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, u64::MAX).await?;
+        let cells = (cut.cells_total() * cut.samples) as usize;
+        Ok(PlanResponse {
+            model: self.served.model().to_owned(),
+            kind: Planned::Sweep.name(),
+            request,
+            runs: cells + cut.cells.len() * (1 + cut.samples as usize),
+            readouts: cells,
+            cost,
+            ceiling: self.ceiling,
+            allowed: self.ceiling.allows(&cost),
+            lints,
+            plan_sha256: cut.shared.plan_sha256,
+        })
     }
 
     /// The unpatched runs of some cases.

@@ -8,11 +8,14 @@ use utoipa::ToSchema;
 
 use super::align::AlignSpec;
 use super::cases::{Aggregate, Case, Filters};
-use super::metric::{TargetItem, TargetSet};
+use super::corruption::Corruption;
+use super::derive::Derive;
+use super::metric::{TargetItem, TargetScoring, TargetSet};
 use super::named::Named;
-use super::patch::PatchSpec;
+use super::patch::{Normalise, PatchSpec};
 use super::prompt::{Prompt, SpanText};
 use super::run::RunSpec;
+use super::sweep::{Averaging, KeepCells};
 use super::trace::TraceSpec;
 
 /// A target in short: one token as text or id, or a set of them.
@@ -119,6 +122,125 @@ pub struct AlignBody {
     long: AlignSpec,
 }
 
+/// A sweep's cases: written out, or by the id of a stored data set.
+#[derive(ToSchema)]
+pub struct DatasetForm {
+    /// The cases.
+    inline: Option<Vec<CaseForm>>,
+    /// A set stored by `POST /v1/datasets`.
+    id: Option<String>,
+}
+
+/// A case as it is written.
+#[derive(ToSchema)]
+pub struct CaseForm {
+    /// Its name; its place in the list if left out.
+    id: Option<String>,
+    /// The group it belongs to.
+    group: Option<String>,
+    /// The clean prompt, the run `clean`; or `tokens`; or `runs`.
+    prompt: Option<String>,
+    /// Token ids instead of a prompt.
+    tokens: Option<Vec<u32>>,
+    /// Whether a BOS token is put first; the tokenizer's own policy if left out.
+    bos: Option<bool>,
+    /// Named spans of the prompt.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
+    spans: Option<Named<SpanText>>,
+    /// The span named `subject`, around which token classes lie.
+    subject: Option<SpanText>,
+    /// A prompt that takes the clean one's place in the run `corrupted`, instead of a corruption.
+    corrupted: Option<PromptBody>,
+    /// All runs by name, instead of `prompt` and `corrupted`.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, PromptBody>>)]
+    runs: Option<Named<PromptBody>>,
+    /// What is scored, the target `target`.
+    target: Option<Target>,
+    /// What it is compared with, the target `foil`.
+    foil: Option<Target>,
+    /// Further targets by name.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Target>>)]
+    targets: Option<Named<Target>>,
+    /// What counts of a target text of several tokens.
+    target_scoring: Option<TargetScoring>,
+}
+
+/// Ways to write the arms of a sweep: ROME's by name, or by names of one's own lists of interventions, single ones, or
+/// objects that name the runs too. An intervention without `op` and `source` restores the reference run's values.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum SweepArmsForm {
+    /// `hidden`, `mlp` and `attn` (windows of 1, 10 and 10 layers), at every position.
+    Names(Vec<String>),
+    /// Arms by name.
+    Map(std::collections::BTreeMap<String, serde_json::Value>),
+}
+
+/// Body of `POST /v1/sweep`.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "dataset": {"inline": [
+        {"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"},
+        {"prompt": "The Colosseum is in the city of", "subject": "Colosseum", "target": " Rome"}
+    ]},
+    "corrupt": {"sigma": {"k": 3}, "samples": 3},
+    "arms": ["mlp", "attn"]
+})))]
+pub struct SweepBody {
+    /// The model; the one served if left out.
+    model: Option<String>,
+    /// The cases; or `runs`.
+    dataset: Option<DatasetForm>,
+    /// The runs of a single case, by name.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, PromptBody>>)]
+    runs: Option<Named<PromptBody>>,
+    /// Targets of cases that have none of that name themselves.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Target>>)]
+    targets: Option<Named<Target>>,
+    /// The same for the target named `target`.
+    target: Option<Target>,
+    /// What counts of a target text of several tokens.
+    target_scoring: Option<TargetScoring>,
+    /// What is computed from every readout; by default the probability and log-probability of every target.
+    #[schema(value_type = Option<Vec<String>>)]
+    metrics: Option<Vec<String>>,
+    /// Where the distribution is read.
+    read: Option<serde_json::Value>,
+    /// How each case's run `corrupted` is made. `sigma` of `subjects` is of the corrupted tokens of all cases together.
+    corrupt: Option<Corruption>,
+    /// The run that arms patch where they don't say; by default `corrupted`, if there is one.
+    base: Option<String>,
+    /// The run whose metrics cells could at most reach; by default `clean`, or the only other one that is read.
+    reference: Option<String>,
+    /// Another way to write `base` (`zero`) and `reference` (`one`).
+    normalise: Option<Normalise>,
+    /// What is patched; by default the residual stream at every position.
+    arms: Option<SweepArmsForm>,
+    /// Axes enumerated one by one, outermost first: `layers`, `positions`, `heads`, `dims` (and `arms`, which always are).
+    #[schema(value_type = Option<Vec<String>>)]
+    sweep: Option<Vec<String>>,
+    /// Every arm once more with base and reference exchanged, as `<name>_swapped`.
+    swap: Option<bool>,
+    /// Quantities derived from the cells of each case and arm.
+    derive: Option<Vec<Derive>>,
+    /// Which cases count; by default those of a data set that the model answers as expected.
+    filters: Option<Filters>,
+    /// How effects are averaged over cases.
+    aggregate: Option<Averaging>,
+    /// What is kept beside averages.
+    keep: Option<KeepCells>,
+    /// Formats that will be fetched. Each is made when it is asked for, listed or not.
+    output: Option<Vec<String>>,
+    /// `low`, `normal` or `high`.
+    priority: Option<String>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    r#async: Option<bool>,
+    /// Refuses requests that raise a lint of severity warning or above.
+    strict: Option<bool>,
+    /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
+    allow_trivial: Option<bool>,
+}
+
 /// Body of `POST /v1/plan`: one request under the name of its endpoint.
 #[derive(ToSchema)]
 #[schema(examples(json!({"trace": {"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"}})))]
@@ -129,4 +251,6 @@ pub struct PlanBody {
     patch: Option<PatchBody>,
     /// As in `POST /v1/trace`.
     trace: Option<TraceBody>,
+    /// As in `POST /v1/sweep`.
+    sweep: Option<SweepBody>,
 }

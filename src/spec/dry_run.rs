@@ -13,6 +13,8 @@ pub enum Planned {
     Patch,
     /// `{"trace": {…}}`
     Trace,
+    /// `{"sweep": {…}}`
+    Sweep,
 }
 
 impl Planned {
@@ -27,13 +29,14 @@ impl Planned {
             Self::Run => "/run",
             Self::Patch => "/patch",
             Self::Trace => "/trace",
+            Self::Sweep => "/sweep",
         }
     }
 }
 
 /// Splits `{"trace": body}` into the kind of request and its body.
 pub fn split(body: &Value) -> Result<(Planned, &Value), Problems> {
-    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}} or {\"trace\": {…}}";
+    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}} or {\"sweep\": {…}}";
     let mut problems = Problems::default();
     let Some(map) = body.as_object() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", FIX);
@@ -45,6 +48,7 @@ pub fn split(body: &Value) -> Result<(Planned, &Value), Problems> {
             "run" => Planned::Run,
             "patch" => Planned::Patch,
             "trace" => Planned::Trace,
+            "sweep" => Planned::Sweep,
             _ => {
                 let at = format!("/{}", super::read::escape(name));
                 problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);

@@ -6,8 +6,10 @@
 pub mod activation;
 pub mod align;
 pub mod body;
+pub mod canonical;
 pub mod cases;
 pub mod corruption;
+pub mod dataset;
 pub mod derive;
 pub mod dry_run;
 pub mod device;

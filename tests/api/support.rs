@@ -32,7 +32,12 @@ pub(crate) fn limits() -> Limits {
 /// The router over the default configuration.
 pub(crate) fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
-    AppState { config: Arc::new(config), readiness: watch::channel(readiness).1, service: Arc::default() }
+    AppState {
+        config: Arc::new(config),
+        readiness: watch::channel(readiness).1,
+        service: Arc::default(),
+        jobs: Arc::default(),
+    }
 }
 
 pub(crate) struct Server {

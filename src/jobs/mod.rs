@@ -1,0 +1,163 @@
+//! Jobs: requests that are answered later. Each is stored before it is acknowledged, computed unit by unit by whoever
+//! claims it, and its result is kept.
+//!
+//! ```text
+//! request -> priced -> stored -> units claimed, computed, committed -> result
+//! ```
+//! [`runner`] claims; [`work`] says what a unit computes; [`outcome`] puts a sweep's units together.
+
+pub mod compress;
+mod outcome;
+pub mod runner;
+pub mod start;
+mod submit;
+pub mod view;
+mod work;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use outcome::Unfinished;
+pub use submit::{Asked, NotTaken};
+
+use crate::result::sweep::SweepOutcome;
+use crate::service::Service;
+use crate::store::job::{Job, JobId, Kind, State};
+use crate::store::{Filter, Page, Store, StoreError};
+
+/// Whose jobs these are, until there are keys.
+pub const LOCAL: &str = "local";
+
+/// How jobs are worked on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Units on their way at once: one is computed while others are laid out and stored.
+    pub units_ahead: usize,
+    /// Seconds of computation that a unit is cut to.
+    pub unit_s: f64,
+    /// Most patched runs of one job, samples counted.
+    pub most_cells: u64,
+    /// Longest estimated computation of one job, in seconds.
+    pub longest_s: f64,
+    /// How long a process is believed to live without a sign of it.
+    pub lease: Duration,
+    /// How often one unit may be tried.
+    pub max_attempts: u16,
+    /// Seconds for which results are kept.
+    pub keep_s: u64,
+    /// Most jobs of one owner of which nothing has been computed.
+    pub queued_per_owner: u32,
+    /// Work estimated above this is not waited for.
+    pub sync_limit: Duration,
+}
+
+/// The jobs of a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    /// Where they are stored.
+    pub store: Store,
+    /// How they are worked on.
+    pub settings: Arc<Settings>,
+    service: Arc<OnceLock<Service>>,
+    /// Why storing failed when it last did; cleared by the next success.
+    health: watch::Sender<Option<String>>,
+}
+
+impl Jobs {
+    /// The jobs in a store, computed by a model once it is loaded.
+    pub fn new(store: Store, settings: Settings, service: Arc<OnceLock<Service>>) -> Self {
+        Self { store, settings: Arc::new(settings), service, health: watch::Sender::new(None) }
+    }
+
+    /// Why jobs can't be stored at present, if so.
+    pub fn unhealthy(&self) -> Option<String> {
+        self.health.borrow().clone()
+    }
+
+    /// Asks the store whether it can be written to, and remembers the answer.
+    pub async fn check(&self) {
+        let found = self.store.check().await.err().map(|error| error.to_string());
+        self.health.send_if_modified(|now| {
+            let changed = *now != found;
+            if changed {
+                match &found {
+                    Some(reason) => tracing::error!("jobs cannot be stored: {reason}"),
+                    None => tracing::info!("jobs can be stored again"),
+                }
+                now.clone_from(&found);
+            }
+            changed
+        });
+    }
+
+    /// A job of an owner.
+    pub async fn job(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
+        Ok(self.store.job(id).await?.filter(|job| job.owner == owner))
+    }
+
+    /// Jobs of an owner, newest first.
+    pub async fn list(&self, owner: &str, filter: Filter, page: Page) -> Result<Vec<Job>, StoreError> {
+        self.store.jobs(owner, filter, page).await
+    }
+
+    /// Waits until a job is over, for at most so long.
+    pub async fn wait(&self, id: JobId, at_most: Duration) -> Result<Option<Job>, StoreError> {
+        let deadline = tokio::time::Instant::now() + at_most;
+        let mut changes = self.store.subscribe();
+        loop {
+            let job = self.store.job(id).await?;
+            if job.as_ref().is_none_or(|job| job.state.is_over()) || tokio::time::Instant::now() >= deadline {
+                return Ok(job);
+            }
+            // Changes that another process makes may go unnoticed.
+            let patience = (tokio::time::Instant::now() + Duration::from_secs(1)).min(deadline);
+            let _ = tokio::time::timeout_at(patience, changes.changed()).await;
+        }
+    }
+
+    /// Calls a job off; what was computed becomes its result.
+    pub async fn cancel(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
+        let job = self.store.cancel(owner, id).await?;
+        if let Some(job) = job.as_ref().filter(|job| job.state == State::Cancelled && job.kind == Kind::Sweep) {
+            self.keep_partial(job).await?;
+        }
+        Ok(job)
+    }
+
+    /// Stores what was computed of a sweep that has ended early, unless that was done before.
+    async fn keep_partial(&self, job: &Job) -> Result<(), StoreError> {
+        if self.store.file(job.id, "json").await?.is_some() {
+            return Ok(());
+        }
+        match self.outcome(job).await? {
+            Ok(outcome) => {
+                let files = vec![compress::file("json", &work::json(&outcome))];
+                self.store.put_files(job.id, &files).await.map(|_| ())
+            }
+            // Nothing was computed.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// A file of a job's result, as it was before it was compressed.
+    pub async fn file(&self, id: JobId, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(bytes) = self.store.file(id, name).await? else { return Ok(None) };
+        Ok(compress::restored(&bytes))
+    }
+
+    /// What has been computed of a sweep so far.
+    pub async fn outcome(&self, job: &Job) -> Result<Result<SweepOutcome, Unfinished>, StoreError> {
+        let outputs = self.store.outputs(job.id).await?;
+        let job = job.clone();
+        let put_together = tokio::task::spawn_blocking(move || outcome::outcome(&job, &outputs));
+        Ok(put_together.await.unwrap_or(Err(Unfinished::Unreadable)))
+    }
+
+    /// The request of a job, as it was stored.
+    pub fn request(job: &Job) -> Value {
+        serde_json::from_str(&job.request).unwrap_or_default()
+    }
+}

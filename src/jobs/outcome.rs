@@ -1,0 +1,69 @@
+//! A sweep's units put together. Nothing here depends on who computed them, or when.
+
+use serde_json::Value;
+
+use crate::effect::average::How;
+use crate::effect::cells::{CaseHead, Observed};
+use crate::effect::sweep::Part;
+use crate::result::sweep::{SweepOutcome, assemble};
+use crate::service::sweep::{Cut, Opened};
+use crate::store::job::Job;
+
+/// Why there is no outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// No case's unpatched runs have been computed.
+    Nothing,
+    /// The job was stored by a version of this program whose jobs this one can't read.
+    Unreadable,
+}
+
+/// A stored sweep.
+pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
+    let cut: Cut = serde_json::from_str(&job.cut).map_err(|_| Unfinished::Unreadable)?;
+    let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
+    Opened::new(&request, cut).ok_or(Unfinished::Unreadable)
+}
+
+/// What the units computed so far say together.
+pub(super) fn outcome(job: &Job, outputs: &[(u32, Vec<u8>)]) -> Result<SweepOutcome, Unfinished> {
+    let opened = open(job)?;
+    let (cases, part) = joined(&opened.cut, outputs)?;
+    if cases.is_empty() {
+        return Err(Unfinished::Nothing);
+    }
+    Ok(assemble(opened.spec(), &opened.cut.facts(), cases, part))
+}
+
+/// What the cells so far say, in few words.
+pub(super) fn running(opened: &Opened, outputs: &[(u32, Vec<u8>)]) -> Result<Value, Unfinished> {
+    let (cases, part) = joined(&opened.cut, outputs)?;
+    let spec = opened.spec();
+    let observed = Observed {
+        metrics: spec.metrics.iter().map(ToString::to_string).collect(),
+        arms: opened.cut.arms.clone(),
+        cases,
+        cells: part.cells,
+    };
+    Ok(crate::effect::average::running(&observed, &How::of(&spec.aggregate)))
+}
+
+/// Cases in their order, and the cells of those whose cases are known, in theirs.
+fn joined(cut: &Cut, outputs: &[(u32, Vec<u8>)]) -> Result<(Vec<CaseHead>, Part), Unfinished> {
+    let [baselines, ..] = cut.units();
+    let mut cases: Vec<CaseHead> = Vec::with_capacity(cut.cells.len());
+    let mut part = Part::default();
+    for (seq, output) in outputs {
+        if *seq < baselines {
+            // Units are done in any order: cases after one that is missing have no place yet.
+            if cases.len() == cut.cases_of(*seq).start {
+                let heads: Vec<CaseHead> =
+                    serde_json::from_slice(output).map_err(|_| Unfinished::Unreadable)?;
+                cases.extend(heads);
+            }
+        } else if !output.is_empty() {
+            part.append(postcard::from_bytes(output).map_err(|_| Unfinished::Unreadable)?);
+        }
+    }
+    Ok((cases, part))
+}

@@ -1,0 +1,130 @@
+//! Taking requests on: everything that is wrong with one is said before it is stored.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{Jobs, LOCAL};
+use crate::plan::cost::Ceiling;
+use crate::service::sweep::Priced;
+use crate::service::{Refusal, Service};
+use crate::spec::canonical::sorted;
+use crate::spec::dry_run::Planned;
+use crate::store::job::{JobId, Kind, NewJob, Priority};
+use crate::store::{Limits, StoreError, Submitted};
+
+/// Why a request was not taken on.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// It is not valid, or would cost too much.
+    Refused(Refusal),
+    /// It could not be stored.
+    Store(StoreError),
+}
+
+impl From<Refusal> for NotTaken {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<StoreError> for NotTaken {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A request that is to become a job.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Kind of request.
+    pub kind: Kind,
+    /// Its body; a data set is written out in it.
+    pub body: Value,
+    /// `Idempotency-Key`
+    pub key: Option<String>,
+}
+
+impl Jobs {
+    /// Stores a request as a job, if it is valid and not too large.
+    pub async fn submit(&self, service: &Service, asked: Asked) -> Result<Submitted, NotTaken> {
+        let Asked { kind, body, key } = asked;
+        let priority = priority(&body);
+        let (cut, units, cost) = match planned(kind) {
+            None => {
+                let settings = &self.settings;
+                let priced = service.price_sweep(body.clone(), settings.unit_s, settings.most_cells).await?;
+                let Priced { cut, cost, .. } = priced;
+                let text = serde_json::to_string(&cut).expect("BUG: a cut has string keys and finite numbers");
+                (text, cut.units(), cost)
+            }
+            Some(planned) => ("{}".to_owned(), [0, 0, 1], service.price(planned, body.clone()).await?),
+        };
+        let ceiling = Ceiling { row_layers: u64::MAX, seconds: self.settings.longest_s };
+        if !ceiling.allows(&cost) {
+            return Err(Refusal::TooLarge { cost, ceiling }.into());
+        }
+        let request = body.to_string();
+        let job = NewJob {
+            id: JobId::new(),
+            owner: LOCAL.to_owned(),
+            kind,
+            model: service.served.name.clone(),
+            model_sha: service.identity(),
+            idempotency: key.map(|key| (key, digest(kind, &body))),
+            request,
+            cut,
+            priority,
+            units,
+            max_attempts: self.settings.max_attempts,
+            keep_s: self.settings.keep_s,
+            estimate_s: cost.seconds,
+        };
+        let limits = Limits { queued_per_owner: self.settings.queued_per_owner };
+        let submitted = self.store.submit(job, limits).await?;
+        if !submitted.replayed {
+            tracing::info!(job.id = %submitted.job.id, estimate_s = cost.seconds, units = ?units, "job taken on");
+        }
+        Ok(submitted)
+    }
+}
+
+fn planned(kind: Kind) -> Option<Planned> {
+    match kind {
+        Kind::Sweep => None,
+        Kind::Run => Some(Planned::Run),
+        Kind::Patch => Some(Planned::Patch),
+        Kind::Trace => Some(Planned::Trace),
+    }
+}
+
+/// Checked when the request was read.
+fn priority(body: &Value) -> Priority {
+    match body.get("priority").and_then(Value::as_str) {
+        Some("low") => Priority::Low,
+        Some("high") => Priority::High,
+        _ => Priority::Normal,
+    }
+}
+
+/// SHA-256 of what was asked, whatever the order of its fields.
+fn digest(kind: Kind, body: &Value) -> String {
+    let mut hash = Sha256::new();
+    hash.update(kind.name());
+    hash.update(sorted(body).to_string());
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_order_of_fields_makes_no_other_request_but_that_of_lists_does() {
+        let of = |body| digest(Kind::Sweep, &body);
+        assert_eq!(of(json!({"a": {"x": 1, "y": 2}, "b": 3})), of(json!({"b": 3, "a": {"y": 2, "x": 1}})));
+        assert_ne!(of(json!({"a": [1, 2]})), of(json!({"a": [2, 1]})));
+        assert_ne!(digest(Kind::Run, &json!({})), digest(Kind::Patch, &json!({})));
+    }
+}

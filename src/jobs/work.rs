@@ -1,0 +1,187 @@
+//! What a unit of work computes.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::outcome::{open, outcome};
+use super::{Jobs, Unfinished, compress};
+use crate::effect::cells::CaseHead;
+use crate::plan::output::Usage;
+use crate::result::render::{Format, Rendered};
+use crate::service::sweep::Opened;
+use crate::service::{Refusal, Service};
+use crate::spec::cases::has_cases;
+use crate::store::StoreError;
+use crate::store::job::{Claim, Cost, Done, File, JobId, Kind, Phase};
+
+/// Sweeps that are kept open, so that their requests need not be read for every unit.
+const KEPT_OPEN: usize = 4;
+
+/// Why a unit was not computed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// It can't be, however often it is tried.
+    Request(Refusal),
+    /// The job is of a version that this one can't read.
+    Unreadable,
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Request(refusal)
+    }
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Unfinished> for Failed {
+    fn from(_: Unfinished) -> Self {
+        Self::Unreadable
+    }
+}
+
+/// Sweeps that are worked on.
+#[derive(Debug, Default)]
+pub(super) struct OpenSweeps(Mutex<VecDeque<(JobId, Arc<Opened>)>>);
+
+impl OpenSweeps {
+    pub(super) fn of(&self, claim: &Claim) -> Result<Arc<Opened>, Unfinished> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, opened)) = kept.iter().find(|(id, _)| *id == claim.job.id) {
+            return Ok(Arc::clone(opened));
+        }
+        let opened = Arc::new(open(&claim.job)?);
+        kept.push_front((claim.job.id, Arc::clone(&opened)));
+        kept.truncate(KEPT_OPEN);
+        Ok(opened)
+    }
+}
+
+/// Computes a unit.
+pub(super) async fn compute(
+    jobs: &Jobs,
+    service: &Service,
+    sweeps: &OpenSweeps,
+    claim: &Claim,
+) -> Result<Done, Failed> {
+    if claim.job.kind != Kind::Sweep {
+        return whole(service, claim).await;
+    }
+    let [baselines, ..] = claim.job.units;
+    match claim.phase {
+        Phase::Baselines => {
+            let opened = sweeps.of(claim)?;
+            let cases = opened.cut.cases_of(claim.seq);
+            let (heads, usage) = service.sweep_baselines(&opened, cases).await?;
+            Ok(Done { output: json(&heads), cost: cost(&usage), files: vec![] })
+        }
+        Phase::Cells => {
+            let opened = sweeps.of(claim)?;
+            let (case, range) = opened.cut.cells_of(claim.seq - baselines).ok_or(Unfinished::Unreadable)?;
+            if !is_kept(jobs, &opened, claim, case).await? {
+                return Ok(Done::default());
+            }
+            let (part, usage) = service.sweep_cells(&opened, case, range).await?;
+            Ok(Done { output: packed(&part), cost: cost(&usage), files: vec![] })
+        }
+        Phase::Finish => {
+            let outputs = jobs.store.outputs(claim.job.id).await?;
+            let job = claim.job.clone();
+            let made = tokio::task::spawn_blocking(move || {
+                let outcome = outcome(&job, &outputs)?;
+                Ok::<_, Unfinished>(compress::file("json", &json(&outcome)))
+            });
+            let file = made.await.unwrap_or(Err(Unfinished::Unreadable))?;
+            Ok(Done { files: vec![file], ..Done::default() })
+        }
+    }
+}
+
+/// Whether a case counts, by its unpatched runs.
+async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Result<bool, Failed> {
+    let unit = opened.cut.unit_of(case);
+    let output = jobs.store.output(claim.job.id, unit).await?.ok_or(Unfinished::Unreadable)?;
+    let heads: Vec<CaseHead> = serde_json::from_slice(&output).map_err(|_| Failed::Unreadable)?;
+    let head = heads.get(case - opened.cut.cases_of(unit).start).ok_or(Unfinished::Unreadable)?;
+    Ok(head.kept)
+}
+
+/// A request that is one unit: its answer in every format.
+async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
+    let body = Jobs::request(&claim.job);
+    let service = service.unbounded();
+    match claim.job.kind {
+        Kind::Run => {
+            let response = service.run(body).await?;
+            let usage = response.usage;
+            Ok(answered(response, usage, &NUMBERS).await)
+        }
+        Kind::Patch => {
+            let response = service.patch(body).await?;
+            let usage = response.usage;
+            Ok(answered(response, usage, &PICTURES).await)
+        }
+        Kind::Trace if has_cases(&body) => {
+            let response = service.trace_cases(body).await?;
+            let usage = response.usage;
+            Ok(answered(response, usage, &PICTURES).await)
+        }
+        Kind::Trace | Kind::Sweep => {
+            let response = service.trace(body).await?;
+            let usage = response.usage;
+            Ok(answered(response, usage, &PICTURES).await)
+        }
+    }
+}
+
+const NUMBERS: [(&str, Format); 3] =
+    [("csv", Format::Csv), ("npz", Format::Npz), ("safetensors", Format::Safetensors)];
+const PICTURES: [(&str, Format); 5] = [
+    ("csv", Format::Csv),
+    ("npz", Format::Npz),
+    ("safetensors", Format::Safetensors),
+    ("svg", Format::Svg),
+    ("png", Format::Png),
+];
+
+async fn answered<R>(response: R, usage: Usage, formats: &'static [(&'static str, Format)]) -> Done
+where
+    R: Rendered + Serialize + Send + 'static,
+{
+    let made = tokio::task::spawn_blocking(move || {
+        let mut files = vec![compress::file("json", &json(&response))];
+        // A format that has nothing to show of this result is left out.
+        files.extend(formats.iter().filter_map(|(name, format)| {
+            let bytes = response.render(*format, None).ok()?;
+            Some(compress::file(name, &bytes))
+        }));
+        files
+    });
+    let files: Vec<File> = made.await.unwrap_or_default();
+    Done { output: Vec::new(), cost: cost(&usage), files }
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("BUG: results have string keys and finite numbers")
+}
+
+fn packed<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("BUG: what units give is plain data")
+}
+
+fn cost(usage: &Usage) -> Cost {
+    Cost {
+        rows: usage.rows,
+        row_layers: usage.row_layers,
+        seconds: usage.seconds,
+        peak_bytes: usage.peak_bytes,
+    }
+}
