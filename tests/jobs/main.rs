@@ -30,4 +30,7 @@ macro_rules! both {
 mod server;
 mod support;
 
+mod claims;
 mod lifecycle;
+mod processes;
+mod submissions;

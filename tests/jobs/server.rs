@@ -1,6 +1,7 @@
 //! A PostgreSQL server of our own: one for all tests of this program, on a socket in a temporary folder, with a database for
 //! each test. It ends with the program, however that ends.
 
+use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use sqlx::postgres::PgConnection;
 const NOBODY: u32 = 65_534;
 
 struct Server {
+    process: Child,
     folder: PathBuf,
     databases: AtomicU32,
 }
@@ -25,19 +27,36 @@ pub(crate) fn database() -> Option<String> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(start).as_ref()?;
     let name = format!("test{}", server.databases.fetch_add(1, Ordering::Relaxed));
-    let admin = server.url("postgres");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut connection = PgConnection::connect(&admin).await.unwrap();
+    block_on(async {
+        let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
         let sql = sqlx::AssertSqlSafe(format!("create database {name}"));
         sqlx::query(sql).execute(&mut connection).await.unwrap();
     });
     Some(server.url(&name))
 }
 
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
 impl Server {
     fn url(&self, database: &str) -> String {
         format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+    }
+
+    /// Until it takes connections.
+    fn wait(&self) {
+        let begun = Instant::now();
+        while let Err(error) = block_on(PgConnection::connect(&self.url("postgres"))) {
+            let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            assert!(
+                begun.elapsed() < Duration::from_secs(60),
+                "{error} from process {}: {}",
+                self.process.id(),
+                log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
@@ -63,7 +82,7 @@ fn start() -> Option<Server> {
         .output()
         .unwrap();
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-    let mut server = as_nobody(Command::new(programs.join("postgres")), &folder)
+    let process = as_nobody(Command::new(programs.join("postgres")), &folder)
         .arg("-D")
         .arg(&data)
         .args(["-c", "listen_addresses=", "-c", "max_connections=300", "-c", "shared_buffers=32MB", "-k"])
@@ -72,20 +91,10 @@ fn start() -> Option<Server> {
         .stderr(std::fs::File::create(folder.join("log")).unwrap())
         .spawn()
         .unwrap();
-    guard(&server, &folder);
-    let begun = Instant::now();
-    while !folder.join(".s.PGSQL.5432").exists() || !ready(&programs, &folder) {
-        let ended = server.try_wait().unwrap();
-        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-        assert!(ended.is_none() && begun.elapsed() < Duration::from_secs(60), "PostgreSQL: {}", log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Some(Server { folder, databases: AtomicU32::new(0) })
-}
-
-fn ready(programs: &Path, folder: &Path) -> bool {
-    let probe = Command::new(programs.join("pg_isready")).arg("-q").arg("-h").arg(folder).status();
-    probe.is_ok_and(|status| status.success())
+    guard(&process, &folder);
+    let server = Server { process, folder, databases: AtomicU32::new(0) };
+    server.wait();
+    Some(server)
 }
 
 /// A process of its own that outlives the tests by a moment: Rust runs nothing at the end of a test program.

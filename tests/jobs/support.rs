@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use mediant::store::job::{Claim, Committed, Cost, Done, Event, File, JobId, Kind, NewJob, Priority};
 use mediant::store::{Limits, Settings, Store};
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::server;
@@ -43,6 +46,19 @@ impl Db {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings { data_dir: self.folder.path().to_owned(), url: self.url.clone() }
+    }
+
+    /// Says something to the database behind the store's back.
+    pub(crate) async fn sql(&self, sql: &'static str) {
+        let done = if self.is_postgres() {
+            let mut connection = PgConnection::connect(&self.url).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.map(|_| ())
+        } else {
+            let options = SqliteConnectOptions::new().filename(self.file());
+            let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.map(|_| ())
+        };
+        done.unwrap();
     }
 
     pub(crate) async fn open(&self) -> Store {
