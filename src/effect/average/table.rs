@@ -151,5 +151,7 @@ fn in_order(observed: &Observed, a: &PlaceKey, b: &PlaceKey) -> Ordering {
         "head" => a.head.cmp(&b.head),
         _ => a.dim.cmp(&b.dim),
     });
-    a.arm.cmp(&b.arm).then_with(|| by_axes.fold(Ordering::Equal, Ordering::then))
+    let by_axes = by_axes.fold(Ordering::Equal, Ordering::then);
+    // An arm of a fixed position may still have its class.
+    a.arm.cmp(&b.arm).then(by_axes).then(a.token_class.cmp(&b.token_class))
 }
