@@ -212,5 +212,5 @@ impl Story {
 }
 
 fn bar(of: Option<Mean>) -> Bar {
-    Bar { value: of.map(|m| m.mean), error: of.and_then(|m| m.se), trivial: false }
+    Bar { value: of.map(|m| m.mean), error: of.and_then(|m| m.se), ..Bar::default() }
 }

@@ -20,6 +20,13 @@ pub fn finite(x: f64) -> Option<f64> {
 /// Mean and standard error (n - 1) of samples.
 pub fn estimate(samples: impl IntoIterator<Item = Option<f64>>) -> Estimate {
     let Some(samples) = samples.into_iter().collect::<Option<Vec<f64>>>() else { return Estimate::default() };
+    // Equal samples have that mean and no error at all, not what rounding makes of it: nothing is divided by dust.
+    if let [first, rest @ ..] = &samples[..]
+        && first.is_finite()
+        && rest.iter().all(|x| x == first)
+    {
+        return Estimate { mean: Some(*first), se: (!rest.is_empty()).then_some(0.0) };
+    }
     let n = samples.len() as f64;
     let mean = samples.iter().sum::<f64>() / n;
     let squares: f64 = samples.iter().map(|x| (x - mean).powi(2)).sum();

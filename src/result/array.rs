@@ -82,6 +82,9 @@ pub enum EncodeError {
     /// Writing failed.
     #[error("cannot write: {0}")]
     Write(#[from] std::io::Error),
+    /// Writing Parquet failed.
+    #[error("cannot write Parquet: {0}")]
+    Parquet(#[from] ::parquet::errors::ParquetError),
 }
 
 impl NamedArray {

@@ -37,6 +37,9 @@ pub struct Bar {
     pub value: Option<f64>,
     /// Half length of its error bar, e.g. a standard error. Negative or not finite: none.
     pub error: Option<f64>,
+    /// Ends of its error bar where they are not equally far, e.g. of a confidence interval; goes before `error`. Not in order or
+    /// not finite: none.
+    pub interval: Option<[f64; 2]>,
     /// Drawn grey: nothing is left to compute after the edit, so its height says nothing.
     pub trivial: bool,
 }
@@ -53,13 +56,40 @@ pub struct Baseline {
 impl Bar {
     /// A bar without an error.
     pub const fn of(value: f64) -> Self {
-        Self { value: Some(value), error: None, trivial: false }
+        Self { value: Some(value), error: None, interval: None, trivial: false }
     }
 
-    /// Height and half length of the error bar (0: none), if the height is finite.
-    pub(crate) fn finite(&self) -> Option<(f64, f64)> {
+    /// Height and the ends of the error bar, if the height is finite.
+    pub(crate) fn finite(&self) -> Option<(f64, Option<[f64; 2]>)> {
         let value = self.value.filter(|v| v.is_finite())?;
-        Some((value, self.error.filter(|e| e.is_finite() && *e > 0.0).unwrap_or(0.0)))
+        let ordered = |ends: &[f64; 2]| ends.iter().all(|end| end.is_finite()) && ends[0] < ends[1];
+        let around = self.error.filter(|e| e.is_finite() && *e > 0.0).map(|e| [value - e, value + e]);
+        Some((value, self.interval.or(around).filter(ordered)))
+    }
+}
+
+/// Several charts below each other on one scale, each with its own title, with one legend below them: that of the first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BarPanels {
+    /// Bold first line; wrapped. May be empty.
+    pub title: String,
+    /// Lines under it; wrapped. May be empty.
+    pub subtitle: String,
+    /// The charts; they have the same series.
+    pub panels: Vec<Bars>,
+}
+
+impl BarPanels {
+    /// Draws the charts as SVG.
+    ///
+    /// # Errors
+    /// As [`Bars::to_svg`], for all charts together.
+    pub fn to_svg(&self) -> Result<String, PictureError> {
+        let marks = self.panels.iter().map(Bars::check).sum::<Result<usize, _>>()?;
+        if marks > MAX_MARKS {
+            return Err(PictureError::TooMany { got: marks, limit: MAX_MARKS });
+        }
+        Ok(super::bars_svg::draw_panels(self))
     }
 }
 
@@ -71,17 +101,22 @@ impl Bars {
     /// [`PictureError::RaggedSeries`]: a series has not one bar for each label; [`PictureError::TooMany`]: more than
     /// [`MAX_MARKS`] bars.
     pub fn to_svg(&self) -> Result<String, PictureError> {
+        let got = self.check()?;
+        if got > MAX_MARKS {
+            return Err(PictureError::TooMany { got, limit: MAX_MARKS });
+        }
+        Ok(super::bars_svg::draw(self))
+    }
+
+    /// How many marks it has.
+    fn check(&self) -> Result<usize, PictureError> {
         let expected = self.labels.len();
         for (series, got) in self.series.iter().map(|s| s.bars.len()).enumerate() {
             if got != expected {
                 return Err(PictureError::RaggedSeries { series, expected, got });
             }
         }
-        let got = expected.max(1).saturating_mul(self.series.len().max(1)).max(self.baselines.len());
-        if got > MAX_MARKS {
-            return Err(PictureError::TooMany { got, limit: MAX_MARKS });
-        }
-        Ok(super::bars_svg::draw(self))
+        Ok(expected.max(1).saturating_mul(self.series.len().max(1)).max(self.baselines.len()))
     }
 }
 
@@ -90,7 +125,7 @@ mod tests {
     use super::*;
 
     fn example() -> Bars {
-        let bar = |value, error| Bar { value: Some(value), error, trivial: false };
+        let bar = |value, error| Bar { error, ..Bar::of(value) };
         Bars {
             title: "sweep".into(),
             labels: (0..4).map(|layer| layer.to_string()).collect(),
@@ -142,7 +177,8 @@ mod tests {
         for a in odd {
             for b in odd {
                 let mut bars = example();
-                bars.series[0].bars[0] = Bar { value: Some(a), error: Some(b), trivial: true };
+                bars.series[0].bars[0] =
+                    Bar { error: Some(b), interval: Some([b, a]), trivial: true, ..Bar::of(a) };
                 bars.baselines[0].value = b;
                 let svg = bars.to_svg().expect("drawn");
                 assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{a} {b}");

@@ -1,6 +1,6 @@
 //! Draws [`Bars`].
 
-use super::bars::{Bars, Baseline};
+use super::bars::{BarPanels, Bars, Baseline};
 use super::font::{self, Weight};
 use super::frame::{AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
 use super::label;
@@ -20,18 +20,22 @@ const TRIVIAL: &str = "#b0b0b0";
 const BASELINES: [&str; 4] = ["#222222", "#8a2be2", "#00705a", "#a04000"];
 
 /// The y axis: values to heights without overflow at the edges of f64.
+#[derive(Clone)]
 struct Axis {
     ticks: Vec<f64>,
     top: f64,
 }
 
 impl Axis {
-    fn new(bars: &Bars, top: f64) -> Self {
-        let ends = bars.series.iter().flat_map(|s| &s.bars).filter_map(super::bars::Bar::finite);
-        let values = ends.flat_map(|(value, error)| [value - error, value + error]);
-        let values = values.chain(bars.baselines.iter().map(|b| b.value)).filter(|v| v.is_finite());
+    /// One that holds everything in any of the charts.
+    fn new(charts: &[Bars]) -> Self {
+        let bars = charts.iter().flat_map(|bars| &bars.series).flat_map(|s| &s.bars);
+        let ends = bars.filter_map(super::bars::Bar::finite);
+        let values = ends.flat_map(|(value, error)| [Some(value), error.map(|e| e[0]), error.map(|e| e[1])]);
+        let baselines = charts.iter().flat_map(|bars| &bars.baselines).map(|b| b.value);
+        let values = values.flatten().chain(baselines).filter(|v| v.is_finite());
         let (lo, hi) = values.fold((0.0, 0.0), |(lo, hi): (f64, f64), v| (lo.min(v), hi.max(v)));
-        Self { ticks: scale::nice_ticks(lo, hi, 5), top }
+        Self { ticks: scale::nice_ticks(lo, hi, 5), top: 0.0 }
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -42,90 +46,157 @@ impl Axis {
 
 /// The whole picture. Series must have passed their checks.
 pub(super) fn draw(bars: &Bars) -> String {
-    let groups = bars.labels.len();
-    let series = bars.series.len().max(1);
-    // A group is its bars and a gap of one bar; the plot aims at 560 units and bars stay visible.
-    let slot =
-        (560.0 / groups.max(1) as f64).clamp(2.5 * (series + 1) as f64, 56.0 + 24.0 * (series - 1) as f64);
-    let plot_width = (slot * groups as f64).max(160.0);
-    // Few bars stand in the middle of the narrowest plot.
-    let shift = (plot_width - slot * groups as f64) / 2.0;
+    let chart = Chart::new(bars, &Axis::new(std::slice::from_ref(bars)));
+    let legend = Legend::new(legend_entries(bars), chart.content);
+    let mut svg = Svg::new();
+    let bottom = chart.draw(&mut svg, MARGIN);
+    legend.draw(&mut svg, MARGIN + chart.left, bottom);
+    let name = if bars.title.is_empty() { "bar chart".to_owned() } else { label::one_line(&bars.title) };
+    svg.finish(chart.content + 2.0 * MARGIN, bottom + legend.height() + MARGIN, &name)
+}
 
-    let axis = Axis::new(bars, 0.0);
-    let tick_texts = scale::tick_labels(&axis.ticks);
-    let tick_width = tick_texts.iter().map(|text| text_width(text)).fold(0.0, f64::max);
-    let labels = place_labels(bars, slot);
-    let slanted =
-        labels.iter().any(|(_, text)| text_width(text) + GAP > slot * labels_stride(&labels) as f64);
-    let label_depth = labels
-        .iter()
-        .map(|(_, text)| if slanted { text_width(text) * 0.7072 + 16.0 } else { 16.0 })
-        .fold(0.0, f64::max);
-    let overhang = labels
-        .iter()
-        .map(|(at, text)| {
-            let centre = shift + (*at as f64 + 0.5) * slot;
-            if slanted { text_width(text) * 0.7072 - centre } else { text_width(text) / 2.0 - centre }
-        })
-        .fold(0.0, f64::max);
-    let left = (16.0 + tick_width + 10.0).max(overhang);
-    let baselines = place_baselines(bars, &axis);
-    let right = baselines.iter().map(|b| text_width(&b.text) + 16.0).fold(8.0, f64::max);
-    let content = (left + plot_width + right).max(360.0);
-
-    let heading = Heading::new(&bars.title, &bars.subtitle, 14.0, content);
-    let legend = Legend::new(legend_entries(bars), content);
-    let axis = Axis { top: MARGIN + heading.height() + 6.0, ..axis };
-    let (x0, bottom) = (MARGIN + left, axis.top + PLOT_HEIGHT);
-    let caption = if bars.x_label.is_empty() { 0.0 } else { 16.0 };
-    let legend_top = bottom + label_depth.max(6.0) + caption + 8.0;
-
+/// Charts below each other. Series must have passed their checks.
+pub(super) fn draw_panels(all: &BarPanels) -> String {
+    let axis = Axis::new(&all.panels);
+    let charts: Vec<Chart<'_>> = all.panels.iter().map(|bars| Chart::new(bars, &axis)).collect();
+    let content = charts.iter().map(|chart| chart.content).fold(360.0, f64::max);
+    let heading = Heading::new(&all.title, &all.subtitle, 14.0, content);
+    let legend = Legend::new(all.panels.first().map(legend_entries).unwrap_or_default(), content);
     let mut svg = Svg::new();
     heading.draw(&mut svg, MARGIN, MARGIN);
-    for (tick, text) in axis.ticks.iter().zip(&tick_texts) {
-        let y = axis.y(*tick);
-        svg.line((x0, y), (x0 + plot_width, y), "#e4e4e4", 0.8);
-        svg.line((x0 - 3.0, y), (x0, y), AXIS, 0.8);
-        svg.text(
-            x0 - 6.0,
-            y + TICK * 0.36,
-            text,
-            TextStyle { size: TICK, anchor: Anchor::End, ..TextStyle::default() },
-        );
+    let mut y = MARGIN + heading.height();
+    if charts.is_empty() {
+        svg.text(MARGIN, y + 12.0, "no bars", TextStyle { fill: MUTED, ..TextStyle::default() });
+        y += 20.0;
     }
-    if groups == 0 || bars.series.is_empty() {
-        let style = TextStyle { fill: MUTED, anchor: Anchor::Middle, ..TextStyle::default() };
-        svg.text(x0 + plot_width / 2.0, axis.top + PLOT_HEIGHT / 2.0, "no bars", style);
+    for chart in &charts {
+        y = chart.draw(&mut svg, y);
     }
-    draw_bars(&mut svg, bars, &axis, x0 + shift, slot);
-    svg.line((x0, axis.top), (x0, bottom), AXIS, 0.8);
-    svg.line((x0, axis.y(0.0)), (x0 + plot_width, axis.y(0.0)), AXIS, 1.0);
-    draw_baselines(&mut svg, &baselines, axis.top, x0, plot_width);
-    for (at, text) in &labels {
-        let x = x0 + shift + (*at as f64 + 0.5) * slot;
-        let style = if slanted {
-            TextStyle { size: TICK, anchor: Anchor::End, rotate: -45.0, ..TextStyle::default() }
-        } else {
-            TextStyle { size: TICK, anchor: Anchor::Middle, ..TextStyle::default() }
-        };
-        svg.text(
-            x + if slanted { 3.0 } else { 0.0 },
-            bottom + if slanted { 11.0 } else { 14.0 },
-            text,
-            style,
-        );
+    legend.draw(&mut svg, MARGIN + charts.first().map_or(0.0, |chart| chart.left), y);
+    let name = if all.title.is_empty() { "bar charts".to_owned() } else { label::one_line(&all.title) };
+    svg.finish(content + 2.0 * MARGIN, y + legend.height() + MARGIN, &name)
+}
+
+/// One chart laid out.
+struct Chart<'b> {
+    bars: &'b Bars,
+    axis: Axis,
+    tick_texts: Vec<String>,
+    tick_width: f64,
+    /// Width of a group of bars with its gap, and of all of them.
+    slot: f64,
+    plot_width: f64,
+    labels: Vec<(usize, String)>,
+    slanted: bool,
+    label_depth: f64,
+    baselines: Vec<PlacedBaseline>,
+    /// Distance of the plot from the margin.
+    left: f64,
+    /// Width of everything.
+    content: f64,
+    heading: Heading,
+}
+
+impl<'b> Chart<'b> {
+    fn new(bars: &'b Bars, axis: &Axis) -> Self {
+        let groups = bars.labels.len();
+        let series = bars.series.len().max(1);
+        // A group is its bars and a gap of one bar; the plot aims at 560 units and bars stay visible.
+        let slot = (560.0 / groups.max(1) as f64)
+            .clamp(2.5 * (series + 1) as f64, 56.0 + 24.0 * (series - 1) as f64);
+        let plot_width = (slot * groups as f64).max(160.0);
+        let tick_texts = scale::tick_labels(&axis.ticks);
+        let tick_width = tick_texts.iter().map(|text| text_width(text)).fold(0.0, f64::max);
+        let labels = place_labels(bars, slot);
+        let slanted =
+            labels.iter().any(|(_, text)| text_width(text) + GAP > slot * labels_stride(&labels) as f64);
+        let label_depth = labels
+            .iter()
+            .map(|(_, text)| if slanted { text_width(text) * 0.7072 + 16.0 } else { 16.0 })
+            .fold(0.0, f64::max);
+        // Few bars stand in the middle of the narrowest plot.
+        let shift = (plot_width - slot * groups as f64) / 2.0;
+        let overhang = labels
+            .iter()
+            .map(|(at, text)| {
+                let centre = shift + (*at as f64 + 0.5) * slot;
+                if slanted { text_width(text) * 0.7072 - centre } else { text_width(text) / 2.0 - centre }
+            })
+            .fold(0.0, f64::max);
+        let left = (16.0 + tick_width + 10.0).max(overhang);
+        let baselines = place_baselines(bars, axis);
+        let right = baselines.iter().map(|b| text_width(&b.text) + 16.0).fold(8.0, f64::max);
+        let content = (left + plot_width + right).max(360.0);
+        let heading = Heading::new(&bars.title, &bars.subtitle, 14.0, content);
+        Self {
+            bars,
+            axis: axis.clone(),
+            tick_texts,
+            tick_width,
+            slot,
+            plot_width,
+            labels,
+            slanted,
+            label_depth,
+            baselines,
+            left,
+            content,
+            heading,
+        }
     }
-    if !bars.x_label.is_empty() {
-        let text = font::fit(&label::one_line(&bars.x_label), 11.0, Weight::Regular, plot_width);
-        let style = TextStyle { size: 11.0, anchor: Anchor::Middle, ..TextStyle::default() };
-        svg.text(x0 + plot_width / 2.0, bottom + label_depth + 14.0, &text, style);
+
+    /// Draws with the upper edge at `top`; where what follows may begin.
+    fn draw(&self, svg: &mut Svg, top: f64) -> f64 {
+        let Self { bars, slot, plot_width, tick_width, label_depth, slanted, .. } = *self;
+        let groups = bars.labels.len();
+        let shift = (plot_width - slot * groups as f64) / 2.0;
+        let axis = Axis { top: top + self.heading.height() + 6.0, ..self.axis.clone() };
+        let (x0, bottom) = (MARGIN + self.left, axis.top + PLOT_HEIGHT);
+        self.heading.draw(svg, MARGIN, top);
+        for (tick, text) in axis.ticks.iter().zip(&self.tick_texts) {
+            let y = axis.y(*tick);
+            svg.line((x0, y), (x0 + plot_width, y), "#e4e4e4", 0.8);
+            svg.line((x0 - 3.0, y), (x0, y), AXIS, 0.8);
+            svg.text(
+                x0 - 6.0,
+                y + TICK * 0.36,
+                text,
+                TextStyle { size: TICK, anchor: Anchor::End, ..TextStyle::default() },
+            );
+        }
+        if groups == 0 || bars.series.is_empty() {
+            let style = TextStyle { fill: MUTED, anchor: Anchor::Middle, ..TextStyle::default() };
+            svg.text(x0 + plot_width / 2.0, axis.top + PLOT_HEIGHT / 2.0, "no bars", style);
+        }
+        draw_bars(svg, bars, &axis, x0 + shift, slot);
+        svg.line((x0, axis.top), (x0, bottom), AXIS, 0.8);
+        svg.line((x0, axis.y(0.0)), (x0 + plot_width, axis.y(0.0)), AXIS, 1.0);
+        draw_baselines(svg, &self.baselines, axis.top, x0, plot_width);
+        for (at, text) in &self.labels {
+            let x = x0 + shift + (*at as f64 + 0.5) * slot;
+            let style = if slanted {
+                TextStyle { size: TICK, anchor: Anchor::End, rotate: -45.0, ..TextStyle::default() }
+            } else {
+                TextStyle { size: TICK, anchor: Anchor::Middle, ..TextStyle::default() }
+            };
+            svg.text(
+                x + if slanted { 3.0 } else { 0.0 },
+                bottom + if slanted { 11.0 } else { 14.0 },
+                text,
+                style,
+            );
+        }
+        if !bars.x_label.is_empty() {
+            let text = font::fit(&label::one_line(&bars.x_label), 11.0, Weight::Regular, plot_width);
+            let style = TextStyle { size: 11.0, anchor: Anchor::Middle, ..TextStyle::default() };
+            svg.text(x0 + plot_width / 2.0, bottom + label_depth + 14.0, &text, style);
+        }
+        let text = font::fit(&label::one_line(&bars.value_label), 11.0, Weight::Regular, PLOT_HEIGHT);
+        let style = TextStyle { size: 11.0, anchor: Anchor::Middle, rotate: -90.0, ..TextStyle::default() };
+        svg.text(x0 - tick_width - 14.0, axis.top + PLOT_HEIGHT / 2.0, &text, style);
+        let caption = if bars.x_label.is_empty() { 0.0 } else { 16.0 };
+        bottom + label_depth.max(6.0) + caption + 8.0
     }
-    let text = font::fit(&label::one_line(&bars.value_label), 11.0, Weight::Regular, PLOT_HEIGHT);
-    let style = TextStyle { size: 11.0, anchor: Anchor::Middle, rotate: -90.0, ..TextStyle::default() };
-    svg.text(x0 - tick_width - 14.0, axis.top + PLOT_HEIGHT / 2.0, &text, style);
-    legend.draw(&mut svg, x0, legend_top);
-    let name = if bars.title.is_empty() { "bar chart".to_owned() } else { label::one_line(&bars.title) };
-    svg.finish(content + 2.0 * MARGIN, legend_top + legend.height() + MARGIN, &name)
 }
 
 fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
@@ -144,8 +215,12 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
                 push(&mut tooltip, format_args!(", {}", label::one_line(&one.name)));
             }
             push(&mut tooltip, format_args!(": {value:?}"));
-            if error > 0.0 {
-                push(&mut tooltip, format_args!(" ± {error:?}"));
+            match (bar.interval, error) {
+                (Some(_), Some([low, high])) => push(&mut tooltip, format_args!(" [{low:?}, {high:?}]")),
+                (None, Some(_)) => {
+                    push(&mut tooltip, format_args!(" ± {:?}", bar.error.unwrap_or_default()));
+                }
+                (_, None) => {}
             }
             if bar.trivial {
                 tooltip += " (trivial)";
@@ -161,9 +236,9 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
                 ],
                 &tooltip,
             );
-            if error > 0.0 {
+            if let Some([low, high]) = error {
                 let (centre, cap) = (x + wide / 2.0, (wide / 4.0).clamp(0.8, 4.0));
-                let (high, low) = (axis.y(value + error), axis.y(value - error));
+                let (high, low) = (axis.y(high), axis.y(low));
                 svg.line((centre, high), (centre, low), "#111", 1.0);
                 svg.line((centre - cap, high), (centre + cap, high), "#111", 1.0);
                 svg.line((centre - cap, low), (centre + cap, low), "#111", 1.0);

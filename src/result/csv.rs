@@ -1,5 +1,7 @@
 //! CSV: a tidy table, one row a measurement.
 
+use std::borrow::Cow;
+
 use super::array::EncodeError;
 
 /// A column of a table.
@@ -22,39 +24,53 @@ pub enum ColumnData {
     Float(Vec<Option<f64>>),
     /// `true` or `false`.
     Bool(Vec<bool>),
+    /// Texts of which there are few, each an index into `names`; `None` is an empty field.
+    Names {
+        /// The texts.
+        names: Vec<String>,
+        /// Which one each row has.
+        rows: Vec<Option<u32>>,
+    },
 }
 
 impl ColumnData {
-    fn len(&self) -> usize {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
         match self {
             Self::Text(v) => v.len(),
             Self::Int(v) => v.len(),
             Self::Float(v) => v.len(),
             Self::Bool(v) => v.len(),
+            Self::Names { rows, .. } => rows.len(),
         }
     }
 
-    fn field(&self, row: usize) -> String {
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn field(&self, row: usize) -> Cow<'_, str> {
         match self {
-            Self::Text(v) => v[row].clone(),
-            Self::Int(v) => v[row].map_or_else(String::new, |x| x.to_string()),
-            Self::Float(v) => v[row].filter(|x| x.is_finite()).map_or_else(String::new, |x| format!("{x:?}")),
-            Self::Bool(v) => v[row].to_string(),
+            Self::Text(v) => Cow::from(&v[row]),
+            Self::Int(v) => v[row].map_or_else(Cow::default, |x| x.to_string().into()),
+            Self::Float(v) => {
+                v[row].filter(|x| x.is_finite()).map_or_else(Cow::default, |x| format!("{x:?}").into())
+            }
+            Self::Bool(v) => Cow::from(if v[row] { "true" } else { "false" }),
+            Self::Names { names, rows } => {
+                rows[row].map_or_else(Cow::default, |i| Cow::from(&names[i as usize]))
+            }
         }
     }
 }
 
-/// Writes a header and the rows, lines ended by line feeds, UTF-8 without a byte order mark.
-///
-/// Texts are data, not formulas: one that starts with `=` is written as it is.
+/// Every column is as long as the first and has a name of its own; their length.
 ///
 /// # Errors
-/// Columns of different lengths, two columns of one name. No columns: an empty file.
-pub fn write(columns: &[Column]) -> Result<Vec<u8>, EncodeError> {
-    let Some(first) = columns.first() else {
-        return Ok(Vec::new());
-    };
-    let expected = first.data.len();
+/// Columns of different lengths, two columns of one name.
+pub(super) fn check(columns: &[Column]) -> Result<usize, EncodeError> {
+    let expected = columns.first().map_or(0, |column| column.data.len());
     let mut seen = std::collections::HashSet::new();
     for column in columns {
         let name = || column.name.clone();
@@ -66,13 +82,42 @@ pub fn write(columns: &[Column]) -> Result<Vec<u8>, EncodeError> {
             return Err(EncodeError::RaggedColumn { name: name(), expected, got });
         }
     }
-    let failed = |error: ::csv::Error| EncodeError::Write(error.into());
-    let mut writer = ::csv::Writer::from_writer(Vec::new());
-    writer.write_record(columns.iter().map(|column| &column.name)).map_err(failed)?;
-    for row in 0..expected {
-        writer.write_record(columns.iter().map(|column| column.data.field(row))).map_err(failed)?;
+    Ok(expected)
+}
+
+/// Writes a header and the rows, lines ended by line feeds, UTF-8 without a byte order mark.
+///
+/// Texts are data, not formulas: one that starts with `=` is written as it is.
+///
+/// # Errors
+/// Columns of different lengths, two columns of one name. No columns: an empty file.
+pub fn write(columns: &[Column]) -> Result<Vec<u8>, EncodeError> {
+    let mut out = Vec::new();
+    append(&mut out, columns, true)?;
+    Ok(out)
+}
+
+/// The same to the end of a table that is written piece by piece; the header belongs to the first.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn append(out: &mut Vec<u8>, columns: &[Column], header: bool) -> Result<(), EncodeError> {
+    let rows = check(columns)?;
+    if columns.is_empty() {
+        return Ok(());
     }
-    writer.into_inner().map_err(|error| EncodeError::Write(error.into_error()))
+    let failed = |error: ::csv::Error| EncodeError::Write(error.into());
+    let mut writer = ::csv::Writer::from_writer(out);
+    if header {
+        writer.write_record(columns.iter().map(|column| &column.name)).map_err(failed)?;
+    }
+    for row in 0..rows {
+        for column in columns {
+            writer.write_field(column.data.field(row).as_bytes()).map_err(failed)?;
+        }
+        writer.write_record(None::<&[u8]>).map_err(failed)?;
+    }
+    Ok(writer.flush()?)
 }
 
 #[cfg(test)]
@@ -88,10 +133,14 @@ mod tests {
             Column { name: "token".into(), data: ColumnData::Text(texts.clone()) },
             Column { name: "effect".into(), data: ColumnData::Float(numbers.clone()) },
             Column { name: "trivial".into(), data: ColumnData::Bool(vec![false; 6]) },
+            Column {
+                name: "group".into(),
+                data: ColumnData::Names { names: vec!["g".into()], rows: (0..6).map(|_| None).collect() },
+            },
         ];
         let bytes = write(&columns).expect("written");
         let mut reader = ::csv::Reader::from_reader(bytes.as_slice());
-        assert_eq!(reader.headers().expect("a header"), vec!["layer", "token", "effect", "trivial"]);
+        assert_eq!(reader.headers().expect("a header"), vec!["layer", "token", "effect", "trivial", "group"]);
         let rows: Vec<::csv::StringRecord> = reader.records().map(|r| r.expect("a row")).collect();
         assert_eq!(rows.len(), 6);
         for (i, row) in rows.iter().enumerate() {

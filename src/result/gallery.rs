@@ -143,6 +143,7 @@ pub(super) fn charts() -> Vec<(&'static str, Bars)> {
                     value: Some(0.03 + 0.6 / (1.0 + (-(i as f64 - 18.0) / 3.0).exp())),
                     error: Some(0.01 + 0.04 * (i % 3) as f64),
                     trivial: i == 29,
+                    ..Bar::default()
                 })
                 .collect(),
         }],
@@ -160,7 +161,7 @@ pub(super) fn charts() -> Vec<(&'static str, Bars)> {
             .map(|(s, name)| Series {
                 name: name.into(),
                 bars: (0..12)
-                    .map(|i| Bar { value: Some(0.2 * wave(i, s as f64)), error: Some(0.03), trivial: false })
+                    .map(|i| Bar { error: Some(0.03), ..Bar::of(0.2 * wave(i, s as f64)) })
                     .collect(),
             })
             .collect(),

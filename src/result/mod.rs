@@ -4,7 +4,7 @@
 //! know responses.
 //!
 //! What enters the drawing and writing: a [`heatmap::Figure`], a [`bars::Bars`], [`array::NamedArray`]s or
-//! [`csv::Column`]s. What leaves: SVG text, PNG bytes, terminal text, `.npz`, `.safetensors` or CSV bytes.
+//! [`csv::Column`]s. What leaves: SVG text, PNG bytes, terminal text, `.npz`, `.safetensors`, CSV, JSON lines or Parquet bytes.
 //! These know nothing of requests, models or the network, and the same input always gives the same bytes
 //! (PNG: as long as the text needs no font beyond the embedded one, see [`font`]).
 
@@ -28,7 +28,9 @@ mod gallery;
 pub mod heatmap;
 mod heatmap_svg;
 pub mod label;
+pub mod jsonl;
 pub mod npz;
+pub mod parquet;
 pub mod patch;
 mod phrases;
 #[cfg(test)]

@@ -222,7 +222,8 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
         |axis| axis.values.iter().map(|value| tick(axis, *value, tokens)).collect(),
     );
     let bars = values.iter().zip(&response.masks.trivial.data);
-    let bars = bars.map(|(value, trivial)| Bar { value: *value, error: None, trivial: *trivial }).collect();
+    let bars =
+        bars.map(|(value, trivial)| Bar { value: *value, trivial: *trivial, ..Bar::default() }).collect();
     let lines =
         runs.iter().filter_map(|run| Some(Baseline { label: (*run).to_owned(), value: baseline(run)? }));
     Ok(Picture::Bars(Bars {

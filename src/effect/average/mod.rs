@@ -1,9 +1,50 @@
 //! Averages over the cases of a sweep, with intervals by a bootstrap over cases.
+//!
+//! Within a case, cells that agree on what they are averaged by are one number, their mean. Across cases each case that
+//! has such cells counts once, so a case's cells stay together: cases are what is drawn (a cluster bootstrap). [`averages`]
+//! gives everything, [`running::running`] what can be told at once while a sweep goes on.
+//!
+//! Nothing is left out because of its number: where a case's isn't finite, the averages that it belongs to are null. The
+//! same cases give the same bits in any order and on any number of threads: cases are drawn, and added up, by name.
+
+mod compute;
+pub mod running;
+mod table;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod tests;
+mod top;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bootstrap::CaseEstimate;
+use super::cells::Observed;
+use crate::spec::cases::Bootstrap;
+
+/// Groups are compared each with each up to this many; of more, each with the first.
+pub const EACH_WITH_EACH: usize = 8;
+
+/// Averages of what a sweep observed, as [`How`] says.
+///
+/// Intervals are percentile bootstraps over cases (Efron 1979); `recovery` is AIE / ATE of the same cases, drawn together.
+/// A cell whose position has no token class belongs to no average by token class; an axis that an arm doesn't have is null
+/// in the places of its averages. The strongest averages are those of all groups together.
+pub fn averages(observed: &Observed, how: &How) -> Averages {
+    let table = table::Table::new(observed, &how.by);
+    let pools = compute::Pools::new(observed, &table, how);
+    let kept = observed.cases.iter().filter(|case| case.kept).count();
+    Averages {
+        by: how.by.clone(),
+        kept,
+        dropped: observed.cases.len() - kept,
+        totals: pools.totals(),
+        rows: pools.rows(),
+        differences: pools.differences(how.compare_arms),
+        top: how.top_k.map(|k| top::strongest(&table, how, k as usize)).unwrap_or_default(),
+    }
+}
 
 pub use crate::spec::sweep::Key;
 
@@ -24,6 +65,12 @@ pub struct How {
     pub compare_arms: bool,
 }
 
+impl How {
+    const fn bootstrap(&self) -> Bootstrap {
+        Bootstrap { resamples: self.resamples, seed: self.seed, level: self.level }
+    }
+}
+
 /// Averages of a sweep.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Averages {
@@ -35,15 +82,17 @@ pub struct Averages {
     pub dropped: usize,
     /// Total effects by arm, group (if told apart) and metric.
     pub totals: Vec<Total>,
-    /// One for each combination of keys that occurs and each metric, in the order of the cells.
+    /// One for each combination of keys that occurs and each metric, in the order of arms and of their axes: over all cases,
+    /// then, if groups are told apart, over each group's, in the order in which cases name them.
     pub rows: Vec<Average>,
-    /// Differences of averages between groups, and between arms if asked for.
+    /// Differences of averages between groups, and between arms if asked for. Of up to eight groups each is compared with
+    /// each, of more each with the first; arms where both have the place, in the same cases.
     pub differences: Vec<Difference>,
     /// The strongest averages, if asked for.
     pub top: Vec<Top>,
 }
 
-/// Where an average belongs; what it is not told apart by is null.
+/// Where an average belongs; what it is not told apart by, and axes that its arm doesn't have, are null.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct Place {
     /// Arm.
@@ -106,7 +155,7 @@ pub struct Difference {
     pub a: String,
     /// What is subtracted.
     pub b: String,
-    /// Where; null at `over`.
+    /// Where; null at `over` (an empty arm).
     #[serde(flatten)]
     pub at: Place,
     /// Metric.
@@ -115,7 +164,11 @@ pub struct Difference {
     pub difference: CaseEstimate,
 }
 
-/// One of the strongest averages.
+/// One of the strongest averages of a metric over all cases. Averages whose cells are all trivial are none of them.
+///
+/// They are ordered by |t|. Before all go those with the same effect in every case, whose t has no end; after them those of
+/// so few cases that more than one drawn set in a thousand would hold at most one of these, which aren't tested; then
+/// those without t, by |mean|.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Top {
     /// From 1.
@@ -127,12 +180,13 @@ pub struct Top {
     pub metric: String,
     /// Mean effect over cases.
     pub mean: f64,
-    /// Mean over standard error.
+    /// Mean over standard error; null for fewer than two cases, and where all have the same effect.
     pub t: Option<f64>,
     /// Probability, if no cell had an effect, that the largest |t| of all cells is at least this one's (single-step
-    /// max-statistic, Westfall and Young 1993); null where no t is.
+    /// max-statistic, Westfall and Young 1993; by a bootstrap of centred effects, whose standard errors are drawn too); null
+    /// where no t is and for averages that aren't tested.
     pub p_max_t: Option<f64>,
-    /// Share of drawn sets of cases in which it is among the top k.
+    /// Share of drawn sets of cases in which it is among the top k of its metric; null for fewer than two cases.
     pub stability: Option<f64>,
 }
 

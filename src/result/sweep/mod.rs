@@ -1,5 +1,11 @@
 //! Result of a sweep: what `GET /v1/jobs/{id}/result` answers. It is stored once and says nothing of when or by whom it was
 //! computed, so that a sweep that was interrupted gives the same bytes as one that was not.
+//!
+//! [`render::render`] gives it as a file, [`picture::picture`] as a picture.
+
+pub mod arrays;
+mod dense;
+pub mod tables;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -1,0 +1,349 @@
+//! Properties of averages that hold whatever the numbers.
+
+use super::*;
+use crate::effect::cells::{ArmHead, CaseHead, Cells, MetricColumns};
+use crate::effect::stats::Estimate;
+use crate::lower::noise::{NoiseKey, philox_row, stream};
+
+/// Standard normal numbers.
+fn normal(seed: u64, n: usize) -> Vec<f64> {
+    philox_row(NoiseKey { seed, sample: 0, position: 0, stream: stream::GAUSSIAN }, n)
+}
+
+fn arm(name: &str, axes: &[&str]) -> ArmHead {
+    ArmHead {
+        name: name.into(),
+        axes: axes.iter().map(|axis| (*axis).to_owned()).collect(),
+        sites: vec![],
+        base: "corrupted".into(),
+        reference: Some("clean".into()),
+    }
+}
+
+/// Cases whose arms have the same layers; `effect` of case, arm and layer, null where it isn't there.
+fn layers(
+    cases: usize,
+    arms: usize,
+    depth: u32,
+    effect: impl Fn(usize, usize, u32) -> Option<f64>,
+) -> Observed {
+    let head = |i: usize| CaseHead {
+        id: format!("case{i:04}"),
+        group: Some(["x", "y", "z"][i % 3].to_owned()),
+        kept: true,
+        dropped: vec![],
+        runs: vec![],
+        subject: None,
+        total_effect: vec![vec![Estimate { mean: Some(0.5 + 0.01 * i as f64), se: None }]; arms],
+    };
+    let mut cells = Cells { metrics: vec![MetricColumns::default()], ..Cells::default() };
+    for case in 0..cases {
+        for arm in 0..arms {
+            for layer in 0..depth {
+                push(&mut cells, case, arm, Some(layer), effect(case, arm, layer));
+            }
+        }
+    }
+    Observed {
+        metrics: vec!["prob:target".into()],
+        arms: (0..arms).map(|i| arm(&format!("arm{i}"), &["layer"])).collect(),
+        cases: (0..cases).map(head).collect(),
+        cells,
+    }
+}
+
+fn push(cells: &mut Cells, case: usize, arm: usize, layer: Option<u32>, effect: Option<f64>) {
+    cells.case.push(case as u32);
+    cells.arm.push(arm as u32);
+    cells.layer.push(layer);
+    cells.position.push(None);
+    cells.token_class.push(None);
+    cells.head.push(None);
+    cells.dim.push(None);
+    cells.trivial.push(false);
+    cells.exact_null.push(effect == Some(0.0));
+    cells.metrics[0].value.push(effect);
+    cells.metrics[0].effect.push(effect);
+    cells.metrics[0].effect_se.push(None);
+}
+
+fn how(by: &[Key], top_k: u32) -> How {
+    How { by: by.to_vec(), resamples: 400, seed: 3, level: 0.95, top_k: Some(top_k), compare_arms: true }
+}
+
+const BY_LAYER: [Key; 2] = [Key::Arm, Key::Layer];
+const BY_GROUP: [Key; 3] = [Key::Arm, Key::Layer, Key::Group];
+
+/// The same cases in another order.
+fn reversed(observed: &Observed) -> Observed {
+    let n = observed.cases.len();
+    let mut other = Observed { cells: Cells::default(), ..observed.clone() };
+    other.cases.reverse();
+    other.cells.metrics = vec![MetricColumns::default()];
+    for case in (0..n).rev() {
+        for i in (0..observed.cells.len()).filter(|i| observed.cells.case[*i] as usize == case) {
+            let cells = &observed.cells;
+            push(
+                &mut other.cells,
+                n - 1 - case,
+                cells.arm[i] as usize,
+                cells.layer[i],
+                cells.metrics[0].effect[i],
+            );
+        }
+    }
+    other
+}
+
+#[test]
+fn cases_in_another_order_give_the_same_bits() {
+    let noise = normal(1, 400);
+    let observed = layers(20, 2, 5, |case, arm, layer| {
+        (case % 7 != layer as usize).then(|| noise[case * 10 + arm * 5 + layer as usize])
+    });
+    let (a, b) =
+        (averages(&observed, &how(&BY_LAYER, 4)), averages(&reversed(&observed), &how(&BY_LAYER, 4)));
+    assert_eq!(a, b);
+    // Groups are told in the order in which cases name them, and are otherwise the same.
+    let (a, b) =
+        (averages(&observed, &how(&BY_GROUP, 4)), averages(&reversed(&observed), &how(&BY_GROUP, 4)));
+    assert_eq!(a.top, b.top);
+    for row in &a.rows {
+        assert!(b.rows.contains(row), "{row:?}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let noise = normal(2, 600);
+    let observed = layers(30, 2, 10, |case, arm, layer| Some(noise[case * 20 + arm * 10 + layer as usize]));
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| averages(&observed, &how(&BY_GROUP, 5)))
+    };
+    assert_eq!(on(1), on(3));
+}
+
+#[test]
+fn the_same_effect_in_every_case_has_an_interval_without_width_and_leads_the_list() {
+    let noise = normal(3, 100);
+    let observed = layers(7, 1, 3, |case, _, layer| match layer {
+        0 => Some(0.1),
+        1 => Some(0.0),
+        _ => Some(5.0 + 0.1 * noise[case]),
+    });
+    let found = averages(&observed, &how(&BY_LAYER, 3));
+    assert_eq!(
+        found.rows[0].effect,
+        CaseEstimate { mean: Some(0.1), se: Some(0.0), ci: Some([0.1; 2]), n: 7 }
+    );
+    assert_eq!(
+        found.rows[1].effect,
+        CaseEstimate { mean: Some(0.0), se: Some(0.0), ci: Some([0.0; 2]), n: 7 }
+    );
+    assert_eq!((found.rows[1].recovery, found.rows[1].exact_null), (Some(0.0), 7));
+    let layers: Vec<_> =
+        found.top.iter().map(|top| (top.at.layer, top.t.is_some(), top.p_max_t.is_some())).collect();
+    assert_eq!(layers, [(Some(0), false, false), (Some(2), true, true), (Some(1), false, false)]);
+    assert_eq!(found.top[0].stability, Some(1.0));
+}
+
+#[test]
+fn averages_of_one_case_are_that_case() {
+    let observed =
+        layers(1, 2, 3, |_, arm, layer| Some([0.2, -0.7, 0.1][layer as usize] * (1.0 + arm as f64)));
+    let found = averages(&observed, &how(&BY_LAYER, 2));
+    for (row, effect) in found.rows.iter().zip(&observed.cells.metrics[0].effect) {
+        assert_eq!(row.effect, CaseEstimate { mean: *effect, n: 1, ..CaseEstimate::default() });
+        assert_eq!((row.recovery, row.recovery_ci), (effect.map(|e| e / 0.5), None));
+    }
+    let top = &found.top[0];
+    assert_eq!((top.at.arm.as_str(), top.at.layer, top.mean), ("arm1", Some(1), -1.4));
+    assert_eq!((top.t, top.p_max_t, top.stability), (None, None, None));
+}
+
+#[test]
+fn nothing_kept_gives_no_rows_and_totals_without_numbers() {
+    let mut observed = layers(2, 1, 2, |_, _, _| Some(0.1));
+    observed.cases.iter_mut().for_each(|case| case.kept = false);
+    observed.cells = Cells { metrics: vec![MetricColumns::default()], ..Cells::default() };
+    let found = averages(&observed, &how(&BY_LAYER, 2));
+    assert_eq!((found.kept, found.dropped), (0, 2));
+    assert!(found.rows.is_empty() && found.top.is_empty() && found.differences.is_empty());
+    assert_eq!(found.totals[0].total_effect, CaseEstimate::default());
+    assert_eq!(averages(&Observed::default(), &how(&BY_LAYER, 2)).kept, 0);
+    assert_eq!(running::running(&observed, &how(&BY_LAYER, 2))["cases"], 0);
+}
+
+#[test]
+fn a_number_that_is_not_finite_leaves_its_averages_null_and_is_counted() {
+    let observed = layers(9, 2, 2, |case, arm, layer| {
+        (!(case == 3 && arm == 0 && layer == 1)).then_some(case as f64 * 0.1 + 1.0)
+    });
+    let found = averages(&observed, &how(&BY_LAYER, 9));
+    let null = CaseEstimate { n: 9, ..CaseEstimate::default() };
+    assert_eq!(found.rows[1].effect, null);
+    assert_eq!((found.rows[1].recovery, found.rows[1].cells), (None, 9));
+    assert!(found.rows[0].effect.ci.is_some());
+    assert_eq!(found.differences.iter().map(|d| d.difference == null).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(found.top.len(), 3, "what has no mean has no rank");
+}
+
+#[test]
+fn cells_are_averaged_within_a_case_before_cases_are() {
+    let mut observed = layers(2, 1, 1, |_, _, _| Some(0.0));
+    observed.cells = Cells { metrics: vec![MetricColumns::default()], ..Cells::default() };
+    // Three cells of one case weigh as much as one of the other.
+    for (case, effect) in [(0, 0.1), (0, 0.2), (0, 0.3), (1, 1.0)] {
+        push(&mut observed.cells, case, 0, Some(0), Some(effect));
+    }
+    let found = averages(&observed, &how(&BY_LAYER, 1));
+    assert!((found.rows[0].effect.mean.unwrap() - 0.6).abs() < 1e-15);
+    assert_eq!((found.rows[0].cells, found.rows[0].effect.n), (4, 2));
+}
+
+#[test]
+fn positions_without_a_class_are_left_out_by_class_and_axes_that_an_arm_lacks_are_null() {
+    let mut observed = layers(3, 2, 1, |case, _, _| Some(case as f64));
+    for i in 0..observed.cells.len() {
+        if observed.cells.arm[i] == 0 {
+            observed.cells.position[i] = Some(i as u32);
+            observed.cells.token_class[i] = (i > 0).then_some(5);
+        }
+    }
+    let by = [Key::Arm, Key::TokenClass, Key::Head];
+    let found = averages(&observed, &how(&by, 1));
+    let at = |row: &Average| (row.at.arm.clone(), row.at.token_class.clone(), row.at.head, row.effect.n);
+    assert_eq!(
+        found.rows.iter().map(at).collect::<Vec<_>>(),
+        [("arm0".into(), Some("last".into()), None, 2), ("arm1".into(), None, None, 3)]
+    );
+    assert!(found.differences.is_empty(), "arms without a place in common can't be compared");
+}
+
+#[test]
+fn few_groups_are_compared_each_with_each_and_many_with_the_first() {
+    for (count, expected) in [(3, 3), (8, 28), (9, 8)] {
+        let mut observed = layers(count * 2, 1, 1, |case, _, _| Some(case as f64));
+        for (i, case) in observed.cases.iter_mut().enumerate() {
+            case.group = Some(format!("group{}", i % count));
+        }
+        let found = averages(&observed, &how(&BY_GROUP, 1));
+        assert_eq!(found.differences.len(), expected);
+        assert_eq!((found.rows.len(), found.totals.len()), (1 + count, 1 + count));
+        assert!(count < 9 || found.differences.iter().all(|one| one.a == "group0"));
+    }
+}
+
+#[test]
+fn adjusted_p_values_are_at_least_those_of_each_average_alone() {
+    let noise = normal(4, 40 * 30);
+    let effect = |case: usize, layer: u32| noise[case * 30 + layer as usize] + 0.1 * f64::from(layer % 6);
+    let all = layers(40, 1, 30, |case, _, layer| Some(effect(case, layer)));
+    let found = averages(&all, &how(&BY_LAYER, 30));
+    assert_eq!(found.top.len(), 30);
+    for top in &found.top {
+        let one = layers(40, 1, 1, |case, _, _| Some(effect(case, top.at.layer.unwrap())));
+        let alone = &averages(&one, &how(&BY_LAYER, 1)).top[0];
+        assert_eq!(alone.t, top.t);
+        assert!(alone.p_max_t <= top.p_max_t, "{alone:?} {top:?}");
+    }
+    assert!(found.top.windows(2).all(|two| two[0].p_max_t <= two[1].p_max_t && two[0].rank < two[1].rank));
+}
+
+#[test]
+fn where_nothing_is_there_adjusted_p_values_below_five_percent_come_in_five_percent_of_sweeps() {
+    let (sweeps, cases, depth) = (400, 30, 25);
+    let mut below = 0;
+    for sweep in 0..sweeps {
+        let noise = normal(1000 + sweep, cases * (depth + 1));
+        // Layers go together, as they do in a model, and are of different size.
+        let observed = layers(cases, 1, depth as u32, |case, _, layer| {
+            let row = &noise[case * (depth + 1)..];
+            Some((row[layer as usize + 1] + 0.7 * row[0]) * (1.0 + f64::from(layer)))
+        });
+        let how = How { resamples: 199, seed: sweep, ..how(&BY_LAYER, 1) };
+        let p = averages(&observed, &how).top[0].p_max_t.unwrap();
+        below += i32::from(p <= 0.05);
+    }
+    // Binomial: 20 expected, with a standard deviation of 4.4; three of these.
+    assert!((7..=33).contains(&below), "{below} of {sweeps}");
+}
+
+#[test]
+fn an_average_of_too_few_cases_is_told_but_not_tested() {
+    let noise = normal(6, 300);
+    let mut observed = layers(60, 1, 3, |case, _, layer| Some(noise[case * 3 + layer as usize]));
+    // Two cases with nearly the same large effect: t is in the hundreds, and says nothing.
+    push(&mut observed.cells, 0, 0, Some(9), Some(5.0));
+    push(&mut observed.cells, 1, 0, Some(9), Some(5.01));
+    let found = averages(&observed, &how(&BY_LAYER, 4)).top;
+    let last = &found[3];
+    assert_eq!((last.at.layer, last.p_max_t, last.t.unwrap() > 100.0), (Some(9), None, true));
+    assert!(found[..3].iter().all(|top| top.p_max_t.is_some()));
+}
+
+#[test]
+fn running_means_are_the_means_of_the_averages() {
+    let noise = normal(7, 100);
+    let observed = layers(5, 2, 4, |case, arm, layer| Some(noise[case * 8 + arm * 4 + layer as usize]));
+    let (how, told) = (how(&BY_LAYER, 1), running::running(&observed, &how(&BY_LAYER, 1)));
+    let found = averages(&observed, &how);
+    assert_eq!((told["cases"].as_u64(), told["means"].as_array().unwrap().len()), (Some(5), 2));
+    for (i, one) in told["means"].as_array().unwrap().iter().enumerate() {
+        let rows = &found.rows[i * 4..(i + 1) * 4];
+        let means: Vec<f64> = rows.iter().map(|row| row.effect.mean.unwrap()).collect();
+        assert_eq!(one["by_layer"], serde_json::json!({"layers": [0, 1, 2, 3], "mean": means}));
+        let peak =
+            means.iter().copied().fold(0.0, |best: f64, x| if x.abs() > best.abs() { x } else { best });
+        assert_eq!(
+            (one["peak"]["mean"].as_f64(), one["arm"].as_str()),
+            (Some(peak), Some(&*format!("arm{i}")))
+        );
+    }
+}
+
+#[test]
+#[ignore = "a timing: cargo test --lib effect::average -- --ignored --nocapture"]
+fn large_sweeps_are_averaged_in_seconds() {
+    let noise = normal(8, 1 << 20);
+    let time = |name: &str, observed: &Observed, how: &How| {
+        let start = std::time::Instant::now();
+        let found = averages(observed, how);
+        println!(
+            "{name}: {} rows, {} differences in {:?}",
+            found.rows.len(),
+            found.differences.len(),
+            start.elapsed()
+        );
+        let start = std::time::Instant::now();
+        running::running(observed, how);
+        println!("  running: {:?}", start.elapsed());
+    };
+    let value =
+        |a: usize, b: usize, c: u32| Some(noise[(a * 7919 + b * 104_729 + c as usize * 31) % noise.len()]);
+    // 200 cases, 2 arms, 30 layers x 6 classes x 3 positions, 2 metrics.
+    let mut observed = layers(200, 2, 30 * 18, value);
+    for i in 0..observed.cells.len() {
+        let cell = observed.cells.layer[i].unwrap();
+        observed.cells.layer[i] = Some(cell / 18);
+        observed.cells.position[i] = Some(cell % 18);
+        observed.cells.token_class[i] = Some((cell % 6) as u8);
+    }
+    let two = observed.cells.metrics[0].clone();
+    observed.cells.metrics.push(two);
+    observed.metrics.push("logit:target".into());
+    observed.cases.iter_mut().for_each(|case| case.total_effect.iter_mut().for_each(|t| t.push(t[0])));
+    let by = [Key::Arm, Key::Layer, Key::TokenClass];
+    let how = How { resamples: 2000, compare_arms: false, ..how(&by, 20) };
+    time("30 layers x 6 classes x 2 arms x 2 metrics, 200 cases", &observed, &how);
+    let all = How { by: [&by[..], &[Key::Group]].concat(), compare_arms: true, ..how.clone() };
+    time("the same with 3 groups and arms compared", &observed, &all);
+    let mut observed = layers(100, 1, 1024, value);
+    for i in 0..observed.cells.len() {
+        let cell = observed.cells.layer[i].unwrap();
+        observed.cells.layer[i] = Some(cell / 32);
+        observed.cells.head[i] = Some(cell % 32);
+    }
+    time("32 x 32 heads, 100 cases", &observed, &How { by: vec![Key::Arm, Key::Layer, Key::Head], ..how });
+}
