@@ -190,10 +190,6 @@ pub struct Top {
     pub stability: Option<f64>,
 }
 
-/// TO BE REPLACED
-pub fn averages(_: &super::cells::Observed, how: &How) -> Averages { Averages { by: how.by.clone(), ..Averages::default() } }
-/// TO BE REPLACED
-pub fn running(_: &super::cells::Observed, _: &How) -> serde_json::Value { serde_json::Value::Null }
 impl How {
     /// As a request asks for it.
     pub fn of(spec: &crate::spec::sweep::Averaging) -> Self {

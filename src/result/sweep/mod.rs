@@ -154,16 +154,6 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
 
 /// TO BE REPLACED
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table { /// Averages
- Averages, /// Cells
- Cells, /// Cases
- Cases }
-impl Table {
-    /// All.
-    pub const ALL: [(&'static str, Self); 3] = [("averages", Self::Averages), ("cells", Self::Cells), ("cases", Self::Cases)];
-}
-/// TO BE REPLACED
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plot { /// Bars
  Bars, /// Heatmap
  Heatmap }
@@ -172,7 +162,7 @@ impl Plot {
     pub const ALL: [(&'static str, Self); 2] = [("bars", Self::Bars), ("heatmap", Self::Heatmap)];
 }
 /// TO BE REPLACED
-pub fn render(_: &SweepOutcome, asked: super::render::Format, _: Option<Table>, _: Option<&str>) -> Result<Vec<u8>, super::render::RenderError> {
+pub fn render(_: &SweepOutcome, asked: super::render::Format, _: Option<tables::Table>, _: Option<&str>) -> Result<Vec<u8>, super::render::RenderError> {
     Err(super::render::RenderError::Format { asked, served: &[] })
 }
 /// TO BE REPLACED
