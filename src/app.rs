@@ -58,8 +58,11 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 pub fn serve_beside(config: Config, guest: impl FnOnce(Host) -> Guest) -> anyhow::Result<()> {
     let keeper = Keeper::default();
     let keeps = keeper.clone();
-    let result =
-        run_beside(config, move |state| state.install(service::start::supervised(&state.config, &keeps)?), guest);
+    let result = run_beside(
+        config,
+        move |state| state.install(service::start::supervised(&state.config, &keeps)?),
+        guest,
+    );
     // Also of an engine that is still loading.
     keeper.stop();
     result

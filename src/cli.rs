@@ -7,9 +7,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::client::{JobArgs, ResultArgs, SubmitArgs};
 use crate::config::{self, ConfigError, Loaded};
 use crate::demo::DemoArgs;
-use crate::{app, bench, demo, engine, http, telemetry};
+use crate::{app, bench, client, demo, engine, http, telemetry};
 
 /// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
 #[derive(Debug, Parser)]
@@ -27,6 +28,14 @@ enum Command {
     Demo(DemoArgs),
     /// Measure the causal trace on this machine
     Bench(BenchArgs),
+    /// Hand a request to a server's job queue, and print the job's id
+    Submit(SubmitArgs),
+    /// Follow a job with a progress bar until it is over
+    Watch(JobArgs),
+    /// Fetch what a job found
+    Result(ResultArgs),
+    /// Call a job off; what was computed stays its result
+    Cancel(JobArgs),
     /// Print the configuration in force, and where each value came from; fails if it is not valid
     CheckConfig(Settings),
     /// Print the OpenAPI document
@@ -94,6 +103,10 @@ impl Cli {
             }
             Command::Demo(args) => demo::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Submit(args) => client::submit(&args),
+            Command::Watch(args) => client::watch(&args),
+            Command::Result(args) => client::result(&args),
+            Command::Cancel(args) => client::cancel(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
             Command::Engine(EngineArgs { socket, epoch }) => {

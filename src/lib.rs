@@ -34,4 +34,5 @@ pub mod telemetry;
 pub mod app;
 pub mod bench;
 pub mod demo;
+pub mod client;
 pub mod cli;

@@ -47,17 +47,37 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
         ],
     ),
+    // Stored requests, computed and put together. A result says when it expires.
+    (
+        "jobs",
+        &["activations", "config", "effect", "engine", "plan", "result", "service", "spec", "store"],
+    ),
     // Adapters see the service and what it gives back, not what lies behind it.
     (
         "http",
-        &["spec", "activations", "lower", "plan", "engine", "load", "model", "result", "config", "service"],
+        &[
+            "spec",
+            "activations",
+            "lower",
+            "plan",
+            "engine",
+            "load",
+            "model",
+            "result",
+            "config",
+            "service",
+            "store",
+            "jobs",
+        ],
     ),
     ("telemetry", &["config"]),
     // Ends the engine process when the server ends.
-    ("app", &["config", "engine", "http", "service"]),
+    ("app", &["config", "engine", "http", "jobs", "service"]),
+    // Sees a server from outside.
+    ("client", &[]),
     ("bench", &["cli", "engine", "kernels", "load", "lower", "model", "plan", "spec"]),
     ("demo", &["app", "cli", "config", "http", "result", "spec", "telemetry"]),
-    ("cli", &["app", "bench", "config", "demo", "engine", "http", "telemetry"]),
+    ("cli", &["app", "bench", "client", "config", "demo", "engine", "http", "telemetry"]),
 ];
 
 #[test]

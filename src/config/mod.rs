@@ -3,6 +3,7 @@
 //! The compiled-in `config/default.toml` names every key, so it doubles as the schema: a key that is not in it is an
 //! error in every other layer, and a value's type is known before any section is deserialised.
 
+mod database_url;
 mod layers;
 mod nearest;
 mod sections;
@@ -11,6 +12,7 @@ mod validate;
 use std::fmt;
 use std::path::PathBuf;
 
+pub use database_url::DatabaseUrl;
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
 pub use sections::{Activations, Config, Engine, Http, Jobs, Limits, Model, Store, Telemetry, Wheel};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::DatabaseUrl;
 use crate::spec::device::Device;
 use crate::spec::dtype::Dtype;
 
@@ -129,8 +130,8 @@ pub struct Store {
     /// Folder for what must outlive the process; empty for the user's data folder. Read it through
     /// [`Store::data_dir`].
     pub data_dir: String,
-    /// `postgres://…`; empty for SQLite in the data folder.
-    pub url: String,
+    /// The PostgreSQL database of jobs and datasets; empty for SQLite in the data folder.
+    pub url: DatabaseUrl,
 }
 
 /// `[jobs]`: requests that are answered later.

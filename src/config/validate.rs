@@ -25,6 +25,13 @@ impl Config {
                 "use at most 4096, or 0 for all cores",
             );
         }
+        if let Some(fault) = self.store.url.fault() {
+            faults.push(
+                "store.url",
+                format!("`{}` {fault}", self.store.url),
+                "use postgres://USER:PASSWORD@HOST/DATABASE, or leave it empty for SQLite in store.data_dir",
+            );
+        }
         for (key, seconds) in [
             ("engine.watchdog_floor_s", self.engine.watchdog_floor_s),
             ("engine.known_answer_interval_s", self.engine.known_answer_interval_s),

@@ -68,13 +68,14 @@ impl Scores {
 /// The arms of a sweep, as its first case has them.
 pub fn arm_heads(spec: &SweepSpec, layout: &SweepLayout) -> Vec<ArmHead> {
     let arms = spec.arms.iter().zip(layout.arms.iter());
-    let head = |((name, arm), (_, built)): ((&str, &crate::spec::sweep::SweepArm), (&str, &ArmLayout))| ArmHead {
-        name: name.to_owned(),
-        axes: built.grid.axes.iter().map(|axis| axis.name.to_owned()).collect(),
-        sites: arm.interventions.iter().map(|intervention| intervention.site.to_string()).collect(),
-        base: arm.base.clone(),
-        reference: arm.reference.clone(),
-    };
+    let head =
+        |((name, arm), (_, built)): ((&str, &crate::spec::sweep::SweepArm), (&str, &ArmLayout))| ArmHead {
+            name: name.to_owned(),
+            axes: built.grid.axes.iter().map(|axis| axis.name.to_owned()).collect(),
+            sites: arm.interventions.iter().map(|intervention| intervention.site.to_string()).collect(),
+            base: arm.base.clone(),
+            reference: arm.reference.clone(),
+        };
     arms.map(head).collect()
 }
 
@@ -97,7 +98,9 @@ pub fn head(
         top1: readouts.first().and_then(|readout| scores.top1(*readout)).map(text),
         values: measures
             .iter()
-            .map(|measure| estimate(readouts.iter().map(|readout| scores.value(measure, *readout, reference))))
+            .map(|measure| {
+                estimate(readouts.iter().map(|readout| scores.value(measure, *readout, reference)))
+            })
             .collect(),
     };
     let mut runs: Vec<CaseRun> = layout
@@ -168,20 +171,30 @@ fn dropped(
     for (filter, least, found, what) in least {
         let Some(least) = least.filter(|least| found.is_none_or(|found| found < *least)) else { continue };
         let found = found.map_or_else(|| "not finite".to_owned(), |found| format!("{found:.4e}"));
-        failed.push(DroppedBy { filter: filter.to_owned(), detail: format!("{what} is {found}, less than {least}") });
+        failed.push(DroppedBy {
+            filter: filter.to_owned(),
+            detail: format!("{what} is {found}, less than {least}"),
+        });
     }
     failed
 }
 
 /// Some cells of a case, counted through all arms.
-pub fn part(layout: &SweepLayout, case: u32, range: &Range<usize>, scores: &Scores, written: EditStats) -> Part {
+pub fn part(
+    layout: &SweepLayout,
+    case: u32,
+    range: &Range<usize>,
+    scores: &Scores,
+    written: EditStats,
+) -> Part {
     let measures = &layout.common.measures;
     let mut part = Part { written, ..Part::default() };
     part.cells.metrics = vec![MetricColumns::default(); measures.len()];
     let mut first = 0;
     for (index, (_, arm)) in layout.arms.iter().enumerate() {
         let cells = arm.grid.cells();
-        let own = range.start.clamp(first, first + cells) - first..range.end.clamp(first, first + cells) - first;
+        let own =
+            range.start.clamp(first, first + cells) - first..range.end.clamp(first, first + cells) - first;
         for cell in own {
             add(&mut part, layout, arm, case, index as u32, cell, scores);
         }
@@ -265,7 +278,8 @@ impl SweepLayout {
     /// Readouts of the unpatched runs and of some cells, counted through all arms.
     pub fn readouts(&self, range: &Range<usize>) -> Vec<usize> {
         let mut readouts = self.unpatched();
-        let cells = self.arms.iter().flat_map(|(_, arm)| (0..arm.grid.cells()).map(|cell| arm.grid.cell(cell)));
+        let cells =
+            self.arms.iter().flat_map(|(_, arm)| (0..arm.grid.cells()).map(|cell| arm.grid.cell(cell)));
         readouts.extend(cells.skip(range.start).take(range.len()).flatten().copied());
         readouts
     }
@@ -321,7 +335,8 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
             for (i, metric) in spec.metrics.iter().enumerate() {
                 let whole = head.total_effect[arm as usize].get(i).and_then(|total| total.mean);
                 let effects = &cells.metrics[i].effect[first..end];
-                let normalised: Vec<Option<f64>> = effects.iter().map(|effect| fraction(*effect, whole)).collect();
+                let normalised: Vec<Option<f64>> =
+                    effects.iter().map(|effect| fraction(*effect, whole)).collect();
                 let by = match whole {
                     None => Strength::Magnitude,
                     Some(whole) if whole < 0.0 => Strength::Decrease,
@@ -364,12 +379,8 @@ fn axes(arm: &ArmHead, cells: &Cells, range: Range<usize>) -> Vec<Axis> {
         }
         Axis { name, values }
     };
-    let columns: [(&'static str, &[Option<u32>]); 4] = [
-        ("layer", &cells.layer),
-        ("position", &cells.position),
-        ("head", &cells.head),
-        ("dim", &cells.dim),
-    ];
+    let columns: [(&'static str, &[Option<u32>]); 4] =
+        [("layer", &cells.layer), ("position", &cells.position), ("head", &cells.head), ("dim", &cells.dim)];
     let of = |name: &String| columns.iter().find(|(column, _)| column == name).copied();
     arm.axes.iter().filter_map(of).map(axis).collect()
 }

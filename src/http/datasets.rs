@@ -19,7 +19,8 @@ use crate::spec::problem::Problems;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.
-const EXAMPLE: &str = r#"[{"prompt":"The Eiffel Tower is in the city of","subject":"Eiffel Tower","target":" Paris"}]"#;
+const EXAMPLE: &str =
+    r#"[{"prompt":"The Eiffel Tower is in the city of","subject":"Eiffel Tower","target":" Paris"}]"#;
 /// Longest name.
 const NAME_BYTES: usize = 128;
 
@@ -122,9 +123,10 @@ impl Form {
         let essence = declared.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
         match essence.to_ascii_lowercase().as_str() {
             "application/json" => Ok(Self::Json),
-            "application/x-ndjson" | "application/jsonl" | "application/x-jsonlines" | "application/jsonlines" => {
-                Ok(Self::Lines)
-            }
+            "application/x-ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines"
+            | "application/jsonlines" => Ok(Self::Lines),
             "text/csv" => Ok(Self::Csv),
             other => refuse(
                 format!("the body is declared as {other}"),
@@ -139,7 +141,9 @@ impl Form {
             Self::Lines => dataset::of_lines(text(bytes)?),
             Self::Csv => dataset::of_csv(text(bytes)?),
         };
-        Ok(lines.and_then(|lines| dataset::check(&lines)).map_err(|problems: Problems| Problem::from(problems))?)
+        Ok(lines
+            .and_then(|lines| dataset::check(&lines))
+            .map_err(|problems: Problems| Problem::from(problems))?)
     }
 }
 
@@ -174,5 +178,9 @@ async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Resu
     responses((status = 204, description = "Deleted"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn delete(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Result<StatusCode, Problem> {
-    if state.jobs()?.store.delete_dataset(LOCAL, &id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&id)) }
+    if state.jobs()?.store.delete_dataset(LOCAL, &id).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(unknown(&id))
+    }
 }

@@ -123,7 +123,8 @@ fn told(event: &Event, job: &Job) -> sse::Event {
     if let Some(map) = data.as_object_mut() {
         map.insert("job".to_owned(), job.id.to_string().into());
         map.insert("at".to_owned(), json!(Timestamp(u64::try_from(event.at_ms).unwrap_or(0))));
-        if let (true, Some(done)) = (event.kind == "progress", map.get("units_done").and_then(Value::as_u64)) {
+        if let (true, Some(done)) = (event.kind == "progress", map.get("units_done").and_then(Value::as_u64))
+        {
             let then = Job { units_done: done as u32, ..job.clone() };
             map.insert("eta_s".to_owned(), json!(eta(&then, event.at_ms)));
         }

@@ -24,14 +24,8 @@ use crate::spec::tokenize::TokenizeSpec;
 use crate::store::job::Kind;
 
 const NUMBERS: [Encoding; 4] = [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors];
-const PICTURES: [Encoding; 6] = [
-    Encoding::Json,
-    Encoding::Csv,
-    Encoding::Npz,
-    Encoding::Safetensors,
-    Encoding::Svg,
-    Encoding::Png,
-];
+const PICTURES: [Encoding; 6] =
+    [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors, Encoding::Svg, Encoding::Png];
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()

@@ -46,7 +46,9 @@ pub(super) async fn readiness(State(state): State<AppState>, request: Request, n
     let readiness = state.readiness();
     let retry_after_s = match readiness {
         // Work that comes while the engine is restarted waits for it; what needs the store says so itself.
-        Readiness::Ready | Readiness::Restarting(_) | Readiness::StoreFailed(_) => return next.run(request).await,
+        Readiness::Ready | Readiness::Restarting(_) | Readiness::StoreFailed(_) => {
+            return next.run(request).await;
+        }
         Readiness::Loading | Readiness::Draining => 5,
         Readiness::Unhealthy(_) | Readiness::Failed(_) => 60,
     };

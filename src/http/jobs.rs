@@ -25,14 +25,8 @@ use crate::store::{Filter, Page};
 /// Entries of a list: by default, and at most.
 const PAGE: (u32, u32) = (50, 500);
 /// Forms of a sweep's result.
-const TABLES: [Encoding; 6] = [
-    Encoding::Json,
-    Encoding::Jsonl,
-    Encoding::Csv,
-    Encoding::Npz,
-    Encoding::Safetensors,
-    Encoding::Parquet,
-];
+const TABLES: [Encoding; 6] =
+    [Encoding::Json, Encoding::Jsonl, Encoding::Csv, Encoding::Npz, Encoding::Safetensors, Encoding::Parquet];
 /// Forms of a picture.
 const PICTURES: [Encoding; 2] = [Encoding::Svg, Encoding::Png];
 
@@ -73,7 +67,8 @@ impl Answer {
                 let read = move || serde_json::from_slice::<SweepOutcome>(&json);
                 let outcome = tokio::task::spawn_blocking(read).await;
                 let Ok(Ok(outcome)) = outcome else {
-                    let detail = "the stored result cannot be read in this form by this version; ask for json";
+                    let detail =
+                        "the stored result cannot be read in this form by this version; ask for json";
                     return Err(Problem::new(Kind::Internal, detail));
                 };
                 self.rendered(outcome).await
@@ -84,8 +79,9 @@ impl Answer {
 
     /// A result that was stored in every form that it has.
     async fn stored(self, jobs: &Jobs, job: &Job) -> Result<Response, Problem> {
-        if let Some((name, _)) =
-            [("metric", self.metric.is_some()), ("table", self.table.is_some())].iter().find(|(_, given)| *given)
+        if let Some((name, _)) = [("metric", self.metric.is_some()), ("table", self.table.is_some())]
+            .iter()
+            .find(|(_, given)| *given)
         {
             let detail = format!("the result of a {} has no {name} to choose", job.kind.name());
             let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}"));
@@ -161,7 +157,8 @@ fn not_ready(job: &Job, why: &str) -> Problem {
 
 /// Finds the job of a path.
 pub(super) async fn find(jobs: &Jobs, id: &str) -> Result<Job, Problem> {
-    let unknown = || Problem::new(Kind::NotFound, format!("there is no job {id:?}; GET /v1/jobs lists yours"));
+    let unknown =
+        || Problem::new(Kind::NotFound, format!("there is no job {id:?}; GET /v1/jobs lists yours"));
     let job = jobs.job(LOCAL, JobId::parse(id).ok_or_else(unknown)?).await?;
     job.ok_or_else(unknown)
 }
@@ -225,7 +222,11 @@ async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Resu
            ("purge" = Option<bool>, Query, description = "Forget a job that is over")),
     responses((status = 200, description = "The job as it is now", body = JobView),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn cancel(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Json<JobView>, Problem> {
+async fn cancel(
+    state: State<AppState>,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Json<JobView>, Problem> {
     let query = query(&parts, &["purge"])?;
     let flags = [("true", true), ("false", false)];
     let purge = query.get("purge").map(|text| one_of("purge", text, &flags)).transpose()?.unwrap_or(false);
@@ -254,7 +255,8 @@ async fn result(state: State<AppState>, Path(id): Path<String>, parts: Parts) ->
     let query = query(&parts, &["format", "table", "metric", "partial"])?;
     let asked = Answer::of(&parts.headers, &query)?;
     let flags = [("true", true), ("false", false)];
-    let partial = query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
+    let partial =
+        query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
     let jobs = state.jobs()?;
     let job = with_result(jobs, &id, partial).await?;
     if job.kind == job::Kind::Sweep && !TABLES.contains(&asked.encoding) {
@@ -277,7 +279,11 @@ async fn with_result(jobs: &Jobs, id: &str, partial: bool) -> Result<Job, Proble
         }
         JobState::Queued | JobState::Running if partial && job.kind == job::Kind::Sweep => Ok(job),
         JobState::Queued | JobState::Running => {
-            let hint = if job.kind == job::Kind::Sweep { "; add ?partial=true for what it has found so far" } else { "" };
+            let hint = if job.kind == job::Kind::Sweep {
+                "; add ?partial=true for what it has found so far"
+            } else {
+                ""
+            };
             Err(not_ready(&job, &format!("its result is not there yet{hint}")))
         }
         JobState::Failed | JobState::Cancelled if job.kind == job::Kind::Sweep => Ok(job),
@@ -303,7 +309,8 @@ async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> R
     let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), &PICTURES)?;
     let kind = query.get("kind").map(|name| one_of("kind", name, &Plot::ALL)).transpose()?;
     let flags = [("true", true), ("false", false)];
-    let partial = query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
+    let partial =
+        query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
     let metric = query.get("metric").cloned();
     let jobs = state.jobs()?;
     let job = with_result(jobs, &id, partial).await?;
@@ -315,7 +322,12 @@ async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> R
             let read = move || serde_json::from_slice::<SweepOutcome>(&json);
             match tokio::task::spawn_blocking(read).await {
                 Ok(Ok(outcome)) => outcome,
-                _ => return Err(Problem::new(Kind::Internal, "the stored result cannot be drawn by this version")),
+                _ => {
+                    return Err(Problem::new(
+                        Kind::Internal,
+                        "the stored result cannot be drawn by this version",
+                    ));
+                }
             }
         }
         None => so_far(jobs, &job).await?,

@@ -14,8 +14,8 @@ use crate::activations::StoreError;
 use crate::engine::EngineError;
 use crate::plan::output::Lost;
 use crate::service::Refusal;
-use crate::store;
 use crate::spec::problem::{FieldProblem, Problems};
+use crate::store;
 
 /// Media type of every error answer.
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -313,11 +313,15 @@ impl From<store::StoreError> for Problem {
             }
             E::Corrupt { .. } | E::HeldByOther { .. } | E::NewerSchema { .. } => {
                 tracing::error!("{detail}");
-                Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}")).retry_after(60)
+                Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}"))
+                    .retry_after(60)
             }
             E::Refused { .. } => {
                 tracing::error!("{detail}");
-                Self::new(Kind::Internal, "the job store refused what should be possible; the log has the details")
+                Self::new(
+                    Kind::Internal,
+                    "the job store refused what should be possible; the log has the details",
+                )
             }
         }
     }

@@ -106,9 +106,7 @@ impl Readiness {
             Self::Unhealthy(reason) => {
                 ("engine-unhealthy", Some(format!("the engine dies again and again: {reason}")))
             }
-            Self::StoreFailed(reason) => {
-                ("store-failed", Some(format!("jobs cannot be stored: {reason}")))
-            }
+            Self::StoreFailed(reason) => ("store-failed", Some(format!("jobs cannot be stored: {reason}"))),
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
         ReadinessReport { status, reason }

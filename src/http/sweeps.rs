@@ -36,7 +36,11 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
            ("Idempotency-Key" = Option<String>, Header, description = "A request repeated with the same key is the same job")),
     responses((status = 200, description = "What it found", body = SweepOutcome),
               (status = 202, description = "The job that will find it", body = JobView), Problem))]
-async fn sweep(state: State<AppState>, parts: Parts, JsonBody(mut body): JsonBody) -> Result<Response, Problem> {
+async fn sweep(
+    state: State<AppState>,
+    parts: Parts,
+    JsonBody(mut body): JsonBody,
+) -> Result<Response, Problem> {
     let wants = Wants::of(&parts, &mut body)?;
     let known = query(&parts, &["format", "table", "metric"])?;
     let asked = jobs::Answer::of(&parts.headers, &known)?;
@@ -74,11 +78,17 @@ async fn with_dataset(jobs: &Jobs, body: &mut Value) -> Result<(), Problem> {
     }
     let Some(text) = jobs.store.dataset_text(LOCAL, &id).await? else {
         let detail = format!("no data set is called {id:?}");
-        problems.push("/dataset/id", code::UNKNOWN_NAME, detail, "GET /v1/datasets lists those that there are");
+        problems.push(
+            "/dataset/id",
+            code::UNKNOWN_NAME,
+            detail,
+            "GET /v1/datasets lists those that there are",
+        );
         return Err(problems.into());
     };
     let cases: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
-    let cases = cases.map_err(|_| Problem::new(super::Kind::Internal, "the stored data set cannot be read"))?;
+    let cases =
+        cases.map_err(|_| Problem::new(super::Kind::Internal, "the stored data set cannot be read"))?;
     dataset.insert("inline".to_owned(), Value::Array(cases));
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! How a request for work wants to be answered: now or later, and whether a retry of it is the same request.
 
+use axum::Json;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use serde_json::Value;
 
 use super::problem::{Kind, Problem};
@@ -59,7 +59,8 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = values.next() else { return Ok(None) };
     let printable = |byte: &u8| (0x20..0x7f).contains(byte);
     let bytes = value.as_bytes();
-    let known = values.next().is_none() && (1..=KEY_BYTES).contains(&bytes.len()) && bytes.iter().all(printable);
+    let known =
+        values.next().is_none() && (1..=KEY_BYTES).contains(&bytes.len()) && bytes.iter().all(printable);
     match value.to_str() {
         Ok(text) if known => Ok(Some(text.to_owned())),
         _ => {
@@ -116,7 +117,8 @@ mod tests {
         for value in ["respond-async", "wait=10, Respond-Async", "respond-async; x=1"] {
             assert!(of(&[("prefer", value)], json!({})).unwrap().0.later, "{value}");
         }
-        let (wants, body) = of(&[("prefer", "return=minimal")], json!({"async": true, "prompt": "a"})).unwrap();
+        let (wants, body) =
+            of(&[("prefer", "return=minimal")], json!({"async": true, "prompt": "a"})).unwrap();
         assert!(wants.later);
         assert_eq!(body, json!({"prompt": "a"}));
         assert!(!of(&[], json!({"async": null})).unwrap().0.later);

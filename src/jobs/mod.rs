@@ -121,7 +121,8 @@ impl Jobs {
     /// Calls a job off; what was computed becomes its result.
     pub async fn cancel(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.store.cancel(owner, id).await?;
-        if let Some(job) = job.as_ref().filter(|job| job.state == State::Cancelled && job.kind == Kind::Sweep) {
+        if let Some(job) = job.as_ref().filter(|job| job.state == State::Cancelled && job.kind == Kind::Sweep)
+        {
             self.keep_partial(job).await?;
         }
         Ok(job)

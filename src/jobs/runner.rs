@@ -89,7 +89,13 @@ struct Work {
 
 impl Work {
     fn new(jobs: Jobs) -> Self {
-        Self { jobs, sweeps: Arc::default(), tasks: JoinSet::new(), held: HashMap::new(), due: Due::default() }
+        Self {
+            jobs,
+            sweeps: Arc::default(),
+            tasks: JoinSet::new(),
+            held: HashMap::new(),
+            due: Due::default(),
+        }
     }
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
@@ -120,14 +126,21 @@ impl Work {
 
     /// Takes a unit on, if there is one and the engine can compute it.
     async fn claim(&mut self) -> bool {
-        let Some(service) = self.jobs.service.get().filter(|_| self.has_room()).cloned() else { return false };
+        let Some(service) = self.jobs.service.get().filter(|_| self.has_room()).cloned() else {
+            return false;
+        };
         if service.engine.health() != Health::Ready {
             return false;
         }
         match self.jobs.store.claim(&service.identity()).await {
             Ok(Some(claim)) => {
                 tracing::debug!(job.id = %claim.job.id, unit = claim.seq, attempt = claim.attempt, "unit claimed");
-                let unit = Unit { jobs: self.jobs.clone(), service, sweeps: Arc::clone(&self.sweeps), due: self.due.clone() };
+                let unit = Unit {
+                    jobs: self.jobs.clone(),
+                    service,
+                    sweeps: Arc::clone(&self.sweeps),
+                    due: self.due.clone(),
+                };
                 let handle = self.tasks.spawn(unit.run(claim.clone()));
                 self.held.insert(handle.id(), (claim, handle));
                 true
@@ -163,7 +176,8 @@ impl Work {
         };
         let Some((claim, _)) = self.held.remove(&id) else { return };
         if done.is_err_and(|error| error.is_panic()) {
-            give_up(&self.jobs, &claim, "computing it failed in a way that should not be possible", true).await;
+            give_up(&self.jobs, &claim, "computing it failed in a way that should not be possible", true)
+                .await;
         }
     }
 
@@ -267,7 +281,8 @@ async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
         }
         Failed::Request(Refusal::Engine(error)) => (error.to_string(), true),
         Failed::Request(Refusal::Invalid(problems)) => {
-            let said = problems.0.first().map_or_else(String::new, |p| format!("{}: {}", p.pointer, p.detail));
+            let said =
+                problems.0.first().map_or_else(String::new, |p| format!("{}: {}", p.pointer, p.detail));
             (format!("the request is not valid any more: {said}"), false)
         }
         Failed::Request(Refusal::TooLarge { cost, .. }) => {

@@ -54,7 +54,8 @@ impl Jobs {
                 let settings = &self.settings;
                 let priced = service.price_sweep(body.clone(), settings.unit_s, settings.most_cells).await?;
                 let Priced { cut, cost, .. } = priced;
-                let text = serde_json::to_string(&cut).expect("BUG: a cut has string keys and finite numbers");
+                let text =
+                    serde_json::to_string(&cut).expect("BUG: a cut has string keys and finite numbers");
                 (text, cut.units(), cost)
             }
             Some(planned) => ("{}".to_owned(), [0, 0, 1], service.price(planned, body.clone()).await?),

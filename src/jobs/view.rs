@@ -106,7 +106,8 @@ impl JobView {
     /// A job as it is now.
     pub fn new(job: &Job) -> Self {
         let cut: Option<Value> = serde_json::from_str(&job.cut).ok();
-        let of_cut = |name: &str| cut.as_ref().and_then(|cut| cut.get(name)).and_then(Value::as_array).cloned();
+        let of_cut =
+            |name: &str| cut.as_ref().and_then(|cut| cut.get(name)).and_then(Value::as_array).cloned();
         let cells = of_cut("cells").map(|cells| cells.iter().filter_map(Value::as_u64).sum());
         let path = format!("/v1/jobs/{}", job.id);
         Self {

@@ -1,5 +1,6 @@
 //! The cells of interventions swept along axes, shared by patches and the arms of sweeps.
 
+use super::Size;
 use super::control::Controls;
 use super::derive;
 use super::facts::Facts;
@@ -7,7 +8,6 @@ use super::layout::{Axis, Grid};
 use super::source::ValuesPlan;
 use super::template::{Builder, OpPlan, Template};
 use super::trivial::triviality;
-use super::Size;
 use crate::model::config::ModelConfig;
 use crate::plan::{Plan, RunId};
 use crate::spec::patch::SweepAxis;
@@ -36,7 +36,8 @@ impl Swept<'_> {
             for (t, own) in lists.iter().enumerate() {
                 let Some(own) = own.filter(|own| own.len() > 1 && *own != longest) else { continue };
                 let field = SweepAxis::ALL[*axis as usize].0;
-                let detail = format!("{} {field} where another intervention sweeps {}", own.len(), longest.len());
+                let detail =
+                    format!("{} {field} where another intervention sweeps {}", own.len(), longest.len());
                 let fix = format!("list the same {field} in every intervention, or one for all cells");
                 out.push(format!("{}/{t}/{field}", self.at), code::LENGTH_MISMATCH, detail, fix);
             }
@@ -47,7 +48,8 @@ impl Swept<'_> {
 
     /// Layers, positions and edits per layer of a template in one cell, at most.
     fn extent(&self, t: &Template, config: &ModelConfig) -> [u64; 3] {
-        let one_if_swept = |axis, n: usize| if self.sweep.contains(&axis) && !t.frozen { 1 } else { n as u64 };
+        let one_if_swept =
+            |axis, n: usize| if self.sweep.contains(&axis) && !t.frozen { 1 } else { n as u64 };
         let layers = one_if_swept(SweepAxis::Layers, t.layers.len()).saturating_mul(u64::from(t.window));
         let positions = one_if_swept(SweepAxis::Positions, t.positions.len());
         let mut one = t.clone();
@@ -58,7 +60,13 @@ impl Swept<'_> {
     }
 
     /// How much the cells hold, each `copies` times.
-    pub(super) fn size(&self, templates: &[Template], axes: &[Axis], copies: u64, config: &ModelConfig) -> Size {
+    pub(super) fn size(
+        &self,
+        templates: &[Template],
+        axes: &[Axis],
+        copies: u64,
+        config: &ModelConfig,
+    ) -> Size {
         let cells = axes.iter().fold(copies, |n: u64, axis| n.saturating_mul(axis.values.len() as u64));
         let (mut edits, mut written) = (0_u64, 0_u64);
         for t in templates {
@@ -66,7 +74,12 @@ impl Swept<'_> {
             edits = edits.saturating_add(layers.saturating_mul(columns));
             written = written.saturating_add(layers.saturating_mul(columns).saturating_mul(positions));
         }
-        Size { cells, edits: cells.saturating_mul(edits), positions: cells.saturating_mul(written), at: "/sweep" }
+        Size {
+            cells,
+            edits: cells.saturating_mul(edits),
+            positions: cells.saturating_mul(written),
+            at: "/sweep",
+        }
     }
 
     /// Bounds the memory of constants: every cell holds its own of noise and vectors, all share those of stored activations.

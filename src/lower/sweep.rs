@@ -199,13 +199,15 @@ impl Sweep {
                     *sigma = Sigma::Absolute { abs: used.abs };
                 }
                 let samples = corrupt::samples(&given.method, facts, out)?;
-                let resolved = corrupt::resolve(&given, &experiment, &clean, samples, facts, &mut prepared, out)?;
+                let resolved =
+                    corrupt::resolve(&given, &experiment, &clean, samples, facts, &mut prepared, out)?;
                 Some((given, samples, resolved))
             }
             None => None,
         };
         let samples = corrupting.as_ref().map_or(1, |(_, samples, _)| *samples);
-        let named = WithCorrupted::new(&experiment, &prepared.runs, corrupting.is_some(), spec.from(), &clean);
+        let named =
+            WithCorrupted::new(&experiment, &prepared.runs, corrupting.is_some(), spec.from(), &clean);
         let arms = self.arms(&named, samples, facts, &mut prepared, out)?;
         let mut size = Size { cells: 0, edits: 0, positions: 0, at: "/arms" };
         for arm in &arms {
@@ -257,7 +259,8 @@ impl Sweep {
                 for sample in 0..arm.samples {
                     let mut roots = roots.clone();
                     roots.extend(corrupted.runs.get(sample).map(|(run, _)| *run));
-                    let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
+                    let mut builder =
+                        Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
                     let scene = Scene { roots: &roots, reads: &reads, base: arm.base };
                     scene.add(&mut plan, &chosen, cell, &mut grid, &controls, &mut builder);
                 }
@@ -268,12 +271,8 @@ impl Sweep {
                 Some((_, readout)) => vec![*readout],
                 None => corrupted.runs.iter().map(|(_, readout)| *readout).collect(),
             };
-            let layout = ArmLayout {
-                base: all(arm.base),
-                reference: arm.reference.map(all),
-                len: arm.len,
-                grid,
-            };
+            let layout =
+                ArmLayout { base: all(arm.base), reference: arm.reference.map(all), len: arm.len, grid };
             built.0.push((arm.name.to_owned(), layout));
         }
         let tokens = corrupted.runs.first().map(|(run, _)| plan.run(*run).tokens.to_vec());

@@ -71,7 +71,8 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let readouts: Vec<(RunId, usize)> =
         roots.iter().zip(&common.runs.0).map(|(root, (_, (_, readout)))| (*root, *readout)).collect();
     let sigma = corrupting.sigma();
-    let corrupted = corrupting.build(&spec.corrupt.method, &clean, roots[clean_run], &readouts, &mut plan, facts);
+    let corrupted =
+        corrupting.build(&spec.corrupt.method, &clean, roots[clean_run], &readouts, &mut plan, facts);
     let scene = Scene {
         spec: &spec,
         clean: roots[clean_run],

@@ -142,7 +142,9 @@ impl Rendered for TraceResponse {
             Format::Safetensors => tensors(files::trace_arrays(self, metric), &files::trace_metadata(self)),
             Format::Svg => Ok(of_trace(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&of_trace(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
+            Format::Jsonl | Format::Parquet => {
+                Err(RenderError::Format { asked: format, served: &Format::ALL })
+            }
         }
     }
 }
@@ -158,7 +160,9 @@ impl Rendered for CasesResponse {
             }
             Format::Svg => Ok(cases_render::figure(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&cases_render::figure(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
+            Format::Jsonl | Format::Parquet => {
+                Err(RenderError::Format { asked: format, served: &Format::ALL })
+            }
         }
     }
 }
@@ -205,7 +209,9 @@ impl Rendered for PatchResponse {
             Format::Safetensors => tensors(files::patch_arrays(self, metric), &files::patch_metadata(self)),
             Format::Svg => Ok(of_patch(self, metric)?.to_svg()?.into_bytes()),
             Format::Png => Ok(raster::png(&of_patch(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => Err(RenderError::Format { asked: format, served: &Format::ALL }),
+            Format::Jsonl | Format::Parquet => {
+                Err(RenderError::Format { asked: format, served: &Format::ALL })
+            }
         }
     }
 }

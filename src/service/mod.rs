@@ -215,7 +215,8 @@ impl Service {
     /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic.
     pub fn identity(&self) -> String {
         let (numerics, print) = (self.engine.ready().numerics, &self.served.fingerprint);
-        let formats = [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(|f| f.name());
+        let formats =
+            [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(|f| f.name());
         format!("{}:{}:{}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 

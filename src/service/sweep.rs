@@ -295,7 +295,8 @@ impl Service {
                 Ok((lowered, readouts, plan))
             })
             .await?;
-        let Computed { output, resolved } = self.compute_in(Turn::Next, lowered.prelude.clone(), plan).await?;
+        let Computed { output, resolved } =
+            self.compute_in(Turn::Next, lowered.prelude.clone(), plan).await?;
         super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let usage = output.usage;
         let part = self.lower(move |_| {

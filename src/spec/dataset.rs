@@ -8,18 +8,8 @@ use super::read::Node;
 use super::sweep::SweepCase;
 
 /// Columns that a CSV file may have.
-pub const COLUMNS: [&str; 10] = [
-    "id",
-    "group",
-    "prompt",
-    "subject",
-    "corrupted",
-    "target",
-    "foil",
-    "target_scoring",
-    "bos",
-    "tokens",
-];
+pub const COLUMNS: [&str; 10] =
+    ["id", "group", "prompt", "subject", "corrupted", "target", "foil", "target_scoring", "bos", "tokens"];
 
 /// Cases that can be stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +72,12 @@ pub fn of_lines(text: &str) -> Result<Vec<Line>, Problems> {
             Ok(value) => lines.push((number + 1, value)),
             Err(error) => {
                 let detail = format!("line {}: {error}", number + 1);
-                out.push(format!("/{}", lines.len()), code::WRONG_TYPE, detail, "write one JSON object a line");
+                out.push(
+                    format!("/{}", lines.len()),
+                    code::WRONG_TYPE,
+                    detail,
+                    "write one JSON object a line",
+                );
             }
         }
         if out.0.len() >= Problems::MOST {
@@ -117,7 +112,12 @@ pub fn of_csv(text: &str) -> Result<Vec<Line>, Problems> {
                 lines.push((line, Value::Object(cells.collect::<Map<String, Value>>())));
             }
             Err(error) => {
-                out.push(format!("/{}", lines.len()), code::WRONG_TYPE, error.to_string(), "quote texts with commas");
+                out.push(
+                    format!("/{}", lines.len()),
+                    code::WRONG_TYPE,
+                    error.to_string(),
+                    "quote texts with commas",
+                );
             }
         }
         if out.0.len() >= Problems::MOST {

@@ -218,7 +218,12 @@ fn check_after(fields: &Fields<'_>, out: &mut Problems) {
     }
     if let Some(node) = fields.get("notify") {
         let detail = "the server opens no connections to addresses that it is told";
-        out.push(&node.at, code::NOT_SUPPORTED, detail, "follow GET /v1/jobs/{id}/events, or run `mediant watch`");
+        out.push(
+            &node.at,
+            code::NOT_SUPPORTED,
+            detail,
+            "follow GET /v1/jobs/{id}/events, or run `mediant watch`",
+        );
     }
     if let Some(node) = fields.get("priority") {
         node.choice(&[("low", ()), ("normal", ()), ("high", ())], &[], out);
@@ -258,7 +263,11 @@ fn default_metrics(cases: &[SweepCase], arms: &Named<SweepArm>) -> Vec<Metric> {
     }
     if shared.contains(&TARGET) && shared.contains(&FOIL) {
         let difference = Metric::new(MetricKind::LogitDiff, &format!("{TARGET}-{FOIL}"));
-        return vec![Metric::new(MetricKind::Prob, TARGET), Metric::new(MetricKind::Logprob, TARGET), difference];
+        return vec![
+            Metric::new(MetricKind::Prob, TARGET),
+            Metric::new(MetricKind::Logprob, TARGET),
+            difference,
+        ];
     }
     let both = |of: &&str| [Metric::new(MetricKind::Prob, of), Metric::new(MetricKind::Logprob, of)];
     shared.iter().flat_map(both).collect()
@@ -269,11 +278,8 @@ fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
     if node.value.as_array().is_some_and(Vec::is_empty) {
         return Some(Vec::new());
     }
-    let choices: Vec<(&'static str, Option<SweepAxis>)> = SweepAxis::ALL
-        .into_iter()
-        .map(|(name, axis)| (name, Some(axis)))
-        .chain([("arms", None)])
-        .collect();
+    let choices: Vec<(&'static str, Option<SweepAxis>)> =
+        SweepAxis::ALL.into_iter().map(|(name, axis)| (name, Some(axis))).chain([("arms", None)]).collect();
     let axes = node.each(out, |n, out| n.choice(&choices, &[], out))?;
     for i in (1..axes.len()).filter(|&i| axes[..i].contains(&axes[i])) {
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");

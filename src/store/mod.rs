@@ -137,7 +137,7 @@ impl Store {
         place.writable()?;
         let open = match &self.0.pools {
             // A transaction that reads first and locks later fails where it would have waited.
-            Pools::Sqlite(pools) => pools.writer.begin_with("begin immediate").await.map(Open::Sqlite),
+            Pools::Sqlite(pools) => sqlite::begin(&pools.writer, "begin immediate").await.map(Open::Sqlite),
             Pools::Postgres(pool) => pool.begin().await.map(Open::Postgres),
         };
         let open = open.map_err(|error| place.error(error))?;
@@ -148,7 +148,7 @@ impl Store {
     async fn read(&self) -> Result<Tx, StoreError> {
         let place = Arc::clone(&self.0.place);
         let open = match &self.0.pools {
-            Pools::Sqlite(pools) => pools.readers.begin().await.map(Open::Sqlite),
+            Pools::Sqlite(pools) => sqlite::begin(&pools.readers, "begin").await.map(Open::Sqlite),
             Pools::Postgres(pool) => pool.begin_with("begin read only").await.map(Open::Postgres),
         };
         let open = open.map_err(|error| place.error(error))?;

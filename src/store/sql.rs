@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite};
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use super::error::{Place, StoreError};
 
-/// A transaction on either database. Dropped, it is rolled back.
+/// A transaction on either database. Dropped, it is rolled back: in SQLite when its connection returns to the pool.
 pub(super) struct Tx {
     pub(super) open: Open,
     pub(super) place: Arc<Place>,
@@ -18,7 +19,9 @@ pub(super) struct Tx {
 
 /// Which database it is on.
 pub(super) enum Open {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    /// A connection that has been told to begin. Not sqlx's transaction: SQLite ends one by itself when the disk is full, and
+    /// sqlx would take the connection to be in it for ever.
+    Sqlite(PoolConnection<Sqlite>),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -161,7 +164,7 @@ impl Tx {
     /// Makes everything said so far true and durable, or nothing of it.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let done = match self.open {
-            Open::Sqlite(tx) => tx.commit().await,
+            Open::Sqlite(mut tx) => sqlx::query("commit").execute(&mut *tx).await.map(|_| ()),
             Open::Postgres(tx) => tx.commit().await,
         };
         done.map_err(|error| self.place.error(error))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqlitePool};
 
@@ -50,6 +51,13 @@ pub(super) async fn open(folder: &Path) -> Result<(Pools, Arc<Place>), StoreErro
             .acquire_timeout(2 * BUSY)
             .idle_timeout(None)
             .max_lifetime(None)
+            // Ends a transaction that was not committed. After one that was it fails, which is as well.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    sqlx::query("rollback").execute(connection).await.ok();
+                    Ok(true)
+                })
+            })
     };
     let failed = |error| place.error(error);
     let writer = pool(1).connect_with(options.clone()).await.map_err(failed)?;
@@ -57,6 +65,16 @@ pub(super) async fn open(folder: &Path) -> Result<(Pools, Arc<Place>), StoreErro
     schema::sqlite().run(&writer).await.map_err(|error| place.migration(error))?;
     let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await.map_err(failed)?;
     Ok((Pools { writer, readers, _lock: lock }, place))
+}
+
+/// A connection that has begun a transaction.
+pub(super) async fn begin(
+    pool: &SqlitePool,
+    how: &'static str,
+) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    sqlx::query(how).execute(&mut *connection).await?;
+    Ok(connection)
 }
 
 /// Refuses a damaged file before anything is written to it.

@@ -27,4 +27,6 @@ mod models;
 mod openapi;
 mod process;
 mod schema;
+mod jobs;
 mod support;
+mod sweeps;

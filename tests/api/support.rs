@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use mediant::config;
 use mediant::http::listen::{self, Ended, Limits, Phase};
 use mediant::http::{AppState, Readiness, router};
+use mediant::jobs::runner::Runner;
 use mediant::service::start;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -114,6 +115,28 @@ pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
 pub(crate) fn tiny() -> AppState {
     static TINY: LazyLock<AppState> = LazyLock::new(|| tiny_with(&[]));
     TINY.clone()
+}
+
+/// A job queue of its own for a server, in a folder of its own, with nobody who works on it.
+pub(crate) async fn queue(mut state: AppState) -> AppState {
+    let mut config = (*state.config).clone();
+    config.store.data_dir = data_dir();
+    let jobs = mediant::jobs::start::jobs(&config, &state.service).await.unwrap();
+    state.config = Arc::new(config);
+    state.jobs = Arc::new(OnceLock::from(jobs));
+    state
+}
+
+/// The tiny model with a job queue that is worked on.
+pub(crate) async fn working() -> AppState {
+    working_with(tiny()).await
+}
+
+/// A server with a job queue that is worked on until the test ends.
+pub(crate) async fn working_with(state: AppState) -> AppState {
+    let state = queue(state).await;
+    std::mem::forget(Runner::start(state.jobs.get().unwrap()));
+    state
 }
 
 /// An answer, read to its end.

@@ -4,7 +4,7 @@
 
 /// `both! { name: function }`: tests of a function that takes a [`support::Db`], one on each database.
 macro_rules! both {
-    ($($(#[$doc:meta])* async fn $name:ident($db:ident: Db) $body:block)*) => {
+    ($($(#[$mark:meta])* async fn $name:ident($db:ident: Db) $body:block)*) => {
         $(
             mod $name {
                 use super::*;
@@ -12,11 +12,13 @@ macro_rules! both {
                 async fn on($db: Db) $body
 
                 #[test]
+                $(#[$mark])*
                 fn sqlite() {
                     $crate::support::run(Db::sqlite(), on);
                 }
 
                 #[test]
+                $(#[$mark])*
                 fn postgres() {
                     if let Some(db) = Db::postgres() {
                         $crate::support::run(db, on);
@@ -31,6 +33,8 @@ mod server;
 mod support;
 
 mod claims;
+mod faults;
 mod lifecycle;
 mod processes;
+mod speed;
 mod submissions;

@@ -56,7 +56,11 @@ impl Ends {
 pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) -> Named<SweepArm> {
     let Some(node) = fields.get("arms") else {
         if ends.base.is_none() || ends.reference.is_none() {
-            fields.need("arms", "say what is patched: {\"mlp\": [{\"site\": \"mlp_out\", \"source\": {\"run\": …}}]}", out);
+            fields.need(
+                "arms",
+                "say what is patched: {\"mlp\": [{\"site\": \"mlp_out\", \"source\": {\"run\": …}}]}",
+                out,
+            );
             return Named::default();
         }
         return preset("hidden", ends).into_iter().collect();
@@ -165,8 +169,14 @@ pub(super) fn with_swapped(
     for (name, arm) in arms.iter() {
         for run in std::iter::once(&arm.base).chain(&arm.reference) {
             if run != CORRUPTED && runs.get(run).is_none() {
-                let detail = format!("arm {name:?} is between {run:?} and another run, and no run is called so");
-                out.push("/base", code::UNKNOWN_NAME, detail, format!("the runs are {}", runs.names().join(", ")));
+                let detail =
+                    format!("arm {name:?} is between {run:?} and another run, and no run is called so");
+                out.push(
+                    "/base",
+                    code::UNKNOWN_NAME,
+                    detail,
+                    format!("the runs are {}", runs.names().join(", ")),
+                );
             }
         }
     }

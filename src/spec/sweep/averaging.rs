@@ -55,7 +55,6 @@ pub struct TopK {
     pub k: u32,
 }
 
-
 impl Key {
     const ALL: [(&'static str, Self); 7] = [
         ("arm", Self::Arm),
@@ -71,7 +70,8 @@ impl Key {
 impl Averaging {
     /// What suits the swept axes: positions of different prompts compare by token class.
     pub(super) fn of(sweep: &[SweepAxis], cases: &[SweepCase]) -> Self {
-        let subjects = cases.iter().all(|case| case.runs.iter().any(|(_, run)| run.spans.get("subject").is_some()));
+        let subjects =
+            cases.iter().all(|case| case.runs.iter().any(|(_, run)| run.spans.get("subject").is_some()));
         let of_axis = |axis: &SweepAxis| match axis {
             SweepAxis::Layers => Key::Layer,
             SweepAxis::Positions if subjects => Key::TokenClass,
@@ -95,7 +95,12 @@ impl Averaging {
         let by = fields.need("by", "list what is told apart: [\"arm\", \"layer\", \"token_class\"]", out);
         let mut by = by.and_then(|n| n.each(out, |n, out| n.choice(&Key::ALL, &[], out))).unwrap_or_default();
         for i in (1..by.len()).filter(|&i| by[..i].contains(&by[i])) {
-            out.push(fields.pointer("by"), code::DUPLICATE, format!("entry {i} is listed twice"), "list each once");
+            out.push(
+                fields.pointer("by"),
+                code::DUPLICATE,
+                format!("entry {i} is listed twice"),
+                "list each once",
+            );
         }
         if !by.contains(&Key::Arm) {
             by.insert(0, Key::Arm);
@@ -106,7 +111,9 @@ impl Averaging {
             node.each(out, |n, out| n.choice(&stats, &[], out));
         }
         let top_k = fields.get("top_k").and_then(|n| read_top(&n, out));
-        let compare = fields.get("compare").and_then(|n| n.each(out, |n, out| n.choice(&[("arm", Key::Arm)], &[], out)));
+        let compare = fields
+            .get("compare")
+            .and_then(|n| n.each(out, |n, out| n.choice(&[("arm", Key::Arm)], &[], out)));
         let ci = fields.get("ci").and_then(|n| Bootstrap::read(&n, out)).unwrap_or_default();
         Some(Self { by, ci, top_k, compare: compare.unwrap_or_default() })
     }

@@ -53,21 +53,24 @@ const FIELDS: [&str; 13] = [
 
 impl Shared {
     pub(super) fn read(fields: &Fields<'_>, out: &mut Problems) -> Self {
-        Self {
-            targets: targets(fields, out),
-            target_scoring: scoring(fields, out).unwrap_or_default(),
-        }
+        Self { targets: targets(fields, out), target_scoring: scoring(fields, out).unwrap_or_default() }
     }
 }
 
 /// Targets given as `targets`, `target` and `foil`.
 fn targets(fields: &Fields<'_>, out: &mut Problems) -> Named<TargetSet> {
-    let mut targets = fields.get("targets").and_then(|n| Named::read(&n, out, read_target)).unwrap_or_default();
+    let mut targets =
+        fields.get("targets").and_then(|n| Named::read(&n, out, read_target)).unwrap_or_default();
     for name in [TARGET, FOIL] {
         let Some(node) = fields.get(name) else { continue };
         if targets.get(name).is_some() {
             let detail = format!("`{name}` is an entry of `targets` too");
-            out.push(&node.at, code::CONFLICT, detail, format!("leave one of them out, or rename it in `targets`"));
+            out.push(
+                &node.at,
+                code::CONFLICT,
+                detail,
+                format!("leave one of them out, or rename it in `targets`"),
+            );
         } else if let Some(set) = read_target(&node, out).filter(|set| !set.is_empty()) {
             targets.0.push((name.to_owned(), set));
         }
@@ -120,8 +123,11 @@ fn same_names(places: &[String], cases: &[SweepCase], out: &mut Problems) {
         case.runs.len() != names.len() || names.iter().any(|name| case.runs.get(name).is_none())
     });
     if let Some(other) = other {
-        let detail =
-            format!("it has the runs {}, the first case {}", cases[other].runs.names().join(", "), names.join(", "));
+        let detail = format!(
+            "it has the runs {}, the first case {}",
+            cases[other].runs.names().join(", "),
+            names.join(", ")
+        );
         out.push(&places[other], code::CONFLICT, detail, "give every case the same runs");
     }
 }
@@ -133,7 +139,13 @@ impl SweepCase {
         Self::read(node, index, &none, false, out)
     }
 
-    fn read(node: &Node<'_>, index: usize, shared: &Shared, grouped: bool, out: &mut Problems) -> Option<Self> {
+    fn read(
+        node: &Node<'_>,
+        index: usize,
+        shared: &Shared,
+        grouped: bool,
+        out: &mut Problems,
+    ) -> Option<Self> {
         let fields = node.fields(&FIELDS, out)?;
         let id = fields.get("id").map_or(Some(index.to_string()), |n| n.name(out));
         let group = fields.get("group").map_or(Some(None), |n| n.name(out).map(Some));

@@ -1,0 +1,160 @@
+//! Requests to a server, and its refusals in words.
+
+use anyhow::{Context, bail};
+use reqwest::{Method, RequestBuilder, Response, Url, header};
+use serde_json::Value;
+
+/// A server.
+pub(super) struct Server {
+    http: reqwest::Client,
+    url: Url,
+}
+
+/// A job as the server describes it.
+pub(super) struct Job(Value);
+
+impl Job {
+    pub(super) fn id(&self) -> anyhow::Result<&str> {
+        self.text("id")
+    }
+
+    pub(super) fn state(&self) -> anyhow::Result<&str> {
+        self.text("state")
+    }
+
+    /// Why it failed.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.0.get("error").and_then(Value::as_str)
+    }
+
+    /// Units done, and units in all.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let of = |name| self.0.pointer(name).and_then(Value::as_u64).unwrap_or(0);
+        (of("/progress/done"), of("/progress/total"))
+    }
+
+    /// Jobs before it.
+    pub(super) fn position(&self) -> Option<u64> {
+        self.0.get("position").and_then(Value::as_u64)
+    }
+
+    fn text(&self, name: &str) -> anyhow::Result<&str> {
+        let text = self.0.get(name).and_then(Value::as_str);
+        text.with_context(|| format!("the server's answer has no {name}: is it a mediant server of this version?"))
+    }
+}
+
+impl Server {
+    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
+        let mut url = Url::parse(url).with_context(|| format!("{url:?} is not an address; write http://HOST:PORT"))?;
+        if !["http", "https"].contains(&url.scheme()) {
+            bail!("{url} is not an address; write http://HOST:PORT");
+        }
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        Ok(Self { http: reqwest::Client::new(), url })
+    }
+
+    /// Stores cases; the id of the set.
+    pub(super) async fn upload(&self, media_type: &str, cases: String) -> anyhow::Result<String> {
+        let request = self.request(Method::POST, "/v1/datasets")?.header(header::CONTENT_TYPE, media_type);
+        let set = json(self.send(request.body(cases)).await?).await?;
+        let id = set.get("id").and_then(Value::as_str).context("the server named no data set")?;
+        Ok(id.to_owned())
+    }
+
+    pub(super) async fn submit(&self, path: &str, body: &Value, key: Option<&str>) -> anyhow::Result<Job> {
+        let mut request = self.request(Method::POST, path)?.header("prefer", "respond-async").json(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        json(self.send(request).await?).await.map(Job)
+    }
+
+    pub(super) async fn job(&self, id: &str) -> anyhow::Result<Job> {
+        json(self.send(self.request(Method::GET, &format!("/v1/jobs/{id}"))?).await?).await.map(Job)
+    }
+
+    pub(super) async fn cancel(&self, id: &str) -> anyhow::Result<Job> {
+        json(self.send(self.request(Method::DELETE, &format!("/v1/jobs/{id}"))?).await?).await.map(Job)
+    }
+
+    pub(super) async fn fetch(&self, id: &str, what: &str, query: &[(&str, String)]) -> anyhow::Result<Vec<u8>> {
+        let request = self.request(Method::GET, &format!("/v1/jobs/{id}/{what}"))?.query(query);
+        let response = self.send(request).await?;
+        Ok(response.bytes().await.context("the answer broke off")?.to_vec())
+    }
+
+    /// The events after one.
+    pub(super) async fn events(&self, id: &str, after: i64) -> anyhow::Result<Response> {
+        let request = self.request(Method::GET, &format!("/v1/jobs/{id}/events"))?;
+        self.send(request.header("last-event-id", after)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
+        // A server may lie below a path of a proxy.
+        let url = self.url.join(path.trim_start_matches('/')).with_context(|| format!("{path:?} is no path"))?;
+        Ok(self.http.request(method, url))
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.with_context(|| {
+            format!("{} does not answer; is the server running? Name another with --server URL", self.url)
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        bail!("{}", refusal(status.as_u16(), &text))
+    }
+}
+
+async fn json(response: Response) -> anyhow::Result<Value> {
+    response.json().await.context("the answer is not JSON: is it a mediant server?")
+}
+
+/// A problem document in lines for people.
+fn refusal(status: u16, text: &str) -> String {
+    let Ok(problem) = serde_json::from_str::<Value>(text) else {
+        return format!("the server answered {status}: {}", text.chars().take(500).collect::<String>());
+    };
+    let of = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let errors = problem.get("errors").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut said = format!("{} ({status})", of(&problem, "title"));
+    if errors.is_empty() {
+        said.push_str(&format!(": {}", of(&problem, "detail")));
+    }
+    for error in &errors {
+        said.push_str(&format!("\n  {}: {}\n    {}", of(error, "pointer"), of(error, "detail"), of(error, "fix")));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_server_may_lie_below_a_path_and_must_be_an_address() {
+        let of = |url: &str| Server::new(url).unwrap().request(Method::GET, "/v1/jobs").unwrap().build().unwrap();
+        assert_eq!(of("http://127.0.0.1:8080").url().as_str(), "http://127.0.0.1:8080/v1/jobs");
+        assert_eq!(of("https://lab.example/mediant").url().as_str(), "https://lab.example/mediant/v1/jobs");
+        for bad in ["127.0.0.1:8080", "lab", "ftp://lab"] {
+            assert!(Server::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refusals_name_every_field() {
+        let problem = json!({"title": "The request is not valid", "detail": "two",
+                             "errors": [{"pointer": "/a", "detail": "x", "fix": "write y"}, {"pointer": "/b", "detail": "z", "fix": "w"}]});
+        let said = refusal(422, &problem.to_string());
+        assert_eq!(said, "The request is not valid (422)\n  /a: x\n    write y\n  /b: z\n    w");
+        assert_eq!(refusal(404, &json!({"title": "T", "detail": "d"}).to_string()), "T (404): d");
+        assert_eq!(refusal(502, "<html>"), "the server answered 502: <html>");
+    }
+}

@@ -1,0 +1,359 @@
+//! Sweeps over HTTP on the tiny model, held against the endpoints that compute the same one request at a time.
+
+use axum::body::Body;
+use axum::http::{Request, header};
+use mediant::http::AppState;
+use serde_json::{Value, json};
+
+use crate::support::{Reply, ok, post, send, tiny, tiny_with, working, working_with};
+
+const PROMPTS: [(&str, &str); 3] =
+    [("The Tower is in", "Tower"), ("Rome has a", "Rome"), ("Ah, it is", "Ah")];
+
+fn cases() -> Value {
+    let case = |(i, (prompt, subject)): (usize, &(&str, &str))| {
+        json!({"id": format!("c{i}"), "group": if i == 0 { "first" } else { "rest" }, "prompt": prompt,
+               "subject": subject, "target": "P", "foil": "Q"})
+    };
+    PROMPTS.iter().enumerate().map(case).collect()
+}
+
+fn noise() -> Value {
+    json!({"sigma": {"abs": 0.4}, "samples": 3, "seed": 5})
+}
+
+fn with(mut body: Value, more: &Value) -> Value {
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn sweep(more: &Value) -> Value {
+    let body = json!({"dataset": {"inline": cases()}, "corrupt": noise(), "arms": ["hidden", "mlp"],
+                      "filters": {"expect_top1": false}});
+    with(body, more)
+}
+
+/// Rows of the cells of a case and arm, by layer and position.
+fn row(outcome: &Value, case: usize, arm: &str, layer: u64, position: u64) -> usize {
+    let arms: Vec<&str> =
+        outcome["arms"].as_array().unwrap().iter().map(|a| a["name"].as_str().unwrap()).collect();
+    let arm = arms.iter().position(|name| *name == arm).unwrap() as u64;
+    let cells = &outcome["cells"];
+    (0..cells["case"].as_array().unwrap().len())
+        .find(|i| {
+            cells["case"][i] == case as u64
+                && cells["arm"][i] == arm
+                && cells["layer"][i] == layer
+                && cells["position"][i] == position
+        })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn every_cell_is_that_of_the_trace_of_its_prompt_by_itself() {
+    let state = working().await;
+    for direction in ["denoising", "noising"] {
+        let ends = if direction == "noising" { json!({"base": "clean"}) } else { json!({}) };
+        let outcome = ok(&state, "/v1/sweep", &sweep(&ends)).await;
+        assert_eq!(outcome["complete"], true);
+        assert_eq!(outcome["cells_done"], outcome["cells_total"]);
+        for (case, (prompt, subject)) in PROMPTS.iter().enumerate() {
+            let trace = json!({"prompt": prompt, "subject": subject, "target": "P", "arms": ["hidden", "mlp"],
+                               "corrupt": noise(), "direction": direction});
+            let trace = ok(&state, "/v1/trace", &trace).await;
+            let positions = trace["tokens"].as_array().unwrap().len() as u64;
+            for (arm, metric) in [("hidden", 0), ("mlp", 1)] {
+                let name = ["prob:target", "logprob:target"][metric];
+                for layer in 0..4 {
+                    for position in 0..positions {
+                        let row = row(&outcome, case, arm, layer, position);
+                        let columns = &outcome["cells"]["metrics"][metric];
+                        let (l, p) = (layer as usize, position as usize);
+                        let of = &trace["arms"][arm];
+                        let at = format!("{direction} {case} {arm} {layer} {position}");
+                        assert_eq!(columns["value"][row], of["values"][name]["mean"][l][p], "{at}");
+                        assert_eq!(columns["effect"][row], of["effects"][name]["mean"][l][p], "{at}");
+                        assert_eq!(columns["effect_se"][row], of["effects"][name]["se"][l][p], "{at}");
+                        let masks = &of["masks"];
+                        assert_eq!(outcome["cells"]["trivial"][row], masks["trivial"][l][p], "{at}");
+                        assert_eq!(outcome["cells"]["exact_null"][row], masks["exact_null"][l][p], "{at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn averages_by_token_class_are_those_of_a_trace_with_cases() {
+    let state = working().await;
+    let by = json!({"aggregate": {"by": ["layer", "token_class"], "ci": {"seed": 3}}});
+    let outcome = ok(&state, "/v1/sweep", &sweep(&by)).await;
+    let traced: Vec<Value> = PROMPTS
+        .iter()
+        .map(|(prompt, subject)| json!({"prompt": prompt, "subject": subject, "target": "P"}))
+        .collect();
+    let trace = json!({"cases": traced, "corrupt": noise(), "arms": ["hidden", "mlp"], "filters": {"expect_top1": false}});
+    let trace = ok(&state, "/v1/trace", &trace).await;
+    let classes = trace["classes"].as_array().unwrap();
+    let mut compared = 0;
+    for average in outcome["averages"]["rows"].as_array().unwrap() {
+        let metric = average["metric"].as_str().unwrap();
+        if metric == "logit_diff:target-foil" {
+            continue;
+        }
+        let arm = &trace["arms"][average["arm"].as_str().unwrap()];
+        let class = classes.iter().position(|class| *class == average["token_class"]).unwrap();
+        let layer = average["layer"].as_u64().unwrap() as usize;
+        let estimates = &arm["effects"][metric];
+        let near = |found: &Value, expected: &Value| match (found.as_f64(), expected.as_f64()) {
+            (Some(found), Some(expected)) => (found - expected).abs() <= 1e-12 + 1e-9 * expected.abs(),
+            (found, expected) => found == expected,
+        };
+        for (found, expected) in [("mean", "mean"), ("se", "se")] {
+            let (found, expected) = (&average["effect"][found], &estimates[expected][class][layer]);
+            assert!(near(found, expected), "{average}: {found} {expected}");
+        }
+        assert!(near(&average["recovery"], &arm["recovery"][metric]["value"][class][layer]), "{average}");
+        assert_eq!(average["effect"]["n"], estimates["n"][class][layer], "{average}");
+        assert_eq!(average["cells"], arm["cells"][class][layer], "{average}");
+        compared += 1;
+    }
+    assert_eq!(compared, outcome["averages"]["rows"].as_array().unwrap().len() / 3 * 2);
+    assert!(compared >= 2 * 2 * 4 * 5);
+}
+
+#[tokio::test]
+async fn a_pun_switch_is_two_patches() {
+    let state = working().await;
+    let (a, b) = ("They know the current", "The river has water");
+    let intervention = json!({"site": "resid_post", "layers": "all", "positions": "last",
+                              "source": {"run": "pun", "positions": "last"}});
+    let body = json!({"runs": {"pun": {"prompt": a}, "literal": {"prompt": b}}, "base": "literal",
+                      "arms": {"pun_into_literal": [intervention]}, "swap": true, "sweep": ["layers"],
+                      "targets": {"x": ["v", "e"], "y": ["f"]}, "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
+                      "derive": ["first_flip_layer", "half_recovery_layer"]});
+    let outcome = ok(&state, "/v1/sweep", &body).await;
+    for (arm, base, source) in
+        [("pun_into_literal", "literal", "pun"), ("pun_into_literal_swapped", "pun", "literal")]
+    {
+        let patch = json!({"runs": {"pun": {"prompt": a}, "literal": {"prompt": b}}, "base": base,
+                           "interventions": [{"site": "resid_post", "layers": "all", "positions": "last",
+                                              "source": {"run": source, "positions": "last"}}],
+                           "sweep": ["layers"], "targets": {"x": ["v", "e"], "y": ["f"]},
+                           "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
+                           "derive": ["first_flip_layer", "half_recovery_layer"]});
+        let patch = ok(&state, "/v1/patch", &patch).await;
+        let arms = outcome["arms"].as_array().unwrap();
+        let index = arms.iter().position(|a| a["name"] == arm).unwrap();
+        for layer in 0..4_usize {
+            for (metric, name) in ["logit_diff:x-y", "kl:pun", "top1_flip"].iter().enumerate() {
+                let columns = &outcome["cells"]["metrics"][metric];
+                let row = 4 * index + layer;
+                assert_eq!(columns["value"][row], patch["values"][name][layer], "{arm} {name} {layer}");
+                assert_eq!(columns["effect"][row], patch["effects"][name][layer], "{arm} {name} {layer}");
+            }
+        }
+        let derived = outcome["derived"].as_array().unwrap();
+        let derived = derived.iter().find(|entry| entry["arm"] == arm).unwrap();
+        assert_eq!(derived["first_flip_layer"], patch["derived"]["first_flip_layer"]);
+        let half = &patch["derived"]["half_recovery_layer"]["logit_diff:x-y"];
+        assert_eq!(&derived["half_recovery_layer"]["logit_diff:x-y"], half);
+    }
+}
+
+#[tokio::test]
+async fn heads_are_an_axis_of_those_arms_that_have_them() {
+    let state = working().await;
+    let body = json!({"dataset": {"inline": cases()}, "corrupt": noise(), "filters": {"expect_top1": false},
+                      "arms": {"heads": {"site": "z", "layers": "all", "heads": "all", "positions": "last"},
+                               "mlp": [{"site": "mlp_out", "layers": "all", "positions": "last"}]},
+                      "sweep": ["layers", "heads", "arms"], "metrics": ["logit_diff:target-foil"],
+                      "aggregate": {"by": ["arm", "layer", "head"], "top_k": {"k": 3, "correction": "max_t"},
+                                    "compare": ["arm"]}});
+    let outcome = ok(&state, "/v1/sweep", &body).await;
+    assert_eq!(outcome["arms"][0]["axes"], json!(["layer", "head"]));
+    assert_eq!(outcome["arms"][1]["axes"], json!(["layer"]));
+    assert_eq!(outcome["cells_total"], 3 * (4 * 4 + 4));
+    assert_eq!(outcome["averages"]["rows"].as_array().unwrap().len(), 4 * 4 + 4);
+    assert_eq!(outcome["averages"]["top"].as_array().unwrap().len(), 3);
+    // A patch of every head of one prompt by itself.
+    let patch = json!({"runs": {"clean": {"prompt": PROMPTS[0].0}, "corrupted": {"from": "clean", "interventions": []}},
+                       "base": "clean", "interventions": [{"site": "z", "op": "zero", "heads": "all", "layers": "all"}],
+                       "sweep": ["layers", "heads"], "target": "P"});
+    let refused = post(&state, "/v1/patch", &patch).await;
+    assert_eq!(refused.status, 422, "an empty derived run is no run");
+}
+
+#[tokio::test]
+async fn paired_prompts_take_the_place_of_a_corruption_and_ablations_need_none() {
+    let state = working().await;
+    let pair = json!({"prompt": "Rome is in", "corrupted": "Oslo is in", "subject": "Rome", "target": "I"});
+    let body = json!({"dataset": {"inline": [pair]}, "arms": ["hidden"], "filters": {"expect_top1": false}});
+    let outcome = ok(&state, "/v1/sweep", &body).await;
+    let trace = json!({"runs": {"clean": {"prompt": "Rome is in"}, "other": {"prompt": "Oslo is in"}}, "target": "I",
+                       "corrupt": {"method": "run", "run": "other"}, "arms": ["hidden"]});
+    let trace = ok(&state, "/v1/trace", &trace).await;
+    let row = row(&outcome, 0, "hidden", 1, 2);
+    let found = &outcome["cells"]["metrics"][0]["effect"][row];
+    assert_eq!(*found, trace["arms"]["hidden"]["effects"]["prob:target"]["mean"][1][2]);
+
+    let ablate = json!({"runs": {"clean": {"prompt": "Rome is in"}}, "base": "clean", "target": "I", "sweep": ["layers"],
+                        "arms": {"zero": {"site": "mlp_out", "layers": "all", "op": "zero"}}});
+    let outcome = ok(&state, "/v1/sweep", &ablate).await;
+    assert_eq!(outcome["cells_total"], 4);
+    assert_eq!(outcome["arms"][0].get("reference"), None);
+    assert_eq!(outcome["averages"]["rows"][0]["recovery"], Value::Null);
+}
+
+#[tokio::test]
+async fn cases_that_fail_a_filter_are_listed_with_the_reason_and_not_computed() {
+    let state = working().await;
+    let body = sweep(&json!({"filters": {"expect_top1": false, "min_clean_prob": 0.9}}));
+    let outcome = ok(&state, "/v1/sweep", &body).await;
+    assert_eq!((&outcome["averages"]["kept"], &outcome["averages"]["dropped"]), (&json!(0), &json!(3)));
+    assert_eq!(outcome["cells"]["case"], json!([]));
+    assert_eq!(outcome["complete"], true);
+    for case in outcome["cases"].as_array().unwrap() {
+        assert_eq!(case["kept"], false);
+        assert_eq!(case["dropped"][0]["filter"], "min_clean_prob");
+    }
+    let lints = outcome["lints"].as_array().unwrap();
+    assert!(lints.iter().any(|lint| lint["code"] == "NO_CASE_KEPT"));
+}
+
+#[tokio::test]
+async fn however_a_sweep_is_cut_its_bytes_are_the_same() {
+    let mut results = Vec::new();
+    for unit in ["0.001", "0.02", "30.0"] {
+        let state = tiny_with(&[("jobs.unit_s", unit)]);
+        let state = working_with(state).await;
+        let reply = post(&state, "/v1/sweep", &sweep(&json!({}))).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let job = reply.headers[header::LOCATION].to_str().unwrap().to_owned();
+        let units = crate::support::get(&state, &job).await.json()["progress"]["total"].as_u64().unwrap();
+        results.push((units, reply.bytes));
+    }
+    assert!(results[0].0 > 20 && results[2].0 == 5, "{} {}", results[0].0, results[2].0);
+    assert!(results.iter().all(|(_, bytes)| *bytes == results[0].1));
+}
+
+async fn refused(state: &AppState, body: &Value, pointer: &str) -> String {
+    let reply = post(state, "/v1/sweep", body).await;
+    assert_eq!(reply.status, 422, "{body}: {}", reply.text());
+    let problem = reply.json();
+    let errors = problem["errors"].as_array().unwrap();
+    let error = errors.iter().find(|error| error["pointer"] == pointer);
+    let error = error.unwrap_or_else(|| panic!("{pointer} is not named: {problem}"));
+    error["detail"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn bad_sweeps_are_refused_by_field_and_nothing_is_stored() {
+    let state = working().await;
+    let case = |more: Value| {
+        let body = json!({"corrupt": noise(), "filters": {"expect_top1": false}});
+        let case = with(json!({"prompt": "Rome is", "subject": "Rome", "target": "a"}), &more);
+        with(
+            body,
+            &json!({"dataset": {"inline": [json!({"prompt": "Ah it", "subject": "Ah", "target": "b"}), case]}}),
+        )
+    };
+    for (body, pointer) in [
+        (json!({}), "/dataset"),
+        (json!({"dataset": {}}), "/dataset/inline"),
+        (json!({"dataset": {"inline": []}}), "/dataset/inline"),
+        (json!({"dataset": {"id": "ds_nothing"}}), "/dataset/id"),
+        (case(json!({"subject": "Paris"})), "/dataset/inline/1/subject"),
+        (case(json!({"subject": null})), "/dataset/inline/1/subject"),
+        (case(json!({"promt": "x"})), "/dataset/inline/1/promt"),
+        (case(json!({"id": "0"})), "/dataset/inline/1/id"),
+        (case(json!({"runs": {"clean": "x"}})), "/dataset/inline/1/prompt"),
+        (case(json!({"target": []})), "/dataset/inline/1/target"),
+        (sweep(&json!({"arms": {"a": {"site": "mlp_in_out"}}})), "/arms/a/site"),
+        (sweep(&json!({"arms": {"a": {"site": "mlp_out", "layers": 9}}})), "/arms/a/0/layers"),
+        (
+            sweep(&json!({"arms": {"a": {"site": "mlp_out", "layers": "all", "source": {"run": "x"}}}})),
+            "/arms/a/0/source/run",
+        ),
+        (sweep(&json!({"sweep": ["layers", "heads"]})), "/sweep/1"),
+        (sweep(&json!({"sweep": ["layer"]})), "/sweep/0"),
+        (sweep(&json!({"base": "dirty"})), "/base"),
+        (sweep(&json!({"aggregate": {"by": ["token"]}})), "/aggregate/by/0"),
+        (sweep(&json!({"aggregate": {"by": ["layer"], "ci": {"resamples": 5}}})), "/aggregate/ci/resamples"),
+        (sweep(&json!({"aggregate": {"by": ["layer"], "top_k": 0}})), "/aggregate/top_k"),
+        (sweep(&json!({"keep": {"per_sample": true}})), "/keep/per_sample"),
+        (sweep(&json!({"notify": {"webhook": "http://x"}})), "/notify"),
+        (sweep(&json!({"output": ["pickle"]})), "/output/0"),
+        (sweep(&json!({"priority": "urgent"})), "/priority"),
+        (sweep(&json!({"metrics": ["prob:nobody"]})), "/metrics/0"),
+        (sweep(&json!({"swap": "yes"})), "/swap"),
+        (sweep(&json!({"strict": true})), "/arms/mlp/0/window"),
+        (
+            json!({"runs": {"a": "x", "b": "y"}, "arms": {"m": {"site": "mlp_out", "layers": 0, "op": "zero"}}}),
+            "/base",
+        ),
+    ] {
+        refused(&state, &body, pointer).await;
+    }
+    assert_eq!(crate::support::get(&state, "/v1/jobs").await.json()["jobs"], json!([]));
+    let detail = refused(&state, &case(json!({"subject": "Paris"})), "/dataset/inline/1/subject").await;
+    assert!(detail.contains("Paris"), "{detail}");
+}
+
+async fn fetch(state: &AppState, path: &str) -> Reply {
+    send(state, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_result_has_every_form_and_a_picture() {
+    let state = working().await;
+    let body = sweep(&json!({"aggregate": {"by": ["layer", "token_class", "group"], "top_k": 2}}));
+    let reply = post(&state, "/v1/sweep", &body).await;
+    let job = reply.headers[header::LOCATION].to_str().unwrap().to_owned();
+    for (format, media, start) in [
+        ("json", "application/json", &b"{"[..]),
+        ("jsonl", "application/x-ndjson", b"{"),
+        ("csv", "text/csv; charset=utf-8", b"arm,"),
+        ("npz", "application/x-npz", b"PK"),
+        ("safetensors", "application/vnd.safetensors", b""),
+        ("parquet", "application/vnd.apache.parquet", b"PAR1"),
+    ] {
+        let reply = fetch(&state, &format!("{job}/result?format={format}")).await;
+        assert_eq!((reply.status.as_u16(), reply.media_type()), (200, media), "{format}: {}", reply.text());
+        if format != "csv" {
+            assert!(reply.bytes.starts_with(start), "{format}");
+        }
+        assert!(reply.bytes.len() > 500, "{format}");
+    }
+    for table in ["averages", "cells", "cases", "differences", "top"] {
+        let reply = fetch(&state, &format!("{job}/result?format=csv&table={table}")).await;
+        assert_eq!(reply.status, 200, "{table}: {}", reply.text());
+        assert!(reply.text().lines().count() > 2, "{table}");
+    }
+    for (path, media) in
+        [("plot", "image/svg+xml"), ("plot?format=png", "image/png"), ("plot?kind=heatmap", "image/svg+xml")]
+    {
+        let reply = fetch(&state, &format!("{job}/{path}")).await;
+        assert_eq!((reply.status.as_u16(), reply.media_type()), (200, media), "{path}: {}", reply.text());
+    }
+    for bad in [
+        "result?format=xml",
+        "result?table=x",
+        "result?format=csv&metric=prob:x",
+        "plot?kind=pie",
+        "result?format=svg",
+    ] {
+        assert_eq!(fetch(&state, &format!("{job}/{bad}")).await.status, 422, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_sweep_says_what_it_costs() {
+    let state = tiny();
+    let plan = ok(&state, "/v1/plan", &json!({"sweep": sweep(&json!({}))})).await;
+    assert_eq!(plan["kind"], "sweep");
+    assert!(plan["cost"]["row_layers"].as_u64().unwrap() > 1000);
+    let reply = post(&state, "/v1/plan", &json!({"sweep": sweep(&json!({"sweep": ["layer"]}))})).await;
+    assert_eq!(reply.json()["errors"][0]["pointer"], "/sweep/sweep/0");
+}

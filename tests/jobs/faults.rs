@@ -1,0 +1,268 @@
+//! A database that is held, damaged, too new, full, locked, torn or away.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mediant::store::job::{Committed, File};
+use mediant::store::{Settings, Store, StoreError};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use crate::support::{Db, FREE, bytes, claim, commit, job, run, submit};
+
+fn sqlite<F: Future<Output = ()>>(test: impl FnOnce(Db) -> F) {
+    run(Db::sqlite(), test);
+}
+
+#[test]
+fn a_second_server_is_refused_at_once_and_told_who_has_the_folder() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let begun = Instant::now();
+        let refused = Store::open(&db.settings()).await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        let pid = Some(std::process::id());
+        assert_eq!(refused, StoreError::HeldByOther { folder: db.folder().to_owned(), pid });
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        store.close().await.unwrap();
+        drop(store);
+        db.open().await;
+    });
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_left_as_it_is() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        for _ in 0..200 {
+            submit(&store, job([0, 1, 0])).await;
+        }
+        store.close().await.unwrap();
+        drop(store);
+        let sound = std::fs::read(db.file()).unwrap();
+        let pages = sound.len() / 4096;
+        let mut found = 0;
+        for page in 0..pages {
+            let mut damaged = sound.clone();
+            for (i, byte) in damaged[page * 4096..(page + 1) * 4096].iter_mut().enumerate() {
+                *byte = (i * 31 + page) as u8;
+            }
+            std::fs::write(db.file(), &damaged).unwrap();
+            let begun = Instant::now();
+            match Store::open(&db.settings()).await {
+                Ok(store) => store.close().await.unwrap(),
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    found += 1;
+                    let words = error.to_string();
+                    assert!(words.contains("mediant.sqlite3") && words.contains(".recover"), "{words}");
+                    assert_eq!(std::fs::read(db.file()).unwrap(), damaged);
+                }
+                Err(other) => panic!("page {page}: {other:?}"),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2));
+        }
+        // A page of free space may hold anything.
+        assert!(found + 2 >= pages, "{found} of {pages}");
+    });
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    sqlite(async |db| {
+        std::fs::write(db.file(), "my thesis, the only copy. ".repeat(1000)).unwrap();
+        let refused = Store::open(&db.settings()).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+        assert!(std::fs::read_to_string(db.file()).unwrap().starts_with("my thesis"));
+    });
+}
+
+both! {
+    async fn a_database_of_a_newer_version_is_refused(db: Db) {
+        db.open().await.close().await.unwrap();
+        db.sql("update _sqlx_migrations set version = 1000").await;
+        let refused = Store::open(&db.settings()).await.unwrap_err();
+        assert!(matches!(refused, StoreError::NewerSchema { version: 1000, .. }), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_over_when_there_is_space() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 50, 1])).await;
+        let limit = store.limit_pages(Some(100)).await.unwrap();
+        let mut counted = 0;
+        let full = loop {
+            let unit = match store.claim(crate::support::MODEL).await {
+                Ok(unit) => unit.unwrap(),
+                Err(error) => break error,
+            };
+            let mut done = crate::support::done(unit.seq);
+            done.output = vec![7; 20_000];
+            match store.commit(&unit, done).await {
+                Ok(Committed::Counted { units_done }) => counted = units_done,
+                Ok(Committed::Stale) => panic!("nobody else is there"),
+                Err(error) => {
+                    store.release(&unit).await.ok();
+                    break error;
+                }
+            }
+        };
+        assert!(matches!(full, StoreError::Full { .. }), "{full:?}");
+        assert!(full.is_temporary());
+        assert!((5..50).contains(&counted), "{counted}");
+        let refused = store.submit(large(), FREE).await;
+        assert!(matches!(refused, Err(StoreError::Full { .. })), "{refused:.200?}");
+        assert_eq!(store.outputs(id).await.unwrap().len(), counted as usize, "reading goes on");
+        store.limit_pages(limit).await.unwrap();
+        store.check().await.unwrap();
+        assert_eq!(store.job(id).await.unwrap().unwrap().units_done, counted);
+        let rest = std::iter::repeat_with(|| ()).take(60);
+        for () in rest {
+            if let Some(unit) = store.claim(crate::support::MODEL).await.unwrap() {
+                commit(&store, &unit).await;
+            }
+        }
+        let ended = store.job(id).await.unwrap().unwrap();
+        assert!(ended.state.is_over() || ended.units_done >= 50, "{ended:?}");
+    });
+}
+
+fn large() -> mediant::store::job::NewJob {
+    let mut new = job([0, 1, 1]);
+    new.request = format!("\"{}\"", "x".repeat(100_000));
+    new
+}
+
+#[test]
+fn while_another_program_locks_the_file_reading_goes_on_and_writing_says_so() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 2, 1])).await;
+        let unit = claim(&store).await;
+        let options = SqliteConnectOptions::new().filename(db.file());
+        let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::query("begin exclusive").execute(&mut other).await.unwrap();
+        let begun = Instant::now();
+        let (check, committed) = tokio::join!(store.check(), store.commit(&unit, crate::support::done(0)));
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+        for error in [check.unwrap_err(), committed.unwrap_err()] {
+            let held = matches!(error, StoreError::Locked { .. } | StoreError::Unavailable { .. });
+            assert!(held && error.is_temporary(), "{error:?}");
+        }
+        assert_eq!(store.job(id).await.unwrap().unwrap().units_done, 0);
+        sqlx::query("rollback").execute(&mut other).await.unwrap();
+        assert_eq!(commit(&store, &unit).await, Committed::Counted { units_done: 1 });
+        store.check().await.unwrap();
+    });
+}
+
+#[test]
+fn a_torn_log_leaves_the_first_commits_and_a_sound_file() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 40, 1])).await;
+        for _ in 0..40 {
+            commit(&store, &claim(&store).await).await;
+        }
+        // Copied while it is open: closing would empty the log.
+        let (file, log) = (std::fs::read(db.file()).unwrap(), std::fs::read(log_of(&db.file())).unwrap());
+        let mut last = 0;
+        for part in 0..=24 {
+            let torn = Db::sqlite();
+            std::fs::write(torn.file(), &file).unwrap();
+            let mut cut = log[..log.len() * part / 24].to_vec();
+            if part % 3 == 2 {
+                // Not only short but wrong at the end.
+                let from = cut.len().saturating_sub(100);
+                cut[from..].iter_mut().for_each(|byte| *byte ^= 0x55);
+            }
+            std::fs::write(log_of(&torn.file()), cut).unwrap();
+            let store = torn.open().await;
+            let outputs = store.outputs(id).await.unwrap();
+            let expected: Vec<_> = (0..outputs.len() as u32).map(|seq| (seq, bytes(seq))).collect();
+            assert_eq!(outputs, expected, "the first ones, whole");
+            if let Some(job) = store.job(id).await.unwrap() {
+                assert_eq!(job.units_done as usize, outputs.len());
+            }
+            if part % 3 != 2 {
+                assert!(outputs.len() >= last);
+                last = outputs.len();
+            }
+        }
+        assert_eq!(last, 40);
+    });
+}
+
+fn log_of(file: &Path) -> std::path::PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    sqlite(async |db| {
+        std::fs::write(db.folder().join("file"), "").unwrap();
+        let settings = Settings { data_dir: db.folder().join("file/below"), url: String::new() };
+        let refused = Store::open(&settings).await.unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Io { .. }) && refused.to_string().contains("below"),
+            "{refused}"
+        );
+    });
+}
+
+#[test]
+fn a_server_that_is_away_is_named_without_its_password() {
+    sqlite(async |db| {
+        let url = "postgres://me:secret@127.0.0.1:1/lab".to_owned();
+        let settings = Settings { data_dir: db.folder().to_owned(), url };
+        assert!(!format!("{settings:?}").contains("secret"));
+        let begun = Instant::now();
+        let refused = Store::open(&settings).await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(8));
+        assert!(matches!(&refused, StoreError::Unavailable { .. }), "{refused:?}");
+        let words = refused.to_string();
+        assert!(words.contains("lab at 127.0.0.1:1") && !words.contains("secret"), "{words}");
+    });
+}
+
+#[test]
+fn a_server_that_comes_back_is_used_again() {
+    let Some(db) = Db::postgres() else { return };
+    run(db, async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 1, 0])).await;
+        let unit = claim(&store).await;
+        // As when the server is started again: every connection ends.
+        db.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'mediant' \
+                and datname = current_database()",
+        )
+        .await;
+        let files = [File { name: "json".to_owned(), bytes: Vec::new() }];
+        let mut put = store.put_files(id, &files).await;
+        for _ in 0..20 {
+            if put.is_ok() {
+                break;
+            }
+            assert!(put.as_ref().is_err_and(StoreError::is_temporary), "{put:?}");
+            put = store.put_files(id, &files).await;
+        }
+        assert_eq!(put, Ok(true));
+        assert_eq!(commit(&store, &unit).await, Committed::Counted { units_done: 1 });
+        let mut changes = store.subscribe();
+        let other = db.open().await;
+        let mut woken = false;
+        for _ in 0..20 {
+            changes.mark_unchanged();
+            submit(&other, job([0, 1, 0])).await;
+            woken |= tokio::time::timeout(Duration::from_millis(500), changes.changed()).await.is_ok();
+            if woken {
+                break;
+            }
+        }
+        assert!(woken, "it listens again");
+    });
+}
