@@ -36,5 +36,6 @@ mod claims;
 mod faults;
 mod lifecycle;
 mod processes;
+mod random;
 mod speed;
 mod submissions;

@@ -13,8 +13,7 @@ both! {
         let before = (store.job(id).await.unwrap(), events(&store, id).await);
         // As when the process is killed: nothing is given back or closed.
         let mut abandoned = claim(&store).await;
-        drop(store);
-        let store = reopen(&db).await;
+        let store = db.kill(store).await;
         let mut after = (store.job(id).await.unwrap(), events(&store, id).await);
         after.0.as_mut().unwrap().retries = 0;
         assert_eq!(before, after);
@@ -126,21 +125,4 @@ both! {
         store.check().await.unwrap();
         store.check().await.unwrap();
     }
-}
-
-/// Opens the store of a process that was killed; on PostgreSQL its lease is let run out first.
-async fn reopen(db: &Db) -> mediant::store::Store {
-    if db.is_postgres() {
-        db.sql("update process set lease_until = 0").await;
-    }
-    // The file's lock goes with the last task that still had the pool.
-    for _ in 0..100 {
-        match mediant::store::Store::open(&db.settings()).await {
-            Err(StoreError::HeldByOther { .. }) => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-            other => return other.unwrap(),
-        }
-    }
-    panic!("the lock is never given back");
 }

@@ -61,6 +61,15 @@ impl Db {
         done.unwrap();
     }
 
+    /// The store of the next process after this one was killed: it gave nothing back. On PostgreSQL its lease is over.
+    pub(crate) async fn kill(&self, store: Store) -> Store {
+        drop(store);
+        if self.is_postgres() {
+            self.sql("update process set lease_until = 0").await;
+        }
+        Store::open(&self.settings()).await.unwrap()
+    }
+
     pub(crate) async fn open(&self) -> Store {
         Store::open(&self.settings()).await.unwrap()
     }
