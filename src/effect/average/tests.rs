@@ -172,7 +172,7 @@ fn nothing_kept_gives_no_rows_and_totals_without_numbers() {
     assert!(found.rows.is_empty() && found.top.is_empty() && found.differences.is_empty());
     assert_eq!(found.totals[0].total_effect, CaseEstimate::default());
     assert_eq!(averages(&Observed::default(), &how(&BY_LAYER, 2)).kept, 0);
-    assert_eq!(running::running(&observed, &how(&BY_LAYER, 2))["cases"], 0);
+    assert_eq!(running(&observed, &how(&BY_LAYER, 2))["cases"], 0);
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn an_average_of_too_few_cases_is_told_but_not_tested() {
 fn running_means_are_the_means_of_the_averages() {
     let noise = normal(7, 100);
     let observed = layers(5, 2, 4, |case, arm, layer| Some(noise[case * 8 + arm * 4 + layer as usize]));
-    let (how, told) = (how(&BY_LAYER, 1), running::running(&observed, &how(&BY_LAYER, 1)));
+    let (how, told) = (how(&BY_LAYER, 1), running(&observed, &how(&BY_LAYER, 1)));
     let found = averages(&observed, &how);
     assert_eq!((told["cases"].as_u64(), told["means"].as_array().unwrap().len()), (Some(5), 2));
     for (i, one) in told["means"].as_array().unwrap().iter().enumerate() {
@@ -317,7 +317,7 @@ fn large_sweeps_are_averaged_in_seconds() {
             start.elapsed()
         );
         let start = std::time::Instant::now();
-        running::running(observed, how);
+        running(observed, how);
         println!("  running: {:?}", start.elapsed());
     };
     let value =
