@@ -17,6 +17,8 @@
 //!   `columns/head`, `columns/dim`, `columns/trivial`, `columns/exact_null`, `columns/{metric}/` + `value`, `effect`,
 //!   `effect_se`.
 //!
+//! - In `.npz` also `case_ids`, `arm_names` and `token_class_names`, texts.
+//!
 //! Metadata: `model`, `complete`, `plan_sha256` and `server` where the provenance has them, and as JSON `request`,
 //! `provenance`, `lints`, `cases` (their names), `arms`, `metrics`, `token_classes` (numbers are indices into these).
 
@@ -79,6 +81,20 @@ pub fn arrays(outcome: &SweepOutcome, only: Option<&str>) -> Vec<NamedArray> {
         }
     }
     out.list
+}
+
+/// Names as arrays of texts, for `.npz`: `case_ids`, `arm_names`, `token_class_names`, which indices point into.
+pub fn names(outcome: &SweepOutcome) -> Vec<NamedArray> {
+    let array = |name: &str, texts: Vec<String>| NamedArray {
+        name: name.to_owned(),
+        shape: vec![texts.len()],
+        data: ArrayData::Text(texts),
+    };
+    vec![
+        array("case_ids", outcome.cases.iter().map(|case| case.id.clone()).collect()),
+        array("arm_names", outcome.arms.iter().map(|arm| arm.name.clone()).collect()),
+        array("token_class_names", TokenClass::ALL.iter().map(|(name, _)| (*name).to_owned()).collect()),
+    ]
 }
 
 /// Where numbers come from; see the module.

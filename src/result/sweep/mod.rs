@@ -1,11 +1,25 @@
 //! Result of a sweep: what `GET /v1/jobs/{id}/result` answers. It is stored once and says nothing of when or by whom it was
 //! computed, so that a sweep that was interrupted gives the same bytes as one that was not.
 //!
-//! [`render::render`] gives it as a file, [`picture::picture`] as a picture.
+//! [`render()`] gives it as a file, [`picture()`] as a picture.
 
 pub mod arrays;
+mod bars;
 mod dense;
+#[cfg(test)]
+mod example;
+#[cfg(test)]
+mod gallery;
+mod heatmaps;
+mod picture;
+mod render;
 pub mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use picture::{Plot, picture};
+pub use render::render;
+pub use tables::Table;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -84,7 +98,8 @@ pub struct SweepFacts {
 
 /// Puts a result together from the cases whose unpatched runs are known, and the cells that are.
 pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part: Part) -> SweepOutcome {
-    let kept = cases.iter().zip(&facts.cells).filter(|(case, _)| case.kept).map(|(_, cells)| u64::from(*cells));
+    let kept =
+        cases.iter().zip(&facts.cells).filter(|(case, _)| case.kept).map(|(_, cells)| u64::from(*cells));
     let cells_total: u64 = kept.sum();
     let cells_done = part.cells.len() as u64;
     let complete = cases.len() == facts.cells.len() && cells_done == cells_total;
@@ -97,7 +112,8 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let found = averages(&observed, &How::of(&spec.aggregate));
     let mut nulls = Vec::new();
     if lost > 0 {
-        let reason = format!("{lost} cells could not be computed: the engine died of them, or memory ran out");
+        let reason =
+            format!("{lost} cells could not be computed: the engine died of them, or memory ran out");
         nulls.push(json!({"pointer": "/cells", "reason": reason}));
     }
     let Observed { metrics, arms, cases, cells } = observed;
@@ -150,32 +166,4 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
     }
     let json = |lint| serde_json::to_value(lint).expect("BUG: remarks have string keys");
     lints.0.iter().map(json).collect()
-}
-
-/// TO BE REPLACED
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table { /// Averages
- Averages, /// Cells
- Cells, /// Cases
- Cases }
-impl Table {
-    /// All.
-    pub const ALL: [(&'static str, Self); 3] = [("averages", Self::Averages), ("cells", Self::Cells), ("cases", Self::Cases)];
-}
-/// TO BE REPLACED
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plot { /// Bars
- Bars, /// Heatmap
- Heatmap }
-impl Plot {
-    /// All.
-    pub const ALL: [(&'static str, Self); 2] = [("bars", Self::Bars), ("heatmap", Self::Heatmap)];
-}
-/// TO BE REPLACED
-pub fn render(_: &SweepOutcome, asked: super::render::Format, _: Option<Table>, _: Option<&str>) -> Result<Vec<u8>, super::render::RenderError> {
-    Err(super::render::RenderError::Format { asked, served: &[] })
-}
-/// TO BE REPLACED
-pub fn picture(_: &SweepOutcome, _: Option<&str>, _: Option<Plot>, asked: super::render::Format) -> Result<Vec<u8>, super::render::RenderError> {
-    Err(super::render::RenderError::Format { asked, served: &[] })
 }
