@@ -58,7 +58,9 @@ impl<'o> Table<'o> {
             ranks[*case as usize] = Some(rank);
         }
         let mut places = gather(observed, by, &ranks);
-        places.iter_mut().for_each(|place| place.finish(observed.metrics.len()));
+        for place in &mut places {
+            place.finish(observed.metrics.len());
+        }
         places.sort_by(|a, b| in_order(observed, &a.key, &b.key));
         Self { observed, order, places }
     }
@@ -91,21 +93,18 @@ impl PlaceCases {
         let mut sums: Vec<Option<f64>> = Vec::with_capacity(self.effects.len());
         for i in by_rank {
             let (next, own) = (self.entries[i], &self.effects[i * metrics..(i + 1) * metrics]);
-            match entries.last_mut().filter(|last| last.rank == next.rank) {
+            if let Some(last) = entries.last_mut().filter(|last| last.rank == next.rank) {
                 // Its cells came in several pieces.
-                Some(last) => {
-                    last.cells += next.cells;
-                    last.trivial += next.trivial;
-                    last.exact_null += next.exact_null;
-                    let first = sums.len() - metrics;
-                    for (sum, own) in sums[first..].iter_mut().zip(own) {
-                        *sum = sum.zip(*own).map(|(a, b)| a + b);
-                    }
+                last.cells += next.cells;
+                last.trivial += next.trivial;
+                last.exact_null += next.exact_null;
+                let first = sums.len() - metrics;
+                for (sum, own) in sums[first..].iter_mut().zip(own) {
+                    *sum = sum.zip(*own).map(|(a, b)| a + b);
                 }
-                None => {
-                    entries.push(next);
-                    sums.extend(own);
-                }
+            } else {
+                entries.push(next);
+                sums.extend(own);
             }
         }
         for (entry, effects) in entries.iter().zip(sums.chunks_mut(metrics.max(1))) {

@@ -203,6 +203,19 @@ fn cells_are_averaged_within_a_case_before_cases_are() {
 }
 
 #[test]
+fn cells_of_a_case_may_come_in_pieces() {
+    let whole = layers(3, 1, 1, |case, _, _| Some(case as f64));
+    let mut pieces = whole.clone();
+    for (case, effect) in [(0, 0.5), (2, 3.0), (0, 1.0)] {
+        push(&mut pieces.cells, case, 0, Some(0), Some(effect));
+    }
+    let found = averages(&pieces, &how(&BY_LAYER, 1));
+    // 0, 0.5 and 1; 1; 2 and 3.
+    assert_eq!((found.rows[0].effect.mean, found.rows[0].cells), (Some((0.5 + 1.0 + 2.5) / 3.0), 6));
+    assert_eq!(found.rows[0].effect.n, 3);
+}
+
+#[test]
 fn positions_without_a_class_are_left_out_by_class_and_axes_that_an_arm_lacks_are_null() {
     let mut observed = layers(3, 2, 1, |case, _, _| Some(case as f64));
     for i in 0..observed.cells.len() {
@@ -337,7 +350,7 @@ fn large_sweeps_are_averaged_in_seconds() {
     let by = [Key::Arm, Key::Layer, Key::TokenClass];
     let how = How { resamples: 2000, compare_arms: false, ..how(&by, 20) };
     time("30 layers x 6 classes x 2 arms x 2 metrics, 200 cases", &observed, &how);
-    let all = How { by: [&by[..], &[Key::Group]].concat(), compare_arms: true, ..how.clone() };
+    let all = How { by: [&by[..], &[Key::Group]].concat(), compare_arms: true, ..how };
     time("the same with 3 groups and arms compared", &observed, &all);
     let mut observed = layers(100, 1, 1024, value);
     for i in 0..observed.cells.len() {

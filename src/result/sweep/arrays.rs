@@ -187,6 +187,7 @@ fn plural(axis: &str) -> String {
     if axis == CLASS { "token_classes".to_owned() } else { format!("{axis}s") }
 }
 
+type AverageOf = fn(&Average) -> Option<f64>;
 type NumberOf = fn(&MetricColumns) -> &Vec<Option<f64>>;
 const NUMBERS: [(&str, NumberOf); 3] = [
     ("value", |columns| &columns.value),
@@ -223,8 +224,8 @@ impl Out<'_> {
                 }
                 let shape = dense.shape();
                 let counts = |of: fn(&Average) -> usize| {
-                    let count = |row: &Option<&Average>| row.map_or(0, |row| of(row) as i64);
-                    ArrayData::I64(dense.rows.iter().map(count).collect())
+                    let count = |row: Option<&Average>| row.map_or(0, |row| of(row) as i64);
+                    ArrayData::I64(dense.rows.iter().copied().map(count).collect())
                 };
                 // What doesn't depend on the metric is told once.
                 if std::mem::take(&mut first) {
@@ -238,7 +239,7 @@ impl Out<'_> {
                 }
                 let path = format!("{path}/{}", part(metric));
                 self.push(format!("{path}/n"), shape.clone(), counts(|row| row.effect.n));
-                let numbers: [(&str, fn(&Average) -> Option<f64>); 7] = [
+                let numbers: [(&str, AverageOf); 7] = [
                     ("mean", |row| row.effect.mean),
                     ("se", |row| row.effect.se),
                     ("ci_low", |row| row.effect.ci.map(|ci| ci[0])),

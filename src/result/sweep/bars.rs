@@ -124,28 +124,29 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
         }
         arm.dense.rows[at].cloned()
     };
-    let fits = |arm: &&&Arm<'_>| {
+    let fits = |arm: &Arm<'_>| {
         along(arm).is_some_and(|(axis, classes)| {
             axis_name(arm, axis) == panel.axis && classes.is_some() == panel.class.is_some()
         })
     };
-    let mine: Vec<&Arm<'_>> = shown.iter().filter(fits).copied().collect();
-    let own = |arm: &&Arm<'_>| match along(arm) {
+    let own = |arm: &&Arm<'_>| match along(arm).filter(|_| fits(arm)) {
         Some((Some(axis), _)) => arm.dense.axes[axis].values.clone(),
         // No axis, one bar.
-        _ => vec![0],
+        Some((None, _)) => vec![0],
+        None => vec![],
     };
-    let values: BTreeSet<u32> = mine.iter().flat_map(own).collect();
+    let values: BTreeSet<u32> = shown.iter().flat_map(own).collect();
     let bar = |row: Option<Average>| {
         let Some(row) = row else { return Bar::default() };
         let trivial = row.cells > 0 && row.trivial == row.cells;
         Bar { value: row.effect.mean, error: None, interval: row.effect.ci, trivial }
     };
-    let series = mine.iter().map(|arm| Series {
+    // Every arm is a series of every panel, so that it has one colour.
+    let series = shown.iter().map(|arm| Series {
         name: arm.name(),
-        bars: values.iter().map(|value| bar(row(arm, *value))).collect(),
+        bars: values.iter().map(|value| bar(row(arm, *value).filter(|_| fits(arm)))).collect(),
     });
-    let label = |value: &u32| match (panel.axis, &mine[..]) {
+    let label = |value: &u32| match (panel.axis, shown) {
         ("", [only]) => only.name(),
         ("", _) => String::new(),
         (CLASS, _) => class(*value),

@@ -176,6 +176,9 @@ pub(super) fn subtitle(
     if let [total] = totals[..] {
         parts.push(phrases::estimate("total effect", &total));
     }
+    if rows().any(|row| (1..row.cells).contains(&row.trivial)) {
+        parts.push(held("some averages include trivial cells".to_owned()));
+    }
     if !outcome.complete {
         parts.push(held(format!("incomplete: {} of {} cells", outcome.cells_done, outcome.cells_total)));
     }

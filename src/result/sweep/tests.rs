@@ -86,10 +86,36 @@ fn every_format_is_written_and_repeats_to_the_byte() {
 }
 
 #[test]
+fn arrays_are_dense_where_axes_agree_and_by_class_where_positions_differ() {
+    let shapes = |outcome: &SweepOutcome| -> HashMap<String, Vec<usize>> {
+        arrays::arrays(outcome, None).into_iter().map(|array| (array.name, array.shape)).collect()
+    };
+    let ragged = shapes(&Example { layers: 3, ..Example::default() }.outcome());
+    assert_eq!(ragged["averages/mlp/prob:target/mean"], [3, 5]);
+    assert_eq!(
+        (&ragged["averages/mlp/layers"][..], &ragged["averages/mlp/token_classes"][..]),
+        (&[3][..], &[5][..])
+    );
+    assert_eq!(ragged["classes/attn/logit:target/effect"], [11, 6, 3]);
+    assert!(ragged.contains_key("columns/prob:target/value") && !ragged.contains_key("cells/mlp/layers"));
+    let dense = Example { layers: 3, positions: |_| 7, ..Example::default() }.outcome();
+    let found = arrays::arrays(&dense, Some("logit:target"));
+    let effect = found.iter().find(|array| array.name == "cells/attn/logit:target/effect").unwrap();
+    assert_eq!(effect.shape, [11, 3, 7]);
+    let cells = dense.cells.as_ref().unwrap();
+    let mine = (0..cells.len()).filter(|i| cells.arm[*i] == 1);
+    let expected: Vec<f64> = mine.map(|i| cells.metrics[1].effect[i].unwrap()).collect();
+    assert_eq!(effect.data, crate::result::array::ArrayData::F64(expected));
+    assert!(!shapes(&dense).keys().any(|name| name.starts_with("columns/")));
+    assert!(!found.iter().any(|array| array.name.contains("prob:target")));
+    assert_eq!(shapes(&grouped())["groups/pun/averages/mlp/prob:target/n"], [3, 5]);
+}
+
+#[test]
 fn a_sweep_without_cases_or_cells_still_has_files() {
     let mut outcome = Example { cases: 1, layers: 2, ..Example::default() }.outcome();
-    outcome.cells = Some(crate::effect::cells::Cells::default());
-    outcome.averages = crate::effect::average::Averages::default();
+    outcome.cells = Some(Cells::default());
+    outcome.averages = Averages::default();
     for (_, table) in Table::ALL {
         for format in [Format::Csv, Format::Jsonl, Format::Parquet] {
             render(&outcome, format, Some(table), None).unwrap();
@@ -151,6 +177,7 @@ fn a_plain_picture_is_bars_and_one_by_class_a_heatmap() {
     assert_eq!(svg(&classes, None), svg(&classes, Some(Plot::Heatmap)));
     let panels = svg(&classes, Some(Plot::Bars));
     assert!(panels.contains(">last subject<") && panels.contains(">last<"));
+    assert!(panels.contains("trivial: restores the readout itself"), "of the second panel alone");
 }
 
 #[test]
