@@ -23,7 +23,7 @@ pub fn estimate(samples: impl IntoIterator<Item = Option<f64>>) -> Estimate {
     // Equal samples have that mean and no error at all, not what rounding makes of it: nothing is divided by dust.
     if let [first, rest @ ..] = &samples[..]
         && first.is_finite()
-        && rest.iter().all(|x| x == first)
+        && rest.iter().all(|x| x.to_bits() == first.to_bits())
     {
         return Estimate { mean: Some(*first), se: (!rest.is_empty()).then_some(0.0) };
     }

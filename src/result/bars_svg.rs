@@ -13,8 +13,12 @@ const LINE: f64 = TICK * 1.25;
 /// Least space between labels beside each other.
 const GAP: f64 = 4.0;
 const PLOT_HEIGHT: f64 = 260.0;
-/// Series colours: Okabe and Ito's palette for colour-blind readers (2008), without its black and yellow.
-const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"];
+/// Series colours: Okabe and Ito's palette for colour-blind readers (2008), without its black and yellow; then dark ones of
+/// Tol's muted palette. The eleventh series has the first colour again.
+const COLOURS: [&str; 10] = [
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#332288", "#882255", "#117733",
+    "#999933",
+];
 const TRIVIAL: &str = "#b0b0b0";
 /// Baseline colours, dark so that their texts read.
 const BASELINES: [&str; 4] = ["#222222", "#8a2be2", "#00705a", "#a04000"];
@@ -47,7 +51,7 @@ impl Axis {
 /// The whole picture. Series must have passed their checks.
 pub(super) fn draw(bars: &Bars) -> String {
     let chart = Chart::new(bars, &Axis::new(std::slice::from_ref(bars)));
-    let legend = Legend::new(legend_entries(bars), chart.content);
+    let legend = Legend::new(legend_entries(std::slice::from_ref(bars)), chart.content);
     let mut svg = Svg::new();
     let bottom = chart.draw(&mut svg, MARGIN);
     legend.draw(&mut svg, MARGIN + chart.left, bottom);
@@ -61,7 +65,7 @@ pub(super) fn draw_panels(all: &BarPanels) -> String {
     let charts: Vec<Chart<'_>> = all.panels.iter().map(|bars| Chart::new(bars, &axis)).collect();
     let content = charts.iter().map(|chart| chart.content).fold(360.0, f64::max);
     let heading = Heading::new(&all.title, &all.subtitle, 14.0, content);
-    let legend = Legend::new(all.panels.first().map(legend_entries).unwrap_or_default(), content);
+    let legend = Legend::new(legend_entries(&all.panels), content);
     let mut svg = Svg::new();
     heading.draw(&mut svg, MARGIN, MARGIN);
     let mut y = MARGIN + heading.height();
@@ -247,13 +251,16 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
     }
 }
 
-fn legend_entries(bars: &Bars) -> Vec<(Swatch<'static>, String)> {
+/// The first chart's series, and what is seen in any chart.
+fn legend_entries(charts: &[Bars]) -> Vec<(Swatch<'static>, String)> {
     let mut entries = Vec::new();
-    if bars.series.len() > 1 {
-        let named = bars.series.iter().enumerate();
+    let series = charts.first().map(|bars| &bars.series[..]).unwrap_or_default();
+    if series.len() > 1 {
+        let named = series.iter().enumerate();
         entries.extend(named.map(|(i, s)| (Swatch::Filled(COLOURS[i % COLOURS.len()]), s.name.clone())));
     }
-    if bars.series.iter().flat_map(|s| &s.bars).any(|bar| bar.trivial && bar.finite().is_some()) {
+    let mut bars = charts.iter().flat_map(|bars| &bars.series).flat_map(|s| &s.bars);
+    if bars.any(|bar| bar.trivial && bar.finite().is_some()) {
         entries.push((Swatch::Filled(TRIVIAL), "trivial: restores the readout itself".to_owned()));
     }
     entries

@@ -12,7 +12,7 @@ use crate::spec::intervention::SourceSpec;
 use crate::tokens::Token;
 
 /// Panels stand below each other where they would be wider than this many columns side by side.
-const WIDE: usize = 72;
+pub(super) const WIDE: usize = 72;
 /// What separates the parts of a subtitle; lines break after it.
 pub(super) const DOT: &str = "\u{a0}·  ";
 

@@ -22,7 +22,7 @@ use crate::spec::problem::{FieldProblem, code};
 use crate::spec::trace::PlotFormat;
 
 /// Pixels of a PNG per unit of its SVG.
-const PNG_SCALE: f32 = 2.0;
+pub(super) const PNG_SCALE: f32 = 2.0;
 
 /// A format of a result beside JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,26 @@ pub enum RenderError {
         /// Those it has.
         served: &'static [Format],
     },
+    /// A table that the result of a sweep doesn't have in this format.
+    #[error("no table `{asked}`: {reason}")]
+    Table {
+        /// Its name.
+        asked: &'static str,
+        /// Why not.
+        reason: &'static str,
+        /// What to ask for.
+        fix: String,
+    },
+    /// A kind of picture that can't be of these averages.
+    #[error("no {asked}: {reason}")]
+    Plot {
+        /// Its name.
+        asked: &'static str,
+        /// Why not.
+        reason: String,
+        /// What to ask for.
+        fix: &'static str,
+    },
     /// The picture can't be drawn.
     #[error(transparent)]
     Picture(#[from] PictureError),
@@ -113,6 +133,8 @@ impl RenderError {
             Self::Format { served, .. } => {
                 ("?format", code::NOT_SUPPORTED, format!("write one of {}", names(served)))
             }
+            Self::Table { fix, .. } => ("?table", code::NOT_SUPPORTED, fix.clone()),
+            Self::Plot { fix, .. } => ("?kind", code::NOT_SUPPORTED, (*fix).to_owned()),
             Self::Picture(PictureError::TooMany { .. }) => ("?format", code::LIMIT, numbers()),
             Self::Raster(RasterError::Size { .. }) => {
                 ("?format", code::LIMIT, format!("ask for svg, or {}", numbers()))
@@ -232,16 +254,22 @@ impl Rendered for RunResponse {
 }
 
 /// A metric that is named must exist, whatever the format.
-fn check_metric(asked: Option<&str>, known: &[&str]) -> Result<(), PictureRequestError> {
+pub(super) fn check_metric(asked: Option<&str>, known: &[&str]) -> Result<(), PictureRequestError> {
     if asked.is_some() { chosen(asked, known).map(|_| ()) } else { Ok(()) }
 }
 
-fn numpy(mut arrays: Vec<NamedArray>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, RenderError> {
+pub(super) fn numpy(
+    mut arrays: Vec<NamedArray>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, RenderError> {
     arrays.push(files::metadata_array(metadata));
     Ok(npz::write(&arrays)?)
 }
 
-fn tensors(mut arrays: Vec<NamedArray>, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>, RenderError> {
+pub(super) fn tensors(
+    mut arrays: Vec<NamedArray>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, RenderError> {
     arrays.retain(|array| !matches!(array.data, ArrayData::Text(_)));
     Ok(safetensors::write(&arrays, metadata)?)
 }

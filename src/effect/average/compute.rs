@@ -39,7 +39,7 @@ pub(super) struct Pools<'t, 'o> {
     table: &'t Table<'o>,
     bootstrap: Bootstrap,
     /// All cases, then each group's in the order in which cases name them.
-    pools: Vec<Pool>,
+    list: Vec<Pool>,
 }
 
 impl<'t, 'o> Pools<'t, 'o> {
@@ -62,14 +62,14 @@ impl<'t, 'o> Pools<'t, 'o> {
             let member = table.order.iter().map(of).collect();
             pools.push(Pool { group: Some(name.to_owned()), set, member });
         }
-        Self { table, bootstrap: how.bootstrap(), pools }
+        Self { table, bootstrap: how.bootstrap(), list: pools }
     }
 
     /// Total effects: of each pool, arm and metric.
     pub(super) fn totals(&self) -> Vec<Total> {
         let Observed { arms, metrics, .. } = self.table.observed;
         let mut totals = Vec::new();
-        for pool in &self.pools {
+        for pool in &self.list {
             let ranks: Vec<u32> =
                 (0..self.table.order.len() as u32).filter(|rank| pool.member[*rank as usize]).collect();
             let draws = Draws::new(ranks.len(), &self.bootstrap, pool.set);
@@ -92,7 +92,7 @@ impl<'t, 'o> Pools<'t, 'o> {
     /// Averages of each pool, place and metric.
     pub(super) fn rows(&self) -> Vec<Average> {
         let mut jobs = Vec::new();
-        for pool in &self.pools {
+        for pool in &self.list {
             for place in &self.table.places {
                 let n = pool.entries(place).count();
                 if n > 0 {
@@ -132,7 +132,7 @@ impl<'t, 'o> Pools<'t, 'o> {
 
     /// Independent draws of both groups.
     fn between_groups(&self) -> Vec<Difference> {
-        let groups = &self.pools[1..];
+        let groups = &self.list[1..];
         let last_first = if groups.len() > EACH_WITH_EACH { 1 } else { groups.len() };
         let mut jobs = Vec::new();
         for (i, a) in groups.iter().enumerate().take(last_first) {
@@ -166,7 +166,7 @@ impl<'t, 'o> Pools<'t, 'o> {
         let placed: HashMap<PlaceKey, &PlaceCases> =
             self.table.places.iter().map(|place| (place.key, place)).collect();
         let mut jobs = Vec::new();
-        for pool in &self.pools {
+        for pool in &self.list {
             for (first, second) in pairs(arms.len() as u32) {
                 for a in self.table.places.iter().filter(|place| place.key.arm == first) {
                     let key = PlaceKey { arm: second, ..a.key };
@@ -209,7 +209,7 @@ impl<'t, 'o> Pools<'t, 'o> {
         jobs: Vec<([(u32, usize); D], J)>,
         answer: impl Fn([&Draws; D], J) -> R + Sync,
     ) -> Vec<R> {
-        let mut by_draws: BTreeMap<[(u32, usize); D], Vec<(usize, J)>> = BTreeMap::new();
+        let mut by_draws = BTreeMap::<_, Vec<(usize, J)>>::new();
         for (i, (sets, job)) in jobs.into_iter().enumerate() {
             by_draws.entry(sets).or_default().push((i, job));
         }

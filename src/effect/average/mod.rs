@@ -2,19 +2,21 @@
 //!
 //! Within a case, cells that agree on what they are averaged by are one number, their mean. Across cases each case that
 //! has such cells counts once, so a case's cells stay together: cases are what is drawn (a cluster bootstrap). [`averages`]
-//! gives everything, [`running::running`] what can be told at once while a sweep goes on.
+//! gives everything, [`running`] what can be told at once while a sweep goes on.
 //!
 //! Nothing is left out because of its number: where a case's isn't finite, the averages that it belongs to are null. The
 //! same cases give the same bits in any order and on any number of threads: cases are drawn, and added up, by name.
 
 mod compute;
-pub mod running;
+mod running;
 mod table;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
 mod tests;
 mod top;
+
+pub use running::running;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -58,7 +58,9 @@ impl<'o> Table<'o> {
             ranks[*case as usize] = Some(rank);
         }
         let mut places = gather(observed, by, &ranks);
-        places.iter_mut().for_each(|place| place.finish(observed.metrics.len()));
+        for place in &mut places {
+            place.finish(observed.metrics.len());
+        }
         places.sort_by(|a, b| in_order(observed, &a.key, &b.key));
         Self { observed, order, places }
     }
@@ -83,22 +85,38 @@ impl PlaceCases {
         self.effects[entry * (self.effects.len() / self.entries.len()) + metric]
     }
 
-    /// Sums become means, and cases go in order.
+    /// Cases go in order, and sums become means.
     fn finish(&mut self, metrics: usize) {
-        for (entry, effects) in self.entries.iter().zip(self.effects.chunks_mut(metrics.max(1))) {
+        let mut by_rank: Vec<usize> = (0..self.entries.len()).collect();
+        by_rank.sort_by_key(|i| self.entries[*i].rank);
+        let mut entries: Vec<Entry> = Vec::with_capacity(self.entries.len());
+        let mut sums: Vec<Option<f64>> = Vec::with_capacity(self.effects.len());
+        for i in by_rank {
+            let (next, own) = (self.entries[i], &self.effects[i * metrics..(i + 1) * metrics]);
+            if let Some(last) = entries.last_mut().filter(|last| last.rank == next.rank) {
+                // Its cells came in several pieces.
+                last.cells += next.cells;
+                last.trivial += next.trivial;
+                last.exact_null += next.exact_null;
+                let first = sums.len() - metrics;
+                for (sum, own) in sums[first..].iter_mut().zip(own) {
+                    *sum = sum.zip(*own).map(|(a, b)| a + b);
+                }
+            } else {
+                entries.push(next);
+                sums.extend(own);
+            }
+        }
+        for (entry, effects) in entries.iter().zip(sums.chunks_mut(metrics.max(1))) {
             for effect in effects {
                 *effect = effect.and_then(|sum| finite(sum / entry.cells as f64));
             }
         }
-        let mut by_rank: Vec<usize> = (0..self.entries.len()).collect();
-        by_rank.sort_by_key(|i| self.entries[*i].rank);
-        self.effects =
-            by_rank.iter().flat_map(|i| &self.effects[i * metrics..(i + 1) * metrics]).copied().collect();
-        self.entries = by_rank.iter().map(|i| self.entries[*i]).collect();
+        (self.entries, self.effects) = (entries, sums);
     }
 }
 
-/// Sums over the cells of each place and case. A case's cells of one arm come together.
+/// Sums over the cells of each place and case, in as few pieces as a case's cells come in.
 fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCases> {
     let (cells, metrics) = (&observed.cells, observed.metrics.len());
     let has = |key: Key| by.contains(&key);

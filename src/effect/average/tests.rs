@@ -172,7 +172,7 @@ fn nothing_kept_gives_no_rows_and_totals_without_numbers() {
     assert!(found.rows.is_empty() && found.top.is_empty() && found.differences.is_empty());
     assert_eq!(found.totals[0].total_effect, CaseEstimate::default());
     assert_eq!(averages(&Observed::default(), &how(&BY_LAYER, 2)).kept, 0);
-    assert_eq!(running::running(&observed, &how(&BY_LAYER, 2))["cases"], 0);
+    assert_eq!(running(&observed, &how(&BY_LAYER, 2))["cases"], 0);
 }
 
 #[test]
@@ -200,6 +200,19 @@ fn cells_are_averaged_within_a_case_before_cases_are() {
     let found = averages(&observed, &how(&BY_LAYER, 1));
     assert!((found.rows[0].effect.mean.unwrap() - 0.6).abs() < 1e-15);
     assert_eq!((found.rows[0].cells, found.rows[0].effect.n), (4, 2));
+}
+
+#[test]
+fn cells_of_a_case_may_come_in_pieces() {
+    let whole = layers(3, 1, 1, |case, _, _| Some(case as f64));
+    let mut pieces = whole.clone();
+    for (case, effect) in [(0, 0.5), (2, 3.0), (0, 1.0)] {
+        push(&mut pieces.cells, case, 0, Some(0), Some(effect));
+    }
+    let found = averages(&pieces, &how(&BY_LAYER, 1));
+    // 0, 0.5 and 1; 1; 2 and 3.
+    assert_eq!((found.rows[0].effect.mean, found.rows[0].cells), (Some((0.5 + 1.0 + 2.5) / 3.0), 6));
+    assert_eq!(found.rows[0].effect.n, 3);
 }
 
 #[test]
@@ -287,7 +300,7 @@ fn an_average_of_too_few_cases_is_told_but_not_tested() {
 fn running_means_are_the_means_of_the_averages() {
     let noise = normal(7, 100);
     let observed = layers(5, 2, 4, |case, arm, layer| Some(noise[case * 8 + arm * 4 + layer as usize]));
-    let (how, told) = (how(&BY_LAYER, 1), running::running(&observed, &how(&BY_LAYER, 1)));
+    let (how, told) = (how(&BY_LAYER, 1), running(&observed, &how(&BY_LAYER, 1)));
     let found = averages(&observed, &how);
     assert_eq!((told["cases"].as_u64(), told["means"].as_array().unwrap().len()), (Some(5), 2));
     for (i, one) in told["means"].as_array().unwrap().iter().enumerate() {
@@ -317,7 +330,7 @@ fn large_sweeps_are_averaged_in_seconds() {
             start.elapsed()
         );
         let start = std::time::Instant::now();
-        running::running(observed, how);
+        running(observed, how);
         println!("  running: {:?}", start.elapsed());
     };
     let value =
@@ -337,7 +350,7 @@ fn large_sweeps_are_averaged_in_seconds() {
     let by = [Key::Arm, Key::Layer, Key::TokenClass];
     let how = How { resamples: 2000, compare_arms: false, ..how(&by, 20) };
     time("30 layers x 6 classes x 2 arms x 2 metrics, 200 cases", &observed, &how);
-    let all = How { by: [&by[..], &[Key::Group]].concat(), compare_arms: true, ..how.clone() };
+    let all = How { by: [&by[..], &[Key::Group]].concat(), compare_arms: true, ..how };
     time("the same with 3 groups and arms compared", &observed, &all);
     let mut observed = layers(100, 1, 1024, value);
     for i in 0..observed.cells.len() {

@@ -166,13 +166,17 @@ fn draw(
             }
             maxima.push(max);
             if k >= width {
-                among.iter_mut().for_each(|n| *n += 1);
+                for n in &mut among {
+                    *n += 1;
+                }
                 continue;
             }
             order.clear();
             order.extend(0..width as u32);
             order.select_nth_unstable_by(k, |a, b| stronger(found, &strengths, *a as usize, *b as usize));
-            order[..k].iter().for_each(|i| among[*i as usize] += 1);
+            for i in &order[..k] {
+                among[*i as usize] += 1;
+            }
         }
         (maxima, among)
     });
@@ -214,7 +218,9 @@ impl Sums {
     fn add(&mut self, set: &[u32], cases: usize, centred: &[f64], present: &[f64]) {
         self.counts.clear();
         self.counts.resize(cases, 0);
-        set.iter().for_each(|case| self.counts[*case as usize] += 1);
+        for case in set {
+            self.counts[*case as usize] += 1;
+        }
         for sums in [&mut self.cases, &mut self.values, &mut self.squares] {
             sums.fill(0.0);
         }

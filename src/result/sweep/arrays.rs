@@ -17,6 +17,8 @@
 //!   `columns/head`, `columns/dim`, `columns/trivial`, `columns/exact_null`, `columns/{metric}/` + `value`, `effect`,
 //!   `effect_se`.
 //!
+//! - In `.npz` also `case_ids`, `arm_names` and `token_class_names`, texts.
+//!
 //! Metadata: `model`, `complete`, `plan_sha256` and `server` where the provenance has them, and as JSON `request`,
 //! `provenance`, `lints`, `cases` (their names), `arms`, `metrics`, `token_classes` (numbers are indices into these).
 
@@ -79,6 +81,20 @@ pub fn arrays(outcome: &SweepOutcome, only: Option<&str>) -> Vec<NamedArray> {
         }
     }
     out.list
+}
+
+/// Names as arrays of texts, for `.npz`: `case_ids`, `arm_names`, `token_class_names`, which indices point into.
+pub fn names(outcome: &SweepOutcome) -> Vec<NamedArray> {
+    let array = |name: &str, texts: Vec<String>| NamedArray {
+        name: name.to_owned(),
+        shape: vec![texts.len()],
+        data: ArrayData::Text(texts),
+    };
+    vec![
+        array("case_ids", outcome.cases.iter().map(|case| case.id.clone()).collect()),
+        array("arm_names", outcome.arms.iter().map(|arm| arm.name.clone()).collect()),
+        array("token_class_names", TokenClass::ALL.iter().map(|(name, _)| (*name).to_owned()).collect()),
+    ]
 }
 
 /// Where numbers come from; see the module.
@@ -171,6 +187,7 @@ fn plural(axis: &str) -> String {
     if axis == CLASS { "token_classes".to_owned() } else { format!("{axis}s") }
 }
 
+type AverageOf = fn(&Average) -> Option<f64>;
 type NumberOf = fn(&MetricColumns) -> &Vec<Option<f64>>;
 const NUMBERS: [(&str, NumberOf); 3] = [
     ("value", |columns| &columns.value),
@@ -207,8 +224,8 @@ impl Out<'_> {
                 }
                 let shape = dense.shape();
                 let counts = |of: fn(&Average) -> usize| {
-                    let count = |row: &Option<&Average>| row.map_or(0, |row| of(row) as i64);
-                    ArrayData::I64(dense.rows.iter().map(count).collect())
+                    let count = |row: Option<&Average>| row.map_or(0, |row| of(row) as i64);
+                    ArrayData::I64(dense.rows.iter().copied().map(count).collect())
                 };
                 // What doesn't depend on the metric is told once.
                 if std::mem::take(&mut first) {
@@ -222,7 +239,7 @@ impl Out<'_> {
                 }
                 let path = format!("{path}/{}", part(metric));
                 self.push(format!("{path}/n"), shape.clone(), counts(|row| row.effect.n));
-                let numbers: [(&str, fn(&Average) -> Option<f64>); 7] = [
+                let numbers: [(&str, AverageOf); 7] = [
                     ("mean", |row| row.effect.mean),
                     ("se", |row| row.effect.se),
                     ("ci_low", |row| row.effect.ci.map(|ci| ci[0])),

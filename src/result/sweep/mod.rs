@@ -1,11 +1,25 @@
 //! Result of a sweep: what `GET /v1/jobs/{id}/result` answers. It is stored once and says nothing of when or by whom it was
 //! computed, so that a sweep that was interrupted gives the same bytes as one that was not.
 //!
-//! [`render::render`] gives it as a file, [`picture::picture`] as a picture.
+//! [`render()`] gives it as a file, [`picture()`] as a picture.
 
 pub mod arrays;
+mod bars;
 mod dense;
+#[cfg(test)]
+mod example;
+#[cfg(test)]
+mod gallery;
+mod heatmaps;
+mod picture;
+mod render;
 pub mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use picture::{Plot, picture};
+pub use render::render;
+pub use tables::Table;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -152,35 +166,4 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
     }
     let json = |lint| serde_json::to_value(lint).expect("BUG: remarks have string keys");
     lints.0.iter().map(json).collect()
-}
-
-/// TO BE REPLACED
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plot {
-    /// Bars
-    Bars,
-    /// Heatmap
-    Heatmap,
-}
-impl Plot {
-    /// All.
-    pub const ALL: [(&'static str, Self); 2] = [("bars", Self::Bars), ("heatmap", Self::Heatmap)];
-}
-/// TO BE REPLACED
-pub fn render(
-    _: &SweepOutcome,
-    asked: super::render::Format,
-    _: Option<tables::Table>,
-    _: Option<&str>,
-) -> Result<Vec<u8>, super::render::RenderError> {
-    Err(super::render::RenderError::Format { asked, served: &[] })
-}
-/// TO BE REPLACED
-pub fn picture(
-    _: &SweepOutcome,
-    _: Option<&str>,
-    _: Option<Plot>,
-    asked: super::render::Format,
-) -> Result<Vec<u8>, super::render::RenderError> {
-    Err(super::render::RenderError::Format { asked, served: &[] })
 }

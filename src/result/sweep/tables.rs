@@ -45,18 +45,18 @@ pub enum Table {
 }
 
 impl Table {
-    /// Every table.
-    pub const ALL: [Self; 5] = [Self::Averages, Self::Cells, Self::Cases, Self::Differences, Self::Top];
+    /// Every table with its name.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("averages", Self::Averages),
+        ("cells", Self::Cells),
+        ("cases", Self::Cases),
+        ("differences", Self::Differences),
+        ("top", Self::Top),
+    ];
 
     /// Its name in `?table=`.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Averages => "averages",
-            Self::Cells => "cells",
-            Self::Cases => "cases",
-            Self::Differences => "differences",
-            Self::Top => "top",
-        }
+        Self::ALL[self as usize].0
     }
 
     /// Whether the outcome has it: cells may not have been kept.

@@ -1,0 +1,75 @@
+//! Averages of two axes as heatmaps, one panel an arm, all on one scale.
+
+use super::SweepOutcome;
+use super::dense::CLASS;
+use super::picture::{Arm, Plot, class, subtitle, what};
+use crate::lower::layout::Axis;
+use crate::result::common::NdArray;
+use crate::result::heatmap::{Arrangement, Column, Figure, Heatmap};
+use crate::result::patch::Masks;
+use crate::result::phrases;
+use crate::result::pictures::WIDE;
+use crate::result::plane::Plane;
+use crate::result::render::RenderError;
+use crate::spec::select::TokenClass;
+
+/// The heatmaps of every arm whose averages have at most two axes.
+pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Result<Figure, RenderError> {
+    let (shown, left_out): (Vec<&Arm<'_>>, Vec<&Arm<'_>>) = arms.iter().partition(|arm| arm.axes.len() < 3);
+    if shown.is_empty() {
+        let reason = format!("a heatmap has two axes, but these averages are by {}", left_out[0].by());
+        let fix = "average by two of layer, token_class, position, head and dim, or ask for numbers";
+        return Err(RenderError::Plot { asked: Plot::Heatmap.name(), reason, fix });
+    }
+    let what = what(metric);
+    let panels: Vec<Heatmap> = shown
+        .iter()
+        .filter_map(|arm| {
+            let mut panel = panel(arm)?;
+            panel.value_label = format!("mean effect on {}", phrases::unbroken(&what));
+            Some(panel)
+        })
+        .collect();
+    let widest = panels.iter().map(|panel| panel.columns.len()).max().unwrap_or(0);
+    let arrangement = if panels.len() * widest > WIDE { Arrangement::Column } else { Arrangement::Row };
+    let mut title = format!("Average indirect effect: {what}");
+    // A single panel's own title isn't drawn.
+    if let [only] = &panels[..] {
+        title = format!("{title}, {}", only.title);
+    }
+    Ok(Figure {
+        title,
+        subtitle: subtitle(outcome, metric, &shown, false, &left_out),
+        panels,
+        shared_scale: true,
+        arrangement,
+    })
+}
+
+fn panel(arm: &Arm<'_>) -> Option<Heatmap> {
+    let mut axes: Vec<Axis> = (0..arm.axes.len()).map(|i| arm.axis(i).clone()).collect();
+    // Layers alone go up, beside the other arms' layers.
+    if let [Axis { name: "layer", .. }] = axes[..] {
+        axes.push(Axis { name: "", values: vec![0] });
+    }
+    let shape: Vec<usize> = axes.iter().map(|axis| axis.values.len()).collect();
+    let masks = Masks {
+        exact_null: NdArray::new(&shape, arm.dense.all(|row| row.exact_null)),
+        trivial: NdArray::new(&shape, arm.dense.all(|row| row.trivial)),
+    };
+    let sites = arm.head.sites.join(" + ");
+    let column = |axis: &Axis, value: u32| match axis.name {
+        CLASS => Column { text: class(value), marked: value <= TokenClass::LastSubject as u32 },
+        "" => Column { text: arm.head.name.clone(), marked: false },
+        _ => Column { text: value.to_string(), marked: false },
+    };
+    let values = arm.dense.numbers(|row| row.effect.mean);
+    let mut map = Plane::new(&axes)?.heatmap(&values, &masks, &sites, column);
+    map.title = if sites.is_empty() { arm.name() } else { format!("{}: {sites}", arm.name()) };
+    map.x_label = axes
+        .iter()
+        .find(|axis| axis.name != map.y_label)
+        .map_or_else(String::new, |axis| axis.name.replace('_', " "));
+    "subject".clone_into(&mut map.mark_label);
+    Some(map)
+}
