@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::job::{Claim, Job, JobId, State};
 use super::query::load;
 use super::row::{Stored, hold, tell_state};
-use super::sql::{Tx, args};
+use super::sql::{Open, Tx, args};
 use super::submit::with_texts;
 use super::{Store, wall_clock};
 
@@ -38,9 +38,10 @@ impl Store {
     pub async fn claim(&self, model_sha: &str) -> Result<Option<Claim>, StoreError> {
         for _ in 0..TRIES {
             let mut tx = self.write().await?;
-            // What a crash forgets of a claim is only that somebody was at work.
-            let lazily = tx.pick("select 1", "set local synchronous_commit = off");
-            tx.run(lazily, args![]).await?;
+            if matches!(tx.open, Open::Postgres(_)) {
+                // What a crash forgets of a claim is only that somebody was at work.
+                tx.run("set local synchronous_commit = off", args![]).await?;
+            }
             let now = self.lease_clock(&mut tx).await?;
             let Some(row) = tx.row(CHOICE, args![model_sha, now]).await? else { return Ok(None) };
             let id = JobId(row.get(0)?);

@@ -173,7 +173,8 @@ impl Place {
     }
 
     fn sqlite(&self, error: &dyn DatabaseError) -> StoreError {
-        const FAILED_SYNCS: [i32; 2] = [10 | 4 << 8, 10 | 5 << 8];
+        // Of the file, of its folder.
+        const FAILED_SYNCS: [i32; 2] = [1034, 1290];
         let place = self.name.clone();
         let detail = error.message().to_owned();
         let code = error.code().and_then(|code| code.parse::<i32>().ok()).unwrap_or_default();

@@ -9,7 +9,14 @@ use super::error::StoreError;
 /// Held until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Not by closing: a child that another thread is just starting has the file open too, until it runs its program.
+        self.file.unlock().ok();
+    }
 }
 
 impl FolderLock {
@@ -35,7 +42,7 @@ impl FolderLock {
         file.set_len(0).map_err(failed)?;
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 

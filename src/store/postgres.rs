@@ -36,8 +36,6 @@ pub(super) async fn open(url: &str) -> Result<(PgPool, Arc<Place>), StoreError> 
         ("statement_timeout", "60s"),
         // A process that stops in the middle holds no row for longer.
         ("idle_in_transaction_session_timeout", "30s"),
-        // Ids sort by their bytes everywhere; nothing here is sorted by a language's rules.
-        ("client_min_messages", "warning"),
     ]);
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)

@@ -66,18 +66,4 @@ impl Store {
         tx.run(sql, args![self.process(), wall_clock()]).await?;
         tx.commit().await
     }
-
-    /// Bounds the size of SQLite's file in pages, and says what bounded it before: a disk that is full, for tests.
-    #[doc(hidden)]
-    pub async fn limit_pages(&self, pages: Option<i64>) -> Result<Option<i64>, StoreError> {
-        let super::Pools::Sqlite(pools) = &self.0.pools else { return Ok(None) };
-        let failed = |error| self.0.place.error(error);
-        let before =
-            sqlx::query_scalar("pragma max_page_count").fetch_one(&pools.writer).await.map_err(failed)?;
-        if let Some(pages) = pages {
-            let sql = sqlx::AssertSqlSafe(format!("pragma max_page_count = {pages}"));
-            sqlx::query(sql).execute(&pools.writer).await.map_err(failed)?;
-        }
-        Ok(Some(before))
-    }
 }

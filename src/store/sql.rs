@@ -35,7 +35,6 @@ pub(super) enum Arg<'a> {
     MaybeText(Option<&'a str>),
     Bytes(&'a [u8]),
     Id(Uuid),
-    MaybeId(Option<Uuid>),
 }
 
 /// A row of an answer; columns by their place, from 0.
@@ -74,7 +73,6 @@ arg! {
     &'a [u8] => Arg::Bytes,
     &'a Vec<u8> => |b: &'a Vec<u8>| Arg::Bytes(b),
     Uuid => Arg::Id,
-    Option<Uuid> => Arg::MaybeId,
     super::job::JobId => |id: super::job::JobId| Arg::Id(id.0),
 }
 
@@ -97,7 +95,6 @@ macro_rules! bound {
                 Arg::MaybeText(text) => query.bind(text.map(storable)),
                 Arg::Bytes(bytes) => query.bind(bytes.to_vec()),
                 Arg::Id(id) => query.bind(id),
-                Arg::MaybeId(id) => query.bind(id),
             };
         }
         query

@@ -1,6 +1,8 @@
 //! The store of jobs and datasets: the same tests on SQLite and on PostgreSQL.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+#![allow(clippy::print_stdout, reason = "what is left out, and what is measured, is said")]
+#![allow(clippy::assigning_clones, reason = "plainer")]
 
 /// `both! { name: function }`: tests of a function that takes a [`support::Db`], one on each database.
 macro_rules! both {

@@ -50,7 +50,7 @@ impl Server {
         while let Err(error) = block_on(PgConnection::connect(&self.url("postgres"))) {
             let log = || std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             assert!(
-                begun.elapsed() < Duration::from_secs(60),
+                begun.elapsed() < Duration::from_mins(1),
                 "{error} from process {}: {}",
                 self.process.id(),
                 log()
@@ -98,6 +98,7 @@ fn start() -> Option<Server> {
 }
 
 /// A process of its own that outlives the tests by a moment: Rust runs nothing at the end of a test program.
+#[expect(clippy::zombie_processes, reason = "it waits for the end of this one")]
 fn guard(server: &Child, folder: &Path) {
     let script = "while kill -0 $1 2>/dev/null; do sleep 0.2; done; kill -QUIT $2; \
                   while kill -0 $2 2>/dev/null; do sleep 0.1; done; rm -rf \"$3\"";

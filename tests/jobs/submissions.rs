@@ -114,7 +114,7 @@ both! {
         assert_eq!(store.dataset(OWNER, &first.id).await.unwrap().as_ref(), Some(&first));
         assert_eq!(store.dataset_text(OWNER, &first.id).await.unwrap().as_deref(), Some(text));
         assert_eq!(store.dataset_text("eve", &first.id).await.unwrap(), None);
-        assert_eq!(store.datasets(OWNER).await.unwrap(), [first.clone()]);
+        assert_eq!(store.datasets(OWNER).await.unwrap(), std::slice::from_ref(&first));
         assert!(store.delete_dataset(OWNER, &first.id).await.unwrap());
         assert!(!store.delete_dataset(OWNER, &first.id).await.unwrap());
         assert_eq!(store.datasets("bob").await.unwrap(), [bobs]);
