@@ -1,7 +1,9 @@
 //! Averages over cases by token class (Meng et al. 2022), with confidence intervals by a bootstrap over cases.
 //!
 //! Within a case, a cell is the mean over noise samples, and a class the mean over its positions. Across cases each case
-//! that has the class counts once.
+//! that has the class counts once. The averages of sweeps ([`super::average`]) are the same of whole tables of cells; here
+//! each case is reduced to its classes as soon as it is traced, so that its cells need not be held, and positions,
+//! trivial cells and peaks are counted, which a table of classes would have lost.
 
 use std::collections::HashMap;
 

@@ -51,7 +51,7 @@ impl Axis {
 /// The whole picture. Series must have passed their checks.
 pub(super) fn draw(bars: &Bars) -> String {
     let chart = Chart::new(bars, &Axis::new(std::slice::from_ref(bars)));
-    let legend = Legend::new(legend_entries(std::slice::from_ref(bars)), chart.content);
+    let legend = Legend::new(legend_entries(std::slice::from_ref(bars)), chart.content - chart.left);
     let mut svg = Svg::new();
     let bottom = chart.draw(&mut svg, MARGIN);
     legend.draw(&mut svg, MARGIN + chart.left, bottom);
@@ -65,7 +65,8 @@ pub(super) fn draw_panels(all: &BarPanels) -> String {
     let charts: Vec<Chart<'_>> = all.panels.iter().map(|bars| Chart::new(bars, &axis)).collect();
     let content = charts.iter().map(|chart| chart.content).fold(360.0, f64::max);
     let heading = Heading::new(&all.title, &all.subtitle, 14.0, content);
-    let legend = Legend::new(legend_entries(&all.panels), content);
+    let left = charts.first().map_or(0.0, |chart| chart.left);
+    let legend = Legend::new(legend_entries(&all.panels), content - left);
     let mut svg = Svg::new();
     heading.draw(&mut svg, MARGIN, MARGIN);
     let mut y = MARGIN + heading.height();
@@ -76,7 +77,7 @@ pub(super) fn draw_panels(all: &BarPanels) -> String {
     for chart in &charts {
         y = chart.draw(&mut svg, y);
     }
-    legend.draw(&mut svg, MARGIN + charts.first().map_or(0.0, |chart| chart.left), y);
+    legend.draw(&mut svg, MARGIN + left, y);
     let name = if all.title.is_empty() { "bar charts".to_owned() } else { label::one_line(&all.title) };
     svg.finish(content + 2.0 * MARGIN, y + legend.height() + MARGIN, &name)
 }

@@ -24,7 +24,7 @@ const LEVEL: i32 = 3;
 /// missing, or no finite number, is null. `metadata` is the file's key-value metadata.
 ///
 /// # Errors
-/// Columns of different lengths, two columns of one name, no columns.
+/// Columns of different lengths, two columns of one name, a piece with other columns than the first.
 pub fn write(
     pieces: impl IntoIterator<Item = Vec<Column>>,
     metadata: &BTreeMap<String, String>,

@@ -10,8 +10,8 @@ use super::{How, Key};
 use crate::effect::cells::Observed;
 
 /// Means over the cases that have cells so far: `{"cases": n, "means": [..]}` with, of each arm and metric, `peak`, the
-/// average with the largest |mean| (its place and `mean`), trivial ones apart, and `by_layer`, the mean of each layer's
-/// cells, `{"layers": [..], "mean": [..]}`; null and left out where there are none.
+/// average with the largest |mean| (its place `at`, and `mean`), trivial ones apart, null where none has a mean; and
+/// `by_layer`, the mean of each layer's cells, `{"layers": [..], "mean": [..]}`, left out of arms without layers.
 pub fn running(observed: &Observed, how: &How) -> Value {
     let table = Table::new(observed, &how.by);
     let layers = Table::new(observed, &[Key::Arm, Key::Layer]);

@@ -148,7 +148,7 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
     });
     let label = |value: &u32| match (panel.axis, shown) {
         ("", [only]) => only.name(),
-        ("", _) => String::new(),
+        ("", _) => "all".to_owned(),
         (CLASS, _) => class(*value),
         _ => value.to_string(),
     };
