@@ -67,6 +67,14 @@ async fn events(state: State<AppState>, Path(id): Path<String>, parts: Parts) ->
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response())
 }
 
+/// Waits until the server stops.
+async fn stopping(readiness: &mut watch::Receiver<Readiness>) {
+    if readiness.wait_for(|now| *now == Readiness::Draining).await.is_err() {
+        // Nobody is left to say so.
+        std::future::pending::<()>().await;
+    }
+}
+
 struct Follow {
     jobs: Jobs,
     id: JobId,
@@ -90,10 +98,7 @@ impl Follow {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(POLL) => {}
                 () = self.sender.closed() => return,
-                stopping = self.readiness.wait_for(|now| *now == Readiness::Draining) => {
-                    drop(stopping);
-                    return;
-                }
+                () = stopping(&mut self.readiness) => return,
             }
         }
     }

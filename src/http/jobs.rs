@@ -16,8 +16,7 @@ use super::{AppState, Encoding, Kind, NoQuery, Problem, query};
 use crate::jobs::view::{JobList, JobView};
 use crate::jobs::{Jobs, LOCAL, NotTaken, Unfinished};
 use crate::result::render::Format;
-use crate::result::sweep::tables::Table;
-use crate::result::sweep::{Plot, SweepOutcome, picture, render};
+use crate::result::sweep::{Plot, SweepOutcome, Table, picture, render};
 use crate::spec::problem::{Problems, code};
 use crate::store::job::{self, Job, JobId, State as JobState};
 use crate::store::{Filter, Page};
@@ -49,7 +48,7 @@ impl Answer {
     pub(super) fn of(headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<Self, Problem> {
         let encoding = Encoding::negotiate(headers, query.get("format").map(String::as_str), &Encoding::ALL)?;
         let table = match query.get("table") {
-            Some(name) => Some(one_of("table", name, &Table::ALL.map(|table| (table.name(), table)))?),
+            Some(name) => Some(one_of("table", name, &Table::ALL)?),
             None => None,
         };
         Ok(Self { encoding, table, metric: query.get("metric").cloned() })

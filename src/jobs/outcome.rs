@@ -45,7 +45,7 @@ pub(super) fn running(opened: &Opened, outputs: &[(u32, Vec<u8>)]) -> Result<Val
         cases,
         cells: part.cells,
     };
-    Ok(crate::effect::average::running::running(&observed, &How::of(&spec.aggregate)))
+    Ok(crate::effect::average::running(&observed, &How::of(&spec.aggregate)))
 }
 
 /// Cases in their order, and the cells of those whose cases are known, in theirs.

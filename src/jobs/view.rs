@@ -75,6 +75,7 @@ pub struct Progress {
 
 /// What a job was estimated to take.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = JobEstimate)]
 pub struct Estimate {
     /// Seconds of computation.
     pub seconds: f64,

@@ -72,6 +72,8 @@ pub(super) async fn compute(
     sweeps: &OpenSweeps,
     claim: &Claim,
 ) -> Result<Done, Failed> {
+    // Its size was bounded when it was taken on.
+    let service = &service.unbounded();
     if claim.job.kind != Kind::Sweep {
         return whole(service, claim).await;
     }
@@ -117,7 +119,6 @@ async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Re
 /// A request that is one unit: its answer in every format.
 async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
-    let service = service.unbounded();
     match claim.job.kind {
         Kind::Run => {
             let response = service.run(body).await?;

@@ -190,7 +190,7 @@ impl Sweep {
         }
         let mut prepared = prepare(&experiment, facts, out);
         lint_effect_metrics(&mut prepared);
-        let clean_run = prepared.runs.place(spec.from())?;
+        let clean_run = self.clean(&prepared.runs)?;
         let clean = prepared.runs.0[clean_run].1.clone();
         let corrupting = match &spec.corrupt {
             Some(given) => {
@@ -285,6 +285,16 @@ impl Sweep {
             common,
         };
         Some(Lowered { prelude: prelude.into_plan(), plan, layout })
+    }
+
+    /// Index of the run that corruption starts from; without one of that name, of the first arm's reference.
+    fn clean(&self, runs: &Named<TokenRun>) -> Option<usize> {
+        let reference = self.spec.arms.iter().find_map(|(_, arm)| arm.reference.as_deref());
+        let named = runs.place(self.spec.from());
+        match self.spec.corrupt {
+            Some(_) => named,
+            None => named.or_else(|| runs.place(reference?)).or((!runs.is_empty()).then_some(0)),
+        }
     }
 
     fn arms<'s>(

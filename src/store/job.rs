@@ -11,6 +11,7 @@ pub struct JobId(pub Uuid);
 /// What kind of request a job answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = JobKind)]
 pub enum Kind {
     /// `POST /v1/sweep`
     Sweep,
@@ -25,6 +26,7 @@ pub enum Kind {
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = JobState)]
 pub enum State {
     /// Nothing of it has been computed.
     Queued,
@@ -144,6 +146,7 @@ pub struct Job {
 
 /// What was computed for a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = JobCost)]
 pub struct Cost {
     /// Rows computed: positions of runs.
     pub rows: u64,

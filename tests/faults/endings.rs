@@ -22,12 +22,12 @@ fn a_server_that_is_asked_to_end_leaves_no_process_and_no_folder() {
     let mut server = Server::start("", &[]);
     let (pid, engine) = (server.pid(), server.engine());
     server.result("/v1/run", &json!({"prompt": "A"}));
-    assert_eq!(folders(pid, server.folder.path()).len(), 2, "one for the socket, one in memory");
+    assert_eq!(folders(pid, &server.folder).len(), 2, "one for the socket, one in memory");
     server.signal("TERM");
     let (status, log) = server.end();
     assert_eq!(status, Some(0), "{log}");
     assert!(!is_alive(engine) && children(pid).is_empty());
-    assert_eq!(folders(pid, server.folder.path()), Vec::<std::path::PathBuf>::new());
+    assert_eq!(folders(pid, &server.folder), Vec::<std::path::PathBuf>::new());
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_server_deletes_what_a_killed_one_left_behind() {
     let (pid, engine) = (killed.pid(), killed.engine());
     killed.signal("KILL");
     gone_within_two_seconds(engine);
-    let temporary = killed.folder.path();
+    let temporary = killed.folder.as_path();
     assert!(folders(pid, temporary).len() >= 2);
     let next = command(temporary, "", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
     until("clean folders", || folders(pid, temporary).is_empty(), String::new);

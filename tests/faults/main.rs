@@ -9,6 +9,7 @@
 
 mod deaths;
 mod endings;
+mod kills;
 mod memory;
 mod poison;
 mod protocol;

@@ -45,7 +45,7 @@ fn large_captures_come_through_shared_memory_with_the_same_numbers_and_leave_not
         assert_eq!(large[layer][0], small[layer][0]);
         assert_eq!(large[layer][200], small[layer][1]);
     }
-    let ours = folders(server.pid(), server.folder.path()).into_iter();
+    let ours = folders(server.pid(), &server.folder).into_iter();
     let left: Vec<_> = ours.flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten()).collect();
     assert_eq!(left.len(), 2, "the locks: {left:?}");
 }

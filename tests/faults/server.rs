@@ -22,7 +22,9 @@ pub(crate) struct Server {
     pub(crate) log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     /// Temporary folders and data.
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: PathBuf,
+    /// Deletes the folder, if it is this server's alone.
+    _owned: Option<tempfile::TempDir>,
 }
 
 /// An answer.
@@ -53,7 +55,20 @@ impl Server {
     /// A ready server.
     pub(crate) fn start(fault: &str, settings: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = command(folder.path(), fault, settings).spawn().unwrap();
+        let mut server = Self::start_in(&folder, fault, settings, true);
+        server._owned = Some(folder);
+        server
+    }
+
+    /// A server, if `ready` a ready one, in a folder that outlives it.
+    pub(crate) fn start_in(
+        folder: &tempfile::TempDir,
+        fault: &str,
+        settings: &[(&str, &str)],
+        ready: bool,
+    ) -> Server {
+        let folder = folder.path().to_owned();
+        let mut child = command(&folder, fault, settings).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         while !first.contains("listening on http://") {
@@ -70,8 +85,10 @@ impl Server {
                 log.push('\n');
             }
         });
-        let server = Server { child, address, log, reader: Some(reader), folder };
-        server.until_ready();
+        let server = Server { child, address, log, reader: Some(reader), folder, _owned: None };
+        if ready {
+            server.until_ready();
+        }
         server
     }
 
@@ -134,7 +151,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        delete_folders(self.pid(), self.folder.path());
+        delete_folders(self.pid(), &self.folder);
     }
 }
 
@@ -195,6 +212,11 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool, log: impl Fn() 
 
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     exchange(address, "GET", path, "")
+}
+
+/// What a path answers, byte by byte.
+pub(crate) fn bytes(address: SocketAddr, path: &str) -> Vec<u8> {
+    try_exchange(address, "GET", path, "").unwrap().1
 }
 
 fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {

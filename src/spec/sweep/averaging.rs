@@ -13,6 +13,7 @@ use crate::spec::read::Node;
 /// within a case, before cases are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = AverageKey)]
 pub enum Key {
     /// Arms; always told apart.
     Arm,
