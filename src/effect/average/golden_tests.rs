@@ -1,4 +1,4 @@
-//! Averages against pandas, NumPy and SciPy: `tests/python/make_average_golden.py`.
+//! Averages against pandas, NumPy and `SciPy`: `tests/python/make_average_golden.py`.
 
 use serde_json::Value;
 

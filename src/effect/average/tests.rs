@@ -204,8 +204,7 @@ fn cells_are_averaged_within_a_case_before_cases_are() {
 
 #[test]
 fn cells_of_a_case_may_come_in_pieces() {
-    let whole = layers(3, 1, 1, |case, _, _| Some(case as f64));
-    let mut pieces = whole.clone();
+    let mut pieces = layers(3, 1, 1, |case, _, _| Some(case as f64));
     for (case, effect) in [(0, 0.5), (2, 3.0), (0, 1.0)] {
         push(&mut pieces.cells, case, 0, Some(0), Some(effect));
     }
