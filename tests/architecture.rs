@@ -48,10 +48,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Stored requests, computed and put together. A result says when it expires.
-    (
-        "jobs",
-        &["activations", "config", "effect", "engine", "plan", "result", "service", "spec", "store"],
-    ),
+    ("jobs", &["activations", "config", "effect", "engine", "plan", "result", "service", "spec", "store"]),
     // Adapters see the service and what it gives back, not what lies behind it.
     (
         "http",

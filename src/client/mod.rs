@@ -135,7 +135,8 @@ pub fn result(args: &ResultArgs) -> anyhow::Result<()> {
     block_on(async {
         let server = Server::new(&args.server.server)?;
         let ending = args.output.as_deref().and_then(Path::extension).and_then(|e| e.to_str());
-        let format = args.format.clone().or_else(|| ending.map(str::to_owned)).unwrap_or_else(|| "json".to_owned());
+        let format =
+            args.format.clone().or_else(|| ending.map(str::to_owned)).unwrap_or_else(|| "json".to_owned());
         let picture = ["svg", "png"].contains(&format.as_str());
         let mut query = vec![("format", format)];
         query.extend(args.table.clone().map(|table| ("table", table)));

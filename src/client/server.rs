@@ -40,13 +40,16 @@ impl Job {
 
     fn text(&self, name: &str) -> anyhow::Result<&str> {
         let text = self.0.get(name).and_then(Value::as_str);
-        text.with_context(|| format!("the server's answer has no {name}: is it a mediant server of this version?"))
+        text.with_context(|| {
+            format!("the server's answer has no {name}: is it a mediant server of this version?")
+        })
     }
 }
 
 impl Server {
     pub(super) fn new(url: &str) -> anyhow::Result<Self> {
-        let mut url = Url::parse(url).with_context(|| format!("{url:?} is not an address; write http://HOST:PORT"))?;
+        let mut url =
+            Url::parse(url).with_context(|| format!("{url:?} is not an address; write http://HOST:PORT"))?;
         if !["http", "https"].contains(&url.scheme()) {
             bail!("{url} is not an address; write http://HOST:PORT");
         }
@@ -80,7 +83,12 @@ impl Server {
         json(self.send(self.request(Method::DELETE, &format!("/v1/jobs/{id}"))?).await?).await.map(Job)
     }
 
-    pub(super) async fn fetch(&self, id: &str, what: &str, query: &[(&str, String)]) -> anyhow::Result<Vec<u8>> {
+    pub(super) async fn fetch(
+        &self,
+        id: &str,
+        what: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<Vec<u8>> {
         let request = self.request(Method::GET, &format!("/v1/jobs/{id}/{what}"))?.query(query);
         let response = self.send(request).await?;
         Ok(response.bytes().await.context("the answer broke off")?.to_vec())
@@ -94,7 +102,8 @@ impl Server {
 
     fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
         // A server may lie below a path of a proxy.
-        let url = self.url.join(path.trim_start_matches('/')).with_context(|| format!("{path:?} is no path"))?;
+        let url =
+            self.url.join(path.trim_start_matches('/')).with_context(|| format!("{path:?} is no path"))?;
         Ok(self.http.request(method, url))
     }
 
@@ -120,16 +129,26 @@ fn refusal(status: u16, text: &str) -> String {
     let Ok(problem) = serde_json::from_str::<Value>(text) else {
         return format!("the server answered {status}: {}", text.chars().take(500).collect::<String>());
     };
-    let of = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let of =
+        |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let errors = problem.get("errors").and_then(Value::as_array).cloned().unwrap_or_default();
-    let mut said = format!("{} ({status})", of(&problem, "title"));
+    let title = of(&problem, "title");
     if errors.is_empty() {
-        said.push_str(&format!(": {}", of(&problem, "detail")));
+        return format!("{title} ({status}): {}", of(&problem, "detail"));
     }
-    for error in &errors {
-        said.push_str(&format!("\n  {}: {}\n    {}", of(error, "pointer"), of(error, "detail"), of(error, "fix")));
-    }
-    said
+    let lines = errors.iter().map(|error| {
+        format!(
+            "  {}: {}
+    {}",
+            of(error, "pointer"),
+            of(error, "detail"),
+            of(error, "fix")
+        )
+    });
+    [format!("{title} ({status})")].into_iter().chain(lines).collect::<Vec<_>>().join(
+        "
+",
+    )
 }
 
 #[cfg(test)]
@@ -140,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_server_may_lie_below_a_path_and_must_be_an_address() {
-        let of = |url: &str| Server::new(url).unwrap().request(Method::GET, "/v1/jobs").unwrap().build().unwrap();
+        let of =
+            |url: &str| Server::new(url).unwrap().request(Method::GET, "/v1/jobs").unwrap().build().unwrap();
         assert_eq!(of("http://127.0.0.1:8080").url().as_str(), "http://127.0.0.1:8080/v1/jobs");
         assert_eq!(of("https://lab.example/mediant").url().as_str(), "https://lab.example/mediant/v1/jobs");
         for bad in ["127.0.0.1:8080", "lab", "ftp://lab"] {

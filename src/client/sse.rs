@@ -51,7 +51,10 @@ mod tests {
             let mut events = Events::default();
             let found: Vec<Event> = bytes.chunks(size).flat_map(|part| events.push(part)).collect();
             assert_eq!(found.len(), 2);
-            assert_eq!(found[0], Event { id: Some(7), kind: "progress".to_owned(), data: json!({"units_done": 3}) });
+            assert_eq!(
+                found[0],
+                Event { id: Some(7), kind: "progress".to_owned(), data: json!({"units_done": 3}) }
+            );
             assert_eq!(found[1].kind, "state");
         }
     }

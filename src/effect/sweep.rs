@@ -356,7 +356,7 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
                     },
                 );
             }
-            let mut entry = serde_json::to_value(&of_arm).expect("BUG: findings have string keys");
+            let mut entry = json(&of_arm);
             if let Some(map) = entry.as_object_mut() {
                 map.insert("case".to_owned(), head.id.clone().into());
                 map.insert("arm".to_owned(), arm_head.name.clone().into());
@@ -366,6 +366,10 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
         first = end;
     }
     found
+}
+
+fn json(findings: &Derived) -> Value {
+    serde_json::to_value(findings).expect("BUG: findings have string keys and finite numbers")
 }
 
 /// The axes of one case's cells of one arm.

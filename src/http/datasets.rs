@@ -15,7 +15,6 @@ use crate::activations::Timestamp;
 use crate::jobs::LOCAL;
 use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
-use crate::spec::problem::Problems;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.
@@ -72,7 +71,7 @@ async fn list(state: State<AppState>, _: NoQuery) -> Result<Json<DatasetList>, P
 /// Store a data set
 ///
 /// Cases as a JSON list, as JSON lines (`application/x-ndjson`) or as CSV (`text/csv`) with the columns id, group, prompt,
-/// subject, corrupted, target, foil, target_scoring, bos, tokens. Every case is checked, and what is wrong is said with its
+/// subject, corrupted, target, foil, `target_scoring`, bos, tokens. Every case is checked, and what is wrong is said with its
 /// line. The same cases are stored once.
 #[utoipa::path(post, path = "/v1/datasets", tag = "datasets",
     params(("name" = Option<String>, Query, description = "A name to find it by")),
@@ -141,9 +140,7 @@ impl Form {
             Self::Lines => dataset::of_lines(text(bytes)?),
             Self::Csv => dataset::of_csv(text(bytes)?),
         };
-        Ok(lines
-            .and_then(|lines| dataset::check(&lines))
-            .map_err(|problems: Problems| Problem::from(problems))?)
+        lines.and_then(|lines| dataset::check(&lines)).map_err(Problem::from)
     }
 }
 

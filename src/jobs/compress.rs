@@ -10,9 +10,13 @@ use crate::store::job::File;
 
 /// A file of a result; the same bytes give the same file.
 pub fn file(name: &str, bytes: &[u8]) -> File {
+    File { name: name.to_owned(), bytes: compressed(bytes) }
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    File { name: name.to_owned(), bytes: written.expect("BUG: writing to memory can't fail") }
+    written.expect("BUG: writing to memory can't fail")
 }
 
 /// What a file was made from; `None` if it is damaged.

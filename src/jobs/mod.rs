@@ -83,9 +83,10 @@ impl Jobs {
         self.health.send_if_modified(|now| {
             let changed = *now != found;
             if changed {
-                match &found {
-                    Some(reason) => tracing::error!("jobs cannot be stored: {reason}"),
-                    None => tracing::info!("jobs can be stored again"),
+                if let Some(reason) = &found {
+                    tracing::error!("jobs cannot be stored: {reason}");
+                } else {
+                    tracing::info!("jobs can be stored again");
                 }
                 now.clone_from(&found);
             }

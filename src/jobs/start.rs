@@ -13,7 +13,10 @@ use crate::store::{Store, StoreError};
 /// # Errors
 /// As [`Store::open`].
 pub async fn jobs(config: &Config, service: &Arc<OnceLock<Service>>) -> Result<Jobs, StoreError> {
-    let place = crate::store::Settings { data_dir: config.store.data_dir(), url: config.store.url.expose().to_owned() };
+    let place = crate::store::Settings {
+        data_dir: config.store.data_dir(),
+        url: config.store.url.expose().to_owned(),
+    };
     Ok(Jobs::new(Store::open(&place).await?, settings(config), Arc::clone(service)))
 }
 

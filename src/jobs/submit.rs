@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::{Jobs, LOCAL};
 use crate::plan::cost::Ceiling;
-use crate::service::sweep::Priced;
+use crate::service::sweep::{Cut, Priced};
 use crate::service::{Refusal, Service};
-use crate::spec::canonical::sorted;
+use crate::spec::canonical::{hex, sorted};
 use crate::spec::dry_run::Planned;
 use crate::store::job::{JobId, Kind, NewJob, Priority};
 use crate::store::{Limits, StoreError, Submitted};
@@ -54,9 +54,7 @@ impl Jobs {
                 let settings = &self.settings;
                 let priced = service.price_sweep(body.clone(), settings.unit_s, settings.most_cells).await?;
                 let Priced { cut, cost, .. } = priced;
-                let text =
-                    serde_json::to_string(&cut).expect("BUG: a cut has string keys and finite numbers");
-                (text, cut.units(), cost)
+                (text(&cut), cut.units(), cost)
             }
             Some(planned) => ("{}".to_owned(), [0, 0, 1], service.price(planned, body.clone()).await?),
         };
@@ -89,6 +87,10 @@ impl Jobs {
     }
 }
 
+fn text(cut: &Cut) -> String {
+    serde_json::to_string(cut).expect("BUG: a cut has string keys and finite numbers")
+}
+
 fn planned(kind: Kind) -> Option<Planned> {
     match kind {
         Kind::Sweep => None,
@@ -112,7 +114,7 @@ fn digest(kind: Kind, body: &Value) -> String {
     let mut hash = Sha256::new();
     hash.update(kind.name());
     hash.update(sorted(body).to_string());
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ use self::template::Builder;
 pub use self::upload::upload;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
+use crate::spec::canonical::hex;
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::metric::{MetricKind, TargetScoring};
 use crate::spec::named::Named;
@@ -355,15 +356,6 @@ fn fingerprint(spec: &impl Serialize, runs: &Named<TokenRun>) -> String {
         }
     }
     hex(&hash.finalize())
-}
-
-/// Lower-case hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("BUG: writing to a String can't fail");
-        text
-    })
 }
 
 /// How much a plan holds, computed before it is built.

@@ -36,6 +36,7 @@ use crate::result::trace::TraceResponse;
 use crate::result::{align, patch, run, trace};
 use crate::spec::cases::has_cases;
 use crate::spec::dry_run::{self, Planned};
+use crate::spec::dtype::Dtype;
 use crate::spec::problem::Problems;
 
 /// A served model. Cheap to clone.
@@ -216,7 +217,7 @@ impl Service {
     pub fn identity(&self) -> String {
         let (numerics, print) = (self.engine.ready().numerics, &self.served.fingerprint);
         let formats =
-            [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(|f| f.name());
+            [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(Dtype::name);
         format!("{}:{}:{}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 

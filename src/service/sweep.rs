@@ -212,7 +212,7 @@ impl Service {
             let rng = sweep.spec.corrupt.as_ref().and_then(|corrupt| corrupt.method.draws());
             let rng = rng.map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
             let plan_sha256 = sweep.shared.plan_sha256.clone();
-            let provenance = Provenance { plan_sha256, rng, ..provenance };
+            let provenance = Provenance { rng, plan_sha256, ..provenance };
             let request = json(&sweep.spec);
             let cut = Cut {
                 shared: sweep.shared,

@@ -23,9 +23,9 @@ fn small(samples: u64) -> Value {
 
 /// Hundreds of units of some milliseconds each.
 fn long() -> Value {
-    let case = |i: usize| json!({"prompt": format!("{i:03} is a number of things that can be counted"), "subject": [1, 4], "target": "I"});
-    let cases: Vec<Value> = (0..60).map(case).collect();
-    json!({"dataset": {"inline": cases}, "corrupt": {"samples": 10}, "arms": ["hidden", "mlp", "attn"],
+    let case = |i: usize| json!({"prompt": format!("{i:03} is a number of things"), "subject": [1, 4], "target": "I"});
+    let cases: Vec<Value> = (0..40).map(case).collect();
+    json!({"dataset": {"inline": cases}, "corrupt": {"samples": 3}, "arms": ["hidden", "mlp"],
            "filters": {"expect_top1": false}})
 }
 

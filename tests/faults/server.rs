@@ -24,7 +24,7 @@ pub(crate) struct Server {
     /// Temporary folders and data.
     pub(crate) folder: PathBuf,
     /// Deletes the folder, if it is this server's alone.
-    _owned: Option<tempfile::TempDir>,
+    owned: Option<tempfile::TempDir>,
 }
 
 /// An answer.
@@ -56,7 +56,7 @@ impl Server {
     pub(crate) fn start(fault: &str, settings: &[(&str, &str)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Self::start_in(&folder, fault, settings, true);
-        server._owned = Some(folder);
+        server.owned = Some(folder);
         server
     }
 
@@ -67,7 +67,7 @@ impl Server {
         settings: &[(&str, &str)],
         ready: bool,
     ) -> Server {
-        let folder = folder.path().to_owned();
+        let folder = folder.path().toowned();
         let mut child = command(&folder, fault, settings).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
@@ -85,7 +85,7 @@ impl Server {
                 log.push('\n');
             }
         });
-        let server = Server { child, address, log, reader: Some(reader), folder, _owned: None };
+        let server = Server { child, address, log, reader: Some(reader), folder, owned: None };
         if ready {
             server.until_ready();
         }
@@ -152,6 +152,7 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         delete_folders(self.pid(), &self.folder);
+        drop(self.owned.take());
     }
 }
 

@@ -119,7 +119,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let Observed { metrics, arms, cases, cells } = observed;
     SweepOutcome {
         model: facts.model.clone(),
-        request: serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only"),
+        request: json_of(spec),
         complete,
         cells_done,
         cells_total,
@@ -164,6 +164,9 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
         let detail = "the sweep ended early, or is still computed: not all cells count".to_owned();
         lints.warn("INCOMPLETE", "", detail, "wait for the job, or submit the sweep again");
     }
-    let json = |lint| serde_json::to_value(lint).expect("BUG: remarks have string keys");
-    lints.0.iter().map(json).collect()
+    lints.0.iter().map(json_of).collect()
+}
+
+fn json_of<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("BUG: requests and remarks have string keys and finite numbers")
 }

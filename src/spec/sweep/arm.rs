@@ -222,7 +222,9 @@ fn swapped(name: &str, arm: &SweepArm, out: &mut Problems) -> Option<SweepArm> {
             }
         }
         if let Positions::Map { map } = &mut intervention.positions {
-            map.iter_mut().for_each(|pair| pair.swap(0, 1));
+            for pair in map.iter_mut() {
+                pair.swap(0, 1);
+            }
         }
     }
     Some(SweepArm { base: reference.clone(), reference: Some(arm.base.clone()), interventions })

@@ -65,12 +65,7 @@ fn targets(fields: &Fields<'_>, out: &mut Problems) -> Named<TargetSet> {
         let Some(node) = fields.get(name) else { continue };
         if targets.get(name).is_some() {
             let detail = format!("`{name}` is an entry of `targets` too");
-            out.push(
-                &node.at,
-                code::CONFLICT,
-                detail,
-                format!("leave one of them out, or rename it in `targets`"),
-            );
+            out.push(&node.at, code::CONFLICT, detail, "leave one of them out, or rename it in `targets`");
         } else if let Some(set) = read_target(&node, out).filter(|set| !set.is_empty()) {
             targets.0.push((name.to_owned(), set));
         }
