@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::server::{Server, bytes, get, until};
 
 /// Units of some milliseconds, so that there are many to be killed in.
-const SETTINGS: [(&str, &str); 2] = [("JOBS__UNIT_S", "0.02"), ("TELEMETRY__FILTER", "warn,mediant=info")];
+pub(crate) const SETTINGS: [(&str, &str); 2] = [("JOBS__UNIT_S", "0.02"), ("TELEMETRY__FILTER", "warn,mediant=info")];
 
 /// More than 10 000 cells: 4 layers, 3 arms, 24 prompts of 37 tokens, each with 2 samples.
 fn sweep() -> Value {
@@ -31,20 +31,20 @@ impl Chance {
     }
 }
 
-fn submit(server: &Server) -> String {
+pub(crate) fn submit(server: &Server) -> String {
     let answer = server.post("/v1/sweep", &sweep());
     assert_eq!(answer.status, 202, "{}", answer.body);
     answer.body["links"]["job"].as_str().unwrap().to_owned()
 }
 
-fn finished(server: &Server, job: &str) -> Vec<u8> {
+pub(crate) fn finished(server: &Server, job: &str) -> Vec<u8> {
     let done = || get(server.address, job).body["state"] == "succeeded";
     until("the sweep's end", done, || server.log());
     bytes(server.address, &format!("{job}/result"))
 }
 
 /// Every unit was counted once, in one unbroken story.
-fn counted_once(server: &Server, job: &str) {
+pub(crate) fn counted_once(server: &Server, job: &str) {
     let view = get(server.address, job).body;
     let total = view["progress"]["total"].as_u64().unwrap();
     assert_eq!(view["progress"]["done"], total);

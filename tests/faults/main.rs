@@ -12,5 +12,8 @@ mod endings;
 mod kills;
 mod memory;
 mod poison;
+#[path = "../shared/postgres.rs"]
+mod postgres;
 mod protocol;
 mod server;
+mod several;

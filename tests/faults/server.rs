@@ -109,6 +109,10 @@ impl Server {
         exchange(self.address, "POST", path, &body.to_string())
     }
 
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        exchange(self.address, "DELETE", path, "")
+    }
+
     /// An answer that must be a result, without what differs from time to time.
     pub(crate) fn result(&self, path: &str, body: &Value) -> Value {
         let Answer { status, body } = self.post(path, body);

@@ -31,6 +31,7 @@ macro_rules! both {
     };
 }
 
+#[path = "../shared/postgres.rs"]
 mod server;
 mod support;
 
