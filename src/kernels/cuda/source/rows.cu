@@ -48,10 +48,11 @@ extern "C" __global__ void __launch_bounds__(256) add_norm(T* x, const T* y, con
     norm_row<true>(x, y, weight, out, eps);
 }
 
-// Turns the pairs (i, i + half) of one head by the row's position; a warp per head.
+// Turns the pairs (i, i + half) of one head by the row's position; a warp per head. Spelt out, for a compiler that chooses which
+// product to fuse would choose differently in different kernels.
 __device__ __forceinline__ void turn(float& a, float& b, float c, float s) {
-    float turned = a * c - b * s;
-    b = b * c + a * s;
+    float turned = fmaf(a, c, -__fmul_rn(b, s));
+    b = fmaf(b, c, __fmul_rn(a, s));
     a = turned;
 }
 
@@ -75,7 +76,8 @@ extern "C" __global__ void rope(T* x, const u32* positions, const float* cosines
 extern "C" __global__ void split_heads(const T* in, const float* bias, const float* q_norm, const float* k_norm,
                                        const u32* positions, const float* cosines, const float* sines, T* q, T* k, T* v,
                                        u32 rows, u32 query, u32 key_value, float eps) {
-    constexpr int HALF = HEAD_DIM / 2, PAIRS = (HALF + 31) / 32;
+    constexpr int HALF = HEAD_DIM / 2, TURNS = (HALF + 63) / 64;
+    struct __align__(2 * sizeof(T)) Two { T n[2]; };
     u32 heads = query + 2 * key_value;
     u32 task = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (task >= rows * heads) return;
@@ -85,36 +87,48 @@ extern "C" __global__ void split_heads(const T* in, const float* bias, const flo
     T* out = is_q ? q + at(row, query * HEAD_DIM) + head * HEAD_DIM
                   : (is_k ? k + at(row, key_value * HEAD_DIM) + (head - query) * HEAD_DIM
                           : v + at(row, key_value * HEAD_DIM) + (head - query - key_value) * HEAD_DIM);
-    float a[PAIRS], b[PAIRS];
+    float a[TURNS][2], b[TURNS][2];
     float squares = 0;
 #pragma unroll
-    for (int j = 0; j < PAIRS; j++) {
-        int i = lane + 32 * j;
-        a[j] = b[j] = 0;
-        if (i >= HALF) continue;
-        a[j] = up(p[i]);
-        b[j] = up(p[i + HALF]);
-        if (bias) {
-            a[j] = rounded(a[j] + bias[head * HEAD_DIM + i]);
-            b[j] = rounded(b[j] + bias[head * HEAD_DIM + i + HALF]);
+    for (int j = 0; j < TURNS; j++) {
+        int i = 2 * lane + 64 * j;
+        Two left = {}, right = {};
+        if (i < HALF) {
+            left = *(const Two*)(p + i);
+            right = *(const Two*)(p + i + HALF);
         }
-        squares += a[j] * a[j] + b[j] * b[j];
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            a[j][n] = up(left.n[n]);
+            b[j][n] = up(right.n[n]);
+            if (bias && i < HALF) {
+                a[j][n] = rounded(a[j][n] + bias[head * HEAD_DIM + i + n]);
+                b[j][n] = rounded(b[j][n] + bias[head * HEAD_DIM + i + n + HALF]);
+            }
+            squares += a[j][n] * a[j][n] + b[j][n] * b[j][n];
+        }
     }
     const float* weight = is_q ? q_norm : (is_k ? k_norm : 0);
     float factor = weight ? norm_factor(warp_sum(squares), HEAD_DIM, eps) : 0;
     bool turned = positions && (is_q || is_k);
     size_t angle = turned ? (size_t)positions[row] * HALF : 0;
 #pragma unroll
-    for (int j = 0; j < PAIRS; j++) {
-        int i = lane + 32 * j;
+    for (int j = 0; j < TURNS; j++) {
+        int i = 2 * lane + 64 * j;
         if (i >= HALF) continue;
-        if (weight) {
-            a[j] = rounded(a[j] * factor * weight[i]);
-            b[j] = rounded(b[j] * factor * weight[i + HALF]);
+        Two left, right;
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            if (weight) {
+                a[j][n] = rounded(a[j][n] * factor * weight[i + n]);
+                b[j][n] = rounded(b[j][n] * factor * weight[i + n + HALF]);
+            }
+            if (turned) turn(a[j][n], b[j][n], cosines[angle + i + n], sines[angle + i + n]);
+            left.n[n] = down(a[j][n]);
+            right.n[n] = down(b[j][n]);
         }
-        if (turned) turn(a[j], b[j], cosines[angle + i], sines[angle + i]);
-        out[i] = down(a[j]);
-        out[i + HALF] = down(b[j]);
+        *(Two*)(out + i) = left;
+        *(Two*)(out + i + HALF) = right;
     }
 }
 
