@@ -1,5 +1,5 @@
 //! One GPU: its memory, its streams, its compiled kernels. All that is unsafe about talking to the driver is here, in
-//! [`super::gemm`] and in [`super::nccl`].
+//! [`super::gemm`], [`super::nccl`], [`super::peers`] and [`super::pool`].
 //!
 //! A failing call leaves the device in an unknown state ("sticky" errors), so it is fatal to the rank: it panics, and the
 //! engine's process ends. Only running out of memory when a buffer is made is an error.
@@ -34,13 +34,17 @@ const STATIC_SHARED: i32 = 40 << 10;
 /// All kernels, in the order of their dependence.
 const SOURCE: &str = concat!(
     include_str!("source/common.cu"),
+    include_str!("source/parts.cu"),
     include_str!("source/rows.cu"),
     include_str!("source/edit.cu"),
     include_str!("source/score.cu"),
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 23] = [
+const KERNELS: [&str; 26] = [
+    "push",
+    "announce",
+    "settle",
     "rms_norm",
     "add_norm",
     "rope",
@@ -423,7 +427,16 @@ impl Drop for Buffer {
 fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Buffer, OutOfMemory> {
     fatal(stream.context().bind_to_thread(), "its context");
     // SAFETY: owned by the buffer, and used on this stream or behind it.
-    match unsafe { result::malloc_async(stream.cu_stream(), bytes.max(256)) } {
+    of_allocation(stream, unsafe { result::malloc_async(stream.cu_stream(), bytes.max(256)) }, bytes)
+}
+
+/// A buffer from the driver's answer; it is freed on this stream.
+pub(super) fn of_allocation(
+    stream: &Arc<CudaStream>,
+    allocated: Result<CUdeviceptr, DriverError>,
+    bytes: usize,
+) -> Result<Buffer, OutOfMemory> {
+    match allocated {
         Ok(pointer) => Ok(Buffer { pointer, bytes, stream: Arc::clone(stream) }),
         Err(DriverError(sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY)) => {
             Err(OutOfMemory { bytes: bytes as u64 })

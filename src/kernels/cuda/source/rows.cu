@@ -6,7 +6,8 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
 }
 
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
-template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, const float* weight, T* out, float eps) {
+template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
+    if (ADD) y.await(blockIdx.x);
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
     float kept[PACKS][PACK];
@@ -17,7 +18,7 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, c
         if (column >= HIDDEN) continue;
         Pack xs = *(const Pack*)(x + start + column);
         if (ADD) {
-            Pack ys = *(const Pack*)(y + start + column);
+            Pack ys = y.sum(blockIdx.x, column);
 #pragma unroll
             for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
             *(Pack*)(x + start + column) = xs;
@@ -41,11 +42,13 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, c
 }
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(T* x, const float* weight, T* out, float eps) {
-    norm_row<false>(x, 0, weight, out, eps);
+    norm_row<false>(x, Parts{}, weight, out, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(256) add_norm(T* x, const T* y, const float* weight, T* out, float eps) {
-    norm_row<true>(x, y, weight, out, eps);
+extern "C" __global__ void __launch_bounds__(256)
+    add_norm(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product,
+             const float* weight, T* out, float eps) {
+    norm_row<true>(x, Parts{y, inbox, arrived, capacity, ranks, rank, product}, weight, out, eps);
 }
 
 // Turns the pairs (i, i + half) of one head by the row's position; a warp per head. Spelt out, for a compiler that chooses which
@@ -148,13 +151,18 @@ extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
     }
 }
 
-// x += y
-extern "C" __global__ void add(T* x, const T* y, u64 packs) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x) {
-        Pack a = ((const Pack*)x)[i], b = ((const Pack*)y)[i];
+// x += y; a block per row.
+extern "C" __global__ void __launch_bounds__(256)
+    add(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product};
+    parts.await(blockIdx.x);
+#pragma unroll 4
+    for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK) {
+        Pack* to = (Pack*)(x + at(blockIdx.x, HIDDEN) + column);
+        Pack a = *to, b = parts.sum(blockIdx.x, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
-        ((Pack*)x)[i] = a;
+        *to = a;
     }
 }
 
