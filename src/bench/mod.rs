@@ -269,7 +269,8 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
                 rates.copy_bytes / 1e12
             )
         });
-        println!("  {:.1} GB of weights{rates}", device.weight_bytes as f64 / 1e9);
+        let sums = device.sums.map_or_else(String::new, |sums| format!("; sums by {}", sums.name()));
+        println!("  {:.1} GB of weights{rates}{sums}", device.weight_bytes as f64 / 1e9);
     }
     for section in
         [&report.trace].into_iter().chain(&report.traces).chain([&report.head_sweep, &report.window])

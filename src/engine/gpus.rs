@@ -6,8 +6,8 @@ use super::group::Group;
 use super::ranks::{RankError, Ranks, RanksError, Source};
 use super::row_budget::Room;
 use crate::comm::Threads;
-use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
-use crate::kernels::facts::DeviceFacts;
+use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place, inbox_rows};
+use crate::kernels::facts::{DeviceFacts, Sums};
 use crate::kernels::{Heads, OutOfMemory};
 use crate::load::LoadError;
 use crate::model::decoder::Decoder;
@@ -28,6 +28,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
     let group = (ranks > 1).then(GroupId::new).transpose()?;
     let room_of = |shard: &Shard| (bytes_per_row(shard, dtype), shard.attention().query);
     let (bytes_per_row, heads) = shards.iter().map(room_of).max().unwrap_or((1, 1));
+    let hidden = shards.first().map_or(0, |shard| shard.config().hidden_size);
     let found: Arc<Mutex<Vec<Option<DeviceFacts>>>> = Arc::new(Mutex::new(vec![None; ranks]));
     let facts = Arc::clone(&found);
     let build = move |((host, shard), ordinal): ((Threads, Shard), u32)| -> Result<Decoder<Cuda>, RankError> {
@@ -59,6 +60,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
             weight_bytes,
             free_bytes: cuda.memory().0,
             rates: Some(rates),
+            sums: cuda.sums(),
             products,
         };
         facts.lock().unwrap_or_else(PoisonError::into_inner)[rank] = Some(of_rank);
@@ -68,6 +70,11 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
     let group = Group::start(seeds, build)?;
     let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
     let devices: Vec<DeviceFacts> = found.into_iter().flatten().collect();
+    let taken_in = match devices.first().and_then(|device| device.sums) {
+        Some(Sums::Peers) => inbox_rows(ranks) * hidden,
+        Some(Sums::Nccl) | None => 0,
+    };
+    let bytes_per_row = bytes_per_row + taken_in as u64 * dtype.bytes();
     let free = devices.iter().map(|device| device.free_bytes).min().unwrap_or(0);
     let room = Room { bytes: free.saturating_sub(SCRATCH), bytes_per_row, heads, most_rows: MOST_ROWS };
     Ok(Ranks { group, devices, room })

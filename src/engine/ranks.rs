@@ -163,6 +163,7 @@ fn cpus(source: Source, threads: usize, shape: &ModelConfig) -> Result<Ranks, Ra
         weight_bytes,
         free_bytes,
         rates: None,
+        sums: None,
         products: Vec::new(),
     };
     let devices = needed.into_iter().map(facts).collect();

@@ -13,8 +13,30 @@ pub struct DeviceFacts {
     pub free_bytes: u64,
     /// How fast it is; unknown of a CPU.
     pub rates: Option<Rates>,
+    /// How it adds up products with other ranks; nothing of a CPU, or of a rank alone.
+    pub sums: Option<Sums>,
     /// What was found of each product; empty for a CPU, whose products are invariant by construction.
     pub products: Vec<Invariance>,
+}
+
+/// How GPUs add up what each has of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sums {
+    /// They write into one another's memory.
+    Peers,
+    /// NCCL does it.
+    Nccl,
+}
+
+impl Sums {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Sums::Peers => "writing into peers' memory",
+            Sums::Nccl => "NCCL",
+        }
+    }
 }
 
 /// From how many rows on a product gives a row the same bits.

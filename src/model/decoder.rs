@@ -113,12 +113,24 @@ impl<K: Kernels> Decoder<K> {
         };
         kernels.embed(&weights.embedding, &batch.tokens, &mut b.x);
         pass.tap(Site::Embed, &batch.embed, &mut b.x, []);
-        for (layer, tables) in weights.layers.iter().zip(&batch.layers) {
+        let mut normed = false;
+        for (index, (layer, tables)) in weights.layers.iter().zip(&batch.layers).enumerate() {
+            if !normed {
+                pass.norm(&layer.attention_norm, tables, b);
+            }
             pass.attention(layer, tables, b);
-            pass.mlp(layer, tables, b);
+            // Where nothing looks at the sum, the next norm is taken on the way.
+            let next = batch.layers.get(index + 1);
+            normed = tables[Site::ResidPost].is_empty()
+                && tables.lens.rows.is_empty()
+                && next.is_none_or(|tables| tables[Site::ResidPre].is_empty());
+            let norm = weights.layers.get(index + 1).map_or(&weights.final_norm, |next| &next.attention_norm);
+            pass.mlp(layer, tables, normed.then_some(norm), b);
             pass.lens(&tables.lens, b);
         }
-        kernels.rms_norm(&b.x, &weights.final_norm, pass.eps, &mut b.h);
+        if !normed {
+            kernels.rms_norm(&b.x, &weights.final_norm, pass.eps, &mut b.h);
+        }
         pass.tap(Site::FinalNorm, &batch.final_norm, &mut b.h, []);
         for capture in &batch.logits.captures {
             let logits = kernels.logits(&b.h, &capture.rows, &weights.unembedding);
@@ -191,11 +203,15 @@ struct Logged {
 }
 
 impl<K: Kernels> Pass<'_, K> {
-    /// `resid_pre` to `resid_mid`, and the norm after it.
+    /// `resid_pre`, and the norm after it.
+    fn norm(&mut self, norm: &K::Vector, tables: &LayerBatch, b: &mut Buffers<K>) {
+        self.tap(Site::ResidPre, &tables[Site::ResidPre], &mut b.x, []);
+        self.kernels.rms_norm(&b.x, norm, self.eps, &mut b.h);
+    }
+
+    /// `attn_in` to `resid_mid`, and the norm after it.
     fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
         let (kernels, heads, rope) = (self.kernels, self.heads, &self.weights.rope);
-        self.tap(Site::ResidPre, &tables[Site::ResidPre], &mut b.x, []);
-        kernels.rms_norm(&b.x, &layer.attention_norm, self.eps, &mut b.h);
         self.tap(Site::AttnIn, &tables[Site::AttnIn], &mut b.h, [&mut b.x]);
         // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
         let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
@@ -237,15 +253,18 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
-    /// `mlp_in` to `resid_post`.
-    fn mlp(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
+    /// `mlp_in` to `resid_post`, and the norm after it if there is one.
+    fn mlp(&mut self, layer: &Layer<K>, tables: &LayerBatch, norm: Option<&K::Vector>, b: &mut Buffers<K>) {
         let kernels = self.kernels;
         self.tap(Site::MlpIn, &tables[Site::MlpIn], &mut b.h, [&mut b.x]);
         kernels.gated(&b.h, &layer.gate_up, &mut b.activation);
         self.tap(Site::MlpAct, &tables[Site::MlpAct], &mut b.activation, [&mut b.x]);
         kernels.row_parallel(&b.activation, &layer.down, &mut b.y);
         self.tap(Site::MlpOut, &tables[Site::MlpOut], &mut b.y, [&mut b.x]);
-        kernels.add(&mut b.x, &b.y);
+        match norm {
+            Some(norm) => kernels.add_norm(&mut b.x, &b.y, norm, self.eps, &mut b.h),
+            None => kernels.add(&mut b.x, &b.y),
+        }
         self.tap(Site::ResidPost, &tables[Site::ResidPost], &mut b.x, []);
     }
 

@@ -1,5 +1,5 @@
 //! One GPU: its memory, its streams, its compiled kernels. All that is unsafe about talking to the driver is here, in
-//! [`super::gemm`] and in [`super::nccl`].
+//! [`super::gemm`], [`super::nccl`], [`super::peers`] and [`super::pool`].
 //!
 //! A failing call leaves the device in an unknown state ("sticky" errors), so it is fatal to the rank: it panics, and the
 //! engine's process ends. Only running out of memory when a buffer is made is an error.
@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "the driver's interface is raw pointers")]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,19 +24,27 @@ const RING: usize = 64 << 20;
 
 /// Tables begin at multiples of this.
 const ALIGNED: usize = 256;
+/// Tables of a launch that are looked for among recent ones are no larger than this together.
+const SMALL: usize = 16 << 10;
+/// How many recent ones.
+const RECENT: usize = 8;
 /// Bytes of shared memory that kernels declare themselves, at most.
 const STATIC_SHARED: i32 = 40 << 10;
 
 /// All kernels, in the order of their dependence.
 const SOURCE: &str = concat!(
     include_str!("source/common.cu"),
+    include_str!("source/parts.cu"),
     include_str!("source/rows.cu"),
     include_str!("source/edit.cu"),
     include_str!("source/score.cu"),
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 23] = [
+const KERNELS: [&str; 26] = [
+    "push",
+    "announce",
+    "settle",
     "rms_norm",
     "add_norm",
     "rope",
@@ -85,6 +93,8 @@ struct Ring {
     host: *mut u8,
     device: Buffer,
     used: usize,
+    /// Small tables of recent launches, which the next layer's often repeat, and where they lie.
+    recent: VecDeque<(Vec<Vec<u8>>, usize)>,
     /// Tables that do not fit the ring, until the next time that nothing is under way.
     large: Vec<Buffer>,
 }
@@ -177,7 +187,7 @@ impl Device {
         // SAFETY: freed when the ring is dropped, after the stream has come to rest.
         let host = unsafe { result::malloc_host(RING, sys::CU_MEMHOSTALLOC_WRITECOMBINED) };
         let host = host.map_err(|source| Fault::Open { ordinal, source })?.cast::<u8>();
-        let ring = RefCell::new(Ring { host, device, used: 0, large: Vec::new() });
+        let ring = RefCell::new(Ring { host, device, used: 0, recent: VecDeque::new(), large: Vec::new() });
         Ok(Device { context, stream, functions, ring })
     }
 
@@ -282,25 +292,43 @@ impl Device {
         if ring.used + needed > RING {
             self.synchronize();
             ring.used = 0;
+            ring.recent.clear();
             ring.large.clear();
         }
-        tables.map(|table| {
-            let at = ring.used;
-            ring.used = (at + table.len()).next_multiple_of(ALIGNED);
-            let target = ring.device.pointer + at as u64;
-            if !table.is_empty() {
-                // SAFETY: the range lies in the ring, and no copy out of it is under way: it was last used before the stream was
-                // waited for.
-                let staged = unsafe {
-                    std::ptr::copy_nonoverlapping(table.as_ptr(), ring.host.add(at), table.len());
-                    std::slice::from_raw_parts(ring.host.add(at), table.len())
-                };
-                // SAFETY: source and target are as long as each other, and the source stays until the stream is waited for.
-                let copied = unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) };
-                fatal(copied, "a table");
+        let known = ring.recent.iter().find(|(known, _)| known.iter().map(Vec::as_slice).eq(tables));
+        let mut at = known.map_or(ring.used, |(_, at)| *at);
+        if known.is_none() {
+            ring.used += needed;
+            self.stage(&ring, &tables, at, needed);
+            if needed <= SMALL {
+                ring.recent.truncate(RECENT - 1);
+                ring.recent.push_front((tables.map(<[u8]>::to_vec).to_vec(), at));
             }
-            Arg(target)
+        }
+        tables.map(|table| {
+            let place = Arg(ring.device.pointer + at as u64);
+            at += table.len().next_multiple_of(ALIGNED);
+            place
         })
+    }
+
+    /// Writes tables to the ring from `at` on, and queues one copy of them all.
+    fn stage(&self, ring: &Ring, tables: &[&[u8]], mut at: usize, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let (target, first) = (ring.device.pointer + at as u64, at);
+        for table in tables {
+            // SAFETY: each lies in the ring, and no copy out of its place is under way: it was last used before the stream was
+            // waited for.
+            unsafe { std::ptr::copy_nonoverlapping(table.as_ptr(), ring.host.add(at), table.len()) };
+            at += table.len().next_multiple_of(ALIGNED);
+        }
+        // SAFETY: the range lies in the ring and was written just now, but for gaps that nobody reads.
+        let staged = unsafe { std::slice::from_raw_parts(ring.host.add(first), bytes) };
+        // SAFETY: source and target are as long as each other, and the source stays until the stream is waited for.
+        let copied = unsafe { result::memcpy_htod_async(target, staged, self.stream.cu_stream()) };
+        fatal(copied, "tables");
     }
 
     /// Copies numbers into a buffer, and waits for it.
@@ -399,7 +427,16 @@ impl Drop for Buffer {
 fn allocate(stream: &Arc<CudaStream>, bytes: usize) -> Result<Buffer, OutOfMemory> {
     fatal(stream.context().bind_to_thread(), "its context");
     // SAFETY: owned by the buffer, and used on this stream or behind it.
-    match unsafe { result::malloc_async(stream.cu_stream(), bytes.max(256)) } {
+    of_allocation(stream, unsafe { result::malloc_async(stream.cu_stream(), bytes.max(256)) }, bytes)
+}
+
+/// A buffer from the driver's answer; it is freed on this stream.
+pub(super) fn of_allocation(
+    stream: &Arc<CudaStream>,
+    allocated: Result<CUdeviceptr, DriverError>,
+    bytes: usize,
+) -> Result<Buffer, OutOfMemory> {
+    match allocated {
         Ok(pointer) => Ok(Buffer { pointer, bytes, stream: Arc::clone(stream) }),
         Err(DriverError(sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY)) => {
             Err(OutOfMemory { bytes: bytes as u64 })

@@ -9,10 +9,13 @@
 //! heads 20 KB (0.005 us), copies of rows at joins 32 KB (0.01 us), attention over 64 keys 1.5 MFLOP on tensor cores (under
 //! 0.01 us), the sum over two ranks 16 KB twice over `NVLink` (0.05 us each, hidden but for the last block).
 //!
-//! What was measured of the whole: one H200, 8B shape, full trace of 64 tokens: 616 TFLOP/s of 786; two H200s, 70B: 580 of 790
-//! each. The gap is less the kernels than the clock: at the board's 700 W it falls from 1980 to 1140 .. 1500 MHz while
-//! products run, so that two H100s without any sum over ranks reach 637 where a short square product reaches 779. With the
-//! sums it is 581: see `nccl`.
+//! What was measured, full traces of 64 tokens: one H200, 8B shape, 631 TFLOP/s of 802; two H200s, 70B, 612 of 796 each.
+//! Where the time of a batch of 30,000 rows goes (two H100s, 70B, events between the kernels): products 89 %, the residual adds
+//! with their norms, in which the sums and the waiting for the other GPU are, 5.1 %, the gate 2.2 %, attention 1.9 %, splitting the heads 1.0 %.
+//! The products are slower than a short square one because of the clock: at the board's 700 W it falls from 1980 to 1140 .. 1500 MHz. Eight
+//! choices that cuBLASLt offers for each, timed for a quarter of a second each, gave the same bits and were at most 3 % faster
+//! than its first (5120 and 8192 outputs of few inputs), mostly slower. A kernel of our own for 16 rows had the
+//! same bits, too, and no more speed: reading the weights at 88 % of a copy's rate is what the library does.
 
 mod attention;
 mod device;
@@ -22,8 +25,11 @@ mod gemm;
 mod matrix;
 mod nccl;
 mod pace;
+mod peers;
+mod pool;
 mod probe;
 mod score;
+mod sums;
 mod upload;
 
 use std::cell::{Cell, RefCell};
@@ -39,11 +45,13 @@ use device::{Arg, Buffer, Constants, Device, Shape};
 use gemm::Gemm;
 use nccl::Nccl;
 use pace::Pace;
+use peers::Peers;
 
 pub use edit::Log;
 pub use fault::Fault;
 pub use matrix::Matrix;
 pub use nccl::GroupId;
+pub use peers::inbox_rows;
 pub use upload::{Rope, Stack, Table, Vector, Weight};
 
 /// Rows beyond its last that a product may read and write: most that padding adds.
@@ -73,6 +81,7 @@ pub struct Place {
 /// One GPU.
 pub struct Cuda {
     // Dropped in this order: what uses the device before the device.
+    peers: Option<Peers>,
     nccl: Option<Nccl>,
     host: Box<dyn Collective<[f32]>>,
     gemm: Gemm,
@@ -131,14 +140,17 @@ impl Cuda {
             group: heads.query / heads.key_value,
         };
         let device = Device::open(ordinal, &constants)?;
-        let (nccl, host): (_, Box<dyn Collective<[f32]>>) = match place {
-            None => (None, Box::new(Single)),
+        let (peers, nccl, host): (_, _, Box<dyn Collective<[f32]>>) = match place {
+            None => (None, None, Box::new(Single)),
             Some(Place { group, host }) => {
                 let (rank, ranks) = (host.rank(), host.size());
-                (Some(Nccl::join(&device, group, rank, ranks, dtype)?), Box::new(host))
+                let nccl = Nccl::join(&device, group, rank, ranks, dtype)?;
+                let peers = Peers::open(&device, ordinal, hidden * dtype.bytes() as usize, &host)?;
+                (peers, Some(nccl), Box::new(host))
             }
         };
         Ok(Cuda {
+            peers,
             nccl,
             host,
             gemm: Gemm::new(&device, dtype)?,
@@ -182,6 +194,7 @@ impl Cuda {
 
     /// Room is made before a batch starts; what is not foreseen there is made here, and lack of it ends the rank.
     fn set_rows(&self, x: &mut Matrix, rows: usize) {
+        self.settle(x);
         device::fatal(self.grow(x, rows), "room for rows");
         x.rows = rows;
     }
@@ -257,10 +270,12 @@ impl Kernels for Cuda {
             *product = None;
             *product = Some(self.device.allocate(needed)?);
         }
-        self.nccl.as_ref().map_or(Ok(()), |nccl| nccl.reserve(&self.device, rows.min(BLOCK) * self.hidden))
+        drop(product);
+        self.reserve_sums(x, rows)
     }
 
     fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
+        self.meet();
         self.set_rows(out, tokens.len());
         let n = tokens.len();
         let args = [
@@ -272,12 +287,7 @@ impl Kernels for Cuda {
             table.own().into(),
         ];
         self.device.launch("embed", Shape::items(n * out.columns), args);
-        if let Some(nccl) = &self.nccl {
-            Self::blocks(n, |first, rows| {
-                nccl.start_sum(&self.device, out.row(first), rows * out.columns);
-            });
-            nccl.wait(&self.device);
-        }
+        self.sum_embedded(out);
     }
 
     fn rms_norm(&self, x: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
@@ -288,8 +298,11 @@ impl Kernels for Cuda {
 
     fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        let args = [x.start(), y.start(), weight.start(), out.start(), eps.into()];
-        self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product]| {
+            let (x_at, y_at, weight, out) = (x.start(), y.own_row(0), weight.start(), out.start());
+            let args = [x_at, y_at, inbox, arrived, capacity, ranks, rank, product, weight, out, eps.into()];
+            self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+        });
     }
 
     fn project(
@@ -352,16 +365,8 @@ impl Kernels for Cuda {
     }
 
     fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
-        let Some(nccl) = &self.nccl else { return self.linear(x, weight, out) };
         self.set_rows(out, x.rows);
-        self.pace.keep(&self.device);
-        // Each block is summed beside the next one's product. The last is small: nothing hides it.
-        for (first, rows) in overlapped(x.rows) {
-            let shape = weight.shape();
-            self.gemm.multiply(x.row(first), weight.start(), shape, rows, out.row(first), false);
-            nccl.start_sum(&self.device, out.row(first), rows * out.columns);
-        }
-        nccl.wait(&self.device);
+        self.multiply_and_sum(x, weight, out);
     }
 
     fn gated(&self, x: &Matrix, gate_up: &Stack, out: &mut Matrix) {
@@ -441,8 +446,10 @@ impl Kernels for Cuda {
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
-        let packs = x.rows * x.bytes_per_row() / 16;
-        self.device.launch("add", Shape::items(packs), [x.start(), y.start(), (packs as u64).into()]);
+        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product]| {
+            let args = [x.start(), y.own_row(0), inbox, arrived, capacity, ranks, rank, product];
+            self.device.launch("add", Shape::blocks(x.rows, 256), args);
+        });
     }
 
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
@@ -451,6 +458,7 @@ impl Kernels for Cuda {
     }
 
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
+        self.settle(x);
         let old = x.rows;
         self.set_rows(x, old + rows.len());
         self.copy_rows(x, rows, x.row(old));
@@ -461,6 +469,7 @@ impl Kernels for Cuda {
     }
 
     fn edit(&self, x: &mut Matrix, edit: &EditRows, log: &mut Log) {
+        self.settle(x);
         self.apply(x, edit, log);
     }
 
@@ -473,6 +482,7 @@ impl Kernels for Cuda {
     }
 
     fn read(&self, x: &Matrix, rows: &[u32]) -> Vec<f32> {
+        self.settle(x);
         self.read_rows(x, rows)
     }
 
@@ -515,24 +525,4 @@ impl Cuda {
         }
         numbers
     }
-}
-
-/// Blocks of a product whose sums over the ranks run beside the next block's product: large ones, then two smaller.
-fn overlapped(rows: usize) -> Vec<(usize, usize)> {
-    const WHOLE: usize = 1024;
-    const LARGE: usize = 4096;
-    let mut blocks = Vec::new();
-    let mut first = 0;
-    while first < rows {
-        let left = rows - first;
-        let n = match left {
-            0..=WHOLE => left,
-            _ if left <= 2 * WHOLE => left / 2,
-            _ if left <= LARGE + WHOLE => left - WHOLE,
-            _ => LARGE,
-        };
-        blocks.push((first, n));
-        first += n;
-    }
-    blocks
 }

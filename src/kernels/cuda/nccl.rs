@@ -1,14 +1,13 @@
-//! Sums over the GPUs of a machine through NCCL, on a stream of their own so that they run beside the next product.
+//! Sums over the GPUs of a machine through NCCL, on a stream of their own so that they run beside the next product: where GPUs do
+//! not reach one another's memory, or are too many for [`super::peers`].
 //!
 //! With two ranks NCCL adds two numbers, and the order of two does not matter. With more, its order depends on where a row
 //! lies in the message, which would give a row other bits in another batch; so there NCCL only gathers, and
 //! `sum_ranks` adds in rank order.
 //!
-//! The sums take 9 % of a trace (two H100s, 70B shape, 32 tokens: 2.43 s, 2.21 s without any), though all but the last block of
+//! These sums take 9 % of a trace (two H100s, 70B shape, 32 tokens: 2.43 s, 2.21 s without any), though all but the last block of
 //! each runs beside a product: NCCL's kernels take multiprocessors from it. Fewer of these make it worse (`NCCL_MAX_CTAS` 8: 2.54 s,
-//! 4: 2.74 s, 2: 3.30 s), blocks of 2048 or 8192 rows instead of 4096 make no difference (2.48 s, 2.45 s). Copy engines that
-//! send the parts, with the sum in the residual add, were 6 % faster, but the ranks' hosts could lock each other out of
-//! the driver.
+//! 4: 2.74 s, 2: 3.30 s), blocks of 2048 or 8192 rows instead of 4096 make no difference (2.48 s, 2.45 s).
 
 #![expect(unsafe_code, reason = "NCCL's interface is raw pointers")]
 

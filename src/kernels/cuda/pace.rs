@@ -15,16 +15,18 @@ pub(super) struct Pace {
 
 impl Pace {
     const SUMS: usize = 8;
+    const MANY: usize = 4096;
 
     pub(super) fn new(device: &Device) -> Pace {
         Pace { events: (0..Self::SUMS).map(|_| device.event()).collect(), sums: Cell::new(0) }
     }
 
-    /// Waits for the sum that many before, and marks this one.
-    pub(super) fn keep(&self, device: &Device) {
-        let event = &self.events[self.sums.get() % Self::SUMS];
-        Device::wait(event);
-        fatal(event.record(device.stream()), "an event");
-        self.sums.set(self.sums.get() + 1);
+    /// Waits for an earlier sum, and marks this one, of so many rows. Of many rows, which are queued in many blocks, only
+    /// the one before the last.
+    pub(super) fn keep(&self, device: &Device, rows: usize) {
+        let (sums, lead) = (self.sums.get(), if rows > Self::MANY { 2 } else { Self::SUMS });
+        Device::wait(&self.events[(sums + Self::SUMS - lead) % Self::SUMS]);
+        fatal(self.events[sums % Self::SUMS].record(device.stream()), "an event");
+        self.sums.set(sums + 1);
     }
 }

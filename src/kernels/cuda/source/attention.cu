@@ -28,18 +28,27 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const u32 (&a)[4], u32
 
 __device__ __forceinline__ u32 pair(float low, float high) { return (u32)down(low) | (u32)down(high) << 16; }
 
-// 64 rows of one key/value head, zeros past the last key.
+// Begins to load 64 rows of one key/value head, zeros past the last key.
 __device__ __forceinline__ void load_keys(const T* x, const u32* list, u32 first, u32 count, u32 width, u32 column, T* shared) {
     constexpr int PACKS = HEAD_DIM / PACK;
     for (int i = threadIdx.x; i < KEYS * PACKS; i += 128) {
         int key = i / PACKS, pack = i % PACKS * PACK;
-        Pack p = {};
-        if (first + key < count) p = *(const Pack*)(x + at(list[first + key], width) + column + pack);
-        *(Pack*)(shared + key * LINE + pack) = p;
+        bool there = first + key < count;
+        const T* from = there ? x + at(list[first + key], width) + column + pack : x;
+        u32 to = (u32)__cvta_generic_to_shared(shared + key * LINE + pack);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0));
     }
+    asm volatile("cp.async.commit_group;");
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+// Waits for all loads but the last LATER.
+template <int LATER> __device__ __forceinline__ void wait_for_keys() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
+    __syncthreads();
+}
+
+// Three blocks on a multiprocessor: what waits for memory needs company.
+extern "C" __global__ void __launch_bounds__(128, 3)
     attention(const T* q, const T* k, const T* v, const u32* tiles, const u32* keys, const u32* key_start, const u32* positions,
               float* scores, T* out, u32 heads, u32 key_value, u32 stride, u32 mode) {
     constexpr int E = HEAD_DIM, STEPS = E / 16;
@@ -53,6 +62,13 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll 4
     for (int r = 0; r < ROWS; r++)
         if (tile[r] != NO_ROW) count = max(count, positions[tile[r]] + 1);
+    u32 blocks = (count + KEYS - 1) / KEYS;
+    // Few keys are loaded once, and all at once.
+    bool once = mode == 0 && blocks == 1;
+    if (once) {
+        load_keys(k, list, 0, count, width, kv * E, ks);
+        load_keys(v, list, 0, count, width, kv * E, vs);
+    }
 
     // The two rows of the tile that this thread holds parts of.
     int position[2];
@@ -77,9 +93,13 @@ extern "C" __global__ void __launch_bounds__(128)
     float s[8][4];
     // Scaled scores with a block of keys; -inf where masked.
     auto score = [&](u32 block) {
-        __syncthreads();
-        load_keys(k, list, block * KEYS, count, width, kv * E, ks);
-        __syncthreads();
+        if (once) {
+            wait_for_keys<1>();
+        } else {
+            __syncthreads();
+            load_keys(k, list, block * KEYS, count, width, kv * E, ks);
+            wait_for_keys<0>();
+        }
         float scale = 1.0f / sqrtf((float)E);
 #pragma unroll
         for (int n = 0; n < 8; n++) {
@@ -97,7 +117,6 @@ extern "C" __global__ void __launch_bounds__(128)
         }
     };
 
-    u32 blocks = (count + KEYS - 1) / KEYS;
     if (mode == 1) {
         for (u32 block = 0; block * KEYS < stride; block++) {
             if (block < blocks) score(block);
@@ -145,9 +164,13 @@ extern "C" __global__ void __launch_bounds__(128)
     float o[E / 8][4] = {};
     for (u32 block = 0; block < blocks; block++) {
         if (mode == 0 && blocks > 1) score(block);
-        __syncthreads();
-        load_keys(v, list, block * KEYS, count, width, kv * E, vs);
-        __syncthreads();
+        if (once) {
+            wait_for_keys<0>();
+        } else {
+            __syncthreads();
+            load_keys(v, list, block * KEYS, count, width, kv * E, vs);
+            wait_for_keys<0>();
+        }
 #pragma unroll
         for (int n = 0; n < 8; n++)
 #pragma unroll

@@ -6,7 +6,8 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
 }
 
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
-template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, const float* weight, T* out, float eps) {
+template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
+    if (ADD) y.await(blockIdx.x);
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
     float kept[PACKS][PACK];
@@ -17,7 +18,7 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, c
         if (column >= HIDDEN) continue;
         Pack xs = *(const Pack*)(x + start + column);
         if (ADD) {
-            Pack ys = *(const Pack*)(y + start + column);
+            Pack ys = y.sum(blockIdx.x, column);
 #pragma unroll
             for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
             *(Pack*)(x + start + column) = xs;
@@ -41,17 +42,20 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const T* y, c
 }
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(T* x, const float* weight, T* out, float eps) {
-    norm_row<false>(x, 0, weight, out, eps);
+    norm_row<false>(x, Parts{}, weight, out, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(256) add_norm(T* x, const T* y, const float* weight, T* out, float eps) {
-    norm_row<true>(x, y, weight, out, eps);
+extern "C" __global__ void __launch_bounds__(256)
+    add_norm(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product,
+             const float* weight, T* out, float eps) {
+    norm_row<true>(x, Parts{y, inbox, arrived, capacity, ranks, rank, product}, weight, out, eps);
 }
 
-// Turns the pairs (i, i + half) of one head by the row's position; a warp per head.
+// Turns the pairs (i, i + half) of one head by the row's position; a warp per head. Spelt out, for a compiler that chooses which
+// product to fuse would choose differently in different kernels.
 __device__ __forceinline__ void turn(float& a, float& b, float c, float s) {
-    float turned = a * c - b * s;
-    b = b * c + a * s;
+    float turned = fmaf(a, c, -__fmul_rn(b, s));
+    b = fmaf(b, c, __fmul_rn(a, s));
     a = turned;
 }
 
@@ -75,7 +79,8 @@ extern "C" __global__ void rope(T* x, const u32* positions, const float* cosines
 extern "C" __global__ void split_heads(const T* in, const float* bias, const float* q_norm, const float* k_norm,
                                        const u32* positions, const float* cosines, const float* sines, T* q, T* k, T* v,
                                        u32 rows, u32 query, u32 key_value, float eps) {
-    constexpr int HALF = HEAD_DIM / 2, PAIRS = (HALF + 31) / 32;
+    constexpr int HALF = HEAD_DIM / 2, TURNS = (HALF + 63) / 64;
+    struct __align__(2 * sizeof(T)) Two { T n[2]; };
     u32 heads = query + 2 * key_value;
     u32 task = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (task >= rows * heads) return;
@@ -85,36 +90,48 @@ extern "C" __global__ void split_heads(const T* in, const float* bias, const flo
     T* out = is_q ? q + at(row, query * HEAD_DIM) + head * HEAD_DIM
                   : (is_k ? k + at(row, key_value * HEAD_DIM) + (head - query) * HEAD_DIM
                           : v + at(row, key_value * HEAD_DIM) + (head - query - key_value) * HEAD_DIM);
-    float a[PAIRS], b[PAIRS];
+    float a[TURNS][2], b[TURNS][2];
     float squares = 0;
 #pragma unroll
-    for (int j = 0; j < PAIRS; j++) {
-        int i = lane + 32 * j;
-        a[j] = b[j] = 0;
-        if (i >= HALF) continue;
-        a[j] = up(p[i]);
-        b[j] = up(p[i + HALF]);
-        if (bias) {
-            a[j] = rounded(a[j] + bias[head * HEAD_DIM + i]);
-            b[j] = rounded(b[j] + bias[head * HEAD_DIM + i + HALF]);
+    for (int j = 0; j < TURNS; j++) {
+        int i = 2 * lane + 64 * j;
+        Two left = {}, right = {};
+        if (i < HALF) {
+            left = *(const Two*)(p + i);
+            right = *(const Two*)(p + i + HALF);
         }
-        squares += a[j] * a[j] + b[j] * b[j];
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            a[j][n] = up(left.n[n]);
+            b[j][n] = up(right.n[n]);
+            if (bias && i < HALF) {
+                a[j][n] = rounded(a[j][n] + bias[head * HEAD_DIM + i + n]);
+                b[j][n] = rounded(b[j][n] + bias[head * HEAD_DIM + i + n + HALF]);
+            }
+            squares += a[j][n] * a[j][n] + b[j][n] * b[j][n];
+        }
     }
     const float* weight = is_q ? q_norm : (is_k ? k_norm : 0);
     float factor = weight ? norm_factor(warp_sum(squares), HEAD_DIM, eps) : 0;
     bool turned = positions && (is_q || is_k);
     size_t angle = turned ? (size_t)positions[row] * HALF : 0;
 #pragma unroll
-    for (int j = 0; j < PAIRS; j++) {
-        int i = lane + 32 * j;
+    for (int j = 0; j < TURNS; j++) {
+        int i = 2 * lane + 64 * j;
         if (i >= HALF) continue;
-        if (weight) {
-            a[j] = rounded(a[j] * factor * weight[i]);
-            b[j] = rounded(b[j] * factor * weight[i + HALF]);
+        Two left, right;
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            if (weight) {
+                a[j][n] = rounded(a[j][n] * factor * weight[i + n]);
+                b[j][n] = rounded(b[j][n] * factor * weight[i + n + HALF]);
+            }
+            if (turned) turn(a[j][n], b[j][n], cosines[angle + i + n], sines[angle + i + n]);
+            left.n[n] = down(a[j][n]);
+            right.n[n] = down(b[j][n]);
         }
-        if (turned) turn(a[j], b[j], cosines[angle + i], sines[angle + i]);
-        out[i] = down(a[j]);
-        out[i + HALF] = down(b[j]);
+        *(Two*)(out + i) = left;
+        *(Two*)(out + i + HALF) = right;
     }
 }
 
@@ -134,13 +151,18 @@ extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
     }
 }
 
-// x += y
-extern "C" __global__ void add(T* x, const T* y, u64 packs) {
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < packs; i += (u64)gridDim.x * blockDim.x) {
-        Pack a = ((const Pack*)x)[i], b = ((const Pack*)y)[i];
+// x += y; a block per row.
+extern "C" __global__ void __launch_bounds__(256)
+    add(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product};
+    parts.await(blockIdx.x);
+#pragma unroll 4
+    for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK) {
+        Pack* to = (Pack*)(x + at(blockIdx.x, HIDDEN) + column);
+        Pack a = *to, b = parts.sum(blockIdx.x, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
-        ((Pack*)x)[i] = a;
+        *to = a;
     }
 }
 
