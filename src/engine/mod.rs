@@ -68,10 +68,19 @@ pub struct Ready {
 impl Ready {
     /// Its devices in words, such as "2 x NVIDIA H200".
     pub fn device(&self) -> String {
+        self.named(|device| &device.name)
+    }
+
+    /// The same without the number of threads: what the bits of a result can depend on.
+    pub fn kind(&self) -> String {
+        self.named(|device| device.name.split(',').next().unwrap_or_default())
+    }
+
+    fn named(&self, name: impl Fn(&DeviceFacts) -> &str) -> String {
         let mut words: Vec<String> = Vec::new();
-        for same in self.devices.chunk_by(|a, b| a.name == b.name) {
-            let name = &same[0].name;
-            words.push(if same.len() > 1 { format!("{} x {name}", same.len()) } else { name.clone() });
+        for same in self.devices.chunk_by(|a, b| name(a) == name(b)) {
+            let (n, name) = (same.len(), name(&same[0]));
+            words.push(if n > 1 { format!("{n} x {name}") } else { name.to_owned() });
         }
         words.join(", ")
     }

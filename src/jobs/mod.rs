@@ -119,12 +119,18 @@ impl Jobs {
         }
     }
 
-    /// Calls a job off; what was computed becomes its result.
+    /// Calls a job off; what was computed becomes its result, soon after this returns. Until then it is put together
+    /// whenever it is asked for.
     pub async fn cancel(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.store.cancel(owner, id).await?;
-        if let Some(job) = job.as_ref().filter(|job| job.state == State::Cancelled && job.kind == Kind::Sweep)
-        {
-            self.keep_partial(job).await?;
+        let cut_short = |job: &Job| job.state == State::Cancelled && job.kind == Kind::Sweep;
+        if let Some(job) = job.clone().filter(cut_short) {
+            let jobs = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = jobs.keep_partial(&job).await {
+                    tracing::warn!(job.id = %job.id, "its partial result cannot be stored: {error}");
+                }
+            });
         }
         Ok(job)
     }

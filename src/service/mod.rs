@@ -213,12 +213,14 @@ impl Service {
         Self { ceiling: Ceiling { row_layers: u64::MAX, seconds: f64::INFINITY }, ..self.clone() }
     }
 
-    /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic.
+    /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic and devices (sums over
+    /// several round differently).
     pub fn identity(&self) -> String {
-        let (numerics, print) = (self.engine.ready().numerics, &self.served.fingerprint);
+        let ready = self.engine.ready();
+        let (numerics, print, kind) = (ready.numerics, &self.served.fingerprint, ready.kind());
         let formats =
             [numerics.weights, numerics.compute, numerics.residual, numerics.logits].map(Dtype::name);
-        format!("{}:{}:{}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
+        format!("{}:{}:{}:{kind}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 
     /// Runs what needs the model's words off the async workers: tokenising and large responses take their time.

@@ -159,7 +159,9 @@ impl Service {
     /// units of about `unit_s` seconds. At most `most_cells` cells, samples counted.
     pub async fn price_sweep(&self, body: Value, unit_s: f64, most_cells: u64) -> Result<Priced, Refusal> {
         let engine = self.engine.clone();
-        let provenance = self.envelope("sweep").provenance;
+        // Whoever computes it, with however many threads.
+        let device = self.engine.ready().kind();
+        let provenance = Provenance { device, ..self.envelope("sweep").provenance };
         let priced = self.lower(move |facts| {
             let sweep = crate::lower::sweep::sweep(&body, facts)?;
             let mut found = sweep.gather(&body);

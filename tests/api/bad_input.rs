@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::bad_rows::{self, Row};
 use crate::schema::check_response;
-use crate::support::{post, read_to_close, tiny_with};
+use crate::support::{data_dir, post, read_to_close, tiny_with};
 
 /// The program serving `dummy:tiny`; killed when dropped.
 struct Program {
@@ -35,7 +35,7 @@ struct Answer {
 impl Program {
     fn start() -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_mediant"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--model", "dummy:tiny"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--model", "dummy:tiny", "--data-dir", &data_dir()])
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mediant::{app, config};
 
-use crate::support::request;
+use crate::support::{data_dir, request};
 
 /// A server whose loading ends with what is sent.
 struct Loading {
@@ -19,7 +19,8 @@ struct Loading {
 
 fn start() -> Loading {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let flags = [("--listen", "http.listen", address.to_string())];
+    let flags =
+        [("--listen", "http.listen", address.to_string()), ("--data-dir", "store.data_dir", data_dir())];
     let config = config::load(None, [], &flags).unwrap().config;
     let (loaded, wait) = mpsc::channel();
     let run = std::thread::spawn(move || app::run(config, move |_| wait.recv()?));
@@ -69,7 +70,8 @@ fn a_model_that_cannot_be_loaded_ends_the_server_with_the_reason() {
 #[test]
 fn a_panic_while_loading_ends_the_server_too() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let flags = [("--listen", "http.listen", address.to_string())];
+    let flags =
+        [("--listen", "http.listen", address.to_string()), ("--data-dir", "store.data_dir", data_dir())];
     let config = config::load(None, [], &flags).unwrap().config;
     let error = app::run(config, |_| panic!("a bug in the loader")).unwrap_err();
     assert!(format!("{error:#}").contains("loading panicked"), "{error:#}");

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 fn mediant(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mediant"));
-    command.args(arguments);
+    // Servers side by side cannot share a folder.
+    command.args(arguments).env("MEDIANT__STORE__DATA_DIR", crate::support::data_dir());
     command
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
 }
 
 /// A folder for what the servers of the tests keep, removed by nobody: the system clears its temporary files.
-fn data_dir() -> String {
+pub(crate) fn data_dir() -> String {
     static N: AtomicUsize = AtomicUsize::new(0);
     let n = N.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("mediant-api-{}-{n}", std::process::id())).display().to_string()

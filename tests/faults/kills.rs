@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::server::{Server, bytes, get, until};
 
 /// Units of some milliseconds, so that there are many to be killed in.
-pub(crate) const SETTINGS: [(&str, &str); 2] = [("JOBS__UNIT_S", "0.02"), ("TELEMETRY__FILTER", "warn,mediant=info")];
+pub(crate) const SETTINGS: [(&str, &str); 2] =
+    [("JOBS__UNIT_S", "0.02"), ("TELEMETRY__FILTER", "warn,mediant=info")];
 
 /// More than 10 000 cells: 4 layers, 3 arms, 24 prompts of 37 tokens, each with 2 samples.
 fn sweep() -> Value {
