@@ -7,7 +7,7 @@
 use utoipa::ToSchema;
 
 use super::align::AlignSpec;
-use super::cases::{Aggregate, Case, Filters};
+use super::cases::{By, Case, Filters};
 use super::corruption::Corruption;
 use super::derive::Derive;
 use super::metric::{TargetItem, TargetScoring, TargetSet};
@@ -15,7 +15,7 @@ use super::named::Named;
 use super::patch::{Normalise, PatchSpec};
 use super::prompt::{Prompt, SpanText};
 use super::run::RunSpec;
-use super::sweep::{Averaging, KeepCells};
+use super::sweep::{KeepCells, Key};
 use super::trace::TraceSpec;
 
 /// A target in short: one token as text or id, or a set of them.
@@ -43,6 +43,8 @@ pub struct RunBody {
     bos: Option<bool>,
     /// Short: the token whose metrics are wanted, named `target`.
     target: Option<Target>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    r#async: Option<bool>,
     #[serde(flatten)]
     long: RunSpec,
 }
@@ -60,6 +62,8 @@ pub struct PatchBody {
     source: Option<String>,
     /// Short: the token whose metrics are wanted, named `target`.
     target: Option<Target>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    r#async: Option<bool>,
     #[serde(flatten)]
     long: PatchSpec,
 }
@@ -82,11 +86,68 @@ pub struct TraceBody {
     /// With `cases`: which of them count.
     filters: Option<Filters>,
     /// With `cases`: how effects are averaged.
-    aggregate: Option<Aggregate>,
+    aggregate: Option<AggregateForm>,
     /// What is kept beside means.
     keep: Option<TraceKeep>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    r#async: Option<bool>,
     #[serde(flatten)]
     long: TraceSpec,
+}
+
+/// How confidence intervals are made.
+#[derive(ToSchema)]
+pub struct IntervalForm {
+    /// `bootstrap`, the only way.
+    method: Option<String>,
+    /// `case`, what is drawn.
+    unit: Option<String>,
+    /// Drawn sets of cases.
+    #[schema(minimum = 100, maximum = 10000)]
+    resamples: Option<u32>,
+    /// Seed of the draws.
+    seed: Option<u64>,
+    /// Share of the drawn means inside the interval.
+    level: Option<f64>,
+}
+
+/// How effects of a trace with `cases` are averaged.
+#[derive(ToSchema)]
+pub struct AggregateForm {
+    /// Always by `token_class`; with `group`, also within each group.
+    by: Option<Vec<By>>,
+    /// How confidence intervals are made.
+    ci: Option<IntervalForm>,
+}
+
+/// How effects of a sweep are averaged over cases.
+#[derive(ToSchema)]
+pub struct AveragingForm {
+    /// What is told apart; `arm` always is.
+    by: Vec<Key>,
+    /// `mean`, `se`, `ci95`, `n`: all of them are always given.
+    stats: Option<Vec<String>>,
+    /// How confidence intervals are made.
+    ci: Option<IntervalForm>,
+    /// The strongest averages, listed with p-values that allow for the choice among all.
+    top_k: Option<TopForm>,
+    /// `arm`: subtracts the averages of every two arms, case by case.
+    compare: Option<Vec<Key>>,
+}
+
+/// How many of the strongest averages are listed.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum TopForm {
+    /// So many.
+    Count(u32),
+    /// The same, with the correction named.
+    Named {
+        /// So many.
+        k: u32,
+        /// `max_t`, the only one.
+        correction: Option<String>,
+    },
 }
 
 /// What a trace keeps beside means.
@@ -226,7 +287,7 @@ pub struct SweepBody {
     /// Which cases count; by default those of a data set that the model answers as expected.
     filters: Option<Filters>,
     /// How effects are averaged over cases.
-    aggregate: Option<Averaging>,
+    aggregate: Option<AveragingForm>,
     /// What is kept beside averages.
     keep: Option<KeepCells>,
     /// Formats that will be fetched. Each is made when it is asked for, listed or not.

@@ -655,7 +655,7 @@ fn patch_fields() -> Fields {
         ),
         ("/read", vec![(json!({"capture": []}), "/read/capture unknown_field")]),
         ("/swap", vec![(json!(true), "not_supported")]),
-        ("/async", vec![(json!(true), "not_supported")]),
+        ("/async", vec![(json!(1), "wrong_type")]),
         ("/subject", vec![(json!("Tower"), "unknown_field")]),
     ]
 }

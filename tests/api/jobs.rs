@@ -8,6 +8,8 @@ use http_body_util::BodyExt;
 use mediant::http::{AppState, router};
 use mediant::jobs::runner::Runner;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tower::ServiceExt;
 
 use crate::schema::check_response;
@@ -236,7 +238,7 @@ async fn events(state: &AppState, path: &str, last: Option<i64>) -> Vec<(i64, St
 #[tokio::test]
 async fn events_tell_the_whole_story_and_can_be_taken_up_anywhere() {
     let state = queue(tiny_with(&[("jobs.unit_s", "0.001")])).await;
-    let job = later(&state, "/v1/sweep", &small(3), &[]).await.json();
+    let job = later(&state, "/v1/sweep", &long(), &[]).await.json();
     let path = job["links"]["events"].as_str().unwrap().to_owned();
     // Heard from before the first unit to the end.
     let listening = tokio::spawn({
@@ -335,4 +337,32 @@ async fn data_sets_are_stored_once_and_named_by_sweeps() {
     assert!(error["detail"].as_str().unwrap().starts_with("line 2:"), "{error}");
     assert_eq!(send(&state, upload("application/xml", "<a/>".to_owned())).await.status, 415);
     assert_eq!(send(&state, upload("text/csv", "prompt,colour\na,b\n".to_owned())).await.status, 422);
+}
+
+#[tokio::test]
+async fn a_locked_store_refuses_jobs_and_nothing_else_and_all_is_well_afterwards() {
+    let state = working().await;
+    let file = state.config.store.data_dir().join("mediant.sqlite3");
+    let options = SqliteConnectOptions::new().filename(file);
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("begin exclusive").execute(&mut other).await.unwrap();
+    let refused = later(&state, "/v1/sweep", &small(2), &[]).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(refused.headers.contains_key(header::RETRY_AFTER));
+    assert!(refused.json()["detail"].as_str().unwrap().contains("locked"), "{}", refused.text());
+    ok(&state, "/v1/run", &json!({"prompt": "Rome"})).await;
+    let began = Instant::now();
+    while get(&state, "/readyz").await.json()["status"] != "store-failed" {
+        assert!(began.elapsed() < Duration::from_secs(40), "readiness never said so");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    let job = later(&state, "/v1/sweep", &small(2), &[]).await;
+    assert_eq!(job.status, 202, "{}", job.text());
+    until(&state, job.headers[header::LOCATION].to_str().unwrap(), "succeeded").await;
+    let began = Instant::now();
+    while get(&state, "/readyz").await.json()["status"] != "ready" {
+        assert!(began.elapsed() < Duration::from_secs(40), "readiness never came back");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

@@ -16,6 +16,7 @@ mod align;
 mod bad_input;
 mod bad_rows;
 mod cases;
+mod client;
 mod connections;
 mod corruption;
 mod demo;

@@ -168,7 +168,8 @@ async fn capabilities_name_all_that_requests_accept() {
     }
     assert_eq!(can["corruptions"].as_array().unwrap().len(), 6);
     assert_eq!(can["generators"], json!(["philox", "numpy_legacy"]));
-    assert_eq!(can["formats"], json!(["json", "csv", "npz", "safetensors", "svg", "png"]));
+    let formats = ["json", "csv", "npz", "safetensors", "jsonl", "parquet", "svg", "png"];
+    assert_eq!(can["formats"], json!(formats));
     assert!(can["limits"]["samples"].as_u64().unwrap() >= 100 && can["ceiling"]["row_layers"].is_u64());
 }
 

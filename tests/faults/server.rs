@@ -67,7 +67,7 @@ impl Server {
         settings: &[(&str, &str)],
         ready: bool,
     ) -> Server {
-        let folder = folder.path().toowned();
+        let folder = folder.path().to_owned();
         let mut child = command(&folder, fault, settings).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();

@@ -13,8 +13,8 @@
 //! Where the time of a batch of 30,000 rows goes (two H100s, 70B, events between the kernels): products 89 %, the residual adds
 //! with their norms, in which the sums and the waiting for the other GPU are, 5.1 %, the gate 2.2 %, attention 1.9 %, splitting the heads 1.0 %.
 //! The products are slower than a short square one because of the clock: at the board's 700 W it falls from 1980 to 1140 .. 1500 MHz. Eight
-//! choices that cuBLASLt offers for each, timed for a quarter of a second each, gave the same bits and were at most 3 % faster
-//! than its first (5120 and 8192 outputs of few inputs), mostly slower. A kernel of our own for 16 rows had the
+//! choices that cuBLASLt offers for each, timed for a quarter of a second each, gave the same bits and were at most 6 % faster
+//! than its first (one small product), mostly slower. A kernel of our own for 16 rows (H100) had the
 //! same bits, too, and no more speed: reading the weights at 88 % of a copy's rate is what the library does.
 
 mod attention;

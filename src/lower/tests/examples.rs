@@ -173,7 +173,7 @@ fn a_dry_run_names_one_request() {
     for (bad, expected) in [
         (json!({}), " missing_field"),
         (json!([]), " wrong_type"),
-        (json!({"sweep": {}}), "/sweep unknown_field"),
+        (json!({"steer": {}}), "/steer unknown_field"),
         (json!({"run": {}, "trace": {}}), "/trace conflict"),
     ] {
         let found = &split(&bad).unwrap_err().0[0];
