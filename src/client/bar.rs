@@ -8,11 +8,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use tokio_stream::StreamExt;
 
-use super::server::{Job, Server};
+use super::server::{Job, Refused, Server};
 use super::sse::{Event, Events};
 
 /// Pause before a lost connection is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The server says something every ten seconds; after this long without a word the connection is lost.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Lost connections in a row after which the server is given up.
 const MOST_LOST: u32 = 120;
 
@@ -29,16 +31,16 @@ pub(super) async fn watch(server: &Server, id: &str) -> anyhow::Result<()> {
             Ok(_) => lost = 0,
             Err(error) => {
                 lost += 1;
-                if lost >= MOST_LOST {
+                if lost >= MOST_LOST || error.is::<Refused>() {
                     bar.abandon();
                     return Err(error);
                 }
                 bar.set_message("the server does not answer; trying again");
             }
         }
-        if followed.is_err() {
-            tokio::time::sleep(AGAIN).await;
-        }
+        // A server that is stopping ends its streams, and answers for a while yet.
+        drop(followed);
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -61,7 +63,7 @@ async fn follow(server: &Server, id: &str, bar: &ProgressBar, after: &mut i64) -
     let response = server.events(id, *after).await?;
     let mut stream = response.bytes_stream();
     let mut events = Events::default();
-    while let Some(bytes) = stream.next().await {
+    while let Some(bytes) = tokio::time::timeout(SILENCE, stream.next()).await? {
         for event in events.push(&bytes?) {
             *after = event.id.unwrap_or(*after);
             show(bar, &event);

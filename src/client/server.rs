@@ -1,14 +1,24 @@
 //! Requests to a server, and its refusals in words.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde_json::Value;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A server.
 pub(super) struct Server {
     http: reqwest::Client,
     url: Url,
 }
+
+/// What the server said to a request that it will not serve, however often it is sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(String);
 
 /// A job as the server describes it.
 pub(super) struct Job(Value);
@@ -56,7 +66,9 @@ impl Server {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        Ok(Self { http: reqwest::Client::new(), url })
+        let http =
+            reqwest::Client::builder().connect_timeout(CONNECT).build().context("cannot make a client")?;
+        Ok(Self { http, url })
     }
 
     /// Stores cases; the id of the set.
@@ -116,7 +128,8 @@ impl Server {
             return Ok(response);
         }
         let text = response.text().await.unwrap_or_default();
-        bail!("{}", refusal(status.as_u16(), &text))
+        let refusal = refusal(status.as_u16(), &text);
+        if status.is_client_error() { Err(Refused(refusal).into()) } else { bail!("{refusal}") }
     }
 }
 

@@ -216,7 +216,7 @@ fn add(
     let readouts = grid.cell(cell);
     let base = |sample: usize| arm.base[sample % arm.base.len()];
     let key = grid.key(cell);
-    let class = key.position.zip(layout.subject.clone());
+    let class = key.position.zip(subject(layout, arm));
     let class = class.and_then(|(position, subject)| class_of(position, subject, arm.len));
     let cells = &mut part.cells;
     cells.case.push(case);
@@ -252,6 +252,12 @@ fn add(
     part.flipped.push(2 * flips.count() > readouts.len());
     let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(|score| score.lost.is_some()));
     part.lost += u32::from(lost);
+}
+
+/// The subject's range in the run that is patched: its own, or the clean run's in a run of the same length.
+fn subject(layout: &SweepLayout, arm: &ArmLayout) -> Option<Range<u32>> {
+    let clean = &layout.common.runs.0[layout.clean].1.0;
+    arm.subject.clone().or_else(|| layout.subject.clone().filter(|_| clean.len() == arm.len))
 }
 
 /// What the cells wrote.

@@ -137,7 +137,12 @@ impl Form {
     fn read(self, bytes: &[u8]) -> Result<Cases, Problem> {
         let lines = match self {
             Self::Json => dataset::of_json(json::parse(bytes, EXAMPLE)?),
-            Self::Lines => dataset::of_lines(text(bytes)?),
+            Self::Lines => dataset::of_lines(text(bytes)?, |line| {
+                json::parse(line.as_bytes(), EXAMPLE).map_err(|problem| match problem.errors.first() {
+                    Some(error) => format!("{}: {}", error.pointer, error.detail),
+                    None => problem.detail,
+                })
+            }),
             Self::Csv => dataset::of_csv(text(bytes)?),
         };
         lines.and_then(|lines| dataset::check(&lines)).map_err(Problem::from)

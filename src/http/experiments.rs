@@ -9,6 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::later::Later;
+use super::sweeps::with_dataset;
 use super::{AppState, Encoding, JsonBody, NoQuery, Problem, problem, query};
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
@@ -187,8 +188,13 @@ async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
 async fn plan(
     state: State<AppState>,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    JsonBody(mut body): JsonBody,
 ) -> Result<Json<PlanResponse>, Problem> {
+    if let Some(sweep) = body.get_mut("sweep")
+        && sweep.pointer("/dataset/id").is_some()
+    {
+        with_dataset(state.jobs()?, sweep).await?;
+    }
     Ok(Json(state.service()?.plan(body).await?))
 }
 

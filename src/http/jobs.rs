@@ -51,7 +51,19 @@ impl Answer {
             Some(name) => Some(one_of("table", name, &Table::ALL)?),
             None => None,
         };
-        Ok(Self { encoding, table, metric: query.get("metric").cloned() })
+        let metric = query.get("metric").cloned();
+        let tables = [Encoding::Jsonl, Encoding::Csv, Encoding::Parquet];
+        let without = [
+            ("table", table.is_some() && !tables.contains(&encoding)),
+            ("metric", metric.is_some() && encoding == Encoding::Json),
+        ];
+        if let Some((name, _)) = without.iter().find(|(_, refused)| *refused) {
+            let detail = format!("{} has no {name} to choose", encoding.name());
+            let fix = "leave it out, or ask for csv, jsonl or parquet";
+            let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}; {fix}"));
+            return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, fix));
+        }
+        Ok(Self { encoding, table, metric })
     }
 
     /// The result of a job that has one.
@@ -245,7 +257,7 @@ async fn cancel(
 #[utoipa::path(get, path = "/v1/jobs/{id}/result", tag = "jobs",
     params(("id" = String, Path, description = "The job"),
            ("format" = Option<String>, Query, description = "json, jsonl, csv, npz, safetensors or parquet (of a run, patch or trace json, csv, npz, safetensors, svg or png); else by Accept"),
-           ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells or cases"),
+           ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells, cases, differences or top"),
            ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
            ("partial" = Option<bool>, Query, description = "Answer with what a running sweep has found so far")),
     responses((status = 200, description = "The result; of a run, patch or trace as its endpoint answers it", body = SweepOutcome),

@@ -30,7 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// it.
 #[utoipa::path(post, path = "/v1/sweep", tag = "experiments", request_body = SweepBody,
     params(("format" = Option<String>, Query, description = "json, jsonl, csv, npz, safetensors or parquet; else by Accept"),
-           ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells or cases"),
+           ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells, cases, differences or top"),
            ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
            ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
            ("Idempotency-Key" = Option<String>, Header, description = "A request repeated with the same key is the same job")),
@@ -54,7 +54,9 @@ async fn sweep(
     let job = jobs.wait(submitted.job.id, limit).await?.unwrap_or(submitted.job);
     let replayed = submitted.replayed;
     let mut response = match job.state {
-        JobState::Succeeded => asked.answer(jobs, &job).await?,
+        JobState::Succeeded => {
+            asked.answer(jobs, &job).await.map_err(|problem| problem.with("job", job.id.to_string()))?
+        }
         JobState::Failed => {
             let why = job.error.as_deref().unwrap_or("it could not be computed");
             let problem = Problem::new(super::Kind::Internal, format!("the sweep failed: {why}"));
@@ -67,7 +69,7 @@ async fn sweep(
 }
 
 /// Writes a stored data set out in a request that names it.
-async fn with_dataset(jobs: &Jobs, body: &mut Value) -> Result<(), Problem> {
+pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value) -> Result<(), Problem> {
     let Some(dataset) = body.get_mut("dataset").and_then(Value::as_object_mut) else { return Ok(()) };
     let Some(id) = dataset.get("id").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
     let mut problems = Problems::default();

@@ -38,10 +38,6 @@ pub struct Settings {
     pub units_ahead: usize,
     /// Seconds of computation that a unit is cut to.
     pub unit_s: f64,
-    /// Most patched runs of one job, samples counted.
-    pub most_cells: u64,
-    /// Longest estimated computation of one job, in seconds.
-    pub longest_s: f64,
     /// How long a process is believed to live without a sign of it.
     pub lease: Duration,
     /// How often one unit may be tried.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
+use uuid::Uuid;
 
 use super::work::{Failed, OpenSweeps, compute};
 use super::{Jobs, outcome};
@@ -19,6 +20,8 @@ use crate::store::{GivenBack, StoreError};
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a stopping runner waits for units on their way. They are cut to take about a second.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How often units are looked for that this process holds without knowing.
+const STRAYS: Duration = Duration::from_secs(5);
 /// How long a store that failed is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How often partial means are told, and what share of the time they may take.
@@ -29,7 +32,7 @@ const PARTIAL_SHARE: u32 = 50;
 #[derive(Debug)]
 pub struct Runner {
     stop: watch::Sender<bool>,
-    tasks: [JoinHandle<()>; 2],
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Runner {
@@ -38,7 +41,8 @@ impl Runner {
         let stop = watch::Sender::new(false);
         let tasks = [
             tokio::spawn(Work::new(jobs.clone()).run(stop.subscribe())),
-            tokio::spawn(keep(jobs.clone(), stop.subscribe())),
+            tokio::spawn(live(jobs.clone())),
+            tokio::spawn(keep(jobs.clone())),
         ];
         Self { stop, tasks }
     }
@@ -46,34 +50,43 @@ impl Runner {
     /// Claims nothing more, lets units on their way end, and gives back what does not end in time.
     pub async fn stop(self) {
         self.stop.send_replace(true);
-        let [work, keeper] = self.tasks;
+        let [work, alive, keeper] = self.tasks;
+        keeper.abort();
         if work.await.is_err() {
             tracing::error!("the job runner panicked");
         }
-        keeper.abort();
+        // Units that were still on their way kept their lease.
+        alive.abort();
     }
 }
 
-/// Signs of life, and what somebody must do from time to time.
-async fn keep(jobs: Jobs, mut stop: watch::Receiver<bool>) {
+fn every(lease: Duration) -> Duration {
+    (lease / 4).clamp(Duration::from_millis(50), Duration::from_secs(10))
+}
+
+/// Signs of life, which nothing else may hold up.
+async fn live(jobs: Jobs) {
     let lease = jobs.settings.lease;
-    let every = (lease / 4).clamp(Duration::from_millis(50), Duration::from_secs(10));
-    while !*stop.borrow_and_update() {
-        let done = async {
-            jobs.store.heartbeat(lease).await?;
+    loop {
+        if let Err(error) = jobs.store.heartbeat(lease).await {
+            tracing::warn!("the job store took no sign of life: {error}");
+        }
+        tokio::time::sleep(every(lease)).await;
+    }
+}
+
+/// What somebody must do from time to time.
+async fn keep(jobs: Jobs) {
+    loop {
+        let kept = async {
             jobs.store.recover().await?;
             jobs.store.expire().await
         };
-        if let Err(error) = done.await {
+        if let Err(error) = kept.await {
             tracing::warn!("the job store cannot be kept: {error}");
         }
         jobs.check().await;
-        tokio::time::sleep(every).await;
-    }
-    // Units that are still on their way keep their lease.
-    loop {
-        tokio::time::sleep(every).await;
-        let _ = jobs.store.heartbeat(lease).await;
+        tokio::time::sleep(every(jobs.settings.lease)).await;
     }
 }
 
@@ -100,12 +113,16 @@ impl Work {
 
     async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut changes = self.jobs.store.subscribe();
-        let mut looked = Instant::now();
+        let (mut looked, mut tidied) = (Instant::now(), Instant::now());
         while !*stop.borrow_and_update() {
             let claimed = self.claim().await;
             if looked.elapsed() >= LOOK {
                 self.drop_ended().await;
                 looked = Instant::now();
+            }
+            if tidied.elapsed() >= STRAYS {
+                self.drop_strays().await;
+                tidied = Instant::now();
             }
             if claimed {
                 continue;
@@ -166,6 +183,16 @@ impl Work {
         for (claim, handle) in self.held.values().filter(|(claim, _)| ended.contains(&claim.job.id)) {
             tracing::info!(job.id = %claim.job.id, unit = claim.seq, "the job has ended; its unit is dropped");
             handle.abort();
+        }
+    }
+
+    /// Gives back units whose giving back failed when it was their time, or whose claim was answered by nobody.
+    async fn drop_strays(&self) {
+        let held: Vec<Uuid> = self.held.values().map(|(claim, _)| claim.token).collect();
+        match self.jobs.store.keep_only(&held).await {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(units = count, "gave back {count} units that nobody worked on"),
+            Err(error) => tracing::debug!("units that nobody works on were not looked for: {error}"),
         }
     }
 
@@ -273,7 +300,9 @@ impl Due {
 /// What becomes of a unit that was not computed.
 async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
     let (error, retry) = match failed {
-        Failed::Request(Refusal::Engine(EngineError::Stopped | EngineError::Unhealthy { .. })) => {
+        Failed::Request(Refusal::Engine(
+            EngineError::Stopped | EngineError::Unhealthy { .. } | EngineError::Overloaded { .. },
+        )) => {
             // Not this unit's fault: it waits for the engine.
             let _ = jobs.store.release(claim).await;
             tokio::time::sleep(STORE_PAUSE).await;

@@ -25,8 +25,6 @@ fn settings(config: &Config) -> Settings {
     Settings {
         units_ahead: jobs.units_ahead,
         unit_s: jobs.unit_s,
-        most_cells: jobs.cells,
-        longest_s: jobs.longest_s,
         lease: Duration::from_secs_f64(jobs.lease_s),
         max_attempts: jobs.max_attempts,
         keep_s: jobs.keep_s,

@@ -52,13 +52,13 @@ impl Jobs {
         let (cut, units, cost) = match planned(kind) {
             None => {
                 let settings = &self.settings;
-                let priced = service.price_sweep(body.clone(), settings.unit_s, settings.most_cells).await?;
+                let priced = service.price_sweep(body.clone(), settings.unit_s, service.jobs.cells).await?;
                 let Priced { cut, cost, .. } = priced;
                 (text(&cut), cut.units(), cost)
             }
             Some(planned) => ("{}".to_owned(), [0, 0, 1], service.price(planned, body.clone()).await?),
         };
-        let ceiling = Ceiling { row_layers: u64::MAX, seconds: self.settings.longest_s };
+        let ceiling = Ceiling { row_layers: u64::MAX, seconds: service.jobs.seconds };
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling }.into());
         }

@@ -69,7 +69,7 @@ pub struct Progress {
     pub done: u32,
     /// Units in all.
     pub total: u32,
-    /// Cells in all; null where the request is one unit.
+    /// Cells in all; null where the request is one unit, and in lists of jobs.
     pub cells: Option<u64>,
 }
 

@@ -14,7 +14,7 @@ use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
 use crate::spec::cases::has_cases;
 use crate::store::StoreError;
-use crate::store::job::{Claim, Cost, Done, File, JobId, Kind, Phase};
+use crate::store::job::{Claim, Cost, Done, JobId, Kind, Phase};
 
 /// Sweeps that are kept open, so that their requests need not be read for every unit.
 const KEPT_OPEN: usize = 4;
@@ -97,11 +97,11 @@ pub(super) async fn compute(
         Phase::Finish => {
             let outputs = jobs.store.outputs(claim.job.id).await?;
             let job = claim.job.clone();
-            let made = tokio::task::spawn_blocking(move || {
+            let made = off_workers(move || {
                 let outcome = outcome(&job, &outputs)?;
                 Ok::<_, Unfinished>(compress::file("json", &json(&outcome)))
             });
-            let file = made.await.unwrap_or(Err(Unfinished::Unreadable))?;
+            let file = made.await?;
             Ok(Done { files: vec![file], ..Done::default() })
         }
     }
@@ -157,7 +157,7 @@ async fn answered<R>(response: R, usage: Usage, formats: &'static [(&'static str
 where
     R: Rendered + Serialize + Send + 'static,
 {
-    let made = tokio::task::spawn_blocking(move || {
+    let files = off_workers(move || {
         let mut files = vec![compress::file("json", &json(&response))];
         // A format that has nothing to show of this result is left out.
         files.extend(formats.iter().filter_map(|(name, format)| {
@@ -166,8 +166,19 @@ where
         }));
         files
     });
-    let files: Vec<File> = made.await.unwrap_or_default();
-    Done { output: Vec::new(), cost: cost(&usage), files }
+    Done { output: Vec::new(), cost: cost(&usage), files: files.await }
+}
+
+/// Runs what takes its time off the async workers. A panic there is one of the unit, which then fails.
+async fn off_workers<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {

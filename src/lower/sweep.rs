@@ -96,6 +96,8 @@ pub struct ArmLayout {
     pub reference: Option<Vec<usize>>,
     /// Number of tokens of the run that is patched.
     pub len: u32,
+    /// Its token span named `subject`.
+    pub subject: Option<Range<u32>>,
     /// Cells; none of [`Part::Baselines`].
     pub grid: Grid,
 }
@@ -271,8 +273,13 @@ impl Sweep {
                 Some((_, readout)) => vec![*readout],
                 None => corrupted.runs.iter().map(|(_, readout)| *readout).collect(),
             };
-            let layout =
-                ArmLayout { base: all(arm.base), reference: arm.reference.map(all), len: arm.len, grid };
+            let layout = ArmLayout {
+                base: all(arm.base),
+                reference: arm.reference.map(all),
+                len: arm.len,
+                subject: arm.subject.clone(),
+                grid,
+            };
             built.0.push((arm.name.to_owned(), layout));
         }
         let tokens = corrupted.runs.first().map(|(run, _)| plan.run(*run).tokens.to_vec());
@@ -362,6 +369,7 @@ struct ArmPlan<'s> {
     reference: Option<usize>,
     samples: usize,
     len: u32,
+    subject: Option<Range<u32>>,
 }
 
 impl<'s> ArmPlan<'s> {
@@ -382,7 +390,7 @@ impl<'s> ArmPlan<'s> {
             if found.is_none() && named.experiment.runs.get(run).is_none() {
                 let detail = format!("no run is called {run:?}");
                 let names = named.experiment.runs.names().join(", ");
-                out.push("/base", code::UNKNOWN_NAME, detail, format!("the runs are {names}"));
+                out.push(&at, code::UNKNOWN_NAME, detail, format!("the runs are {names}"));
             }
             found
         };
@@ -412,9 +420,9 @@ impl<'s> ArmPlan<'s> {
             matches!(intervention.op.source(), Some(SourceSpec::Run { run, .. }) if run == CORRUPTED)
         });
         let drawn = arm.base == CORRUPTED || reads_corrupted;
-        let len = run.len();
+        let (len, subject) = (run.len(), run.spans.get("subject").cloned());
         let samples = if drawn { samples as usize } else { 1 };
-        Some(Self { name, at, sweep: own, axes, templates, base, reference, samples, len })
+        Some(Self { name, at, sweep: own, axes, templates, base, reference, samples, len, subject })
     }
 
     fn cells(&self) -> usize {

@@ -48,6 +48,17 @@ pub struct Service {
     pub engine: Engine,
     /// What one request may cost.
     pub ceiling: Ceiling,
+    /// What one job may cost.
+    pub jobs: JobCeiling,
+}
+
+/// The most that one job may cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct JobCeiling {
+    /// Patched runs, samples counted.
+    pub cells: u64,
+    /// Estimated seconds.
+    pub seconds: f64,
 }
 
 /// Why a request was not answered with a result.

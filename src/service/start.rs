@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::Service;
 use super::served::Served;
 use super::table::Table;
+use super::{JobCeiling, Service};
 use crate::activations::{Quota, Store, Timestamp, watch};
 use crate::config::Config;
 use crate::engine::{Engine, Keeper, load};
@@ -83,7 +83,8 @@ fn start(
     let sweep = Duration::from_secs(config.activations.sweep_interval_s);
     watch(&served.activations, sweep).context("cannot start the thread that deletes expired activations")?;
     let ceiling = Ceiling { row_layers: config.limits.row_layers, seconds: config.limits.sync_limit_s };
-    Ok(Service { served: Arc::new(served), engine, ceiling })
+    let jobs = JobCeiling { cells: config.jobs.cells, seconds: config.jobs.longest_s };
+    Ok(Service { served: Arc::new(served), engine, ceiling, jobs })
 }
 
 /// The folder is only read here: it is made when something is stored.

@@ -15,7 +15,7 @@ use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::sweep::{Part as Which, Shared, Sweep, SweepLayout};
-use crate::plan::cost::Cost;
+use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::Usage;
 use crate::plan::pack::Mode;
 use crate::result::common::{Provenance, RngUsed};
@@ -167,7 +167,7 @@ impl Service {
             let mut found = sweep.gather(&body);
             let mut priced = Cost::default();
             let (mut cells, mut of_priced, mut samples) = (Vec::with_capacity(sweep.len()), 0_u64, 1);
-            let mut arms = None;
+            let (mut arms, mut total) = (None, 0_u64);
             let every = sweep.len().div_ceil(PRICED).max(1);
             for case in 0..sweep.len() {
                 let lowered = match sweep.case(case, Which::Whole, facts) {
@@ -181,6 +181,19 @@ impl Service {
                 found.add_lints(case, layout.common.lints.clone());
                 cells.push(layout.cells() as u32);
                 samples = layout.corrupted.len().max(1) as u64;
+                total += layout.cells() as u64;
+                if total.saturating_mul(samples) > most_cells {
+                    // The other cases need not be looked at.
+                    let mut problems = Problems::default();
+                    let detail = format!(
+                        "{} patched runs in the first {} cases, the limit is {most_cells}",
+                        total * samples,
+                        case + 1
+                    );
+                    let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
+                    problems.push("/sweep", code::LIMIT, detail, fix);
+                    return Err(problems);
+                }
                 arms.get_or_insert_with(|| arm_heads(&sweep.spec, layout));
                 if case % every == 0 {
                     of_priced += layout.cells() as u64;
@@ -198,15 +211,6 @@ impl Service {
             let refused = Lints(lints.clone()).refused();
             if strict && !refused.is_empty() {
                 return Err(refused);
-            }
-            let total: u64 = cells.iter().map(|cells| u64::from(*cells)).sum();
-            let computed = total.saturating_mul(samples);
-            if computed > most_cells {
-                let mut problems = Problems::default();
-                let detail = format!("{computed} patched runs in all cases, the limit is {most_cells}");
-                let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
-                problems.push("/sweep", code::LIMIT, detail, fix);
-                return Err(problems);
             }
             let cost = scaled(&priced, total as f64 / of_priced.max(1) as f64);
             let per_cell = (cost.seconds / total.max(1) as f64).max(1e-9);
@@ -234,7 +238,9 @@ impl Service {
 
     /// `POST /v1/plan` of a sweep.
     pub(super) async fn plan_sweep(&self, body: Value) -> Result<PlanResponse, Refusal> {
-        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, u64::MAX).await?;
+        let ceiling = self.jobs;
+        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, ceiling.cells).await?;
+        let ceiling = Ceiling { row_layers: u64::MAX, seconds: ceiling.seconds };
         let cells = (cut.cells_total() * cut.samples) as usize;
         Ok(PlanResponse {
             model: self.served.model().to_owned(),
@@ -243,8 +249,8 @@ impl Service {
             runs: cells + cut.cells.len() * (1 + cut.samples as usize),
             readouts: cells,
             cost,
-            ceiling: self.ceiling,
-            allowed: self.ceiling.allows(&cost),
+            ceiling,
+            allowed: ceiling.allows(&cost),
             lints,
             plan_sha256: cut.shared.plan_sha256,
         })

@@ -29,6 +29,9 @@ pub fn check(lines: &[Line]) -> Result<Cases, Problems> {
     let mut seen = std::collections::HashMap::new();
     let mut text = String::new();
     for (index, (line, value)) in lines.iter().enumerate() {
+        if out.0.len() >= Problems::MOST {
+            break;
+        }
         let mut of_line = Problems::default();
         let node = Node { value, at: format!("/{index}") };
         let case = SweepCase::check(&node, index, &mut of_line);
@@ -54,6 +57,7 @@ pub fn check(lines: &[Line]) -> Result<Cases, Problems> {
 /// The lines of a JSON document: a list of cases.
 pub fn of_json(value: Value) -> Result<Vec<Line>, Problems> {
     match value {
+        Value::Array(cases) if cases.len() > MOST_CASES => Err(too_many()),
         Value::Array(cases) => Ok(cases.into_iter().enumerate().map(|(i, case)| (i + 1, case)).collect()),
         other => {
             let mut out = Problems::default();
@@ -63,12 +67,26 @@ pub fn of_json(value: Value) -> Result<Vec<Line>, Problems> {
     }
 }
 
-/// JSON lines. Empty lines are passed over.
-pub fn of_lines(text: &str) -> Result<Vec<Line>, Problems> {
+/// Most cases of a set.
+pub const MOST_CASES: usize = 100_000;
+
+fn too_many() -> Problems {
+    let mut out = Problems::default();
+    let detail = format!("more than {MOST_CASES} cases");
+    out.push("", code::LIMIT, detail, "store them as several sets");
+    out
+}
+
+/// JSON lines, each read by `parse`. Empty lines are passed over.
+pub fn of_lines(text: &str, parse: impl Fn(&str) -> Result<Value, String>) -> Result<Vec<Line>, Problems> {
     let mut out = Problems::default();
     let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        match serde_json::from_str(line) {
+        if lines.len() >= MOST_CASES {
+            out.0.extend(too_many().0);
+            break;
+        }
+        match parse(line) {
             Ok(value) => lines.push((number + 1, value)),
             Err(error) => {
                 let detail = format!("line {}: {error}", number + 1);
@@ -102,8 +120,16 @@ pub fn of_csv(text: &str) -> Result<Vec<Line>, Problems> {
         let detail = format!("no column is called {name:?}{}", super::read::did_you_mean(name, &COLUMNS));
         out.push("", code::UNKNOWN_FIELD, detail, format!("the columns are {}", COLUMNS.join(", ")));
     }
+    for (i, name) in header.iter().enumerate().filter(|(i, name)| header[..*i].contains(name)) {
+        let detail = format!("column {} is called {name:?} too", i + 1);
+        out.push("", code::DUPLICATE, detail, "give each column a name of its own");
+    }
     let mut lines = Vec::new();
     for record in reader.records() {
+        if lines.len() >= MOST_CASES {
+            out.0.extend(too_many().0);
+            break;
+        }
         match record {
             Ok(record) => {
                 let line = record.position().map_or(0, |position| position.line() as usize);
@@ -142,12 +168,16 @@ mod tests {
 
     use super::*;
 
+    fn parse(line: &str) -> Result<Value, String> {
+        serde_json::from_str(line).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn the_three_forms_of_a_set_have_one_canonical_text() {
         let json = json!([{"prompt": "a, b", "target": " c"}, {"target": " f", "prompt": "d", "group": "g"}]);
         let lines = "{\"target\": \" c\", \"prompt\": \"a, b\"}\n\n{\"prompt\": \"d\", \"group\": \"g\", \"target\": \" f\"}\n";
         let csv = "prompt,target,group\n\"a, b\", c,\nd, f,g\n";
-        let sets = [of_json(json).unwrap(), of_lines(lines).unwrap(), of_csv(csv).unwrap()];
+        let sets = [of_json(json).unwrap(), of_lines(lines, parse).unwrap(), of_csv(csv).unwrap()];
         let texts: Vec<Cases> = sets.iter().map(|lines| check(lines).unwrap()).collect();
         assert_eq!(texts[0].len, 2);
         assert_eq!(texts[0].text.lines().next().unwrap(), "{\"prompt\":\"a, b\",\"target\":\" c\"}");
@@ -157,14 +187,15 @@ mod tests {
 
     #[test]
     fn problems_name_the_line_and_the_field() {
-        let lines = of_lines("{\"prompt\": \"a\"}\n{\"promt\": \"b\"}\n").unwrap();
+        let lines = of_lines("{\"prompt\": \"a\"}\n{\"promt\": \"b\"}\n", parse).unwrap();
         let problems = check(&lines).unwrap_err();
         let unknown = problems.0.iter().find(|p| p.pointer == "/1/promt").unwrap();
         assert!(unknown.detail.starts_with("line 2: ") && unknown.detail.contains("did you mean `prompt`"));
-        assert!(of_lines("{\"prompt\": }\n").unwrap_err().0[0].detail.starts_with("line 1: "));
+        assert!(of_lines("{\"prompt\": }\n", parse).unwrap_err().0[0].detail.starts_with("line 1: "));
         let problems = of_csv("prompt,tagret\na,b\n").unwrap_err();
         assert!(problems.0[0].detail.contains("did you mean `target`"));
         assert!(of_csv("prompt,target\na\n").is_err());
+        assert_eq!(of_csv("prompt,prompt\na,b\n").unwrap_err().0[0].code, code::DUPLICATE);
         let same = check(&of_csv("id,prompt\nx,a\nx,b\n").unwrap()).unwrap_err();
         assert_eq!((same.0[0].pointer.as_str(), same.0[0].code), ("/1/id", code::DUPLICATE));
         assert_eq!(check(&[]).unwrap_err().0[0].code, code::EMPTY);

@@ -163,6 +163,12 @@ impl SweepSpec {
             let fix = "give each case a target, or leave the filters out";
             out.push(at, code::MISSING, "filters are of the probability of each case's target", fix);
         }
+        let ends = corrupt.is_some() || arms.iter().next().is_some_and(|(_, arm)| arm.reference.is_some());
+        if filters.min_total_effect.is_some() && !ends && !arms.is_empty() {
+            let detail = "without another run there is no total effect";
+            let fix = "name it as `reference`, add `corrupt`, or leave this filter out";
+            out.push("/filters/min_total_effect", code::CONFLICT, detail, fix);
+        }
         let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let aggregate = fields.get("aggregate").and_then(|n| Averaging::read(&n, out));
         let sweep = sweep.unwrap_or_else(|| vec![SweepAxis::Layers, SweepAxis::Positions]);

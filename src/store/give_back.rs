@@ -5,6 +5,7 @@ use super::error::StoreError;
 use super::job::{Claim, JobId, State};
 use super::row::{Stored, end, hold};
 use super::sql::{Tx, args};
+use uuid::Uuid;
 
 /// The first try after a failure waits this long, each further one twice as long, up to the longest.
 const BACKOFF_MS: i64 = 500;
@@ -75,6 +76,29 @@ impl Store {
         }
         if count > 0 {
             tracing::warn!(units = count, "put back {count} units of work of processes that are gone");
+        }
+        Ok(count)
+    }
+
+    /// Puts back what this process holds but for claims with these tokens, unharmed, and says how much: units whose giving
+    /// back failed, or whose claim was made and its answer lost. Only for whoever makes all claims of this process.
+    pub async fn keep_only(&self, held: &[Uuid]) -> Result<u64, StoreError> {
+        let sql = "select job, seq, token from unit where token is not null and process = $1";
+        let rows = self.read().await?.rows(sql, args![self.process()]).await?;
+        let mut count = 0;
+        for row in &rows {
+            let (job, seq, token) = (JobId(row.get(0)?), row.get::<i64>(1)?, row.get::<Uuid>(2)?);
+            if held.contains(&token) {
+                continue;
+            }
+            let mut tx = self.write().await?;
+            if hold(&mut tx, job).await?.is_none() {
+                continue;
+            }
+            let sql = "update unit set token = null, process = null, run_after = 0 \
+                       where job = $1 and seq = $2 and token = $3";
+            count += tx.run(sql, args![job, seq, token]).await?;
+            self.publish(tx).await?;
         }
         Ok(count)
     }

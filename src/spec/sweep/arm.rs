@@ -74,7 +74,10 @@ pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) ->
             let fix = "add `corrupt`, or write the interventions of each arm";
             out.push(&node.at, code::CONFLICT, "these arms restore clean states in a corrupted run", fix);
         }
-        return names.unwrap_or_default().into_iter().filter_map(|name| preset(name, ends)).collect();
+        let arms: Vec<_> =
+            names.unwrap_or_default().into_iter().filter_map(|name| preset(name, ends)).collect();
+        unique(&arms, &node.at, out);
+        return Named(arms);
     }
     Named::read(&node, out, |n, out| read_arm(n, ends, out)).unwrap_or_default()
 }
@@ -171,12 +174,10 @@ pub(super) fn with_swapped(
             if run != CORRUPTED && runs.get(run).is_none() {
                 let detail =
                     format!("arm {name:?} is between {run:?} and another run, and no run is called so");
-                out.push(
-                    "/base",
-                    code::UNKNOWN_NAME,
-                    detail,
-                    format!("the runs are {}", runs.names().join(", ")),
-                );
+                let of_all = fields.get("base").is_some_and(|n| n.value.as_str() == Some(run));
+                let at = if of_all { "/base".to_owned() } else { format!("/arms/{}", escape(name)) };
+                let fix = format!("the runs are {}", runs.names().join(", "));
+                out.push(at, code::UNKNOWN_NAME, detail, fix);
             }
         }
     }
@@ -190,7 +191,22 @@ pub(super) fn with_swapped(
         all.push((name.clone(), arm));
         all.extend(swapped.map(|swapped| (format!("{name}_swapped"), swapped)));
     }
+    unique(&all, &node.at, out);
     Named(all)
+}
+
+/// Arms are told apart by their names.
+fn unique(arms: &[(String, SweepArm)], at: &str, out: &mut Problems) {
+    for (i, (name, _)) in arms.iter().enumerate() {
+        if arms[..i].iter().any(|(earlier, _)| earlier == name) {
+            out.push(
+                at,
+                code::DUPLICATE,
+                format!("two arms are called {name:?}"),
+                "give each a name of its own",
+            );
+        }
+    }
 }
 
 fn swapped(name: &str, arm: &SweepArm, out: &mut Problems) -> Option<SweepArm> {
@@ -216,7 +232,12 @@ fn swapped(name: &str, arm: &SweepArm, out: &mut Problems) -> Option<SweepArm> {
             continue;
         };
         if let SourceSpec::Run { run, positions, .. } = source {
-            *run = exchange(run);
+            let other = exchange(run);
+            // A third run is read as it is.
+            if other == *run {
+                continue;
+            }
+            *run = other;
             if let Some(read) = positions {
                 std::mem::swap(read, &mut intervention.positions);
             }

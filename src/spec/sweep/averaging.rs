@@ -71,8 +71,11 @@ impl Key {
 impl Averaging {
     /// What suits the swept axes: positions of different prompts compare by token class.
     pub(super) fn of(sweep: &[SweepAxis], cases: &[SweepCase]) -> Self {
-        let subjects =
-            cases.iter().all(|case| case.runs.iter().any(|(_, run)| run.spans.get("subject").is_some()));
+        let has_subject = |case: &SweepCase| {
+            let clean = case.runs.get(super::from_run(&case.runs));
+            clean.is_some_and(|run| run.spans.get("subject").is_some())
+        };
+        let subjects = cases.iter().all(has_subject);
         let of_axis = |axis: &SweepAxis| match axis {
             SweepAxis::Layers => Key::Layer,
             SweepAxis::Positions if subjects => Key::TokenClass,
