@@ -30,7 +30,7 @@ const BINARY: [&str; 3] =
     ["application/octet-stream", "application/x-safetensors", "application/vnd.safetensors"];
 const SERVED: [Encoding; 3] = [Encoding::Json, Encoding::Npz, Encoding::Safetensors];
 /// Entries of a list: by default, and at most.
-const PAGE: (usize, usize) = (100, 1000);
+const PAGE: (u32, u32) = (100, 1000);
 /// Binary uploads that are read at once: each may hold `activations.upload_bytes` in memory.
 static UPLOADS: Semaphore = Semaphore::const_new(4);
 /// How long an upload waits for others to end.
@@ -52,13 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 async fn list(state: State<AppState>, parts: Parts) -> Result<Json<ActivationList>, Problem> {
     let query = query(&parts, &["limit", "after"])?;
     let mut out = Problems::default();
-    let limit = query.get("limit").map_or(Some(PAGE.0), |text| {
-        let limit = text.parse().ok().filter(|n| (1..=PAGE.1).contains(n));
-        if limit.is_none() {
-            out.push("?limit", code::OUT_OF_RANGE, format!("limit {text}"), format!("write 1 to {}", PAGE.1));
-        }
-        limit
-    });
+    let limit = body::limit(&query, PAGE.0, PAGE.1, &mut out);
     let after = query.get("after").map_or(Some(None), |text| {
         let id = text.parse().ok();
         if id.is_none() {
@@ -72,7 +66,7 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<ActivationLis
         id.map(Some)
     });
     let (limit, after) = out.or(limit.zip(after))?;
-    Ok(Json(state.service()?.activations(after.as_ref(), limit)))
+    Ok(Json(state.service()?.activations(after.as_ref(), limit as usize)))
 }
 
 /// Store activations

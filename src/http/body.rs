@@ -13,7 +13,7 @@ use super::AppState;
 use super::json;
 use super::problem::{Kind, Problem};
 use crate::config::{Http, nearest};
-use crate::spec::problem::Problems;
+use crate::spec::problem::{Problems, code};
 
 /// The smallest useful body of the endpoint family, shown when a body is empty.
 const EXAMPLE: &str = r#"{"prompt":"The Eiffel Tower is in the city of"}"#;
@@ -121,6 +121,21 @@ pub fn query(parts: &Parts, known: &[&str]) -> Result<BTreeMap<String, String>, 
         }
     }
     if problems.is_empty() { Ok(found) } else { Err(problems.into()) }
+}
+
+/// How many entries of a list are asked for by `?limit=`, from 1 to `most`.
+pub(super) fn limit(
+    query: &BTreeMap<String, String>,
+    usual: u32,
+    most: u32,
+    out: &mut Problems,
+) -> Option<u32> {
+    let Some(text) = query.get("limit") else { return Some(usual) };
+    let limit = text.parse().ok().filter(|n| (1..=most).contains(n));
+    if limit.is_none() {
+        out.push("?limit", code::OUT_OF_RANGE, format!("limit {text}"), format!("write 1 to {most}"));
+    }
+    limit
 }
 
 /// Extractor for paths without query parameters: refuses any.

@@ -10,6 +10,7 @@ use utoipa_axum::routes;
 
 use super::later::Later;
 use super::sweeps::with_dataset;
+use super::wants::take_async;
 use super::{AppState, Encoding, JsonBody, NoQuery, Problem, problem, query};
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
@@ -190,6 +191,11 @@ async fn plan(
     _: NoQuery,
     JsonBody(mut body): JsonBody,
 ) -> Result<Json<PlanResponse>, Problem> {
+    for kind in ["run", "patch", "trace", "sweep"] {
+        if let Some(inner) = body.get_mut(kind) {
+            take_async(inner, &format!("/{kind}"))?;
+        }
+    }
     if let Some(sweep) = body.get_mut("sweep")
         && sweep.pointer("/dataset/id").is_some()
     {

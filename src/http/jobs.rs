@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::sweeps::bytes;
 use super::wants::retry_after;
-use super::{AppState, Encoding, Kind, NoQuery, Problem, query};
+use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::jobs::view::{JobList, JobView};
 use crate::jobs::{Jobs, LOCAL, NotTaken, Unfinished};
 use crate::result::render::Format;
@@ -188,13 +188,7 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<JobList>, Pro
     let in_state = query.get("state").map(|name| one_of("state", name, &JobState::ALL)).transpose()?;
     let kind = query.get("kind").map(|name| one_of("kind", name, &job::Kind::ALL)).transpose()?;
     let mut out = Problems::default();
-    let limit = query.get("limit").map_or(Some(PAGE.0), |text| {
-        let limit = text.parse().ok().filter(|n| (1..=PAGE.1).contains(n));
-        if limit.is_none() {
-            out.push("?limit", code::OUT_OF_RANGE, format!("limit {text}"), format!("write 1 to {}", PAGE.1));
-        }
-        limit
-    });
+    let limit = body::limit(&query, PAGE.0, PAGE.1, &mut out);
     let before = query.get("before").map_or(Some(None), |text| {
         let id = JobId::parse(text);
         if id.is_none() {

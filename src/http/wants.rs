@@ -32,17 +32,21 @@ pub(super) struct Wants {
 impl Wants {
     /// Reads the headers, and takes `async` out of the body.
     pub(super) fn of(parts: &Parts, body: &mut Value) -> Result<Self, Problem> {
-        let flag = body.as_object_mut().and_then(|map| map.shift_remove("async"));
-        let flag = match flag {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(flag)) => flag,
-            Some(other) => {
-                let detail = format!("expected true or false, got {}", crate::spec::read::describe(&other));
-                let problem = Problem::new(Kind::InvalidRequest, format!("/async: {detail}"));
-                return Err(problem.error("/async", code::WRONG_TYPE, detail, "write true or false"));
-            }
-        };
+        let flag = take_async(body, "")?;
         Ok(Self { later: flag || prefers_async(&parts.headers), key: key(&parts.headers)? })
+    }
+}
+
+/// Takes `async` out of a body that stands at `at`.
+pub(super) fn take_async(body: &mut Value, at: &str) -> Result<bool, Problem> {
+    match body.as_object_mut().and_then(|map| map.shift_remove("async")) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(other) => {
+            let detail = format!("expected true or false, got {}", crate::spec::read::describe(&other));
+            let problem = Problem::new(Kind::InvalidRequest, format!("{at}/async: {detail}"));
+            Err(problem.error(format!("{at}/async"), code::WRONG_TYPE, detail, "write true or false"))
+        }
     }
 }
 

@@ -349,7 +349,8 @@ async fn a_locked_store_refuses_jobs_and_nothing_else_and_all_is_well_afterwards
     let refused = later(&state, "/v1/sweep", &small(2), &[]).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(refused.headers.contains_key(header::RETRY_AFTER));
-    assert!(refused.json()["detail"].as_str().unwrap().contains("locked"), "{}", refused.text());
+    // Locked, or waiting behind others for the one connection that writes.
+    assert!(refused.json()["detail"].as_str().unwrap().contains("the job store cannot be used"));
     ok(&state, "/v1/run", &json!({"prompt": "Rome"})).await;
     let began = Instant::now();
     while get(&state, "/readyz").await.json()["status"] != "store-failed" {
