@@ -4,7 +4,7 @@
 //! ```text
 //! request -> priced -> stored -> units claimed, computed, committed -> result
 //! ```
-//! [`runner`] claims; [`work`] says what a unit computes; [`outcome`] puts a sweep's units together.
+//! [`runner`] claims; `work` says what a unit computes; `outcome` puts a sweep's units together.
 
 pub mod compress;
 mod outcome;

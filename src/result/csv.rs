@@ -100,7 +100,7 @@ pub fn write(columns: &[Column]) -> Result<Vec<u8>, EncodeError> {
 /// The same to the end of a table that is written piece by piece; the header belongs to the first.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub(super) fn append(out: &mut Vec<u8>, columns: &[Column], header: bool) -> Result<(), EncodeError> {
     let rows = check(columns)?;
     if columns.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! Within a case, cells that agree on what they are averaged by are one number, their mean. Across cases each case that
 //! has such cells counts once, so a case's cells stay together: cases are what is drawn (a cluster bootstrap). [`averages`]
-//! gives everything, [`running`] what can be told at once while a sweep goes on.
+//! gives everything, [`running()`] what can be told at once while a sweep goes on.
 //!
 //! Nothing is left out because of its number: where a case's isn't finite, the averages that it belongs to are null. The
 //! same cases give the same bits in any order and on any number of threads: cases are drawn, and added up, by name.
