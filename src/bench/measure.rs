@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::sweeps::Sweep;
 use crate::engine::row_budget::RowBudget;
 use crate::engine::{Model, Ready};
+use crate::kernels::facts::Rates;
 use crate::model::config::ModelConfig;
 use crate::plan::pack::{Mode, Packing};
 use crate::plan::{Plan, Score};
@@ -102,6 +103,8 @@ pub(super) struct Section {
     floor_s: Option<f64>,
     /// `floor_s` by the best time.
     pub(super) of_floor: Option<f64>,
+    /// The same with the products that the devices keep up: at the limit of their power they slow down.
+    pub(super) of_sustained: Option<f64>,
     /// P(target) by layer and position or head, mean over samples.
     values: Vec<Vec<f64>>,
 }
@@ -146,7 +149,8 @@ impl Measured {
         let seconds = |computed: &[Computed]| computed.iter().map(|c| c.seconds).collect::<Vec<f64>>();
         let last = self.branching.last().expect("BUG: measured at least once");
         let flops = ready.budget.flops(last.row_layers, last.readouts);
-        let floor_s = floor(ready, flops, last.chunks);
+        let floor_s = floor(ready, flops, last.chunks, |rates| rates.square_flops);
+        let sustained_s = floor(ready, flops, last.chunks, |rates| rates.sustained_flops);
         let fastest = self.branching.iter().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let fastest = fastest.expect("BUG: measured at least once");
         Section {
@@ -165,20 +169,25 @@ impl Measured {
             row_layers: last.row_layers,
             floor_s,
             of_floor: floor_s.map(|floor| floor / fastest.seconds),
+            of_sustained: sustained_s.map(|floor| floor / fastest.seconds),
             values: self.sweep.values(&last.scores),
         }
     }
 }
 
-/// The least time for so many operations in so many chunks: every device multiplies at its own ceiling, or reads its weights once a
-/// chunk.
-pub(super) fn floor(ready: &Ready, flops: f64, chunks: usize) -> Option<f64> {
+/// The least time for so many operations in so many chunks: every device multiplies at its own ceiling, `products` of its rates,
+/// or reads its weights once a chunk.
+pub(super) fn floor(
+    ready: &Ready,
+    flops: f64,
+    chunks: usize,
+    products: impl Fn(&Rates) -> f64,
+) -> Option<f64> {
     let rates: Vec<_> =
         ready.devices.iter().map(|d| Some((d.rates?, d.weight_bytes))).collect::<Option<_>>()?;
     let share = flops / rates.len() as f64;
-    let of_rank = |(rates, weight_bytes): (crate::kernels::facts::Rates, u64)| {
-        let products = share / rates.square_flops;
-        products.max(chunks as f64 * weight_bytes as f64 / rates.copy_bytes)
+    let of_rank = |(rates, weight_bytes): (Rates, u64)| {
+        (share / products(&rates)).max(chunks as f64 * weight_bytes as f64 / rates.copy_bytes)
     };
     rates.into_iter().map(of_rank).reduce(f64::max)
 }

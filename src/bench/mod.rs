@@ -222,7 +222,11 @@ fn clean_runs(
         let all = (0..5 * repeat).map(once).collect::<anyhow::Result<Vec<_>>>()?;
         let ms = best(&all.iter().map(|c| c.seconds).collect::<Vec<_>>()) * 1e3;
         let flops = ready.budget.flops(all[0].row_layers, all[0].readouts);
-        Ok(CleanRun { tokens, ms, floor_ms: floor(ready, flops, 1).map(|s| s * 1e3) })
+        Ok(CleanRun {
+            tokens,
+            ms,
+            floor_ms: floor(ready, flops, 1, |rates| rates.square_flops).map(|s| s * 1e3),
+        })
     };
     [16, 64].map(|n| n.min(config.max_positions)).into_iter().map(measure).collect()
 }
@@ -264,8 +268,9 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
     for device in &ready.devices {
         let rates = device.rates.map_or_else(String::new, |rates| {
             format!(
-                "; ceilings: products {:.0} TFLOP/s, copy {:.2} TB/s",
+                "; ceilings: products {:.0} TFLOP/s, kept up {:.0}, copy {:.2} TB/s",
                 rates.square_flops / 1e12,
+                rates.sustained_flops / 1e12,
                 rates.copy_bytes / 1e12
             )
         });
@@ -297,7 +302,9 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
 fn print_section(section: &Section) {
     let (branching, cells) = (best(&section.branching_s), section.cells);
     println!("{}, {} tokens, {cells} cells", section.what, section.tokens);
-    let floor = section.of_floor.map_or_else(String::new, |f| format!(", {:.0} % of the ceiling", 100.0 * f));
+    let share =
+        |of: Option<f64>, what| of.map_or_else(String::new, |f| format!(", {:.0} % of {what}", 100.0 * f));
+    let floor = share(section.of_floor, "the ceiling") + &share(section.of_sustained, "what is kept up");
     let rate = section.flops / branching / 1e12;
     println!(
         "  branching       {branching:8.4} s   {:8.0} cells/s   {rate:.2} TFLOP/s{floor}",

@@ -56,6 +56,8 @@ pub struct Invariance {
 pub struct Rates {
     /// Operations a second of a large square product, 2 per multiply-add.
     pub square_flops: f64,
+    /// The same when it goes on for a while: at the limit of a board's power the clock falls.
+    pub sustained_flops: f64,
     /// Bytes a second of a copy in device memory, read and written.
     pub copy_bytes: f64,
 }

@@ -19,7 +19,7 @@ pub(super) struct Applied<'a> {
 pub(super) struct Moment<'a> {
     /// Edits, parents and sources before their readers.
     pub(super) edits: Vec<Applied<'a>>,
-    /// Slots that get a row of their own, in the same order.
+    /// Slots that get a row of their own, parents and sources before their readers; those of one position side by side.
     pub(super) births: Vec<Slot>,
     /// Captures, as indices into the plan's.
     pub(super) captures: Vec<usize>,
@@ -77,6 +77,14 @@ impl<'a> Moments<'a> {
                     moments.0[birth.index()].births.push(slot);
                 }
             }
+        }
+        for moment in &mut moments.0 {
+            // Rows of one position are nearly alike in all branches of a run, and where neighbours are alike a GPU's products
+            // need less power, of which they have too little (`crate::kernels::cuda`).
+            moment.births.sort_by_cached_key(|slot| {
+                let run = members.owner(*slot);
+                (members.depth(run), members.position(*slot), run)
+            });
         }
         for &capture in captures {
             moments.0[Stage::of(plan.captures[capture].at).index()].captures.push(capture);

@@ -377,6 +377,23 @@ fn check(chunk: &Chunk, plan: &Plan, reference: &Reference, layers: u32) -> (usi
     (chunk.readouts.len(), chunk.captures.len())
 }
 
+#[test]
+fn rows_of_one_position_join_side_by_side() {
+    let mut plan = Plan::default();
+    let root = plan.root((0..5).collect());
+    plan.read(root, 4);
+    for position in 0..5 {
+        let at = Address { layer: 0, site: Site::ResidPost };
+        let cell = plan.branch(root, vec![Edit::new(at, vec![position], Op::Zero, EditGroup::Patch)]);
+        plan.read(cell, 4);
+    }
+    let batch = Packing::new(&plan, 3, usize::MAX, Mode::Branching).expect("no budget").chunk(0).batch;
+    // The root's rows come first, then each branch's own; what joins are copies of the root's, by position.
+    let (stay, join) = batch.layers[1].attention.out.split_at(10);
+    assert!(stay.iter().copied().eq(0..10), "{stay:?}");
+    assert_eq!(join, [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

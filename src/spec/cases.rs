@@ -217,7 +217,7 @@ impl CasesSpec {
         let aggregate = fields.get("aggregate").and_then(|n| Aggregate::read(&n, out)).unwrap_or_default();
         let cases = fields.need("cases", "list cases, each with prompt, subject and target", out);
         let (places, cases) = cases.and_then(|n| read_cases(&n, aggregate.by_group(), out))?;
-        let corrupt = fields.get("corrupt").and_then(|n| Corruption::read(&n, RUN, out));
+        let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, RUN, out));
         let arms = fields.get("arms").and_then(|n| read_arms(&n, out)).filter(|arms| !arms.is_empty());
         for (name, _) in arms.iter().flat_map(Named::iter).filter(|(_, arm)| arm.positions.is_some()) {
             let at = format!("/arms/{}/positions", super::read::escape(name));

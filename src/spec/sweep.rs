@@ -138,7 +138,7 @@ impl SweepSpec {
         let (places, cases) = cases.unwrap_or_default();
         let first = cases.first()?;
         let from = from_run(&first.runs).to_owned();
-        let corrupt = fields.get("corrupt").and_then(|n| Corruption::read(&n, &from, out));
+        let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, &from, out));
         if let (Some(node), Some(_)) = (fields.get("corrupt"), first.runs.get(CORRUPTED)) {
             let detail = "cases have a corrupted run of their own";
             out.push(&node.at, code::CONFLICT, detail, "leave out `corrupt`, or the run `corrupted`");

@@ -212,7 +212,7 @@ impl TraceSpec {
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
         // What can't be read takes its default, so that the rest of the request is still looked at.
-        let corrupt = fields.get("corrupt").and_then(|n| Corruption::read(&n, &clean, out));
+        let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, &clean, out));
         let arms = fields.get("arms").and_then(|n| read_arms(&n, out)).filter(|arms| !arms.is_empty());
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);
         let positions =

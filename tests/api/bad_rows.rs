@@ -982,6 +982,11 @@ fn bodies() -> Vec<(&'static str, Value, Vec<&'static str>)> {
             vec!["/subject out_of_range"],
         ),
         ("trace", json!({"prompt": PROMPT, "target": "P", "subject": 5}), vec!["/subject wrong_type"]),
+        (
+            "trace",
+            json!({"prompt": PROMPT, "target": "P", "corrupt": {"sigma": 0.1, "positions": [1]}}),
+            vec!["/corrupt/sigma wrong_type"],
+        ),
         ("trace", run("b"), vec!["/corrupt/run length_mismatch"]),
         ("trace", run("clean"), vec!["/corrupt/run self_reference"]),
         ("trace", run("nobody"), vec!["/corrupt/run unknown_name"]),

@@ -5,8 +5,8 @@
 //! (`REDUCTION_SCHEME_MASK = NONE`). On an H100 with cuBLAS 13.1 all row counts from 1 to 4096 then agree to the bit, in every
 //! shape of Llama 3 8B on one GPU and of 70B on two and four; what is left to choose from is now and then five times slower
 //! (5120 x 8192 at 16 rows: 192 us, at 256 rows 39 us, with a split sum 36 us). So products of few rows are padded to the row
-//! count that is fastest. Both are measured at start on the device at hand ([`super::probe`]). In f32 the choice itself is fixed: each weight has one
-//! algorithm, that of [`FIXED`] rows.
+//! count that is fastest, and products of many rows take the algorithm that is. All of it is measured at start on the device at
+//! hand ([`super::probe`]). In f32 the choice itself is fixed: each weight has one algorithm, that of [`FIXED`] rows.
 
 #![expect(unsafe_code, reason = "cuBLASLt's interface is raw pointers")]
 
@@ -28,6 +28,11 @@ const WORKSPACE: usize = 64 << 20;
 const FIXED: usize = 512;
 /// Shapes whose choice is remembered.
 const REMEMBERED: usize = 8192;
+/// Rows from which on a product takes the algorithm that was [preferred](Gemm::prefer).
+pub(super) const MANY: usize = 2048;
+
+/// How the library computes a product.
+pub(super) type Algorithm = sys::cublasLtMatmulAlgo_t;
 
 /// `[outputs, inputs]` of a product and how many rows it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,12 +44,17 @@ struct Shape {
     wide: bool,
 }
 
-/// What the library needs to know of a shape.
-struct Choice {
+/// The matrices of a product.
+struct Layouts {
     weight: sys::cublasLtMatrixLayout_t,
     x: sys::cublasLtMatrixLayout_t,
     out: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
+}
+
+/// What the library needs to know of a shape.
+struct Choice {
+    layouts: Layouts,
+    algorithm: Algorithm,
 }
 
 /// The library on one device.
@@ -58,6 +68,8 @@ pub(super) struct Gemm {
     choices: RefCell<HashMap<Shape, Choice>>,
     /// Row counts to pad to, ascending, by `(outputs, inputs)`; larger products are as they are.
     counts: RefCell<HashMap<(usize, usize), Vec<usize>>>,
+    /// Algorithms for [`MANY`] rows and more, by `(outputs, inputs)`.
+    preferred: RefCell<HashMap<(usize, usize), Algorithm>>,
 }
 
 impl Gemm {
@@ -99,12 +111,37 @@ impl Gemm {
             element,
             choices: RefCell::default(),
             counts: RefCell::default(),
+            preferred: RefCell::default(),
         })
     }
 
     /// Products with weights of this shape have one of these row counts from now on, or more rows than any.
     pub(super) fn set_counts(&self, outputs: usize, inputs: usize, counts: Vec<usize>) {
         self.counts.borrow_mut().insert((outputs, inputs), counts);
+    }
+
+    /// What the library offers for products with weights of this shape and so many rows, what it deems fastest first. Nothing
+    /// in f32, whose algorithm is fixed.
+    pub(super) fn offers(
+        &self,
+        (outputs, inputs): (usize, usize),
+        rows: usize,
+        most: usize,
+    ) -> Vec<Algorithm> {
+        if self.element == sys::cudaDataType_t::CUDA_R_32F {
+            return Vec::new();
+        }
+        self.heuristics(&self.layouts(Shape { outputs, inputs, rows, wide: false }), most)
+    }
+
+    /// Products with weights of this shape and [`MANY`] rows take this algorithm from now on; `None`: what the library deems fastest.
+    pub(super) fn prefer(&self, (outputs, inputs): (usize, usize), algorithm: Option<Algorithm>) {
+        let mut preferred = self.preferred.borrow_mut();
+        match algorithm {
+            Some(algorithm) => preferred.insert((outputs, inputs), algorithm),
+            None => preferred.remove(&(outputs, inputs)),
+        };
+        self.choices.borrow_mut().clear();
     }
 
     /// Rows that a product of `rows` rows reads and writes.
@@ -131,9 +168,7 @@ impl Gemm {
         let shape = Shape { outputs, inputs, rows: self.padded(outputs, inputs, rows), wide };
         let mut choices = self.choices.borrow_mut();
         if choices.len() > REMEMBERED {
-            drop(choices);
-            self.forget();
-            choices = self.choices.borrow_mut();
+            choices.clear();
         }
         let choice = choices.entry(shape).or_insert_with(|| self.choose(shape));
         let (one, zero) = (1.0f32, 0.0f32);
@@ -146,13 +181,13 @@ impl Gemm {
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
                 weight.pointer() as *const c_void,
-                choice.weight,
+                choice.layouts.weight,
                 x.pointer() as *const c_void,
-                choice.x,
+                choice.layouts.x,
                 out.pointer() as *const c_void,
-                choice.out,
+                choice.layouts.out,
                 out.pointer() as *mut c_void,
-                choice.out,
+                choice.layouts.out,
                 &raw const choice.algorithm,
                 self.workspace.arg().pointer() as *mut c_void,
                 WORKSPACE,
@@ -162,50 +197,73 @@ impl Gemm {
         fatal(queued, "a product");
     }
 
+    fn choose(&self, shape: Shape) -> Choice {
+        let Shape { outputs, inputs, rows, wide } = shape;
+        let layouts = self.layouts(shape);
+        if self.element == sys::cudaDataType_t::CUDA_R_32F && rows != FIXED {
+            let algorithm = self.choose(Shape { rows: FIXED, ..shape }).algorithm;
+            return Choice { layouts, algorithm };
+        }
+        let preferred = self.preferred.borrow();
+        let preferred = preferred.get(&(outputs, inputs)).filter(|_| rows >= MANY && !wide);
+        let algorithm = preferred.copied().unwrap_or_else(|| self.heuristics(&layouts, 1)[0]);
+        Choice { layouts, algorithm }
+    }
+
     /// Row-major `out = x W^T` is `out^T = W x^T` column by column.
-    fn choose(&self, Shape { outputs, inputs, rows, wide }: Shape) -> Choice {
+    fn layouts(&self, Shape { outputs, inputs, rows, wide }: Shape) -> Layouts {
         let layout = |element, lines: usize, columns: usize| {
             let made = result::create_matrix_layout(element, lines as u64, columns as u64, lines as i64);
             fatal(made, "a layout")
         };
-        let (weight, x) = (layout(self.element, inputs, outputs), layout(self.element, inputs, rows));
-        let out = layout(if wide { sys::cudaDataType_t::CUDA_R_32F } else { self.element }, outputs, rows);
-        if self.element == sys::cudaDataType_t::CUDA_R_32F && rows != FIXED {
-            let fixed = self.choose(Shape { outputs, inputs, rows: FIXED, wide });
-            let algorithm = fixed.algorithm;
-            destroy(&fixed);
-            return Choice { weight, x, out, algorithm };
+        let element = self.element;
+        Layouts {
+            weight: layout(element, inputs, outputs),
+            x: layout(element, inputs, rows),
+            out: layout(if wide { sys::cudaDataType_t::CUDA_R_32F } else { element }, outputs, rows),
         }
-        // SAFETY: all of these were made above or live as long as `self`.
-        let found = unsafe {
-            result::get_matmul_algo_heuristic(
-                self.handle,
-                self.operation,
-                weight,
-                x,
-                out,
-                out,
-                self.preference,
-            )
-        };
-        Choice { weight, x, out, algorithm: fatal(found, "the choice of a product").algo }
     }
 
-    fn forget(&self) {
-        self.choices.borrow_mut().drain().for_each(|(_, choice)| destroy(&choice));
+    /// The library's choices, best first: at least one, and no more than `most`.
+    fn heuristics(&self, layouts: &Layouts, most: usize) -> Vec<Algorithm> {
+        let mut found: Vec<sys::cublasLtMatmulHeuristicResult_t> = Vec::with_capacity(most);
+        let mut count = 0;
+        // SAFETY: the layouts and what is of `self` live, and as many results as are counted are written.
+        let asked = unsafe {
+            let asked = sys::cublasLtMatmulAlgoGetHeuristic(
+                self.handle,
+                self.operation,
+                layouts.weight,
+                layouts.x,
+                layouts.out,
+                layouts.out,
+                self.preference,
+                most as i32,
+                found.as_mut_ptr(),
+                &raw mut count,
+            );
+            found.set_len(count as usize);
+            asked
+        };
+        fatal(asked.result(), "the choice of a product");
+        let usable = found.iter().filter(|found| found.state.result().is_ok());
+        let algorithms: Vec<Algorithm> = usable.map(|found| found.algo).collect();
+        assert!(!algorithms.is_empty(), "cuBLASLt has no kernel for a product");
+        algorithms
     }
 }
 
-fn destroy(choice: &Choice) {
-    for layout in [choice.weight, choice.x, choice.out] {
-        // SAFETY: made by `choose`, destroyed once.
-        let _ = unsafe { result::destroy_matrix_layout(layout) };
+impl Drop for Layouts {
+    fn drop(&mut self) {
+        for layout in [self.weight, self.x, self.out] {
+            // SAFETY: made by `Gemm::layouts`, destroyed once.
+            let _ = unsafe { result::destroy_matrix_layout(layout) };
+        }
     }
 }
 
 impl Drop for Gemm {
     fn drop(&mut self) {
-        self.forget();
         // SAFETY: made by `new`, destroyed once.
         unsafe {
             let _ = result::destroy_matmul_pref(self.preference);

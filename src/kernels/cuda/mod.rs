@@ -9,13 +9,20 @@
 //! heads 20 KB (0.005 us), copies of rows at joins 32 KB (0.01 us), attention over 64 keys 1.5 MFLOP on tensor cores (under
 //! 0.01 us), the sum over two ranks 16 KB twice over `NVLink` (0.05 us each, hidden but for the last block).
 //!
-//! What was measured, full traces of 64 tokens: one H200, 8B shape, 631 TFLOP/s of 802; two H200s, 70B, 612 of 796 each.
+//! What was measured, full traces of 64 tokens: one H200, 8B shape, 651 TFLOP/s of 779; two H200s, 70B, 664 of 792 each.
 //! Where the time of a batch of 30,000 rows goes (two H100s, 70B, events between the kernels): products 89 %, the residual adds
 //! with their norms, in which the sums and the waiting for the other GPU are, 5.1 %, the gate 2.2 %, attention 1.9 %, splitting the heads 1.0 %.
-//! The products are slower than a short square one because of the clock: at the board's 700 W it falls from 1980 to 1140 .. 1500 MHz. Eight
-//! choices that cuBLASLt offers for each, timed for a quarter of a second each, gave the same bits and were at most 6 % faster
-//! than its first (one small product), mostly slower. A kernel of our own for 16 rows (H100) had the
-//! same bits, too, and no more speed: reading the weights at 88 % of a copy's rate is what the library does.
+//!
+//! What limits the products is power. A square product of random numbers gives 790 TFLOP/s at once and 655 when it goes on: at
+//! the board's 700 W the clock falls from 1980 to 1140 .. 1500 MHz. How far depends on how much the operands switch, so it helps
+//! if neighbouring rows are nearly alike, as those of one position are in the branches of a sweep, but only in kernels
+//! that take rows, not weights, as the left operand of the tensor cores (as it seems: those that the library calls `TNT`). 4096
+//! rows that differ by 5 %, 14336 inputs, 8192 outputs: 731 TFLOP/s if alike rows are neighbours, 684 if not; another kernel
+//! (`TNN`) 672 and 680. So rows of one position stand side by side (`plan::moments`), and each weight's algorithm
+//! for many rows is the fastest on such rows, timed at start ([`trial`]); all that are timed give the same bits. The 70B trace takes
+//! 8.31 s with both and 9.08 s with the choice alone (one run, two H200s).
+//! A kernel of our own for 16 rows (H100) had the same bits, too, and no more speed: reading the weights at 88 % of a copy's
+//! rate is what the library does.
 
 mod attention;
 mod device;
@@ -30,6 +37,7 @@ mod pool;
 mod probe;
 mod score;
 mod sums;
+mod trial;
 mod upload;
 
 use std::cell::{Cell, RefCell};

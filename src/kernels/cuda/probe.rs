@@ -1,9 +1,10 @@
-//! What the device at hand really does: from how many rows on its products give a row the same bits, and how fast it
-//! multiplies and copies.
+//! What the device at hand really does: from how many rows on its products give a row the same bits, which of the library's
+//! algorithms is fastest, and how fast it multiplies and copies.
 
 use std::time::Instant;
 
-use super::device::Shape;
+use super::device::Buffer;
+use super::trial::Trial;
 use super::{Cuda, OutOfMemory, PAD, Weight};
 use crate::kernels::facts::{Invariance, Rates};
 use crate::kernels::upload::Made;
@@ -15,12 +16,10 @@ const COUNTS: [usize; 39] = [
 ];
 /// Row counts that small products may be padded to.
 const PADDED: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];
-/// Different rows among those compared.
-const PERIOD: usize = 8;
 
 impl Cuda {
-    /// Finds from how many rows on each product gives a row the same bits, and which row counts are fastest; small products
-    /// are padded to these from now on.
+    /// Finds from how many rows on each product gives a row the same bits, which row counts are fastest, and by which
+    /// algorithm many rows are: small products are padded to these counts from now on, large ones take that algorithm.
     /// `wide`: whether the product is unembedded in f32, 512 rows at most at a time.
     ///
     /// # Errors
@@ -30,97 +29,71 @@ impl Cuda {
     }
 
     fn probe_one(&self, weight: &Weight, wide: bool) -> Result<Invariance, OutOfMemory> {
-        let (outputs, inputs) = weight.shape();
-        let element = self.dtype.bytes() as usize;
-        let out_element = if wide { 4 } else { element };
+        let shape @ (outputs, inputs) = weight.shape();
         let most = if wide { PAD } else { COUNTS[0] };
-        let distinct = self.device.allocate(PERIOD * inputs * element)?;
-        let x = self.device.allocate((most + PAD) * inputs * element)?;
-        let expected = self.device.allocate(PERIOD * outputs * out_element)?;
-        let out = self.device.allocate((most + PAD) * outputs * out_element)?;
-        let count = self.device.allocate(4)?;
-        let made =
-            Made { key: 1, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: inputs };
-        self.make(&made, PERIOD, inputs, distinct.arg());
-        let rows: Vec<u32> = (0..(most + PAD) as u32).map(|i| i % PERIOD as u32).collect();
-        let words = inputs * element / 4;
-        let args = [
-            distinct.arg(),
-            self.device.table(&rows),
-            x.arg(),
-            (rows.len() as u32).into(),
-            (words as u32).into(),
-        ];
-        self.device.launch("gather", Shape::items(rows.len() * words / 4), args);
-        self.gemm.multiply(x.arg(), weight.start(), (outputs, inputs), most, out.arg(), wide);
-        self.device.copy(out.arg(), expected.arg(), PERIOD * outputs * out_element);
-        let mut floor = None;
-        for rows in COUNTS.into_iter().filter(|rows| *rows <= most) {
-            self.gemm.multiply(x.arg(), weight.start(), (outputs, inputs), rows, out.arg(), wide);
-            self.device.clear(&count);
-            // Bits are compared, so an f32 row is one of twice as many half-precision numbers.
-            let columns = (outputs * out_element / element) as u32;
-            let args = [
-                out.arg(),
-                expected.arg(),
-                count.arg(),
-                (rows as u32).into(),
-                columns.into(),
-                (PERIOD as u32).into(),
-            ];
-            self.device.launch("count_different", Shape::blocks(rows, 256), args);
-            if self.device.download::<u32>(&count, 1)[0] > 0 {
-                break;
-            }
-            floor = Some(rows);
-        }
-        let floor = floor.filter(|floor| *floor <= PAD);
-        let seconds = PADDED.map(|rows| {
-            self.best_of(|| {
-                self.gemm.multiply(x.arg(), weight.start(), (outputs, inputs), rows, out.arg(), wide);
-            })
-        });
+        let trial = Trial::new(self, weight, wide, most)?;
+        self.gemm.prefer(shape, trial.fastest_of_many());
+        let counts = COUNTS.into_iter().filter(|rows| *rows <= most);
+        let floor = counts.take_while(|rows| trial.agrees(*rows)).last().filter(|floor| *floor <= PAD);
+        let seconds = PADDED.map(|rows| self.at_once(|| trial.product(rows)));
         self.gemm.set_counts(outputs, inputs, fastest(&seconds, floor.unwrap_or(1)));
         Ok(Invariance { outputs, inputs, floor })
     }
 
-    /// The ceilings: a large square product of random numbers, and a copy of a few gigabytes.
+    /// The ceilings: a large square product of random numbers, a few and for a while, and a copy of a few gigabytes.
     ///
     /// # Errors
     /// If the matrices do not fit beside the weights.
     pub fn rates(&self) -> Result<Rates, OutOfMemory> {
         const SIDE: usize = 8192;
-        let element = self.dtype.bytes() as usize;
-        let square = || self.device.allocate((SIDE + PAD) * SIDE * element);
-        let (x, weight, out) = (square()?, square()?, square()?);
-        for (key, matrix) in [(3, &x), (4, &weight)] {
-            let made =
-                Made { key, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: SIDE };
-            self.make(&made, SIDE, SIDE, matrix.arg());
-        }
-        let product =
-            self.best_of(|| self.gemm.multiply(x.arg(), weight.arg(), (SIDE, SIDE), SIDE, out.arg(), false));
+        const LONG: f64 = 0.3;
+        let square = |key| self.random(SIDE, SIDE, key);
+        let (x, weight, out) = (square(3)?, square(4)?, square(5)?);
+        let product = || self.gemm.multiply(x.arg(), weight.arg(), (SIDE, SIDE), SIDE, out.arg(), false);
+        let (at_once, sustained) = (self.at_once(product), self.sustained(LONG, product));
         drop((x, weight, out));
         let bytes = 2usize << 30;
         let (from, to) = (self.device.allocate(bytes)?, self.device.allocate(bytes)?);
-        let copy = self.best_of(|| self.device.copy(from.arg(), to.arg(), bytes));
-        let cube = (SIDE as f64).powi(3);
-        Ok(Rates { square_flops: 2.0 * cube / product, copy_bytes: 2.0 * bytes as f64 / copy })
+        let copy = self.at_once(|| self.device.copy(from.arg(), to.arg(), bytes));
+        let operations = 2.0 * (SIDE as f64).powi(3);
+        Ok(Rates {
+            square_flops: operations / at_once,
+            sustained_flops: operations / sustained,
+            copy_bytes: 2.0 * bytes as f64 / copy,
+        })
     }
 
-    /// Seconds of one of several calls in a row, the best of five rounds.
-    fn best_of(&self, f: impl Fn()) -> f64 {
+    /// Random numbers, `[rows, columns]`, with room for padding.
+    pub(super) fn random(&self, rows: usize, columns: usize, key: u64) -> Result<Buffer, OutOfMemory> {
+        let numbers = self.device.allocate((rows + PAD) * columns * self.dtype.bytes() as usize)?;
+        let made =
+            Made { key, mean: 0.0, std: 1.0, bf16: false, first_row: 0, first_column: 0, width: columns };
+        self.make(&made, rows, columns, numbers.arg());
+        Ok(numbers)
+    }
+
+    /// Seconds of one of a few calls in a row, the best of five rounds.
+    fn at_once(&self, f: impl Fn()) -> f64 {
         const CALLS: u32 = 8;
-        (0..6)
-            .map(|_| {
-                self.synchronize();
-                let started = Instant::now();
-                (0..CALLS).for_each(|_| f());
-                self.synchronize();
-                started.elapsed().as_secs_f64() / f64::from(CALLS)
-            })
-            .skip(1)
-            .fold(f64::INFINITY, f64::min)
+        (0..6).map(|_| self.seconds(CALLS, &f)).skip(1).fold(f64::INFINITY, f64::min)
+    }
+
+    /// Seconds of one of the calls that take `long` seconds, after as many others: a device that has taken all the power that it
+    /// may for some tens of milliseconds lowers its clock.
+    pub(super) fn sustained(&self, long: f64, f: impl Fn()) -> f64 {
+        const MOST_CALLS: f64 = 1024.0;
+        let calls = (long / self.seconds(1, &f)).ceil().clamp(1.0, MOST_CALLS) as u32;
+        self.seconds(calls, &f);
+        self.seconds(calls, &f)
+    }
+
+    /// Seconds of one of so many calls in a row.
+    fn seconds(&self, calls: u32, f: &impl Fn()) -> f64 {
+        self.synchronize();
+        let started = Instant::now();
+        (0..calls).for_each(|_| f());
+        self.synchronize();
+        started.elapsed().as_secs_f64() / f64::from(calls)
     }
 }
 
