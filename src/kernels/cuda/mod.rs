@@ -343,12 +343,14 @@ impl Kernels for Cuda {
                 q.row(first),
                 k.row(first),
                 v.row(first),
-                (rows as u32).into(),
                 (heads.0 as u32).into(),
                 (heads.1 as u32).into(),
                 eps.into(),
             ];
-            self.device.launch("split_heads", Shape::warps(rows * (heads.0 + 2 * heads.1)), args);
+            // Few rows would not keep the device busy.
+            let blocks = if rows < 1024 { (heads.0 + 2 * heads.1).div_ceil(8) } else { 1 };
+            let shape = Shape { grid: (rows as u32, blocks as u32), block: 256, shared: 0 };
+            self.device.launch("split_heads", shape, args);
         });
     }
 

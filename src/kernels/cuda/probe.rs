@@ -29,10 +29,10 @@ impl Cuda {
     }
 
     fn probe_one(&self, weight: &Weight, wide: bool) -> Result<Invariance, OutOfMemory> {
-        let shape @ (outputs, inputs) = weight.shape();
+        let (outputs, inputs) = weight.shape();
         let most = if wide { PAD } else { COUNTS[0] };
         let trial = Trial::new(self, weight, wide, most)?;
-        self.gemm.prefer(shape, trial.fastest_of_many());
+        trial.prefer_fastest();
         let counts = COUNTS.into_iter().filter(|rows| *rows <= most);
         let floor = counts.take_while(|rows| trial.agrees(*rows)).last().filter(|floor| *floor <= PAD);
         let seconds = PADDED.map(|rows| self.at_once(|| trial.product(rows)));

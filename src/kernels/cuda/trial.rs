@@ -84,12 +84,12 @@ impl<'a> Trial<'a> {
         device.download::<u32>(&self.count, 1)[0] == 0
     }
 
-    /// Of the algorithms that the library offers for many rows, and that give the same bits, the fastest for rows as they
-    /// are in sweeps. Products of this shape are left without a preference.
-    pub(super) fn fastest_of_many(&self) -> Option<Algorithm> {
+    /// Has products of many rows take the algorithm that is fastest on rows as they are in sweeps, of those that the library
+    /// offers and that give the same bits.
+    pub(super) fn prefer_fastest(&self) {
         let shape = self.weight.shape();
-        if self.wide || self.most < TIMED {
-            return None;
+        if self.most < TIMED {
+            return;
         }
         let Cuda { gemm, .. } = self.cuda;
         let mut offers = gemm.offers(shape, TIMED, OFFERS);
@@ -102,11 +102,10 @@ impl<'a> Trial<'a> {
             gemm.prefer(shape, Some(*algorithm));
             self.cuda.sustained(LONG, || self.product(TIMED))
         };
-        let timed: Vec<(f64, &Algorithm)> = offers.iter().map(|offer| (seconds(offer), offer)).collect();
-        let fastest = timed.iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, algorithm)| **algorithm);
-        gemm.prefer(shape, None);
+        let timed: Vec<(f64, Algorithm)> = offers.iter().map(|offer| (seconds(offer), *offer)).collect();
+        let fastest = timed.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
+        gemm.prefer(shape, fastest.map(|(_, algorithm)| algorithm));
         self.fill(|row| row % PERIOD);
-        fastest
     }
 
     /// Makes every row a copy of one of the random ones.

@@ -7,25 +7,32 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
 
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
 template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
-    if (ADD) y.await(blockIdx.x);
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
+    Pack xs[PACKS], ys[PACKS];
+#pragma unroll
+    for (int i = 0; i < PACKS; i++) {
+        int column = (i * THREADS + threadIdx.x) * PACK;
+        if (column >= HIDDEN) continue;
+        xs[i] = *(const Pack*)(x + start + column);
+        if (ADD) ys[i] = y.own(blockIdx.x, column);
+    }
+    if (ADD) y.await(blockIdx.x);
     float kept[PACKS][PACK];
     float squares = 0;
 #pragma unroll
     for (int i = 0; i < PACKS; i++) {
         int column = (i * THREADS + threadIdx.x) * PACK;
         if (column >= HIDDEN) continue;
-        Pack xs = *(const Pack*)(x + start + column);
         if (ADD) {
-            Pack ys = y.sum(blockIdx.x, column);
+            Pack sum = y.sum(ys[i], blockIdx.x, column);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
-            *(Pack*)(x + start + column) = xs;
+            for (int j = 0; j < PACK; j++) xs[i].n[j] = down(up(xs[i].n[j]) + up(sum.n[j]));
+            *(Pack*)(x + start + column) = xs[i];
         }
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
-            kept[i][j] = up(xs.n[j]);
+            kept[i][j] = up(xs[i].n[j]);
             squares += kept[i][j] * kept[i][j];
         }
     }
@@ -75,78 +82,96 @@ extern "C" __global__ void rope(T* x, const u32* positions, const float* cosines
 }
 
 // The product with q, k and v side by side, `in [rows, (h + 2k) e]`, to three matrices, with bias, head norms and RoPE on
-// the way where there are any (null otherwise). A warp per head; what is rounded between the steps is rounded here too.
-extern "C" __global__ void split_heads(const T* in, const float* bias, const float* q_norm, const float* k_norm,
-                                       const u32* positions, const float* cosines, const float* sines, T* q, T* k, T* v,
-                                       u32 rows, u32 query, u32 key_value, float eps) {
+// the way where there are any (null otherwise). A block or several per row, whose warps take turns at its heads: angles are read
+// once for all of them.
+// What is rounded between the steps is rounded here too.
+extern "C" __global__ void __launch_bounds__(256)
+    split_heads(const T* __restrict__ in, const float* bias, const float* q_norm, const float* k_norm, const u32* positions,
+                const float* cosines, const float* sines, T* __restrict__ q, T* __restrict__ k, T* __restrict__ v, u32 query,
+                u32 key_value, float eps) {
     constexpr int HALF = HEAD_DIM / 2, TURNS = (HALF + 63) / 64;
     struct __align__(2 * sizeof(T)) Two { T n[2]; };
-    u32 heads = query + 2 * key_value;
-    u32 task = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
-    if (task >= rows * heads) return;
-    u32 row = task / heads, head = task % heads;
-    const T* p = in + at(row, heads * HEAD_DIM) + head * HEAD_DIM;
-    bool is_q = head < query, is_k = !is_q && head < query + key_value;
-    T* out = is_q ? q + at(row, query * HEAD_DIM) + head * HEAD_DIM
-                  : (is_k ? k + at(row, key_value * HEAD_DIM) + (head - query) * HEAD_DIM
-                          : v + at(row, key_value * HEAD_DIM) + (head - query - key_value) * HEAD_DIM);
-    float a[TURNS][2], b[TURNS][2];
-    float squares = 0;
+    u32 row = blockIdx.x, heads = query + 2 * key_value, lane = threadIdx.x % 32;
+    float cosine[TURNS][2] = {}, sine[TURNS][2] = {};
+    if (positions) {
+        size_t angle = (size_t)positions[row] * HALF;
 #pragma unroll
-    for (int j = 0; j < TURNS; j++) {
-        int i = 2 * lane + 64 * j;
-        Two left = {}, right = {};
-        if (i < HALF) {
-            left = *(const Two*)(p + i);
-            right = *(const Two*)(p + i + HALF);
-        }
+        for (int j = 0; j < TURNS; j++) {
+            int i = 2 * lane + 64 * j;
 #pragma unroll
-        for (int n = 0; n < 2; n++) {
-            a[j][n] = up(left.n[n]);
-            b[j][n] = up(right.n[n]);
-            if (bias && i < HALF) {
-                a[j][n] = rounded(a[j][n] + bias[head * HEAD_DIM + i + n]);
-                b[j][n] = rounded(b[j][n] + bias[head * HEAD_DIM + i + n + HALF]);
-            }
-            squares += a[j][n] * a[j][n] + b[j][n] * b[j][n];
+            for (int n = 0; n < 2; n++)
+                if (i < HALF) cosine[j][n] = cosines[angle + i + n], sine[j][n] = sines[angle + i + n];
         }
     }
-    const float* weight = is_q ? q_norm : (is_k ? k_norm : 0);
-    float factor = weight ? norm_factor(warp_sum(squares), HEAD_DIM, eps) : 0;
-    bool turned = positions && (is_q || is_k);
-    size_t angle = turned ? (size_t)positions[row] * HALF : 0;
+#pragma unroll 4
+    for (u32 head = blockIdx.y * 8 + threadIdx.x / 32; head < heads; head += gridDim.y * 8) {
+        const T* p = in + at(row, heads * HEAD_DIM) + head * HEAD_DIM;
+        bool is_q = head < query, is_k = !is_q && head < query + key_value;
+        T* out = is_q ? q + at(row, query * HEAD_DIM) + head * HEAD_DIM
+                      : (is_k ? k + at(row, key_value * HEAD_DIM) + (head - query) * HEAD_DIM
+                              : v + at(row, key_value * HEAD_DIM) + (head - query - key_value) * HEAD_DIM);
+        float a[TURNS][2], b[TURNS][2];
+        float squares = 0;
 #pragma unroll
-    for (int j = 0; j < TURNS; j++) {
-        int i = 2 * lane + 64 * j;
-        if (i >= HALF) continue;
-        Two left, right;
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            if (weight) {
-                a[j][n] = rounded(a[j][n] * factor * weight[i + n]);
-                b[j][n] = rounded(b[j][n] * factor * weight[i + n + HALF]);
+        for (int j = 0; j < TURNS; j++) {
+            int i = 2 * lane + 64 * j;
+            Two left = {}, right = {};
+            if (i < HALF) {
+                left = *(const Two*)(p + i);
+                right = *(const Two*)(p + i + HALF);
             }
-            if (turned) turn(a[j][n], b[j][n], cosines[angle + i + n], sines[angle + i + n]);
-            left.n[n] = down(a[j][n]);
-            right.n[n] = down(b[j][n]);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                a[j][n] = up(left.n[n]);
+                b[j][n] = up(right.n[n]);
+                if (bias && i < HALF) {
+                    a[j][n] = rounded(a[j][n] + bias[head * HEAD_DIM + i + n]);
+                    b[j][n] = rounded(b[j][n] + bias[head * HEAD_DIM + i + n + HALF]);
+                }
+                squares += a[j][n] * a[j][n] + b[j][n] * b[j][n];
+            }
         }
-        *(Two*)(out + i) = left;
-        *(Two*)(out + i + HALF) = right;
+        const float* weight = is_q ? q_norm : (is_k ? k_norm : 0);
+        float factor = weight ? norm_factor(warp_sum(squares), HEAD_DIM, eps) : 0;
+#pragma unroll
+        for (int j = 0; j < TURNS; j++) {
+            int i = 2 * lane + 64 * j;
+            if (i >= HALF) continue;
+            Two left, right;
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                if (weight) {
+                    a[j][n] = rounded(a[j][n] * factor * weight[i + n]);
+                    b[j][n] = rounded(b[j][n] * factor * weight[i + n + HALF]);
+                }
+                if (positions && (is_q || is_k)) turn(a[j][n], b[j][n], cosine[j][n], sine[j][n]);
+                left.n[n] = down(a[j][n]);
+                right.n[n] = down(b[j][n]);
+            }
+            *(Two*)(out + i) = left;
+            *(Two*)(out + i + HALF) = right;
+        }
     }
 }
 
-// out = silu(gate) * up for `in [rows, gate | up]`.
+// x / (1 + e^-x), far more exactly than it is stored.
+__device__ __forceinline__ float silu(float x) {
+#if DTYPE == 0
+    return x / (1.0f + expf(-x));
+#else
+    return __fdividef(x, 1.0f + __expf(-x));
+#endif
+}
+
+// out = silu(gate) * up for `in [rows, gate | up]`; a block of rows, whose numbers 32 bits count.
 extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
     u32 packs = columns / PACK;
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)rows * packs; i += (u64)gridDim.x * blockDim.x) {
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += gridDim.x * blockDim.x) {
         u32 row = i / packs, column = i % packs * PACK;
         Pack g = *(const Pack*)(in + at(row, 2 * columns) + column);
         Pack u = *(const Pack*)(in + at(row, 2 * columns) + columns + column), o;
 #pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            float x = up(g.n[j]);
-            o.n[j] = down(x / (1.0f + expf(-x)) * up(u.n[j]));
-        }
+        for (int j = 0; j < PACK; j++) o.n[j] = down(silu(up(g.n[j])) * up(u.n[j]));
         *(Pack*)(out + at(row, columns) + column) = o;
     }
 }
@@ -159,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll 4
     for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK) {
         Pack* to = (Pack*)(x + at(blockIdx.x, HIDDEN) + column);
-        Pack a = *to, b = parts.sum(blockIdx.x, column);
+        Pack a = *to, b = parts.sum(parts.own(blockIdx.x, column), blockIdx.x, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
         *to = a;

@@ -1,6 +1,6 @@
 """The job queue: what it costs beside the computation, and how a sweep scales over processes that share a PostgreSQL.
 
-    python benches/queue.py --mediant target/release/mediant [--processes 1 2 4] [--cores 1]
+    python benches/job_queue.py --mediant target/release/mediant [--processes 1 2 4] [--cores 1]
 
 Overhead: one sweep of the default model on a server with SQLite, wall time from submission to result against the seconds
 of computation that the job reports. Scaling: the same sweep on N servers, each bound to `--cores` cores of its own as far as there are
