@@ -103,7 +103,8 @@ pub(super) struct Section {
     floor_s: Option<f64>,
     /// `floor_s` by the best time.
     pub(super) of_floor: Option<f64>,
-    /// The same with the products that the devices keep up: at the limit of their power they slow down.
+    /// The same with the rate of random products that the devices keep up at the limit of their power. Products of rows that are
+    /// alike take less, so this may pass 1.
     pub(super) of_sustained: Option<f64>,
     /// P(target) by layer and position or head, mean over samples.
     values: Vec<Vec<f64>>,

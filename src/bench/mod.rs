@@ -268,7 +268,7 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
     for device in &ready.devices {
         let rates = device.rates.map_or_else(String::new, |rates| {
             format!(
-                "; ceilings: products {:.0} TFLOP/s, kept up {:.0}, copy {:.2} TB/s",
+                "; ceilings: products {:.0} TFLOP/s, {:.0} kept up, copy {:.2} TB/s",
                 rates.square_flops / 1e12,
                 rates.sustained_flops / 1e12,
                 rates.copy_bytes / 1e12
@@ -304,10 +304,11 @@ fn print_section(section: &Section) {
     println!("{}, {} tokens, {cells} cells", section.what, section.tokens);
     let share =
         |of: Option<f64>, what| of.map_or_else(String::new, |f| format!(", {:.0} % of {what}", 100.0 * f));
-    let floor = share(section.of_floor, "the ceiling") + &share(section.of_sustained, "what is kept up");
+    let shares = share(section.of_floor, "the ceiling")
+        + &share(section.of_sustained, "the rate that random numbers keep up");
     let rate = section.flops / branching / 1e12;
     println!(
-        "  branching       {branching:8.4} s   {:8.0} cells/s   {rate:.2} TFLOP/s{floor}",
+        "  branching       {branching:8.4} s   {:8.0} cells/s   {rate:.2} TFLOP/s{shares}",
         cells as f64 / branching
     );
     if let Some(same_bits) = section.same_bits {

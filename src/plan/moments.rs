@@ -19,7 +19,8 @@ pub(super) struct Applied<'a> {
 pub(super) struct Moment<'a> {
     /// Edits, parents and sources before their readers.
     pub(super) edits: Vec<Applied<'a>>,
-    /// Slots that get a row of their own, parents and sources before their readers; those of one position side by side.
+    /// Slots that get a row of their own, parents and sources before their readers; of one depth, those of one position side by
+    /// side.
     pub(super) births: Vec<Slot>,
     /// Captures, as indices into the plan's.
     pub(super) captures: Vec<usize>,

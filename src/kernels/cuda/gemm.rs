@@ -134,7 +134,8 @@ impl Gemm {
         self.heuristics(&self.layouts(Shape { outputs, inputs, rows, wide: false }), most)
     }
 
-    /// Products with weights of this shape and [`MANY`] rows take this algorithm from now on; `None`: what the library deems fastest.
+    /// Products with weights of this shape and [`MANY`] rows or more take this algorithm from now on; `None`: what the library
+    /// deems fastest.
     pub(super) fn prefer(&self, (outputs, inputs): (usize, usize), algorithm: Option<Algorithm>) {
         let mut preferred = self.preferred.borrow_mut();
         match algorithm {
@@ -228,9 +229,9 @@ impl Gemm {
     fn heuristics(&self, layouts: &Layouts, most: usize) -> Vec<Algorithm> {
         let mut found: Vec<sys::cublasLtMatmulHeuristicResult_t> = Vec::with_capacity(most);
         let mut count = 0;
-        // SAFETY: the layouts and what is of `self` live, and as many results as are counted are written.
+        // SAFETY: the layouts and what is of `self` live, and there is room for as many results as are asked for.
         let asked = unsafe {
-            let asked = sys::cublasLtMatmulAlgoGetHeuristic(
+            sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle,
                 self.operation,
                 layouts.weight,
@@ -241,11 +242,11 @@ impl Gemm {
                 most as i32,
                 found.as_mut_ptr(),
                 &raw mut count,
-            );
-            found.set_len(count as usize);
-            asked
+            )
         };
         fatal(asked.result(), "the choice of a product");
+        // SAFETY: so many were written.
+        unsafe { found.set_len(count as usize) };
         let usable = found.iter().filter(|found| found.state.result().is_ok());
         let algorithms: Vec<Algorithm> = usable.map(|found| found.algo).collect();
         assert!(!algorithms.is_empty(), "cuBLASLt has no kernel for a product");

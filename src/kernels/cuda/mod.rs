@@ -10,17 +10,19 @@
 //! 0.01 us), the sum over two ranks 16 KB twice over `NVLink` (0.05 us each, hidden but for the last block).
 //!
 //! What was measured, full traces of 64 tokens: one H200, 8B shape, 651 TFLOP/s of 779; two H200s, 70B, 664 of 792 each.
-//! Where the time of a batch of 30,000 rows goes (two H100s, 70B, events between the kernels): products 89 %, the residual adds
-//! with their norms, in which the sums and the waiting for the other GPU are, 5.1 %, the gate 2.2 %, attention 1.9 %, splitting the heads 1.0 %.
+//! Where the time of a batch of 30,000 rows went before the products became 8 % faster and gate and heads were written anew (two
+//! H100s, 70B, events between the kernels): products 89 %, the residual adds with their norms, in which the sums and the
+//! waiting for the other GPU are, 5.1 %, the gate 2.2 %, attention 1.9 %, splitting the heads 1.0 %.
 //!
 //! What limits the products is power. A square product of random numbers gives 790 TFLOP/s at once and 655 when it goes on: at
 //! the board's 700 W the clock falls from 1980 to 1140 .. 1500 MHz. How far depends on how much the operands switch, so it helps
 //! if neighbouring rows are nearly alike, as those of one position are in the branches of a sweep, but only in kernels
-//! that take rows, not weights, as the left operand of the tensor cores (as it seems: those that the library calls `TNT`). 4096
+//! that, it seems, take rows and not weights as the left operand of the tensor cores (the library calls them `TNT`). 4096
 //! rows that differ by 5 %, 14336 inputs, 8192 outputs: 731 TFLOP/s if alike rows are neighbours, 684 if not; another kernel
 //! (`TNN`) 672 and 680. So rows of one position stand side by side (`plan::moments`), and each weight's algorithm
-//! for many rows is the fastest on such rows, timed at start ([`trial`]); all that are timed give the same bits. The 70B trace takes
-//! 8.31 s with both and 9.08 s with the choice alone (one run, two H200s).
+//! for many rows is the fastest where neighbours are alike, timed at start ([`trial`]); all that are timed give the same bits. In
+//! one run on two H200s the 70B trace took 8.31 s with both, and 9.08 s with the choice alone.
+//!
 //! A kernel of our own for 16 rows (H100) had the same bits, too, and no more speed: reading the weights at 88 % of a copy's
 //! rate is what the library does.
 

@@ -10,9 +10,9 @@ use crate::kernels::facts::{Invariance, Rates};
 use crate::kernels::upload::Made;
 
 /// Row counts compared, largest first. Libraries change kernels at powers of two and tile heights.
-const COUNTS: [usize; 39] = [
-    8192, 4096, 3072, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160, 129, 128, 127,
-    96, 65, 64, 63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
+const COUNTS: [usize; 41] = [
+    8192, 5001, 4096, 3072, 2049, 2048, 1536, 1024, 768, 640, 512, 448, 384, 320, 257, 256, 255, 192, 160,
+    129, 128, 127, 96, 65, 64, 63, 48, 33, 32, 31, 24, 17, 16, 12, 8, 7, 5, 4, 3, 2, 1,
 ];
 /// Row counts that small products may be padded to.
 const PADDED: [usize; 9] = [16, 32, 64, 96, 128, 192, 256, 384, 512];

@@ -10,7 +10,7 @@ const PERIOD: usize = 8;
 const OFFERS: usize = 4;
 /// Rows that they are timed with.
 const TIMED: usize = 2 * MANY;
-/// Neighbours that are alike among those rows, as the rows of one position are in the branches of a trace.
+/// Equal neighbours among those rows: the limit of what the rows of one position are in the branches of a trace.
 const ALIKE: usize = 32;
 /// Seconds for which each is timed: long enough for the clock to fall.
 const LONG: f64 = 0.04;
@@ -21,8 +21,9 @@ pub(super) struct Trial<'a> {
     wide: bool,
     /// Most rows of a product.
     most: usize,
-    /// Random rows, and `most` repetitions of them.
+    /// Random rows.
     distinct: Buffer,
+    /// Repetitions of them.
     x: Buffer,
     out: Buffer,
     /// The first rows of the product of `most` rows.
@@ -84,7 +85,7 @@ impl<'a> Trial<'a> {
         device.download::<u32>(&self.count, 1)[0] == 0
     }
 
-    /// Has products of many rows take the algorithm that is fastest on rows as they are in sweeps, of those that the library
+    /// Has products of many rows take the algorithm that is fastest where neighbours are alike, of those that the library
     /// offers and that give the same bits.
     pub(super) fn prefer_fastest(&self) {
         let shape = self.weight.shape();
@@ -95,7 +96,7 @@ impl<'a> Trial<'a> {
         let mut offers = gemm.offers(shape, TIMED, OFFERS);
         offers.retain(|algorithm| {
             gemm.prefer(shape, Some(*algorithm));
-            self.agrees(TIMED)
+            [TIMED, self.most].into_iter().all(|rows| self.agrees(rows))
         });
         self.fill(|row| row / ALIKE);
         let seconds = |algorithm: &Algorithm| {

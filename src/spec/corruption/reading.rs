@@ -53,11 +53,12 @@ impl Kind {
 }
 
 impl Corruption {
-    /// Reads the object; `from` is the run meant where none is named. For one that can't be read stands noise on all positions:
-    /// of that nothing more is to be said, and the rest of the request is still looked at.
+    /// Reads the object; `from` is the run meant where none is named. For one that can't be read stands noise that goes with
+    /// every prompt, so that the rest of the request is still looked at.
     pub fn read(node: &Node<'_>, from: &str, out: &mut Problems) -> Self {
         Self::checked(node, from, out).unwrap_or_else(|| {
-            let draws = Draws { positions: Positions::ALL, ..Draws::default() };
+            let draws =
+                Draws { positions: Positions::ALL, samples: 1, include_bos: true, ..Draws::default() };
             let noise = Spherical { preset: None, sigma: Sigma::default(), draws };
             Self { from: from.to_owned(), method: Method::Gaussian(noise) }
         })
