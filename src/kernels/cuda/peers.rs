@@ -12,8 +12,8 @@
 //! No call takes another context than the rank's own, and `Pace` keeps hosts from filling a stream's queue: a host that waits
 //! inside the driver holds locks that another rank's host may need.
 //!
-//! Predicted: 9 % of a trace, what NCCL's sums take. Measured on two H200s, 70B shape, 64 tokens: 9.02 s of computing, 9.53 s with
-//! NCCL in an earlier run, that is 612 TFLOP/s a GPU where one without sums (8B) had 617 in the same run. A clean run of 16
+//! Predicted: 9 % of a trace, what NCCL's sums take. Measured on two H200s, 70B shape, 64 tokens, when products took longer than now:
+//! 9.02 s of computing, 9.53 s with NCCL in an earlier run, that is 612 TFLOP/s a GPU where one without sums (8B) had 617 in the same run. A clean run of 16
 //! tokens, whose 161 sums are all small: 22.5 ms, 26.2 ms with NCCL. On four H100s the results are right, but a rank sends three times as
 //! much (70B, 16 tokens: 430 TFLOP/s a GPU).
 

@@ -55,12 +55,10 @@ struct Parts {
         __syncthreads();
     }
 
-    // This rank's part, which need not be waited for.
-    __device__ __forceinline__ Pack own(u32 row, u32 column) const { return *(const Pack*)(y + at(row, HIDDEN) + column); }
-
     // In rank order and in f32, rounded as the stored sum would be.
-    __device__ __forceinline__ Pack sum(Pack own, u32 row, u32 column) const {
+    __device__ __forceinline__ Pack sum(u32 row, u32 column) const {
         size_t place = at(row, HIDDEN) + column;
+        Pack own = *(const Pack*)(y + place);
         if (ranks == 1) return own;
         float total[PACK];
         for (u32 r = 0, other = 0; r < ranks; r++) {
@@ -80,5 +78,5 @@ extern "C" __global__ void __launch_bounds__(256)
     Parts parts{y, inbox, arrived, capacity, ranks, rank, product};
     parts.await(blockIdx.x);
     for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK)
-        *(Pack*)(y + at(blockIdx.x, HIDDEN) + column) = parts.sum(parts.own(blockIdx.x, column), blockIdx.x, column);
+        *(Pack*)(y + at(blockIdx.x, HIDDEN) + column) = parts.sum(blockIdx.x, column);
 }

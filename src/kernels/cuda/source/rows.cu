@@ -7,32 +7,25 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
 
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
 template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
+    if (ADD) y.await(blockIdx.x);
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
-    Pack xs[PACKS], ys[PACKS];
-#pragma unroll
-    for (int i = 0; i < PACKS; i++) {
-        int column = (i * THREADS + threadIdx.x) * PACK;
-        if (column >= HIDDEN) continue;
-        xs[i] = *(const Pack*)(x + start + column);
-        if (ADD) ys[i] = y.own(blockIdx.x, column);
-    }
-    if (ADD) y.await(blockIdx.x);
     float kept[PACKS][PACK];
     float squares = 0;
 #pragma unroll
     for (int i = 0; i < PACKS; i++) {
         int column = (i * THREADS + threadIdx.x) * PACK;
         if (column >= HIDDEN) continue;
+        Pack xs = *(const Pack*)(x + start + column);
         if (ADD) {
-            Pack sum = y.sum(ys[i], blockIdx.x, column);
+            Pack ys = y.sum(blockIdx.x, column);
 #pragma unroll
-            for (int j = 0; j < PACK; j++) xs[i].n[j] = down(up(xs[i].n[j]) + up(sum.n[j]));
-            *(Pack*)(x + start + column) = xs[i];
+            for (int j = 0; j < PACK; j++) xs.n[j] = down(up(xs.n[j]) + up(ys.n[j]));
+            *(Pack*)(x + start + column) = xs;
         }
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
-            kept[i][j] = up(xs[i].n[j]);
+            kept[i][j] = up(xs.n[j]);
             squares += kept[i][j] * kept[i][j];
         }
     }
@@ -42,8 +35,12 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& 
         int column = (i * THREADS + threadIdx.x) * PACK;
         if (column >= HIDDEN) continue;
         Pack o;
+        // Sixteen bytes at a time: every row reads all of them.
+        __align__(16) float w[PACK];
 #pragma unroll
-        for (int j = 0; j < PACK; j++) o.n[j] = down(kept[i][j] * factor * weight[column + j]);
+        for (int j = 0; j < PACK; j += 4) *(float4*)(w + j) = *(const float4*)(weight + column + j);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) o.n[j] = down(kept[i][j] * factor * w[j]);
         *(Pack*)(out + start + column) = o;
     }
 }
@@ -184,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll 4
     for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK) {
         Pack* to = (Pack*)(x + at(blockIdx.x, HIDDEN) + column);
-        Pack a = *to, b = parts.sum(parts.own(blockIdx.x, column), blockIdx.x, column);
+        Pack a = *to, b = parts.sum(blockIdx.x, column);
 #pragma unroll
         for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
         *to = a;
