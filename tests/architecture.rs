@@ -87,7 +87,8 @@ fn modules_use_only_what_they_may() {
     for file in rust_files(&source) {
         let relative = file.strip_prefix(&source).unwrap();
         let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        if ["main", "lib"].contains(&module.as_str()) {
+        // `arithmetic` is a crate of its own, which depends on nothing of ours by its manifest.
+        if ["main", "lib", "arithmetic"].contains(&module.as_str()) {
             continue;
         }
         seen.insert(module.clone());

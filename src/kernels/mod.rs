@@ -15,19 +15,10 @@ pub mod upload;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use mediant_arithmetic::Heads;
+
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 pub use score::{KlPart, Partial, merge};
-
-/// Width and constants of a rank's attention.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Heads {
-    /// Query heads, `h`.
-    pub query: usize,
-    /// Key/value heads, `k`; divides `query`.
-    pub key_value: usize,
-    /// Dimension of one head, `e`.
-    pub dim: usize,
-}
 
 /// Operations on the packed rows of one rank. Matrices are `[rows, columns]`, row-major, in the compute dtype; where ranks
 /// share a model, the columns are this rank's own. Outputs go to buffers that are kept from layer to layer and were

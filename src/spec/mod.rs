@@ -3,6 +3,8 @@
 //! Each request type has a `read(&Value, &mut Problems) -> Option<Self>`. A spec may come out of a body that has
 //! problems, so that later stages can find more of them; it is only acted on if there are none.
 
+pub use mediant_arithmetic::dtype;
+
 pub mod activation;
 pub mod align;
 pub mod body;
@@ -13,7 +15,6 @@ pub mod dataset;
 pub mod derive;
 pub mod dry_run;
 pub mod device;
-pub mod dtype;
 pub mod experiment;
 pub mod intervention;
 pub mod metric;

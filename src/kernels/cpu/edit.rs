@@ -1,7 +1,8 @@
 //! Edits of packed rows: a few numbers beside the matrix products, so plain loops in f32 with sums in f64.
 
-use super::matrix::Matrix;
-use super::{Dtype, round};
+use mediant_arithmetic::rows::round;
+use mediant_arithmetic::{Dtype, Matrix};
+
 use crate::kernels::RowChange;
 use crate::kernels::edit::{distance, edited_row};
 use crate::plan::batch::{EditRows, Values};

@@ -1,45 +1,22 @@
 //! The CPU's kernels: f32 arithmetic on packed rows, vectorised at run time for the machine at hand, spread over a
 //! pool of threads.
 //!
-//! Every reduction runs in an order fixed by the operation alone, so the bits of a row depend neither on the other
-//! rows, nor on the number of threads, nor on the vector width of the machine.
+//! The loops themselves are in [`mediant_arithmetic`], whose every reduction runs in an order fixed by the operation alone.
 
-// Arithmetic that is not inlined into a `vectorized` body is not compiled for the machine (see `lanes`).
-#![allow(clippy::inline_always, reason = "run-time dispatch to an instruction set works by inlining")]
-
-mod attention;
 mod edit;
-mod gemm;
-mod lanes;
-mod matrix;
 mod score;
 mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::{bf16, f16};
+pub use mediant_arithmetic::{Dtype, Matrix, PackedWeight, Table};
+use mediant_arithmetic::{attention, gated, linear, rows};
 use rayon::prelude::*;
-
-pub use gemm::PackedWeight;
-pub use matrix::{Matrix, Table};
-
-pub use crate::spec::dtype::Dtype;
 
 use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
-use lanes::{exp, sum_of_squares, vectorized};
-
-/// Rounds numbers to what the dtype can hold.
-#[inline(always)]
-fn round(dtype: Dtype, values: &mut [f32]) {
-    match dtype {
-        Dtype::F32 => {}
-        Dtype::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-        Dtype::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-    }
-}
 
 /// Rows per task in operations that treat rows one by one.
 const ROWS_PER_TASK: usize = 32;
@@ -98,7 +75,7 @@ impl Cpu {
         self.pool.install(|| {
             x.data_mut().par_chunks_mut(ROWS_PER_TASK * columns).enumerate().for_each(|(i, rows)| {
                 f(i * ROWS_PER_TASK, rows);
-                round(dtype, rows);
+                rows::round(dtype, rows);
             });
         });
     }
@@ -107,20 +84,7 @@ impl Cpu {
 impl Cpu {
     /// RMS norm over each head's slice of a row, in place (Qwen3's q and k norm).
     fn head_norm(&self, x: &mut Matrix, weight: &[f32], eps: f32) {
-        let width = weight.len();
-        self.for_rows(x, |_, rows| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for head in rows.chunks_exact_mut(width) {
-                        let scale = 1.0 / (sum_of_squares(head) / width as f32 + eps).sqrt();
-                        for (x, w) in head.iter_mut().zip(weight) {
-                            *x = *x * scale * w;
-                        }
-                    }
-                },
-            );
-        });
+        self.for_rows(x, |_, rows| rows::rms_norm_in_place(rows, weight, eps));
     }
 
     fn product(
@@ -132,7 +96,7 @@ impl Cpu {
         out: &mut Matrix,
     ) {
         out.set_rows(x.rows());
-        self.pool.install(|| gemm::linear(x.data(), weight, bias, dtype, out.data_mut()));
+        self.pool.install(|| linear(x.data(), weight, bias, dtype, out.data_mut()));
     }
 
     /// Adds up the ranks' parts of a matrix, which were not rounded yet, and rounds the sum.
@@ -177,18 +141,7 @@ impl Kernels for Cpu {
         out.set_rows(x.rows());
         let columns = x.columns();
         self.for_rows(out, |first, out| {
-            let x = &x.data()[first * columns..][..out.len()];
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (out, x) in out.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                        let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
-                        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                            *out = x * scale * w;
-                        }
-                    }
-                },
-            );
+            rows::rms_norm(&x.data()[first * columns..][..out.len()], weight, eps, out);
         });
     }
 
@@ -231,23 +184,9 @@ impl Kernels for Cpu {
     }
 
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
-        let (columns, half) = (x.columns(), table.half);
+        let columns = x.columns();
         self.for_rows(x, |first, rows| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (row, &position) in rows.chunks_exact_mut(columns).zip(&positions[first..]) {
-                        let cos = &table.cos[position as usize * half..][..half];
-                        let sin = &table.sin[position as usize * half..][..half];
-                        for head in row.chunks_exact_mut(2 * half) {
-                            let (a, b) = head.split_at_mut(half);
-                            for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                            }
-                        }
-                    }
-                },
-            );
+            rows::rotate(rows, columns, &positions[first..], table.half, &table.cos, &table.sin);
         });
     }
 
@@ -262,19 +201,8 @@ impl Kernels for Cpu {
         out: &mut Matrix,
     ) {
         out.set_rows(q.rows());
-        let width = q.columns();
-        self.for_rows(out, |first, out| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    let mut scores = attention::Scores::default();
-                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
-                        attention::row(heads, q.row(i), k, v, keys, &mut scores, out);
-                    }
-                },
-            );
-        });
+        let keys = seen(batch, positions);
+        self.for_rows(out, |first, out| attention::attend(heads, q, first, k, v, keys.from(first), out));
     }
 
     fn scores(
@@ -287,38 +215,13 @@ impl Kernels for Cpu {
         out: &mut Matrix,
     ) {
         out.set_rows(q.rows());
-        let (width, stride) = (out.columns(), out.columns() / heads.query);
-        self.for_rows(out, |first, out| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
-                        for (head, out) in out.chunks_exact_mut(stride).enumerate() {
-                            let (live, rest) = out.split_at_mut(keys.len());
-                            attention::head_scores(heads, head, q.row(i), k, keys, live);
-                            rest.fill(0.0);
-                        }
-                    }
-                },
-            );
-        });
+        let (keys, stride) = (seen(batch, positions), out.columns() / heads.query);
+        self.for_rows(out, |first, out| attention::scores(heads, q, first, k, keys.from(first), stride, out));
     }
 
     fn softmax(&self, heads: Heads, positions: &[u32], scores: &mut Matrix) {
-        let (width, stride) = (scores.columns(), scores.columns() / heads.query);
-        self.for_rows(scores, |first, rows| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (i, row) in (first..).zip(rows.chunks_exact_mut(width)) {
-                        for head in row.chunks_exact_mut(stride) {
-                            attention::softmax(&mut head[..=positions[i] as usize]);
-                        }
-                    }
-                },
-            );
-        });
+        let stride = scores.columns() / heads.query;
+        self.for_rows(scores, |first, rows| attention::softmax(heads, &positions[first..], stride, rows));
     }
 
     fn weigh(
@@ -331,28 +234,8 @@ impl Kernels for Cpu {
         out: &mut Matrix,
     ) {
         out.set_rows(pattern.rows());
-        let (width, stride) = (out.columns(), pattern.columns() / heads.query);
-        self.for_rows(out, |first, out| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (i, out) in (first..).zip(out.chunks_exact_mut(width)) {
-                        let keys = &batch.keys[batch.key_start[i] as usize..][..=positions[i] as usize];
-                        let pattern = pattern.row(i);
-                        for (head, out) in out.chunks_exact_mut(heads.dim).enumerate() {
-                            attention::weigh(
-                                heads,
-                                head,
-                                &pattern[head * stride..][..keys.len()],
-                                v,
-                                keys,
-                                out,
-                            );
-                        }
-                    }
-                },
-            );
-        });
+        let keys = seen(batch, positions);
+        self.for_rows(out, |first, out| attention::weigh(heads, pattern, first, v, keys.from(first), out));
     }
 
     fn isolate_heads(&self, heads: Heads, z: &Matrix, rows: &[u32], out: &mut Matrix) {
@@ -370,18 +253,12 @@ impl Kernels for Cpu {
     fn gated(&self, x: &Matrix, gate_up: &Vec<PackedWeight>, out: &mut Matrix) {
         let [gate, up] = gate_up.as_slice() else { unreachable!("BUG: the loader stacks gate and up") };
         out.set_rows(x.rows());
-        self.pool.install(|| gemm::gated(x.data(), gate, up, self.dtype, out.data_mut()));
+        self.pool.install(|| gated(x.data(), gate, up, self.dtype, out.data_mut()));
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
         let columns = x.columns();
-        self.for_rows(x, |first, x| {
-            let y = &y.data()[first * columns..][..x.len()];
-            vectorized(
-                #[inline(always)]
-                || x.iter_mut().zip(y).for_each(|(x, y)| *x += y),
-            );
-        });
+        self.for_rows(x, |first, x| rows::add(x, &y.data()[first * columns..][..x.len()]));
     }
 
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
@@ -428,10 +305,7 @@ impl Kernels for Cpu {
     }
 }
 
-/// `silu(gate) * up` for each pair, into `out`.
-#[inline(always)]
-fn gate_rows(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-        *out = g / (1.0 + exp(-g)) * u;
-    }
+/// The keys of the batch's rows.
+fn seen<'a>(batch: &'a AttentionBatch, positions: &'a [u32]) -> attention::Keys<'a> {
+    attention::Keys { rows: &batch.keys, start: &batch.key_start, positions }
 }

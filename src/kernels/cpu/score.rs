@@ -3,36 +3,16 @@
 
 use std::ops::Range;
 
+use mediant_arithmetic::distribution::{Reference, Search};
+use mediant_arithmetic::{Dtype, Matrix, PackedWeight, linear};
 use rayon::prelude::*;
 
-use super::Dtype;
-use super::gemm::{PackedWeight, linear};
-use super::lanes::{LANES, exp, max, vectorized};
-use super::matrix::Matrix;
 use crate::comm::Collective;
 use crate::kernels::{KlPart, Partial};
 use crate::plan::batch::ReadoutBatch;
 
 /// Rows whose logits are held at once.
 const BLOCK: usize = 48;
-
-/// A reference distribution for KL divergences, over this rank's vocabulary.
-struct Reference {
-    logits: Vec<f32>,
-    /// `exp(logit - largest)`
-    weights: Vec<f32>,
-    largest: f32,
-    /// Sum of the weights.
-    mass: f64,
-}
-
-/// What is looked for in every row.
-struct Search<'a> {
-    readout: &'a ReadoutBatch,
-    references: &'a [Reference],
-    /// First token of this rank's vocabulary.
-    first: u32,
-}
 
 /// Partial scores of the rows `x [n, hidden]`, which are the batch's readout rows after the final norm.
 pub(super) fn score(
@@ -44,18 +24,9 @@ pub(super) fn score(
     ranks: &dyn Collective<[f32]>,
 ) -> Vec<Partial> {
     let unembed_rows = |rows: &[f32]| pool.install(|| logits(rows, x.columns(), unembed));
-    let references: Vec<Reference> = readout
-        .kl_refs
-        .iter()
-        .map(|&r| {
-            let logits = unembed_rows(x.row(r as usize));
-            vectorized(
-                #[inline(always)]
-                || Reference::new(logits),
-            )
-        })
-        .collect();
-    let search = Search { readout, references: &references, first: own.start };
+    let references: Vec<Reference> =
+        readout.kl_refs.iter().map(|&r| Reference::new(unembed_rows(x.row(r as usize)))).collect();
+    let search = search(readout, own.start, &references);
     let mut partials = Vec::with_capacity(x.rows());
     for rows in x.data().chunks(BLOCK * x.columns()) {
         let logits = unembed_rows(rows);
@@ -68,12 +39,7 @@ pub(super) fn score(
             .collect();
         ranks.all_reduce(&mut targets);
         let n = readout.targets.len();
-        let partial = |(i, row): (usize, &[f32])| {
-            vectorized(
-                #[inline(always)]
-                || search.of_row(row, targets[i * n..(i + 1) * n].to_vec()),
-            )
-        };
+        let partial = |(i, row): (usize, &[f32])| partial(search, row, &targets[i * n..(i + 1) * n]);
         pool.install(|| partials.par_extend(rows().enumerate().map(partial)));
     }
     partials
@@ -86,101 +52,30 @@ pub(super) fn logits(rows: &[f32], columns: usize, unembed: &PackedWeight) -> Ve
     logits
 }
 
-impl Search<'_> {
-    /// `targets`: the logits of the target tokens.
-    #[inline(always)]
-    fn of_row(&self, logits: &[f32], targets: Vec<f32>) -> Partial {
-        let Search { readout, references, first } = self;
-        let largest = max(logits);
-        let (mass, expected) =
-            if readout.entropy { moments(logits, largest) } else { (mass(logits, largest), 0.0) };
-        let before = readout.targets.iter().zip(&targets);
-        let before = before.map(|(token, logit)| before_target(logits, *first, *token, *logit)).collect();
-        let kl = references
-            .iter()
-            .map(|r| KlPart { largest: r.largest, mass: r.mass, gap: gap(r, logits) })
-            .collect();
-        let top = top(logits, *first, readout.topk as usize);
-        Partial { largest, mass, expected, logits: targets, before, top, kl }
+/// What is looked for in every row.
+fn search<'a>(readout: &'a ReadoutBatch, first: u32, references: &'a [Reference]) -> Search<'a> {
+    Search {
+        first,
+        targets: &readout.targets,
+        topk: readout.topk as usize,
+        expected: readout.entropy,
+        references,
     }
 }
 
-impl Reference {
-    #[inline(always)]
-    fn new(logits: Vec<f32>) -> Reference {
-        let largest = max(&logits);
-        let weights: Vec<f32> = logits.iter().map(|l| exp(l - largest)).collect();
-        let mut mass = [0.0f64; LANES];
-        weights.iter().enumerate().for_each(|(i, w)| mass[i % LANES] += f64::from(*w));
-        Reference { logits, weights, largest, mass: mass.iter().sum() }
+/// `targets`: the logits of the target tokens, whoever owns them.
+fn partial(search: Search<'_>, logits: &[f32], targets: &[f32]) -> Partial {
+    let found = search.scan(logits, targets);
+    let kl = search.references.iter().zip(found.gaps);
+    Partial {
+        largest: found.largest,
+        mass: found.mass,
+        expected: found.expected,
+        logits: targets.to_vec(),
+        before: found.before,
+        top: found.top,
+        kl: kl.map(|(r, gap)| KlPart { largest: r.largest, mass: r.mass, gap }).collect(),
     }
-}
-
-/// Sum of exponentials and of exponentials times exponents.
-#[inline(always)]
-fn moments(logits: &[f32], largest: f32) -> (f64, f64) {
-    let (mut mass, mut expected) = ([0.0f64; LANES], [0.0f64; LANES]);
-    for (i, l) in logits.iter().enumerate() {
-        let p = f64::from(exp(l - largest));
-        mass[i % LANES] += p;
-        expected[i % LANES] += p * f64::from(l - largest);
-    }
-    (mass.iter().sum(), expected.iter().sum())
-}
-
-/// Sum of exponentials, accumulated in f64: the bits of [`moments`].
-#[inline(always)]
-fn mass(logits: &[f32], largest: f32) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for logits in chunks {
-        for i in 0..LANES {
-            lanes[i] += f64::from(exp(logits[i] - largest));
-        }
-    }
-    for (lane, l) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(exp(l - largest));
-    }
-    lanes.iter().sum()
-}
-
-/// The reference's weighed differences of logits.
-#[inline(always)]
-fn gap(reference: &Reference, logits: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; LANES];
-    let rows = reference.weights.iter().zip(&reference.logits).zip(logits);
-    for (i, ((w, r), l)) in rows.enumerate() {
-        lanes[i % LANES] += f64::from(*w) * (f64::from(*r) - f64::from(*l));
-    }
-    lanes.iter().sum()
-}
-
-/// The number of own tokens that are more probable than a target; of equal ones, those with the lower id come first.
-#[inline(always)]
-fn before_target(logits: &[f32], first: u32, token: u32, logit: f32) -> u32 {
-    let (lower, higher) = logits.split_at((token.saturating_sub(first) as usize).min(logits.len()));
-    let before = lower.iter().map(|&l| u32::from(l >= logit)).sum::<u32>();
-    // The target itself is among these, and not larger than itself.
-    before + higher.iter().map(|&l| u32::from(l > logit)).sum::<u32>()
-}
-
-/// The `k` most probable tokens, best first; of equal ones the lower id comes first. `first`: the id of the first logit.
-#[inline(always)]
-fn top(logits: &[f32], first: u32, k: usize) -> Vec<(u32, f32)> {
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(k + 1);
-    let mut floor = f32::NEG_INFINITY;
-    for (id, &logit) in (first..).zip(logits) {
-        if logit > floor || best.len() < k {
-            let place = best.partition_point(|(_, other)| *other >= logit);
-            best.insert(place, (id, logit));
-            best.truncate(k);
-            if best.len() == k {
-                floor = best[k - 1].1;
-            }
-        }
-    }
-    best
 }
 
 #[cfg(test)]
@@ -194,10 +89,9 @@ mod tests {
     fn score_parts(logits: &[f32], cut: usize, targets: &[u32], topk: u32) -> Score {
         let readout =
             ReadoutBatch { rows: vec![0], targets: targets.to_vec(), topk, kl_refs: vec![], entropy: true };
-        let of_targets = || targets.iter().map(|t| logits[*t as usize]).collect();
+        let of_targets: Vec<f32> = targets.iter().map(|t| logits[*t as usize]).collect();
         let part = |first: usize, logits: &[f32]| {
-            let search = Search { readout: &readout, references: &[], first: first as u32 };
-            vec![search.of_row(logits, of_targets())]
+            vec![partial(search(&readout, first as u32, &[]), logits, &of_targets)]
         };
         let whole = [part(0, logits)];
         let parts = [part(0, &logits[..cut]), part(cut, &logits[cut..])];

@@ -11,7 +11,7 @@ use crate::kernels::{OutOfMemory, RopeTable};
 impl Upload for Cpu {
     fn weight(&self, piece: &Piece<'_>) -> Result<PackedWeight, OutOfMemory> {
         let row = |row: usize, out: &mut [f32]| piece.row(row, out);
-        Ok(self.pool.install(|| PackedWeight::from_rows(row, piece.rows, piece.columns, self.dtype)))
+        Ok(self.pool.install(|| PackedWeight::from_rows(&row, piece.rows, piece.columns, self.dtype)))
     }
 
     fn stack(&self, pieces: &[Piece<'_>]) -> Result<Vec<PackedWeight>, OutOfMemory> {

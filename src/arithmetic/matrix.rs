@@ -102,7 +102,7 @@ pub struct Table {
 
 impl Table {
     /// `out[i]` = row of `tokens[i]`; zeros where it is another rank's.
-    pub(super) fn look_up(&self, tokens: &[u32], out: &mut Matrix) {
+    pub fn look_up(&self, tokens: &[u32], out: &mut Matrix) {
         out.set_rows(tokens.len());
         for (out, token) in out.data_mut().chunks_exact_mut(self.rows.columns()).zip(tokens) {
             match token.checked_sub(self.first) {

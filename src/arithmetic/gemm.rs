@@ -17,8 +17,9 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::lanes::ARCH;
-use super::{Dtype, gate_rows, round};
+use crate::Dtype;
+use crate::lanes::ARCH;
+use crate::rows::{gate as gate_rows, rounded as round};
 
 /// Outputs per panel: two 512-bit vectors, four 256-bit ones.
 const PANEL: usize = 32;
@@ -52,12 +53,12 @@ impl PackedWeight {
     pub fn new(weight: &[f32], outputs: usize, inputs: usize, dtype: Dtype) -> PackedWeight {
         assert_eq!(weight.len(), outputs * inputs, "BUG: the loader checks shapes");
         let row = |output: usize, row: &mut [f32]| row.copy_from_slice(&weight[output * inputs..][..inputs]);
-        PackedWeight::from_rows(row, outputs, inputs, dtype)
+        PackedWeight::from_rows(&row, outputs, inputs, dtype)
     }
 
     /// The same from a function that writes the weights of one output, `[inputs]`: the whole is never held in f32.
     pub fn from_rows(
-        row: impl Fn(usize, &mut [f32]) + Sync,
+        row: &(dyn Fn(usize, &mut [f32]) + Sync),
         outputs: usize,
         inputs: usize,
         dtype: Dtype,
@@ -112,7 +113,7 @@ impl PackedWeight {
 
 /// Panels of the weight, the last filled up with zeros.
 fn pack<T: Copy + Send + Sync>(
-    row: impl Fn(usize, &mut [f32]) + Sync,
+    row: &(dyn Fn(usize, &mut [f32]) + Sync),
     outputs: usize,
     inputs: usize,
     convert: impl Fn(f32) -> T + Sync,
@@ -131,12 +132,12 @@ fn pack<T: Copy + Send + Sync>(
 }
 
 /// `out [m, outputs] = x [m, inputs] W^T (+ bias)`, rounded to `dtype`. Runs on the current thread pool.
-pub(super) fn linear(x: &[f32], weight: &PackedWeight, bias: Option<&[f32]>, dtype: Dtype, out: &mut [f32]) {
+pub fn linear(x: &[f32], weight: &PackedWeight, bias: Option<&[f32]>, dtype: Dtype, out: &mut [f32]) {
     for_tiles(x, weight, out, |tile, scratch| ARCH.dispatch(Linear { tile, weight, bias, dtype, scratch }));
 }
 
-/// `out [m, outputs] = silu(x G^T) * (x U^T)`, rounded to `dtype` where a device would store it.
-pub(super) fn gated(x: &[f32], gate: &PackedWeight, up: &PackedWeight, dtype: Dtype, out: &mut [f32]) {
+/// `out [m, outputs] = silu(x G^T) * (x U^T)`, rounded to `dtype` where a device would store it. Runs on the current thread pool.
+pub fn gated(x: &[f32], gate: &PackedWeight, up: &PackedWeight, dtype: Dtype, out: &mut [f32]) {
     for_tiles(x, gate, out, |tile, scratch| ARCH.dispatch(Gated { tile, gate, up, dtype, scratch }));
 }
 

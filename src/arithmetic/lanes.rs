@@ -4,21 +4,21 @@
 use std::sync::LazyLock;
 
 /// The best instruction set of this machine.
-pub(super) static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
+pub(crate) static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
 /// Lanes of a reduction.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Runs `f` compiled for the machine's instruction set. Only what is inlined into `f` is: mark the closure, and what it
 /// calls, `#[inline(always)]`, or the arithmetic silently falls back to library calls.
 #[inline(always)]
-pub(super) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     ARCH.dispatch(f)
 }
 
 /// Sum of the lanes, pairwise.
 #[inline(always)]
-pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -31,7 +31,7 @@ pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
 
 /// Adds `term(i)` for every index of a slice pair, lane by lane.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];
     let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
@@ -48,13 +48,13 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Sum of squares of a row.
 #[inline(always)]
-pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
+pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
     dot(x, x)
 }
 
 /// Largest number of a row; NaN if there is one.
 #[inline(always)]
-pub(super) fn max(x: &[f32]) -> f32 {
+pub(crate) fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
@@ -74,7 +74,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
 /// Range reduction by `ln 2` in two parts and a degree-6 polynomial (Cephes' `expf`).
 #[inline(always)]
 #[expect(clippy::many_single_char_names, reason = "as in the literature")]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
