@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::spec::site::{HeadKind, Site};
+use crate::spec::site::{HeadKind, Site, Width};
 
 /// Shape and constants of a Llama-family decoder. Built by [`crate::load`], never from defaults: a constant that
 /// the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
@@ -97,14 +97,14 @@ impl ModelConfig {
 
     /// Numbers per position at a site. `keys`: columns of a head of `scores` and `pattern`.
     pub const fn site_width(&self, site: Site, keys: usize) -> usize {
-        match site {
-            Site::K | Site::V | Site::KRope => self.kv_width(),
-            Site::Q | Site::QRope | Site::Z => self.q_width(),
-            Site::Scores | Site::Pattern => self.num_heads * keys,
-            Site::HeadOut => self.num_heads * self.hidden_size,
-            Site::MlpAct => self.intermediate_size,
-            Site::Logits => self.vocab_size,
-            _ => self.hidden_size,
+        match site.facts().width {
+            Width::KeyValues => self.kv_width(),
+            Width::Queries => self.q_width(),
+            Width::Keys => self.num_heads * keys,
+            Width::HeadOutputs => self.num_heads * self.hidden_size,
+            Width::Neurons => self.intermediate_size,
+            Width::Vocabulary => self.vocab_size,
+            Width::Hidden => self.hidden_size,
         }
     }
 

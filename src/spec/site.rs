@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A place in the forward pass, named as in the field (`README.md` lists the peers' names).
+/// A place in the forward pass, named as in the field (`docs/VOCABULARY.md` lists the peers' names).
 ///
 /// The order is the order of computation inside a layer, so sites of one layer compare by time: keys and values come
 /// before queries, because other positions see them.
@@ -63,6 +63,144 @@ pub enum HeadKind {
     KeyValue,
 }
 
+/// Where in the forward pass a site stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Before the first block.
+    Start,
+    /// Once in every block.
+    Block,
+    /// After the last block.
+    End,
+}
+
+/// How many numbers a site has per position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    /// `[d]`
+    Hidden,
+    /// `[h, e]`
+    Queries,
+    /// `[k, e]`
+    KeyValues,
+    /// `[h, t]`
+    Keys,
+    /// `[h, d]`
+    HeadOutputs,
+    /// `[f]`
+    Neurons,
+    /// `[v]`
+    Vocabulary,
+}
+
+/// What is known of a site: its row in the one table from which names, widths, documentation and the peers' names follow.
+#[derive(Debug, Clone, Copy)]
+pub struct SiteFacts {
+    /// The site.
+    pub site: Site,
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Where it stands.
+    pub scope: Scope,
+    /// How many numbers it has.
+    pub width: Width,
+    /// Its name in TransformerLens, inside `blocks.l.` for sites of a block.
+    pub transformer_lens: &'static str,
+    /// Its place in nnsight and transformers, inside `model.layers[l].` for sites of a block (Llama's names).
+    pub nnsight: &'static str,
+    /// Its name in pyvene.
+    pub pyvene: &'static str,
+    /// ROME's name.
+    pub rome: &'static str,
+}
+
+/// Every site, in the order of computation.
+pub const SITES: [SiteFacts; Site::ALL.len()] = {
+    use Scope::{Block, End, Start};
+    use Width::{HeadOutputs, Hidden, KeyValues, Keys, Neurons, Queries, Vocabulary};
+    [
+        row(Site::Embed, "embed", Start, Hidden, ["hook_embed", "embed_tokens.output", "-", "embed"]),
+        row(Site::ResidPre, "resid_pre", Block, Hidden, ["hook_resid_pre", "input", "block_input", "-"]),
+        row(
+            Site::AttnIn,
+            "attn_in",
+            Block,
+            Hidden,
+            ["ln1.hook_normalized x weight", "input_layernorm.output", "attention_input", "-"],
+        ),
+        row(Site::K, "k", Block, KeyValues, ["attn.hook_k", "self_attn.k_proj.output", "key_output", "-"]),
+        row(Site::V, "v", Block, KeyValues, ["attn.hook_v", "self_attn.v_proj.output", "value_output", "-"]),
+        row(Site::KRope, "k_rope", Block, KeyValues, ["attn.hook_rot_k", "-", "-", "-"]),
+        row(Site::Q, "q", Block, Queries, ["attn.hook_q", "self_attn.q_proj.output", "query_output", "-"]),
+        row(Site::QRope, "q_rope", Block, Queries, ["attn.hook_rot_q", "-", "-", "-"]),
+        row(Site::Scores, "scores", Block, Keys, ["attn.hook_attn_scores", "-", "-", "-"]),
+        row(Site::Pattern, "pattern", Block, Keys, ["attn.hook_pattern", "attention weights", "-", "-"]),
+        row(
+            Site::Z,
+            "z",
+            Block,
+            Queries,
+            ["attn.hook_z", "self_attn.o_proj.input", "attention_value_output", "-"],
+        ),
+        row(Site::HeadOut, "head_out", Block, HeadOutputs, ["attn.hook_result", "-", "-", "-"]),
+        row(
+            Site::AttnOut,
+            "attn_out",
+            Block,
+            Hidden,
+            ["hook_attn_out", "self_attn.output[0]", "attention_output", "attn"],
+        ),
+        row(
+            Site::ResidMid,
+            "resid_mid",
+            Block,
+            Hidden,
+            ["hook_resid_mid", "post_attention_layernorm.input", "-", "-"],
+        ),
+        row(
+            Site::MlpIn,
+            "mlp_in",
+            Block,
+            Hidden,
+            ["ln2.hook_normalized x weight", "post_attention_layernorm.output", "mlp_input", "-"],
+        ),
+        row(
+            Site::MlpAct,
+            "mlp_act",
+            Block,
+            Neurons,
+            ["mlp.hook_post", "mlp.down_proj.input", "mlp_activation", "-"],
+        ),
+        row(Site::MlpOut, "mlp_out", Block, Hidden, ["hook_mlp_out", "mlp.output", "mlp_output", "mlp"]),
+        row(
+            Site::ResidPost,
+            "resid_post",
+            Block,
+            Hidden,
+            ["hook_resid_post", "output", "block_output", "hidden"],
+        ),
+        row(
+            Site::FinalNorm,
+            "final_norm",
+            End,
+            Hidden,
+            ["ln_final.hook_normalized x weight", "norm.output", "-", "-"],
+        ),
+        row(Site::Logits, "logits", End, Vocabulary, ["the output", "lm_head.output", "-", "-"]),
+    ]
+};
+
+const fn row(
+    site: Site,
+    name: &'static str,
+    scope: Scope,
+    width: Width,
+    peers: [&'static str; 4],
+) -> SiteFacts {
+    let [transformer_lens, nnsight, pyvene, rome] = peers;
+    SiteFacts { site, name, scope, width, transformer_lens, nnsight, pyvene, rome }
+}
+
 impl Site {
     /// Every site, in the order of computation.
     pub const ALL: [Site; 20] = [
@@ -88,40 +226,22 @@ impl Site {
         Site::Logits,
     ];
 
+    /// What is known of it.
+    pub const fn facts(self) -> &'static SiteFacts {
+        &SITES[self as usize]
+    }
+
     /// The name used on the wire.
     pub const fn name(self) -> &'static str {
-        match self {
-            Site::Embed => "embed",
-            Site::ResidPre => "resid_pre",
-            Site::AttnIn => "attn_in",
-            Site::K => "k",
-            Site::V => "v",
-            Site::KRope => "k_rope",
-            Site::Q => "q",
-            Site::QRope => "q_rope",
-            Site::Scores => "scores",
-            Site::Pattern => "pattern",
-            Site::Z => "z",
-            Site::HeadOut => "head_out",
-            Site::AttnOut => "attn_out",
-            Site::ResidMid => "resid_mid",
-            Site::MlpIn => "mlp_in",
-            Site::MlpAct => "mlp_act",
-            Site::MlpOut => "mlp_out",
-            Site::ResidPost => "resid_post",
-            Site::FinalNorm => "final_norm",
-            Site::Logits => "logits",
-        }
+        self.facts().name
     }
 
     /// The heads that the site is divided into.
     pub const fn heads(self) -> Option<HeadKind> {
-        match self {
-            Site::Q | Site::QRope | Site::Scores | Site::Pattern | Site::Z | Site::HeadOut => {
-                Some(HeadKind::Query)
-            }
-            Site::K | Site::V | Site::KRope => Some(HeadKind::KeyValue),
-            _ => None,
+        match self.facts().width {
+            Width::Queries | Width::Keys | Width::HeadOutputs => Some(HeadKind::Query),
+            Width::KeyValues => Some(HeadKind::KeyValue),
+            Width::Hidden | Width::Neurons | Width::Vocabulary => None,
         }
     }
 
@@ -132,17 +252,26 @@ impl Site {
 
     /// Whether the site stands once in every layer.
     pub const fn has_layer(self) -> bool {
-        !matches!(self, Site::Embed | Site::FinalNorm | Site::Logits)
+        matches!(self.facts().scope, Scope::Block)
+    }
+
+    /// The layers of a model of `depth` at which the site is addressed: 0 before the first, `depth` after the last.
+    pub const fn layers(self, depth: u32) -> std::ops::Range<u32> {
+        match self.facts().scope {
+            Scope::Start => 0..1,
+            Scope::Block => 0..depth,
+            Scope::End => depth..depth + 1,
+        }
     }
 
     /// Whether the site's columns are keys: other positions of the prompt.
     pub const fn is_over_keys(self) -> bool {
-        matches!(self, Site::Scores | Site::Pattern)
+        matches!(self.facts().width, Width::Keys)
     }
 
     /// Whether values can be written here.
     pub const fn is_editable(self) -> bool {
-        !matches!(self, Site::Logits)
+        !matches!(self.facts().width, Width::Vocabulary)
     }
 
     /// Whether the site is the residual stream itself, i.e. all of a position's state at that point.
@@ -154,5 +283,18 @@ impl Site {
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_stands_in_the_place_of_its_site() {
+        for (site, facts) in Site::ALL.iter().zip(&SITES) {
+            assert_eq!((*site, *site as usize), (facts.site, facts.site as usize));
+            assert_eq!(serde_json::to_value(site).unwrap(), facts.name);
+        }
     }
 }
