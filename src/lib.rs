@@ -7,6 +7,8 @@
 
 // vocabulary
 pub mod spec;
+// what can be noticed of files
+pub mod disk;
 // words to numbers
 pub mod tokens;
 // values kept between requests

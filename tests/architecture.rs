@@ -10,8 +10,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The vocabulary depends on nothing of ours.
     ("spec", &[]),
     ("tokens", &[]),
+    // Files, whatever is in them.
+    ("disk", &[]),
     // Stored sets know where in a model they are from, not what requests do with them.
-    ("activations", &["spec"]),
+    ("activations", &["spec", "disk"]),
     // What the engine reads; knows sites, not requests.
     ("plan", &["spec"]),
     // What ranks say to each other: numbers, whatever they mean.
@@ -24,11 +26,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
     // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke.
-    ("engine", &["spec", "comm", "kernels", "load", "model", "plan", "config"]),
+    ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config"]),
     ("effect", &["spec", "lower", "plan"]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
     // What outlives the process knows no request from another: they are texts to it.
-    ("store", &[]),
+    ("store", &["disk"]),
     ("config", &["spec"]),
     // The whole flow. Cases are reduced one by one, so that their effects need not be held together.
     (

@@ -104,6 +104,10 @@ pub struct Activation {
     /// When it is deleted.
     #[schema(value_type = String, format = DateTime)]
     pub expires: Timestamp,
+    /// Whether its numbers are verified whenever they are read. Those of sets that an earlier version stored cannot be.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub verified: bool,
     /// Where it came from.
     pub origin: Origin,
 }
@@ -202,6 +206,7 @@ impl Draft {
             bytes: self.values.len() as u64 * self.dtype.bytes(),
             created,
             expires,
+            verified: true,
             origin: self.origin.clone(),
         }
     }

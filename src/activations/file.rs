@@ -1,10 +1,11 @@
-//! A set as a safetensors file: one tensor `values`, everything else as JSON in the metadata.
+//! A set as a safetensors file: a tensor `values`, everything else as JSON in the metadata, and a tensor of checksums
+//! ([`super::sums`]).
 //!
-//! Files are written to a temporary name, synced and renamed, so a file of the final name is complete; the length is
-//! checked all the same, since disks fail.
+//! Files are written to a temporary name, synced and renamed, so a file of the final name is complete; length and checksums
+//! are verified all the same, since disks fail.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,20 +13,25 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 
 use super::block::Activation;
+use super::sums::{self, SUM, Summing, Verified, checksum_bytes, damaged};
 use super::{Draft, StoreError};
 use crate::spec::dtype::Dtype;
 
 /// Value of the metadata key `format`.
-const FORMAT: &str = "mediant.activation.1";
+const FORMAT: &str = "mediant.activation.2";
+/// The same before there were checksums. Sets are kept for days: they are still read, unverified, and say so.
+const UNVERIFIED: &str = "mediant.activation.1";
 /// Longest header that is read: a prompt's tokens take some 50 bytes each.
 const MOST_HEADER: u64 = 64 << 20;
 
 /// The file's first bytes, padded so that the numbers are aligned.
 pub(super) fn header(meta: &Activation) -> Vec<u8> {
     let described = serde_json::to_string(meta).expect("BUG: metadata have string keys and finite numbers");
+    let sums = sums::count(meta.bytes);
     let header = json!({
         "__metadata__": {"format": FORMAT, "activation": described},
         "values": {"dtype": meta.dtype.name().to_uppercase(), "shape": meta.shape, "data_offsets": [0, meta.bytes]},
+        "sha256": {"dtype": "U8", "shape": [sums, SUM], "data_offsets": [meta.bytes, meta.bytes + sums * SUM]},
     });
     let mut text = header.to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
@@ -34,12 +40,23 @@ pub(super) fn header(meta: &Activation) -> Vec<u8> {
     out
 }
 
-/// Writes header and numbers. The caller syncs.
+/// Length of the file with this header.
+pub(super) fn length(header: &[u8], meta: &Activation) -> u64 {
+    header.len() as u64 + meta.bytes + checksum_bytes(meta.bytes)
+}
+
+/// Writes header, numbers and checksums. The caller syncs.
 pub(super) fn write(out: &mut impl Write, header: &[u8], draft: &Draft) -> io::Result<()> {
     // Converted piece by piece: the whole set is in memory once already.
     const PIECE: usize = 1 << 16;
+    let mut sums = Summing::new(header);
     out.write_all(header)?;
-    draft.values.chunks(PIECE).try_for_each(|piece| out.write_all(&encode(piece, draft.dtype)))
+    for piece in draft.values.chunks(PIECE) {
+        let bytes = encode(piece, draft.dtype);
+        sums.add(&bytes);
+        out.write_all(&bytes)?;
+    }
+    out.write_all(&sums.finish())
 }
 
 fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
@@ -61,7 +78,10 @@ fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 
 /// Reads and checks a file's metadata. Gives its length and where its numbers begin, too.
 pub(super) fn read_header(path: &Path) -> io::Result<(Activation, u64, u64)> {
-    let damaged = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    // Opening what is no file, such as a pipe, may take for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(damaged("it is not a file"));
+    }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut size = [0; 8];
@@ -70,18 +90,30 @@ pub(super) fn read_header(path: &Path) -> io::Result<(Activation, u64, u64)> {
     if size > MOST_HEADER || size > length {
         return Err(damaged("the header is longer than the file"));
     }
-    let mut text = vec![0; size as usize];
-    file.read_exact(&mut text)?;
-    let header: Value = serde_json::from_slice(&text).map_err(|_| damaged("the header is not JSON"))?;
+    let mut bytes = vec![0; 8 + size as usize];
+    file.rewind()?;
+    file.read_exact(&mut bytes)?;
+    let header: Value = serde_json::from_slice(&bytes[8..]).map_err(|_| damaged("the header is not JSON"))?;
     let metadata = &header["__metadata__"];
-    if metadata["format"] != FORMAT {
+    let has_sums = metadata["format"] == FORMAT;
+    if !has_sums && metadata["format"] != UNVERIFIED {
         return Err(damaged("it is not a set of activations of this version"));
     }
     let described = metadata["activation"].as_str().unwrap_or_default();
-    let meta: Activation = serde_json::from_str(described).map_err(|e| damaged(&e.to_string()))?;
+    let meta: Activation = serde_json::from_str(described).map_err(|e| damaged(e.to_string()))?;
     let data_at = 8 + size;
-    if !meta.is_consistent() || data_at.checked_add(meta.bytes) != Some(length) {
+    let sums = if has_sums { checksum_bytes(meta.bytes) } else { 0 };
+    let end = data_at.checked_add(meta.bytes).and_then(|end| end.checked_add(sums));
+    if !meta.is_consistent() || meta.verified != has_sums || end != Some(length) {
         return Err(damaged("its length is not that of its numbers"));
+    }
+    if has_sums {
+        let mut expected = sums::Sum::default();
+        file.seek(SeekFrom::Start(data_at + meta.bytes))?;
+        file.read_exact(&mut expected)?;
+        if expected != sums::sum(&bytes) {
+            return Err(damaged("the checksum of its header is another"));
+        }
     }
     Ok((meta, length, data_at))
 }
@@ -96,6 +128,15 @@ pub struct ActivationSet {
 }
 
 impl ActivationSet {
+    /// Why reading failed; damage is the file's own, and is said in the log.
+    fn failed(&self, error: io::Error) -> StoreError {
+        if error.kind() != ErrorKind::InvalidData {
+            return StoreError::io("read", &self.path, error);
+        }
+        tracing::error!(path = %self.path.display(), "stored activations are damaged: {error}");
+        StoreError::Damaged { id: self.meta.id.to_string(), why: error.to_string() }
+    }
+
     /// Refuses a set of other weights than these.
     pub fn of_model(self, model_sha: &str) -> Result<Self, StoreError> {
         if self.meta.model_sha == model_sha {
@@ -107,9 +148,13 @@ impl ActivationSet {
     /// Opens the file. What is open is read to its end, also if the set is deleted meanwhile.
     pub fn open(&self) -> Result<Reader, StoreError> {
         match File::open(&self.path) {
-            Ok(file) => Ok(Reader { set: self.clone(), file }),
+            Ok(file) => {
+                let (bytes, has_sums) = (self.meta.bytes, self.meta.verified);
+                let numbers = Verified::new(file, self.data_at, bytes, has_sums);
+                Ok(Reader { set: self.clone(), numbers })
+            }
             // Deleted since it was looked up.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(StoreError::Unknown { id: self.meta.id.to_string() })
             }
             Err(error) => Err(StoreError::io("read", &self.path, error)),
@@ -121,7 +166,7 @@ impl ActivationSet {
 #[derive(Debug)]
 pub struct Reader {
     set: ActivationSet,
-    file: File,
+    numbers: Verified,
 }
 
 impl Reader {
@@ -130,7 +175,7 @@ impl Reader {
         &self.set.meta
     }
 
-    /// Numbers of the `slot`th layer, `[positions, width]`.
+    /// Numbers of the `slot`th layer, `[positions, width]`. Only they are read, and what shares their checksums.
     ///
     /// # Panics
     /// On a bug only: selections are made of the set's own layers.
@@ -139,10 +184,7 @@ impl Reader {
         let [layers, positions, width] = meta.shape;
         assert!(slot < layers, "BUG: slots are checked against the shape");
         let bytes = (positions * width) as u64 * meta.dtype.bytes();
-        let mut buffer = vec![0; bytes as usize];
-        let at = SeekFrom::Start(self.set.data_at + slot as u64 * bytes);
-        let read = self.file.seek(at).and_then(|_| self.file.read_exact(&mut buffer));
-        read.map_err(|error| StoreError::io("read", &self.set.path, error))?;
-        Ok(decode(&buffer, meta.dtype))
+        let read = self.numbers.read(slot as u64 * bytes, bytes).map_err(|error| self.set.failed(error))?;
+        Ok(decode(&read, meta.dtype))
     }
 }

@@ -13,6 +13,7 @@ mod numbers;
 mod quota;
 mod select;
 mod store;
+mod sums;
 mod time;
 
 pub use block::{Activation, ActivationId, Captured, Draft, HeadLayout, Origin, TokenAt};
@@ -22,6 +23,7 @@ pub use numbers::{Numbers, Reading, read};
 pub use quota::{Quota, Usage};
 pub use select::{Asked, Selection, indices, position_list, position_slot, position_slots};
 pub use store::{Clock, Page, Reservation, Store, watch};
+pub use sums::checksum_bytes;
 pub use time::Timestamp;
 
 /// Owner of everything while requests carry no key.
@@ -65,6 +67,17 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk that holds activations is full")]
     DiskFull,
+    /// What is in the file is not what was stored. It is left as it is.
+    #[error("activation {id} is damaged on the disk ({why}); capture or upload it again")]
+    Damaged {
+        /// Its id.
+        id: String,
+        /// What is wrong with the file.
+        why: String,
+    },
+    /// The folder is no longer the one that was opened: what is stored now would be lost.
+    #[error("{0}")]
+    Displaced(crate::disk::Displaced),
     /// The file system failed.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {

@@ -5,6 +5,7 @@
 //! of it is on the disk, so that a crash or a full disk loses nothing but the set being written.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Bound;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::block::{Activation, ActivationId, Draft};
 use super::file::{self, ActivationSet};
 use super::{Quota, StoreError, Timestamp, Usage};
+use crate::disk::{Anchor, FullDisk, close_to_others, open_private, private_folder};
 
 const SUFFIX: &str = "safetensors";
 const PARTIAL: &str = "partial";
@@ -30,6 +32,10 @@ pub struct Store {
     quota: Quota,
     clock: Clock,
     index: Mutex<Index>,
+    /// The folder, once it is there.
+    anchor: OnceLock<Anchor>,
+    /// The disk, if it was full when something was last stored.
+    full: Mutex<Option<FullDisk>>,
     /// Dropped with the store, which ends the janitor's thread.
     janitor: OnceLock<mpsc::Sender<()>>,
 }
@@ -95,6 +101,8 @@ impl Store {
             quota,
             clock,
             index: Mutex::default(),
+            anchor: OnceLock::new(),
+            full: Mutex::default(),
             janitor: OnceLock::new(),
         };
         let entries = match fs::read_dir(folder) {
@@ -102,6 +110,7 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Arc::new(store)),
             Err(error) => return Err(StoreError::io("read the folder", folder, error)),
         };
+        store.make_folder()?;
         for entry in entries {
             let path = entry.map_err(|error| StoreError::io("read the folder", folder, error))?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -109,6 +118,7 @@ impl Store {
                 Some(SUFFIX) => {
                     let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
                     if let Ok(id) = stem.parse() {
+                        close_to_others(&path);
                         store.adopt(&id);
                     }
                 }
@@ -116,6 +126,13 @@ impl Store {
             }
         }
         store.sweep();
+        let unverified = store.index().sets.values().filter(|entry| !entry.meta.verified).count();
+        if unverified > 0 {
+            tracing::warn!(
+                "{unverified} sets of activations were stored by an earlier version, without checksums; until they expire \
+                 they are read unverified"
+            );
+        }
         Ok(Arc::new(store))
     }
 
@@ -148,11 +165,14 @@ impl Store {
         let meta = draft.described(owner, created, created.plus_seconds(self.quota.ttl(draft.ttl_s)));
         assert!(meta.is_consistent(), "BUG: drafts have been checked");
         let header = file::header(&meta);
-        let length = header.len() as u64 + meta.bytes;
+        let length = file::length(&header, &meta);
         let promised = self.claim(owner, length, within)?;
         let path = self.path(&meta.id);
         let partial = path.with_extension(PARTIAL);
         if let Err(error) = self.write(&partial, &path, &header, draft) {
+            if matches!(error, StoreError::DiskFull) {
+                *self.full() = Some(FullDisk::of(&self.folder));
+            }
             match fs::remove_file(&partial) {
                 Err(left)
                     if left.kind() != ErrorKind::NotFound && left.kind() != ErrorKind::NotADirectory =>
@@ -194,9 +214,9 @@ impl Store {
             let path = path.to_owned();
             move |error| StoreError::io(doing, &path, error)
         };
-        fs::create_dir_all(&self.folder).map_err(failed("make the folder", &self.folder))?;
-        let mut file =
-            File::options().write(true).create_new(true).open(partial).map_err(failed("make", partial))?;
+        self.make_folder()?;
+        let mut file = open_private(File::options().write(true).create_new(true), partial)
+            .map_err(failed("make", partial))?;
         // Tells other processes that somebody is still writing; not every file system has locks.
         if let Err(error) = file.lock() {
             tracing::debug!(%error, "the folder of activations has no locks");
@@ -209,7 +229,38 @@ impl Store {
         if let Err(error) = folder {
             tracing::debug!(%error, "the folder of activations cannot be synced");
         }
-        Ok(())
+        // What lies elsewhere by now is not found again.
+        self.in_place()
+    }
+
+    /// Makes the folder the first time. Later it must be the one that it was.
+    fn make_folder(&self) -> Result<(), StoreError> {
+        if self.anchor.get().is_none() {
+            let failed = |error| StoreError::io("make the folder", &self.folder, error);
+            private_folder(&self.folder, is_ours).map_err(failed)?;
+            let _ = self.anchor.set(Anchor::of(&self.folder).map_err(failed)?);
+        }
+        self.in_place()
+    }
+
+    fn in_place(&self) -> Result<(), StoreError> {
+        self.anchor.get().map_or(Ok(()), Anchor::holds).map_err(StoreError::Displaced)
+    }
+
+    /// Why nothing can be stored at present, if that is known: the folder is another, or the disk was full and still is.
+    pub fn trouble(&self) -> Option<StoreError> {
+        if let Err(displaced) = self.in_place() {
+            return Some(displaced);
+        }
+        let mut full = self.full();
+        if full.as_ref().is_some_and(FullDisk::is_over) {
+            *full = None;
+        }
+        full.is_some().then_some(StoreError::DiskFull)
+    }
+
+    fn full(&self) -> MutexGuard<'_, Option<FullDisk>> {
+        self.full.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A set by its id, if `owner` may use it.
@@ -350,8 +401,16 @@ impl Index {
     }
 }
 
+/// Whether a name in the folder is of this program.
+fn is_ours(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"act_")
+}
+
 /// Removes what a crashed process was writing. What a living one writes is locked.
 fn remove_leftover(path: &Path) {
+    if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return;
+    }
     let Ok(file) = File::open(path) else { return };
     if matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) {
         return;

@@ -53,7 +53,7 @@ impl Process {
         ours.expect(theirs)?;
         match wire::read(&mut socket)? {
             ToEngine::Load(order) => Ok(Process { socket, epoch, order: *order }),
-            ToEngine::Compute { .. } => Err(WireError::OutOfTurn),
+            ToEngine::Compute { .. } | ToEngine::Ping => Err(WireError::OutOfTurn),
         }
     }
 
@@ -63,9 +63,9 @@ impl Process {
     /// The server can't be told.
     pub fn serve(self) -> Result<(), WireError> {
         let Process { socket, epoch, order } = self;
-        let (batches, inbox) = mpsc::channel();
+        let (orders, inbox) = mpsc::channel();
         let incoming = socket.try_clone()?;
-        std::thread::Builder::new().name("socket".into()).spawn(move || receive(incoming, &batches))?;
+        std::thread::Builder::new().name("socket".into()).spawn(move || receive(incoming, &orders))?;
         let out = Outbox(Arc::new(Mutex::new(socket)));
         let loaded = catch_unwind(AssertUnwindSafe(|| load(&order, epoch, &out)));
         let why = match loaded {
@@ -91,10 +91,23 @@ impl Outbox {
     }
 }
 
-/// Reads batches until the server is gone, then ends the process.
-fn receive(mut socket: UnixStream, batches: &mpsc::Sender<(u64, Arc<ForwardBatch>)>) {
-    while let Ok(ToEngine::Compute { id, batch }) = wire::read(&mut socket) {
-        if batches.send((id, Arc::from(batch))).is_err() {
+/// What the server asks of a loaded model, in its order.
+enum Asked {
+    /// To compute a batch.
+    Batch(u64, Arc<ForwardBatch>),
+    /// A sign of life, from the thread that computes.
+    Sign,
+}
+
+/// Reads what is asked until the server is gone, then ends the process.
+fn receive(mut socket: UnixStream, orders: &mpsc::Sender<Asked>) {
+    loop {
+        let asked = match wire::read(&mut socket) {
+            Ok(ToEngine::Compute { id, batch }) => Asked::Batch(id, Arc::from(batch)),
+            Ok(ToEngine::Ping) => Asked::Sign,
+            Ok(ToEngine::Load(_)) | Err(_) => break,
+        };
+        if orders.send(asked).is_err() {
             break;
         }
     }
@@ -126,11 +139,15 @@ fn load(order: &Order, epoch: u64, out: &Outbox) -> anyhow::Result<Computing> {
 
 fn compute(
     mut model: impl Model,
-    inbox: &mpsc::Receiver<(u64, Arc<ForwardBatch>)>,
+    inbox: &mpsc::Receiver<Asked>,
     out: &Outbox,
     folder: &Path,
 ) -> Result<(), WireError> {
-    for (id, batch) in inbox {
+    for asked in inbox {
+        let Asked::Batch(id, batch) = asked else {
+            out.send(&FromEngine::Pong)?;
+            continue;
+        };
         out.send(&FromEngine::Begun { id })?;
         let started = Instant::now();
         let output = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));

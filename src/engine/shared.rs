@@ -1,11 +1,13 @@
 //! Private folders of a server: one for the socket, one in shared memory for captures too large for it.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+
+use crate::disk::open_private;
 
 const PREFIX: &str = "mediant-engine-";
 /// Held by the server that a folder belongs to, as long as it lives.
@@ -39,7 +41,7 @@ impl Folder {
             let mut builder = tempfile::Builder::new();
             let folder = builder.prefix(&prefix).permissions(private.clone()).tempdir_in(base)?;
             let path = folder.path().join(LOCK);
-            let lock = File::create_new(&path)?;
+            let lock = open_private(File::options().write(true).create_new(true), &path)?;
             lock.lock()?;
             // Another server may have taken it for a dead one's before it was locked.
             if path.exists() {
@@ -86,7 +88,7 @@ fn file_of(folder: &Path, id: u64) -> PathBuf {
 pub(super) fn put(folder: &Path, id: u64, captures: &[(usize, Vec<f32>)]) -> io::Result<Vec<(usize, usize)>> {
     let path = file_of(folder, id);
     let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = open_private(File::options().write(true).create_new(true), &path)?;
         captures.iter().try_for_each(|(_, numbers)| file.write_all(bytemuck::cast_slice(numbers)))
     };
     match write() {

@@ -19,7 +19,7 @@ use crate::plan::batch::ForwardBatch;
 use crate::plan::output::EditStats;
 
 /// Version of the messages. Changes with every change of what they hold.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Longer frames are no frames.
 const MOST_BYTES: u64 = 1 << 36;
 const MAGIC: [u8; 8] = *b"mediant\0";
@@ -45,6 +45,8 @@ pub enum ToEngine {
         /// The batch.
         batch: Box<ForwardBatch>,
     },
+    /// Say that you are there, when all that came before is done.
+    Ping,
 }
 
 /// What an engine process is started for.
@@ -93,6 +95,8 @@ pub enum FromEngine {
     },
     /// Nothing can be computed any more, and why.
     Failed(String),
+    /// The answer to [`ToEngine::Ping`].
+    Pong,
 }
 
 /// What a batch gave.

@@ -195,7 +195,7 @@ enum ActivationAnswer {
            ("cosine" = Option<String>, Query, description = "Handle of a set of the same shape: cosine of each row with its own")),
     responses((status = 200, description = "Metadata or numbers", body = ActivationAnswer),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-              (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              (status = 410, description = "gone, damaged", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn get(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
     const PARTS: [&str; 6] = ["layers", "positions", "heads", "dtype", "reduce", "cosine"];
     let mut query = query(&parts, &["format", "layers", "positions", "heads", "dtype", "reduce", "cosine"])?;

@@ -15,6 +15,8 @@ use crate::activations::Timestamp;
 use crate::jobs::LOCAL;
 use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
+use crate::spec::problem::Problems;
+use crate::spec::read::check_label;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.
@@ -89,6 +91,9 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
         let problem = Problem::new(Kind::InvalidRequest, format!("?name: {detail}"));
         return Err(problem.error("?name", crate::spec::problem::code::OUT_OF_RANGE, detail, "shorten it"));
     }
+    let mut unfit = Problems::default();
+    check_label(name.as_deref().unwrap_or_default(), "?name", &mut unfit);
+    unfit.or(Some(()))?;
     let form = Form::of(&parts)?;
     let request = Request::from_parts(parts, content);
     let max = state.config.jobs.dataset_bytes;

@@ -41,7 +41,7 @@ async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "operations",
     responses(
         (status = 200, description = "Ready", body = ReadinessReport),
-        (status = 503, description = "Loading, draining, failed, or while the engine is restarted", body = ReadinessReport)))]
+        (status = 503, description = "Loading, draining, failed, while the engine is restarted, or while nothing can be stored", body = ReadinessReport)))]
 async fn readyz(State(state): State<AppState>) -> Response {
     let readiness = state.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -31,6 +31,8 @@ pub enum Kind {
     NotFound,
     /// There was such a resource; its time is over.
     Gone,
+    /// What was stored is damaged; it is not given out.
+    Damaged,
     /// It is not there yet, or will never be, as `state` says.
     NotReady,
     /// The key of a request was used for another one.
@@ -63,11 +65,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::MalformedJson,
         Self::BadRequest,
         Self::NotFound,
         Self::Gone,
+        Self::Damaged,
         Self::NotReady,
         Self::IdempotencyMismatch,
         Self::MethodNotAllowed,
@@ -105,6 +108,7 @@ impl Kind {
             Self::BadRequest => ("bad-request", "The request breaks HTTP", StatusCode::BAD_REQUEST),
             Self::NotFound => ("not-found", "There is nothing here", StatusCode::NOT_FOUND),
             Self::Gone => ("gone", "It was here, and is deleted", StatusCode::GONE),
+            Self::Damaged => ("damaged", "What was stored is damaged", StatusCode::GONE),
             Self::NotReady => ("not-ready", "There is no result", StatusCode::CONFLICT),
             Self::IdempotencyMismatch => (
                 "idempotency-mismatch",
@@ -285,6 +289,12 @@ impl From<StoreError> for Problem {
                 format!("{detail}; nothing was stored"),
             )
             .error("", "disk_full", detail, ROOM),
+            StoreError::Damaged { .. } => Self::new(Kind::Damaged, detail),
+            StoreError::Displaced(_) => {
+                tracing::error!("{detail}");
+                Self::new(Kind::Unavailable, format!("activations cannot be stored: {detail}"))
+                    .retry_after(60)
+            }
             StoreError::Io { .. } => {
                 tracing::error!("{detail}");
                 Self::new(Kind::Internal, "the server cannot read or write its stored activations")
@@ -311,7 +321,11 @@ impl From<store::StoreError> for Problem {
                 tracing::error!("{detail}");
                 Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}")).retry_after(5)
             }
-            E::Corrupt { .. } | E::HeldByOther { .. } | E::NewerSchema { .. } => {
+            E::Displaced { .. }
+            | E::Corrupt { .. }
+            | E::LostDatabase { .. }
+            | E::HeldByOther { .. }
+            | E::NewerSchema { .. } => {
                 tracing::error!("{detail}");
                 Self::new(Kind::Unavailable, format!("the job store cannot be used: {detail}"))
                     .retry_after(60)
@@ -428,7 +442,10 @@ impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
         let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
         for kind in Kind::ALL {
-            if !matches!(kind, Kind::NotFound | Kind::Gone | Kind::NotReady | Kind::MethodNotAllowed) {
+            if !matches!(
+                kind,
+                Kind::NotFound | Kind::Gone | Kind::Damaged | Kind::NotReady | Kind::MethodNotAllowed
+            ) {
                 by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
             }
         }

@@ -52,10 +52,10 @@ impl AppState {
             return readiness;
         };
         match service.engine.health() {
-            Health::Ready => match self.jobs.get().and_then(Jobs::unhealthy) {
-                None => Readiness::Ready,
-                Some(reason) => Readiness::StoreFailed(reason),
-            },
+            Health::Ready => {
+                let jobs = self.jobs.get().and_then(Jobs::unhealthy);
+                jobs.or_else(|| service.unhealthy_store()).map_or(Readiness::Ready, Readiness::StoreFailed)
+            }
             Health::Away { reason } => Readiness::Restarting(reason),
             Health::Unhealthy { reason } => Readiness::Unhealthy(reason),
             Health::Stopped => Readiness::Failed("the engine has stopped; restart the server".to_owned()),
@@ -74,7 +74,7 @@ pub enum Readiness {
     Restarting(String),
     /// The engine dies again and again, for this reason. It is tried again after a while.
     Unhealthy(String),
-    /// Jobs cannot be stored, for this reason. All else is served.
+    /// Jobs or activations cannot be stored, for this reason. All else is served.
     StoreFailed(String),
     /// Shutting down: what is in flight finishes, new work is refused.
     Draining,
@@ -106,7 +106,7 @@ impl Readiness {
             Self::Unhealthy(reason) => {
                 ("engine-unhealthy", Some(format!("the engine dies again and again: {reason}")))
             }
-            Self::StoreFailed(reason) => ("store-failed", Some(format!("jobs cannot be stored: {reason}"))),
+            Self::StoreFailed(reason) => ("store-failed", Some(reason.clone())),
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
         ReadinessReport { status, reason }

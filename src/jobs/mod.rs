@@ -18,7 +18,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::watch;
 
 pub use outcome::Unfinished;
 pub use submit::{Asked, NotTaken};
@@ -58,36 +57,17 @@ pub struct Jobs {
     /// How they are worked on.
     pub settings: Arc<Settings>,
     service: Arc<OnceLock<Service>>,
-    /// Why storing failed when it last did; cleared by the next success.
-    health: watch::Sender<Option<String>>,
 }
 
 impl Jobs {
     /// The jobs in a store, computed by a model once it is loaded.
     pub fn new(store: Store, settings: Settings, service: Arc<OnceLock<Service>>) -> Self {
-        Self { store, settings: Arc::new(settings), service, health: watch::Sender::new(None) }
+        Self { store, settings: Arc::new(settings), service }
     }
 
     /// Why jobs can't be stored at present, if so.
     pub fn unhealthy(&self) -> Option<String> {
-        self.health.borrow().clone()
-    }
-
-    /// Asks the store whether it can be written to, and remembers the answer.
-    pub async fn check(&self) {
-        let found = self.store.check().await.err().map(|error| error.to_string());
-        self.health.send_if_modified(|now| {
-            let changed = *now != found;
-            if changed {
-                if let Some(reason) = &found {
-                    tracing::error!("jobs cannot be stored: {reason}");
-                } else {
-                    tracing::info!("jobs can be stored again");
-                }
-                now.clone_from(&found);
-            }
-            changed
-        });
+        self.store.trouble().map(|error| format!("jobs cannot be stored: {error}"))
     }
 
     /// A job of an owner.

@@ -85,8 +85,10 @@ async fn keep(jobs: Jobs) {
         if let Err(error) = kept.await {
             tracing::warn!("the job store cannot be kept: {error}");
         }
-        jobs.check().await;
-        tokio::time::sleep(every(jobs.settings.lease)).await;
+        // The store remembers what it finds, and readiness says so.
+        let _ = jobs.store.check().await;
+        let every = every(jobs.settings.lease);
+        tokio::time::sleep(if jobs.store.trouble().is_some() { every.min(STORE_PAUSE) } else { every }).await;
     }
 }
 

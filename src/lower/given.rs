@@ -148,7 +148,11 @@ fn refuse(error: &StoreError, at: &str, out: &mut Problems) {
             (code::FOREIGN_MODEL, "capture it with the model served, or send the request to its own model")
         }
         StoreError::Unknown { .. } => (code::UNKNOWN_NAME, "GET /v1/activations lists those there are"),
-        StoreError::Quota { .. } | StoreError::DiskFull | StoreError::Io { .. } => {
+        StoreError::Damaged { .. } => (code::UNREADABLE, "capture or upload it again"),
+        StoreError::Quota { .. }
+        | StoreError::DiskFull
+        | StoreError::Displaced(_)
+        | StoreError::Io { .. } => {
             tracing::error!(%error, "stored activations cannot be read");
             (code::UNREADABLE, "capture or upload it again")
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Refusal, Served, Service};
 use crate::activations::{
     Activation, ActivationId, Asked, Captured, Draft, HeadLayout, LOCAL, Origin, Reading, Reservation,
-    Selection, Store, StoreError, TokenAt, read,
+    Selection, Store, StoreError, TokenAt, checksum_bytes, read,
 };
 use crate::lower;
 use crate::lower::layout::{CaptureKey, RunLayout};
@@ -36,6 +36,11 @@ pub struct NumbersAsked {
 }
 
 impl Service {
+    /// Why activations can't be stored at present, if so.
+    pub fn unhealthy_store(&self) -> Option<String> {
+        self.served.activations.trouble().map(|error| format!("activations cannot be stored: {error}"))
+    }
+
     /// `GET /v1/activations`: at most `limit` after one of them.
     pub fn activations(&self, after: Option<&ActivationId>, limit: usize) -> ActivationList {
         let store = &self.served.activations;
@@ -117,7 +122,7 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
                 out.push("?cosine", code::LENGTH_MISMATCH, detail, "name a set of the same shape");
                 None
             }
-            Err(error @ StoreError::Io { .. }) => return Err(error.into()),
+            Err(error @ (StoreError::Io { .. } | StoreError::Damaged { .. })) => return Err(error.into()),
             Err(error) => {
                 let code = if matches!(error, StoreError::Expired { .. }) {
                     code::EXPIRED
@@ -157,7 +162,7 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
     Ok(ActivationNumbers::new(set.meta, &selection, reduce, dtype, numbers)?)
 }
 
-/// Bytes of a file beside its numbers and tokens, at most.
+/// Bytes of a file beside its numbers, their checksums and tokens, at most.
 const HEADER_BYTES: u64 = 4096;
 
 /// Promises the space that a request's handles are going to take: refused before anything is computed.
@@ -169,7 +174,8 @@ pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<R
         // Ids, escaped texts and the list of positions.
         let texts = key.positions.iter().map(|p| 64 + 12 * tokens[*p as usize].text.len() as u64);
         let layers = 16 * key.depth() as u64;
-        rows * key.width as u64 * dtype.bytes() + HEADER_BYTES + layers + texts.sum::<u64>()
+        let numbers = rows * key.width as u64 * dtype.bytes();
+        numbers + checksum_bytes(numbers) + HEADER_BYTES + layers + texts.sum::<u64>()
     });
     match bytes.sum() {
         0 => Ok(None),

@@ -76,7 +76,7 @@ impl UploadSpec {
             .and_then(|n| read_site(&n, out));
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out));
         let positions = fields.get("positions").and_then(|n| n.all(out, Node::index));
-        let name = fields.get("name").and_then(|n| n.name(out));
+        let name = fields.get("name").and_then(|n| n.label(out));
         let ttl_s = fields.get("ttl_s").and_then(|n| n.natural(1, out));
         let dtype = fields.get("dtype").and_then(|n| read_dtype(&n, out)).unwrap_or_default();
         let values = fields.need("values", "write the numbers as nested lists", out);

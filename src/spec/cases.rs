@@ -322,8 +322,8 @@ fn read_cases(node: &Node<'_>, grouped: bool, out: &mut Problems) -> Option<(Vec
 impl Case {
     fn read(node: &Node<'_>, index: usize, grouped: bool, out: &mut Problems) -> Option<Self> {
         let fields = node.fields(&["id", "group", "prompt", "tokens", "bos", "subject", "target"], out)?;
-        let id = fields.get("id").map_or(Some(index.to_string()), |n| n.name(out));
-        let group = fields.get("group").map_or(Some(None), |n| n.name(out).map(Some));
+        let id = fields.get("id").map_or(Some(index.to_string()), |n| n.label(out));
+        let group = fields.get("group").map_or(Some(None), |n| n.label(out).map(Some));
         if grouped && fields.get("group").is_none() {
             fields.need("group", "name the group of every case, or aggregate by token_class alone", out);
         }

@@ -72,6 +72,16 @@ impl<'a> Node<'a> {
         Some(text.to_owned())
     }
 
+    /// A name for people to read: a string that isn't empty, without what [`unprintable`] finds.
+    pub fn label(&self, out: &mut Problems) -> Option<String> {
+        let name = self.name(out)?;
+        if unprintable(&name).is_some() {
+            check_label(&name, &self.at, out);
+            return None;
+        }
+        Some(name)
+    }
+
     /// A boolean.
     pub fn flag(&self, out: &mut Problems) -> Option<bool> {
         let flag = self.value.as_bool();
@@ -222,6 +232,7 @@ impl<'a> Node<'a> {
             let detail = format!("a name of {} bytes", name.len());
             out.push(&node.at, code::OUT_OF_RANGE, detail, "use names of 1 to 128 bytes");
         }
+        entries.iter().for_each(|(name, node)| check_label(name, &node.at, out));
         Some(entries)
     }
 
@@ -276,6 +287,24 @@ impl<'a> Fields<'a> {
     /// The first of `names` that is there.
     pub fn any<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
         names.iter().copied().find(|name| self.get(name).is_some())
+    }
+}
+
+/// The first character of a name that has no place in one: a control character, a line break, or one that makes the text
+/// around it appear in another order.
+pub fn unprintable(name: &str) -> Option<char> {
+    let reorders = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let breaks = |c| matches!(c, '\u{2028}' | '\u{2029}');
+    name.chars().find(|c| c.is_control() || reorders(*c) || breaks(*c))
+}
+
+/// Reports a name that can't be shown as it is.
+pub fn check_label(name: &str, at: &str, out: &mut Problems) {
+    if let Some(found) = unprintable(name) {
+        let detail = format!("the name holds the character U+{:04X}", u32::from(found));
+        let fix =
+            "use names without control characters, line breaks and marks that change the direction of text";
+        out.push(at, code::OUT_OF_RANGE, detail, fix);
     }
 }
 

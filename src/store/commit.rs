@@ -1,11 +1,11 @@
 //! Storing what a unit gave.
 
-use super::Store;
 use super::error::StoreError;
 use super::job::{Claim, Committed, Done, State};
 use super::outputs::replace_files;
 use super::row::{append, end, hold};
 use super::sql::args;
+use super::{Store, checksum};
 
 impl Store {
     /// Stores what a unit gave and counts it, both or neither. With its last unit the job has succeeded. Saying the same
@@ -22,8 +22,9 @@ impl Store {
             return Ok(if said.is_empty() { Committed::Stale } else { Committed::Counted { units_done } });
         }
         // Not an upsert: a second output of a unit would be a mistake, and is refused.
-        let sql = "insert into output (job, seq, token, bytes) values ($1, $2, $3, $4)";
-        tx.run(sql, args![id, claim.seq, claim.token, &done.output]).await?;
+        let sql = "insert into output (job, seq, token, bytes, sha256) values ($1, $2, $3, $4, $5)";
+        let sha256 = checksum::of(&[&done.output]);
+        tx.run(sql, args![id, claim.seq, claim.token, &done.output, &sha256]).await?;
         let sql = "update job set units_done = units_done + 1, open_units = $2, cost_rows = cost_rows + $3, \
                    cost_row_layers = cost_row_layers + $4, cost_seconds = cost_seconds + $5, \
                    cost_peak_bytes = case when cost_peak_bytes < $6 then $6 else cost_peak_bytes end where id = $1";

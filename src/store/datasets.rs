@@ -26,10 +26,7 @@ impl Store {
         cases: u32,
         text: &str,
     ) -> Result<(Dataset, bool), StoreError> {
-        let mut sha256 = String::new();
-        for byte in Sha256::digest(text) {
-            write!(sha256, "{byte:02x}").expect("BUG: writing to a string cannot fail");
-        }
+        let sha256 = sha256(text);
         let id = format!("ds_{}", &sha256[..32]);
         let mut tx = self.write().await?;
         let sql = "insert into dataset (owner, id, name, sha256, cases, bytes, created_ms, content) \
@@ -53,12 +50,13 @@ impl Store {
 
     /// The canonical text of a set of an owner.
     pub async fn dataset_text(&self, owner: &str, id: &str) -> Result<Option<String>, StoreError> {
-        let sql = "select content from dataset where owner = $1 and id = $2";
+        let sql = "select content, sha256 from dataset where owner = $1 and id = $2";
         let row = self.read().await?.row(sql, args![owner, id]).await?;
-        let Some(bytes) = row.map(|row| row.get::<Vec<u8>>(0)).transpose()? else { return Ok(None) };
-        String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| self.0.place.corrupt(format!("the text of the dataset {id} is not UTF-8")))
+        let Some(row) = row else { return Ok(None) };
+        let (bytes, sha256): (Vec<u8>, String) = (row.get(0)?, row.get(1)?);
+        let text = String::from_utf8(bytes).ok().filter(|text| self::sha256(text) == sha256);
+        let damaged = || self.0.place.corrupt(format!("the text of the dataset {id} is not what was stored"));
+        text.map(Some).ok_or_else(damaged)
     }
 
     /// Sets of an owner, newest first, without their cases.
@@ -76,6 +74,15 @@ impl Store {
         tx.commit().await?;
         Ok(deleted > 0)
     }
+}
+
+/// In lower-case hex.
+fn sha256(text: &str) -> String {
+    let mut hex = String::new();
+    for byte in Sha256::digest(text) {
+        write!(hex, "{byte:02x}").expect("BUG: writing to a string cannot fail");
+    }
+    hex
 }
 
 fn read(row: &Row) -> Result<Dataset, StoreError> {

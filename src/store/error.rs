@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::MigrateError;
 
 use super::job::JobId;
+use crate::disk::{Anchor, Displaced, FullDisk};
 
 /// Why nothing was stored, or nothing read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,29 @@ pub enum StoreError {
         place: String,
         /// What the system says.
         detail: String,
+    },
+    /// The folder, its lock or the database is no longer what was opened. What is stored now would not be there after the
+    /// next start.
+    #[error("{displaced}")]
+    Displaced {
+        /// Which, and how.
+        displaced: Displaced,
+    },
+    /// A database is gone whose log is still there.
+    #[error(
+        "{} is {}, but the log of a database is beside it ({}, {bytes} bytes): acknowledged jobs may be in it. Nothing was \
+         changed. Put the database back beside its log, or move the log away to begin with an empty one",
+        file.display(), if *empty { "empty" } else { "missing" }, log.display()
+    )]
+    LostDatabase {
+        /// Where the database should be.
+        file: PathBuf,
+        /// Whether there is an empty file in its place.
+        empty: bool,
+        /// The log.
+        log: PathBuf,
+        /// Its length.
+        bytes: u64,
     },
     /// Another server works in the same folder.
     #[error(
@@ -100,7 +125,14 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same may work a little later, with nothing changed in what was asked: 503 with Retry-After.
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Locked { .. } | Self::Full { .. } | Self::Io { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Locked { .. }
+                | Self::Full { .. }
+                | Self::Io { .. }
+                | Self::Displaced { .. }
+        )
     }
 
     /// A failed operation on a file.
@@ -113,21 +145,97 @@ impl StoreError {
     }
 }
 
-/// The database as errors name it, and whether it may still be trusted to sync.
+/// The database as errors name it, and whether it can be trusted with what is to be stored.
 #[derive(Debug)]
 pub(super) struct Place {
     name: String,
     /// A sync has failed. The system may have dropped the pages, and the next sync would succeed without them.
     lost_sync: AtomicBool,
+    /// What was opened, the folder first: SQLite would go on in files that are no longer there.
+    anchors: OnceLock<Vec<Anchor>>,
+    /// It is being closed: what is deleted now is deleted by SQLite.
+    closing: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why using the database failed when it last did.
+#[derive(Debug)]
+struct Trouble {
+    error: StoreError,
+    /// The disk, if it was full.
+    full: Option<FullDisk>,
 }
 
 impl Place {
     pub(super) fn new(name: String) -> Self {
-        Self { name, lost_sync: AtomicBool::new(false) }
+        Self {
+            name,
+            lost_sync: AtomicBool::new(false),
+            anchors: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            trouble: Mutex::default(),
+        }
     }
 
-    /// Refuses to write where a sync has failed.
+    /// Remembers what was opened.
+    pub(super) fn anchor(&self, anchors: Vec<Anchor>) {
+        let _ = self.anchors.set(anchors);
+    }
+
+    /// Nothing is looked after any more.
+    pub(super) fn let_go(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Refuses if anything is no longer what was opened.
+    pub(super) fn in_place(&self) -> Result<(), StoreError> {
+        if self.closing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut anchors = self.anchors.get().into_iter().flatten();
+        anchors.try_for_each(Anchor::holds).map_err(|displaced| StoreError::Displaced { displaced })
+    }
+
+    /// Why nothing can be stored, as far as is known: what failed last, until [`Place::is_well`].
+    pub(super) fn trouble(&self) -> Option<StoreError> {
+        let displaced = self.in_place().err();
+        displaced.or_else(|| self.last_trouble().as_ref().map(|trouble| trouble.error.clone()))
+    }
+
+    /// Something was stored. That ends all trouble but that of a full disk, on which there may still be room for a little.
+    pub(super) fn is_well(&self) -> Result<(), StoreError> {
+        let mut last = self.last_trouble();
+        match &*last {
+            Some(Trouble { error, full: Some(full) }) if !full.is_over() => return Err(error.clone()),
+            Some(_) => tracing::info!("{} can be written again", self.name),
+            None => {}
+        }
+        *last = None;
+        Ok(())
+    }
+
+    /// Remembers an error that is more than the fault of one statement, so that readiness says so at once.
+    fn note(&self, error: &StoreError) {
+        if !error.is_temporary() && !matches!(error, StoreError::Corrupt { .. }) {
+            return;
+        }
+        let mut last = self.last_trouble();
+        if last.as_ref().is_none_or(|trouble| trouble.error != *error) {
+            tracing::error!("{error}");
+        }
+        let folder = self.anchors.get().and_then(|anchors| anchors.first());
+        let is_full = matches!(error, StoreError::Full { .. });
+        let full = folder.filter(|_| is_full).map(|folder| FullDisk::of(folder.path()));
+        *last = Some(Trouble { error: error.clone(), full });
+    }
+
+    fn last_trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses to write where a sync has failed, or where it would not be found again.
     pub(super) fn writable(&self) -> Result<(), StoreError> {
+        self.in_place()?;
         if self.lost_sync.load(Ordering::Acquire) {
             let detail = "a sync has failed; nothing is stored until this server is started again".to_owned();
             return Err(StoreError::Io { place: self.name.clone(), detail });
@@ -137,6 +245,12 @@ impl Place {
 
     /// A driver's error by what it means.
     pub(super) fn error(&self, error: sqlx::Error) -> StoreError {
+        let error = self.meaning(error);
+        self.note(&error);
+        error
+    }
+
+    fn meaning(&self, error: sqlx::Error) -> StoreError {
         let place = self.name.clone();
         match error {
             sqlx::Error::Database(error) if is_sqlite(&*error) => self.sqlite(&*error),

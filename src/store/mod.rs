@@ -8,6 +8,7 @@
 pub mod job;
 
 mod cancel;
+mod checksum;
 mod claim;
 mod commit;
 mod datasets;
@@ -122,10 +123,7 @@ impl Store {
     pub async fn close(&self) -> Result<(), StoreError> {
         let left = self.leave().await;
         match &self.0.pools {
-            Pools::Sqlite(pools) => {
-                pools.readers.close().await;
-                pools.writer.close().await;
-            }
+            Pools::Sqlite(pools) => pools.close().await,
             Pools::Postgres(pool) => pool.close().await,
         }
         left

@@ -1,10 +1,10 @@
 //! What units gave, and the files of results.
 
-use super::Store;
 use super::error::StoreError;
 use super::job::{File, JobId};
 use super::row::hold;
-use super::sql::{Tx, args};
+use super::sql::{Row, Tx, args};
+use super::{Store, checksum};
 
 /// Units read at a time by [`Store::outputs`].
 const AT_ONCE: u32 = 256;
@@ -32,18 +32,27 @@ impl Store {
         from: u32,
         limit: u32,
     ) -> Result<Vec<(u32, Vec<u8>)>, StoreError> {
-        let sql = "select output.seq, output.bytes from output join job on job.id = output.job \
+        let sql = "select output.seq, output.bytes, output.sha256 from output join job on job.id = output.job \
                    where output.job = $1 and output.seq >= $2 and output.seq < job.units_0 + job.units_1 \
                    order by output.seq limit $3";
         let rows = self.read().await?.rows(sql, args![id, from, limit]).await?;
-        rows.iter().map(|row| Ok((row.count(0)?, row.get(1)?))).collect()
+        rows.iter().map(|row| Ok((row.count(0)?, self.verified(row, id, row.count(0)?)?))).collect()
     }
 
     /// What one unit gave, if it is done.
     pub async fn output(&self, id: JobId, seq: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        let sql = "select bytes from output where job = $1 and seq = $2";
+        let sql = "select seq, bytes, sha256 from output where job = $1 and seq = $2";
         let row = self.read().await?.row(sql, args![id, seq]).await?;
-        row.map(|row| row.get(0)).transpose()
+        row.map(|row| self.verified(&row, id, seq)).transpose()
+    }
+
+    /// The bytes in the second column, whose checksum is in the third.
+    fn verified(&self, row: &Row, id: JobId, seq: u32) -> Result<Vec<u8>, StoreError> {
+        let bytes: Vec<u8> = row.get(1)?;
+        let sha256: Option<Vec<u8>> = row.get(2)?;
+        let what = format_args!("the output of unit {seq} of {id}");
+        checksum::verify(&self.0.place, &what, sha256.as_deref(), &[&bytes])?;
+        Ok(bytes)
     }
 
     /// Stores the files of a result in place of those it had: of what a cancelled or failed job leaves. Whether the job is

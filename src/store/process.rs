@@ -64,6 +64,13 @@ impl Store {
         let mut tx = self.write().await?;
         let sql = "update process set checked_ms = $2 where id = $1";
         tx.run(sql, args![self.process(), wall_clock()]).await?;
-        tx.commit().await
+        tx.commit().await?;
+        self.0.place.is_well()
+    }
+
+    /// Why nothing can be stored at present, if that is known: what failed last, until a [`Store::check`] succeeds; and, as
+    /// soon as it is so, that the files are no longer those that were opened.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.0.place.trouble()
     }
 }

@@ -6,11 +6,17 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 
 pub(super) fn sqlite() -> Migrator {
-    migrator(&[("jobs", include_str!("migrations/sqlite/0001_jobs.sql"))])
+    migrator(&[
+        ("jobs", include_str!("migrations/sqlite/0001_jobs.sql")),
+        ("checksums", include_str!("migrations/sqlite/0002_checksums.sql")),
+    ])
 }
 
 pub(super) fn postgres() -> Migrator {
-    migrator(&[("jobs", include_str!("migrations/postgres/0001_jobs.sql"))])
+    migrator(&[
+        ("jobs", include_str!("migrations/postgres/0001_jobs.sql")),
+        ("checksums", include_str!("migrations/postgres/0002_checksums.sql")),
+    ])
 }
 
 /// Numbered from 1.

@@ -102,7 +102,7 @@ macro_rules! bound {
 }
 
 /// PostgreSQL has no NUL in texts.
-fn storable(text: &str) -> String {
+pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
@@ -164,7 +164,9 @@ impl Tx {
             Open::Sqlite(mut tx) => sqlx::query("commit").execute(&mut *tx).await.map(|_| ()),
             Open::Postgres(tx) => tx.commit().await,
         };
-        done.map_err(|error| self.place.error(error))
+        done.map_err(|error| self.place.error(error))?;
+        // Synced, but to files that nobody will find: what was said is not kept.
+        self.place.in_place()
     }
 }
 

@@ -3,8 +3,8 @@
 use super::error::StoreError;
 use super::job::{Job, JobId, NewJob, State};
 use super::row::{look, rank, tell_state};
-use super::sql::{Open, Tx, args};
-use super::{Store, wall_clock};
+use super::sql::{Open, Tx, args, storable};
+use super::{Store, checksum, wall_clock};
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +72,14 @@ async fn used(tx: &mut Tx, owner: &str, key: &str, sha: &str) -> Result<Option<(
 
 /// The job with its request.
 pub(super) async fn with_texts(tx: &mut Tx, mut job: Job) -> Result<Job, StoreError> {
-    if let Some(row) = tx.row("select request, cut from request where job = $1", args![job.id]).await? {
+    let sql = "select request, cut, sha256 from request where job = $1";
+    if let Some(row) = tx.row(sql, args![job.id]).await? {
         job.request = row.get(0)?;
         job.cut = row.get(1)?;
+        let sha256: Option<Vec<u8>> = row.get(2)?;
+        let what = format_args!("the request of {}", job.id);
+        let parts = [job.request.as_bytes(), job.cut.as_bytes()];
+        checksum::verify(&tx.place, &what, sha256.as_deref(), &parts)?;
     }
     Ok(job)
 }
@@ -110,7 +115,8 @@ async fn insert(tx: &mut Tx, new: &NewJob) -> Result<(), StoreError> {
         ],
     )
     .await?;
-    let sql = "insert into request (job, request, cut) values ($1, $2, $3)";
-    tx.run(sql, args![new.id, &new.request, &new.cut]).await?;
+    let sql = "insert into request (job, request, cut, sha256) values ($1, $2, $3, $4)";
+    let sha256 = checksum::of(&[storable(&new.request).as_bytes(), storable(&new.cut).as_bytes()]);
+    tx.run(sql, args![new.id, &new.request, &new.cut, &sha256]).await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use axum::http::{Request, header};
 use half::{bf16, f16};
 use mediant::http::AppState;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::support::{Reply, get, ok, post, send, tiny, tiny_with};
 
@@ -39,6 +40,15 @@ async fn delete(state: &AppState, id: &str) -> Reply {
 
 fn id(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
+}
+
+/// Makes the checksum of a stored file's header agree with it again.
+fn with_header_sum(file: &mut [u8]) {
+    let data_at = 8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..data_at]).unwrap();
+    let sums_at = data_at + header["sha256"]["data_offsets"][0].as_u64().unwrap() as usize;
+    let sum = Sha256::digest(&file[..data_at]);
+    file[sums_at..sums_at + sum.len()].copy_from_slice(&sum);
 }
 
 /// Problems as `pointer code`.
@@ -620,8 +630,77 @@ async fn handles_outlive_the_server_but_not_a_change_of_weights() {
     let at = bytes.windows(sha.len()).position(|window| window == sha.as_bytes()).unwrap();
     let mut foreign = bytes.clone();
     foreign[at] = if foreign[at] == b'0' { b'1' } else { b'0' };
+    with_header_sum(&mut foreign);
     std::fs::write(&path, foreign).unwrap();
     let state = tiny_with(&[("store.data_dir", &data)]);
     let reply = post(&state, "/v1/patch", &body).await;
     assert_eq!(problems(&reply), ["/interventions/0/source/activation foreign_model"]);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_said_and_no_number_that_depends_on_it_is_given_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = tiny_with(&[("store.data_dir", folder.path().to_str().unwrap())]);
+    // 4 layers of 65 positions of 64 numbers: a layer is a little longer than what shares a checksum.
+    let capture = json!({"site": "resid_post", "layers": "all", "positions": {"range": [0, 65]}});
+    let (kept, inline) = captured(&state, &"x".repeat(70), capture.clone(), "f32").await;
+    let (other, _) = captured(&state, &"y".repeat(70), capture, "f32").await;
+    let (act, other) = (id(&kept["activation"]), id(&other["activation"]));
+    let path = folder.path().join(format!("activations/{act}.safetensors"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let layer = 65 * 64 * 4;
+    let data_at = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // A mantissa's bit of the last layer.
+    bytes[data_at + 4 * layer - 2] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    for state in [state, tiny_with(&[("store.data_dir", folder.path().to_str().unwrap())])] {
+        for query in ["?format=json", "?format=npz", "?layers=3", "?reduce=norm"] {
+            let reply = get(&state, &format!("/v1/activations/{act}{query}")).await;
+            assert_eq!(reply.status, 410, "{query}: {}", reply.text());
+            assert_eq!(reply.json()["type"], "urn:mediant:problem:damaged");
+            assert!(reply.json()["detail"].as_str().unwrap().contains("capture or upload it again"));
+            crate::schema::check_response("get", "/v1/activations/{id}", "410", &reply.json());
+        }
+        let cosine = get(&state, &format!("/v1/activations/{other}?cosine={act}")).await;
+        assert_eq!(cosine.status, 410, "{}", cosine.text());
+        // What does not depend on it is as it was.
+        let sound = get(&state, &format!("/v1/activations/{act}?format=json&layers=0,1")).await.json();
+        assert_eq!(sound["values"], json!([inline[0], inline[1]]));
+        let body = |layer: u32| {
+            json!({"runs": {"b": {"prompt": "A river"}}, "base": "b", "target": "P", "interventions": [
+                {"site": "resid_post", "layers": layer, "positions": [0],
+                 "source": {"activation": act, "positions": [0]}}]})
+        };
+        ok(&state, "/v1/patch", &body(0)).await;
+        let refused = post(&state, "/v1/patch", &body(3)).await;
+        assert_eq!(problems(&refused), ["/interventions/0/source/activation unreadable"]);
+        assert_eq!(get(&state, &format!("/v1/activations/{act}")).await.json()["verified"], true);
+    }
+}
+
+#[tokio::test]
+async fn names_hold_nothing_that_breaks_lines_or_turns_the_text_around_them() {
+    let state = tiny();
+    let wide = width(&state, "resid_post").await;
+    for (name, encoded, code) in [
+        ("a\nb", "a%0ab", "U+000A"),
+        ("a\0", "a%00", "U+0000"),
+        ("\u{202e}a", "%e2%80%aea", "U+202E"),
+        ("a\u{2028}", "a%e2%80%a8", "U+2028"),
+        ("a\u{9b}", "a%c2%9b", "U+009B"),
+    ] {
+        let body = json!({"site": "resid_post", "name": name, "values": vec![1.0; wide]});
+        let reply = post(&state, "/v1/activations", &body).await;
+        assert_eq!(problems(&reply), ["/name out_of_range"], "{name:?}");
+        assert!(reply.text().contains(code), "{}", reply.text());
+        let body = file(&[("v", &[wide], &vec![0.0; wide])]);
+        let reply = upload_file(&state, &format!("?site=resid_post&name={encoded}"), body).await;
+        assert_eq!(problems(&reply), ["?name out_of_range"], "{name:?}");
+        let run = json!({"runs": {name: {"prompt": "A"}}});
+        let pointer = format!("/runs/{name} out_of_range");
+        assert_eq!(problems(&post(&state, "/v1/run", &run).await), [pointer]);
+    }
+    for name in ["ünï \"code\"", "a\u{200d}b", "\u{5e9}\u{5dc}\u{5d5}\u{5dd}", "🧪", "a/b~c"] {
+        upload(&state, &json!({"site": "resid_post", "name": name, "values": vec![1.0; wide]})).await;
+    }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod deaths;
+mod disk;
 mod endings;
 mod kills;
 mod memory;

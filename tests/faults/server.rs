@@ -67,8 +67,13 @@ impl Server {
         settings: &[(&str, &str)],
         ready: bool,
     ) -> Server {
-        let folder = folder.path().to_owned();
-        let mut child = command(&folder, fault, settings).spawn().unwrap();
+        Self::of(command(folder.path(), fault, settings), folder.path(), ready)
+    }
+
+    /// A server that a command starts.
+    pub(crate) fn of(mut command: Command, folder: &Path, ready: bool) -> Server {
+        let folder = folder.to_owned();
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         while !first.contains("listening on http://") {

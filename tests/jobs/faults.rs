@@ -79,7 +79,7 @@ fn a_file_that_is_no_database_is_refused() {
 both! {
     async fn a_database_of_a_newer_version_is_refused(db: Db) {
         db.open().await.close().await.unwrap();
-        db.sql("update _sqlx_migrations set version = 1000").await;
+        db.sql("update _sqlx_migrations set version = 1000 where version = 2").await;
         let refused = Store::open(&db.settings()).await.unwrap_err();
         assert!(matches!(refused, StoreError::NewerSchema { version: 1000, .. }), "{refused:?}");
     }
@@ -144,10 +144,218 @@ fn a_full_disk_loses_nothing_and_is_over_when_there_is_space() {
     });
 }
 
+#[test]
+fn a_full_disk_is_trouble_from_the_first_failure_until_there_is_space() {
+    let Some(disk) = Disk::new("3m") else { return };
+    sqlite(async |_| {
+        let ballast = disk.0.path().join("ballast");
+        let settings = Settings { data_dir: disk.0.path().to_owned(), url: String::new() };
+        let store = Store::open(&settings).await.unwrap();
+        assert_eq!(store.trouble(), None);
+        std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
+        let refused = loop {
+            if let Err(error) = store.submit(large(), FREE).await {
+                break error;
+            }
+        };
+        assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
+        assert_eq!(store.trouble(), Some(refused.clone()));
+        // There may still be room for a little, which proves nothing.
+        assert_eq!(store.check().await, Err(refused.clone()));
+        assert_eq!(store.trouble(), Some(refused));
+        std::fs::remove_file(ballast).unwrap();
+        store.check().await.unwrap();
+        assert_eq!(store.trouble(), None);
+        store.submit(large(), FREE).await.unwrap();
+    });
+}
+
 fn large() -> mediant::store::job::NewJob {
     let mut new = job([0, 1, 1]);
     new.request = format!("\"{}\"", "x".repeat(200_000));
     new
+}
+
+/// What may happen to a data folder under a running server, and how it is undone.
+type Change = (&'static str, fn(&Path), fn(&Path));
+
+fn aside(folder: &Path, name: &str) {
+    std::fs::rename(folder.join(name), folder.join(format!("{name}.aside"))).unwrap();
+}
+
+fn back(folder: &Path, name: &str) {
+    std::fs::rename(folder.join(format!("{name}.aside")), folder.join(name)).unwrap();
+}
+
+fn folder_aside(folder: &Path) -> std::path::PathBuf {
+    folder.with_extension("aside")
+}
+
+const CHANGES: [Change; 6] = [
+    (
+        "the folder is gone",
+        |folder| std::fs::rename(folder, folder_aside(folder)).unwrap(),
+        |folder| std::fs::rename(folder_aside(folder), folder).unwrap(),
+    ),
+    (
+        "the folder is another",
+        |folder| {
+            std::fs::rename(folder, folder_aside(folder)).unwrap();
+            std::fs::create_dir(folder).unwrap();
+        },
+        |folder| {
+            std::fs::remove_dir_all(folder).unwrap();
+            std::fs::rename(folder_aside(folder), folder).unwrap();
+        },
+    ),
+    ("the lock is gone", |folder| aside(folder, "mediant.lock"), |folder| back(folder, "mediant.lock")),
+    (
+        "the database is gone",
+        |folder| aside(folder, "mediant.sqlite3"),
+        |folder| back(folder, "mediant.sqlite3"),
+    ),
+    (
+        "the database is another",
+        |folder| {
+            aside(folder, "mediant.sqlite3");
+            std::fs::copy(folder.join("mediant.sqlite3.aside"), folder.join("mediant.sqlite3")).unwrap();
+        },
+        |folder| back(folder, "mediant.sqlite3"),
+    ),
+    (
+        "the log is gone",
+        |folder| aside(folder, "mediant.sqlite3-wal"),
+        |folder| back(folder, "mediant.sqlite3-wal"),
+    ),
+];
+
+#[test]
+fn a_folder_whose_files_are_not_those_that_were_opened_takes_no_jobs_until_they_are_back() {
+    for (what, change, undo) in CHANGES {
+        sqlite(async |db| {
+            let folder = db.folder().join("data");
+            let settings = Settings { data_dir: folder.clone(), url: String::new() };
+            let store = Store::open(&settings).await.unwrap();
+            let before = submit(&store, job([0, 1, 0])).await;
+            let unit = claim(&store).await;
+            change(&folder);
+            let displaced = |error: &StoreError| matches!(error, StoreError::Displaced { .. });
+            // Readiness need not wait for a failure.
+            assert!(store.trouble().as_ref().is_some_and(displaced), "{what}: {:?}", store.trouble());
+            for error in [
+                store.submit(job([0, 1, 0]), FREE).await.unwrap_err(),
+                store.commit(&unit, crate::support::done(0)).await.unwrap_err(),
+                store.put_dataset("alice", None, 1, "{}").await.unwrap_err(),
+                store.check().await.unwrap_err(),
+            ] {
+                assert!(displaced(&error) && error.is_temporary(), "{what}: {error:?}");
+                assert!(
+                    error.to_string().contains("mediant") || error.to_string().contains("data"),
+                    "{error}"
+                );
+            }
+            // Nobody else gets in where the database is still that of this server.
+            if what == "the lock is gone" {
+                let refused = Store::open(&settings).await.unwrap_err();
+                assert!(matches!(refused, StoreError::HeldByOther { .. }), "{refused:?}");
+            }
+            undo(&folder);
+            assert_eq!(store.trouble(), None, "{what}");
+            assert_eq!(commit(&store, &unit).await, Committed::Counted { units_done: 1 });
+            let after = submit(&store, job([0, 1, 0])).await;
+            store.close().await.unwrap();
+            drop(store);
+            let store = Store::open(&settings).await.unwrap();
+            for id in [before, after] {
+                assert!(store.job(id).await.unwrap().is_some(), "{what}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_server_whose_folder_was_replaced_does_no_harm_to_the_one_that_works_there_now() {
+    sqlite(async |db| {
+        let folder = db.folder().join("data");
+        let settings = Settings { data_dir: folder.clone(), url: String::new() };
+        let first = Store::open(&settings).await.unwrap();
+        submit(&first, job([0, 1, 0])).await;
+        std::fs::remove_dir_all(&folder).unwrap();
+        let second = Store::open(&settings).await.unwrap();
+        let id = submit(&second, job([0, 1, 0])).await;
+        assert!(first.close().await.is_err());
+        drop(first);
+        // Connections close in threads of their own.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let copy = Db::sqlite();
+        for name in ["mediant.sqlite3", "mediant.sqlite3-wal"] {
+            std::fs::copy(folder.join(name), copy.folder().join(name)).unwrap();
+        }
+        assert_eq!(second.trouble(), None);
+        submit(&second, job([0, 1, 0])).await;
+        // As after a kill: what was acknowledged is in the files.
+        assert!(copy.open().await.job(id).await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_log_without_its_database_is_an_error_and_nothing_is_thrown_away() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 1, 0])).await;
+        let (file, log) = (std::fs::read(db.file()).unwrap(), std::fs::read(log_of(&db.file())).unwrap());
+        for content in [None, Some([])] {
+            let lost = Db::sqlite();
+            std::fs::write(log_of(&lost.file()), &log).unwrap();
+            if let Some(content) = content {
+                std::fs::write(lost.file(), content).unwrap();
+            }
+            let refused = Store::open(&lost.settings()).await.unwrap_err();
+            let expected = StoreError::LostDatabase {
+                file: lost.file(),
+                empty: content.is_some(),
+                log: log_of(&lost.file()),
+                bytes: log.len() as u64,
+            };
+            assert_eq!(refused, expected);
+            assert!(refused.to_string().contains("Put the database back"), "{refused}");
+            assert_eq!(std::fs::read(log_of(&lost.file())).unwrap(), log);
+            assert_eq!(lost.file().exists(), content.is_some());
+            std::fs::write(lost.file(), &file).unwrap();
+            assert!(lost.open().await.job(id).await.unwrap().is_some(), "put back, it is all there");
+        }
+    });
+}
+
+#[test]
+fn numbers_and_requests_that_changed_on_the_disk_are_not_given_out() {
+    sqlite(async |db| {
+        let store = db.open().await;
+        let id = submit(&store, job([0, 2, 1])).await;
+        for _ in 0..2 {
+            commit(&store, &claim(&store).await).await;
+        }
+        let (set, _) = store.put_dataset("alice", None, 1, "{\"prompt\":\"a\"}\n").await.unwrap();
+        assert_eq!(store.outputs(id).await.unwrap().len(), 2);
+        db.sql("update output set bytes = cast('other numbers' as blob) where seq = 1").await;
+        db.sql("update dataset set content = cast('{\"prompt\":\"b\"}\n' as blob)").await;
+        let refused = store.outputs(id).await.unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Corrupt { .. }) && refused.to_string().contains("unit 1"),
+            "{refused}"
+        );
+        assert!(matches!(store.output(id, 1).await, Err(StoreError::Corrupt { .. })));
+        assert_eq!(store.output(id, 0).await.unwrap(), Some(bytes(0)));
+        assert!(matches!(store.dataset_text("alice", &set.id).await, Err(StoreError::Corrupt { .. })));
+        db.sql("update request set cut = '{\"rows\":9}'").await;
+        let refused = store.job(id).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+        // Rows that an earlier version wrote have no checksum, and are read.
+        db.sql("update request set sha256 = null").await;
+        db.sql("update output set sha256 = null").await;
+        assert!(store.job(id).await.unwrap().is_some());
+        assert_eq!(store.outputs(id).await.unwrap()[1].1, b"other numbers");
+    });
 }
 
 #[test]

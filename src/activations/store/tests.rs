@@ -306,3 +306,147 @@ fn who_reads_reads_to_the_end_while_others_delete_and_only_one_deletes() {
     assert!(bench.files().is_empty());
     assert_eq!(store.usage("a").used_bytes, 0);
 }
+
+/// Everything a server says of a file: its metadata and numbers as bits, or that it gives none out.
+fn told(store: &Arc<Store>, id: &str) -> Result<(Activation, Vec<u32>), StoreError> {
+    let set = store.find("a", id)?;
+    let mut reader = set.open()?;
+    let mut bits = Vec::new();
+    for slot in 0..set.meta.shape[0] {
+        bits.extend(reader.layer(slot)?.into_iter().map(f32::to_bits));
+    }
+    Ok(((*set.meta).clone(), bits))
+}
+
+#[test]
+fn no_byte_of_a_file_can_change_unnoticed() {
+    let bench = Bench::new();
+    let id = bench.open().put("a", &draft(2, 1, 4, Dtype::F32), None).unwrap().id.to_string();
+    let path = bench.folder.path().join(format!("activations/{id}.safetensors"));
+    let sound = fs::read(&path).unwrap();
+    let truth = told(&bench.open(), &id).unwrap();
+    let mut noticed = [0, 0];
+    for byte in 0..sound.len() {
+        let mut flipped = sound.clone();
+        flipped[byte] ^= 1 << (5 * byte % 8);
+        fs::write(&path, &flipped).unwrap();
+        match told(&bench.open(), &id) {
+            Err(StoreError::Unknown { .. }) => noticed[0] += 1,
+            Err(StoreError::Damaged { .. }) => noticed[1] += 1,
+            other => panic!("byte {byte}: {other:?} of {truth:?}"),
+        }
+    }
+    // Of the numbers and of their checksum, which are one chunk; all else is the header's.
+    assert_eq!(noticed[1], 32 + 32, "{noticed:?}");
+    // A file that gets shorter while it is known.
+    fs::write(&path, &sound).unwrap();
+    let store = bench.open();
+    fs::write(&path, &sound[..sound.len() - 40]).unwrap();
+    assert!(matches!(told(&store, &id), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_part_is_verified_by_itself() {
+    let bench = Bench::new();
+    let quota = Quota { total_bytes: 1 << 30, owner_bytes: 1 << 30, ..QUOTA };
+    let store =
+        Store::open(&bench.folder.path().join("activations"), quota, Arc::new(|| Timestamp(0))).unwrap();
+    // Layers of 40,000 bytes in chunks of 65,536.
+    let draft = draft(10, 10, 1000, Dtype::F32);
+    let id = store.put("a", &draft, None).unwrap().id.to_string();
+    let path = bench.folder.path().join(format!("activations/{id}.safetensors"));
+    let sound = fs::read(&path).unwrap();
+    let set = store.find("a", &id).unwrap();
+    let layer = |slot: usize| set.open().unwrap().layer(slot);
+    let expected = |slot: usize| draft.values[slot * 10_000..(slot + 1) * 10_000].to_vec();
+    for slot in (0..10).rev() {
+        assert_eq!(layer(slot).unwrap(), expected(slot));
+    }
+    let mut flipped = sound;
+    // In the third chunk, which layers 3 and 4 reach into.
+    flipped[set.data_at as usize + 2 * 65_536 + 1] ^= 0x80;
+    fs::write(&path, &flipped).unwrap();
+    let damaged: Vec<usize> = (0..10)
+        .filter(|slot| layer(*slot).map(|found| assert_eq!(found, expected(*slot))).is_err())
+        .collect();
+    assert_eq!(damaged, [3, 4]);
+    // One after the other on one open file, too.
+    let mut reader = set.open().unwrap();
+    let damaged: Vec<usize> = (0..10).filter(|slot| reader.layer(*slot).is_err()).collect();
+    assert_eq!(damaged, [3, 4]);
+}
+
+#[test]
+fn a_set_from_before_there_were_checksums_is_read_and_says_so() {
+    let bench = Bench::new();
+    let draft = draft(2, 1, 4, Dtype::F32);
+    let meta = bench.open().put("a", &draft, None).unwrap();
+    let path = bench.folder.path().join(format!("activations/{}.safetensors", meta.id));
+    let bytes = fs::read(&path).unwrap();
+    let data_at = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..data_at]).unwrap();
+    let mut described = serde_json::to_value(&*meta).unwrap();
+    described.as_object_mut().unwrap().remove("verified");
+    header["__metadata__"] =
+        serde_json::json!({"format": "mediant.activation.1", "activation": described.to_string()});
+    header.as_object_mut().unwrap().remove("sha256");
+    let text = header.to_string();
+    let mut old = (text.len() as u64).to_le_bytes().to_vec();
+    old.extend_from_slice(text.as_bytes());
+    old.extend_from_slice(&bytes[data_at..data_at + 32]);
+    fs::write(&path, &old).unwrap();
+    let set = bench.open().find("a", meta.id.as_str()).unwrap();
+    assert!(!set.meta.verified && meta.verified);
+    assert_eq!(numbers(&set), draft.values);
+}
+
+#[test]
+fn what_is_no_file_is_passed_over() {
+    let bench = Bench::new();
+    let kept = bench.open().put("a", &small(), None).unwrap();
+    let folder = bench.folder.path().join("activations");
+    for name in [format!("act_{}.safetensors", "4".repeat(32)), "act_5.partial".to_owned()] {
+        // Opening a pipe that nobody writes to would wait for ever.
+        let made = std::process::Command::new("mkfifo").arg(folder.join(name)).status().unwrap();
+        assert!(made.success());
+    }
+    fs::create_dir(folder.join(format!("act_{}.safetensors", "6".repeat(32)))).unwrap();
+    let store = bench.open();
+    assert_eq!(store.list("a", None, 10).sets.len(), 1);
+    assert_eq!(numbers(&store.find("a", kept.id.as_str()).unwrap()), small().values);
+}
+
+#[test]
+fn files_are_private_also_those_that_were_not() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    let kept = bench.open().put("a", &small(), None).unwrap();
+    let folder = bench.folder.path().join("activations");
+    let path = folder.join(format!("{}.safetensors", kept.id));
+    let modes = || [&folder, &path].map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes(), [0o700, 0o600]);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    bench.open();
+    assert_eq!(modes(), [0o700, 0o600]);
+}
+
+#[test]
+fn nothing_is_stored_into_a_folder_that_is_not_the_one_that_was_opened() {
+    let bench = Bench::new();
+    let store = bench.open();
+    let kept = store.put("a", &small(), None).unwrap();
+    assert!(store.trouble().is_none());
+    let (folder, aside) = (bench.folder.path().join("activations"), bench.folder.path().join("aside"));
+    fs::rename(&folder, &aside).unwrap();
+    assert!(matches!(store.put("a", &small(), None), Err(StoreError::Displaced(_))));
+    assert!(matches!(store.trouble(), Some(StoreError::Displaced(_))) && !folder.exists());
+    fs::create_dir(&folder).unwrap();
+    assert!(matches!(store.put("a", &small(), None), Err(StoreError::Displaced(_))));
+    assert_eq!(bench.files(), Vec::<String>::new());
+    fs::remove_dir(&folder).unwrap();
+    fs::rename(&aside, &folder).unwrap();
+    assert!(store.trouble().is_none());
+    store.put("a", &small(), None).unwrap();
+    store.find("a", kept.id.as_str()).unwrap();
+}

@@ -27,6 +27,8 @@ const AHEAD: usize = 2;
 const ATTEMPTS: u32 = 2;
 /// The number of the known answer's batch.
 const KNOWN: u64 = 0;
+/// A timer that goes off later than this says nothing about the engine.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Watches over one engine process at a time.
 pub(super) struct Supervisor {
@@ -44,6 +46,8 @@ pub(super) struct Supervisor {
     flights: VecDeque<Flight>,
     /// When the first of them became the first, or was begun.
     since: Instant,
+    /// When an idle engine was asked for a sign of life that has not come yet.
+    pinged: Option<Instant>,
     /// To be sent, in order, before what comes in.
     waiting: VecDeque<Flight>,
     /// To be sent after these.
@@ -51,6 +55,8 @@ pub(super) struct Supervisor {
     watchdog: Watchdog,
     breaker: Breaker,
     known: Known,
+    /// The frame that asks for a sign of life.
+    ping: Frame,
     pause: Duration,
 }
 
@@ -121,12 +127,14 @@ impl Supervisor {
             next: KNOWN + 1,
             flights: VecDeque::new(),
             since: now,
+            pinged: None,
             waiting: VecDeque::new(),
             laying: None,
             // Known better as soon as a process has measured it.
             watchdog: Watchdog::new(config.engine.watchdog_floor(), 1.0),
             breaker: Breaker::default(),
             known,
+            ping: wire::frame(&ToEngine::Ping).into(),
             pause: config.engine.unhealthy_pause(),
         })
     }
@@ -203,7 +211,9 @@ impl Supervisor {
     async fn drive(&mut self, process: &mut Process) -> End {
         let budget = process.ready.budget;
         self.known.given = false;
+        self.pinged = None;
         self.ask_known(process);
+        let (alone, answer) = self.watchdog.idle();
         loop {
             while self.flights.len() < AHEAD
                 && let Some(flight) = self.waiting.pop_front()
@@ -216,6 +226,8 @@ impl Supervisor {
             let room = self.flights.len() < AHEAD && self.laying.is_none();
             let limit = self.flights.front().map(|flight| self.watchdog.limit(flight.flops(&budget)));
             let deadline = self.since + limit.unwrap_or_default();
+            let silent =
+                self.pinged.unwrap_or(self.since) + if self.pinged.is_some() { answer } else { alone };
             tokio::select! {
                 event = process.events.recv() => match event.map(|event| self.hear(event)) {
                     Some(Ok(())) => {}
@@ -233,6 +245,19 @@ impl Supervisor {
                 () = sleep_until(deadline), if busy => {
                     let limit = limit.unwrap_or_default().as_secs_f64();
                     return End::Died(Some(format!("it hangs: nothing came of a batch within {limit:.1} s")));
+                }
+                () = sleep_until(silent), if !busy => {
+                    // Late by more is this process's own fault: it was stopped itself, and has not read what came meanwhile.
+                    let late = silent.elapsed() > LATE;
+                    if self.pinged.is_some() && !late {
+                        let limit = answer.as_secs_f64();
+                        return End::Died(Some(format!("it hangs: it was idle and gave no sign of life for {limit:.1} s")));
+                    }
+                    let again = self.pinged.is_some();
+                    self.pinged = Some(Instant::now());
+                    if !again {
+                        process.send(&self.ping);
+                    }
                 }
                 () = sleep_until(self.known.due), if !busy && room => self.ask_known(process),
             }
@@ -287,6 +312,10 @@ impl Supervisor {
                 Ok(())
             }
             FromEngine::Failed(why) => Err(why),
+            FromEngine::Pong => {
+                self.since = Instant::now();
+                self.pinged.take().map(|_| ()).ok_or_else(out_of_turn)
+            }
             FromEngine::Loading { .. } | FromEngine::LoadFailed(_) | FromEngine::Ready(_) => {
                 Err(out_of_turn())
             }

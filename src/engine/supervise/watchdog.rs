@@ -39,6 +39,13 @@ impl Watchdog {
         expected.map_or(LONGEST_BATCH, |expected| expected.clamp(self.floor, LONGEST_BATCH))
     }
 
+    /// How long an idle engine is left alone before it is asked for a sign of life, and how long that may take. Together they
+    /// are the floor: whatever an engine was doing, it is not stopped for longer without being noticed.
+    pub(super) fn idle(&self) -> (Duration, Duration) {
+        let alone = self.floor / 4;
+        (alone, self.floor - alone)
+    }
+
     /// Learns from a batch that was computed.
     pub(super) fn finished(&mut self, flops: f64, seconds: f64) {
         if flops > 0.0 {
@@ -93,6 +100,14 @@ mod tests {
         let limit = watchdog.limit(5e9).as_secs_f64();
         assert!((limit - 400.0).abs() < 1e-3, "{limit}");
         assert_eq!(Watchdog::new(Duration::ZERO, 0.0).limit(1.0), LONGEST_BATCH);
+    }
+
+    #[test]
+    fn an_idle_engine_is_not_out_of_sight_for_longer_than_the_floor() {
+        let floor = Duration::from_secs(20);
+        let (alone, answer) = Watchdog::new(floor, 1e9).idle();
+        assert_eq!(alone + answer, floor);
+        assert!(alone > Duration::ZERO && answer > alone);
     }
 
     #[test]

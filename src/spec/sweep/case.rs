@@ -142,8 +142,8 @@ impl SweepCase {
         out: &mut Problems,
     ) -> Option<Self> {
         let fields = node.fields(&FIELDS, out)?;
-        let id = fields.get("id").map_or(Some(index.to_string()), |n| n.name(out));
-        let group = fields.get("group").map_or(Some(None), |n| n.name(out).map(Some));
+        let id = fields.get("id").map_or(Some(index.to_string()), |n| n.label(out));
+        let group = fields.get("group").map_or(Some(None), |n| n.label(out).map(Some));
         if grouped && fields.get("group").is_none() {
             fields.need("group", "name the group of every case, or leave `group` out of `aggregate.by`", out);
         }
