@@ -108,6 +108,10 @@ impl Kernels for Timed {
         self.time("linear", |cpu| cpu.row_parallel(x, weight, out));
     }
 
+    fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
+        self.cpu.rope_table(table)
+    }
+
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
         self.time("rope", |cpu| cpu.rope(x, positions, table));
     }

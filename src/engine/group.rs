@@ -88,7 +88,7 @@ impl Group {
                         ready.send(Err(StartError::Panicked { rank, message })).ok().and(None)
                     }
                 };
-                drop(build); // and what it was made with: a map of the checkpoint, say
+                drop(build); // and what it was made with: the checkpoint's open files, say
                 if let Some(decoder) = decoder {
                     serve(rank, decoder, &inbox, &reply);
                 }

@@ -6,8 +6,8 @@ use std::sync::mpsc;
 use super::row_budget::Room;
 use super::*;
 use crate::kernels::OutOfMemory;
-use crate::model::config::Rope;
 use crate::model::decoder::BatchOutput;
+use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::Lost;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
@@ -51,7 +51,7 @@ fn config() -> crate::model::config::ModelConfig {
         num_kv_heads: 1,
         head_dim: 4,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 1e4, llama3: None },
+        rope: Rope::plain(1e4),
         max_positions: 64,
         sliding_window: None,
         tie_word_embeddings: true,

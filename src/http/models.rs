@@ -46,6 +46,8 @@ struct Model {
     device: String,
     /// What exactly was loaded.
     fingerprint: Fingerprint,
+    /// What its files leave open or contradict themselves in, and what was made of it; empty in most cases.
+    warnings: Vec<String>,
     /// How prompts become tokens.
     tokenizer: TokenizerFacts,
     /// Standard deviation of all embedding entries: `sigma` of `{"k": ..., "of": "vocab"}`.
@@ -78,6 +80,7 @@ impl Model {
             dtype: served.dtype,
             device: ready.device(),
             fingerprint: served.fingerprint.clone(),
+            warnings: served.warnings.clone(),
             tokenizer: TokenizerFacts { vocab_size: served.tokenizer.vocab_size(), bos, adds_bos },
             vocab_sigma: served.vocab_sigma(),
             row_budget: ready.budget.rows,

@@ -264,6 +264,10 @@ impl From<Refusal> for Problem {
             Refusal::Engine(error) => error.into(),
             Refusal::Lost(lost) => lost.into(),
             Refusal::Store(error) => error.into(),
+            Refusal::Checkpoint(error) => {
+                tracing::error!("the model's files can no longer be read: {error}");
+                Self::new(Kind::Unavailable, format!("the model's files can no longer be read: {error}"))
+            }
         }
     }
 }

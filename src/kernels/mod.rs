@@ -87,8 +87,11 @@ pub trait Kernels {
         v: &mut Self::Matrix,
     );
 
-    /// Rotates each head by its row's position, in place.
+    /// Rotates each head by the row of the table that its row's position names, in place.
     fn rope(&self, x: &mut Self::Matrix, positions: &[u32], rope: &Self::Rope);
+
+    /// Puts tables of RoPE where the device wants them.
+    fn rope_table(&self, table: &RopeTable) -> Result<Self::Rope, OutOfMemory>;
 
     /// `out = x W^T` of this rank's share alone.
     fn linear(&self, x: &Self::Matrix, weight: &Self::Weight, out: &mut Self::Matrix);
@@ -223,13 +226,24 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Tables for positions below `positions`.
-    pub fn new(inverse_frequencies: &[f64], positions: usize) -> RopeTable {
-        let angles = || (0..positions).flat_map(|p| inverse_frequencies.iter().map(move |f| p as f64 * f));
-        RopeTable {
-            half: inverse_frequencies.len(),
-            cos: angles().map(|a| a.cos() as f32).collect(),
-            sin: angles().map(|a| a.sin() as f32).collect(),
-        }
+    /// Tables for positions below `positions`. `factor`: what cosines and sines are multiplied by.
+    pub fn new(inverse_frequencies: &[f64], factor: f64, positions: usize) -> RopeTable {
+        let rows = (0..positions).map(|position| (position, inverse_frequencies));
+        RopeTable::of(rows, inverse_frequencies.len(), factor)
+    }
+
+    /// A row for each position, turned by the inverse frequencies beside it, `half` of them.
+    pub fn of<'f>(
+        rows: impl Iterator<Item = (usize, &'f [f64])> + Clone,
+        half: usize,
+        factor: f64,
+    ) -> RopeTable {
+        let each = |function: fn(f64) -> f64| {
+            let row = |(position, frequencies): (usize, &'f [f64])| {
+                frequencies.iter().map(move |f| (function(position as f64 * f) * factor) as f32)
+            };
+            rows.clone().flat_map(row).collect()
+        };
+        RopeTable { half, cos: each(f64::cos), sin: each(f64::sin) }
     }
 }

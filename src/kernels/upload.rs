@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Kernels, OutOfMemory, RopeTable};
+use super::{Kernels, OutOfMemory};
 
 /// A slice of a tensor, `[rows, columns]`; of a vector, one column.
 #[derive(Debug, Clone)]
@@ -116,7 +116,4 @@ pub trait Upload: Kernels {
 
     /// Vectors, one after the other.
     fn vector(&self, pieces: &[Piece<'_>]) -> Result<Self::Vector, OutOfMemory>;
-
-    /// Tables of RoPE.
-    fn rope_table(&self, table: &RopeTable) -> Result<Self::Rope, OutOfMemory>;
 }

@@ -6,7 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::LoadError;
-use crate::model::config::{Llama3Scaling, ModelConfig, Rope};
+use crate::model::config::ModelConfig;
+
+mod rope;
 
 const FILE: &str = "config.json";
 
@@ -44,6 +46,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ModelConfig, LoadError> {
         }
         None => hidden_size / num_heads,
     };
+    let max_positions = keys.size("max_position_embeddings")?;
+    let rope = rope::read(&keys, max_positions)?;
     let config = ModelConfig {
         architecture: architecture.to_owned(),
         vocab_size: keys.size("vocab_size")?,
@@ -54,8 +58,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<ModelConfig, LoadError> {
         num_kv_heads,
         head_dim,
         rms_norm_eps: keys.required("rms_norm_eps", "", Value::as_f64)?,
-        rope: rope(&keys)?,
-        max_positions: keys.size("max_position_embeddings")?,
+        rope,
+        max_positions: rope.longest(max_positions),
         sliding_window: sliding_window(&keys, architecture)?,
         // False if left out, in all four families; it is the base class that says true, and they override it.
         tie_word_embeddings: keys.optional("tie_word_embeddings", Value::as_bool)?.unwrap_or(false),
@@ -125,46 +129,6 @@ fn sliding_window(keys: &Keys<'_>, architecture: &str) -> Result<Option<usize>, 
             .ok_or_else(|| keys.missing("sliding_window", " although use_sliding_window is true")),
         _ => Ok(None),
     }
-}
-
-/// `rope_parameters` (transformers 5), or `rope_scaling` and a `rope_theta` at the top level (before).
-fn rope(keys: &Keys<'_>) -> Result<Rope, LoadError> {
-    let table = match (keys.table("rope_parameters")?, keys.table("rope_scaling")?) {
-        (Some(table), _) => Some(("rope_parameters.", table)),
-        (None, Some(table)) => Some(("rope_scaling.", table)),
-        (None, None) => None,
-    };
-    let inner = table.map(|(prefix, map)| Keys { map, prefix });
-    let top = keys.optional("rope_theta", Value::as_f64)?;
-    let nested = inner.as_ref().map(|k| k.optional("rope_theta", Value::as_f64)).transpose()?.flatten();
-    let theta = match (top, nested) {
-        (Some(a), Some(b)) if a.to_bits() != b.to_bits() => {
-            return Err(
-                keys.not_understood("rope_theta", "the file states another one beside the rope scaling")
-            );
-        }
-        (Some(theta), _) | (None, Some(theta)) => theta,
-        (None, None) => {
-            return Err(keys.missing("rope_theta", " (write it in; it is 10000 in Llama 1 and 2)"));
-        }
-    };
-    let Some(inner) = inner else { return Ok(Rope { theta, llama3: None }) };
-    whole_heads(&inner)?;
-    let key = if inner.present("rope_type") || !inner.present("type") { "rope_type" } else { "type" };
-    let kind = inner.optional(key, Value::as_str)?;
-    let llama3 = match kind {
-        Some("default") => None,
-        // A table of rope_theta alone is transformers 5 for the default.
-        None if inner.map.keys().all(|k| k == "rope_theta" || k == "partial_rotary_factor") => None,
-        Some("llama3") => Some(Llama3Scaling {
-            factor: inner.required("factor", "", Value::as_f64)?,
-            low_freq_factor: inner.required("low_freq_factor", "", Value::as_f64)?,
-            high_freq_factor: inner.required("high_freq_factor", "", Value::as_f64)?,
-            original_max_positions: inner.size("original_max_position_embeddings")?,
-        }),
-        _ => return Err(inner.not_understood(key, "understood are default and llama3")),
-    };
-    Ok(Rope { theta, llama3 })
 }
 
 /// A JSON object whose faults become errors that name the key.

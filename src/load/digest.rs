@@ -1,7 +1,6 @@
 //! SHA-256 of files, remembered.
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -10,6 +9,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::LoadError;
+use super::file::OpenFile;
 
 /// Hexadecimal digits of a digest.
 pub(super) fn hex(digest: &[u8]) -> String {
@@ -26,7 +26,8 @@ pub(super) fn of_bytes(bytes: &[u8]) -> String {
 
 /// SHA-256 of a file, streamed.
 pub(super) fn of_file(path: &Path) -> Result<String, LoadError> {
-    let mut file = File::open(path).map_err(LoadError::io("open", path))?;
+    let file = OpenFile::open(path)?;
+    let mut file = file.reader(u64::MAX);
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

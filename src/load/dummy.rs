@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::{LoadError, Preset, TensorSource, tensors};
 use crate::kernels::upload::{Content, Made, Piece};
-use crate::model::config::{ModelConfig, Rope};
+use crate::model::config::ModelConfig;
+use crate::model::rope::Rope;
 
 /// Part of the fingerprint; changes with the values.
 pub(super) const RECIPE: &str = "splitmix64-irwinhall4-v1";
@@ -29,7 +30,7 @@ pub fn config(preset: Preset) -> ModelConfig {
         num_kv_heads: 8,
         head_dim: 128,
         rms_norm_eps: 1e-5,
-        rope: Rope { theta: 500_000.0, llama3: None },
+        rope: Rope::plain(500_000.0),
         max_positions: 8192,
         sliding_window: None,
         tie_word_embeddings: false,
@@ -53,7 +54,7 @@ pub fn config(preset: Preset) -> ModelConfig {
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 16,
-            rope: Rope { theta: 10_000.0, llama3: None },
+            rope: Rope::plain(10_000.0),
             max_positions: 2048,
             ..llama3
         },

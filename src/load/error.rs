@@ -31,6 +31,60 @@ pub enum LoadError {
         /// What the system said.
         source: Arc<std::io::Error>,
     },
+    /// Where a file should be is something else, which might never end or never begin.
+    #[error("{} is {kind}, not a file", path.display())]
+    NotAFile {
+        /// What was to be opened.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// A file is larger than any of its kind.
+    #[error("{} has {bytes} bytes, and {most} are the most that such a file has", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The most that is read.
+        most: u64,
+    },
+    /// A file was written to, or cut short, after it was opened.
+    #[error(
+        "{} changed since it was opened: it had {was} bytes and has {now}; start the server again when the weights are back",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Its length then.
+        was: u64,
+        /// Its length now.
+        now: u64,
+    },
+    /// A GGUF file is one of several that belong together.
+    #[error(
+        "{file} is part {part} of {of}; join the parts to one file with llama-gguf-split --merge, and give that"
+    )]
+    Split {
+        /// The file.
+        file: String,
+        /// Which, from 1.
+        part: u64,
+        /// Of how many.
+        of: u64,
+    },
+    /// A GGUF file has tensors of a type that is not read.
+    #[error(
+        "{file} has tensors of type {kind}, which is not read; read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, \
+         Q3_K, Q4_K, Q5_K and Q6_K"
+    )]
+    GgufType {
+        /// The file.
+        file: String,
+        /// llama.cpp's name of the type.
+        kind: String,
+    },
     /// A folder lacks something that a checkpoint has.
     #[error("{} is not a checkpoint: {why}", path.display())]
     NotACheckpoint {

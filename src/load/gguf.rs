@@ -5,29 +5,33 @@
 
 mod metadata;
 
-use std::fs::File;
 use std::io::BufReader;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::{Device, Tensor};
 
+use super::file::OpenFile;
 use super::tensors::part_of;
 use super::{LoadError, TensorSource, tensors};
 use crate::kernels::upload::Piece;
 use crate::model::config::ModelConfig;
-use crate::tokens::GgufVocabulary;
+use crate::tokens::{GgufVocabulary, caught};
+
+/// Bytes that a header may have: vocabularies of some hundred thousand tokens take ten million. What a file says of its lengths
+/// is believed up to here, and numbers in memory are 32 times as large as in the file.
+const MOST_HEADER: u64 = 64 << 20;
 
 /// An open GGUF file.
 pub(super) struct Gguf {
-    path: PathBuf,
+    file: OpenFile,
     content: Content,
 }
 
 /// The weights of a GGUF file.
 pub(super) struct GgufSource {
-    path: PathBuf,
+    file: OpenFile,
     content: Content,
     /// Heads of Q and of K whose rows are in llama.cpp's order.
     permuted: Option<(usize, usize)>,
@@ -36,17 +40,21 @@ pub(super) struct GgufSource {
 impl Gguf {
     /// Reads the header: metadata and tensor places, no weights.
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = File::open(path).map_err(LoadError::io("open", path))?;
-        let content = Content::read(&mut BufReader::new(file))
-            .map_err(|e| LoadError::Damaged { file: path.display().to_string(), why: e.to_string() })?;
-        Ok(Self { path: path.to_owned(), content })
+        let file = OpenFile::open(path)?;
+        let name = || path.display().to_string();
+        let read = || Content::read(&mut BufReader::new(file.reader(MOST_HEADER)));
+        // Some numbers that make no sense divide by zero in there.
+        let content = caught(read).map_err(|why| LoadError::Damaged { file: name(), why })?;
+        let content = content.map_err(|error| fault_of(name(), &error))?;
+        metadata::whole(&content, path)?;
+        Ok(Self { file, content })
     }
 
     /// The model's shape.
     pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
         let divisors = "rope_freqs.weight";
         let factors = self.content.tensor_infos.contains_key(divisors);
-        let factors = factors.then(|| read(&self.path, &self.content, divisors)).transpose()?;
+        let factors = factors.then(|| read(&self.file, &self.content, divisors)).transpose()?;
         metadata::config(&self.content, factors)
     }
 
@@ -55,9 +63,14 @@ impl Gguf {
         metadata::vocabulary(&self.content)
     }
 
+    /// What is to be said about the file.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        metadata::warnings(&self.content)
+    }
+
     /// The weights, after checking names and shapes against the configuration.
     pub(super) fn tensors(mut self, config: &ModelConfig) -> Result<GgufSource, LoadError> {
-        let file = self.path.display().to_string();
+        let file = self.file.path().display().to_string();
         let infos = &self.content.tensor_infos;
         let names =
             infos.keys().filter(|name| *name != "rope_freqs.weight").map(|name| huggingface_name(name));
@@ -67,7 +80,7 @@ impl Gguf {
         let permuted = (config.architecture == "llama").then_some((config.num_heads, config.num_kv_heads));
         // Vocabulary and merges are large and not needed for weights.
         self.content.metadata = std::collections::HashMap::new();
-        Ok(GgufSource { path: self.path, content: self.content, permuted })
+        Ok(GgufSource { file: self.file, content: self.content, permuted })
     }
 }
 
@@ -78,7 +91,7 @@ impl GgufSource {
         stored.ok_or_else(|| LoadError::MissingTensor {
             name: name.to_owned(),
             expected: Vec::new(),
-            file: self.path.display().to_string(),
+            file: self.file.path().display().to_string(),
         })
     }
 }
@@ -86,7 +99,7 @@ impl GgufSource {
 impl TensorSource for GgufSource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
         let stored = self.stored(name)?;
-        let tensor = read(&self.path, &self.content, &stored)?;
+        let tensor = read(&self.file, &self.content, &stored)?;
         let heads = match (self.permuted, stored.rsplit('.').nth(1)) {
             (Some((q, _)), Some("attn_q")) => q,
             (Some((_, k)), Some("attn_k")) => k,
@@ -100,7 +113,7 @@ impl TensorSource for GgufSource {
         // Rows of most tensors lie in the file one after the other, each a whole number of quantised blocks.
         match self.content.tensor_infos[&stored].shape.dims() {
             [_, width] if !stored.ends_with("attn_q.weight") && !stored.ends_with("attn_k.weight") => {
-                let tensor = read_rows(&self.path, &self.content, &stored, &rows, *width)?;
+                let tensor = read_rows(&self.file, &self.content, &stored, &rows, *width)?;
                 part_of(&tensor, name, 0..rows.len(), columns)
             }
             _ => part_of(&self.tensor(name)?, name, rows, columns),
@@ -109,29 +122,70 @@ impl TensorSource for GgufSource {
 }
 
 fn read_rows(
-    path: &Path,
+    file: &OpenFile,
     content: &Content,
     stored: &str,
     rows: &Range<usize>,
     width: usize,
 ) -> Result<Tensor, LoadError> {
-    let mut file = File::open(path).map_err(LoadError::io("open", path))?;
     let whole = &content.tensor_infos[stored];
     let kind = whole.ggml_dtype;
     let row_bytes = width / kind.block_size() * kind.type_size();
     let offset = whole.offset + (rows.start * row_bytes) as u64;
     let part = TensorInfo { ggml_dtype: kind, shape: (rows.len(), width).into(), offset };
-    part.read(&mut file, content.tensor_data_offset, &Device::Cpu)
+    part.read(&mut file.reader(u64::MAX), content.tensor_data_offset, &Device::Cpu)
         .and_then(|t| t.dequantize(&Device::Cpu))
-        .map_err(|e| LoadError::Tensor { name: stored.to_owned(), why: e.to_string() })
+        .map_err(|e| LoadError::Tensor { name: stored.to_owned(), why: words(&e) })
 }
 
-fn read(path: &Path, content: &Content, stored: &str) -> Result<Tensor, LoadError> {
-    let mut file = File::open(path).map_err(LoadError::io("open", path))?;
-    content
-        .tensor(&mut file, stored, &Device::Cpu)
-        .and_then(|t| t.dequantize(&Device::Cpu))
-        .map_err(|e| LoadError::Tensor { name: stored.to_owned(), why: e.to_string() })
+fn read(file: &OpenFile, content: &Content, stored: &str) -> Result<Tensor, LoadError> {
+    let read = || content.tensor(&mut file.reader(u64::MAX), stored, &Device::Cpu)?.dequantize(&Device::Cpu);
+    let fault = |why: String| LoadError::Tensor { name: stored.to_owned(), why };
+    caught(read).map_err(fault)?.map_err(|error| fault(words(&error)))
+}
+
+/// What the library says, without the backtrace that it appends where one is asked for.
+fn words(error: &candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => words(inner),
+        other => other.to_string(),
+    }
+}
+
+/// Why a header could not be read. The library stops at the first type that it has no name for.
+fn fault_of(file: String, error: &candle_core::Error) -> LoadError {
+    let why = words(error);
+    let number = why.strip_prefix("unknown dtype for tensor ").and_then(|n| n.parse().ok());
+    match number {
+        Some(number) => LoadError::GgufType { file, kind: type_name(number) },
+        None => LoadError::Damaged { file, why },
+    }
+}
+
+/// llama.cpp's name of a type of tensors that is not read.
+fn type_name(number: u32) -> String {
+    const NAMES: [(u32, &str); 18] = [
+        (16, "IQ2_XXS"),
+        (17, "IQ2_XS"),
+        (18, "IQ3_XXS"),
+        (19, "IQ1_S"),
+        (20, "IQ4_NL"),
+        (21, "IQ3_S"),
+        (22, "IQ2_S"),
+        (23, "IQ4_XS"),
+        (24, "I8"),
+        (25, "I16"),
+        (26, "I32"),
+        (27, "I64"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (35, "TQ2_0"),
+        (39, "MXFP4"),
+        (40, "NVFP4"),
+    ];
+    let name = NAMES.iter().find(|(n, _)| *n == number);
+    name.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_owned())
 }
 
 /// Undoes llama.cpp's row order: within each head, rows `2i` and `2i + 1` go back to `i` and `i + e/2`.

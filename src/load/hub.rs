@@ -6,11 +6,9 @@ use std::time::Duration;
 use hf_hub::api::tokio::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::safetensors::index_files;
+use super::safetensors::{INDEX, Layout, SINGLE, read_index};
 use super::{HubOptions, LoadError, LoadOptions, digest};
 
-const INDEX: &str = "model.safetensors.index.json";
-const SINGLE: &str = "model.safetensors";
 const POLICY: &str = "tokenizer_config.json";
 /// Tries of one file. Every try resumes, so this bounds interruptions per file, not its size.
 const ATTEMPTS: u32 = 5;
@@ -102,10 +100,9 @@ impl<'a> Hub<'a> {
         let folder = by_ref.unwrap_or_else(|| repo.pointer_path(self.revision));
         let commit = folder.file_name()?.to_str()?.to_owned();
         let here = |name: &str| folder.join(name).is_file();
-        let shards = if here(INDEX) {
-            index_files(&std::fs::read(folder.join(INDEX)).ok()?).ok()?.into_iter().collect()
-        } else {
-            vec![SINGLE.to_owned()]
+        let shards = match Layout::of(here)? {
+            Layout::Single { .. } => vec![SINGLE.to_owned()],
+            Layout::Sharded => read_index(&folder).ok()?.into_iter().collect(),
         };
         let needed = ["config.json", "tokenizer.json"].into_iter().chain(shards.iter().map(String::as_str));
         needed.into_iter().all(here).then_some(Snapshot { folder, commit })
@@ -134,14 +131,14 @@ impl<'a> Hub<'a> {
         if has(POLICY) {
             self.file(listing, POLICY)?;
         }
-        let weights = if has(INDEX) {
-            let index = self.file(listing, INDEX)?;
-            let bytes = std::fs::read(&index).map_err(LoadError::io("read", &index))?;
-            index_files(&bytes)?.into_iter().collect()
-        } else if has(SINGLE) {
-            vec![SINGLE.to_owned()]
-        } else {
-            return Err(lacking(SINGLE, "other weight formats are not read"));
+        let weights = match Layout::of(has) {
+            Some(Layout::Single { .. }) => vec![SINGLE.to_owned()],
+            Some(Layout::Sharded) => {
+                let index = self.file(listing, INDEX)?;
+                let folder = index.parent().map(Path::to_owned).unwrap_or_default();
+                read_index(&folder)?.into_iter().collect()
+            }
+            None => return Err(lacking(SINGLE, "other weight formats are not read")),
         };
         self.file(listing, "tokenizer.json")?;
         let config = self.file(listing, "config.json")?;

@@ -7,6 +7,7 @@ mod config_json;
 mod digest;
 pub mod dummy;
 mod error;
+mod file;
 mod gguf;
 mod hub;
 mod memory;
@@ -42,6 +43,8 @@ pub struct Checkpoint {
     pub tensors: Arc<dyn TensorSource>,
     /// What exactly was loaded.
     pub fingerprint: Fingerprint,
+    /// What its files leave open or contradict themselves in, in words, where it was not refused for it.
+    pub warnings: Vec<String>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -89,9 +92,21 @@ pub fn open(reference: &ModelRef, options: &LoadOptions) -> Result<Checkpoint, L
     }
 }
 
+/// The name that was given: a hub's cache links names to files that are called by their hashes. A path without one, such as
+/// `.`, is looked up. A snapshot in such a cache is called by its commit, which names nothing: its model's name is taken.
 fn base_name(path: &Path) -> String {
-    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    whole.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    let looked_up = || path.canonicalize().ok();
+    let whole = if path.file_name().is_some() { Some(path.to_owned()) } else { looked_up() };
+    let name = |path: &Path| Some(path.file_name()?.to_string_lossy().into_owned());
+    let whole = whole.as_deref().unwrap_or(path);
+    snapshot_of(whole).or_else(|| name(whole)).unwrap_or_else(|| path.display().to_string())
+}
+
+/// `org/name`, of `models--org--name/snapshots/<commit>`.
+fn snapshot_of(path: &Path) -> Option<String> {
+    let snapshots = path.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let model = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    Some(model.replacen("--", "/", 1))
 }
 
 fn open_gguf(
@@ -102,7 +117,7 @@ fn open_gguf(
 ) -> Result<Checkpoint, LoadError> {
     let gguf = gguf::Gguf::open(path)?;
     let config = gguf.config()?;
-    let vocabulary = gguf.vocabulary()?;
+    let (vocabulary, warnings) = (gguf.vocabulary()?, gguf.warnings());
     let tokenizer_sha256 = vocabulary_sha256(&vocabulary);
     let file = path.display().to_string();
     let tokenizer =
@@ -110,8 +125,12 @@ fn open_gguf(
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint })
+    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings })
 }
+
+/// Bytes of a configuration at most, and of a tokenizer and its policy; the largest vocabularies take some ten million.
+const MOST_CONFIG: u64 = 16 << 20;
+const MOST_TOKENIZER: u64 = 512 << 20;
 
 fn open_folder(
     folder: &Path,
@@ -120,26 +139,32 @@ fn open_folder(
     revision: Option<String>,
     options: &LoadOptions,
 ) -> Result<Checkpoint, LoadError> {
-    let read = |file: &str| {
-        let path = folder.join(file);
-        std::fs::read(&path).map_err(LoadError::io("read", &path))
-    };
-    if !folder.join("config.json").is_file() {
+    let is_there = |file: &str| file::is_there(&folder.join(file));
+    let read = |file: &str, most: u64| file::read_whole(&folder.join(file), most);
+    if !is_there("config.json") {
         return Err(LoadError::NotACheckpoint { path: folder.to_owned(), why: why_no_checkpoint(folder) });
     }
-    let config = config_json::parse(&read("config.json")?)?;
-    let json = read("tokenizer.json")?;
-    let policy =
-        folder.join("tokenizer_config.json").is_file().then(|| read("tokenizer_config.json")).transpose()?;
+    let mut config = config_json::parse(&read("config.json", MOST_CONFIG)?)?;
+    let json = read("tokenizer.json", MOST_TOKENIZER)?;
+    let policy = is_there("tokenizer_config.json")
+        .then(|| read("tokenizer_config.json", MOST_TOKENIZER))
+        .transpose()?;
     let tokenizer = Tokenizer::from_json(&json, policy.as_deref()).map_err(|source| {
         LoadError::Tokenizer { file: folder.join("tokenizer.json").display().to_string(), source }
     })?;
     let tokenizer_sha256 = digest::of_bytes(&[json, policy.unwrap_or_default()].concat());
-    let files = safetensors::weight_files(folder)?;
-    let tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string(), &config)?;
+    let (files, chosen) = safetensors::weight_files(folder)?;
+    let mut tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string())?;
+    let mut untied = None;
+    if config.tie_word_embeddings {
+        (config.tie_word_embeddings, untied) = tensors.tie()?;
+    }
+    tensors.check(&config)?;
+    let stored = tensors.stored_frequencies(&config)?;
     let weights_sha256 = digest::of_weights(&files, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint })
+    let warnings = chosen.into_iter().chain(untied).chain(stored).collect();
+    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings })
 }
 
 fn why_no_checkpoint(folder: &Path) -> String {
@@ -163,13 +188,37 @@ fn open_dummy(preset: Preset, seed: u64, source: String) -> Result<Checkpoint, L
         source: source.clone(),
     };
     let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset != Preset::Tiny });
-    checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint })
+    checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint, warnings: Vec::new() })
 }
 
-/// Token ids must have embeddings. (Models may have more embeddings than ids: padding.)
-fn checked(checkpoint: Checkpoint) -> Result<Checkpoint, LoadError> {
-    let (tokenizer, model) = (checkpoint.tokenizer.vocab_size(), checkpoint.config.vocab_size);
-    if tokenizer > model { Err(LoadError::Vocabulary { tokenizer, model }) } else { Ok(checkpoint) }
+/// Token ids must have embeddings. Models may have more embeddings than ids: padding. Tokens that were added to a vocabulary
+/// later may have none, which is said; a prompt that has one is refused.
+fn checked(mut checkpoint: Checkpoint) -> Result<Checkpoint, LoadError> {
+    let model = checkpoint.config.vocab_size;
+    let beyond = checkpoint.tokenizer.limit(model);
+    let without = |id: u32| LoadError::Vocabulary { tokenizer: id as usize + 1, model };
+    if let Some(&id) = beyond.own.last() {
+        return Err(without(id));
+    }
+    if let (Some(bos), true) = checkpoint.tokenizer.bos()
+        && bos as usize >= model
+    {
+        return Err(without(bos));
+    }
+    if !beyond.added.is_empty() {
+        let shown: Vec<String> = beyond
+            .added
+            .iter()
+            .take(8)
+            .map(|id| format!("{:?} ({id})", checkpoint.tokenizer.text(*id)))
+            .collect();
+        checkpoint.warnings.push(format!(
+            "{} added tokens have ids that the model, of {model} embeddings, has none for, and cannot be used: {}",
+            beyond.added.len(),
+            shown.join(", ")
+        ));
+    }
+    Ok(checkpoint)
 }
 
 /// Digest of all parts that decide ids, each with its length so that no two lists read the same.

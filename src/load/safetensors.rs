@@ -1,48 +1,105 @@
-//! Weights from safetensors, one file or sharded, memory-mapped.
+//! Weights from safetensors, one file or sharded, read where they lie.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use candle_core::safetensors::MmapedSafetensors;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::Metadata;
 use serde_json::Value;
 
+use super::file::{OpenFile, is_there, read_whole};
 use super::{LoadError, TensorSource, tensors};
 use crate::kernels::upload::{Content, Numbers, Piece};
 use crate::model::config::ModelConfig;
 
 const UNDERSTOOD: &str = "F32, F16, BF16 (quantised checkpoints are not; use the original one or a GGUF)";
+/// Weights in one file.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// Names the files of weights in several.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// Bytes of an index at most; that of a model of a thousand shards has some.
+const MOST_INDEX: u64 = 64 << 20;
+/// Bytes of a header at most: the format's own limit.
+const MOST_HEADER: u64 = 100_000_000;
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 /// A checkpoint's safetensors files.
 pub(super) struct SafetensorsSource {
-    files: MmapedSafetensors,
+    files: Vec<OpenFile>,
+    tensors: HashMap<String, Place>,
     /// For messages.
     place: String,
 }
 
-/// The weight files of a checkpoint folder, sorted: those of the index, or `model.safetensors`.
-pub(super) fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, LoadError> {
-    let index = folder.join("model.safetensors.index.json");
-    if index.is_file() {
-        let bytes = std::fs::read(&index).map_err(LoadError::io("read", &index))?;
-        return Ok(index_files(&bytes)?.into_iter().map(|name| folder.join(name)).collect());
+/// Where a tensor lies.
+#[derive(Clone)]
+struct Place {
+    file: usize,
+    offset: u64,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// Where a checkpoint's weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// In [`SINGLE`].
+    Single {
+        /// Whether there is an [`INDEX`] as well, which is not read then, as in `transformers`.
+        beside_index: bool,
+    },
+    /// In the files that [`INDEX`] names.
+    Sharded,
+}
+
+impl Layout {
+    /// By the names that a folder or a repository has.
+    pub(super) fn of(has: impl Fn(&str) -> bool) -> Option<Layout> {
+        match (has(SINGLE), has(INDEX)) {
+            (true, beside_index) => Some(Self::Single { beside_index }),
+            (false, true) => Some(Self::Sharded),
+            (false, false) => None,
+        }
     }
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
+}
+
+/// The weight files of a checkpoint folder, sorted, and what is to be said about the choice.
+pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>), LoadError> {
+    match Layout::of(|name| is_there(&folder.join(name))) {
+        Some(Layout::Single { beside_index }) => {
+            let named = beside_index.then(|| read_index(folder)).and_then(Result::ok).unwrap_or_default();
+            let contradicts = beside_index && !named.iter().eq([SINGLE]);
+            let warning = contradicts.then(|| {
+                format!("{SINGLE} is read, as transformers does; {INDEX}, which names other files, is not")
+            });
+            Ok((vec![folder.join(SINGLE)], warning))
+        }
+        Some(Layout::Sharded) => {
+            let names = read_index(folder)?;
+            Ok((names.into_iter().map(|name| folder.join(name)).collect(), None))
+        }
+        None => {
+            let why = format!("it has neither {SINGLE} nor {INDEX} (other weight formats are not read)");
+            Err(LoadError::NotACheckpoint { path: folder.to_owned(), why })
+        }
     }
-    let why = "it has neither model.safetensors nor model.safetensors.index.json (other weight formats are not read)";
-    Err(LoadError::NotACheckpoint { path: folder.to_owned(), why: why.to_owned() })
+}
+
+/// Names of the shards in a folder's index, sorted.
+pub(super) fn read_index(folder: &Path) -> Result<BTreeSet<String>, LoadError> {
+    index_files(&read_whole(&folder.join(INDEX), MOST_INDEX)?)
 }
 
 /// Names of the shards in `model.safetensors.index.json`, sorted.
-pub(super) fn index_files(index: &[u8]) -> Result<BTreeSet<String>, LoadError> {
-    let damaged = |why: String| LoadError::Damaged { file: "model.safetensors.index.json".to_owned(), why };
+fn index_files(index: &[u8]) -> Result<BTreeSet<String>, LoadError> {
+    let damaged = |why: String| LoadError::Damaged { file: INDEX.to_owned(), why };
     let index: Value = serde_json::from_slice(index).map_err(|e| damaged(e.to_string()))?;
     let map = index.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| damaged("it has no weight_map".to_owned()))?;
@@ -57,93 +114,179 @@ pub(super) fn index_files(index: &[u8]) -> Result<BTreeSet<String>, LoadError> {
 }
 
 impl SafetensorsSource {
-    /// Maps the files and checks their headers against the configuration.
-    pub(super) fn open(files: &[PathBuf], place: String, config: &ModelConfig) -> Result<Self, LoadError> {
-        if let Some(missing) = files.iter().find(|f| !f.is_file()) {
-            let not_found = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(LoadError::io("read", missing)(not_found));
-        }
-        #[expect(
-            unsafe_code,
-            reason = "a memory map is undefined if another process truncates the file while it is read; \
-                                        copying a 140 GB checkpoint into memory first is the alternative"
-        )]
-        // SAFETY: files of a checkpoint are written once (hub downloads by rename) and only read here.
-        let mapped = unsafe { MmapedSafetensors::multi(files) };
-        let mapped = mapped.map_err(|e| LoadError::Damaged { file: place.clone(), why: e.to_string() })?;
-        let source = Self { files: mapped, place };
-        let views = source.files.tensors();
-        for (name, view) in &views {
-            if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-                let got = format!("{:?}", view.dtype());
-                return Err(LoadError::Dtype { name: name.clone(), got, understood: UNDERSTOOD });
+    /// Opens the files and reads their headers.
+    pub(super) fn open(files: &[PathBuf], place: String) -> Result<Self, LoadError> {
+        let mut source = Self { files: Vec::with_capacity(files.len()), tensors: HashMap::new(), place };
+        for path in files {
+            let file = OpenFile::open(path)?;
+            let (start, header) = header(&file)?;
+            for (name, info) in header.tensors() {
+                if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                    let got = format!("{:?}", info.dtype);
+                    return Err(LoadError::Dtype { name, got, understood: UNDERSTOOD });
+                }
+                let offset = start + info.data_offsets.0 as u64;
+                let (file, dtype, shape) = (source.files.len(), info.dtype, info.shape.clone());
+                if let Some(other) = source.tensors.get(&name) {
+                    let why = format!("{name} is also in {}", source.files[other.file].path().display());
+                    return Err(LoadError::Damaged { file: path.display().to_string(), why });
+                }
+                source.tensors.insert(name, Place { file, offset, dtype, shape });
             }
+            source.files.push(file);
         }
-        tensors::check(config, &source.place, views.into_iter().map(|(name, _)| name), |name| {
-            source.files.get(name).ok().map(|view| view.shape().to_vec())
-        })?;
         Ok(source)
     }
-}
 
-impl SafetensorsSource {
-    fn view(&self, name: &str) -> Result<TensorView<'_>, LoadError> {
-        let missing = |_| LoadError::MissingTensor {
+    /// What `tie_word_embeddings: true` means for these weights, as in `transformers`: where only one of embedding and head
+    /// is there it is both, and where both are, and differ, each is what it is. Returns whether they are one, with a warning
+    /// if the configuration says so and is wrong.
+    pub(super) fn tie(&mut self) -> Result<(bool, Option<String>), LoadError> {
+        match (self.tensors.get(EMBEDDING), self.tensors.get(HEAD)) {
+            (Some(embedding), Some(head)) => {
+                if self.same(embedding, head)? {
+                    return Ok((true, None));
+                }
+                let warning = format!(
+                    "config.json says tie_word_embeddings, but {HEAD} is there and differs from the embedding: it is \
+                     used, as transformers does"
+                );
+                Ok((false, Some(warning)))
+            }
+            (None, Some(head)) => {
+                let head = head.clone();
+                self.tensors.insert(EMBEDDING.to_owned(), head);
+                Ok((true, None))
+            }
+            _ => Ok((true, None)),
+        }
+    }
+
+    /// A warning if frequencies of the rotary embedding are stored that are not those of the configuration. `transformers` leaves
+    /// them unread since it derives them; a checkpoint from before may have been made with others.
+    pub(super) fn stored_frequencies(&self, config: &ModelConfig) -> Result<Option<String>, LoadError> {
+        let name = self.tensors.keys().filter(|name| name.ends_with("rotary_emb.inv_freq")).min();
+        let Some(name) = name else { return Ok(None) };
+        let expected = config.rope.inverse_frequencies(config.head_dim, 1);
+        let stored =
+            self.part(name, 0..self.place(name)?.shape.first().copied().unwrap_or(0), 0..1)?.to_f32();
+        // 16-bit numbers are off by up to a half of a hundredth.
+        let close = |(stored, expected): (&f32, &f64)| (f64::from(*stored) / expected - 1.0).abs() < 0.01;
+        let same = stored.len() == expected.len() && stored.iter().zip(&expected).all(close);
+        Ok((!same).then(|| {
+            format!("{name} is not what config.json says of the rotary embedding; it is left unread, as by transformers")
+        }))
+    }
+
+    /// Checks that the tensors are those of the configuration.
+    pub(super) fn check(&self, config: &ModelConfig) -> Result<(), LoadError> {
+        let shape_of = |name: &str| self.tensors.get(name).map(|place| place.shape.clone());
+        tensors::check(config, &self.place, self.tensors.keys().cloned(), shape_of)
+    }
+
+    /// Whether two tensors are the same bytes.
+    fn same(&self, a: &Place, b: &Place) -> Result<bool, LoadError> {
+        const BLOCK: usize = 16 << 20;
+        if a.dtype != b.dtype || a.shape != b.shape {
+            return Ok(false);
+        }
+        let bytes = size_of_dtype(a.dtype) * a.shape.iter().product::<usize>();
+        let mut blocks = [vec![0; BLOCK.min(bytes)], vec![0; BLOCK.min(bytes)]];
+        for at in (0..bytes).step_by(BLOCK) {
+            let length = BLOCK.min(bytes - at);
+            for (place, block) in [a, b].into_iter().zip(&mut blocks) {
+                self.files[place.file].read_at(place.offset + at as u64, &mut block[..length])?;
+            }
+            if blocks[0][..length] != blocks[1][..length] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn place(&self, name: &str) -> Result<&Place, LoadError> {
+        self.tensors.get(name).ok_or_else(|| LoadError::MissingTensor {
             name: name.to_owned(),
             expected: Vec::new(),
             file: self.place.clone(),
-        };
-        self.files.get(name).map_err(missing)
+        })
+    }
+}
+
+/// A file's header, and where its numbers start.
+fn header(file: &OpenFile) -> Result<(u64, Metadata), LoadError> {
+    let damaged = |why: String| LoadError::Damaged { file: file.path().display().to_string(), why };
+    if file.bytes() < 8 {
+        return Err(damaged(format!("it has {} bytes, too few for a header", file.bytes())));
+    }
+    let mut length = [0; 8];
+    file.read_at(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MOST_HEADER || length > file.bytes() - 8 {
+        let bytes = file.bytes();
+        return Err(damaged(format!("it says that its header has {length} bytes, and has {bytes} in all")));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_at(8, &mut header)?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| damaged(e.to_string()))?;
+    let (expected, got) = (8 + length + header.data_len() as u64, file.bytes());
+    if expected != got {
+        return Err(damaged(format!("its header describes {expected} bytes, and it has {got}")));
+    }
+    Ok((8 + length, header))
+}
+
+const fn size_of_dtype(dtype: Dtype) -> usize {
+    match dtype {
+        Dtype::F32 => 4,
+        _ => 2,
     }
 }
 
 impl TensorSource for SafetensorsSource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
-        self.view(name)?;
-        self.files
-            .load(name, &Device::Cpu)
+        let place = self.place(name)?;
+        let mut bytes = vec![0; size_of_dtype(place.dtype) * place.shape.iter().product::<usize>()];
+        self.files[place.file].read_at(place.offset, &mut bytes)?;
+        let dtype = match place.dtype {
+            Dtype::BF16 => DType::BF16,
+            Dtype::F16 => DType::F16,
+            _ => DType::F32,
+        };
+        Tensor::from_raw_buffer(&bytes, dtype, &place.shape, &Device::Cpu)
             .map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
     }
 
     fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
-        let view = self.view(name)?;
-        let width = view.shape().get(1).copied().unwrap_or(1);
-        let bytes = view.data();
-        let slice = Slice { bytes, width, rows: rows.clone(), columns: columns.clone() };
-        let numbers = match view.dtype() {
-            Dtype::BF16 => Numbers::Bf16(slice.numbers()),
-            Dtype::F16 => Numbers::F16(slice.numbers()),
-            _ => Numbers::F32(slice.numbers()),
+        let place = self.place(name)?;
+        let numbers = match place.dtype {
+            Dtype::BF16 => Numbers::Bf16(self.numbers::<bf16>(place, &rows, &columns)?),
+            Dtype::F16 => Numbers::F16(self.numbers::<f16>(place, &rows, &columns)?),
+            _ => Numbers::F32(self.numbers::<f32>(place, &rows, &columns)?),
         };
         Ok(Piece { rows: rows.len(), columns: columns.len(), content: Content::Numbers(numbers) })
     }
 }
 
-/// Rows and columns of a tensor `[.., width]` in its file.
-struct Slice<'a> {
-    bytes: &'a [u8],
-    width: usize,
-    rows: Range<usize>,
-    columns: Range<usize>,
-}
-
-impl<'a> Slice<'a> {
-    /// The numbers, as they lie in the file if they lie there one after the other and where such numbers may.
-    fn numbers<T: AnyBitPattern + NoUninit>(&self) -> Cow<'a, [T]> {
-        let size = size_of::<T>();
-        let Slice { bytes, width, rows, columns } = self;
-        let at = |row: usize, column: usize| (row * width + column) * size;
-        let whole: &'a [u8] = &bytes[at(rows.start, 0)..at(rows.end, 0)];
-        if columns.len() == *width
-            && let Ok(numbers) = bytemuck::try_cast_slice(whole)
-        {
-            return Cow::Borrowed(numbers);
-        }
+impl SafetensorsSource {
+    /// Rows and columns of a tensor `[.., width]`. Nothing beside them is read.
+    fn numbers<T: AnyBitPattern + NoUninit + Send>(
+        &self,
+        place: &Place,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+    ) -> Result<Cow<'static, [T]>, LoadError> {
+        let (file, size) = (&self.files[place.file], size_of::<T>());
+        let width = place.shape.get(1).copied().unwrap_or(1);
+        let at = |row: usize, column: usize| place.offset + ((row * width + column) * size) as u64;
         let mut numbers = vec![T::zeroed(); rows.len() * columns.len()];
-        let parts = bytemuck::cast_slice_mut::<T, u8>(&mut numbers).chunks_exact_mut(columns.len() * size);
-        for (row, part) in rows.clone().zip(parts) {
-            part.copy_from_slice(&bytes[at(row, columns.start)..at(row, columns.end)]);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut numbers);
+        if columns.len() == width {
+            file.read_at(at(rows.start, 0), bytes)?;
+        } else {
+            let parts = bytes.chunks_exact_mut((columns.len() * size).max(1));
+            rows.clone().zip(parts).try_for_each(|(row, part)| file.read_at(at(row, columns.start), part))?;
         }
-        Cow::Owned(numbers)
+        Ok(Cow::Owned(numbers))
     }
 }

@@ -13,6 +13,7 @@ use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::PromptText;
 use crate::spec::read::{did_you_mean, escape};
+use crate::tokens::TokenizeError;
 
 /// One member of a target set as it was understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -172,7 +173,11 @@ fn target_token(
         TargetItem::Text(text) => match words.target(text) {
             Ok(tokens) => tokens,
             Err(error) => {
-                out.push(at, code::NOT_TOKENISABLE, error.to_string(), "change the text");
+                let code = match error {
+                    TokenizeError::NoEmbedding { .. } => code::UNKNOWN_TOKEN,
+                    _ => code::NOT_TOKENISABLE,
+                };
+                out.push(at, code, error.to_string(), "change the text");
                 return None;
             }
         },

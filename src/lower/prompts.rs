@@ -158,6 +158,9 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
                 TokenizeError::UnknownId { index, vocab_size, .. } => {
                     (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
                 }
+                TokenizeError::NoEmbedding { text, .. } => {
+                    (at, code::UNKNOWN_TOKEN, format!("leave out {text:?}: the model was not made with it"))
+                }
                 TokenizeError::NoBos => {
                     let at = format!("/runs/{}/bos", escape(name));
                     (at, code::NOT_SUPPORTED, "leave out `bos`".to_owned())

@@ -172,6 +172,9 @@ fn replacement_ids(
                 TokenizeError::UnknownId { index, vocab_size, .. } => {
                     (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
                 }
+                TokenizeError::NoEmbedding { .. } => {
+                    (at.to_owned(), code::UNKNOWN_TOKEN, "choose other tokens".to_owned())
+                }
                 TokenizeError::NoBos | TokenizeError::Refused(_) => {
                     (at.to_owned(), code::NOT_TOKENISABLE, "change the text".to_owned())
                 }

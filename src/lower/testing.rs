@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::facts::{Facts, Limits, Words};
 use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
-use crate::model::config::{ModelConfig, Rope};
+use crate::model::config::ModelConfig;
+use crate::model::rope::Rope;
 use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
 
 /// Words with ids from 256; ids below are bytes.
@@ -57,7 +58,7 @@ impl Default for Fake {
             num_kv_heads: 1,
             head_dim: 4,
             rms_norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, llama3: None },
+            rope: Rope::plain(1e4),
             max_positions: 64,
             sliding_window: None,
             tie_word_embeddings: true,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::rope::Rope;
 use crate::spec::site::{HeadKind, Site, Width};
 
 /// Shape and constants of a Llama-family decoder. Built by [`crate::load`], never from defaults: a constant that
@@ -29,7 +30,7 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// Rotary position embedding.
     pub rope: Rope,
-    /// Longest sequence the checkpoint was made for.
+    /// Longest sequence the checkpoint was made for, with the scaling of its rotary embedding.
     pub max_positions: usize,
     /// Keys further back than this are masked in the checkpoint's own code; longer prompts are refused.
     pub sliding_window: Option<usize>,
@@ -39,28 +40,6 @@ pub struct ModelConfig {
     pub qkv_bias: bool,
     /// Whether q and k are RMS-normed per head before the rotary embedding (Qwen3).
     pub qk_norm: bool,
-}
-
-/// Rotary position embedding: base and optional Llama-3 frequency scaling.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub struct Rope {
-    /// Base of the geometric frequency series.
-    pub theta: f64,
-    /// Llama-3.1 scaling of the low frequencies, if any.
-    pub llama3: Option<Llama3Scaling>,
-}
-
-/// `rope_type: llama3` of Llama 3.1 and later.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
-pub struct Llama3Scaling {
-    /// Factor by which low frequencies are divided.
-    pub factor: f64,
-    /// Wavelengths above `original_max_positions / low_freq_factor` are scaled fully.
-    pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_positions / high_freq_factor` are kept.
-    pub high_freq_factor: f64,
-    /// Context length before scaling.
-    pub original_max_positions: usize,
 }
 
 /// A number in a configuration that makes no model.
@@ -153,45 +132,10 @@ impl ModelConfig {
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
             return fault("rms_norm_eps", &self.rms_norm_eps, "it must be a small positive number");
         }
-        if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
-            return fault("rope_theta", &self.rope.theta, "it must be positive");
-        }
-        if let Some(s) = self.rope.llama3
-            && !(s.factor >= 1.0 && s.low_freq_factor > 0.0 && s.high_freq_factor > s.low_freq_factor)
-        {
-            let got = format!("{} between {} and {}", s.factor, s.low_freq_factor, s.high_freq_factor);
-            return fault(
-                "rope factor",
-                &got,
-                "factor must be at least 1 and low_freq_factor below high_freq_factor",
-            );
-        }
+        self.rope.check(self.head_dim)?;
         if self.sliding_window == Some(0) {
             return fault("sliding_window", &0, "it must be at least 1, or null");
         }
         Ok(())
-    }
-
-    /// Inverse frequencies of the rotary embedding, `[head_dim / 2]`, in f64.
-    ///
-    /// Source: the Llama-3 scaling of `transformers` (`rope_type: llama3`).
-    pub fn inverse_frequencies(&self) -> Vec<f64> {
-        let half = self.head_dim / 2;
-        let base = (0..half).map(|i| self.rope.theta.powf(-((2 * i) as f64) / self.head_dim as f64));
-        let Some(s) = self.rope.llama3 else { return base.collect() };
-        let original = s.original_max_positions as f64;
-        base.map(|freq| {
-            let wavelength = 2.0 * std::f64::consts::PI / freq;
-            if wavelength < original / s.high_freq_factor {
-                freq
-            } else if wavelength > original / s.low_freq_factor {
-                freq / s.factor
-            } else {
-                let smooth =
-                    (original / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
-                (1.0 - smooth) * freq / s.factor + smooth * freq
-            }
-        })
-        .collect()
     }
 }

@@ -6,6 +6,7 @@
 use super::joint;
 use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
+use super::turns;
 use super::weights::{Layer, Weights};
 use crate::kernels::{Heads, Kernels, OutOfMemory};
 use crate::plan::batch::{AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, Step, Tap};
@@ -19,6 +20,15 @@ pub struct Decoder<K: Kernels> {
     weights: Weights<K>,
     shard: Shard,
     buffers: Buffers<K>,
+    /// Of the batch at hand, if it needs tables of its own.
+    turns: Option<Turns<K>>,
+}
+
+/// RoPE of one batch.
+struct Turns<K: Kernels> {
+    table: K::Rope,
+    /// Row of the table for each initial row of the batch.
+    rows: Vec<u32>,
 }
 
 /// `[rows, ..]` matrices, reused by every layer of every batch.
@@ -75,7 +85,7 @@ impl<K: Kernels> Decoder<K> {
             scores: kernels.scores_matrix(0),
             one_head: kernels.matrix(q),
         };
-        Decoder { kernels, weights, shard, buffers }
+        Decoder { kernels, weights, shard, buffers, turns: None }
     }
 
     /// The device.
@@ -97,7 +107,7 @@ impl<K: Kernels> Decoder<K> {
     /// go on with another batch.
     pub fn pass(&mut self, batch: &ForwardBatch) -> Result<RankOutput, OutOfMemory> {
         self.reserve(batch)?;
-        let Decoder { kernels, weights, shard, buffers: b } = self;
+        let Decoder { kernels, weights, shard, buffers: b, turns } = self;
         let mut pass = Pass {
             kernels: &*kernels,
             heads: shard.attention(),
@@ -107,6 +117,8 @@ impl<K: Kernels> Decoder<K> {
             shard: &*shard,
             weights: &*weights,
             positions: batch.positions.clone(),
+            rope: turns.as_ref().map_or(&weights.rope, |turns| &turns.table),
+            turned: turns.as_ref().map(|turns| turns.rows.clone()),
             log: kernels.log(),
             logged: Vec::new(),
             output: RankOutput::new(batch.runs),
@@ -142,8 +154,9 @@ impl<K: Kernels> Decoder<K> {
 
     /// Makes room in every buffer before anything is computed.
     fn reserve(&mut self, batch: &ForwardBatch) -> Result<(), OutOfMemory> {
-        let Decoder { kernels, shard, buffers: b, .. } = self;
+        let Decoder { kernels, shard, buffers: b, turns, .. } = self;
         let heads = shard.attention();
+        *turns = None;
         b.scores = kernels.scores_matrix(heads.query * batch.keys as usize);
         let isolated = head_block(batch, heads) * heads.query;
         let wanted = [
@@ -159,6 +172,13 @@ impl<K: Kernels> Decoder<K> {
             (&mut b.one_head, isolated),
         ];
         let reserved = wanted.into_iter().try_for_each(|(buffer, rows)| kernels.reserve(buffer, rows));
+        let reserved = reserved.and_then(|()| {
+            let own = turns::of(&batch.lengths, &batch.positions, shard.config());
+            *turns = own
+                .map(|(table, rows)| Ok(Turns { table: kernels.rope_table(&table)?, rows }))
+                .transpose()?;
+            Ok(())
+        });
         // A rank that stopped here alone would leave the others waiting for it.
         let missing = reserved.err().map_or(0, |OutOfMemory { bytes }| bytes.max(1));
         let of_ranks = kernels.exchange(vec![missing as f32]);
@@ -187,6 +207,10 @@ struct Pass<'a, K: Kernels> {
     block: usize,
     /// Position of each row of `x`.
     positions: Vec<u32>,
+    /// Cosines and sines.
+    rope: &'a K::Rope,
+    /// Row of these tables for each row of `x`, where it is not its position.
+    turned: Option<Vec<u32>>,
     log: K::Log,
     /// What was logged, in order.
     logged: Vec<Logged>,
@@ -211,16 +235,16 @@ impl<K: Kernels> Pass<'_, K> {
 
     /// `attn_in` to `resid_mid`, and the norm after it.
     fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
-        let (kernels, heads, rope) = (self.kernels, self.heads, &self.weights.rope);
+        let (kernels, heads, rope) = (self.kernels, self.heads, self.rope);
         self.tap(Site::AttnIn, &tables[Site::AttnIn], &mut b.h, [&mut b.x]);
         // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
         let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
-        let rotate = unseen.then_some((self.positions.as_slice(), rope));
+        let rotate = unseen.then(|| (self.turned(), rope));
         kernels.project(&b.h, &layer.qkv, self.eps, rotate, &mut b.q, &mut b.k, &mut b.v);
         self.tap(Site::K, &tables[Site::K], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
         self.tap(Site::V, &tables[Site::V], &mut b.v, [&mut b.k, &mut b.q, &mut b.x]);
         if !unseen {
-            kernels.rope(&mut b.k, &self.positions, rope);
+            kernels.rope(&mut b.k, self.turned(), rope);
         }
         self.tap(Site::KRope, &tables[Site::KRope], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
 
@@ -228,7 +252,7 @@ impl<K: Kernels> Pass<'_, K> {
         self.select(&tables.attention, b);
         self.tap(Site::Q, &tables[Site::Q], &mut b.q, [&mut b.x]);
         if !unseen {
-            kernels.rope(&mut b.q, &self.positions, rope);
+            kernels.rope(&mut b.q, self.turned(), rope);
         }
         self.tap(Site::QRope, &tables[Site::QRope], &mut b.q, [&mut b.x]);
         if tables.holds_scores() {
@@ -313,7 +337,9 @@ impl<K: Kernels> Pass<'_, K> {
                 std::mem::swap(&mut b.x, &mut b.y);
                 self.kernels.gather(&b.q, &attention.out, &mut b.z);
                 std::mem::swap(&mut b.q, &mut b.z);
-                self.positions = attention.out.iter().map(|&row| self.positions[row as usize]).collect();
+                for of_rows in self.of_rows() {
+                    *of_rows = attention.out.iter().map(|&row| of_rows[row as usize]).collect();
+                }
                 return;
             }
         };
@@ -322,13 +348,25 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
+    /// Row of the tables of RoPE for each row of `x`.
+    fn turned(&self) -> &[u32] {
+        self.turned.as_deref().unwrap_or(&self.positions)
+    }
+
+    /// What is known of each row of `x`.
+    fn of_rows(&mut self) -> impl Iterator<Item = &mut Vec<u32>> {
+        [Some(&mut self.positions), self.turned.as_mut()].into_iter().flatten()
+    }
+
     /// Appends copies of rows to all matrices of which rows are still to be read.
     fn join<const N: usize>(&mut self, parents: &[u32], matrices: [&mut K::Matrix; N]) {
         for matrix in matrices {
             self.kernels.append(matrix, parents);
         }
-        let joined: Vec<u32> = parents.iter().map(|&row| self.positions[row as usize]).collect();
-        self.positions.extend(joined);
+        for of_rows in self.of_rows() {
+            let joined: Vec<u32> = parents.iter().map(|&row| of_rows[row as usize]).collect();
+            of_rows.extend(joined);
+        }
     }
 
     /// Joins, edits and captures at a site whose values are `x`. Inside a sublayer a joining branch brings along the

@@ -4,5 +4,7 @@ pub mod config;
 pub mod decoder;
 mod joint;
 pub mod output;
+pub mod rope;
 pub mod shard;
+mod turns;
 pub mod weights;

@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::shard::Shard;
+use super::turns;
 use crate::kernels::upload::{Piece, Upload};
-use crate::kernels::{Kernels, OutOfMemory, Projections, RopeTable};
+use crate::kernels::{Kernels, OutOfMemory, Projections};
 
 /// One block.
 pub struct Layer<K: Kernels> {
@@ -104,7 +105,7 @@ where
     } else {
         kernels.weight(&tokens("lm_head.weight")?)?
     };
-    let rope = RopeTable::new(&config.inverse_frequencies(), config.max_positions);
+    let rope = turns::of_all(config);
     Ok(Weights {
         embedding: kernels.table(&embedding, shard.vocabulary.start as u32)?,
         layers: (0..config.num_layers).map(layer).collect::<Result<_, E>>()?,

@@ -18,6 +18,8 @@ pub struct ForwardBatch {
     pub tokens: Vec<u32>,
     /// Position of each initial row in its own sequence.
     pub positions: Vec<u32>,
+    /// Tokens of each initial row's own prompt.
+    pub lengths: Vec<u32>,
     /// Joins, edits and captures at `embed`.
     pub embed: Tap,
     /// One entry per block.

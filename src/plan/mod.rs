@@ -44,6 +44,8 @@ pub struct Address {
 pub struct Run {
     /// Token ids, `[t]`, unpadded, BOS included. Equal to the parent's.
     pub tokens: Arc<[u32]>,
+    /// How many of them are the prompt; what follows continues it ([`sequences`]). Equal to the parent's.
+    pub prompt: u32,
     /// The run this one is equal to until its first own edit. `None`: a root, computed from its embeddings.
     pub parent: Option<RunId>,
     /// Own edits. At one address they apply in this order, after the parent's.
@@ -278,13 +280,15 @@ pub struct Score {
 impl Plan {
     /// Adds a root: a run computed from its embeddings.
     pub fn root(&mut self, tokens: Arc<[u32]>) -> RunId {
-        self.push(Run { tokens, parent: None, edits: Vec::new() })
+        let prompt = tokens.len() as u32;
+        self.push(Run { tokens, prompt, parent: None, edits: Vec::new() })
     }
 
     /// Adds a run that equals `parent` but for `edits`.
     pub fn branch(&mut self, parent: RunId, edits: Vec<Edit>) -> RunId {
-        let tokens = Arc::clone(&self.runs[parent.0 as usize].tokens);
-        self.push(Run { tokens, parent: Some(parent), edits })
+        let Run { tokens, prompt, .. } = &self.runs[parent.0 as usize];
+        let (tokens, prompt) = (Arc::clone(tokens), *prompt);
+        self.push(Run { tokens, prompt, parent: Some(parent), edits })
     }
 
     /// Adds a readout and returns its index.

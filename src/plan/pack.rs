@@ -322,7 +322,7 @@ fn flattened(plan: &Plan) -> Plan {
         let mut edits: Vec<Edit> =
             run.parent.map_or_else(Vec::new, |p| flat.runs[p.0 as usize].edits.clone());
         edits.extend(run.edits.iter().cloned());
-        flat.runs.push(Run { tokens: run.tokens.clone(), parent: None, edits });
+        flat.runs.push(Run { tokens: run.tokens.clone(), prompt: run.prompt, parent: None, edits });
     }
     flat
 }

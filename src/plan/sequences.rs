@@ -164,7 +164,8 @@ fn copy_runs(plan: &Plan, copy: usize, suffix: &[u32], strides: Strides, into: &
                 edit.columns = edit.columns.take().map(|columns| strides.columns(&columns));
             }
         }
-        into.push(Run { tokens, parent: run.parent.map(|parent| copied(parent, copy, plan)), edits });
+        let parent = run.parent.map(|parent| copied(parent, copy, plan));
+        into.push(Run { tokens, prompt: run.prompt, parent, edits });
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
     let (plan, members) = (live.plan, &live.members);
     let of_slot = vec![NO_ROW; members.slots()];
     let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0 };
-    let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+    let (mut tokens, mut positions, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (place, run) in members.runs.iter().map(|run| plan.run(*run)).enumerate() {
         let slots = if run.parent.is_none() { members.slots_of(place) } else { 0..0 };
         for ((position, &token), slot) in (0u32..).zip(run.tokens.iter()).zip(slots) {
@@ -40,6 +40,7 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
                 rows.push(slot);
                 tokens.push(token);
                 positions.push(position);
+                lengths.push(run.prompt);
             }
         }
     }
@@ -71,6 +72,7 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
     let batch = ForwardBatch {
         tokens,
         positions,
+        lengths,
         embed,
         layers,
         final_norm,

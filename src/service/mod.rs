@@ -19,6 +19,7 @@ pub use served::Served;
 
 use crate::activations::StoreError;
 use crate::engine::{Engine, EngineError, Prepared};
+use crate::load::LoadError;
 use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
@@ -79,6 +80,8 @@ pub enum Refusal {
     Lost(Lost),
     /// Activations were not stored or not found.
     Store(StoreError),
+    /// What it needs of the embeddings could not be read.
+    Checkpoint(LoadError),
 }
 
 impl From<Problems> for Refusal {
@@ -243,8 +246,10 @@ impl Service {
         match tokio::task::spawn_blocking(move || f(&served)).await {
             Ok(result) => Ok(result?),
             // A panic goes on its way to the layer that answers it.
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => match error.try_into_panic().map(|panic| panic.downcast::<LoadError>()) {
+                // How a table says that it can no longer be read.
+                Ok(Ok(error)) => Err(Refusal::Checkpoint(*error)),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
                 Err(_) => Err(EngineError::Stopped.into()),
             },
         }

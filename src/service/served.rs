@@ -23,6 +23,8 @@ pub struct Served {
     pub tokenizer: Tokenizer,
     /// What exactly was loaded.
     pub fingerprint: Fingerprint,
+    /// What its files leave open or contradict themselves in.
+    pub warnings: Vec<String>,
     /// Format of weights and activations.
     pub dtype: Dtype,
     /// What one request may ask for.

@@ -53,6 +53,9 @@ fn start(
     engine: impl FnOnce(&Checkpoint) -> anyhow::Result<Engine>,
 ) -> anyhow::Result<Service> {
     let checkpoint = load::checkpoint(config)?;
+    for warning in &checkpoint.warnings {
+        tracing::warn!(model = checkpoint.name, "{warning}");
+    }
     let shape = &checkpoint.config;
     let table = |name| Table::new(&checkpoint.tensors, name, shape.vocab_size, shape.hidden_size);
     let embedding = table("model.embed_tokens.weight");
@@ -73,6 +76,7 @@ fn start(
         limits: limits(config, shape),
         tokenizer: checkpoint.tokenizer,
         fingerprint: checkpoint.fingerprint,
+        warnings: checkpoint.warnings,
         dtype: config.model.dtype,
         vocab_sigma,
         unembedding,

@@ -52,17 +52,14 @@ impl Table {
     /// One row.
     ///
     /// # Panics
-    /// If the checkpoint, which was opened at start, can no longer be read. (A file that is mapped would end the process.)
+    /// If the checkpoint, which was opened at start, can no longer be read: no request can help it, so what is in the middle
+    /// of one is left with the [`LoadError`], and [`super::Service`] answers with that.
     pub(super) fn row(&self, row: usize) -> Vec<f32> {
-        self.read_or_panic(row..row + 1)
+        self.read_or_leave(row..row + 1)
     }
 
-    fn read_or_panic(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
-        #[expect(
-            clippy::panic,
-            reason = "answered as a failure of the server, which it is; no request can help it"
-        )]
-        self.read(rows).unwrap_or_else(|error| panic!("the checkpoint can no longer be read: {error}"))
+    fn read_or_leave(&self, rows: std::ops::Range<usize>) -> Vec<f32> {
+        self.read(rows).unwrap_or_else(|error| std::panic::resume_unwind(Box::new(error)))
     }
 
     fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
@@ -84,7 +81,7 @@ impl Table {
         // By block of columns, `[n, width]` each.
         let mut sums = vec![0.0; n * columns];
         for rows in self.blocks() {
-            let values = self.read_or_panic(rows.clone());
+            let values = self.read_or_leave(rows.clone());
             sums.par_chunks_mut(n * COLUMNS).enumerate().for_each(|(block, sums)| {
                 let (first, width) = (block * COLUMNS, sums.len() / n);
                 for (row, values) in rows.clone().zip(values.chunks_exact(columns)) {

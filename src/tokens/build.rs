@@ -14,6 +14,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior};
 
 use super::Tokenizer;
+use super::caught::caught;
 use super::table::{Spelling, TokenTable, byte_characters};
 
 /// Why a tokenizer could not be made from a checkpoint's files.
@@ -76,6 +77,10 @@ impl Tokenizer {
     /// BOS policy as in `transformers`: an explicit `add_bos_token` decides; else what the tokenizer's own
     /// post-processor puts first.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self, BuildError> {
+        caught(|| Self::read_json(tokenizer, config)).map_err(invalid)?
+    }
+
+    fn read_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self, BuildError> {
         let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer).map_err(invalid)?;
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
@@ -107,12 +112,16 @@ impl Tokenizer {
             }
             (add, _) => (stated, add.unwrap_or(false) && stated.is_some()),
         };
-        Ok(Self::assemble(inner, spelling, bos, adds_bos))
+        Self::assemble(inner, spelling, bos, adds_bos)
     }
 
     /// From a GGUF's metadata. The pre-tokenizers are those of `transformers`' own `tokenizer.json` files for the models that
     /// llama.cpp's names stand for.
     pub fn from_gguf(vocabulary: GgufVocabulary) -> Result<Self, BuildError> {
+        caught(|| Self::read_gguf(vocabulary)).map_err(invalid)?
+    }
+
+    fn read_gguf(vocabulary: GgufVocabulary) -> Result<Self, BuildError> {
         let GgufVocabulary { model, pre, tokens, types, merges, bos, add_bos, add_eos } = vocabulary;
         if model != "gpt2" {
             let understood =
@@ -155,7 +164,7 @@ impl Tokenizer {
             return Err(BuildError::Missing { what: "BOS", token: id.to_string() });
         }
         let adds_bos = bos.is_some() && add_bos.unwrap_or(cut.adds_bos());
-        Ok(Self::assemble(inner, Spelling::ByteLevel, bos, adds_bos))
+        Self::assemble(inner, Spelling::ByteLevel, bos, adds_bos)
     }
 
     /// The tokenizer of dummy models: ids 0 to 255 are the bytes, 256 is the BOS `<s>`, which prompts get; the rest of the
@@ -178,12 +187,17 @@ impl Tokenizer {
         inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, false)));
         inner.with_decoder(Some(ByteLevelDecoder::default()));
         inner.add_special_tokens([AddedToken::from("<s>", true)]).map_err(invalid)?;
-        Ok(Self::assemble(inner, Spelling::ByteLevel, Some(BOS), true))
+        Self::assemble(inner, Spelling::ByteLevel, Some(BOS), true)
     }
 
-    fn assemble(inner: tokenizers::Tokenizer, spelling: Spelling, bos: Option<u32>, adds_bos: bool) -> Self {
-        let table = Arc::new(TokenTable::new(&inner, spelling));
-        Self { inner: Arc::new(inner), table, bos, adds_bos }
+    fn assemble(
+        inner: tokenizers::Tokenizer,
+        spelling: Spelling,
+        bos: Option<u32>,
+        adds_bos: bool,
+    ) -> Result<Self, BuildError> {
+        let table = Arc::new(TokenTable::new(&inner, spelling)?);
+        Ok(Self { inner: Arc::new(inner), embeddings: usize::MAX, table, bos, adds_bos })
     }
 }
 

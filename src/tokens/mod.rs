@@ -3,6 +3,7 @@
 //! In: a checkpoint's tokenizer files and text. Out: [`Encoded`].
 
 mod build;
+mod caught;
 mod offsets;
 mod span;
 mod table;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 pub use self::build::{BuildError, GgufVocabulary};
+pub(crate) use self::caught::caught;
 use self::offsets::CharIndex;
 use self::table::TokenTable;
 
@@ -56,6 +58,16 @@ pub enum TokenizeError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
+    /// A token that was added to the vocabulary after the model was trained, and that it has no embedding for.
+    #[error("token {text:?} ({id}) has no embedding: the model has {embeddings}")]
+    NoEmbedding {
+        /// The token's id.
+        id: u32,
+        /// What it stands for.
+        text: String,
+        /// How many embeddings the model has.
+        embeddings: usize,
+    },
     /// The explicit request for a BOS that the tokenizer does not have.
     #[error("this tokenizer has no BOS token")]
     NoBos,
@@ -96,20 +108,38 @@ pub struct Tokenizer {
     table: Arc<TokenTable>,
     bos: Option<u32>,
     adds_bos: bool,
+    /// Ids from here on have no embedding.
+    embeddings: usize,
+}
+
+/// Ids that a model has no embedding for, ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beyond {
+    /// Of the vocabulary itself.
+    pub own: Vec<u32>,
+    /// Of tokens that were added to it.
+    pub added: Vec<u32>,
 }
 
 impl Tokenizer {
+    /// Tells the tokenizer how many embeddings the model has: prompts and targets never have ids beyond. Returns which ids
+    /// these are.
+    pub fn limit(&mut self, embeddings: usize) -> Beyond {
+        self.embeddings = embeddings;
+        let (added, own) = self.table.ids_from(embeddings).partition(|id| self.table.is_added(*id));
+        Beyond { own, added }
+    }
+
     /// Tokenises a prompt. `bos`: `None` follows the tokenizer's own policy, `Some` overrides it.
     ///
     /// Special tokens written out in the text become these tokens, as in `transformers`.
     pub fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError> {
         let added = match (bos.unwrap_or(self.adds_bos), self.bos) {
-            (true, Some(id)) => Some(id),
+            (true, Some(id)) => Some(self.embedded(id)?),
             (true, None) => return Err(TokenizeError::NoBos),
             (false, _) => None,
         };
-        let encoding =
-            self.inner.encode(text, false).map_err(|e| TokenizeError::Refused(e.to_string().into()))?;
+        let encoding = self.bare(text)?;
         let pieces: Vec<&[u8]> =
             encoding.get_ids().iter().map(|&id| self.table.get(id).unwrap_or_default()).collect();
         let places = offsets::align(text, &pieces, encoding.get_offsets());
@@ -120,6 +150,10 @@ impl Tokenizer {
 
     /// Describes given token ids; offsets are those of the decoded text, see [`Self::decode`].
     pub fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError> {
+        let vocab_size = self.vocab_size().min(self.embeddings);
+        if let Some((index, &id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
+            return Err(TokenizeError::UnknownId { id, index, vocab_size });
+        }
         let (text, places) = offsets::decode(&self.pieces(ids)?);
         Ok(self.place(ids, &text, places.into_iter()))
     }
@@ -132,9 +166,25 @@ impl Tokenizer {
 
     /// Tokens of `text` as it stands, without BOS: for targets.
     pub fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| TokenizeError::Refused(e.to_string().into()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.bare(text)?.get_ids().to_vec())
+    }
+
+    /// The library's tokens of a text, without BOS.
+    fn bare(&self, text: &str) -> Result<tokenizers::Encoding, TokenizeError> {
+        let refused = |why: String| TokenizeError::Refused(why.into());
+        let encoded = caught(|| self.inner.encode(text, false)).map_err(refused)?;
+        let encoding = encoded.map_err(|e| refused(e.to_string()))?;
+        encoding.get_ids().iter().try_for_each(|id| self.embedded(*id).map(|_| ()))?;
+        Ok(encoding)
+    }
+
+    /// The id, if the model has an embedding for it.
+    fn embedded(&self, id: u32) -> Result<u32, TokenizeError> {
+        let embeddings = self.embeddings;
+        if id as usize >= embeddings {
+            return Err(TokenizeError::NoEmbedding { id, text: self.text(id), embeddings });
+        }
+        Ok(id)
     }
 
     /// The text of one token, as [`Token::text`]; `<no token 7>` for an id that names none, which models with a padded

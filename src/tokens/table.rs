@@ -1,6 +1,14 @@
 //! What each token id stands for, in bytes.
 
+use std::collections::BTreeSet;
+
 use tokenizers::AddedToken;
+
+use super::build::BuildError;
+
+/// Ids that a table may have: the largest vocabularies have a few hundred thousand. A file is free to name any, and a table as long as
+/// the largest would take what memory there is.
+const MOST_IDS: usize = 1 << 22;
 
 /// How a vocabulary writes bytes as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,20 +27,34 @@ pub(super) struct TokenTable {
     ends: Vec<u32>,
     /// Whether the id names a token at all (vocabularies may have gaps).
     known: Vec<bool>,
+    /// Ids of tokens that were added to the vocabulary of the model's training.
+    added: BTreeSet<u32>,
 }
 
 impl TokenTable {
-    pub(super) fn new(tokenizer: &tokenizers::Tokenizer, spelling: Spelling) -> Self {
+    pub(super) fn new(tokenizer: &tokenizers::Tokenizer, spelling: Spelling) -> Result<Self, BuildError> {
         let alphabet = byte_level_alphabet();
         let added = tokenizer.get_added_tokens_decoder();
         let vocab = tokenizer.get_vocab(true);
-        let ids = vocab.values().max().map_or(0, |&id| id as usize + 1);
+        let largest = vocab.iter().max_by_key(|(_, id)| **id);
+        let ids = largest.map_or(0, |(_, &id)| id as usize + 1);
+        if let Some((token, id)) = largest.filter(|_| ids > MOST_IDS) {
+            return Err(BuildError::NotUnderstood {
+                what: "id of a token",
+                got: format!("{id} of {token}"),
+                understood: "ids below 4194304",
+            });
+        }
         let mut pieces: Vec<Option<&str>> = vec![None; ids];
         for (piece, &id) in &vocab {
             pieces[id as usize] = Some(piece);
         }
-        let mut table =
-            Self { bytes: Vec::new(), ends: Vec::with_capacity(ids), known: Vec::with_capacity(ids) };
+        let mut table = Self {
+            bytes: Vec::new(),
+            ends: Vec::with_capacity(ids),
+            known: Vec::with_capacity(ids),
+            added: added.keys().copied().collect(),
+        };
         for (id, piece) in (0u32..).zip(pieces) {
             match (added.get(&id), piece) {
                 (Some(AddedToken { content, .. }), _) => table.bytes.extend(content.as_bytes()),
@@ -42,7 +64,18 @@ impl TokenTable {
             table.known.push(piece.is_some() || added.contains_key(&id));
             table.ends.push(table.bytes.len() as u32);
         }
-        table
+        Ok(table)
+    }
+
+    /// Ids from `first` on that name a token.
+    pub(super) fn ids_from(&self, first: usize) -> impl Iterator<Item = u32> {
+        let known = self.known.iter().enumerate().skip(first);
+        known.filter(|(_, known)| **known).map(|(id, _)| id as u32)
+    }
+
+    /// Whether a token was added to the vocabulary of the model's training.
+    pub(super) fn is_added(&self, id: u32) -> bool {
+        self.added.contains(&id)
     }
 
     /// Number of ids, gaps included.

@@ -198,3 +198,16 @@ fn sentencepiece_tokens_have_exact_places_though_a_space_is_put_first() {
     assert_eq!(seen, expected);
     assert_eq!(t.span(&encoded, "hi 🙂 hi", "🙂").unwrap(), 3..7);
 }
+
+#[test]
+fn a_text_that_the_library_panics_on_is_refused() {
+    let json = bytes().inner.to_string(false).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&json).unwrap();
+    // Matches nothing, before a "z": fine for all other texts.
+    tokenizer["normalizer"] =
+        serde_json::json!({"type": "Replace", "pattern": {"Regex": "(?=z)"}, "content": "x"});
+    let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes(), None).unwrap();
+    assert_eq!(tokenizer.target("ab").unwrap(), [97, 98]);
+    let error = tokenizer.encode("az", None).unwrap_err();
+    assert!(matches!(&error, TokenizeError::Refused(_)), "{error}");
+}

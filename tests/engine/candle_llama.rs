@@ -6,6 +6,7 @@ use candle_core::{DType, Device, IndexOp, Tensor};
 use candle_transformers::models::llama::{Cache, Config, Llama, Llama3RopeConfig, Llama3RopeType};
 use mediant::kernels::cpu::Dtype;
 use mediant::model::config::ModelConfig;
+use mediant::model::rope::RopeScaling;
 use mediant::plan::Plan;
 use mediant::plan::pack::Mode;
 
@@ -25,12 +26,15 @@ fn oracle(family: &str, config: &ModelConfig) -> (Llama, Cache) {
             (name.to_owned(), Tensor::from_vec(numbers(name, &shape), shape, &Device::Cpu).unwrap())
         })
         .collect();
-    let rope_scaling = config.rope.llama3.as_ref().map(|scaling| Llama3RopeConfig {
-        factor: scaling.factor as f32,
-        low_freq_factor: scaling.low_freq_factor as f32,
-        high_freq_factor: scaling.high_freq_factor as f32,
-        original_max_position_embeddings: scaling.original_max_positions,
-        rope_type: Llama3RopeType::Llama3,
+    let rope_scaling = config.rope.scaling.map(|scaling| {
+        let RopeScaling::Llama3(scaling) = scaling else { panic!("candle knows Llama 3's alone") };
+        Llama3RopeConfig {
+            factor: scaling.factor as f32,
+            low_freq_factor: scaling.low_freq_factor as f32,
+            high_freq_factor: scaling.high_freq_factor as f32,
+            original_max_position_embeddings: scaling.original_max_positions,
+            rope_type: Llama3RopeType::Llama3,
+        }
     });
     let theirs = Config {
         hidden_size: config.hidden_size,

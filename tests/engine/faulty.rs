@@ -48,9 +48,6 @@ impl Upload for Faulty {
     fn vector(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>, OutOfMemory> {
         self.inner.vector(pieces)
     }
-    fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
-        self.inner.rope_table(table)
-    }
 }
 
 impl Kernels for Faulty {
@@ -174,6 +171,10 @@ impl Kernels for Faulty {
     fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
         self.inner.rms_norm(x, weight, eps, out);
     }
+    fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
+        self.inner.rope_table(table)
+    }
+
     fn rope(&self, x: &mut Matrix, positions: &[u32], table: &RopeTable) {
         self.inner.rope(x, positions, table);
     }

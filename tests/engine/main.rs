@@ -15,6 +15,7 @@ mod identity;
 mod parts;
 mod random;
 mod ranks;
+mod rope;
 mod sequences;
 mod severed;
 mod shards;

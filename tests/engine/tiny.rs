@@ -11,8 +11,9 @@ use mediant::kernels::OutOfMemory;
 use mediant::kernels::cpu::{Cpu, Dtype};
 use mediant::kernels::upload::{Content, Numbers, Piece, Upload};
 use mediant::load::expected_tensors;
-use mediant::model::config::{Llama3Scaling, ModelConfig, Rope};
+use mediant::model::config::ModelConfig;
 use mediant::model::decoder::Decoder;
+use mediant::model::rope::{Llama3Scaling, Rope, RopeScaling};
 use mediant::model::shard::Shard;
 use mediant::model::weights::load;
 use mediant::plan::output::EditStats;
@@ -69,12 +70,14 @@ pub(crate) fn config(golden: &Value) -> ModelConfig {
         rms_norm_eps: c["rms_norm_eps"].as_f64().unwrap(),
         rope: Rope {
             theta,
-            llama3: scaling["factor"].as_f64().map(|factor| Llama3Scaling {
-                factor,
-                low_freq_factor: scaling["low_freq_factor"].as_f64().unwrap(),
-                high_freq_factor: scaling["high_freq_factor"].as_f64().unwrap(),
-                original_max_positions: scaling["original_max_position_embeddings"].as_u64().unwrap()
-                    as usize,
+            scaling: scaling["factor"].as_f64().map(|factor| {
+                RopeScaling::Llama3(Llama3Scaling {
+                    factor,
+                    low_freq_factor: scaling["low_freq_factor"].as_f64().unwrap(),
+                    high_freq_factor: scaling["high_freq_factor"].as_f64().unwrap(),
+                    original_max_positions: scaling["original_max_position_embeddings"].as_u64().unwrap()
+                        as usize,
+                })
             }),
         },
         max_positions: size("max_position_embeddings"),
@@ -107,11 +110,16 @@ pub(crate) fn decoder(golden: &Value, threads: usize, dtype: Dtype) -> (Decoder<
 /// A decoder divided over ranks: GPUs if there are as many as `MEDIANT_TEST_GPUS` says, else a thread each.
 pub(crate) fn ranks(golden: &Value, world: usize, dtype: Dtype) -> (Group, ModelConfig) {
     let config = config(golden);
+    (ranks_of(&config, world, dtype), config)
+}
+
+/// The same of any configuration.
+pub(crate) fn ranks_of(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
     #[cfg(feature = "cuda")]
     if std::env::var("MEDIANT_TEST_GPUS").is_ok_and(|gpus| world <= gpus.parse().unwrap()) {
-        return (on_gpus(&config, world, dtype), config);
+        return on_gpus(config, world, dtype);
     }
-    (on_threads(&config, world, dtype), config)
+    on_threads(config, world, dtype)
 }
 
 /// A decoder divided over CPU ranks of one thread each.

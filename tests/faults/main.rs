@@ -12,6 +12,9 @@ mod deaths;
 mod disk;
 mod endings;
 mod kills;
+#[path = "../load/made.rs"]
+#[expect(dead_code, reason = "checkpoints are written here, not opened")]
+mod made;
 mod memory;
 mod poison;
 #[path = "../shared/postgres.rs"]
@@ -19,3 +22,4 @@ mod postgres;
 mod protocol;
 mod server;
 mod several;
+mod weights;

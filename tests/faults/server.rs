@@ -37,7 +37,9 @@ pub(crate) struct Answer {
 /// The command that serves, with a fault.
 pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mediant"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--model", "dummy:tiny", "--data-dir"]);
+    let model =
+        settings.iter().find(|(key, _)| *key == "MODEL__REF").map_or("dummy:tiny", |(_, model)| model);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--model", model, "--data-dir"]);
     command.arg(folder.join("data")).env("TMPDIR", folder).env("MEDIANT__ENGINE__THREADS", "1");
     // 264 rows: traces take several chunks.
     command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "600000").env_remove("MEDIANT_FAULT");

@@ -9,6 +9,7 @@
 
 mod default_model;
 mod folder;
+mod hostile;
 mod hub;
 mod made;
 mod parts;

@@ -1,7 +1,7 @@
 //! Parts of tensors: what a rank reads is what the whole has there.
 
 use candle_core::{DType, Tensor};
-use mediant::kernels::upload::{Content, Numbers, Piece};
+use mediant::kernels::upload::Piece;
 use mediant::load::{Checkpoint, LoadOptions, ModelRef, expected_tensors, open};
 use mediant::model::shard::Shard;
 
@@ -55,14 +55,6 @@ fn parts_of_safetensors_have_the_bits_of_the_whole_in_every_format() {
         for world in [1, 2, 4] {
             check(&checkpoint, world, &all_names(&checkpoint));
         }
-        let rows = checkpoint.tensors.part("lm_head.weight", 8..16, 0..64).unwrap();
-        let borrowed = match &rows.content {
-            Content::Numbers(Numbers::F32(n)) => matches!(n, std::borrow::Cow::Borrowed(_)),
-            Content::Numbers(Numbers::Bf16(n)) => matches!(n, std::borrow::Cow::Borrowed(_)),
-            Content::Numbers(Numbers::F16(n)) => matches!(n, std::borrow::Cow::Borrowed(_)),
-            Content::Made(_) => false,
-        };
-        assert!(borrowed, "whole rows are not copied from the file");
     }
 }
 

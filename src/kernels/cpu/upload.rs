@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Cpu, Matrix, PackedWeight, Table};
+use crate::kernels::OutOfMemory;
 use crate::kernels::upload::{Piece, Upload};
-use crate::kernels::{OutOfMemory, RopeTable};
 
 impl Upload for Cpu {
     fn weight(&self, piece: &Piece<'_>) -> Result<PackedWeight, OutOfMemory> {
@@ -27,9 +27,5 @@ impl Upload for Cpu {
 
     fn vector(&self, pieces: &[Piece<'_>]) -> Result<Vec<f32>, OutOfMemory> {
         Ok(pieces.iter().flat_map(Piece::to_f32).collect())
-    }
-
-    fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
-        Ok(table.clone())
     }
 }

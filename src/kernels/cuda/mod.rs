@@ -50,7 +50,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RowChange};
+use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::spec::dtype::Dtype;
@@ -358,6 +358,10 @@ impl Kernels for Cuda {
             let shape = Shape { grid: (rows as u32, blocks as u32), block: 256, shared: 0 };
             self.device.launch("split_heads", shape, args);
         });
+    }
+
+    fn rope_table(&self, table: &RopeTable) -> Result<Rope, OutOfMemory> {
+        self.rope_of(table)
     }
 
     fn rope(&self, x: &mut Matrix, positions: &[u32], rope: &Rope) {

@@ -115,14 +115,14 @@ impl Upload for Cuda {
         let numbers: Vec<f32> = pieces.iter().flat_map(Piece::to_f32).collect();
         self.floats(&numbers).map(Vector)
     }
-
-    fn rope_table(&self, table: &RopeTable) -> Result<Rope, OutOfMemory> {
-        let (cosines, sines) = (self.floats(&table.cos)?, self.floats(&table.sin)?);
-        Ok(Rope { cosines, sines, half: table.half })
-    }
 }
 
 impl Cuda {
+    pub(super) fn rope_of(&self, table: &RopeTable) -> Result<Rope, OutOfMemory> {
+        let (cosines, sines) = (self.floats(&table.cos)?, self.floats(&table.sin)?);
+        Ok(Rope { cosines, sines, half: table.half })
+    }
+
     fn floats(&self, numbers: &[f32]) -> Result<Buffer, OutOfMemory> {
         let buffer = self.device.allocate(4 * numbers.len())?;
         self.device.upload(numbers, &buffer, 0);

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::rope::{DynamicScaling, LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
 
 fn llama() -> Value {
     json!({
@@ -53,7 +54,7 @@ fn llama_3_1_is_read_in_full() {
             num_kv_heads: 8,
             head_dim: 128,
             rms_norm_eps: 1e-5,
-            rope: Rope { theta: 500_000.0, llama3: Some(llama3) },
+            rope: Rope { theta: 500_000.0, scaling: Some(RopeScaling::Llama3(llama3)) },
             max_positions: 131_072,
             sliding_window: None,
             tie_word_embeddings: false,
@@ -67,27 +68,175 @@ fn llama_3_1_is_read_in_full() {
 fn rope_is_read_from_the_top_level_and_from_rope_parameters() {
     let nested = json!({"rope_theta": "absent", "rope_scaling": "absent",
                         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}});
-    assert_eq!(with(llama(), nested).unwrap().rope, Rope { theta: 100_000.0, llama3: None });
+    assert_eq!(with(llama(), nested).unwrap().rope, Rope::plain(100_000.0));
     let bare = json!({"rope_theta": "absent", "rope_scaling": null, "rope_parameters": {"rope_theta": 7.0}});
-    assert_eq!(with(llama(), bare).unwrap().rope, Rope { theta: 7.0, llama3: None });
-    assert_eq!(with(llama(), json!({"rope_scaling": null})).unwrap().rope.llama3, None);
+    assert_eq!(with(llama(), bare).unwrap().rope, Rope::plain(7.0));
+    assert_eq!(with(llama(), json!({"rope_scaling": null})).unwrap().rope.scaling, None);
     let old = json!({"rope_scaling": {"type": "default"}});
-    assert_eq!(with(llama(), old).unwrap().rope.llama3, None);
+    assert_eq!(with(llama(), old).unwrap().rope.scaling, None);
 }
 
 #[test]
 fn rope_that_is_not_stated_or_not_understood_is_an_error() {
     assert!(message(llama(), json!({"rope_theta": "absent"})).contains("does not state rope_theta"));
-    for kind in ["linear", "dynamic", "yarn", "longrope"] {
-        let text = message(llama(), json!({"rope_scaling": {"rope_type": kind, "factor": 2.0}}));
-        assert!(text.contains("rope_scaling.rope_type") && text.contains(kind), "{text}");
+    for kind in ["longrope", "su", "proportional", "mrope"] {
+        for key in ["rope_type", "type"] {
+            let text = message(llama(), json!({"rope_scaling": {key: kind, "factor": 2.0}}));
+            assert!(text.contains(&format!("rope_scaling.{key}")) && text.contains(kind), "{text}");
+        }
     }
-    let contradiction = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}});
-    assert!(message(llama(), contradiction).contains("another one"));
     let unfinished = json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}});
     assert!(message(llama(), unfinished).contains("rope_scaling.low_freq_factor"));
+    for kind in ["linear", "dynamic", "yarn"] {
+        let text = message(llama(), json!({"rope_scaling": {"rope_type": kind}}));
+        assert!(text.contains("does not state rope_scaling.factor"), "{text}");
+    }
     assert!(message(llama(), json!({"rope_scaling": {"factor": 2.0}})).contains("rope_type = (absent)"));
     assert!(message(llama(), json!({"partial_rotary_factor": 0.5})).contains("partial_rotary_factor"));
+    let inside =
+        json!({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}});
+    assert!(message(llama(), inside).contains("rope_scaling.partial_rotary_factor"));
+}
+
+#[test]
+fn scalings_are_read_with_transformers_defaults() {
+    let of = |table: Value| {
+        let config = with(llama(), json!({"max_position_embeddings": 4096, "rope_scaling": table})).unwrap();
+        (config.rope.scaling.unwrap(), config.max_positions)
+    };
+    let linear = RopeScaling::Linear(LinearScaling { factor: 4.0 });
+    assert_eq!(of(json!({"type": "linear", "factor": 4})), (linear, 16_384));
+    let dynamic = RopeScaling::Dynamic(DynamicScaling { factor: 2.0, original_max_positions: 4096 });
+    // It takes the length at the top level, whatever is stated as the original one.
+    assert_eq!(
+        of(json!({"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 99})),
+        (dynamic, 8192)
+    );
+    let yarn = YarnScaling {
+        factor: 4.0,
+        original_max_positions: 4096,
+        attention_factor: 0.1 * 4f64.ln() + 1.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+    };
+    assert_eq!(of(json!({"type": "yarn", "factor": 4.0})), (RopeScaling::Yarn(yarn), 16_384));
+    let shorter = YarnScaling { original_max_positions: 1024, ..yarn };
+    let given = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024});
+    assert_eq!(of(given), (RopeScaling::Yarn(shorter), 4096));
+    let all = json!({"rope_type": "yarn", "factor": null, "original_max_position_embeddings": 1024,
+                     "attention_factor": 1, "beta_fast": 16, "beta_slow": 2, "truncate": null});
+    let expected =
+        YarnScaling { attention_factor: 1.0, beta_fast: 16.0, beta_slow: 2.0, truncate: false, ..shorter };
+    assert_eq!(of(all), (RopeScaling::Yarn(expected), 4096));
+}
+
+#[test]
+fn one_of_two_tables_is_never_left_unread() {
+    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+    let both = |parameters: Value, scaling: Value, theta: Value| json!({"rope_theta": theta, "rope_parameters": parameters, "rope_scaling": scaling});
+    let absent = || json!("absent");
+    let plain = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
+    // A model card's table beside what transformers 5 wrote.
+    let added = with(llama(), both(plain(10_000.0), yarn.clone(), absent())).unwrap().rope;
+    assert!(matches!(added.scaling, Some(RopeScaling::Yarn(_))));
+    assert_eq!(added.theta, 10_000.0);
+    let added = with(llama(), both(plain(1e6), yarn.clone(), json!(1e6))).unwrap().rope;
+    assert_eq!(added.theta, 1e6);
+    // The base of rope_parameters would be lost.
+    let lost = message(llama(), both(plain(1e6), yarn.clone(), absent()));
+    assert!(
+        lost.contains("rope_parameters.rope_theta = 1000000") && lost.contains("would be 10000"),
+        "{lost}"
+    );
+    let other = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4});
+    let two = message(llama(), both(other, yarn.clone(), absent()));
+    assert!(two.contains("rope_parameters") && two.contains("keep one of them"), "{two}");
+    let mut same = yarn.clone();
+    same["rope_theta"] = json!(1e4);
+    assert!(with(llama(), both(same, yarn.clone(), absent())).is_ok());
+    // Nothing is added by what is empty.
+    let empty = with(llama(), both(json!({}), json!({}), json!(5e5))).unwrap().rope;
+    assert_eq!(empty, Rope::plain(5e5));
+    for (change, key) in [
+        (
+            json!({"rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 2.0}}),
+            "rope_scaling.type",
+        ),
+        (json!({"rope_scaling": {"type": "yarn", "factor": 2.0, "rope_theta": 1.5}}), "rope_theta"),
+        (
+            json!({"original_max_position_embeddings": 10, "rope_scaling": yarn}),
+            "rope_scaling.original_max_position_embeddings",
+        ),
+    ] {
+        let text = message(llama(), change);
+        assert!(text.contains(key) && text.contains("another one"), "{text}");
+    }
+}
+
+#[test]
+fn scalings_of_numbers_that_make_none_are_refused_by_name() {
+    let yarn = |change: Value| {
+        let mut table = json!({"rope_type": "yarn", "factor": 4.0});
+        table.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        json!({"rope_scaling": table})
+    };
+    let cases = [
+        (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "factor"),
+        (json!({"rope_scaling": {"type": "linear", "factor": "2"}}), "rope_scaling.factor"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": -1.0}}), "factor"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "head_dim": 2}), "head_dim"),
+        (json!({"rope_scaling": {"type": "linear", "factor": 1e300}}), "max_position_embeddings"),
+        (yarn(json!({"attention_factor": 0.0})), "attention_factor"),
+        (yarn(json!({"beta_fast": -1.0})), "beta_fast"),
+        (yarn(json!({"original_max_position_embeddings": 0})), "original_max_position_embeddings"),
+        (yarn(json!({"rope_theta": 500_000.0, "truncate": 1})), "truncate"),
+        (json!({"rope_theta": 1.0, "rope_scaling": {"type": "yarn", "factor": 2.0}}), "rope_theta"),
+    ];
+    for (change, key) in cases {
+        let text = message(llama(), change.clone());
+        assert!(text.contains(key), "{change}: {text}");
+    }
+}
+
+/// `tests/golden/rope.json`, or another file of `tests/python/make_rope_golden.py` that `MEDIANT_ROPE_GOLDEN` names.
+#[test]
+fn frequencies_of_random_configurations_are_those_of_transformers() {
+    let path = std::env::var("MEDIANT_ROPE_GOLDEN")
+        .unwrap_or_else(|_| format!("{}/tests/golden/rope.json", env!("CARGO_MANIFEST_DIR")));
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert!(cases.len() >= 40);
+    let (mut worst, mut prompts, mut scaled) = (0.0_f64, 0, [0; 5]);
+    for case in cases {
+        let config = &case["config"];
+        let read = parse(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error}"));
+        let kind = match read.rope.scaling {
+            None => 0,
+            Some(RopeScaling::Llama3(_)) => 1,
+            Some(RopeScaling::Linear(_)) => 2,
+            Some(RopeScaling::Dynamic(_)) => 3,
+            Some(RopeScaling::Yarn(_)) => 4,
+        };
+        scaled[kind] += 1;
+        let factor = case["attention_factor"].as_f64().unwrap();
+        assert!((read.rope.attention_factor() / factor - 1.0).abs() < 1e-12, "{config}");
+        for prompt in case["prompts"].as_array().unwrap() {
+            let length = prompt["length"].as_u64().unwrap() as usize;
+            let ours = read.rope.inverse_frequencies(read.head_dim, length);
+            let theirs = prompt["inverse_frequencies"].as_array().unwrap();
+            assert_eq!(ours.len(), theirs.len(), "{config}");
+            for (ours, theirs) in ours.iter().zip(theirs) {
+                // They compute powers in f32.
+                let difference = (ours / theirs.as_f64().unwrap() - 1.0).abs();
+                worst = worst.max(difference);
+                assert!(difference < 4e-6, "{config}, {length} tokens: {ours}, not {theirs}");
+            }
+            prompts += 1;
+        }
+    }
+    assert!(scaled.iter().all(|n| *n > 2), "of every kind: {scaled:?}");
+    eprintln!("{} configurations, {prompts} prompts, worst relative difference {worst:.1e}", cases.len());
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! A GGUF's metadata to [`ModelConfig`] and tokenizer parts.
 
+use std::path::Path;
+
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use crate::load::LoadError;
-use crate::model::config::{Llama3Scaling, ModelConfig, Rope};
+use crate::model::config::ModelConfig;
+use crate::model::rope::{LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
 use crate::tokens::GgufVocabulary;
 
 const FILE: &str = "the GGUF's metadata";
@@ -17,12 +20,6 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
         return Err(not_understood("general.architecture", &arch, "understood are llama, qwen2 and qwen3"));
     }
     let key = |name: &str| format!("{arch}.{name}");
-    let scaling = key("rope.scaling.type");
-    if let Some(Value::String(kind)) = content.metadata.get(&scaling)
-        && kind != "none"
-    {
-        return Err(not_understood(&scaling, kind, "only none and Llama 3's rope_freqs are supported"));
-    }
     let experts = key("expert_count");
     if let Some(n) = optional_integer(content, &experts)?.filter(|&n| n > 0) {
         return Err(not_understood(&experts, &n, "mixtures of experts are not supported"));
@@ -44,6 +41,9 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
             return Err(not_understood(&key(name), &n, "it must be the head's own dimension"));
         }
     }
+    let stated_positions = size("context_length")?;
+    let theta = float(content, &key("rope.freq_base"))?;
+    let rope = Rope { theta, scaling: scaling(content, arch, stated_positions)? };
     let mut config = ModelConfig {
         architecture: arch.to_owned(),
         vocab_size: strings(content, "tokenizer.ggml.tokens")?.len(),
@@ -55,8 +55,8 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
         num_kv_heads: optional_size("attention.head_count_kv")?.unwrap_or(num_heads),
         head_dim,
         rms_norm_eps: float(content, &key("attention.layer_norm_rms_epsilon"))?,
-        rope: Rope { theta: float(content, &key("rope.freq_base"))?, llama3: None },
-        max_positions: size("context_length")?,
+        rope,
+        max_positions: rope.longest(stated_positions),
         sliding_window: optional_size("attention.sliding_window")?.filter(|&n| n > 0),
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
         qkv_bias: arch == "qwen2",
@@ -65,9 +65,91 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
     config.check().map_err(|fault| not_understood(fault.key, &fault.got, fault.why))?;
     if let Some(factors) = factors {
         let factors = factors.to_vec1::<f32>().map_err(|e| damaged(&format!("rope_freqs.weight: {e}")))?;
-        config.rope.llama3 = Some(llama3(&config, &factors)?);
+        if config.rope.scaling.is_some() {
+            return Err(not_understood(
+                "rope_freqs.weight",
+                &"(present)",
+                "the metadata states a scaling as well",
+            ));
+        }
+        config.rope.scaling = Some(RopeScaling::Llama3(llama3(&config, &factors)?));
     }
     Ok(config)
+}
+
+/// Scaling that the metadata states. llama.cpp's own is that of `transformers` by other names; what it takes where a number is left
+/// out is taken here too.
+fn scaling(content: &Content, arch: &str, positions: usize) -> Result<Option<RopeScaling>, LoadError> {
+    let key = |name: &str| format!("{arch}.rope.scaling.{name}");
+    let number = |name: &str| {
+        let key = key(name);
+        content.metadata.contains_key(&key).then(|| float(content, &key)).transpose()
+    };
+    let kind = match content.metadata.get(&key("type")) {
+        Some(_) => text(content, &key("type"))?,
+        None => "none",
+    };
+    // Written by old converters in place of the type and its factor.
+    let old = format!("{arch}.rope.scale_linear");
+    if content.metadata.contains_key(&old) {
+        return Err(not_understood(
+            &old,
+            &"(present)",
+            "convert the checkpoint again, with rope.scaling.type",
+        ));
+    }
+    match kind {
+        "none" => Ok(None),
+        "linear" => Ok(Some(RopeScaling::Linear(LinearScaling { factor: float(content, &key("factor"))? }))),
+        "yarn" => {
+            for (name, usual) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
+                if let Some(got) = number(name)?.filter(|got| got.to_bits() != f64::to_bits(usual)) {
+                    return Err(not_understood(
+                        &key(name),
+                        &got,
+                        "only YaRN with its usual constant is supported",
+                    ));
+                }
+            }
+            let factor = float(content, &key("factor"))?;
+            let original = optional_integer(content, &key("original_context_length"))?;
+            let more = number("yarn_attn_factor")?.or(number("attn_factor")?).unwrap_or(1.0);
+            Ok(Some(RopeScaling::Yarn(YarnScaling {
+                factor,
+                original_max_positions: original.map_or(positions, |n| n as usize),
+                attention_factor: more * YarnScaling::default_attention_factor(factor, None),
+                beta_fast: number("yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: number("yarn_beta_slow")?.unwrap_or(1.0),
+                truncate: true,
+            })))
+        }
+        other => {
+            let why = "understood are none, linear, yarn and Llama 3's rope_freqs";
+            Err(not_understood(&key("type"), &other, why))
+        }
+    }
+}
+
+/// An error if the file is a part of several.
+pub(super) fn whole(content: &Content, path: &Path) -> Result<(), LoadError> {
+    let of = optional_integer(content, "split.count")?.unwrap_or(1);
+    if of <= 1 {
+        return Ok(());
+    }
+    let part = optional_integer(content, "split.no")?.unwrap_or(0) + 1;
+    Err(LoadError::Split { file: path.display().to_string(), part, of })
+}
+
+/// What is read, but may not be what was meant.
+pub(super) fn warnings(content: &Content) -> Vec<String> {
+    let pre = match content.metadata.get("tokenizer.ggml.pre") {
+        Some(Value::String(pre)) if pre == "default" => pre,
+        _ => return Vec::new(),
+    };
+    vec![format!(
+        "tokenizer.ggml.pre is {pre:?}: the file does not say how text is cut before BPE, and GPT-2's way is taken. If the \
+         model was made with another, its tokens are wrong: convert the checkpoint again, or use its safetensors"
+    )]
 }
 
 /// Llama 3's scaling, found again from the frequency divisors that llama.cpp stores in its place.
@@ -82,10 +164,9 @@ fn llama3(config: &ModelConfig, factors: &[f32]) -> Result<Llama3Scaling, LoadEr
         high_freq_factor: 4.0,
         original_max_positions: 8192,
     };
-    let base = config.inverse_frequencies();
-    let mut scaled = config.clone();
-    scaled.rope.llama3 = Some(scaling);
-    let scaled = scaled.inverse_frequencies();
+    let of = |rope: Rope| rope.inverse_frequencies(config.head_dim, 1);
+    let base = of(config.rope);
+    let scaled = of(Rope { scaling: Some(RopeScaling::Llama3(scaling)), ..config.rope });
     let same = factors.len() == base.len()
         && (base.iter().zip(&scaled).zip(factors))
             .all(|((b, s), &f)| (b / s - f64::from(f)).abs() < 1e-4 * b / s);

@@ -3,6 +3,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::*;
 use crate::load::LoadError;
+use crate::model::rope::{LinearScaling, RopeScaling, YarnScaling};
 
 /// A llama of 2 heads of dimension 8 (1 key head), width 32, 1 layer, byte vocabulary of 3.
 struct Made {
@@ -65,7 +66,7 @@ impl Made {
         let path = dir.path().join("m.gguf");
         let metadata: Vec<_> = self.metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
         let tensors: Vec<_> = self.tensors.iter().map(|(k, v)| (k.as_str(), v)).collect();
-        write(&mut File::create(&path).unwrap(), &metadata, &tensors).unwrap();
+        write(&mut std::fs::File::create(&path).unwrap(), &metadata, &tensors).unwrap();
         let gguf = Gguf::open(&path);
         (dir, gguf)
     }
@@ -116,7 +117,7 @@ fn what_is_not_understood_is_refused_by_name() {
     let text = |s: &str| Value::String(s.to_owned());
     let faults = [
         (made().set("general.architecture", text("gemma")), "general.architecture"),
-        (made().set("llama.rope.scaling.type", text("yarn")), "llama.rope.scaling.type"),
+        (made().set("llama.rope.scaling.type", text("longrope")), "llama.rope.scaling.type"),
         (made().set("llama.expert_count", Value::U32(8)), "llama.expert_count"),
         (made().set("llama.rope.dimension_count", Value::U32(4)), "llama.rope.dimension_count"),
         (made().set("llama.attention.head_count_kv", Value::Array(vec![Value::U32(1)])), "head_count_kv"),
@@ -159,7 +160,9 @@ fn llama_3s_frequency_divisors_are_recognised() {
         made
     };
     let (_dir, gguf) = with(&divisors).open();
-    let scaling = gguf.unwrap().config().unwrap().rope.llama3.unwrap();
+    let Some(RopeScaling::Llama3(scaling)) = gguf.unwrap().config().unwrap().rope.scaling else {
+        panic!("it is Llama 3's")
+    };
     assert_eq!((scaling.factor, scaling.original_max_positions), (32.0, 8192));
     assert!(with(&[1.0, 2.0, 3.0, 32.0]).fault().contains("rope_freqs.weight"));
 }
@@ -181,9 +184,141 @@ fn every_quantised_type_has_the_bits_of_ggufs_reference() {
     let gguf = Gguf::open(&path).unwrap();
     let differ = golden.iter().filter(|(name, digest)| {
         let values: Vec<f32> =
-            read(&path, &gguf.content, name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            read(&gguf.file, &gguf.content, name).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         crate::load::digest::of_bytes(&bytes) != **digest
     });
     assert_eq!(differ.collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn stated_scaling_is_that_of_transformers() {
+    let text = |s: &str| Value::String(s.to_owned());
+    let of = |made: Made| {
+        let (_dir, gguf) = made.open();
+        let config = gguf.unwrap().config().unwrap();
+        (config.rope.scaling, config.max_positions)
+    };
+    let linear = made()
+        .set("llama.rope.scaling.type", text("linear"))
+        .set("llama.rope.scaling.factor", Value::F32(2.0));
+    assert_eq!(of(linear), (Some(RopeScaling::Linear(LinearScaling { factor: 2.0 })), 256));
+    let yarn = || {
+        made()
+            .set("llama.rope.scaling.type", text("yarn"))
+            .set("llama.rope.scaling.factor", Value::F32(4.0))
+            .set("llama.rope.scaling.original_context_length", Value::U32(64))
+    };
+    let expected = YarnScaling {
+        factor: 4.0,
+        original_max_positions: 64,
+        attention_factor: 0.1 * 4f64.ln() + 1.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+    };
+    assert_eq!(of(yarn()), (Some(RopeScaling::Yarn(expected)), 256));
+    assert_eq!(of(made().set("llama.rope.scaling.type", text("none"))), (None, 128));
+    let lacks = made().set("llama.rope.scaling.type", text("yarn"));
+    assert!(lacks.fault().contains("does not state llama.rope.scaling.factor"), "{}", lacks.fault());
+    let other = yarn().set("llama.rope.scaling.yarn_ext_factor", Value::F32(0.5));
+    assert!(other.fault().contains("yarn_ext_factor"), "{}", other.fault());
+    let old = made().set("llama.rope.scale_linear", Value::F32(4.0));
+    assert!(old.fault().contains("scale_linear"), "{}", old.fault());
+}
+
+#[test]
+fn a_part_of_several_files_says_which_and_how_to_join_them() {
+    let part = made().set("split.no", Value::U16(1)).set("split.count", Value::U16(3));
+    let error = part.open().1.err().unwrap().to_string();
+    assert!(error.contains("is part 2 of 3; join the parts"), "{error}");
+    assert!(made().set("split.count", Value::U16(1)).open().1.is_ok());
+}
+
+#[test]
+fn a_type_of_tensors_that_is_not_read_is_named() {
+    for (number, name) in [(20_u32, "IQ4_NL"), (23, "IQ4_XS"), (39, "MXFP4"), (999, "number 999")] {
+        let (dir, _) = made().open();
+        let path = dir.path().join("m.gguf");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let tensor = b"blk.0.ffn_up.weight";
+        let at = bytes.windows(tensor.len()).position(|window| window == tensor).unwrap() + tensor.len();
+        let dimensions = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        let at = at + 4 + 8 * dimensions;
+        bytes[at..at + 4].copy_from_slice(&number.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = Gguf::open(&path).err().unwrap().to_string();
+        assert!(
+            error.contains(&format!("has tensors of type {name}, which is not read; read are F32")),
+            "{error}"
+        );
+        assert!(!error.contains('\n') && !error.contains("damaged"), "{error}");
+    }
+}
+
+#[test]
+fn a_vocabulary_that_is_cut_no_one_knows_how_is_warned_of() {
+    let warned = |pre: &str| {
+        let (_dir, gguf) = made().set("tokenizer.ggml.pre", Value::String(pre.to_owned())).open();
+        gguf.unwrap().warnings()
+    };
+    assert!(warned("smollm").is_empty());
+    let [warning] = &warned("default")[..] else { panic!("one warning") };
+    assert!(warning.contains("GPT-2's way is taken"), "{warning}");
+}
+
+#[test]
+fn headers_of_numbers_that_make_no_sense_are_damaged_in_words() {
+    let aligned = made().set("general.alignment", Value::U32(0)).open().1.err().unwrap().to_string();
+    assert!(aligned.contains("is damaged"), "{aligned}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let header = |counts: [u64; 2], rest: &[u8]| {
+        let counts: Vec<u8> = counts.into_iter().flat_map(u64::to_le_bytes).collect();
+        std::fs::write(&path, [b"GGUF", &3_u32.to_le_bytes()[..], &counts, rest].concat()).unwrap();
+        Gguf::open(&path).err().unwrap().to_string()
+    };
+    for (counts, rest) in [
+        ([u64::MAX, 0], vec![]),
+        ([0, u64::MAX], vec![]),
+        // A key as long as the largest number, and an array of arrays of arrays ...
+        ([0, 1], u64::MAX.to_le_bytes().to_vec()),
+        (
+            [0, 1],
+            [&[1, 0, 0, 0, 0, 0, 0, 0, b'k'][..], &[9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0].repeat(1000)]
+                .concat(),
+        ),
+    ] {
+        let error = header(counts, &rest);
+        assert!(error.contains("is damaged"), "{error}");
+    }
+    // A file that is all numbers takes no more memory than its header may.
+    let file = std::fs::File::create(&path).unwrap();
+    let mut start = [b"GGUF", &3_u32.to_le_bytes()[..], &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    start.extend([1, 0, 0, 0, 0, 0, 0, 0, b'k', 9, 0, 0, 0, 0, 0, 0, 0]);
+    start.extend((1_u64 << 30).to_le_bytes());
+    std::fs::write(&path, start).unwrap();
+    file.set_len(2 << 30).unwrap();
+    let error = Gguf::open(&path).err().unwrap().to_string();
+    assert!(error.contains("is damaged"), "{error}");
+}
+
+#[test]
+fn tensors_that_the_file_has_no_room_for_are_errors_in_words() {
+    let (dir, gguf) = made().open();
+    let gguf = gguf.unwrap();
+    let config = gguf.config().unwrap();
+    let source = gguf.tensors(&config).unwrap();
+    let path = dir.path().join("m.gguf");
+    let length = std::fs::metadata(&path).unwrap().len();
+    assert!(source.part("model.embed_tokens.weight", 0..1, 0..32).is_ok());
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(length - 4000).unwrap();
+    let error = source.part("model.embed_tokens.weight", 0..1, 0..32).err().unwrap().to_string();
+    assert!(error.contains("changed since it was opened"), "{error}");
+    // Opened after it was cut.
+    let source = Gguf::open(&path).unwrap().tensors(&config).unwrap();
+    let cut = (["o_proj", "v_proj", "k_proj"].iter())
+        .find_map(|part| source.tensor(&format!("model.layers.0.self_attn.{part}.weight")).err());
+    let cut = cut.or_else(|| source.tensor("model.layers.0.mlp.down_proj.weight").err());
+    assert!(cut.is_some_and(|error| error.to_string().contains("remaining")));
 }
