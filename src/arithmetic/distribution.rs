@@ -1,6 +1,6 @@
 //! Scans of a row of logits: what a part of the vocabulary says of a distribution.
 
-use crate::lanes::{LANES, exp, max, vectorized};
+use crate::lanes::{LANES, exp, finite_max, vectorized};
 
 /// A reference distribution for KL divergences, over this rank's vocabulary.
 #[derive(Debug)]
@@ -8,7 +8,7 @@ pub struct Reference {
     logits: Vec<f32>,
     /// `exp(logit - largest)`
     weights: Vec<f32>,
-    /// The largest logit; NaN if there is one.
+    /// The largest logit; NaN if one is not finite.
     pub largest: f32,
     /// Sum of the weights.
     pub mass: f64,
@@ -29,10 +29,10 @@ pub struct Search<'a> {
     pub references: &'a [Reference],
 }
 
-/// What a scan found.
+/// What a scan found. Of a row that is not finite nothing else is looked for: it is no distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// Largest logit, `m`; NaN if there is one.
+    /// Largest logit, `m`; NaN if one is not finite.
     pub largest: f32,
     /// Sum of `exp(l - m)` over the logits `l`.
     pub mass: f64,
@@ -52,7 +52,10 @@ impl Search<'_> {
         vectorized(
             #[inline(always)]
             || {
-                let largest = max(logits);
+                let largest = finite_max(logits);
+                if largest.is_nan() {
+                    return Found::not_finite();
+                }
                 let (mass, expected) =
                     if self.expected { moments(logits, largest) } else { (mass(logits, largest), 0.0) };
                 let before = self.targets.iter().zip(targets);
@@ -70,6 +73,13 @@ impl Search<'_> {
     }
 }
 
+impl Found {
+    fn not_finite() -> Found {
+        let (before, top, gaps) = (Vec::new(), Vec::new(), Vec::new());
+        Found { largest: f32::NAN, mass: f64::NAN, expected: f64::NAN, before, top, gaps }
+    }
+}
+
 impl Reference {
     /// From its logits.
     pub fn new(logits: Vec<f32>) -> Reference {
@@ -81,7 +91,7 @@ impl Reference {
 
     #[inline(always)]
     fn of(logits: Vec<f32>) -> Reference {
-        let largest = max(&logits);
+        let largest = finite_max(&logits);
         let weights: Vec<f32> = logits.iter().map(|l| exp(l - largest)).collect();
         let mut mass = [0.0f64; LANES];
         weights.iter().enumerate().for_each(|(i, w)| mass[i % LANES] += f64::from(*w));
@@ -96,7 +106,8 @@ fn moments(logits: &[f32], largest: f32) -> (f64, f64) {
     for (i, l) in logits.iter().enumerate() {
         let p = f64::from(exp(l - largest));
         mass[i % LANES] += p;
-        expected[i % LANES] += p * f64::from(l - largest);
+        // Logits may lie further apart than f32 reaches, and 0 times infinity is no number.
+        expected[i % LANES] += if p > 0.0 { p * f64::from(l - largest) } else { 0.0 };
     }
     (mass.iter().sum(), expected.iter().sum())
 }

@@ -69,6 +69,40 @@ pub(crate) fn max(x: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
 }
 
+/// Largest number of a row; NaN if one is not finite, be it minus infinity.
+#[inline(always)]
+pub(crate) fn finite_max(x: &[f32]) -> f32 {
+    let (mut largest, mut zero) = ([f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            largest[i] = if x[i] > largest[i] { x[i] } else { largest[i] };
+            // A finite number times 0 is 0, and any other is NaN, which no sum gets rid of.
+            zero[i] += x[i] * 0.0;
+        }
+    }
+    for (i, x) in rest.iter().enumerate() {
+        largest[i] = if *x > largest[i] { *x } else { largest[i] };
+        zero[i] += x * 0.0;
+    }
+    if sum_lanes(zero).is_nan() {
+        f32::NAN
+    } else {
+        largest.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+}
+
+/// A norm's factor for a row of this sum of squares: `1 / sqrt(mean + eps)`.
+///
+/// NaN where the squares add up to more than f32 holds (at numbers of about 1e18): the factor would be 0, and the row zeros that
+/// nothing tells from a result. One comparison a row finds it, since a sum that overflowed stays infinite, and rows that did
+/// not overflow keep their bits.
+#[inline(always)]
+pub(crate) fn norm_factor(squares: f32, columns: usize, eps: f32) -> f32 {
+    if squares < f32::INFINITY { 1.0 / (squares / columns as f32 + eps).sqrt() } else { f32::NAN }
+}
+
 /// `e^x` without branches, to within 2 units in the last place; 0 below -87.3, NaN stays NaN.
 ///
 /// Range reduction by `ln 2` in two parts and a degree-6 polynomial (Cephes' `expf`).
@@ -132,5 +166,31 @@ mod tests {
             assert_eq!(sum_of_squares(&x), squares); // small integers: exact in any order
         }
         assert!(max(&[1.0, f32::NAN, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_seen_wherever_it_stands() {
+        for n in [1, 15, 16, 17, 100] {
+            let row: Vec<f32> = (0..n).map(|i| ((i * 37) % 11) as f32 - 5.0).collect();
+            assert_eq!(finite_max(&row), max(&row));
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in 0..n {
+                    let mut row = row.clone();
+                    row[at] = bad;
+                    assert!(finite_max(&row).is_nan(), "{bad} at {at} of {n}");
+                }
+            }
+        }
+        assert_eq!(finite_max(&[f32::MIN, f32::MAX, -f32::MIN_POSITIVE]), f32::MAX);
+    }
+
+    #[test]
+    fn a_norm_whose_squares_overflow_has_no_factor() {
+        assert_eq!(norm_factor(8.0, 2, 0.0), 0.5);
+        assert_eq!(norm_factor(0.0, 4, 1e-6), 1.0 / 1e-6_f32.sqrt());
+        assert!(norm_factor(f32::MAX, 2, 1e-6) > 0.0);
+        for x in [1e20, f32::INFINITY, f32::NAN] {
+            assert!(norm_factor(sum_of_squares(&[x, 1.0]), 2, 1e-6).is_nan(), "{x}");
+        }
     }
 }

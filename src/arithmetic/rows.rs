@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use crate::Dtype;
-use crate::lanes::{exp, sum_of_squares, vectorized};
+use crate::lanes::{exp, norm_factor, sum_of_squares, vectorized};
 
 /// Rounds numbers to what the dtype can hold.
 pub fn round(dtype: Dtype, values: &mut [f32]) {
@@ -27,7 +27,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         #[inline(always)]
         || {
             for (out, x) in out.chunks_exact_mut(columns).zip(x.chunks_exact(columns)) {
-                let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
+                let scale = norm_factor(sum_of_squares(x), columns, eps);
                 for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
                     *out = x * scale * w;
                 }
@@ -43,7 +43,7 @@ pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
         #[inline(always)]
         || {
             for x in x.chunks_exact_mut(columns) {
-                let scale = 1.0 / (sum_of_squares(x) / columns as f32 + eps).sqrt();
+                let scale = norm_factor(sum_of_squares(x), columns, eps);
                 for (x, w) in x.iter_mut().zip(weight) {
                     *x = *x * scale * w;
                 }

@@ -15,8 +15,13 @@ pub(super) fn of_arm(response: &Value, arm: &str, metric: &str, what: &str) -> H
     };
     let rows = items(&of["effects"][metric]["mean"]).iter().enumerate();
     let cells = rows.map(|(y, row)| {
-        let cell =
-            |(x, value)| Cell { value, exact_null: nulls[y][x] == true, trivial: trivial[y][x] == true };
+        let cell = |(x, value): (usize, Option<f64>)| Cell {
+            value,
+            // What is known beforehand is null only where there is no number.
+            not_finite: value.is_none() && trivial[y][x].is_null(),
+            exact_null: nulls[y][x] == true,
+            trivial: trivial[y][x] == true,
+        };
         flat(row).into_iter().enumerate().map(cell).collect()
     });
     let column = |position: &Value| {

@@ -3,7 +3,8 @@
 use super::stats::finite;
 use crate::lower::layout::AttributionKey;
 
-/// Shares of a logit (or difference of logits), all under the scale of the final norm as it is.
+/// Shares of a logit (or difference of logits), all under the scale of the final norm as it is; nothing but nulls where that norm
+/// is not finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribution {
     /// The logit: the inner product of the direction with the normed residual stream.
@@ -21,6 +22,12 @@ pub fn attribute(key: &AttributionKey, captures: &[Vec<f32>], layers: usize, eps
     let own = &captures[key.first..key.first + 2 + key.sites().len() * layers];
     let (embed, residual) = (&own[0], &own[1]);
     let squares: f64 = residual.iter().map(|x| f64::from(*x).powi(2)).sum();
+    // The model's own norm adds squares up in f32: beyond that, and where a number is not finite, it has no logit to share out.
+    if squares.is_nan() || squares > f64::from(f32::MAX) {
+        let none = |rows: &Vec<f32>| vec![None; rows.len() / key.direction.len()];
+        let components = own[2..].chunks(layers).map(|rows| rows.iter().flat_map(none).collect());
+        return Attribution { logit: None, embed: None, components: components.collect(), remainder: None };
+    }
     let scale = 1.0 / (squares / residual.len() as f64 + eps).sqrt();
     let along = |row: &[f32]| -> f64 {
         row.iter().zip(key.direction.iter()).map(|(x, d)| f64::from(*x) * f64::from(*d)).sum::<f64>() * scale
@@ -66,5 +73,17 @@ mod tests {
         near(found.components[2][0], 4.0);
         near(found.components[2][1], 1.0);
         near(found.remainder, 0.0);
+    }
+
+    #[test]
+    fn what_the_final_norm_cannot_scale_has_no_shares() {
+        let key = AttributionKey { run: 0, heads: true, position: 0, direction: [2.0, 1.0].into(), first: 0 };
+        for bad in [f32::NAN, f32::INFINITY, 2e19] {
+            let captures =
+                [vec![1.0, 0.0], vec![bad, 4.0], vec![2.0, 1.0], vec![0.0, 3.0], vec![2.0, 0.0, 0.0, 1.0]];
+            let found = attribute(&key, &captures, 1, 0.0);
+            assert_eq!((found.logit, found.embed, found.remainder), (None, None, None), "{bad}");
+            assert_eq!(found.components, [vec![None], vec![None], vec![None; 2]], "{bad}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::derived::Strength;
 use super::lints::unexpected;
 use super::measure::value;
+use super::nulls::undefined_cells;
 use super::stats::{Estimate, difference, finite, fraction};
 use super::trace::{baselines, effect, reference_top1};
 use crate::lower::classes::class_of;
@@ -50,7 +51,8 @@ pub struct CaseArm {
     /// Of each metric the mean effect over a class's positions, `[classes, layers]`; null where there is no position, and
     /// where a number isn't finite.
     pub effects: Vec<Vec<Option<f64>>>,
-    /// Cells whose answer is the source's by construction, `[classes, layers]`.
+    /// Cells whose answer is the source's by construction, `[classes, layers]`; here and below without those that have no
+    /// number.
     pub trivial: Vec<usize>,
     /// Cells that can't change the answer, `[classes, layers]`.
     pub exact_null: Vec<usize>,
@@ -102,8 +104,7 @@ pub fn judge(
 ) -> Vec<Dropped> {
     let mut failed = Vec::new();
     if let Some((_, top1)) = unexpected(layout, scores).filter(|_| filters.expect_top1) {
-        let detail = format!("the clean run's most probable token is {:?}", text(top1));
-        failed.push(Dropped { filter: "expect_top1", detail });
+        failed.push(Dropped { filter: "expect_top1", detail: answer(top1, text) });
     }
     let prob = |measure: &&crate::lower::measure::Measure| {
         (measure.metric.kind, measure.metric.of.as_str()) == (MetricKind::Prob, TARGET)
@@ -121,6 +122,14 @@ pub fn judge(
         failed.push(Dropped { filter, detail: format!("{what} is {found}, less than {least}") });
     }
     failed
+}
+
+/// What the clean run answers, for a filter by it.
+pub(super) fn answer(top1: Option<u32>, text: &dyn Fn(u32) -> String) -> String {
+    match top1 {
+        Some(top1) => format!("the clean run's most probable token is {:?}", text(top1)),
+        None => "the clean run has no most probable token, for its logits are NaN or infinite".to_owned(),
+    }
 }
 
 /// A case's effects by token class. `subject` and `len`: the range of its subject and its number of tokens; `resolved`: for
@@ -186,8 +195,11 @@ fn arm(
             peaks.reduce(|best, next| if sign * next.effect > sign * best.effect { next } else { best }),
         );
     }
-    let trivial = counts(&|cell| grid.trivial[cell].is_some());
-    CaseArm { layers, positions: count, effects, trivial, exact_null: counts(&|cell| nulls[cell]), argmax }
+    // What is known of a cell beforehand holds of no number if it has none.
+    let undefined = undefined_cells(grid, scores, &layout.parents());
+    let trivial = counts(&|cell| !undefined[cell] && grid.trivial[cell].is_some());
+    let exact_null = counts(&|cell| !undefined[cell] && nulls[cell]);
+    CaseArm { layers, positions: count, effects, trivial, exact_null, argmax }
 }
 
 /// Sums over the positions of each class, `[classes, layers]`, of a number of each cell, `[layers, positions]`.

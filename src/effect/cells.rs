@@ -65,10 +65,19 @@ pub struct CaseRun {
     pub name: String,
     /// Its token ids; of a corrupted run of several samples those of the first.
     pub tokens: Vec<u32>,
-    /// Its most probable next token.
+    /// Its most probable next token; null where the logits are not finite.
     pub top1: Option<String>,
+    /// How many of its samples have logits that are NaN or infinite; left out where none has.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schema(required = false)]
+    pub not_finite: u32,
     /// Metrics, over samples.
     pub values: Vec<Estimate>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// A filter that a case failed.
@@ -98,10 +107,10 @@ pub struct Cells {
     pub head: Vec<Option<u32>>,
     /// Column, if the arm has that axis.
     pub dim: Vec<Option<u32>>,
-    /// The answer is the source's by construction.
-    pub trivial: Vec<bool>,
-    /// The edit can't reach the readout: the effect is exactly 0.
-    pub exact_null: Vec<bool>,
+    /// The answer is the source's by construction; null where the cell, or its base, is not finite.
+    pub trivial: Vec<Option<bool>>,
+    /// The edit can't reach the readout: the effect is exactly 0; null as above.
+    pub exact_null: Vec<Option<bool>>,
     /// Numbers of each metric.
     pub metrics: Vec<MetricColumns>,
 }

@@ -27,7 +27,7 @@ pub struct Derived {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, Vec<HalfRecovery>>>)]
     pub half_recovery_layer: Option<Named<Vec<HalfRecovery>>>,
-    /// The strongest cell and how surely it is that, by metric; null if no cell has a known effect.
+    /// The strongest of the cells with a known effect, and how surely it is that, by metric; null if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, Strongest>>)]
     pub argmax: Option<Named<Option<Strongest>>>,
@@ -50,6 +50,9 @@ pub struct FirstFlip {
     pub lasting: Option<u32>,
     /// Whether the answer at `first` is the source's by construction.
     pub trivial: bool,
+    /// Why `first` or `lasting` is null although the answer may turn: a layer that it depends on has no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Where half of the effect is reached, along the layers of one position and head.
@@ -181,19 +184,30 @@ fn lines(axes: &[Axis]) -> Vec<Line> {
     lines
 }
 
-/// Where the most probable token turns. `flipped`, `trivial`: `[cells]`.
-pub fn first_flip(axes: &[Axis], flipped: &[bool], trivial: &[bool]) -> Vec<FirstFlip> {
+/// Where the most probable token turns. `flipped`, `trivial`: `[cells]`; whether it turns in a cell may not be known.
+pub fn first_flip(axes: &[Axis], flipped: &[Option<bool>], trivial: &[bool]) -> Vec<FirstFlip> {
     let of = |line: Line| {
-        let first = line.cells.iter().find(|(_, cell)| flipped[*cell]);
-        let lasting = line.cells.iter().rev().take_while(|(_, cell)| flipped[*cell]).last();
+        // What is not known before the first turn may be an earlier one; after the last layer at which it holds, a turn back.
+        let turn = line.cells.iter().find(|(_, cell)| flipped[*cell] != Some(false));
+        let first = turn.filter(|(_, cell)| flipped[*cell] == Some(true));
+        let holds = || line.cells.iter().rev().take_while(|(_, cell)| flipped[*cell] == Some(true));
+        let before = line.cells.iter().rev().nth(holds().count());
+        let lasting = holds().last().filter(|_| before.is_none_or(|(_, cell)| flipped[*cell].is_some()));
+        let unknown = [turn.filter(|_| first.is_none()), before.filter(|(_, cell)| flipped[*cell].is_none())];
         FirstFlip {
             line: line.key,
             first: first.map(|(layer, _)| *layer),
             lasting: lasting.map(|(layer, _)| *layer),
             trivial: first.is_some_and(|(_, cell)| trivial[*cell]),
+            reason: unknown.into_iter().flatten().next().map(|(layer, _)| unknown_at(*layer)),
         }
     };
     lines(axes).into_iter().map(of).collect()
+}
+
+/// A reason for a null.
+fn unknown_at(layer: u32) -> String {
+    format!("the answer at layer {layer} is not known, see `nulls`")
 }
 
 /// Where half of the effect is reached. `normalised`, `trivial`: `[cells]`; `undefined`: why nothing is normalised, if so.
@@ -204,18 +218,20 @@ pub fn half_recovery(
     undefined: Option<&str>,
 ) -> Vec<HalfRecovery> {
     let of = |line: Line| {
-        let known: Vec<(u32, usize, f64)> = line
-            .cells
-            .iter()
-            .filter_map(|(layer, cell)| Some((*layer, *cell, (*normalised.get(*cell)?)?)))
-            .collect();
-        let found = known.iter().find(|(_, _, value)| *value >= HALF);
+        let value = |cell: usize| normalised.get(cell).copied().flatten();
+        let known: Vec<(u32, usize, f64)> =
+            line.cells.iter().filter_map(|(layer, cell)| Some((*layer, *cell, value(*cell)?))).collect();
+        let unknown = line.cells.iter().find(|(_, cell)| value(*cell).is_none()).map(|(layer, _)| *layer);
+        let reached = known.iter().find(|(_, _, value)| *value >= HALF);
+        // A layer before it whose effect is not known may have reached it already.
+        let found = reached.filter(|(layer, ..)| unknown.is_none_or(|unknown| unknown > *layer));
         let largest = known.iter().copied().reduce(|a, b| if b.2 > a.2 { b } else { a });
-        let reason = match (found, undefined, largest) {
+        let reason = match (found, undefined, unknown, largest) {
             (Some(_), ..) => None,
-            (None, Some(why), _) => Some(why.to_owned()),
-            (None, None, None) => Some("no normalised effect is known".to_owned()),
-            (None, None, Some((layer, _, value))) => {
+            (None, Some(why), ..) => Some(why.to_owned()),
+            (None, None, _, None) => Some("no normalised effect is known".to_owned()),
+            (None, None, Some(layer), _) => Some(unknown_at(layer)),
+            (None, None, None, Some((layer, _, value))) => {
                 Some(format!("no layer reaches {HALF}; the largest is {value:.3}, at layer {layer}"))
             }
         };
@@ -289,7 +305,7 @@ pub fn concentration(effects: &[Option<f64>], trivial: &[bool], by: Strength) ->
         effects.iter().zip(trivial).filter(|(_, trivial)| !**trivial).map(|(effect, _)| *effect).collect();
     let cells = counting.len();
     let Some(known) = counting.into_iter().collect::<Option<Vec<f64>>>() else {
-        let reason = Some("an effect is not finite".to_owned());
+        let reason = Some("an effect is not known, see `nulls`".to_owned());
         return Concentration { cells, positive: None, absolute: None, reason };
     };
     let sign = if by == Strength::Decrease { -1.0 } else { 1.0 };
@@ -350,12 +366,12 @@ pub struct Cells<'c> {
 
 impl Derived {
     /// What is asked for, of no metric yet. `flipped`: for each cell whether the most probable token is another than the
-    /// unpatched run's.
+    /// unpatched run's, if that is known.
     pub fn new(
         wanted: &[Derive],
         axes: &[Axis],
         trivial: &[bool],
-        flipped: impl FnOnce() -> Vec<bool>,
+        flipped: impl FnOnce() -> Vec<Option<bool>>,
     ) -> Self {
         let asked = |derive| wanted.contains(&derive);
         Self {
@@ -381,6 +397,12 @@ impl Derived {
                 effects.chunks(samples).map(|effects| estimate(effects.iter().copied()).mean).collect();
             found.0.push((metric.to_owned(), concentration(&means, trivial, by)));
         }
+    }
+
+    /// Metrics of which no cell is the strongest.
+    pub fn without_strongest(&self) -> impl Iterator<Item = &str> {
+        let all = self.argmax.iter().flat_map(Named::iter);
+        all.filter(|(_, strongest)| strongest.is_none()).map(|(metric, _)| metric)
     }
 
     /// Whether nothing was asked for.

@@ -1,13 +1,14 @@
 //! Remarks that need results.
 
 use super::measure::{first_logprob, value};
+use super::nulls::{is_lost, is_not_finite};
 use super::stats::difference;
 use super::trace::baselines;
 use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
 use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::Score;
-use crate::plan::output::{EditStats, Lost};
+use crate::plan::output::{EditStats, Lost, Missing};
 use crate::spec::metric::MetricKind;
 use crate::spec::read::escape;
 
@@ -51,12 +52,11 @@ pub fn lint_no_contrast(pointer: &str, lints: &mut Lints) {
     lints.warn("NO_CONTRAST", pointer, no_contrast_detail(), NO_CONTRAST_FIX);
 }
 
-/// Remarks on clean runs.
-pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -> Lints {
+/// Remarks on clean runs. `unshared`: attributions whose logit is not finite.
+pub fn run(layout: &RunLayout, scores: &[Score], unshared: usize, text: &dyn Fn(u32) -> String) -> Lints {
     let mut lints = Lints::default();
     let runs = &layout.common.runs;
-    let tops: Vec<Option<u32>> =
-        runs.iter().map(|(_, (_, readout))| scores[*readout].top.first().map(|(id, _)| *id)).collect();
+    let tops: Vec<Option<u32>> = runs.iter().map(|(_, (_, readout))| scores[*readout].top1()).collect();
     let readouts: Vec<usize> = runs.iter().map(|(_, (_, readout))| *readout).collect();
     if all_alike(&layout.common, scores, &readouts) {
         // No more than worth knowing: clean runs need not be compared.
@@ -67,7 +67,94 @@ pub fn run(layout: &RunLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -
         let detail = format!("all runs favour {:?}", text(first));
         lints.info("NO_CONTRAST", "/runs", detail, "choose prompts with different answers");
     }
+    let read = layout.lenses.iter().map(|key| {
+        let cells = key.layers.len() * key.positions.len();
+        (cells, scores[key.first..key.first + cells].iter().filter(|score| is_not_finite(score)).count())
+    });
+    let (all, lens) = read.fold((0, 0), |(all, bad), (cells, own)| (all + cells, bad + own));
+    let mut found = NotFinite::of_runs(&layout.common, scores);
+    found.count(lens, all, "readouts of the logit lens", "/read/logit_lens");
+    found.count(unshared, layout.attribution.len(), "attributions", "/read/attribution");
+    found.lint(&mut lints);
     lints
+}
+
+/// What is not finite in a result: one remark says it, however much it is.
+#[derive(Debug, Default)]
+pub struct NotFinite {
+    /// The first field that it is about, and what it is.
+    at: Option<String>,
+    parts: Vec<String>,
+}
+
+impl NotFinite {
+    /// The named runs that are not.
+    pub fn of_runs(common: &Common, scores: &[Score]) -> Self {
+        let mut found = Self::default();
+        let bad = common.runs.iter().filter(|(_, (_, readout))| is_not_finite(&scores[*readout]));
+        let names: Vec<&str> = bad.map(|(name, _)| name).collect();
+        if let Some(first) = names.first() {
+            found.add(format!("run {}", quoted(&names)), format!("/runs/{}", escape(first)));
+        }
+        found
+    }
+
+    /// Counts what is not, of `all`.
+    pub fn count(&mut self, bad: usize, all: usize, what: &str, at: &str) {
+        if bad > 0 {
+            self.add(format!("{bad} of {all} {what}"), at.to_owned());
+        }
+    }
+
+    fn add(&mut self, part: String, at: String) {
+        self.at.get_or_insert(at);
+        self.parts.push(part);
+    }
+
+    /// The remark, if there is anything to remark on.
+    pub fn lint(self, lints: &mut Lints) {
+        let Some(at) = self.at else { return };
+        let detail = format!(
+            "logits are NaN or infinite: {}; whatever is made of them is null, see `nulls`",
+            self.parts.join(", ")
+        );
+        lints.warn(
+            "NOT_FINITE",
+            at,
+            detail,
+            "if the model is served as f16, whose numbers end at 65504, serve it as bf16 or f32 (model.dtype); else write smaller \
+             numbers (squares of a row must add up to less than 3e38), or look for NaN in the weights",
+        );
+    }
+}
+
+/// At most four names.
+fn quoted(names: &[&str]) -> String {
+    let shown: Vec<String> = names.iter().take(4).map(|name| format!("{name:?}")).collect();
+    let more = if names.len() > 4 { format!(" and {} more", names.len() - 4) } else { String::new() };
+    shown.join(", ") + &more
+}
+
+/// Cells of grids with a sample that is not finite, and all of them.
+fn not_finite_cells<'g>(grids: impl IntoIterator<Item = &'g Grid>, scores: &[Score]) -> (usize, usize) {
+    let bad = |grid: &Grid, cell| grid.cell(cell).iter().any(|readout| is_not_finite(&scores[*readout]));
+    let counts = grids.into_iter().map(|grid| {
+        let bad = (0..grid.cells()).filter(|cell| bad(grid, *cell)).count();
+        (bad, grid.cells())
+    });
+    counts.fold((0, 0), |(bad, all), (own, cells)| (bad + own, all + cells))
+}
+
+/// A remark on rows that were to keep their norm and were cancelled.
+pub fn norm_lost(at: &str, written: EditStats, lints: &mut Lints) {
+    if written.cancelled > 0 {
+        let detail = format!(
+            "norm_match could not keep the norm of {} of {} rows: what was added cancelled them, and they are zero",
+            written.cancelled, written.cells
+        );
+        let fix = "choose another `coef` or source, or leave `norm_match` out";
+        lints.warn("NORM_LOST", at, detail, fix);
+    }
 }
 
 /// Remarks on a patch.
@@ -81,7 +168,12 @@ pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: Ed
     if all_alike(&layout.common, scores, &compared) {
         lint_no_contrast(at, &mut lints);
     }
+    let mut found = NotFinite::of_runs(&layout.common, scores);
+    let (bad, all) = not_finite_cells([&layout.grid], scores);
+    found.count(bad, all, "cells", "/interventions");
+    found.lint(&mut lints);
     lost_cells([&layout.grid], scores, "/interventions", &mut lints);
+    norm_lost("/interventions", written, &mut lints);
     nothing_written(scores, nulls, written, "/interventions", &mut lints);
     lints
 }
@@ -97,18 +189,31 @@ pub fn trace(
     let mut lints = Lints::default();
     unexpected_answer(layout, scores, text, &mut lints);
     corruption(layout, scores, &mut lints);
+    not_finite(layout, scores).lint(&mut lints);
+    norm_lost("/arms", written, &mut lints);
     lost_cells(layout.arms.iter().map(|(_, grid)| grid), scores, "/arms", &mut lints);
     nothing_written(scores, nulls, written, "/arms", &mut lints);
     lints
 }
 
-/// Names the expected target and the clean run's answer if they differ.
-pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, u32)> {
+/// What of a trace is not finite.
+pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
+    let mut found = NotFinite::of_runs(&layout.common, scores);
+    let bad = layout.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
+    found.count(bad, layout.corrupted.len(), "corrupted runs", "/corrupt");
+    let (bad, all) = not_finite_cells(layout.arms.iter().map(|(_, grid)| grid), scores);
+    found.count(bad, all, "cells", "/arms");
+    found
+}
+
+/// Names the expected target and the clean run's answer if they differ. There is no answer where the run's logits are not
+/// finite, and that is not what was expected either.
+pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, Option<u32>)> {
     let sets = &layout.common.targets.sets;
     let name =
         layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
-    let top1 = super::trace::reference_top1(layout, scores)?;
-    let expected = sets.get(&name)?.iter().any(|token| token.id == top1);
+    let top1 = super::trace::reference_top1(layout, scores);
+    let expected = sets.get(&name)?.iter().any(|token| Some(token.id) == top1);
     (!expected).then_some((name, top1))
 }
 
@@ -118,7 +223,8 @@ fn unexpected_answer(
     text: &dyn Fn(u32) -> String,
     lints: &mut Lints,
 ) {
-    let Some((name, top1)) = unexpected(layout, scores) else { return };
+    // What is not finite has a remark of its own.
+    let Some((name, Some(top1))) = unexpected(layout, scores) else { return };
     let detail =
         format!("the clean run's most probable token is {:?}, which is not in target {name:?}", text(top1));
     let fix = "choose a prompt that the model answers as expected";
@@ -156,7 +262,11 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
 /// A remark that there are cells which could not be computed.
 fn lost_cells<'g>(grids: impl IntoIterator<Item = &'g Grid>, scores: &[Score], at: &str, lints: &mut Lints) {
     let grids = grids.into_iter();
-    let of_cell = |grid: &Grid, cell| grid.cell(cell).iter().find_map(|readout| scores[*readout].lost);
+    let lost = |readout: &usize| match scores[*readout].missing {
+        Some(Missing::Lost(lost)) => Some(lost),
+        _ => None,
+    };
+    let of_cell = |grid: &Grid, cell| grid.cell(cell).iter().find_map(lost);
     let lost: Vec<Lost> =
         grids.flat_map(|grid| (0..grid.cells()).filter_map(move |cell| of_cell(grid, cell))).collect();
     if let Some(first) = lost.first() {
@@ -171,7 +281,7 @@ fn lost_cells<'g>(grids: impl IntoIterator<Item = &'g Grid>, scores: &[Score], a
 }
 
 fn nothing_written(scores: &[Score], nulls: &[bool], written: EditStats, at: &str, lints: &mut Lints) {
-    let complete = scores.iter().all(|score| score.lost.is_none());
+    let complete = !scores.iter().any(is_lost);
     if complete && written.cells == 0 && nulls.iter().any(|null| !null) {
         let detail = "no cell was written".to_owned();
         lints.error("ZERO_CELLS_WRITTEN", at, detail, "report this: the plan asked for edits");

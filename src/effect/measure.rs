@@ -7,7 +7,7 @@ use crate::spec::metric::MetricKind;
 
 /// The metric's value. `reference_top1`: the token that `top1_flip` compares with.
 pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> Option<f64> {
-    if score.lost.is_some() {
+    if score.missing.is_some() {
         return None;
     }
     match &measure.reads {
@@ -24,7 +24,7 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
         },
         Reads::Written => finite(score.written.sqrt()),
         Reads::Divergence(i) => finite(score.kl[*i]),
-        Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top.first()?.0))),
+        Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top1()?))),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
 pub fn first_logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
     let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
     let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
-    if score.lost.is_some() {
+    if score.missing.is_some() {
         return None;
     }
     finite(logit(score, &slots) - score.log_sum_exp)
@@ -81,7 +81,7 @@ fn log_sum_exp(numbers: &[f64]) -> f64 {
 pub fn noise_floor(measure: &Measure, scores: &[Score], twins: Option<(usize, usize)>) -> Option<f64> {
     let (a, b) = twins?;
     let (a, b) = (scores.get(a)?, scores.get(b)?);
-    let top1 = a.top.first().map(|(id, _)| *id);
+    let top1 = a.top1();
     finite((value(measure, a, top1)? - value(measure, b, top1)?).abs())
 }
 

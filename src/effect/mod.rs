@@ -1,4 +1,4 @@
-//! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`.
+//! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`, and [`nulls`] says why.
 
 pub mod aggregate;
 pub mod average;
@@ -9,6 +9,7 @@ pub mod attribution;
 pub mod derived;
 pub mod lints;
 pub mod measure;
+pub mod nulls;
 pub mod patch;
 pub mod stats;
 pub mod sweep;

@@ -25,7 +25,7 @@ pub struct PatchEffect {
 
 /// Most probable token of the base.
 pub fn reference_top1(layout: &PatchLayout, scores: &[Score]) -> Option<u32> {
-    scores[layout.base].top.first().map(|(id, _)| *id)
+    scores[layout.base].top1()
 }
 
 /// Effects of one metric.
@@ -47,11 +47,10 @@ pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> Patc
     PatchEffect { values, effects, normalised, undefined, by }
 }
 
-/// For each cell whether its most probable token is another than the base's.
-pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<bool> {
+/// For each cell whether its most probable token is another than the base's; `None` where one of them has no such token.
+pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<Option<bool>> {
     let base = reference_top1(layout, scores);
-    let top = |readout: &usize| scores[*readout].top.first().map(|(id, _)| *id);
-    layout.grid.readouts.iter().map(|readout| top(readout).is_some_and(|top| Some(top) != base)).collect()
+    layout.grid.readouts.iter().map(|readout| Some(scores[*readout].top1()? != base?)).collect()
 }
 
 /// Why nothing can be divided by `whole`.

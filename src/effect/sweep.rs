@@ -5,11 +5,14 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cases::answer;
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
 use super::derived::{Cells as Line, Derived, Strength};
 use super::measure::value;
+use super::nulls::{is_lost, is_not_finite};
 use super::patch::undefined;
 use super::stats::{Estimate, difference, estimate, fraction};
+use super::trace::in_most;
 use crate::lower::classes::class_of;
 use crate::lower::layout::{Axis, Grid};
 use crate::lower::measure::Measure;
@@ -25,12 +28,15 @@ use crate::spec::sweep::{CORRUPTED, SweepCase, SweepSpec, TARGET};
 pub struct Part {
     /// The cells.
     pub cells: Cells,
-    /// For each cell whether its most probable token is another than its base's, in more than half of the samples.
-    pub flipped: Vec<bool>,
+    /// For each cell whether its most probable token is another than its base's, in more than half of the samples; `None`
+    /// where one of them has no such token.
+    pub flipped: Vec<Option<bool>>,
     /// Cells of which a sample could not be computed.
     pub lost: u32,
     /// What was written.
     pub written: EditStats,
+    /// Cells of which a sample is not finite.
+    pub not_finite: u32,
 }
 
 /// Scores of some readouts of a plan, by their places in the whole plan.
@@ -57,7 +63,11 @@ impl Scores {
     }
 
     fn top1(&self, readout: usize) -> Option<u32> {
-        self.score(readout)?.top.first().map(|(id, _)| *id)
+        self.score(readout)?.top1()
+    }
+
+    fn is_not_finite(&self, readout: usize) -> bool {
+        self.score(readout).is_some_and(is_not_finite)
     }
 
     fn value(&self, measure: &Measure, readout: usize, top1: Option<u32>) -> Option<f64> {
@@ -96,6 +106,7 @@ pub fn head(
         name: name.to_owned(),
         tokens: tokens.to_vec(),
         top1: readouts.first().and_then(|readout| scores.top1(*readout)).map(text),
+        not_finite: readouts.iter().filter(|readout| scores.is_not_finite(**readout)).count() as u32,
         values: measures
             .iter()
             .map(|measure| {
@@ -149,11 +160,11 @@ fn dropped(
     let mut failed = Vec::new();
     let clean = layout.common.runs.0[layout.clean].1.1;
     let target = layout.common.targets.sets.get(TARGET);
-    if let (true, Some(top1), Some(target)) = (filters.expect_top1, scores.top1(clean), target)
-        && target.iter().all(|token| token.id != top1)
+    let top1 = scores.top1(clean);
+    if let (true, Some(target)) = (filters.expect_top1, target)
+        && target.iter().all(|token| Some(token.id) != top1)
     {
-        let detail = format!("the clean run's most probable token is {:?}", text(top1));
-        failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail });
+        failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail: answer(top1, text) });
     }
     let is_prob = |m: &&Measure| (m.metric.kind, m.metric.of.as_str()) == (MetricKind::Prob, TARGET);
     let prob = layout.common.measures.iter().find(is_prob);
@@ -226,12 +237,15 @@ fn add(
     cells.token_class.push(class.map(|class| class as u8));
     cells.head.push(key.head);
     cells.dim.push(key.dim);
-    cells.trivial.push(grid.trivial[cell].is_some());
+    let own = readouts.iter().any(|readout| scores.is_not_finite(*readout));
+    let defined = !own && !arm.base.iter().any(|readout| scores.is_not_finite(*readout));
+    part.not_finite += u32::from(own);
+    cells.trivial.push(defined.then(|| grid.trivial[cell].is_some()));
     let null = |(sample, readout): (usize, &usize)| {
         let run = scores.resolved[*readout];
         run.is_some() && run == scores.resolved[base(sample)]
     };
-    cells.exact_null.push(readouts.iter().enumerate().all(null));
+    cells.exact_null.push(defined.then(|| readouts.iter().enumerate().all(null)));
     for (measure, columns) in layout.common.measures.iter().zip(&mut cells.metrics) {
         let mut values = Vec::with_capacity(readouts.len());
         let mut effects = Vec::with_capacity(readouts.len());
@@ -246,11 +260,8 @@ fn add(
         columns.effect.push(effect.mean);
         columns.effect_se.push(effect.se);
     }
-    let flips = readouts.iter().enumerate().filter(|(sample, readout)| {
-        scores.top1(**readout).is_some_and(|top| Some(top) != scores.top1(base(*sample)))
-    });
-    part.flipped.push(2 * flips.count() > readouts.len());
-    let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(|score| score.lost.is_some()));
+    part.flipped.push(in_most(readouts, &arm.base, |readout| scores.top1(readout)));
+    let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(is_lost));
     part.lost += u32::from(lost);
 }
 
@@ -316,6 +327,7 @@ impl Part {
         self.flipped.append(&mut other.flipped);
         self.lost += other.lost;
         self.written = self.written.and(other.written);
+        self.not_finite += other.not_finite;
     }
 }
 
@@ -335,7 +347,9 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
         let axes = axes(arm_head, cells, first..end);
         // Of a sweep that ended early an arm may not be whole.
         if axes.iter().map(|axis| axis.values.len()).product::<usize>() == end - first {
-            let trivial = &cells.trivial[first..end];
+            let trivial: Vec<bool> =
+                cells.trivial[first..end].iter().map(|trivial| *trivial == Some(true)).collect();
+            let trivial = &trivial[..];
             let flipped = part.flipped[first..end].to_vec();
             let mut of_arm = Derived::new(&spec.derive, &axes, trivial, || flipped);
             for (i, metric) in spec.metrics.iter().enumerate() {

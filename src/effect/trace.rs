@@ -50,7 +50,7 @@ pub struct ArmEffect {
 
 /// Most probable token of the clean run, which `top1_flip` compares with.
 pub fn reference_top1(layout: &TraceLayout, scores: &[Score]) -> Option<u32> {
-    scores[layout.clean].top.first().map(|(id, _)| *id)
+    scores[layout.clean].top1()
 }
 
 /// Baselines of one metric.
@@ -109,21 +109,25 @@ pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Sc
     }
 }
 
-/// For each cell whether its most probable token is another than its unpatched run's, in more than half of the samples.
-pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<bool> {
-    let top = |readout: usize| scores[readout].top.first().map(|(id, _)| *id);
-    let parent = |sample: usize| match layout.spec.direction {
-        Direction::Denoising => top(layout.corrupted[sample]),
-        Direction::Noising => top(layout.clean),
-    };
-    let flips = |cell| {
-        let readouts = grid.cell(cell).iter().enumerate();
-        let flips = |(sample, readout): &(usize, &usize)| {
-            top(**readout).is_some_and(|top| Some(top) != parent(*sample))
-        };
-        readouts.filter(flips).count()
-    };
-    (0..grid.cells()).map(|cell| 2 * flips(cell) > grid.samples).collect()
+/// For each cell whether its most probable token is another than its unpatched run's, in more than half of the samples; `None`
+/// where one of them has no such token.
+pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<Option<bool>> {
+    let parents = layout.parents();
+    (0..grid.cells())
+        .map(|cell| in_most(grid.cell(cell), &parents, |readout| scores[readout].top1()))
+        .collect()
+}
+
+/// Whether in more than half of the samples the most probable token is another than the unpatched run's. `parents`: the
+/// unpatched readout of each sample.
+pub(super) fn in_most(
+    readouts: &[usize],
+    parents: &[usize],
+    top1: impl Fn(usize) -> Option<u32>,
+) -> Option<bool> {
+    let differs = |(readout, parent): (&usize, &usize)| Some(top1(*readout)? != top1(*parent)?);
+    let flips = readouts.iter().zip(parents.iter().cycle()).map(differs).collect::<Option<Vec<bool>>>()?;
+    Some(2 * flips.iter().filter(|flips| **flips).count() > flips.len())
 }
 
 /// Largest absolute effect of the self-patch control over all arms and metrics; `None` without the control.

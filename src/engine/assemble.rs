@@ -1,14 +1,30 @@
 //! Puts the outputs of a plan's parts together.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use super::Prepared;
 use super::work::{ChunkKey, Done};
-use crate::plan::Score;
-use crate::plan::output::{EditStats, Lost, PlanOutput, Usage};
+use crate::plan::edits::{EditedRow, Write};
+use crate::plan::output::{EditStats, Lost, Missing, PlanOutput, RowWritten, Usage};
+use crate::plan::{EditGroup, Score};
 
 /// The outputs so far.
 pub(super) struct Assembly {
     scores: Vec<Option<Score>>,
     output: PlanOutput,
+    accounts: Accounts,
+    /// For how long the engine had been busy when the last part was done.
+    ended: Duration,
+}
+
+/// What edits wrote, each row once. A run that others read stands in every part that has such others, and is edited there each
+/// time, at least where they can see it: how often must not show.
+struct Accounts {
+    /// Whether each run may stand in several parts.
+    shared: Vec<bool>,
+    /// Rows of these runs, by run and in the order in which they are written, whichever part they were met in first.
+    met: BTreeMap<(u32, Write), (EditGroup, RowWritten)>,
 }
 
 impl Assembly {
@@ -23,15 +39,21 @@ impl Assembly {
                 lost: None,
                 usage: Usage { peak_bytes: prepared.cost.peak_bytes, ..Usage::default() },
             },
+            accounts: Accounts { shared: prepared.packing.read_by_any(), met: BTreeMap::new() },
+            ended: Duration::ZERO,
         }
     }
 
     /// Adds what a part gave.
     pub(super) fn add(&mut self, done: Done) {
-        let ChunkKey { readouts, runs, rows, row_layers } = done.key;
-        // A run that stands in several chunks, because others read it, does the same in each.
-        for (run, changes) in runs.iter().zip(&done.output.changes) {
-            self.output.written[run.0 as usize] = *changes;
+        let ChunkKey { readouts, edited, rows, row_layers } = done.key;
+        for (row, written) in edited.into_iter().zip(done.output.written) {
+            let EditedRow { run, group, write } = row;
+            if self.accounts.shared[run.0 as usize] {
+                self.accounts.met.insert((run.0, write), (group, written));
+            } else {
+                book(&mut self.output, run.0, group, written);
+            }
         }
         for (readout, row) in readouts {
             self.scores[readout] = Some(done.output.scores[row].clone());
@@ -39,15 +61,15 @@ impl Assembly {
         for (capture, numbers) in done.output.captures {
             self.output.captures[capture] = numbers;
         }
-        for (total, written) in self.output.receipts.iter_mut().zip(done.output.written) {
-            *total = total.and(written);
-        }
         let usage = &mut self.output.usage;
         usage.rows += rows as u64;
         usage.row_layers += row_layers;
         usage.chunks += 1;
         usage.seconds += done.took.as_secs_f64();
-        usage.queue_seconds += done.waited.as_secs_f64();
+        // Parts are computed in the order in which they were sent. Since this one was sent, or since the one before it was
+        // done, whatever the engine was busy with was somebody else's.
+        usage.queue_seconds += done.begun.saturating_sub(done.queued.max(self.ended)).as_secs_f64();
+        self.ended = done.begun + done.took;
     }
 
     /// Notes that readouts and captures, if there are any, will not come.
@@ -56,7 +78,7 @@ impl Assembly {
             self.output.lost.get_or_insert(lost);
         }
         for readout in readouts {
-            self.scores[readout] = Some(Score { lost: Some(lost), ..Score::default() });
+            self.scores[readout] = Some(Score { missing: Some(Missing::Lost(lost)), ..Score::default() });
         }
     }
 
@@ -66,7 +88,20 @@ impl Assembly {
     }
 
     pub(super) fn finish(self) -> PlanOutput {
-        let scores = self.scores.into_iter().collect::<Option<Vec<_>>>();
-        PlanOutput { scores: scores.expect("BUG: every readout is in one chunk"), ..self.output }
+        let Assembly { scores, mut output, accounts, .. } = self;
+        for ((run, _), (group, written)) in accounts.met {
+            book(&mut output, run, group, written);
+        }
+        let scores = scores.into_iter().collect::<Option<Vec<_>>>();
+        PlanOutput { scores: scores.expect("BUG: every readout is in one chunk"), ..output }
     }
+}
+
+/// Books a row to its run and to its receipt.
+fn book(output: &mut PlanOutput, run: u32, group: EditGroup, written: RowWritten) {
+    if group != EditGroup::Corruption {
+        output.written[run as usize] += written.squared;
+    }
+    let receipt = &mut output.receipts[group.index()];
+    *receipt = receipt.and(written.into());
 }

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -87,7 +86,7 @@ fn send(engine: &Engine, prepared: &Prepared, piece: &Piece) -> Result<Reply, En
         packing: Arc::clone(&prepared.packing),
         part: piece.part.clone(),
         suspect: piece.suspect,
-        queued: Instant::now(),
+        queued: engine.busy.time(),
         reply,
     };
     engine.work.send(work).map_err(|_| EngineError::Stopped)?;

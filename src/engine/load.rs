@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 
+use super::known_answer;
 use super::ranks::{self, Ranks};
 use super::row_budget::{Room, RowBudget};
 use super::{Model, ModelError, Numerics, Ready};
@@ -60,6 +61,7 @@ pub fn computing(
         dtype.name()
     );
     let Ranks { mut group, devices, room } = ranks::start(&config.engine, dtype, shape, tensors, progress)?;
+    known_answer::check(&mut group, shape, dtype)?;
     let budget = warm_up(&mut group, shape, row_budget(config, shape, room)?)?;
     let ready = Ready { budget, numerics: Numerics::of(dtype, &devices), devices };
     tracing::info!(

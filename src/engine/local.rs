@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
+use super::busy::Busy;
 use super::model::{Model, ModelError};
 use super::work::{ChunkKey, Done, Failure, Work};
 use super::{Health, State};
@@ -20,6 +21,7 @@ pub(super) fn spawn(
     model: impl Model + 'static,
     mut inbox: mpsc::UnboundedReceiver<Work>,
     state: watch::Sender<State>,
+    busy: Arc<Busy>,
 ) -> std::io::Result<()> {
     // No room between the two: one batch is laid out while another is computed, and no more.
     let (ready, due) = sync_channel(0);
@@ -35,24 +37,26 @@ pub(super) fn spawn(
     std::thread::Builder::new().name("lay-out".into()).spawn(lay_out)?;
     let compute = move || {
         let _ended = Ended(state);
-        compute(model, &due);
+        compute(model, &due, &busy);
     };
     std::thread::Builder::new().name("engine".into()).spawn(compute)?;
     Ok(())
 }
 
-fn compute(mut model: impl Model, due: &Receiver<LaidOut>) {
+fn compute(mut model: impl Model, due: &Receiver<LaidOut>, busy: &Busy) {
     for (work, key, batch) in due {
         if work.is_abandoned() {
             continue;
         }
+        let begun = busy.begin();
         let started = Instant::now();
         // A fault in one batch must not end the others: buffers are set anew by every batch, so none is left broken.
         let output = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
         let took = started.elapsed();
-        let waited = started - work.queued;
+        busy.end(took);
+        let queued = work.queued;
         match output {
-            Ok(Ok(output)) => work.answer(Ok(Done { key, output, waited, took })),
+            Ok(Ok(output)) => work.answer(Ok(Done { key, output, queued, begun, took })),
             Ok(Err(error @ ModelError::OutOfMemory(_))) => {
                 tracing::warn!("{error}");
                 work.answer(Err(Failure::Lost(Lost::OutOfMemory)));

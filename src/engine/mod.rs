@@ -7,6 +7,7 @@
 //! ([`Engine::supervise`]: servers), which may die: it is started again, and what it had not finished is computed again.
 
 mod assemble;
+mod busy;
 mod execute;
 pub mod fault;
 #[cfg(feature = "cuda")]
@@ -38,6 +39,7 @@ use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Mode, PackError, Packing};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
+use busy::Busy;
 pub use load::Computing;
 pub use model::{Model, ModelError};
 use row_budget::RowBudget;
@@ -51,6 +53,7 @@ pub struct Engine {
     admission: Arc<Semaphore>,
     limit: usize,
     state: watch::Receiver<State>,
+    busy: Arc<Busy>,
     layers: u32,
 }
 
@@ -197,8 +200,9 @@ impl Engine {
         let Computing { model, ready } = computing;
         let (work, inbox) = mpsc::unbounded_channel();
         let (sender, state) = watch::channel(State { health: Health::Ready, ready });
-        local::spawn(model, inbox, sender)?;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, layers })
+        let busy = Arc::new(Busy::default());
+        local::spawn(model, inbox, sender, Arc::clone(&busy))?;
+        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, busy, layers })
     }
 
     /// What the loaded model says of itself.

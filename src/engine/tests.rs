@@ -9,7 +9,7 @@ use crate::kernels::OutOfMemory;
 use crate::model::decoder::BatchOutput;
 use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::Lost;
+use crate::plan::output::{Lost, Missing, RowWritten};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
 use crate::spec::site::Site;
 
@@ -34,8 +34,7 @@ impl Model for Fake {
         Ok(BatchOutput {
             scores: vec![score; batch.readout.rows.len()],
             captures: vec![],
-            written: Default::default(),
-            changes: vec![0.0; batch.runs],
+            written: vec![RowWritten { elements: 8, ..RowWritten::default() }; batch.edited],
         })
     }
 }
@@ -97,7 +96,8 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 async fn a_panic_fails_its_own_request_and_no_other() {
     let (engine, _) = engine(None, 4);
     let bad = engine.execute(prepared(&engine, &runs(1, 13))).await.unwrap();
-    assert_eq!((bad.lost, bad.scores[0].lost), (Some(Lost::EngineCrash), Some(Lost::EngineCrash)));
+    let crash = Lost::EngineCrash;
+    assert_eq!((bad.lost, bad.scores[0].missing), (Some(crash), Some(Missing::Lost(crash))));
     let good = engine.execute(prepared(&engine, &runs(5, 1))).await.unwrap();
     assert_eq!((good.scores.len(), good.usage.chunks, engine.health()), (5, 3, Health::Ready));
 }
@@ -161,7 +161,11 @@ async fn a_run_larger_than_the_budget_is_an_error_before_any_work() {
 
 /// The readouts that are lost, and why.
 fn lost(output: &PlanOutput) -> Vec<(usize, Lost)> {
-    (0..output.scores.len()).filter_map(|i| Some((i, output.scores[i].lost?))).collect()
+    let lost = |i: usize| match output.scores[i].missing {
+        Some(Missing::Lost(lost)) => Some((i, lost)),
+        _ => None,
+    };
+    (0..output.scores.len()).filter_map(lost).collect()
 }
 
 #[tokio::test]
@@ -213,4 +217,55 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
     let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
     assert_eq!(lost(&output), [(10, Lost::OutOfMemory)]);
     assert!(output.usage.halved >= 2, "{:?}", output.usage);
+}
+
+#[tokio::test]
+async fn a_request_waits_for_others_and_never_for_its_own_parts() {
+    let (engine, _) = engine(None, 8);
+    let alone = engine.execute(prepared(&engine, &runs(20, 1))).await.unwrap();
+    assert_eq!((alone.usage.chunks, alone.usage.queue_seconds.to_bits()), (10, 0.0_f64.to_bits()));
+    // The first one's batch is held up, and with it the second one.
+    let (leave, gate) = mpsc::channel();
+    let (engine, batches) = engine_with(Some(gate), 8, 4, usize::MAX);
+    let ask = |n| {
+        let (engine, work) = (engine.clone(), prepared(&engine, &runs(n, 1)));
+        tokio::spawn(async move { engine.execute(work).await.unwrap().usage })
+    };
+    let first = ask(2);
+    while batches.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = ask(4);
+    tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+    (0..3).for_each(|_| leave.send(()).unwrap());
+    let (first, second) = (first.await.unwrap(), second.await.unwrap());
+    assert_eq!((first.queue_seconds.to_bits(), first.chunks), (0.0_f64.to_bits(), 1));
+    assert!(second.queue_seconds > 0.04 && second.queue_seconds <= first.seconds, "{second:?} {first:?}");
+    assert_eq!(second.chunks, 2);
+}
+
+#[tokio::test]
+async fn what_a_shared_run_wrote_is_counted_once_whatever_the_number_of_parts() {
+    let at = Address { layer: 0, site: Site::ResidPost };
+    let edit = |position, group| Edit::new(at, vec![position], Op::Scale(2.0), group);
+    let mut plan = runs(1, 1);
+    let corrupted =
+        plan.branch(RunId(0), vec![edit(0, EditGroup::Corruption), edit(1, EditGroup::Corruption)]);
+    plan.read(corrupted, 1);
+    for factor in 0..10 {
+        let patch =
+            Edit::new(Address { layer: 1, ..at }, vec![1], Op::Scale(factor as f32), EditGroup::Patch);
+        let cell = plan.branch(corrupted, vec![patch]);
+        plan.read(cell, 1);
+    }
+    let mut found = Vec::new();
+    for rows in [5, 6, 8, 100] {
+        let (engine, _) = engine_with(None, 4, rows, usize::MAX);
+        let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+        found.push(output.usage.chunks);
+        let cells = |group| output.receipt(group).cells;
+        assert_eq!((cells(EditGroup::Corruption), cells(EditGroup::Patch)), (2, 10), "{rows} rows");
+        assert_eq!(output.receipt(EditGroup::Corruption).elements, 16);
+    }
+    assert!(found[0] > found[1] && found[1] > found[2] && found[3] == 1, "{found:?}");
 }

@@ -16,7 +16,7 @@ use super::Ready;
 use crate::config::Config;
 use crate::plan::Score;
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::EditStats;
+use crate::plan::output::RowWritten;
 
 /// Version of the messages. Changes with every change of what they hold.
 pub const PROTOCOL: u32 = 3;
@@ -105,9 +105,7 @@ pub struct Output {
     /// See [`crate::model::decoder::BatchOutput`].
     pub scores: Vec<Score>,
     /// The same.
-    pub written: [EditStats; 3],
-    /// The same.
-    pub changes: Vec<f64>,
+    pub written: Vec<RowWritten>,
     /// The same.
     pub captures: Captures,
 }
@@ -265,8 +263,11 @@ mod tests {
         let score = Score { logits: vec![f32::NAN, -0.0, 1e-40], log_sum_exp: 0.1 + 0.2, ..Score::default() };
         let output = Output {
             scores: vec![score],
-            written: Default::default(),
-            changes: vec![f64::MIN_POSITIVE],
+            written: vec![RowWritten {
+                squared: f64::MIN_POSITIVE,
+                largest: f32::NAN,
+                ..RowWritten::default()
+            }],
             captures: Captures::Inline(vec![(3, vec![f32::INFINITY, 0.1])]),
         };
         let sent = frame(&FromEngine::Done { id: 5, seconds: 0.25, output });

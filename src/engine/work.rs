@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::model::decoder::BatchOutput;
-use crate::plan::RunId;
 use crate::plan::batch::ForwardBatch;
+use crate::plan::edits::EditedRow;
 use crate::plan::output::Lost;
 use crate::plan::pack::{Chunk, Packing, Part};
 
@@ -20,7 +20,8 @@ pub(super) struct Work {
     pub(super) part: Part,
     /// Whether it belongs to a batch that has killed the engine: it gets one attempt only.
     pub(super) suspect: bool,
-    pub(super) queued: Instant,
+    /// For how long the engine had been busy when it was sent.
+    pub(super) queued: Duration,
     pub(super) reply: oneshot::Sender<Result<Done, Failure>>,
 }
 
@@ -29,7 +30,9 @@ pub(super) struct Work {
 pub(super) struct Done {
     pub(super) key: ChunkKey,
     pub(super) output: BatchOutput,
-    pub(super) waited: Duration,
+    /// For how long the engine had been busy when it was sent, and when it was begun.
+    pub(super) queued: Duration,
+    pub(super) begun: Duration,
     pub(super) took: Duration,
 }
 
@@ -51,8 +54,8 @@ pub(super) enum Failure {
 pub(super) struct ChunkKey {
     /// (index in the plan, index in the batch)
     pub(super) readouts: Vec<(usize, usize)>,
-    /// The plan's run of each run of the batch.
-    pub(super) runs: Vec<RunId>,
+    /// The rows edited, in the batch's count.
+    pub(super) edited: Vec<EditedRow>,
     /// Most rows at once.
     pub(super) rows: usize,
     /// Rows times layers.
@@ -69,11 +72,11 @@ impl Work {
     pub(super) fn lay_out(self) -> Option<(Work, ChunkKey, ForwardBatch)> {
         // A fault in one plan must not end the others.
         let laid_out = catch_unwind(AssertUnwindSafe(|| self.packing.lay_out(&self.part)));
-        let Ok(Chunk { batch, readouts, runs, .. }) = laid_out else {
+        let Ok(Chunk { batch, readouts, edited, .. }) = laid_out else {
             self.answer(Err(Failure::LayOut));
             return None;
         };
-        let key = ChunkKey { readouts, runs, rows: batch.peak_rows, row_layers: batch.row_layers };
+        let key = ChunkKey { readouts, edited, rows: batch.peak_rows, row_layers: batch.row_layers };
         Some((self, key, batch))
     }
 

@@ -1,21 +1,25 @@
 //! What an edit makes of a row: the definition, on rows in host memory. Devices with code of their own for the plain operations
 //! are held to it, and take it as it is where columns depend on one another.
 
+use super::RowChange;
 use crate::plan::batch::{EditRows, RowOp};
+use crate::plan::output::larger;
 
 /// The new rows of an edit, `[rows, width]`, before they are rounded to the compute dtype. `old`: the rows as they are in the
-/// columns edited; `source`: their source values, empty where the operation has none.
-pub fn edited(edit: &EditRows, old: &[f32], source: &[f32]) -> Vec<f32> {
+/// columns edited; `source`: their source values, empty where the operation has none. With it, of each row what
+/// [`edited_row`] says.
+pub fn edited(edit: &EditRows, old: &[f32], source: &[f32]) -> (Vec<f32>, Vec<bool>) {
     let width = old.len() / edit.rows.len();
     let mut new = vec![0.0; old.len()];
-    for (i, (old, new)) in old.chunks_exact(width).zip(new.chunks_exact_mut(width)).enumerate() {
-        edited_row(edit, i, old, source.get(i * width..(i + 1) * width).unwrap_or_default(), new);
-    }
-    new
+    let rows = old.chunks_exact(width).zip(new.chunks_exact_mut(width)).enumerate();
+    let source = |i: usize| source.get(i * width..(i + 1) * width).unwrap_or_default();
+    let cancelled = rows.map(|(i, (old, new))| edited_row(edit, i, old, source(i), new)).collect();
+    (new, cancelled)
 }
 
-/// The `i`-th of [`edited`]'s rows, into `new`.
-pub fn edited_row(edit: &EditRows, i: usize, old: &[f32], source: &[f32], new: &mut [f32]) {
+/// The `i`-th of [`edited`]'s rows, into `new`. Whether the row was to keep its norm and could not, since what was added
+/// cancelled it: it is zero then.
+pub fn edited_row(edit: &EditRows, i: usize, old: &[f32], source: &[f32], new: &mut [f32]) -> bool {
     apply(&edit.op, old, source, new);
     if let Some(directions) = &edit.instead {
         let far = distance(old, new).sqrt();
@@ -23,7 +27,10 @@ pub fn edited_row(edit: &EditRows, i: usize, old: &[f32], source: &[f32], new: &
         for ((new, old), d) in new.iter_mut().zip(old).zip(direction) {
             *new = (f64::from(*old) + far * f64::from(*d)) as f32;
         }
+        return false;
     }
+    let keeps_norm = matches!(edit.op, RowOp::Add { norm_match: true, .. });
+    keeps_norm && new.iter().all(|x| *x == 0.0) && old.iter().any(|x| *x != 0.0)
 }
 
 fn apply(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
@@ -34,7 +41,7 @@ fn apply(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
                 *new = old + coef * source;
             }
             let norm = norm(new);
-            // Nothing can be rescaled to a norm, and a row that was not moved keeps its bits.
+            // A row of zeros cannot be rescaled to a norm, which is told, and one that was not moved keeps its bits.
             if *norm_match && norm > 0.0 && new != old {
                 let factor = self::norm(old) / norm;
                 for new in new {
@@ -66,6 +73,12 @@ fn apply(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
 
 fn norm(x: &[f32]) -> f64 {
     x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
+/// What became of a row.
+pub fn change(old: &[f32], new: &[f32], cancelled: bool) -> RowChange {
+    let largest = old.iter().zip(new).map(|(old, new)| (new - old).abs()).fold(0.0, larger);
+    RowChange { squared: distance(old, new), largest, cancelled }
 }
 
 /// Sum of squared differences.

@@ -202,8 +202,10 @@ pub struct Projections<K: Kernels + ?Sized> {
 pub struct RowChange {
     /// Sum of squared changes.
     pub squared: f64,
-    /// Largest absolute change.
+    /// Largest absolute change; NaN if one is not finite.
     pub largest: f32,
+    /// See [`edit::edited_row`].
+    pub cancelled: bool,
 }
 
 /// The device has no room for a batch.

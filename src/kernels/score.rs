@@ -2,11 +2,12 @@
 
 use crate::plan::Score;
 use crate::plan::batch::ReadoutBatch;
+use crate::plan::output::Missing;
 
 /// What one rank knows of a row's distribution over its own part of the vocabulary.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Partial {
-    /// Largest logit, `m`.
+    /// Largest logit, `m`; NaN if any of them is not finite, and then nothing else is looked at.
     pub largest: f32,
     /// Sum of `exp(l - m)` over the logits `l`.
     pub mass: f64,
@@ -34,10 +35,16 @@ pub struct KlPart {
 }
 
 /// Scores of a readout's rows from what each rank knows of them, `ranks [rank][row]`.
+///
+/// Here it is decided, once for every device and number of ranks, whether a row has a score at all: a single logit that is NaN
+/// or infinite leaves no distribution, and comparisons with it would still give ranks, top tokens and effects of them.
 pub fn merge(readout: &ReadoutBatch, ranks: &[Vec<Partial>]) -> Vec<Score> {
     let row = |i: usize| ranks.iter().map(|rows| &rows[i]).collect::<Vec<_>>();
     let log_sum_exps: Vec<f64> = (0..readout.rows.len()).map(|i| log_sum_exp(&row(i))).collect();
     let score = |i: usize| {
+        if !log_sum_exps[i].is_finite() {
+            return Score { missing: Some(Missing::NotFinite), ..Score::default() };
+        }
         let parts = row(i);
         let reference =
             |(n, r): (usize, &u32)| divergence(&parts, n) + (log_sum_exps[i] - log_sum_exps[*r as usize]);

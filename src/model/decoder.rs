@@ -3,15 +3,17 @@
 //! Written once over [`Kernels`]; what joins, is edited, is dropped and is read where was decided when the
 //! [`ForwardBatch`] was made (`crate::plan`). Reading this file top to bottom is reading the model.
 
+use std::ops::Range;
+
 use super::joint;
 use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
 use super::turns;
 use super::weights::{Layer, Weights};
 use crate::kernels::{Heads, Kernels, OutOfMemory};
+use crate::plan::Score;
 use crate::plan::batch::{AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, Step, Tap};
-use crate::plan::output::EditStats;
-use crate::plan::{EditGroup, Score};
+use crate::plan::output::{RowWritten, larger};
 use crate::spec::site::Site;
 
 /// A model, or a rank's part of it, on a device, with the buffers that its rows pass through.
@@ -62,10 +64,8 @@ pub struct BatchOutput {
     pub scores: Vec<Score>,
     /// (capture index, numbers `[positions, width]`)
     pub captures: Vec<(usize, Vec<f32>)>,
-    /// What was written, by edit group.
-    pub written: [EditStats; 3],
-    /// Sum of squared changes by run of the batch, corruption apart.
-    pub changes: Vec<f64>,
+    /// What was written, one for each row edited.
+    pub written: Vec<RowWritten>,
 }
 
 impl<K: Kernels> Decoder<K> {
@@ -121,7 +121,7 @@ impl<K: Kernels> Decoder<K> {
             turned: turns.as_ref().map(|turns| turns.rows.clone()),
             log: kernels.log(),
             logged: Vec::new(),
-            output: RankOutput::new(batch.runs),
+            output: RankOutput::new(batch.edited),
         };
         kernels.embed(&weights.embedding, &batch.tokens, &mut b.x);
         pass.tap(Site::Embed, &batch.embed, &mut b.x, []);
@@ -217,11 +217,9 @@ struct Pass<'a, K: Kernels> {
     output: RankOutput,
 }
 
-/// Whose rows an entry of the log is about.
+/// Which of the rows edited an entry of the log is about.
 struct Logged {
-    /// The run that each row's change is booked to.
-    runs: Vec<u32>,
-    group: usize,
+    rows: Range<usize>,
     /// Whether this rank speaks for them.
     primary: bool,
 }
@@ -398,23 +396,25 @@ impl<K: Kernels> Pass<'_, K> {
 
     fn edit(&mut self, site: Site, edit: &EditRows, x: &mut K::Matrix) {
         let columns = self.shard.columns(site, self.keys);
-        let rows = edit.rows.len() as u64;
+        let rows = edit.first..edit.first + edit.rows.len();
         if self.shard.rank == 0 {
-            let written = &mut self.output.written[edit.group];
-            written.cells += rows;
-            written.elements += rows * columns.written(edit).len() as u64;
+            let elements = columns.written(edit).len() as u32;
+            self.output.written[rows.clone()].iter_mut().for_each(|row| row.elements = elements);
         }
         let resolved;
         let edit = if joint::is_joint(self.shard, &columns, edit) {
-            resolved = joint::resolved(self.kernels, self.shard, site, self.keys, x, edit);
+            let (whole, cancelled) = joint::resolved(self.kernels, self.shard, site, self.keys, x, edit);
+            for (row, cancelled) in self.output.written[rows.clone()].iter_mut().zip(cancelled) {
+                row.cancelled = cancelled;
+            }
+            resolved = whole;
             &resolved
         } else {
             edit
         };
         if let Some(edit) = columns.localised(edit) {
             self.kernels.edit(x, &edit, &mut self.log);
-            let (runs, group) = (edit.runs.clone(), edit.group);
-            self.logged.push(Logged { runs, group, primary: columns.primary });
+            self.logged.push(Logged { rows, primary: columns.primary });
         }
     }
 
@@ -424,16 +424,16 @@ impl<K: Kernels> Pass<'_, K> {
         self.output.captures.push(Part { capture, columns, numbers });
     }
 
-    /// Reads the log, and books each row's change to its run and its group.
+    /// Reads the log, and tells each row what was changed in it.
     fn finish(self) -> RankOutput {
         let Pass { kernels, log, logged, mut output, .. } = self;
         let mut changes = kernels.changes(log).into_iter();
-        for Logged { runs, group, primary } in logged {
-            for (run, change) in runs.into_iter().zip(&mut changes) {
-                let written = &mut output.written[group];
-                written.max_abs_delta = written.max_abs_delta.max(change.largest);
-                if primary && group != EditGroup::Corruption.index() {
-                    output.changes[run as usize] += change.squared;
+        for Logged { rows, primary } in logged {
+            for (written, change) in output.written[rows].iter_mut().zip(&mut changes) {
+                written.largest = larger(written.largest, change.largest);
+                written.cancelled |= change.cancelled;
+                if primary {
+                    written.squared += change.squared;
                 }
             }
         }

@@ -15,7 +15,8 @@ pub(super) fn is_joint(shard: &Shard, columns: &Columns, edit: &EditRows) -> boo
     shard.world > 1 && edit.couples_columns() && written.start / width != (written.end - 1) / width
 }
 
-/// The edit as a plain replacement in the numbering of the whole site, to be localised like any other.
+/// The edit as a plain replacement in the numbering of the whole site, to be localised like any other, and which of its rows
+/// were cancelled ([`RowChange`](crate::kernels::RowChange)).
 pub(super) fn resolved<K: Kernels>(
     kernels: &K,
     shard: &Shard,
@@ -23,7 +24,7 @@ pub(super) fn resolved<K: Kernels>(
     keys: usize,
     x: &K::Matrix,
     edit: &EditRows,
-) -> EditRows {
+) -> (EditRows, Vec<bool>) {
     let columns = shard.columns(site, keys);
     let (written, width) = (columns.written(edit), columns.width as usize);
     let mut own = kernels.read(x, &edit.rows);
@@ -44,12 +45,13 @@ pub(super) fn resolved<K: Kernels>(
         Some(Values::Given(given)) => given,
         _ => from_rows,
     };
-    EditRows {
+    let (numbers, cancelled) = edited(edit, old, source);
+    let edit = EditRows {
         rows: edit.rows.clone(),
-        runs: edit.runs.clone(),
+        first: edit.first,
         columns: Some(written),
-        op: RowOp::Replace(Values::Given(edited(edit, old, source))),
+        op: RowOp::Replace(Values::Given(numbers)),
         instead: None,
-        group: edit.group,
-    }
+    };
+    (edit, cancelled)
 }

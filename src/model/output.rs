@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::decoder::BatchOutput;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::EditStats;
+use crate::plan::output::{RowWritten, larger};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]
@@ -14,10 +14,9 @@ pub struct RankOutput {
     pub partials: Vec<Vec<Partial>>,
     /// Own columns of captures.
     pub captures: Vec<Part>,
-    /// What was written, by edit group: cells and elements on rank 0 alone, the largest change among own columns.
-    pub written: [EditStats; 3],
-    /// Sum of squared changes of the columns that the rank speaks for, by run of the batch, corruption apart.
-    pub changes: Vec<f64>,
+    /// What was written, one for each row edited: numbers on rank 0 alone, the largest change among own columns, and the sum of
+    /// squares of those that the rank speaks for.
+    pub written: Vec<RowWritten>,
 }
 
 /// A rank's columns of a capture.
@@ -32,13 +31,12 @@ pub struct Part {
 }
 
 impl RankOutput {
-    /// Of a batch with so many runs.
-    pub(super) fn new(runs: usize) -> RankOutput {
+    /// Of a batch that edits so many rows.
+    pub(super) fn new(edited: usize) -> RankOutput {
         RankOutput {
             partials: Vec::new(),
             captures: Vec::new(),
-            written: [EditStats::default(); 3],
-            changes: vec![0.0; runs],
+            written: vec![RowWritten::default(); edited],
         }
     }
 }
@@ -48,8 +46,7 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
     let mut output = BatchOutput {
         scores: Vec::new(),
         captures: Vec::new(),
-        written: Default::default(),
-        changes: vec![0.0; batch.runs],
+        written: vec![RowWritten::default(); batch.edited],
     };
     let mut partials = Vec::new();
     let mut parts = Vec::new();
@@ -57,9 +54,11 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
         partials.push(rank.partials.into_iter());
         parts.extend(rank.captures);
         for (total, written) in output.written.iter_mut().zip(rank.written) {
-            *total = total.and(written);
+            total.elements += written.elements;
+            total.squared += written.squared;
+            total.largest = larger(total.largest, written.largest);
+            total.cancelled |= written.cancelled;
         }
-        output.changes.iter_mut().zip(&rank.changes).for_each(|(total, change)| *total += change);
     }
     let lenses = batch.layers.iter().map(|layer| &layer.lens).filter(|lens| !lens.rows.is_empty());
     for readout in lenses.chain([&batch.readout]) {

@@ -225,11 +225,10 @@ impl Columns {
         };
         Some(Cow::Owned(EditRows {
             rows: edit.rows.clone(),
-            runs: edit.runs.clone(),
+            first: edit.first,
             columns: Some(held.start - self.own.start..held.end - self.own.start),
             op,
             instead: edit.instead.as_deref().map(cut),
-            group: edit.group,
         }))
     }
 }

@@ -32,8 +32,8 @@ pub struct ForwardBatch {
     pub readout: ReadoutBatch,
     /// Columns of a head where attention scores are held; 0 if they are held nowhere.
     pub keys: u32,
-    /// How many runs [`EditRows::runs`] counts.
-    pub runs: usize,
+    /// How many rows are edited, each as often as it is: what [`EditRows::first`] counts.
+    pub edited: usize,
     /// Most rows alive at any point: what the row budget bounds.
     pub peak_rows: usize,
     /// Sum over layers of the rows that pass through the layer: the unit of work.
@@ -115,16 +115,14 @@ pub enum Step {
 pub struct EditRows {
     /// Rows written, each once.
     pub rows: Vec<u32>,
-    /// The run, counted within the batch, that each row's change is booked to.
-    pub runs: Vec<u32>,
+    /// Where its rows stand among all that the batch edits; they follow one another.
+    pub first: usize,
     /// Columns written; `None`: all.
     pub columns: Option<Range<u32>>,
     /// What is written.
     pub op: RowOp,
     /// Rows of length 1, `[rows, columns]`, along which the rows move instead, as far as `op` would have moved them.
     pub instead: Option<Vec<f32>>,
-    /// Index of the receipt it counts in.
-    pub group: usize,
 }
 
 impl EditRows {

@@ -6,31 +6,54 @@ use super::batch::{EditRows, RowOp, Values};
 use super::cone::Stage;
 use super::moments::Applied;
 use super::tables::Rows;
-use super::{Edit, Op, Source};
+use super::{Edit, EditGroup, Op, RunId, Source};
+
+/// A row that an edit writes, in the plan's own terms: the same however the plan is cut into chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EditedRow {
+    /// The run that its change is booked to.
+    pub run: RunId,
+    /// Which receipt it counts in.
+    pub group: EditGroup,
+    /// Which of the run's writes it is, in the order in which they apply.
+    pub write: Write,
+}
+
+/// A write to one row of a run: the moment, the place among the run's edits at that moment, the place among the edit's
+/// positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Write(Stage, u32, u32);
 
 /// Edits alike, and their table.
 struct Alike<'a> {
     first: &'a Edit,
     table: EditRows,
+    rows: Vec<EditedRow>,
 }
 
-/// Tables of the edits of runs of one depth. The n-th edits of all runs come before the (n+1)-th.
-pub(super) fn edit_tables(rows: &Rows<'_>, edits: &[Applied<'_>], stage: Stage) -> Vec<EditRows> {
+/// Tables of the edits of runs of one depth, and the rows of each. The n-th edits of all runs come before the (n+1)-th.
+pub(super) fn edit_tables(
+    rows: &Rows<'_>,
+    edits: &[Applied<'_>],
+    stage: Stage,
+) -> Vec<(EditRows, Vec<EditedRow>)> {
     let members = &rows.live.members;
     let mut by_ordinal: Vec<Vec<Alike<'_>>> = Vec::new();
     let mut found = Found::default();
     for Applied { run, ordinal, edit, which } in edits {
         found.clear();
         for &i in which {
-            let row = rows.present(members.slot(*run, edit.positions[i]));
+            let slot = members.slot(*run, edit.positions[i]);
+            // A row may still be there though nothing reads it any more. That depends on the company in its chunk, and what
+            // is written must not; nor need its source be there.
+            if rows.live.until[slot] < Some(stage) {
+                continue;
+            }
             let source =
                 edit.op.run_read().map(|(run, positions)| members.standing(run, positions[i], stage));
-            let source = source.map(|slot| rows.present(slot));
-            // A row that is still there but that nothing reads any more: nor was its source kept.
-            let (Some(row), false) = (row, source == Some(None)) else { continue };
             found.which.push(i);
-            found.rows.push(row);
-            found.sources.extend(source.flatten());
+            found.rows.push(rows.row(slot));
+            found.sources.extend(source.map(|slot| rows.row(slot)));
         }
         if found.which.is_empty() {
             continue;
@@ -40,12 +63,18 @@ pub(super) fn edit_tables(rows: &Rows<'_>, edits: &[Applied<'_>], stage: Stage) 
         }
         let tables = &mut by_ordinal[*ordinal];
         let alike = tables.iter().position(|alike| are_alike(alike.first, edit)).unwrap_or_else(|| {
-            tables.push(Alike { first: edit, table: empty(edit) });
+            tables.push(Alike { first: edit, table: empty(edit), rows: Vec::new() });
             tables.len() - 1
         });
-        append(&mut tables[alike].table, edit, *run as u32, &found);
+        append(&mut tables[alike].table, edit, &found);
+        let written = found.which.iter().map(|i| EditedRow {
+            run: members.runs[*run],
+            group: edit.group,
+            write: Write(stage, *ordinal as u32, *i as u32),
+        });
+        tables[alike].rows.extend(written);
     }
-    by_ordinal.into_iter().flatten().map(|alike| alike.table).collect()
+    by_ordinal.into_iter().flatten().map(|alike| (alike.table, alike.rows)).collect()
 }
 
 /// What is there of one edit.
@@ -67,9 +96,8 @@ impl Found {
     }
 }
 
-fn append(table: &mut EditRows, edit: &Edit, run: u32, found: &Found) {
+fn append(table: &mut EditRows, edit: &Edit, found: &Found) {
     let n = edit.positions.len();
-    table.runs.resize(table.runs.len() + found.rows.len(), run);
     table.rows.extend(&found.rows);
     if let (Some(into), Some(from)) = (&mut table.instead, &edit.instead) {
         pick(from, n, &found.which, into);
@@ -108,15 +136,14 @@ fn empty(edit: &Edit) -> EditRows {
     };
     EditRows {
         rows: Vec::new(),
-        runs: Vec::new(),
+        first: 0,
         columns: edit.columns.clone(),
         op,
         instead: edit.instead.as_ref().map(|_| Vec::new()),
-        group: edit.group.index(),
     }
 }
 
-/// Whether two edits differ in nothing but which rows they write and read.
+/// Whether two edits differ in nothing but which rows they write and read, and what these count as.
 fn are_alike(a: &Edit, b: &Edit) -> bool {
     let alike = match (&a.op, &b.op) {
         (Op::Replace(_), Op::Replace(_)) | (Op::Zero, Op::Zero) => true,
@@ -128,9 +155,5 @@ fn are_alike(a: &Edit, b: &Edit) -> bool {
         _ => false,
     };
     let kind = |edit: &Edit| edit.op.source().map(std::mem::discriminant);
-    alike
-        && kind(a) == kind(b)
-        && a.columns == b.columns
-        && a.group == b.group
-        && a.instead.is_some() == b.instead.is_some()
+    alike && kind(a) == kind(b) && a.columns == b.columns && a.instead.is_some() == b.instead.is_some()
 }

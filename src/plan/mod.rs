@@ -6,7 +6,7 @@
 pub mod batch;
 pub mod cone;
 pub mod cost;
-mod edits;
+pub mod edits;
 mod live;
 mod members;
 mod moments;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::site::Site;
-use output::Lost;
+use output::Missing;
 
 /// Index of a run in its plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -274,7 +274,14 @@ pub struct Score {
     /// [`output::PlanOutput::written`] of the readout's run.
     pub written: f64,
     /// Why there are no numbers here, if so: then all else is empty.
-    pub lost: Option<Lost>,
+    pub missing: Option<Missing>,
+}
+
+impl Score {
+    /// The most probable token, where there is one.
+    pub fn top1(&self) -> Option<u32> {
+        self.top.first().map(|(id, _)| *id)
+    }
 }
 
 impl Plan {

@@ -12,13 +12,13 @@ pub struct PlanOutput {
     pub scores: Vec<Score>,
     /// One per capture: `[positions, width]` in row-major order.
     pub captures: Vec<Vec<f32>>,
-    /// What the edits of each group wrote; see [`PlanOutput::receipt`].
+    /// What the edits of each group wrote, whatever the plan was cut into; see [`PlanOutput::receipt`].
     pub receipts: [EditStats; 3],
     /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
     /// positions and columns. An edit that no readout can see is not computed and changes nothing.
     pub written: Vec<f64>,
-    /// Why scores or captures are missing, if some are: the first reason met. Which scores, they say themselves; captures
-    /// that are missing are empty.
+    /// Why scores or captures could not be computed, if so: the first reason met. Which scores, they say themselves; captures
+    /// that are lost are empty.
     pub lost: Option<Lost>,
     /// What it cost.
     pub usage: Usage,
@@ -31,8 +31,45 @@ pub struct EditStats {
     pub cells: u64,
     /// Numbers written.
     pub elements: u64,
-    /// Largest absolute change of a number.
+    /// Largest absolute change of a number; null if one is not finite.
+    #[serde(with = "finite_or_null")]
+    #[schema(value_type = Option<f32>)]
     pub max_abs_delta: f32,
+    /// Of the rows, those that `norm_match` was to keep the norm of and could not: what was added cancelled them to zero.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub cancelled: u64,
+}
+
+/// What an edit did to one row.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct RowWritten {
+    /// Numbers written.
+    pub elements: u32,
+    /// Sum of squared changes.
+    pub squared: f64,
+    /// Largest absolute change; NaN if one is not finite.
+    pub largest: f32,
+    /// Whether the row was to keep its norm and nothing was left of it.
+    pub cancelled: bool,
+}
+
+/// Why a score has no numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Missing {
+    /// It could not be computed.
+    Lost(Lost),
+    /// It was, but a logit is NaN or infinite.
+    NotFinite,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Lost(lost) => lost.fmt(f),
+            Self::NotFinite => f.write_str("not_finite: logits are NaN or infinite"),
+        }
+    }
 }
 
 /// Why a part of a plan could not be computed, although it is valid.
@@ -76,7 +113,7 @@ pub struct Usage {
     pub row_layers: u64,
     /// Seconds of computation.
     pub seconds: f64,
-    /// Seconds waited for the engine.
+    /// Seconds for which the engine was busy with other requests while this one waited for it.
     pub queue_seconds: f64,
     /// Forward batches.
     pub chunks: u64,
@@ -127,7 +164,38 @@ impl EditStats {
         Self {
             cells: self.cells + other.cells,
             elements: self.elements + other.elements,
-            max_abs_delta: self.max_abs_delta.max(other.max_abs_delta),
+            max_abs_delta: larger(self.max_abs_delta, other.max_abs_delta),
+            cancelled: self.cancelled + other.cancelled,
         }
+    }
+}
+
+impl From<RowWritten> for EditStats {
+    fn from(row: RowWritten) -> Self {
+        Self {
+            cells: 1,
+            elements: u64::from(row.elements),
+            max_abs_delta: row.largest,
+            cancelled: u64::from(row.cancelled),
+        }
+    }
+}
+
+/// The larger of two changes; NaN if one is not finite. `f32::max` would drop it, and the change with it.
+pub fn larger(a: f32, b: f32) -> f32 {
+    if a.is_finite() && b.is_finite() { a.max(b) } else { f32::NAN }
+}
+
+/// A number that is null where it is not finite: JSON has no other way to say it.
+mod finite_or_null {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub(super) fn serialize<S: Serializer>(number: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+        number.is_finite().then_some(*number).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+        Ok(Option::<f32>::deserialize(deserializer)?.unwrap_or(f32::NAN))
     }
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::batch::ForwardBatch;
 use super::cone::Cones;
+use super::edits::EditedRow;
 use super::live::Live;
 use super::tables::lay_out;
 use super::{Edit, Plan, Run, RunId};
@@ -28,8 +29,8 @@ pub struct Chunk {
     pub readouts: Vec<(usize, usize)>,
     /// Indices into the plan's captures: those of the batch.
     pub captures: Vec<usize>,
-    /// The plan's run of each run of the batch.
-    pub runs: Vec<RunId>,
+    /// The rows that the batch edits, as [`super::batch::EditRows::first`] counts them.
+    pub edited: Vec<EditedRow>,
 }
 
 /// A plan split into chunks. Only who is in which chunk is kept; the tables of a chunk are laid out when it is due, since
@@ -105,6 +106,15 @@ impl Packing {
         self.chunks.is_empty()
     }
 
+    /// For each run whether others read it, so that it may stand in several chunks.
+    pub fn read_by_any(&self) -> Vec<bool> {
+        let mut read = self.always.has.clone();
+        for other in self.plan.runs.iter().flat_map(Run::reads) {
+            read[other.0 as usize] = true;
+        }
+        read
+    }
+
     /// Lays out a chunk.
     pub fn chunk(&self, index: usize) -> Chunk {
         self.lay_out(&self.part(index))
@@ -125,8 +135,8 @@ impl Packing {
         let prune = self.mode == Mode::Branching;
         let runs = self.members(part);
         let live = Live::new(&self.plan, &self.cones, self.layers, &runs, &needed, &captures, prune);
-        let (batch, places) = lay_out(&live, &readouts);
-        Chunk { batch, readouts: readouts.into_iter().zip(places).collect(), captures, runs }
+        let (batch, places, edited) = lay_out(&live, &readouts);
+        Chunk { batch, readouts: readouts.into_iter().zip(places).collect(), captures, edited }
     }
 
     /// What a part gives: indices of its readouts and captures in the plan.

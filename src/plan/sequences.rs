@@ -200,12 +200,15 @@ impl Fold {
                 let first = first - self.readouts.len();
                 let block = &continuations[first..first + self.block];
                 // A text of which a token is missing has no probability, and the answer no numbers that fit together.
-                let lost = score.lost.or_else(|| block.iter().find_map(|part| part.lost));
-                if lost.is_some() {
-                    *score = Score { lost, ..Score::default() };
+                let missing = score.missing.or_else(|| block.iter().find_map(|part| part.missing));
+                if missing.is_some() {
+                    *score = Score { missing, ..Score::default() };
                     continue;
                 }
                 score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, block)).collect();
+            }
+            if score.missing.is_some() {
+                continue;
             }
             score.logits.truncate(self.targets);
             score.ranks.truncate(self.targets);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Address;
 use super::batch::{AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap};
 use super::cone::Stage;
-use super::edits::edit_tables;
+use super::edits::{EditedRow, edit_tables};
 use super::live::Live;
 use super::members::Slot;
 use crate::spec::site::Site;
@@ -22,16 +22,18 @@ pub(super) struct Rows<'a> {
     /// Start of each row's keys, kept while rows may still join that need them.
     key_start: Option<Vec<u32>>,
     peak: usize,
+    /// Rows edited so far.
+    edited: Vec<EditedRow>,
 }
 
 /// Where a readout of the plan stands in the output of a batch: readouts of the lens, layer by layer, come first.
 type Places = Vec<usize>;
 
-/// The batch for a chunk, and for each readout asked for its index among the batch's scores.
-pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Places) {
+/// The batch for a chunk, for each readout asked for its index among the batch's scores, and the rows that are edited.
+pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Places, Vec<EditedRow>) {
     let (plan, members) = (live.plan, &live.members);
     let of_slot = vec![NO_ROW; members.slots()];
-    let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0 };
+    let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0, edited: Vec::new() };
     let (mut tokens, mut positions, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (place, run) in members.runs.iter().map(|run| plan.run(*run)).enumerate() {
         let slots = if run.parent.is_none() { members.slots_of(place) } else { 0..0 };
@@ -79,11 +81,11 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
         logits,
         readout,
         keys: if plan.holds_scores() { plan.keys() } else { 0 },
-        runs: members.runs.len(),
+        edited: rows.edited.len(),
         peak_rows: rows.peak,
         row_layers,
     };
-    (batch, readouts.iter().map(|readout| places[readout]).collect())
+    (batch, readouts.iter().map(|readout| places[readout]).collect(), rows.edited)
 }
 
 impl Rows<'_> {
@@ -93,13 +95,14 @@ impl Rows<'_> {
         self.peak = self.peak.max(self.slots.len());
     }
 
-    /// The slot's row, if it is there.
-    pub(super) fn present(&self, slot: Slot) -> Option<u32> {
-        Some(self.of_slot[slot]).filter(|row| *row != NO_ROW)
-    }
-
-    fn row(&self, slot: Slot) -> u32 {
-        self.present(slot).expect("a row is read that was never computed")
+    /// The slot's row.
+    ///
+    /// # Panics
+    /// Never: what is read is computed.
+    pub(super) fn row(&self, slot: Slot) -> u32 {
+        let row = self.of_slot[slot];
+        assert_ne!(row, NO_ROW, "a row is read that was never computed");
+        row
     }
 
     /// Joins, edits and captures at a site. Runs that others read come first; runs of one depth are independent of
@@ -133,7 +136,11 @@ impl Rows<'_> {
             let split = edits.partition_point(|applied| members.depth(applied.run) <= depth);
             let (now, later) = edits.split_at(split);
             edits = later;
-            tap.steps.extend(edit_tables(self, now, stage).into_iter().map(Step::Edit));
+            for (mut table, rows) in edit_tables(self, now, stage) {
+                table.first = self.edited.len();
+                self.edited.extend(rows);
+                tap.steps.push(Step::Edit(table));
+            }
         }
         for &capture in &moment.captures {
             let asked = &live.plan.captures[capture];

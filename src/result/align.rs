@@ -5,9 +5,12 @@ use std::ops::Range;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::common::{Envelope, Provenance, RunTokens, join_lints, metrics, target_sets, top_tokens};
-use crate::effect::lints::{self, CONTRAST, lint_no_contrast};
+use super::common::{
+    Envelope, NullReason, Nulls, Provenance, RunTokens, join_lints, metrics, target_sets, top_tokens,
+};
+use crate::effect::lints::{self, CONTRAST, NotFinite, lint_no_contrast};
 use crate::effect::measure::first_logprob;
+use crate::effect::nulls::of_value;
 use crate::effect::stats::{difference, finite};
 use crate::lower::diff::{self, Change};
 use crate::lower::facts::Words;
@@ -19,6 +22,7 @@ use crate::plan::output::{PlanOutput, Usage};
 use crate::spec::align::AlignSpec;
 use crate::spec::named::Named;
 use crate::spec::problem::Problems;
+use crate::spec::read::escape;
 
 /// How two prompts compare. `a` is the first run of the request, `b` the second.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -51,6 +55,8 @@ pub struct AlignResponse {
     /// Whether the model tells them apart; left out without targets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contrast: Option<Contrast>,
+    /// Why numbers are null.
+    pub nulls: Vec<NullReason>,
     /// Remarks.
     pub lints: Vec<Lint>,
     /// Cost; left out if nothing was computed.
@@ -95,8 +101,9 @@ pub struct Unpaired {
 /// Whether two runs differ in their targets.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Contrast {
-    /// False if every target has nearly the same log-probability in both, and requested logits are near as well.
-    pub differs: bool,
+    /// False if every target has nearly the same log-probability in both, and requested logits are near as well; null where the
+    /// logits of one are not finite.
+    pub differs: Option<bool>,
     /// What counts as near, in nats.
     pub threshold: f64,
     /// Each target in both runs.
@@ -130,8 +137,13 @@ pub fn respond(
     };
     let mut found = Lints::default();
     let contrast = output.and_then(|output| contrast(layout, &output.scores));
-    if contrast.as_ref().is_some_and(|contrast| !contrast.differs) {
+    if contrast.as_ref().is_some_and(|contrast| contrast.differs == Some(false)) {
         lint_no_contrast("/runs", &mut found);
+    }
+    let mut nulls = Nulls::default();
+    if let Some(output) = output {
+        NotFinite::of_runs(common, &output.scores).lint(&mut found);
+        reasons(layout, &output.scores, contrast.as_ref(), &mut nulls);
     }
     let op = |s: &diff::Segment| AlignOp { op: s.change, a: [s.a.start, s.a.end], b: [s.b.start, s.b.end] };
     Ok(AlignResponse {
@@ -147,10 +159,34 @@ pub fn respond(
         differing_positions: diff::differing(&a.ids, &b.ids),
         minimal_pair: diff::minimal_pair(&a.ids, &b.ids),
         contrast,
+        nulls: nulls.0,
         lints: join_lints(common, found, &layout.spec.experiment)?,
         usage: output.map(|output| output.usage),
         provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
     })
+}
+
+/// Why numbers are null.
+fn reasons(layout: &AlignLayout, scores: &[Score], contrast: Option<&Contrast>, nulls: &mut Nulls) {
+    let common = &layout.common;
+    nulls.runs(common, scores);
+    for (name, (_, readout)) in common.runs.iter() {
+        for measure in &common.measures {
+            let key = measure.metric.to_string();
+            let null = of_value(measure, &scores[*readout], None);
+            nulls.one(format!("/runs/{}/metrics/{}", escape(name), escape(&key)), null);
+        }
+    }
+    let of = |run: usize| scores[common.runs.0[run].1.1].missing;
+    let both = of(0).or(of(1));
+    let Some(contrast) = contrast else { return };
+    nulls.one("/contrast/differs", both);
+    for (target, _) in contrast.targets.iter() {
+        let at = format!("/contrast/targets/{}", escape(target));
+        for (field, missing) in [("prob_a", of(0)), ("prob_b", of(1)), ("logprob_difference", both)] {
+            nulls.one(format!("{at}/{field}"), missing);
+        }
+    }
 }
 
 fn runs(layout: &AlignLayout, output: Option<&PlanOutput>, words: &dyn Words) -> Named<AlignedRun> {
@@ -163,7 +199,7 @@ fn runs(layout: &AlignLayout, output: Option<&PlanOutput>, words: &dyn Words) ->
                 tokens: run.tokens.clone(),
                 spans: run.spans.map(|_, span| [span.start, span.end]),
                 read: run.read,
-                topk: score.map(|score| top_tokens(score, topk, words)).unwrap_or_default(),
+                topk: score.map_or_else(|| Some(Vec::new()), |score| top_tokens(score, topk, words)),
             },
             metrics: score.map(|score| metrics(&common.measures, score, None)).unwrap_or_default(),
         }
@@ -184,7 +220,7 @@ fn contrast(layout: &AlignLayout, scores: &[Score]) -> Option<Contrast> {
         TargetContrast { prob_a: prob(a), prob_b: prob(b), logprob_difference: difference(a, b) }
     };
     Some(Contrast {
-        differs: !lints::no_contrast(common, a, b),
+        differs: (a.missing.or(b.missing).is_none()).then(|| !lints::no_contrast(common, a, b)),
         threshold: CONTRAST,
         targets: common.targets.sets.map(|_, set| target(set)),
     })

@@ -35,6 +35,8 @@ pub struct Series {
 pub struct Bar {
     /// Its height. `None` or not finite: no bar.
     pub value: Option<f64>,
+    /// It was measured and is no number: the place of the bar is hatched. Else, without a height, there is nothing.
+    pub not_finite: bool,
     /// Half length of its error bar, e.g. a standard error. Negative or not finite: none.
     pub error: Option<f64>,
     /// Ends of its error bar where they are not equally far, e.g. of a confidence interval; goes before `error`. Not in order or
@@ -56,7 +58,7 @@ pub struct Baseline {
 impl Bar {
     /// A bar without an error.
     pub const fn of(value: f64) -> Self {
-        Self { value: Some(value), error: None, interval: None, trivial: false }
+        Self { value: Some(value), not_finite: false, error: None, interval: None, trivial: false }
     }
 
     /// Height and the ends of the error bar, if the height is finite.

@@ -2,7 +2,7 @@
 
 use super::bars::{BarPanels, Bars, Baseline};
 use super::font::{self, Weight};
-use super::frame::{AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
+use super::frame::{AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
 use super::label;
 use super::scale;
 use super::svg::push;
@@ -211,8 +211,14 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
     for (group, label) in bars.labels.iter().enumerate() {
         for (index, one) in bars.series.iter().enumerate() {
             let bar = one.bars[group];
-            let Some((value, error)) = bar.finite() else { continue };
             let x = x0 + group as f64 * slot + gap / 2.0 + index as f64 * wide;
+            let across = wide - if series > 1.0 { 0.5 } else { 0.0 };
+            let Some((value, error)) = bar.finite() else {
+                if bar.not_finite {
+                    draw_hatched(svg, label, &one.name, (x, axis.top), across);
+                }
+                continue;
+            };
             let (top, base) = (axis.y(value.max(0.0)), axis.y(value.min(0.0)));
             let fill = if bar.trivial { TRIVIAL } else { COLOURS[index % COLOURS.len()] };
             let mut tooltip = label::shorten(&label::visible(label), 60);
@@ -235,7 +241,7 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
                 &[
                     ("x", x.into()),
                     ("y", top.into()),
-                    ("width", (wide - if series > 1.0 { 0.5 } else { 0.0 }).into()),
+                    ("width", across.into()),
                     ("height", (base - top).into()),
                     ("fill", fill.into()),
                 ],
@@ -252,6 +258,29 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
     }
 }
 
+/// The place of a bar that has no height, from the top of the plot to its bottom.
+fn draw_hatched(svg: &mut Svg, label: &str, series: &str, (x, top): (f64, f64), across: f64) {
+    let mut tooltip = label::shorten(&label::visible(label), 60);
+    if !series.is_empty() {
+        push(&mut tooltip, format_args!(", {}", label::one_line(series)));
+    }
+    tooltip += ": not finite";
+    svg.leaf_with_tooltip(
+        "rect",
+        &[
+            ("x", x.into()),
+            ("y", top.into()),
+            ("width", across.into()),
+            ("height", PLOT_HEIGHT.into()),
+            ("fill", "#f0f0f0".into()),
+        ],
+        &tooltip,
+    );
+    let mut lines = String::new();
+    hatch(&mut lines, (x, top), (across, PLOT_HEIGHT));
+    svg.path(&lines, HATCH, 0.8);
+}
+
 /// The first chart's series, and what is seen in any chart.
 fn legend_entries(charts: &[Bars]) -> Vec<(Swatch<'static>, String)> {
     let mut entries = Vec::new();
@@ -260,8 +289,11 @@ fn legend_entries(charts: &[Bars]) -> Vec<(Swatch<'static>, String)> {
         let named = series.iter().enumerate();
         entries.extend(named.map(|(i, s)| (Swatch::Filled(COLOURS[i % COLOURS.len()]), s.name.clone())));
     }
-    let mut bars = charts.iter().flat_map(|bars| &bars.series).flat_map(|s| &s.bars);
-    if bars.any(|bar| bar.trivial && bar.finite().is_some()) {
+    let bars = || charts.iter().flat_map(|bars| &bars.series).flat_map(|s| &s.bars);
+    if bars().any(|bar| bar.not_finite && bar.finite().is_none()) {
+        entries.push((Swatch::Hatched, "not finite".to_owned()));
+    }
+    if bars().any(|bar| bar.trivial && bar.finite().is_some()) {
         entries.push((Swatch::Filled(TRIVIAL), "trivial: restores the readout itself".to_owned()));
     }
     entries

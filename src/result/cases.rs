@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::common::{Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed};
+use super::common::{Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed};
 use crate::effect::aggregate::{Average, Pool};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::cases::{CLASSES, CaseArm, CaseBaselines, CaseEffects, Dropped, Peak};
@@ -13,7 +13,7 @@ use crate::lower::facts::Words;
 use crate::lower::layout::{CellKey, SigmaUsed};
 use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
-use crate::plan::output::Usage;
+use crate::plan::output::{Missing, Usage};
 use crate::spec::cases::CasesSpec;
 use crate::spec::named::Named;
 use crate::spec::read::escape;
@@ -95,7 +95,7 @@ pub struct CaseResult {
     pub subject: [u32; 2],
     /// Its target as it was understood.
     pub target: Vec<TargetToken>,
-    /// The most probable token of its clean run.
+    /// The most probable token of its clean run; null where the logits are not finite.
     pub top1: Option<String>,
     /// Metrics of its clean run.
     #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>)]
@@ -277,7 +277,7 @@ pub fn respond(
     let count = kept.len();
     let bootstrap = spec.aggregate.ci;
     let mut all = Pool::new(kept, spec.direction, bootstrap, 0);
-    let mut nulls = Vec::new();
+    let mut nulls = Nulls::default();
     let layers = &totals.layers;
     let total_effect = total_effects(spec, &mut all);
     let arms = arms(spec, &mut all, layers);
@@ -285,15 +285,36 @@ pub fn respond(
         let small = |mean: f64| mean.abs() < crate::effect::MIN_TOTAL_EFFECT;
         let reason = match total.mean {
             _ if count == 0 => "no case was kept".to_owned(),
-            None => format!("{metric} isn't finite in every case"),
+            None => format!("not_finite: {metric} has no number in every case, see /cases"),
             Some(mean) if small(mean) => format!("the mean total effect is {mean:.1e}"),
             Some(_) => continue,
         };
         let at = |name: &str| format!("/arms/{}/recovery/{}", escape(name), escape(metric));
-        let reasons = spec.arms.names();
-        nulls.extend(reasons.iter().map(|name| NullReason { pointer: at(name), reason: reason.clone() }));
+        for name in spec.arms.names() {
+            nulls.add(at(name), &reason);
+        }
+        nulls.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(&reason));
     }
     let (groups, difference) = groups(spec, computed, layers);
+    reasons(computed, count, &arms, &mut nulls);
+    for (name, group) in groups.iter() {
+        let mut own = Nulls::default();
+        for (metric, total) in group.total_effect.iter() {
+            let reason = average_reason(group.kept);
+            own.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(reason));
+        }
+        averages(group.kept, &group.arms, &mut own);
+        let under = format!("/groups/{}", escape(name));
+        nulls.0.extend(
+            own.0
+                .into_iter()
+                .map(|null| NullReason { pointer: format!("{under}{}", null.pointer), reason: null.reason }),
+        );
+    }
+    if totals.receipt.patched.max_abs_delta.is_none() {
+        let reason = "not_finite: a number was changed from or to NaN or infinity";
+        nulls.add("/receipt/max_abs_delta", reason);
+    }
     let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     CasesResponse {
         id: envelope.id,
@@ -312,11 +333,57 @@ pub fn respond(
         difference,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         receipt: totals.receipt,
-        nulls,
+        nulls: nulls.0,
         plots: Named::default(),
         lints: totals.lints,
         usage: totals.usage,
         provenance: Provenance { plan_sha256: cases.plan_sha256.clone(), rng, ..envelope.provenance },
+    }
+}
+
+/// Why numbers are null: of each case's unpatched runs, and of the averages.
+fn reasons(computed: &[Computed], kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
+    for (i, case) in computed.iter().enumerate() {
+        let CaseBaselines { clean, corrupted, total_effect, top1 } = &case.baselines;
+        let not_finite = Missing::NotFinite;
+        nulls.one(format!("/cases/{i}/top1"), top1.is_none().then_some(not_finite));
+        for (j, metric) in case.metrics.iter().enumerate() {
+            let fields = [
+                ("clean", clean[j]),
+                ("corrupted", corrupted[j].mean),
+                ("total_effect", total_effect[j].mean),
+            ];
+            for (field, number) in fields {
+                let at = format!("/cases/{i}/{field}/{}", escape(metric));
+                nulls.one(at, number.is_none().then_some(not_finite));
+            }
+        }
+    }
+    averages(kept, arms, nulls);
+}
+
+const fn average_reason(kept: usize) -> &'static str {
+    if kept == 0 { "no case was kept" } else { "not_finite: a number of a case that it is made of is null" }
+}
+
+/// Why averages are null.
+fn averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
+    for (name, arm) in arms.iter() {
+        for (metric, effects) in arm.effects.iter() {
+            let of = |(mean, n): (&Option<f64>, &usize)| match (mean, n) {
+                (Some(_), _) => None,
+                (None, 0) if kept > 0 => Some("no case has this class"),
+                (None, _) => Some(average_reason(kept)),
+            };
+            let reasons: Vec<_> = effects.mean.data.iter().zip(&effects.n.data).map(of).collect();
+            let at = |what: &str| format!("/arms/{}/{what}/{}", escape(name), escape(metric));
+            for field in ["mean", "se", "ci_low", "ci_high"] {
+                nulls.array(&format!("{}/{field}", at("effects")), &effects.mean.shape, &reasons);
+            }
+            for field in ["value", "ci_low", "ci_high"] {
+                nulls.array(&format!("{}/{field}", at("recovery")), &effects.mean.shape, &reasons);
+            }
+        }
     }
 }
 

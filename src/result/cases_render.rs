@@ -239,6 +239,7 @@ fn panel(
         let at = class * depth + layer;
         Cell {
             value: effects.mean.data[at],
+            not_finite: effects.mean.data[at].is_none() && arm.cells.data[at] > 0,
             exact_null: all(&arm.exact_null, at),
             trivial: all(&arm.trivial, at),
         }

@@ -7,20 +7,22 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::patch::Masks;
 use crate::effect::measure::{noise_floor, value};
+use crate::effect::nulls::Null;
 use crate::lower::facts::{Facts, Words};
-use crate::lower::layout::{Common, Grid};
+use crate::lower::layout::Common;
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::{Measure, TargetToken};
 use crate::lower::prompts::{self, TokenRun};
 use crate::plan::EditGroup;
 use crate::plan::Score;
-use crate::plan::output::{EditStats, PlanOutput};
+use crate::plan::output::{EditStats, Missing, PlanOutput};
 use crate::spec::experiment::Experiment;
 use crate::spec::metric::TargetScoring;
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
-use crate::spec::read::describe;
+use crate::spec::read::{describe, escape};
 use crate::spec::tokenize::TokenizeSpec;
 use crate::tokens::Token;
 
@@ -146,8 +148,8 @@ pub struct RunTokens {
     pub spans: Named<[u32; 2]>,
     /// Position at which it is read.
     pub read: u32,
-    /// Most probable next tokens there.
-    pub topk: Vec<TopToken>,
+    /// Most probable next tokens there; null where the logits are not finite.
+    pub topk: Option<Vec<TopToken>>,
 }
 
 /// What edits wrote.
@@ -157,8 +159,10 @@ pub struct Receipt {
     pub cells: u64,
     /// Numbers written.
     pub elements_written: u64,
-    /// Largest absolute change of a number.
+    /// Largest absolute change of a number; null if one is not finite.
     pub max_abs_delta: Option<f64>,
+    /// Of the rows, those that `norm_match` was to keep the norm of and could not: what was added cancelled them to zero.
+    pub cancelled: u64,
 }
 
 /// What all edits wrote.
@@ -228,19 +232,126 @@ pub struct NullReason {
     pub reason: String,
 }
 
-/// Why the numbers of cells are null that could not be computed, and a remark that there are such cells. `at`: the arrays
-/// that hold them, one element per cell of the grid.
-pub(super) fn lost_cells(grid: &Grid, scores: &[Score], at: &[String], reasons: &mut Vec<NullReason>) {
-    for cell in 0..grid.cells() {
-        let Some(lost) = grid.cell(cell).iter().find_map(|readout| scores[*readout].lost) else { continue };
-        let mut rest = cell;
-        let mut place = String::new();
-        for axis in grid.axes.iter().rev() {
-            place = format!("/{}{place}", rest % axis.values.len());
-            rest /= axis.values.len();
+/// Reasons of nulls, gathered while a response is put together.
+#[derive(Debug, Default)]
+pub(super) struct Nulls(pub(super) Vec<NullReason>);
+
+impl Nulls {
+    pub(super) fn add(&mut self, pointer: impl Into<String>, reason: impl std::fmt::Display) {
+        self.0.push(NullReason { pointer: pointer.into(), reason: reason.to_string() });
+    }
+
+    /// The reason of a single number, if it is null.
+    pub(super) fn one(&mut self, pointer: impl Into<String>, reason: Option<impl std::fmt::Display>) {
+        if let Some(reason) = reason {
+            self.add(pointer, reason);
         }
-        let reason = |at: &String| NullReason { pointer: format!("{at}{place}"), reason: lost.to_string() };
-        reasons.extend(at.iter().map(reason));
+    }
+
+    /// The reasons of an array of this shape, in row-major order. What is null as a whole for one reason is named as a whole:
+    /// the array, a row of it, an element.
+    pub(super) fn array<T: PartialEq + std::fmt::Display>(
+        &mut self,
+        pointer: &str,
+        shape: &[usize],
+        reasons: &[Option<T>],
+    ) {
+        let Some(first) = reasons.first().filter(|_| reasons.iter().any(Option::is_some)) else { return };
+        if let Some(reason) = first
+            && reasons.iter().all(|other| other == first)
+        {
+            self.add(pointer, reason);
+        } else if let Some((n, inner)) = shape.split_first() {
+            for (i, part) in reasons.chunks(reasons.len() / n).enumerate() {
+                self.array(&format!("{pointer}/{i}"), inner, part);
+            }
+        }
+    }
+
+    /// The reasons of means and standard errors of an array.
+    pub(super) fn estimates(
+        &mut self,
+        pointer: &str,
+        shape: &[usize],
+        samples: usize,
+        reasons: &[Option<Null>],
+    ) {
+        self.array(&format!("{pointer}/mean"), shape, reasons);
+        // Of a single sample there is no standard error anyway.
+        if samples > 1 {
+            self.array(&format!("{pointer}/se"), shape, reasons);
+        }
+    }
+
+    /// One reason for all nulls among numbers that a run was read for: there may be very many.
+    pub(super) fn numbers(&mut self, pointer: &str, numbers: &[Option<f32>]) {
+        let missing = numbers.iter().filter(|number| number.is_none()).count();
+        if missing > 0 {
+            self.add(
+                pointer,
+                format!("not_finite: {missing} of {} numbers are NaN or infinite", numbers.len()),
+            );
+        }
+    }
+
+    /// The predictions of runs.
+    pub(super) fn runs(&mut self, common: &Common, scores: &[Score]) {
+        for (name, (_, readout)) in common.runs.iter() {
+            self.one(format!("/runs/{}/topk", escape(name)), scores[*readout].missing);
+        }
+    }
+
+    /// The masks of a grid, found at `at`.
+    pub(super) fn masks(&mut self, at: &str, masks: &Masks) {
+        for (name, mask) in [("exact_null", &masks.exact_null), ("trivial", &masks.trivial)] {
+            let missing = |known: &Option<bool>| known.is_none().then_some(Missing::NotFinite);
+            let reasons: Vec<_> = mask.data.iter().map(missing).collect();
+            self.array(&format!("{at}/masks/{name}"), &mask.shape, &reasons);
+        }
+    }
+
+    /// The numbers of a control.
+    pub(super) fn control(&mut self, at: &str, effects: &ControlEffects, reasons: &[Option<Null>]) {
+        self.array(&format!("{at}/effects"), &effects.effects.shape, reasons);
+        let first = reasons.iter().find_map(|reason| *reason);
+        for (name, number) in [("mean_abs", effects.mean_abs), ("max_abs", effects.max_abs)] {
+            self.one(format!("{at}/{name}"), first.filter(|_| number.is_none()));
+        }
+    }
+
+    /// What responses with edits have in common.
+    pub(super) fn accounts(
+        &mut self,
+        receipts: &Receipts,
+        self_patch: Option<SelfPatch>,
+        floors: &Named<Option<f64>>,
+    ) {
+        let Receipts { patched, corruption, controls } = receipts;
+        for (at, receipt) in [("", patched), ("/corruption", corruption), ("/controls", controls)] {
+            if receipt.max_abs_delta.is_none() {
+                let reason = "not_finite: a number was changed from or to NaN or infinity";
+                self.add(format!("/receipt{at}/max_abs_delta"), reason);
+            }
+        }
+        if self_patch.is_some_and(|found| found.max_abs_effect.is_none()) {
+            self.add(
+                "/controls/self_patch/max_abs_effect",
+                "not_finite: an effect of the control has no number",
+            );
+        }
+        for (metric, floor) in floors.iter() {
+            if floor.is_none() {
+                let reason = "not_finite: the metric of the run that is computed twice has no number";
+                self.add(format!("/provenance/noise_floor/{}", escape(metric)), reason);
+            }
+        }
+    }
+
+    /// The strongest cells of metrics that have none.
+    pub(super) fn strongest<'m>(&mut self, at: &str, without: impl Iterator<Item = &'m str>) {
+        for metric in without {
+            self.add(format!("{at}/{}", escape(metric)), "no cell, trivial ones apart, has a known effect");
+        }
     }
 }
 
@@ -250,6 +361,7 @@ impl From<EditStats> for Receipt {
             cells: stats.cells,
             elements_written: stats.elements,
             max_abs_delta: crate::effect::stats::finite(f64::from(stats.max_abs_delta)),
+            cancelled: stats.cancelled,
         }
     }
 }
@@ -273,8 +385,8 @@ impl Controls {
     }
 }
 
-/// The first `k` of a score's most probable tokens.
-pub fn top_tokens(score: &Score, k: u32, words: &dyn Words) -> Vec<TopToken> {
+/// The first `k` of a score's most probable tokens; `None` where it has no numbers.
+pub fn top_tokens(score: &Score, k: u32, words: &dyn Words) -> Option<Vec<TopToken>> {
     let finite = crate::effect::stats::finite;
     let token = |(i, (id, logit)): (usize, &(u32, f32))| {
         let logprob = f64::from(*logit) - score.log_sum_exp;
@@ -287,7 +399,7 @@ pub fn top_tokens(score: &Score, k: u32, words: &dyn Words) -> Vec<TopToken> {
             rank: i as u32 + 1,
         }
     };
-    score.top.iter().enumerate().take(k as usize).map(token).collect()
+    score.missing.is_none().then(|| score.top.iter().enumerate().take(k as usize).map(token).collect())
 }
 
 /// Tokens and predictions of every run.

@@ -22,8 +22,8 @@ pub enum ColumnData {
     Int(Vec<Option<i64>>),
     /// Floats in their shortest form that reads back as the same number; `None` and non-finite ones are empty fields.
     Float(Vec<Option<f64>>),
-    /// `true` or `false`.
-    Bool(Vec<bool>),
+    /// `true` or `false`; `None` is an empty field.
+    Bool(Vec<Option<bool>>),
     /// Texts of which there are few, each an index into `names`; `None` is an empty field.
     Names {
         /// The texts.
@@ -57,7 +57,11 @@ impl ColumnData {
             Self::Float(v) => {
                 v[row].filter(|x| x.is_finite()).map_or_else(Cow::default, |x| format!("{x:?}").into())
             }
-            Self::Bool(v) => Cow::from(if v[row] { "true" } else { "false" }),
+            Self::Bool(v) => Cow::from(match v[row] {
+                Some(true) => "true",
+                Some(false) => "false",
+                None => "",
+            }),
             Self::Names { names, rows } => {
                 rows[row].map_or_else(Cow::default, |i| Cow::from(&names[i as usize]))
             }
@@ -132,7 +136,7 @@ mod tests {
             Column { name: "layer".into(), data: ColumnData::Int((0..6).map(Some).collect()) },
             Column { name: "token".into(), data: ColumnData::Text(texts.clone()) },
             Column { name: "effect".into(), data: ColumnData::Float(numbers.clone()) },
-            Column { name: "trivial".into(), data: ColumnData::Bool(vec![false; 6]) },
+            Column { name: "trivial".into(), data: ColumnData::Bool(vec![Some(false); 6]) },
             Column {
                 name: "group".into(),
                 data: ColumnData::Names { names: vec!["g".into()], rows: (0..6).map(|_| None).collect() },

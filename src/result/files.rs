@@ -1,7 +1,7 @@
 //! Responses as named arrays, for `.npz` and `.safetensors`.
 //!
 //! Names are paths: `hidden/prob:target/effect_mean`. A name that the request chose is one part of the path, so `~` and
-//! `/` in it are written `~0` and `~1`, as in a JSON pointer. Missing numbers are NaN. Integers are 64 bits wide, as
+//! `/` in it are written `~0` and `~1`, as in a JSON pointer. Missing numbers are NaN, and masks false where they are not known. Integers are 64 bits wide, as
 //! indices are in `PyTorch`. Text arrays are for `.npz` only; the metadata carry the same texts.
 //!
 //! Metadata say where numbers come from: `id`, `model`, `server`, `plan_sha256` and, as JSON, `request` (its long form),
@@ -218,6 +218,11 @@ pub(super) fn wanted<'n, T>(
     named.iter().filter(move |(key, _)| only.is_none_or(|only| only == *key))
 }
 
+/// Truths; those that are not known are false, for arrays have no other place for them: their numbers are NaN.
+pub(super) fn truths(known: &[Option<bool>]) -> ArrayData {
+    ArrayData::Bool(known.iter().map(|known| *known == Some(true)).collect())
+}
+
 /// Arrays being collected.
 #[derive(Default)]
 pub(super) struct Arrays {
@@ -259,7 +264,7 @@ impl Arrays {
 
     fn masks(&mut self, prefix: &str, masks: &Masks) {
         for (name, mask) in [("exact_null", &masks.exact_null), ("trivial", &masks.trivial)] {
-            self.push(format!("{prefix}{name}"), mask.shape.clone(), ArrayData::Bool(mask.data.clone()));
+            self.push(format!("{prefix}{name}"), mask.shape.clone(), truths(&mask.data));
         }
     }
 
@@ -273,8 +278,9 @@ impl Arrays {
     }
 
     /// Predictions of cells; the last axis is as long as the longest list.
-    fn topk(&mut self, prefix: &str, shape: &[usize], cells: &[Vec<TopToken>]) {
-        let k = cells.iter().map(Vec::len).max().unwrap_or(0);
+    fn topk(&mut self, prefix: &str, shape: &[usize], cells: &[Option<Vec<TopToken>>]) {
+        let cells: Vec<&[TopToken]> = cells.iter().map(|cell| cell.as_deref().unwrap_or_default()).collect();
+        let k = cells.iter().map(|cell| cell.len()).max().unwrap_or(0);
         let shape: Vec<usize> = shape.iter().copied().chain([k]).collect();
         let padded = || cells.iter().flat_map(|cell| (0..k).map(|i| cell.get(i)));
         let ids = padded().map(|token| token.map_or(-1, |token| i64::from(token.id))).collect();

@@ -2,7 +2,8 @@
 
 use super::font::{self, Weight};
 use super::label;
-use super::svg::{Anchor, Svg, TextStyle};
+use super::scale;
+use super::svg::{Anchor, Svg, TextStyle, number, push};
 
 /// Distance of everything from the picture's edge.
 pub(super) const MARGIN: f64 = 14.0;
@@ -56,6 +57,32 @@ impl Heading {
     }
 }
 
+/// Colour of hatching.
+pub(super) const HATCH: &str = "#7a7a7a";
+
+/// Adds the hatching of a rectangle to a path: lines that rise to the right.
+pub(super) fn hatch(path: &mut String, (x, y): (f64, f64), (w, h): (f64, f64)) {
+    // Two lines at least in the smallest cell.
+    let step = (w.min(h) / 1.5).clamp(2.0, 5.0);
+    let mut along = step / 2.0;
+    while along < w + h {
+        // From the left or lower edge to the upper or right one.
+        let (left, bottom) = ((along - h).max(0.0), along.min(h));
+        let (right, top) = (along.min(w), (along - w).max(0.0));
+        push(
+            path,
+            format_args!(
+                "M{} {}L{} {}",
+                number(x + left),
+                number(y + bottom),
+                number(x + right),
+                number(y + top)
+            ),
+        );
+        along += step;
+    }
+}
+
 /// The little picture before a legend's text.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Swatch<'a> {
@@ -65,6 +92,8 @@ pub(super) enum Swatch<'a> {
     Dot,
     /// A neutral square with an outline.
     Outline,
+    /// A hatched square.
+    Hatched,
     /// A thick short bar.
     Bar(&'a str),
 }
@@ -130,6 +159,12 @@ impl<'a> Legend<'a> {
                             ("fill", MUTED.into()),
                         ],
                     );
+                }
+                Swatch::Hatched => {
+                    square(svg, &scale::MISSING.to_string(), "none", 0.0);
+                    let mut lines = String::new();
+                    hatch(&mut lines, (left, top), (10.0, 10.0));
+                    svg.path(&lines, HATCH, 0.8);
                 }
                 Swatch::Bar(stroke) => svg.line((left, top + 5.0), (left + 10.0, top + 5.0), stroke, 3.0),
             }

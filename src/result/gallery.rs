@@ -22,6 +22,7 @@ pub(super) fn heatmap(rows: usize, tokens: &[&str], subject: std::ops::Range<usi
         let trivial = row + 1 == rows && col + 1 == cols;
         Cell {
             value: (!(col == 1 && row == 2)).then_some(if exact_null { 0.0 } else { value }),
+            not_finite: false,
             exact_null,
             trivial,
         }

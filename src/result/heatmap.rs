@@ -78,8 +78,10 @@ pub struct Column {
 /// One measurement.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cell {
-    /// The value. `None` or not finite: not measured, grey.
+    /// The value. `None` or not finite: grey.
     pub value: Option<f64>,
+    /// It was measured and is no number: hatched. Else, without a value, not measured.
+    pub not_finite: bool,
     /// Zero by construction, not by measurement (the edit cannot reach the readout): a dot.
     pub exact_null: bool,
     /// Nothing is left to compute after the edit (it restores the answer itself): outlined.
@@ -89,7 +91,7 @@ pub struct Cell {
 impl Cell {
     /// A plain measured cell.
     pub const fn of(value: f64) -> Self {
-        Self { value: Some(value), exact_null: false, trivial: false }
+        Self { value: Some(value), not_finite: false, exact_null: false, trivial: false }
     }
 
     /// The value, if there is a finite one.

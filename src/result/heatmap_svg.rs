@@ -2,7 +2,7 @@
 
 use super::colour_bar::ColourBar;
 use super::font::{self, Weight};
-use super::frame::{ACCENT, AXIS, Heading, Legend, MARGIN, MUTED, Swatch};
+use super::frame::{ACCENT, AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
 use super::heatmap::{Arrangement, Figure, Heatmap};
 use super::label;
 use super::scale;
@@ -119,7 +119,10 @@ fn legend_entries(figure: &Figure) -> Vec<(Swatch<'static>, String)> {
     if any(|cell| cell.trivial) {
         entries.push((Swatch::Outline, "trivial: restores the readout itself".to_owned()));
     }
-    if any(|cell| cell.finite().is_none()) {
+    if any(|cell| cell.finite().is_none() && cell.not_finite) {
+        entries.push((Swatch::Hatched, "not finite".to_owned()));
+    }
+    if any(|cell| cell.finite().is_none() && !cell.not_finite) {
         entries.push((Swatch::Filled("#bebebe"), "not measured".to_owned()));
     }
     entries
@@ -213,7 +216,7 @@ impl<'a> Panel<'a> {
 
     fn draw_cells(&self, svg: &mut Svg, left: f64, top: f64) {
         let (w, h) = self.cell;
-        let (mut dots, mut outlines) = (String::new(), String::new());
+        let (mut dots, mut outlines, mut hatching) = (String::new(), String::new(), String::new());
         let inset = 1.0;
         svg.open("g", &[("shape-rendering", "crispEdges".into())]);
         for (row, cells) in self.map.cells.iter().enumerate() {
@@ -234,6 +237,9 @@ impl<'a> Panel<'a> {
                     ],
                     &self.tooltip(row, column, cell),
                 );
+                if cell.not_finite && cell.finite().is_none() {
+                    hatch(&mut hatching, (x, y), (w, h));
+                }
                 if cell.exact_null && cell.finite().is_some() {
                     // A round cap on a line without length is a dot; one path holds them all.
                     push(&mut dots, format_args!("M{} {}h.01", number(x + w / 2.0), number(y + h / 2.0)));
@@ -252,25 +258,11 @@ impl<'a> Panel<'a> {
             }
         }
         svg.close("g");
-        let mut path = |d: &str, stroke: &str, width: f64| {
-            if !d.is_empty() {
-                svg.leaf(
-                    "path",
-                    &[
-                        ("d", d.into()),
-                        ("fill", "none".into()),
-                        ("stroke", stroke.into()),
-                        ("stroke-width", width.into()),
-                        ("stroke-linecap", "round".into()),
-                        ("pointer-events", "none".into()),
-                    ],
-                );
-            }
-        };
-        path(&dots, "#777", (w.min(h) / 5.0).clamp(1.0, 2.4));
+        svg.path(&hatching, HATCH, 0.8);
+        svg.path(&dots, "#777", (w.min(h) / 5.0).clamp(1.0, 2.4));
         // A light line under the dark one, to be seen on the scale's dark ends.
-        path(&outlines, "#fff", (w.min(h) / 5.0).clamp(1.4, 2.4));
-        path(&outlines, "#222", (w.min(h) / 10.0).clamp(0.6, 1.2));
+        svg.path(&outlines, "#fff", (w.min(h) / 5.0).clamp(1.4, 2.4));
+        svg.path(&outlines, "#222", (w.min(h) / 10.0).clamp(0.6, 1.2));
         svg.leaf(
             "rect",
             &[
@@ -292,6 +284,7 @@ impl<'a> Panel<'a> {
         match cell.finite() {
             // Debug of a float is its shortest form that reads back as the same number.
             Some(value) => push(&mut text, format_args!("{value:?}")),
+            None if cell.not_finite => text += "not finite",
             None => text += "not measured",
         }
         if cell.exact_null {

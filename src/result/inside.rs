@@ -3,15 +3,17 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::common::{NdArray, TopToken, top_tokens};
+use super::common::{NdArray, Nulls, TopToken, top_tokens};
 use crate::effect::attribution::attribute;
 use crate::effect::measure::value;
+use crate::effect::nulls::of_value;
 use crate::effect::stats::finite;
 use crate::lower::facts::Words;
 use crate::lower::layout::{AttentionKey, AttributionKey, Common, LensKey};
 use crate::plan::Score;
 use crate::spec::metric::MetricKind;
 use crate::spec::named::Named;
+use crate::spec::read::escape;
 
 /// What the residual stream would predict, `[layers, positions]` each.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -20,9 +22,9 @@ pub struct LensResult {
     pub layers: Vec<u32>,
     /// Positions.
     pub positions: Vec<u32>,
-    /// Most probable next tokens.
+    /// Most probable next tokens; null where the logits are not finite.
     #[schema(value_type = serde_json::Value)]
-    pub topk: NdArray<Vec<TopToken>>,
+    pub topk: NdArray<Option<Vec<TopToken>>>,
     /// Entropy of the distribution in nats.
     #[schema(value_type = serde_json::Value)]
     pub entropy: NdArray<Option<f64>>,
@@ -69,18 +71,27 @@ pub struct AttributionResult {
     pub remainder: Option<f64>,
 }
 
-/// The lens's grid.
+/// The lens's grid, found at `at`.
 pub(super) fn lens(
     key: &LensKey,
     common: &Common,
     scores: &[Score],
     topk: u32,
     words: &dyn Words,
+    (at, nulls): (&str, &mut Nulls),
 ) -> LensResult {
     let shape = [key.layers.len(), key.positions.len()];
     let cells = &scores[key.first..key.first + shape[0] * shape[1]];
     let defined = |kind| !matches!(kind, MetricKind::Kl | MetricKind::Top1Flip | MetricKind::DeltaNorm);
     let measures = common.measures.iter().filter(|measure| defined(measure.metric.kind));
+    let missing: Vec<_> = cells.iter().map(|score| score.missing).collect();
+    for array in ["topk", "entropy"] {
+        nulls.array(&format!("{at}/{array}"), &shape, &missing);
+    }
+    for measure in measures.clone() {
+        let reasons: Vec<_> = cells.iter().map(|score| of_value(measure, score, None)).collect();
+        nulls.array(&format!("{at}/metrics/{}", escape(&measure.metric.to_string())), &shape, &reasons);
+    }
     LensResult {
         layers: key.layers.clone(),
         positions: key.positions.clone(),
@@ -95,8 +106,12 @@ pub(super) fn lens(
     }
 }
 
-/// The heads asked for, keys cut to the run's.
-pub(super) fn attention(key: &AttentionKey, captures: &[Vec<f32>]) -> AttentionResult {
+/// The heads asked for, keys cut to the run's; found at `at`.
+pub(super) fn attention(
+    key: &AttentionKey,
+    captures: &[Vec<f32>],
+    (at, nulls): (&str, &mut Nulls),
+) -> AttentionResult {
     let shape = [key.layers.len(), key.heads.len(), key.positions.len(), key.length];
     let mut values = Vec::with_capacity(shape.iter().product());
     for capture in &captures[key.first..key.first + key.layers.len()] {
@@ -108,6 +123,7 @@ pub(super) fn attention(key: &AttentionKey, captures: &[Vec<f32>]) -> AttentionR
             }
         }
     }
+    nulls.numbers(&format!("{at}/values"), &values);
     AttentionResult {
         layers: key.layers.clone(),
         heads: key.heads.clone(),
@@ -116,15 +132,24 @@ pub(super) fn attention(key: &AttentionKey, captures: &[Vec<f32>]) -> AttentionR
     }
 }
 
-/// Shares of the target's logit. `eps`: of the final norm.
+/// Shares of the target's logit, found at `at`. `eps`: of the final norm.
 pub(super) fn attribution(
     key: &AttributionKey,
     target: &str,
     captures: &[Vec<f32>],
     layers: usize,
     eps: f64,
+    (at, nulls): (&str, &mut Nulls),
 ) -> AttributionResult {
     let found = attribute(key, captures, layers, eps);
+    if found.logit.is_none() {
+        nulls.add(
+            at,
+            "not_finite: the final norm of the residual stream at this position has no finite scale",
+        );
+    } else if found.remainder.is_none() || found.components.iter().flatten().any(Option::is_none) {
+        nulls.add(at, "not_finite: a component's output has numbers that are NaN or infinite");
+    }
     let mut components = found.components.into_iter();
     let mut next = || components.next().unwrap_or_default();
     let (attn_out, mlp_out, heads) = (next(), next(), next());

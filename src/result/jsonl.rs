@@ -59,7 +59,7 @@ mod tests {
             column("a \"b\"", ColumnData::Text(vec!["x\ny".into(), String::new()])),
             column("layer", ColumnData::Int(vec![Some(3), None])),
             column("effect", ColumnData::Float(vec![Some(0.1), Some(f64::NAN)])),
-            column("trivial", ColumnData::Bool(vec![true, false])),
+            column("trivial", ColumnData::Bool(vec![Some(true), None])),
             column("group", ColumnData::Names { names: vec!["g".into()], rows: vec![Some(0), None] }),
         ];
         let mut out = Vec::new();
@@ -70,7 +70,7 @@ mod tests {
             lines,
             [
                 json!({"a \"b\"": "x\ny", "layer": 3, "effect": 0.1, "trivial": true, "group": "g"}),
-                json!({"a \"b\"": "", "layer": null, "effect": null, "trivial": false, "group": null}),
+                json!({"a \"b\"": "", "layer": null, "effect": null, "trivial": null, "group": null}),
             ]
         );
         assert!(append(&mut out, &[columns[1].clone(), columns[1].clone()]).is_err());

@@ -20,8 +20,8 @@ use super::csv::{Column, ColumnData, check};
 const LEVEL: i32 = 3;
 
 /// Writes a table, each piece a row group. The pieces have the same columns; there is at least one piece, which may have no
-/// rows. Texts and truths are always there; numbers, and texts of which there are few, are optional, so that what is
-/// missing, or no finite number, is null. `metadata` is the file's key-value metadata.
+/// rows. Texts are always there; numbers, truths, and texts of which there are few, are optional, so that what is missing, or no
+/// finite number, is null. `metadata` is the file's key-value metadata.
 ///
 /// # Errors
 /// Columns of different lengths, two columns of one name, a piece with other columns than the first.
@@ -60,7 +60,7 @@ fn field(column: &Column) -> Result<Type, ParquetError> {
         ColumnData::Names { .. } => (Physical::BYTE_ARRAY, true, true),
         ColumnData::Int(_) => (Physical::INT64, true, false),
         ColumnData::Float(_) => (Physical::DOUBLE, true, false),
-        ColumnData::Bool(_) => (Physical::BOOLEAN, false, false),
+        ColumnData::Bool(_) => (Physical::BOOLEAN, true, false),
     };
     Type::primitive_type_builder(&column.name, kind)
         .with_repetition(if optional { Repetition::OPTIONAL } else { Repetition::REQUIRED })
@@ -88,7 +88,8 @@ fn put(writer: &mut SerializedColumnWriter<'_>, data: &ColumnData) -> Result<(),
             writer.typed::<DoubleType>().write_batch(&numbers, Some(&there), None)?;
         }
         ColumnData::Bool(v) => {
-            writer.typed::<BoolType>().write_batch(v, None, None)?;
+            let (truths, there) = split(v.iter().copied());
+            writer.typed::<BoolType>().write_batch(&truths, Some(&there), None)?;
         }
     }
     Ok(())
@@ -122,7 +123,7 @@ mod tests {
             ),
             column("effect", ColumnData::Float(vec![Some(f64::INFINITY), Some(0.1)][..n].to_vec())),
             column("layer", ColumnData::Int(layers)),
-            column("trivial", ColumnData::Bool(vec![true; n])),
+            column("trivial", ColumnData::Bool(vec![Some(true), None][..n].to_vec())),
         ]
     }
 
@@ -148,7 +149,7 @@ mod tests {
             rows,
             [
                 vec![text(" current"), text("g"), Field::Null, Field::Long(7), Field::Bool(true)],
-                vec![text(" current"), text("g"), Field::Double(0.1), Field::Null, Field::Bool(true)],
+                vec![text(" current"), text("g"), Field::Double(0.1), Field::Null, Field::Null],
                 vec![text(" current"), Field::Null, Field::Null, Field::Long(-1), Field::Bool(true)],
             ]
         );

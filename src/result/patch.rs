@@ -4,17 +4,18 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{
-    ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RunTokens, TopToken,
-    join_lints, lost_cells, metrics, noise_floors, run_tokens, target_sets, top_tokens,
+    ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
+    TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
 use crate::effect::derived::{Cells, Derived};
+use crate::effect::nulls::{Null, lost_cells, of_cells, of_effect, of_value, undefined_cells};
 use crate::effect::{lints, patch as effects};
 use crate::lower::facts::Words;
 use crate::lower::layout::{Axis, Grid, PatchLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::output::{PlanOutput, Usage};
-use crate::plan::{EditGroup, RunId};
+use crate::plan::{EditGroup, RunId, Score};
 use crate::spec::named::Named;
 use crate::spec::patch::{Control, PatchSpec};
 use crate::spec::problem::Problems;
@@ -50,9 +51,9 @@ pub struct PatchResponse {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, serde_json::Value>)]
     pub normalised: Named<NdArray<Option<f64>>>,
-    /// Most probable tokens of the cells.
+    /// Most probable tokens of the cells; null where the logits are not finite.
     #[schema(value_type = serde_json::Value)]
-    pub topk: NdArray<Vec<TopToken>>,
+    pub topk: NdArray<Option<Vec<TopToken>>>,
     /// Cells known beforehand.
     pub masks: Masks,
     /// Quantities derived from the cells, as asked for by `derive`.
@@ -73,15 +74,19 @@ pub struct PatchResponse {
     pub provenance: Provenance,
 }
 
-/// Cells known beforehand, in the order of the axes.
+/// Cells known beforehand, in the order of the axes; null where a cell, or what it is compared with, is not finite.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Masks {
     /// The edit can't reach the readout: the effect is exactly 0.
     #[schema(value_type = serde_json::Value)]
-    pub exact_null: NdArray<bool>,
+    pub exact_null: NdArray<Option<bool>>,
     /// The answer is the source's by construction.
     #[schema(value_type = serde_json::Value)]
-    pub trivial: NdArray<bool>,
+    pub trivial: NdArray<Option<bool>>,
+    /// Cells that could not be computed.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub lost: Vec<bool>,
 }
 
 /// Lengths of a grid's axes.
@@ -89,12 +94,18 @@ pub(super) fn shape(grid: &Grid) -> Vec<usize> {
     grid.axes.iter().map(|axis| axis.values.len()).collect()
 }
 
-/// Masks of a grid.
-pub(super) fn masks(grid: &Grid, nulls: Vec<bool>) -> Masks {
+/// Masks of a grid. `nulls`: its exact nulls; `baselines`: the unpatched readout of each sample.
+pub(super) fn masks(grid: &Grid, nulls: &[bool], scores: &[Score], baselines: &[usize]) -> Masks {
     let shape = shape(grid);
+    let undefined = undefined_cells(grid, scores, baselines);
+    let defined = |cells: &mut dyn Iterator<Item = bool>| {
+        let cells = cells.zip(&undefined).map(|(cell, undefined)| (!undefined).then_some(cell));
+        NdArray::new(&shape, cells.collect())
+    };
     Masks {
-        exact_null: NdArray::new(&shape, nulls),
-        trivial: NdArray::new(&shape, grid.trivial.iter().map(Option::is_some).collect()),
+        exact_null: defined(&mut nulls.iter().copied()),
+        trivial: defined(&mut grid.trivial.iter().map(Option::is_some)),
+        lost: lost_cells(grid, scores),
     }
 }
 
@@ -111,7 +122,8 @@ pub fn respond(
     let shown = layout.spec.experiment.read.topk;
     let top1 = effects::reference_top1(layout, scores);
     let (mut values, mut differences) = (Named::default(), Named::default());
-    let (mut normalised, mut reasons) = (Named::default(), Vec::new());
+    let (mut normalised, mut reasons) = (Named::default(), Nulls::default());
+    reasons.runs(common, scores);
     let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
     let mut derived =
         Derived::new(&layout.spec.derive, &grid.axes, &trivial, || effects::flipped(layout, scores));
@@ -128,14 +140,23 @@ pub fn respond(
             by: effect.by,
         };
         derived.add(&key, &cells);
+        let at = escape(&key);
+        for (name, (_, readout)) in common.runs.iter() {
+            let null = of_value(measure, &scores[*readout], top1);
+            reasons.one(format!("/baselines/{}/{at}", escape(name)), null);
+        }
+        let base = of_value(measure, &scores[layout.base], top1);
+        let own = of_cells(measure, scores, &grid.readouts, 1, top1);
+        let compared: Vec<Option<Null>> = own.iter().map(|own| of_effect(*own, base)).collect();
+        reasons.array(&format!("/values/{at}"), &shape, &own);
+        reasons.array(&format!("/effects/{at}"), &shape, &compared);
         if let Some(data) = effect.normalised {
+            match &effect.undefined {
+                Some(reason) => reasons.add(format!("/normalised/{at}"), reason),
+                None => reasons.array(&format!("/normalised/{at}"), &shape, &own),
+            }
             normalised.0.push((key.clone(), NdArray::new(&shape, data)));
         }
-        if let Some(reason) = effect.undefined {
-            reasons.push(NullReason { pointer: format!("/normalised/{}", escape(&key)), reason });
-        }
-        let arrays = ["values", "effects"].map(|array| format!("/{array}/{}", escape(&key)));
-        lost_cells(grid, scores, &arrays, &mut reasons);
         differences.0.push((key.clone(), NdArray::new(&shape, effect.effects)));
         values.0.push((key, NdArray::new(&shape, effect.values)));
     }
@@ -155,8 +176,28 @@ pub fn respond(
         };
         (kind.name().to_owned(), common.measures.iter().map(of).collect())
     });
-    let others = others.collect();
+    let others: Named<Named<ControlEffects>> = others.collect();
+    for (kind, readouts) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
+        for measure in &common.measures {
+            let key = measure.metric.to_string();
+            let Some(effects) = others.get(kind.name()).and_then(|of_kind| of_kind.get(&key)) else {
+                continue;
+            };
+            let base = of_value(measure, &scores[layout.base], top1);
+            let own = of_cells(measure, scores, readouts, 1, top1);
+            let own: Vec<Option<Null>> = own.into_iter().map(|own| of_effect(own, base)).collect();
+            reasons.control(&format!("/controls/{}/{}", kind.name(), escape(&key)), effects, &own);
+        }
+    }
+    let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
+    reasons.array("/topk", &shape, &missing);
     let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
+    let masks = masks(grid, &nulls, scores, &[layout.base]);
+    reasons.masks("", &masks);
+    reasons.strongest("/derived/argmax", derived.without_strongest());
+    let (receipt, controls) =
+        (Receipts::of(output), Controls::of(effects::self_patch(layout, scores), others));
+    reasons.accounts(&receipt, controls.self_patch, &noise_floor);
     Ok(PatchResponse {
         id: envelope.id,
         model: envelope.model,
@@ -169,11 +210,11 @@ pub fn respond(
         effects: differences,
         normalised,
         topk: NdArray::new(&shape, predictions),
-        masks: masks(grid, nulls),
+        masks,
         derived,
-        receipt: Receipts::of(output),
-        controls: Controls::of(effects::self_patch(layout, scores), others),
-        nulls: reasons,
+        receipt,
+        controls,
+        nulls: reasons.0,
         lints: join_lints(common, found, &layout.spec.experiment)?,
         usage: output.usage,
         provenance: Provenance {

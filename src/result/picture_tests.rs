@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use resvg::usvg::roxmltree::{Document, Node};
 
+use super::bars::{Bar, Bars, Series};
 use super::font::{self, Weight};
 use super::gallery::{PUN, charts, figures, heatmap};
 use super::heatmap::{Cell, Column, Figure, Heatmap, Reference};
@@ -153,6 +154,40 @@ fn plain_text_shows_sign_and_strength_with_layer_zero_at_the_bottom() {
     assert!(text.contains("−1 [igeb :+#@] 1"), "{text}");
 }
 
+#[test]
+fn what_is_no_number_is_hatched_and_what_was_not_measured_is_grey() {
+    let not_finite = Cell { not_finite: true, trivial: true, ..Cell::default() };
+    let mut map = heatmap(2, &["a", " b"], 1..2);
+    map.cells = vec![vec![Cell::of(-1.0), not_finite], vec![Cell::of(0.5), Cell::default()]];
+    let text = |colour| terminal::render(&map, terminal::Options { width: 40, colour });
+    let plain = text(terminal::Colour::Never);
+    assert!(plain.contains("\n1 |++++????\n0 |iiii////\n"), "{plain}");
+    assert!(plain.contains("/ not finite") && plain.contains("? not measured"), "{plain}");
+    assert!(text(terminal::Colour::Full).contains("m////\x1b[0m"));
+    let svg = Figure::from(map.clone()).to_svg().expect("drawn");
+    assert!(svg.contains("b (1): not finite") && svg.contains("b (1): not measured"), "{svg}");
+    assert_eq!(svg.matches("stroke=\"#7a7a7a\"").count(), 2, "the cells' hatching, and the legend's");
+    map.cells[0][1] = Cell::default();
+    let svg = Figure::from(map).to_svg().expect("drawn");
+    assert!(!svg.contains("#7a7a7a") && !svg.contains("not finite"));
+}
+
+#[test]
+fn the_place_of_a_bar_that_is_no_number_is_hatched() {
+    let bars = |not_finite| Bars {
+        labels: vec!["0".into(), "1".into()],
+        series: vec![Series {
+            name: String::new(),
+            bars: vec![Bar::of(0.5), Bar { not_finite, ..Bar::default() }],
+        }],
+        ..Bars::default()
+    };
+    let svg = bars(true).to_svg().expect("drawn");
+    assert!(Document::parse(&svg).is_ok());
+    assert!(svg.contains("1: not finite") && svg.matches("#7a7a7a").count() == 2, "{svg}");
+    assert!(!bars(false).to_svg().expect("drawn").contains("#7a7a7a"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
@@ -165,6 +200,7 @@ proptest! {
     ) {
         let cell = |i: usize| Cell {
             value: values[i % values.len()],
+            not_finite: flags >> (i % 41) & 1 == 1,
             exact_null: flags >> (i % 61) & 1 == 1,
             trivial: flags >> (i % 37) & 1 == 1,
         };

@@ -221,9 +221,15 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
         || vec!["patched".to_owned()],
         |axis| axis.values.iter().map(|value| tick(axis, *value, tokens)).collect(),
     );
-    let bars = values.iter().zip(&response.masks.trivial.data);
-    let bars =
-        bars.map(|(value, trivial)| Bar { value: *value, trivial: *trivial, ..Bar::default() }).collect();
+    let masks = &response.masks;
+    let bars = values.iter().zip(&masks.trivial.data).zip(&masks.lost);
+    let bars = bars.map(|((value, trivial), lost)| Bar {
+        value: *value,
+        not_finite: value.is_none() && !lost,
+        trivial: *trivial == Some(true),
+        ..Bar::default()
+    });
+    let bars = bars.collect();
     let lines =
         runs.iter().filter_map(|run| Some(Baseline { label: (*run).to_owned(), value: baseline(run)? }));
     Ok(Picture::Bars(Bars {

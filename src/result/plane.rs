@@ -43,7 +43,12 @@ impl<'a> Plane<'a> {
         );
         let cell = |row: usize, col: usize| {
             let at = row * self.strides.0 + col * self.strides.1;
-            Cell { value: values[at], exact_null: masks.exact_null.data[at], trivial: masks.trivial.data[at] }
+            Cell {
+                value: values[at],
+                not_finite: values[at].is_none() && !masks.lost[at],
+                exact_null: masks.exact_null.data[at] == Some(true),
+                trivial: masks.trivial.data[at] == Some(true),
+            }
         };
         let cells = (0..rows.len()).map(|row| (0..columns.len()).map(|col| cell(row, col)).collect());
         Heatmap {
@@ -79,8 +84,9 @@ mod tests {
         let n = shape.iter().product();
         let values: Vec<_> = (0..n).map(|i| Some(i as f64)).collect();
         let masks = Masks {
-            exact_null: NdArray::new(&shape, vec![false; n]),
-            trivial: NdArray::new(&shape, vec![true; n]),
+            exact_null: NdArray::new(&shape, vec![Some(false); n]),
+            trivial: NdArray::new(&shape, vec![Some(true); n]),
+            lost: vec![false; n],
         };
         let column = |axis: &Axis, i| Column { text: format!("{} {i}", axis.name), marked: false };
         let map = Plane::new(&axes)?.heatmap(&values, &masks, "alone", column);

@@ -3,10 +3,13 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::common::{Envelope, NdArray, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets};
+use super::common::{
+    Envelope, NdArray, NullReason, Nulls, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets,
+};
 use super::inside::{self, AttentionResult, AttributionResult, LensResult};
 use crate::activations::{ActivationId, Timestamp};
 use crate::effect::lints;
+use crate::effect::nulls::of_value;
 use crate::effect::stats::finite;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{CaptureKey, RunLayout};
@@ -16,6 +19,7 @@ use crate::plan::output::{PlanOutput, Usage};
 use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
 use crate::spec::problem::Problems;
+use crate::spec::read::escape;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 
@@ -34,6 +38,8 @@ pub struct RunResponse {
     /// What each run gave.
     #[schema(value_type = std::collections::BTreeMap<String, RunResult>)]
     pub runs: Named<RunResult>,
+    /// Why numbers are null.
+    pub nulls: Vec<NullReason>,
     /// Remarks.
     pub lints: Vec<Lint>,
     /// Cost.
@@ -114,10 +120,23 @@ pub fn respond(
     let read = &layout.spec.experiment.read;
     let scores = &output.scores;
     let tokens = run_tokens(common, scores, layout.spec.experiment.read.topk, words);
+    let mut nulls = Nulls::default();
+    nulls.runs(common, scores);
     let runs = tokens.0.into_iter().enumerate().map(|(i, (name, tokens))| {
         let readout = common.runs.0[i].1.1;
-        let captures =
-            layout.captures.iter().filter(|key| key.run == i).map(|key| capture(key, output)).collect();
+        let at = format!("/runs/{}", escape(&name));
+        for measure in &common.measures {
+            let null = of_value(measure, &scores[readout], None);
+            nulls.one(format!("{at}/metrics/{}", escape(&measure.metric.to_string())), null);
+        }
+        let captures = layout.captures.iter().filter(|key| key.run == i).enumerate();
+        let captures = captures.map(|(n, key)| {
+            let found = capture(key, output);
+            let numbers = found.values.as_ref().map(|values| &values.data[..]).unwrap_or_default();
+            nulls.numbers(&format!("{at}/captures/{n}/values"), numbers);
+            found
+        });
+        let captures = captures.collect();
         let shown = read.logit_lens.as_ref().map_or(0, |lens| lens.topk);
         let lens = layout.lenses.iter().find(|key| key.run == i);
         let attribution = layout.attribution.iter().find(|key| key.run == i).zip(read.attribution.as_ref());
@@ -125,24 +144,35 @@ pub fn respond(
             tokens,
             metrics: metrics(&common.measures, &scores[readout], None),
             captures,
-            logit_lens: lens.map(|key| inside::lens(key, common, scores, shown, words)),
+            logit_lens: lens.map(|key| {
+                let at = format!("{at}/logit_lens");
+                inside::lens(key, common, scores, shown, words, (&at, &mut nulls))
+            }),
             attention: layout
                 .attention
                 .iter()
                 .filter(|key| key.run == i)
-                .map(|key| inside::attention(key, &output.captures))
+                .enumerate()
+                .map(|(n, key)| {
+                    inside::attention(key, &output.captures, (&format!("{at}/attention/{n}"), &mut nulls))
+                })
                 .collect(),
             attribution: attribution.map(|(key, spec)| {
                 let (layers, eps) = (config.num_layers, config.rms_norm_eps);
-                inside::attribution(key, &spec.target, &output.captures, layers, eps)
+                let at = format!("{at}/attribution");
+                inside::attribution(key, &spec.target, &output.captures, layers, eps, (&at, &mut nulls))
             }),
         };
         (name, result)
     });
-    let mut found = lints::run(layout, scores, &|id| words.text(id));
+    let runs: Named<RunResult> = runs.collect();
+    let shared = runs.iter().filter_map(|(_, run)| run.attribution.as_ref());
+    let unshared = shared.filter(|found| found.logit.is_none()).count();
+    let mut found = lints::run(layout, scores, unshared, &|id| words.text(id));
     overflow(layout, output, &mut found);
     Ok(RunResponse {
-        runs: runs.collect(),
+        runs,
+        nulls: nulls.0,
         id: envelope.id,
         model: envelope.model,
         request: layout.spec.clone(),

@@ -133,6 +133,23 @@ impl Svg {
         );
     }
 
+    /// Lines without a fill, which the mouse passes through; nothing if there are none.
+    pub fn path(&mut self, d: &str, stroke: &str, width: f64) {
+        if !d.is_empty() {
+            self.leaf(
+                "path",
+                &[
+                    ("d", d.into()),
+                    ("fill", "none".into()),
+                    ("stroke", stroke.into()),
+                    ("stroke-width", width.into()),
+                    ("stroke-linecap", "round".into()),
+                    ("pointer-events", "none".into()),
+                ],
+            );
+        }
+    }
+
     /// The document, `width` x `height` user units (CSS pixels) on white. `label` is what a screen reader says.
     pub fn finish(self, width: f64, height: f64, label: &str) -> String {
         let (width, height) = (number(width.ceil()), number(height.ceil()));

@@ -38,7 +38,7 @@ impl<R> Table<R> {
         self.add(name, |rows| ColumnData::Float(rows.iter().map(field).collect()))
     }
 
-    fn flag(self, name: &str, field: impl Fn(&R) -> bool) -> Self {
+    fn flag(self, name: &str, field: impl Fn(&R) -> Option<bool>) -> Self {
         self.add(name, |rows| ColumnData::Bool(rows.iter().map(field).collect()))
     }
 
@@ -107,7 +107,7 @@ struct TraceRow<'r> {
     value: [Option<f64>; 2],
     effect: [Option<f64>; 2],
     recovery: Option<f64>,
-    masks: [bool; 2],
+    masks: [Option<bool>; 2],
     baselines: [Option<f64>; 2],
 }
 
@@ -159,7 +159,7 @@ struct PatchRow<'r> {
     value: Option<f64>,
     effect: Option<f64>,
     normalised: Option<f64>,
-    masks: [bool; 2],
+    masks: [Option<bool>; 2],
     baselines: [Option<f64>; 2],
 }
 
@@ -172,7 +172,7 @@ pub fn run_table(response: &RunResponse, only: Option<&str>) -> Vec<Column> {
     for (name, run) in response.runs.iter() {
         let metrics = wanted(&run.metrics, only);
         rows.extend(metrics.map(|(key, value)| (name, Err((key, *value)))));
-        rows.extend(run.tokens.topk.iter().map(|token| (name, Ok(token))));
+        rows.extend(run.tokens.topk.iter().flatten().map(|token| (name, Ok(token))));
     }
     Table::new(rows)
         .text("run", |(run, _)| run)

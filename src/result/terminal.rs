@@ -38,6 +38,7 @@ const POSITIVE: [char; 10] = [' ', '.', ':', '-', '=', '+', '*', '#', '%', '@'];
 const NEGATIVE: [char; 10] = [' ', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i'];
 const EXACT_NULL: char = '0';
 const MISSING: char = '?';
+const NOT_FINITE: char = '/';
 const TRIVIAL: char = '!';
 
 /// Prints the heatmap, lines ended by line feeds. Total: rows shorter than the columns are filled up as not measured,
@@ -119,6 +120,7 @@ fn level(value: f64, end: f64) -> usize {
 /// The character of a cell without colour.
 fn sign(cell: Cell, end: f64) -> char {
     match cell.finite() {
+        None if cell.not_finite => NOT_FINITE,
         None => MISSING,
         _ if cell.exact_null => EXACT_NULL,
         Some(value) if value < 0.0 => NEGATIVE[level(value, end)],
@@ -134,13 +136,14 @@ fn push_cell(out: &mut String, cell: Cell, end: f64, width: usize, colour: Colou
             return;
         }
         // Where there is room, a trivial cell is flagged beside its strength.
-        let last = if cell.trivial && width > 1 { TRIVIAL } else { c };
+        let last = if cell.trivial && width > 1 && c != NOT_FINITE { TRIVIAL } else { c };
         out.extend(std::iter::repeat_n(c, width - 1));
         out.push(last);
         return;
     }
     let fill = cell.finite().map_or(scale::MISSING, |value| scale::diverging(scale::relative(value, end)));
     let mark = match cell.finite() {
+        None if cell.not_finite => NOT_FINITE,
         None => MISSING,
         _ if cell.exact_null => '·',
         _ if cell.trivial => TRIVIAL,
@@ -148,7 +151,9 @@ fn push_cell(out: &mut String, cell: Cell, end: f64, width: usize, colour: Colou
     };
     let dark = u32::from(fill.0) * 3 + u32::from(fill.1) * 6 + u32::from(fill.2) < 1300;
     let ink = if dark { 97 } else { 90 };
-    let text: String = (0..width).map(|at| if at == width / 2 { mark } else { ' ' }).collect();
+    // Hatched all over.
+    let marked = |at| at == width / 2 || mark == NOT_FINITE;
+    let text: String = (0..width).map(|at| if marked(at) { mark } else { ' ' }).collect();
     let _ = write!(out, "\x1b[{};{ink}m{text}\x1b[0m", background(fill, colour));
 }
 
@@ -188,7 +193,8 @@ fn push_scale(out: &mut String, map: &Heatmap, end: f64, colour: Colour, width: 
         ),
         (any(|c| c.exact_null), format!("{null} zero by construction")),
         (any(|c| c.trivial), format!("{TRIVIAL} trivial")),
-        (any(|c| c.finite().is_none()), format!("{MISSING} not measured")),
+        (any(|c| c.finite().is_none() && c.not_finite), format!("{NOT_FINITE} not finite")),
+        (any(|c| c.finite().is_none() && !c.not_finite), format!("{MISSING} not measured")),
     ];
     push_wrapped(out, notes.into_iter().filter(|(shown, _)| *shown).map(|(_, text)| text), "; ", width);
 }

@@ -4,11 +4,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{
-    ControlEffects, Controls, Envelope, NdArray, NullReason, Provenance, Receipts, RngUsed, RunTokens,
-    join_lints, lost_cells, metrics, noise_floors, run_tokens, target_sets,
+    ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
+    join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{Masks, masks, shape};
 use crate::effect::derived::{Cells, Derived};
+use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
 use crate::lower::facts::Words;
@@ -188,7 +189,8 @@ pub fn respond(
     refuse_unexpected(layout, scores, words)?;
     let top1 = effects::reference_top1(layout, scores);
     let parents = layout.parents();
-    let mut reasons = Vec::new();
+    let mut reasons = Nulls::default();
+    reasons.runs(common, scores);
     let mut all_nulls = Vec::new();
     let arms = layout.arms.iter().map(|(name, grid)| {
         let nulls = grid.exact_nulls(resolved, &parents);
@@ -200,6 +202,14 @@ pub fn respond(
     for measure in &common.measures {
         let key = measure.metric.to_string();
         let b = effects::baselines(layout, measure, scores);
+        let at = escape(&key);
+        let clean = of_value(measure, &scores[layout.clean], top1);
+        let samples = of_cells(measure, scores, &layout.corrupted, 1, top1);
+        let first = samples.iter().find_map(|null| *null);
+        reasons.one(format!("/baselines/clean/{at}"), clean);
+        reasons.array(&format!("/baselines/corrupted/{at}/samples"), &[samples.len()], &samples);
+        reasons.estimates(&format!("/baselines/corrupted/{at}"), &[], samples.len(), &[first]);
+        reasons.estimates(&format!("/total_effect/{at}"), &[], samples.len(), &[of_effect(clean, first)]);
         total_effect.0.push((key.clone(), b.total_effect));
         let n = b.corrupted.len();
         corrupted.0.push((key, Sampled { estimate: b.corrupted_mean, n, samples: b.corrupted }));
@@ -209,13 +219,20 @@ pub fn respond(
     let noise_floor = noise_floors(common, scores);
     for (metric, floor) in noise_floor.iter() {
         for (name, arm) in arms.iter() {
-            let (at, nulls) = (format!("/arms/{}", escape(name)), &arm.masks.exact_null.data);
+            let at = format!("/arms/{}", escape(name));
+            // What has no number has no effect that could be below anything.
+            let nulls: Vec<bool> =
+                arm.masks.exact_null.data.iter().map(|null| *null != Some(false)).collect();
+            let nulls = &nulls[..];
             if let (Some(floor), Some(effects)) = (floor, arm.effects.get(metric)) {
                 lints::below_noise_floor(&at, metric, &effects.mean.data, nulls, *floor, &mut found);
             }
         }
     }
     let clean = &common.runs.0[layout.clean_run].1.0;
+    let receipt = Receipts::of(output);
+    let controls = Controls::of(effects::self_patch(layout, scores), Named::default());
+    reasons.accounts(&receipt, controls.self_patch, &noise_floor);
     let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     Ok(TraceResponse {
         id: envelope.id,
@@ -236,9 +253,9 @@ pub fn respond(
         replaced: layout.replaced.clone(),
         arms,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
-        receipt: Receipts::of(output),
-        controls: Controls::of(effects::self_patch(layout, scores), Named::default()),
-        nulls: reasons,
+        receipt,
+        controls,
+        nulls: reasons.0,
         plots: Named::default(),
         lints: join_lints(common, found, &spec.experiment)?,
         usage: output.usage,
@@ -260,7 +277,10 @@ fn refuse_unexpected(layout: &TraceLayout, scores: &[Score], words: &dyn Words) 
     let refuse = layout.spec.on_unexpected == OnUnexpected::Refuse;
     let Some((name, top1)) = lints::unexpected(layout, scores).filter(|_| refuse) else { return Ok(()) };
     let mut problems = Problems::default();
-    let detail = format!("the clean run's most probable token is {:?}, not {name}", words.text(top1));
+    let detail = match top1 {
+        Some(top1) => format!("the clean run's most probable token is {:?}, not {name}", words.text(top1)),
+        None => "the clean run has no most probable token, for its logits are NaN or infinite".to_owned(),
+    };
     let fix = "choose a prompt that the model answers as expected, or \"on_unexpected\": \"warn\"";
     problems.push("/expect_top1", code::UNEXPECTED_ANSWER, detail, fix);
     Err(problems)
@@ -272,8 +292,10 @@ fn arm(
     grid: &Grid,
     nulls: Vec<bool>,
     scores: &[Score],
-    reasons: &mut Vec<NullReason>,
+    reasons: &mut Nulls,
 ) -> ArmResult {
+    let (top1, parents) = (effects::reference_top1(layout, scores), layout.parents());
+    let at = format!("/arms/{}", escape(name));
     let shape = shape(grid);
     let with_samples: Vec<usize> = shape.iter().copied().chain([grid.samples]).collect();
     let array = |data| NdArray::new(&shape, data);
@@ -292,23 +314,41 @@ fn arm(
         values: Named::default(),
         effects: Named::default(),
         recovery: Named::default(),
-        masks: masks(grid, nulls),
+        masks: masks(grid, &nulls, scores, &parents),
         argmax: Named::default(),
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
             effects::flipped(layout, grid, scores)
         }),
         controls: Named::default(),
     };
-    for (kind, _) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
-        let of = |measure: &Measure| {
+    reasons.masks(&at, &result.masks);
+    let compared =
+        |measure: &Measure| parents.iter().find_map(|parent| of_value(measure, &scores[*parent], top1));
+    for (kind, readouts) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
+        let mut controls = Named::default();
+        for measure in &layout.common.measures {
+            let key = measure.metric.to_string();
             let effects = effects::control(layout, grid, *kind, measure, scores);
-            (measure.metric.to_string(), ControlEffects::new(&shape, effects))
-        };
-        let controls = layout.common.measures.iter().map(of).collect();
+            let effects = ControlEffects::new(&shape, effects);
+            let own = of_cells(measure, scores, readouts, grid.samples, top1);
+            let own: Vec<_> = own.into_iter().map(|own| of_effect(own, compared(measure))).collect();
+            reasons.control(&format!("{at}/controls/{}/{}", kind.name(), escape(&key)), &effects, &own);
+            controls.0.push((key, effects));
+        }
         result.controls.0.push((kind.name().to_owned(), controls));
     }
     for measure in &layout.common.measures {
         let key = measure.metric.to_string();
+        let own = of_cells(measure, scores, &grid.readouts, grid.samples, top1);
+        let compared = compared(measure);
+        let nulls: Vec<_> = own.iter().map(|own| of_effect(*own, compared)).collect();
+        let named = |array: &str| format!("{at}/{array}/{}", escape(&key));
+        reasons.estimates(&named("values"), &shape, grid.samples, &own);
+        reasons.estimates(&named("effects"), &shape, grid.samples, &nulls);
+        if layout.spec.keep.per_sample {
+            let each = of_cells(measure, scores, &grid.readouts, 1, top1);
+            reasons.array(&format!("{}/samples", named("values")), &with_samples, &each);
+        }
         let effect = effects::effect(layout, grid, measure, scores);
         let cells = Cells {
             axes: &grid.axes,
@@ -320,13 +360,10 @@ fn arm(
             by: effect.by,
         };
         result.derived.add(&key, &cells);
-        if let Some(reason) = effect.undefined {
-            let pointer = format!("/arms/{}/recovery/{}", escape(name), escape(&key));
-            reasons.push(NullReason { pointer, reason });
+        match &effect.undefined {
+            Some(reason) => reasons.add(named("recovery"), reason),
+            None => reasons.array(&named("recovery"), &shape, &nulls),
         }
-        let arrays = ["values", "effects"]
-            .map(|array| format!("/arms/{}/{array}/{}/mean", escape(name), escape(&key)));
-        lost_cells(grid, scores, &arrays, reasons);
         let mut values = map(&effect.values);
         values.samples = layout.spec.keep.per_sample.then(|| NdArray::new(&with_samples, effect.samples));
         result.values.0.push((key.clone(), values));
@@ -334,5 +371,8 @@ fn arm(
         result.recovery.0.push((key.clone(), array(effect.recovery)));
         result.argmax.0.push((key, effect.argmax.map(|(cell, effect)| ArgMax { cell, effect })));
     }
+    let none = result.argmax.iter().filter(|(_, found)| found.is_none()).map(|(metric, _)| metric);
+    reasons.strongest(&format!("{at}/argmax"), none);
+    reasons.strongest(&format!("{at}/derived/argmax"), result.derived.without_strongest());
     result
 }

@@ -52,7 +52,8 @@ impl Service {
         let cases = Arc::new(cases);
         let mut written = [EditStats::default(); 3];
         let mut usage = Usage::default();
-        let mut computed = Vec::with_capacity(cases.len());
+        let (mut computed, mut of_dropped) =
+            (Vec::with_capacity(cases.len()), Vec::with_capacity(cases.len()));
         for case in 0..cases.len() {
             let turn = if case == 0 { Turn::New } else { Turn::Next };
             let done = self.one(&cases, case, turn, Cases::baseline).await?;
@@ -61,16 +62,27 @@ impl Service {
             let judged = move |facts: &Served| {
                 let (layout, scores) = (&done.layout, &done.output.scores);
                 let measures = &layout.common.measures;
-                Ok(cases::Computed {
+                let mut remarks = Lints::default();
+                lints::not_finite(layout, scores).lint(&mut remarks);
+                let computed = cases::Computed {
                     baselines: of_baselines(layout, scores),
                     metrics: measures.iter().map(|measure| measure.metric.to_string()).collect(),
                     dropped: judge(layout, scores, &filters, &|id| facts.words().text(id)),
                     effects: None,
-                })
+                };
+                Ok((computed, remarks))
             };
-            computed.push(self.lower(judged).await?);
+            let (one, remarks) = self.lower(judged).await?;
+            computed.push(one);
+            of_dropped.push(remarks);
         }
         let mut found = cases.gather();
+        // Of cases that count, their traces say it.
+        for (case, remarks) in of_dropped.into_iter().enumerate() {
+            if !computed[case].dropped.is_empty() {
+                found.add_lints(case, remarks);
+            }
+        }
         for (case, computed) in computed.iter_mut().enumerate().filter(|(_, case)| case.dropped.is_empty()) {
             let done = self.one(&cases, case, Turn::Next, Cases::trace).await?;
             usage = usage.and(&done.output.usage);

@@ -2,7 +2,7 @@
 
 use super::Refusal;
 use crate::lower::layout::{Common, PatchLayout, TraceLayout};
-use crate::plan::output::PlanOutput;
+use crate::plan::output::{Missing, PlanOutput};
 
 /// An error if anything was lost.
 pub(super) fn none(output: &PlanOutput) -> Result<(), Refusal> {
@@ -11,7 +11,11 @@ pub(super) fn none(output: &PlanOutput) -> Result<(), Refusal> {
 
 /// An error if one of these readouts was lost.
 pub(super) fn none_of(output: &PlanOutput, readouts: impl IntoIterator<Item = usize>) -> Result<(), Refusal> {
-    let lost = readouts.into_iter().find_map(|readout| output.scores[readout].lost);
+    let lost = readouts.into_iter().find_map(|readout| match output.scores[readout].missing {
+        Some(Missing::Lost(lost)) => Some(lost),
+        // It was computed, and is told.
+        Some(Missing::NotFinite) | None => None,
+    });
     lost.map_or(Ok(()), |lost| Err(Refusal::Lost(lost)))
 }
 

@@ -43,7 +43,7 @@ async fn every_example_is_a_request_that_is_let_in() {
                 draft.map(|draft| json!({"allowed": !draft.values.is_empty()})).map_err(Refusal::from)
             }
             "align" => service().align(body).await.map(|pair| {
-                let contrast = pair.contrast.is_some_and(|contrast| contrast.differs);
+                let contrast = pair.contrast.is_some_and(|contrast| contrast.differs == Some(true));
                 json!({"allowed": contrast, "cost": pair.usage})
             }),
             "plan" => service().plan(body).await.map(|plan| json!(plan)),

@@ -12,6 +12,7 @@ mod facts;
 mod faulty;
 mod goldens;
 mod identity;
+mod nonfinite;
 mod parts;
 mod random;
 mod ranks;

@@ -162,6 +162,7 @@ proptest! {
         let chunked = run(&mut three, LAYERS, &plan, 75, Mode::Branching);
         prop_assert!(same_bits(&whole, &full));
         prop_assert!(same_bits(&whole, &chunked));
+        prop_assert_eq!((&whole.written, &whole.changes), (&chunked.written, &chunked.changes));
         prop_assert!(whole.row_layers <= full.row_layers);
     }
 }
@@ -184,6 +185,7 @@ proptest! {
             let chunked = run(&mut model, LAYERS, &plan, 75, Mode::Branching);
             prop_assert!(same_bits(&whole, &full), "{world} ranks");
             prop_assert!(same_bits(&whole, &chunked), "{world} ranks");
+            prop_assert_eq!((&whole.written, &whole.changes), (&chunked.written, &chunked.changes));
             found.push(whole);
         }
         for other in &found[1..] {

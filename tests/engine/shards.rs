@@ -90,11 +90,10 @@ fn an_edit_is_cut_to_the_columns_of_each_rank() {
     let shards = Shard::all(&sizes(4, 2, 160, 512), 4).unwrap();
     let edit = EditRows {
         rows: vec![5, 6],
-        runs: vec![0, 1],
+        first: 0,
         columns: Some(8..24),
         op: RowOp::Replace(Values::Given((0..32).map(|i| i as f32).collect())),
         instead: None,
-        group: 1,
     };
     let given = |rank: usize| {
         let edit = shards[rank].columns(Site::Z, 0).localised(&edit)?.into_owned();

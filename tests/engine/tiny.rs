@@ -1,5 +1,6 @@
 //! Small models whose weights both sides compute by the formula of `tests/python/reference.py`.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use mediant::model::decoder::Decoder;
 use mediant::model::rope::{Llama3Scaling, Rope, RopeScaling};
 use mediant::model::shard::Shard;
 use mediant::model::weights::load;
-use mediant::plan::output::EditStats;
+use mediant::plan::output::{EditStats, RowWritten};
 use mediant::plan::pack::{Mode, Packing};
-use mediant::plan::{Plan, Score};
+use mediant::plan::{EditGroup, Plan, Score};
 use serde_json::Value;
 
 pub(crate) use crate::uniform::uniform;
@@ -157,6 +158,11 @@ pub(crate) fn run(model: &mut impl Model, layers: u32, plan: &Plan, budget: usiz
         changes: vec![0.0; plan.runs.len()],
         row_layers: 0,
     };
+    let mut rows = BTreeMap::new();
+    let bits = |(group, row): (EditGroup, RowWritten)| {
+        (group, row.elements, row.squared.to_bits(), row.largest.to_bits())
+    };
+    let same = |a, b| bits(a) == bits(b);
     for index in 0..packing.len() {
         let chunk = packing.chunk(index);
         assert!(chunk.batch.peak_rows <= budget);
@@ -168,11 +174,18 @@ pub(crate) fn run(model: &mut impl Model, layers: u32, plan: &Plan, budget: usiz
         for (capture, numbers) in output.captures {
             outcome.captures[capture] = numbers;
         }
-        for (total, written) in outcome.written.iter_mut().zip(output.written) {
-            *total = total.and(written);
+        assert_eq!(chunk.edited.len(), output.written.len());
+        for (row, written) in chunk.edited.into_iter().zip(output.written) {
+            // A row of a run that several chunks have is written alike in each.
+            let before = rows.insert((row.run, row.write), (row.group, written));
+            assert!(before.is_none_or(|before| same(before, (row.group, written))), "{before:?} {written:?}");
         }
-        for (run, change) in chunk.runs.iter().zip(output.changes) {
-            outcome.changes[run.0 as usize] = change;
+    }
+    for ((run, _), (group, written)) in rows {
+        let total = &mut outcome.written[group.index()];
+        *total = total.and(written.into());
+        if group != EditGroup::Corruption {
+            outcome.changes[run.0 as usize] += written.squared;
         }
     }
     outcome.scores = scores.into_iter().map(Option::unwrap).collect();

@@ -1,5 +1,7 @@
 //! Small checkpoints on disk.
 
+#![allow(dead_code, reason = "several binaries of tests share it, and none uses all of it")]
+
 use std::collections::HashMap;
 use std::path::Path;
 

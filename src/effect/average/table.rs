@@ -150,8 +150,8 @@ fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCa
         }
         let Some(entry) = place.entries.last_mut() else { continue };
         entry.cells += 1;
-        entry.trivial += usize::from(cells.trivial[cell]);
-        entry.exact_null += usize::from(cells.exact_null[cell]);
+        entry.trivial += usize::from(cells.trivial[cell] == Some(true));
+        entry.exact_null += usize::from(cells.exact_null[cell] == Some(true));
         let first = place.effects.len() - metrics;
         for (sum, columns) in place.effects[first..].iter_mut().zip(&cells.metrics) {
             *sum = sum.zip(columns.effect[cell]).map(|(sum, effect)| sum + effect);

@@ -60,8 +60,8 @@ fn push(cells: &mut Cells, case: usize, arm: usize, layer: Option<u32>, effect: 
     cells.token_class.push(None);
     cells.head.push(None);
     cells.dim.push(None);
-    cells.trivial.push(false);
-    cells.exact_null.push(effect == Some(0.0));
+    cells.trivial.push(Some(false));
+    cells.exact_null.push(Some(effect == Some(0.0)));
     cells.metrics[0].value.push(effect);
     cells.metrics[0].effect.push(effect);
     cells.metrics[0].effect_se.push(None);

@@ -20,8 +20,9 @@ const NONE_TRIVIAL: [bool; 8] = [false; 8];
 #[test]
 fn an_answer_turns_first_and_for_good_at_layers_in_their_own_order() {
     let turn = |order: &[u32], flipped: &[bool]| {
-        let found = first_flip(&[layers(order)], flipped, &NONE_TRIVIAL);
-        assert_eq!((found.len(), found[0].line), (1, CellKey::default()));
+        let flipped: Vec<Option<bool>> = flipped.iter().copied().map(Some).collect();
+        let found = first_flip(&[layers(order)], &flipped, &NONE_TRIVIAL);
+        assert_eq!((found.len(), found[0].line, &found[0].reason), (1, CellKey::default(), &None));
         (found[0].first, found[0].lasting)
     };
     assert_eq!(turn(&[0, 1, 2, 3], &[false, true, false, true]), (Some(1), Some(3)));
@@ -33,10 +34,26 @@ fn an_answer_turns_first_and_for_good_at_layers_in_their_own_order() {
 }
 
 #[test]
+fn a_turn_that_depends_on_a_layer_without_an_answer_is_not_known() {
+    let turn = |flipped: &[Option<bool>]| {
+        let found = first_flip(&[layers(&[0, 1, 2, 3])], flipped, &[true; 4]).remove(0);
+        assert_eq!(found.trivial, found.first.is_some());
+        (found.first, found.lasting, found.reason.is_some())
+    };
+    let (yes, no) = (Some(true), Some(false));
+    assert_eq!(turn(&[None, no, yes, yes]), (None, Some(2), true), "it may have turned at layer 0");
+    assert_eq!(turn(&[no, yes, None, yes]), (Some(1), None, true), "it may have turned back at layer 2");
+    assert_eq!(turn(&[no, None, no, yes]), (None, Some(3), true));
+    assert_eq!(turn(&[yes, None, no, yes]), (Some(0), Some(3), false), "neither depends on layer 1");
+    assert_eq!(turn(&[no, no, no, None]), (None, None, true));
+    assert_eq!(turn(&[None; 4]), (None, None, true));
+}
+
+#[test]
 fn every_position_and_head_has_a_line_of_layers_and_no_layers_give_none() {
     let axes = [positions(&[4, 7]), layers(&[1, 2]), Axis { name: "head", values: vec![0, 3] }];
     // [position, layer, head]
-    let flipped = [false, true, true, true, false, false, false, true];
+    let flipped = [false, true, true, true, false, false, false, true].map(Some);
     let trivial = [false, false, false, false, false, false, false, true];
     let found = first_flip(&axes, &flipped, &trivial);
     let lines: Vec<_> = found.iter().map(|f| (f.line.position, f.line.head, f.first, f.trivial)).collect();
@@ -47,8 +64,8 @@ fn every_position_and_head_has_a_line_of_layers_and_no_layers_give_none() {
         (Some(7), Some(3), Some(2), true),
     ];
     assert_eq!(lines, expected);
-    assert!(first_flip(&[positions(&[4, 7])], &[true, true], &NONE_TRIVIAL).is_empty());
-    assert!(first_flip(&[], &[true], &NONE_TRIVIAL).is_empty());
+    assert!(first_flip(&[positions(&[4, 7])], &[Some(true); 2], &NONE_TRIVIAL).is_empty());
+    assert!(first_flip(&[], &[Some(true)], &NONE_TRIVIAL).is_empty());
 }
 
 #[test]
@@ -63,9 +80,15 @@ fn half_is_reached_at_the_first_layer_that_has_it_and_else_a_reason_is_given() {
     assert_eq!((found.layer, found.trivial), (Some(10), true), "nothing is interpolated");
     // It need not stay above, and need not be below 1.
     assert_eq!(half(&some(&[3.0, -1.0, 0.0]), None).layer, Some(0));
-    let found = half(&[Some(0.1), None, Some(0.25)], None);
+    let found = half(&some(&[0.1, 0.2, 0.25]), None);
     assert_eq!(found.layer, None);
     assert_eq!(found.reason.unwrap(), "no layer reaches 0.5; the largest is 0.250, at layer 10");
+    // What is not known may be half already.
+    for (normalised, layer) in [([Some(0.1), None, Some(0.75)], None), ([Some(0.5), None, None], Some(0))] {
+        let found = half(&normalised, None);
+        let reason = layer.is_none().then(|| "the answer at layer 5 is not known, see `nulls`".to_owned());
+        assert_eq!((found.layer, found.reason), (layer, reason));
+    }
     let found = half(&[None; 3], Some("the difference is 0"));
     assert_eq!((found.layer, found.reason.as_deref()), (None, Some("the difference is 0")));
 }
@@ -142,5 +165,8 @@ fn concentration_takes_effects_towards_the_source_and_magnitudes_apart() {
     let found = concentration(&some(&[0.0, 0.0]), &[false; 2], Strength::Increase);
     assert_eq!(found.reason.as_deref(), Some("every effect is 0"));
     let found = concentration(&[Some(1.0), None], &[false; 2], Strength::Increase);
-    assert_eq!((found.positive, found.reason.as_deref()), (None, Some("an effect is not finite")));
+    assert_eq!(
+        (found.positive, found.reason.as_deref()),
+        (None, Some("an effect is not known, see `nulls`"))
+    );
 }

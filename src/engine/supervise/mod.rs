@@ -14,6 +14,7 @@ pub use keeper::Keeper;
 use supervisor::Supervisor;
 
 use super::Engine;
+use super::busy::Busy;
 use crate::config::Config;
 use crate::model::config::ModelConfig;
 
@@ -50,7 +51,8 @@ impl Engine {
     ) -> Result<Engine, StartError> {
         let (work, inbox) = mpsc::unbounded_channel();
         let (first, started) = oneshot::channel();
-        let supervisor = Supervisor::new(config, shape, weights_sha256, inbox)?;
+        let busy = Arc::new(Busy::default());
+        let supervisor = Supervisor::new(config, shape, weights_sha256, inbox, Arc::clone(&busy))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         keeper.keep(|stop| {
             let run = move || {
@@ -68,6 +70,6 @@ impl Engine {
         let state = started.blocking_recv().map_err(|_| StartError::Stopping)?;
         let state = state.map_err(|reason| StartError::Engine { reason })?;
         let layers = shape.num_layers as u32;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, layers })
+        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, busy, layers })
     }
 }

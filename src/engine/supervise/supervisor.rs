@@ -1,12 +1,14 @@
 //! The life of a server's engine processes, one after the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::super::busy::Busy;
 use super::super::known_answer;
 use super::super::process::unpacked;
 use super::super::row_budget::RowBudget;
@@ -36,6 +38,7 @@ pub(super) struct Supervisor {
     socket: Folder,
     memory: Folder,
     inbox: mpsc::UnboundedReceiver<Work>,
+    busy: Arc<Busy>,
     /// Told since the first process was ready.
     state: Option<watch::Sender<State>>,
     /// Number of the process.
@@ -68,7 +71,8 @@ struct Flight {
     frame: Frame,
     /// Row-layers and readouts.
     size: (u64, u64),
-    begun: Option<Instant>,
+    /// For how long the engine had been busy when it was begun, if it was.
+    begun: Option<Duration>,
     /// Processes that died of it.
     deaths: u32,
 }
@@ -100,6 +104,7 @@ impl Supervisor {
         shape: &ModelConfig,
         weights_sha256: &str,
         inbox: mpsc::UnboundedReceiver<Work>,
+        busy: Arc<Busy>,
     ) -> std::io::Result<Supervisor> {
         let (socket, memory) = (Folder::temporary()?, Folder::in_memory()?);
         let order = Order {
@@ -122,6 +127,7 @@ impl Supervisor {
             socket,
             memory,
             inbox,
+            busy,
             state: None,
             epoch: 0,
             next: KNOWN + 1,
@@ -298,16 +304,19 @@ impl Supervisor {
             FromEngine::Begun { id } => {
                 self.since = Instant::now();
                 let flight = self.flights.front_mut().filter(|flight| flight.id == id);
-                flight.ok_or_else(out_of_turn)?.begun = Some(self.since);
+                flight.ok_or_else(out_of_turn)?.begun = Some(self.busy.begin());
                 Ok(())
             }
             FromEngine::Done { id, seconds, output } => {
                 let flight = self.landed(id)?;
-                self.done(flight, seconds, output)
+                let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                self.busy.end(took);
+                self.done(flight, took, output)
             }
             FromEngine::OutOfMemory { id, why } => {
                 tracing::warn!(batch.id = id, "{why}");
                 let flight = self.landed(id)?;
+                self.busy.abandon();
                 flight.fail(&Failure::Lost(Lost::OutOfMemory));
                 Ok(())
             }
@@ -329,7 +338,7 @@ impl Supervisor {
         front.ok_or_else(out_of_turn)
     }
 
-    fn done(&mut self, flight: Flight, seconds: f64, output: Output) -> Result<(), String> {
+    fn done(&mut self, flight: Flight, took: Duration, output: Output) -> Result<(), String> {
         let Some((work, key)) = flight.asked else { return self.known.check(&output) };
         let output = match unpacked(flight.id, output, self.memory.path()) {
             Ok(output) => output,
@@ -339,21 +348,21 @@ impl Supervisor {
                 return Err(format!("its output is lost: {error}"));
             }
         };
-        let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
         self.breaker.finished();
         if let Some(state) = &self.state {
             let flops = state.borrow().ready.budget.flops(flight.size.0, flight.size.1);
-            self.watchdog.finished(flops, seconds);
+            self.watchdog.finished(flops, took.as_secs_f64());
         }
-        let begun = flight.begun.map_or(work.queued, Instant::into_std);
-        let waited = begun.saturating_duration_since(work.queued);
-        work.answer(Ok(Done { key, output, waited, took }));
+        let queued = work.queued;
+        let begun = flight.begun.unwrap_or(queued);
+        work.answer(Ok(Done { key, output, queued, begun, took }));
         Ok(())
     }
 
     /// A process died: what it was computing is at fault, if anything is. All that was not finished is sent again.
     fn blame(&mut self) {
         let mut counts = true;
+        self.busy.abandon();
         if let Some(mut flight) = self.flights.pop_front_if(|flight| flight.begun.is_some()) {
             flight.deaths += 1;
             let suspect = flight.is_suspect();

@@ -4,7 +4,7 @@ use mediant_arithmetic::rows::round;
 use mediant_arithmetic::{Dtype, Matrix};
 
 use crate::kernels::RowChange;
-use crate::kernels::edit::{distance, edited_row};
+use crate::kernels::edit::{change, edited_row};
 use crate::plan::batch::{EditRows, Values};
 
 /// Applies an edit, see [`crate::kernels::Kernels::edit`].
@@ -21,11 +21,10 @@ pub(super) fn apply(x: &mut Matrix, edit: &EditRows, dtype: Dtype, log: &mut Vec
         }
         let row = &mut x.row_mut(row as usize)[columns.clone()];
         old.copy_from_slice(row);
-        edited_row(edit, i, &old, &source, &mut new);
+        let cancelled = edited_row(edit, i, &old, &source, &mut new);
         round(dtype, &mut new);
         row.copy_from_slice(&new);
-        let largest = old.iter().zip(&new).map(|(old, new)| (new - old).abs()).fold(0.0, f32::max);
-        log.push(RowChange { squared: distance(&old, &new), largest });
+        log.push(change(&old, &new, cancelled));
     }
 }
 
@@ -36,12 +35,17 @@ mod tests {
     use super::*;
     use crate::plan::batch::RowOp;
 
-    fn edited(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, f64) {
+    fn changed(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, RowChange) {
         let mut x = Matrix::from_rows(2, vec![3.0, 4.0, 1.0, -2.0]);
-        let edit = EditRows { rows: vec![0], runs: vec![1], columns: None, op, instead, group: 0 };
+        let edit = EditRows { rows: vec![0], first: 0, columns: None, op, instead };
         let mut log = Vec::new();
         apply(&mut x, &edit, Dtype::F32, &mut log);
-        (x.row(0).to_vec(), log[0].squared)
+        (x.row(0).to_vec(), log[0])
+    }
+
+    fn edited(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, f64) {
+        let (row, change) = changed(op, instead);
+        (row, change.squared)
     }
 
     fn add(coef: f32, norm_match: bool) -> RowOp {
@@ -61,6 +65,29 @@ mod tests {
         let (row, _) = edited(add(2.0, true), None);
         assert!((row[0] - 5.0).abs() < 1e-6 && row[1].abs() < 1e-6, "{row:?}");
         assert_eq!(edited(add(0.0, true), None), (vec![3.0, 4.0], 0.0));
+    }
+
+    #[test]
+    fn a_row_that_should_keep_its_norm_and_is_cancelled_says_so() {
+        let given = |numbers: [f32; 2], norm_match| RowOp::Add {
+            values: Values::Given(numbers.to_vec()),
+            coef: -1.0,
+            norm_match,
+        };
+        let (row, change) = changed(given([3.0, 4.0], true), None);
+        assert_eq!((row, change.cancelled), (vec![0.0, 0.0], true));
+        assert!(!changed(given([3.0, 4.0], false), None).1.cancelled, "no norm was to be kept");
+        assert!(!changed(given([3.0, 4.0], true), Some(vec![0.0, 1.0])).1.cancelled, "it moved another way");
+        assert!(!changed(given([3.0, 3.0], true), None).1.cancelled);
+        assert!(!changed(RowOp::Zero, None).1.cancelled);
+    }
+
+    #[test]
+    fn a_change_that_is_not_finite_is_no_change_of_zero() {
+        for (bad, finite) in [(f32::NAN, false), (f32::INFINITY, false), (1e30, true)] {
+            let op = RowOp::Replace(Values::Given(vec![bad, 4.0]));
+            assert_eq!(changed(op, None).1.largest.is_finite(), finite, "{bad}");
+        }
     }
 
     #[test]

@@ -84,6 +84,7 @@ mod tests {
     use crate::comm::Single;
     use crate::kernels::merge;
     use crate::plan::Score;
+    use crate::plan::output::Missing;
 
     /// Scores of a row whose logits are divided over ranks, `cut` being the last one's first token.
     fn score_parts(logits: &[f32], cut: usize, targets: &[u32], topk: u32) -> Score {
@@ -114,6 +115,44 @@ mod tests {
         let score = score_row(&[1.0, 3.0, 3.0, -2.0, 3.0], &[0, 1, 2, 4, 3], 3);
         assert_eq!(score.ranks, [4, 1, 2, 3, 5]);
         assert_eq!(score.top, [(1, 3.0), (2, 3.0), (4, 3.0)]);
+    }
+
+    #[test]
+    fn a_row_with_a_logit_that_is_not_finite_has_no_score_whichever_rank_holds_it() {
+        let missing = Score { missing: Some(Missing::NotFinite), ..Score::default() };
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in 0..20 {
+                let mut logits: Vec<f32> = (0..20).map(|i| i as f32 / 3.0).collect();
+                logits[at] = bad;
+                for cut in 0..20 {
+                    assert_eq!(
+                        score_parts(&logits, cut, &[3, 17], 4),
+                        missing,
+                        "{bad} at {at}, cut at {cut}"
+                    );
+                }
+            }
+        }
+        // Far apart, but numbers.
+        let score = score_row(&[f32::MAX, f32::MIN, 0.0], &[1], 1);
+        assert_eq!((score.missing, score.entropy, score.ranks[0]), (None, Some(0.0), 3));
+    }
+
+    #[test]
+    fn nothing_diverges_from_a_reference_that_is_not_finite_and_others_are_as_without_it() {
+        let weight: Vec<f32> = (0..40 * 4).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0).collect();
+        let unembed = PackedWeight::new(&weight, 40, 4, Dtype::F32);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let scores = |bad: f32| {
+            let x = Matrix::from_rows(4, vec![0.5, 1.0, 0.25, bad, 1.0, -1.0, 0.5, 2.0]);
+            let (rows, targets, kl_refs) = (vec![0, 1], vec![3], vec![0, 1]);
+            let readout = ReadoutBatch { rows, targets, topk: 2, kl_refs, entropy: true };
+            merge(&readout, &[score(&x, &unembed, &(0..40), &readout, &pool, &Single)])
+        };
+        let (whole, broken) = (scores(3.0), scores(f32::NAN));
+        assert_eq!((broken[0].missing, broken[1].missing), (Some(Missing::NotFinite), None));
+        assert!(broken[1].kl[0].is_nan() && broken[1].kl[1] == 0.0);
+        assert_eq!(Score { kl: vec![], ..broken[1].clone() }, Score { kl: vec![], ..whole[1].clone() });
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::{Cuda, Fault, Matrix};
 use crate::kernels::edit::edited;
 use crate::kernels::{OutOfMemory, RowChange};
 use crate::plan::batch::{EditRows, RowOp, Values};
+use crate::plan::output::larger;
 
 /// Entries that stay on the device before they are fetched.
 const ENTRIES: usize = 1 << 19;
@@ -29,6 +30,8 @@ pub struct Log {
     buffer: Option<Buffer>,
     /// Entries in the buffer.
     filled: usize,
+    /// Entries, of all, whose rows were cancelled: only the host knows.
+    cancelled: Vec<usize>,
 }
 
 /// Memory of a log.
@@ -49,7 +52,9 @@ impl Cuda {
     pub(super) fn apply(&self, x: &mut Matrix, edit: &EditRows, log: &mut Log) {
         let columns = edit.columns.clone().unwrap_or(0..x.columns as u32);
         if edit.couples_columns() {
-            let numbers = self.edited_on_host(x, edit);
+            let (numbers, cancelled) = self.edited_on_host(x, edit);
+            let first = log.fetched.len() + log.filled;
+            log.cancelled.extend((first..).zip(cancelled).filter_map(|(entry, is)| is.then_some(entry)));
             self.write(x, &edit.rows, columns, (0, 0.0), From::Given(&numbers), log);
             return;
         }
@@ -67,8 +72,8 @@ impl Cuda {
         self.write(x, &edit.rows, columns, op, from, log);
     }
 
-    /// The rows that a coupled edit makes, `[rows, columns]`.
-    fn edited_on_host(&self, x: &Matrix, edit: &EditRows) -> Vec<f32> {
+    /// The rows that a coupled edit makes, `[rows, columns]`, and which of them were cancelled.
+    fn edited_on_host(&self, x: &Matrix, edit: &EditRows) -> (Vec<f32>, Vec<bool>) {
         let columns = edit.columns.clone().map_or(0..x.columns, |c| c.start as usize..c.end as usize);
         let read = |rows: &[u32]| -> Vec<f32> {
             let whole = self.read_rows(x, rows);
@@ -140,8 +145,11 @@ impl Cuda {
     fn fetch(&self, log: &mut Log) {
         if let Some(buffer) = &log.buffer {
             let changes = self.device.download::<Change>(buffer, log.filled);
-            log.fetched
-                .extend(changes.iter().map(|c| RowChange { squared: c.squared, largest: c.largest as f32 }));
+            log.fetched.extend(changes.iter().map(|c| RowChange {
+                squared: c.squared,
+                largest: larger(0.0, c.largest as f32),
+                cancelled: false,
+            }));
             log.filled = 0;
         }
     }
@@ -151,6 +159,9 @@ impl Cuda {
         self.fetch(&mut log);
         if log.buffer.is_some() {
             self.scratch.log.replace(log.buffer);
+        }
+        for entry in log.cancelled {
+            log.fetched[entry].cancelled = true;
         }
         log.fetched
     }

@@ -23,7 +23,7 @@ pub(super) fn score(probabilities: &[f64], top: &str) -> Score {
 }
 
 pub(super) fn output(scores: Vec<Score>) -> PlanOutput {
-    let written = EditStats { cells: 3, elements: 24, max_abs_delta: 1.5 };
+    let written = EditStats { cells: 3, elements: 24, max_abs_delta: 1.5, cancelled: 0 };
     PlanOutput { scores, receipts: [written; 3], ..PlanOutput::default() }
 }
 

@@ -1,5 +1,5 @@
 //! What a sweep found as named arrays, for `.npz` and `.safetensors`. Names are paths as in [`crate::result::files`];
-//! missing numbers are NaN, missing indices -1. Metrics are all, or the one asked for.
+//! missing numbers are NaN, missing indices -1, masks that are not known false. Metrics are all, or the one asked for.
 //!
 //! - Averages over all cases, of each arm over what they are told apart by, `[..by..]`: `averages/{arm}/{metric}/` + `mean`,
 //!   `se`, `ci_low`, `ci_high`, `n`, `recovery`, `recovery_ci_low`, `recovery_ci_high`; `averages/{arm}/cells`,
@@ -33,7 +33,7 @@ use crate::effect::average::Average;
 use crate::effect::cells::{ArmHead, Cells, MetricColumns};
 use crate::effect::stats::estimate;
 use crate::result::array::{ArrayData, NamedArray};
-use crate::result::files::part;
+use crate::result::files::{part, truths};
 use crate::spec::select::TokenClass;
 
 const CLASSES: usize = TokenClass::ALL.len();
@@ -266,8 +266,8 @@ impl Out<'_> {
             [by_case.list.len()].into_iter().chain(axes.iter().map(|(_, values)| values.len())).collect();
         let all: Vec<usize> = by_case.list.iter().flat_map(|(_, own)| own.iter().copied()).collect();
         for (name, flags) in [("trivial", &cells.trivial), ("exact_null", &cells.exact_null)] {
-            let flags = all.iter().map(|i| flags[*i]).collect();
-            self.push(format!("{path}/{name}"), shape.clone(), ArrayData::Bool(flags));
+            let flags: Vec<Option<bool>> = all.iter().map(|i| flags[*i]).collect();
+            self.push(format!("{path}/{name}"), shape.clone(), truths(&flags));
         }
         for (j, metric) in self.metrics.clone() {
             let Some(columns) = cells.metrics.get(j) else { continue };
@@ -339,8 +339,8 @@ impl Out<'_> {
         }
         let classes = cells.token_class.iter().map(|class| class.map_or(-1, i64::from)).collect();
         self.ints("columns/token_class".into(), classes);
-        self.push("columns/trivial", vec![n], ArrayData::Bool(cells.trivial.clone()));
-        self.push("columns/exact_null", vec![n], ArrayData::Bool(cells.exact_null.clone()));
+        self.push("columns/trivial", vec![n], truths(&cells.trivial));
+        self.push("columns/exact_null", vec![n], truths(&cells.exact_null));
         for (j, metric) in self.metrics.clone() {
             let Some(columns) = cells.metrics.get(j) else { continue };
             for (name, of) in NUMBERS {

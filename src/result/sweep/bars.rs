@@ -139,7 +139,8 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
     let bar = |row: Option<Average>| {
         let Some(row) = row else { return Bar::default() };
         let trivial = row.cells > 0 && row.trivial == row.cells;
-        Bar { value: row.effect.mean, error: None, interval: row.effect.ci, trivial }
+        let not_finite = row.effect.mean.is_none();
+        Bar { value: row.effect.mean, not_finite, error: None, interval: row.effect.ci, trivial }
     };
     // Every arm is a series of every panel, so that it has one colour.
     let series = shown.iter().map(|arm| Series {

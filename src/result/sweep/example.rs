@@ -96,8 +96,8 @@ impl Example {
                             cells.token_class.push(class.map(|class| class as u8));
                             cells.head.push(head);
                             cells.dim.push(None);
-                            cells.trivial.push(trivial);
-                            cells.exact_null.push(null);
+                            cells.trivial.push(Some(trivial));
+                            cells.exact_null.push(Some(null));
                         }
                     }
                 }
@@ -122,6 +122,7 @@ impl Example {
         let metrics = self.metrics.len();
         let estimate = |mean| vec![Estimate { mean: Some(mean), se: Some(0.02) }; metrics];
         let run = |name: &str, mean: f64| CaseRun {
+            not_finite: 0,
             name: name.to_owned(),
             tokens: (0..(self.positions)(i)).collect(),
             top1: Some(" target".to_owned()),

@@ -53,9 +53,11 @@ fn panel(arm: &Arm<'_>) -> Option<Heatmap> {
         axes.push(Axis { name: "", values: vec![0] });
     }
     let shape: Vec<usize> = axes.iter().map(|axis| axis.values.len()).collect();
+    let known = |cells: Vec<bool>| NdArray::new(&shape, cells.into_iter().map(Some).collect());
     let masks = Masks {
-        exact_null: NdArray::new(&shape, arm.dense.all(|row| row.exact_null)),
-        trivial: NdArray::new(&shape, arm.dense.all(|row| row.trivial)),
+        exact_null: known(arm.dense.all(|row| row.exact_null)),
+        trivial: known(arm.dense.all(|row| row.trivial)),
+        lost: arm.dense.rows.iter().map(Option::is_none).collect(),
     };
     let sites = arm.head.sites.join(" + ");
     let column = |axis: &Axis, value: u32| match axis.name {

@@ -22,14 +22,16 @@ pub use render::render;
 pub use tables::Table;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::effect::average::{Averages, How, averages};
+use crate::effect::average::{Averages, How, Total, averages};
 use crate::effect::cells::{ArmHead, CaseHead, Cells, Observed};
+use crate::effect::lints::{NotFinite, norm_lost};
 use crate::effect::sweep::{Part, derived};
 use crate::lower::lint::Lints;
-use crate::plan::output::EditStats;
+use crate::plan::output::{EditStats, Missing};
+use crate::result::common::{NullReason, Nulls};
 use crate::spec::sweep::SweepSpec;
 
 /// What a sweep found.
@@ -70,6 +72,7 @@ pub struct SweepOutcome {
     pub min_total_effect: f64,
     /// Why numbers are null.
     #[serde(default)]
+    #[schema(value_type = Vec<NullReason>)]
     pub nulls: Vec<Value>,
     /// Remarks.
     pub lints: Vec<Value>,
@@ -110,12 +113,13 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let (receipt, lost) = (part.written, part.lost);
     let observed = Observed { metrics, arms: facts.arms.clone(), cases, cells: part.cells };
     let found = averages(&observed, &How::of(&spec.aggregate));
-    let mut nulls = Vec::new();
+    let mut nulls = Nulls::default();
     if lost > 0 {
         let reason =
             format!("{lost} cells could not be computed: the engine died of them, or memory ran out");
-        nulls.push(json!({"pointer": "/cells", "reason": reason}));
+        nulls.add("/cells", reason);
     }
+    reasons(&observed, &found, receipt, spec.keep.per_case, &mut nulls);
     let Observed { metrics, arms, cases, cells } = observed;
     SweepOutcome {
         model: facts.model.clone(),
@@ -133,10 +137,64 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         receipt,
         cells: spec.keep.per_case.then_some(cells),
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
-        nulls,
+        nulls: nulls.0.iter().map(json_of).collect(),
         lints,
         provenance: facts.provenance.clone(),
     }
+}
+
+/// Why numbers are null: of the cases' unpatched runs, the cells, and the averages that these belong to.
+fn reasons(observed: &Observed, found: &Averages, receipt: EditStats, cells: bool, nulls: &mut Nulls) {
+    let Observed { metrics, arms, cases, cells: all } = observed;
+    let of_case: Vec<_> =
+        cases.iter().map(|case| is_not_finite(case).then_some(Missing::NotFinite)).collect();
+    nulls.array("/cases", &[cases.len()], &of_case);
+    if cells {
+        let unknown = |known: &[Option<bool>]| known.iter().filter(|known| known.is_none()).count();
+        let none = |numbers: &[Option<f64>]| numbers.iter().filter(|number| number.is_none()).count();
+        let reason = |n: usize| {
+            let of = "have logits that are NaN or infinite";
+            format!("not_finite: {n} of {} cells, or the runs that they are compared with, {of}", all.len())
+        };
+        for (name, mask) in [("exact_null", &all.exact_null), ("trivial", &all.trivial)] {
+            nulls.one(format!("/cells/{name}"), Some(unknown(mask)).filter(|n| *n > 0).map(reason));
+        }
+        for (i, columns) in all.metrics.iter().enumerate() {
+            for (name, numbers) in [("value", &columns.value), ("effect", &columns.effect)] {
+                nulls.one(
+                    format!("/cells/metrics/{i}/{name}"),
+                    Some(none(numbers)).filter(|n| *n > 0).map(reason),
+                );
+            }
+        }
+    }
+    let of_case = "not_finite: a number of a case that it is made of is null, see /cases and /cells";
+    let of_total = |total: &Total| {
+        let has_reference = arms.iter().any(|arm| arm.name == total.arm && arm.reference.is_some());
+        let reason = match total.total_effect.mean {
+            Some(_) => return None,
+            None if !has_reference => "the arm has no reference run",
+            None if total.total_effect.n == 0 => "no case was kept",
+            None => of_case,
+        };
+        Some(reason)
+    };
+    let totals: Vec<_> = found.totals.iter().map(of_total).collect();
+    nulls.array("/averages/totals", &[totals.len()], &totals);
+    let rows: Vec<_> = found.rows.iter().map(|row| row.effect.mean.is_none().then_some(of_case)).collect();
+    nulls.array("/averages/rows", &[rows.len()], &rows);
+    let differences: Vec<_> =
+        found.differences.iter().map(|row| row.difference.mean.is_none().then_some(of_case)).collect();
+    nulls.array("/averages/differences", &[differences.len()], &differences);
+    if !receipt.max_abs_delta.is_finite() {
+        nulls.add("/receipt/max_abs_delta", "not_finite: a number was changed from or to NaN or infinity");
+    }
+    debug_assert!(all.metrics.is_empty() || all.metrics.len() == metrics.len());
+}
+
+/// Whether an unpatched run of a case is not finite.
+fn is_not_finite(case: &CaseHead) -> bool {
+    case.runs.iter().any(|run| run.not_finite > 0)
 }
 
 /// Fewer cases than this leave a standard error uncertain by more than a third of itself.
@@ -155,7 +213,12 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
         let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
         lints.info("SMALL_N", "/dataset", detail, "tens of cases are usual");
     }
-    let reached = part.cells.exact_null.iter().any(|null| !null);
+    let mut found = NotFinite::default();
+    found.count(cases.iter().filter(|case| is_not_finite(case)).count(), all, "cases", "/dataset");
+    found.count(part.not_finite as usize, part.cells.len(), "cells", "/arms");
+    found.lint(&mut lints);
+    norm_lost("/arms", part.written, &mut lints);
+    let reached = part.cells.exact_null.iter().any(|null| *null != Some(true));
     if reached && part.written.max_abs_delta == 0.0 {
         let detail = "no intervention changed any number".to_owned();
         lints.error("ZERO_CELLS_WRITTEN", "/arms", detail, "check the arms' sources");

@@ -123,7 +123,7 @@ impl<R> Rows<R> {
         self.push(column, ColumnData::Float(rows))
     }
 
-    fn flag(self, column: &str, of: impl Fn(&R) -> bool) -> Self {
+    fn flag(self, column: &str, of: impl Fn(&R) -> Option<bool>) -> Self {
         let rows = self.rows.iter().map(of).collect();
         self.push(column, ColumnData::Bool(rows))
     }
@@ -219,7 +219,7 @@ fn cases(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
     let mut table = Rows::new(rows)
         .name("case", |(case, _)| Some(case.id.as_str()))
         .name("group", |(case, _)| case.group.as_deref())
-        .flag("kept", |(case, _)| case.kept)
+        .flag("kept", |(case, _)| Some(case.kept))
         .name("dropped", |(_, filters)| Some(filters.as_str()).filter(|text| !text.is_empty()))
         .int("subject_start", |(case, _)| end(case, 0))
         .int("subject_end", |(case, _)| end(case, 1));

@@ -161,43 +161,70 @@ extern "C" __global__ void __launch_bounds__(128, 3)
         }
     }
 
-    float o[E / 8][4] = {};
-    for (u32 block = 0; block < blocks; block++) {
-        if (mode == 0 && blocks > 1) score(block);
-        if (once) {
-            wait_for_keys<0>();
-        } else {
-            __syncthreads();
-            load_keys(v, list, block * KEYS, count, width, kv * E, vs);
-            wait_for_keys<0>();
-        }
+    // A masked key adds exactly 0 as long as its value is finite; 0 times any other is NaN, also in rows that do not see the key.
+    // Such values are rare, and looked for only where an output is NaN: then once more, with zeros in their place, and NaN in the
+    // rows that see one.
+    __shared__ u32 unsound; // the first key with such a value
+    float o[E / 8][4];
+    for (bool careful = false;; careful = true) {
 #pragma unroll
-        for (int n = 0; n < 8; n++)
+        for (int n = 0; n < E / 8; n++) o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0;
+        for (u32 block = 0; block < blocks; block++) {
+            if (mode == 0 && (blocks > 1 || careful)) score(block);
+            if (once) {
+                wait_for_keys<0>();
+            } else {
+                __syncthreads();
+                load_keys(v, list, block * KEYS, count, width, kv * E, vs);
+                wait_for_keys<0>();
+            }
+            if (careful) {
+                for (int i = threadIdx.x; i < KEYS * E; i += 128) {
+                    T* value = vs + i / E * LINE + i % E;
+                    if (fabsf(up(*value)) < INFINITY) continue;
+                    *value = down(0);
+                    atomicMin(&unsound, block * KEYS + i / E);
+                }
+                __syncthreads();
+            }
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (mode == 0) {
-                    s[n][i] = EXP(s[n][i] - top[i / 2]) * sum[i / 2];
-                } else {
-                    int key = block * KEYS + n * 8 + 2 * t + i % 2;
-                    s[n][i] = key <= position[i / 2] ? scores[line[i / 2] + key] : 0.0f;
+            for (int n = 0; n < 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (mode == 0) {
+                        s[n][i] = EXP(s[n][i] - top[i / 2]) * sum[i / 2];
+                    } else {
+                        int key = block * KEYS + n * 8 + 2 * t + i % 2;
+                        s[n][i] = key <= position[i / 2] ? scores[line[i / 2] + key] : 0.0f;
+                    }
+                }
+#pragma unroll
+            for (int step = 0; step < KEYS / 16; step++) {
+                // The layout of the scores as they came out is that of a left operand.
+                u32 p[4] = {pair(s[2 * step][0], s[2 * step][1]), pair(s[2 * step][2], s[2 * step][3]),
+                            pair(s[2 * step + 1][0], s[2 * step + 1][1]), pair(s[2 * step + 1][2], s[2 * step + 1][3])};
+#pragma unroll
+                for (int n = 0; n < E / 8; n += 2) {
+                    u32 b[4];
+                    u32 address = (u32)__cvta_generic_to_shared(vs + (step * 16 + lane % 16) * LINE + n * 8 + lane / 16 * 8);
+                    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+                                 : "r"(address));
+                    multiply(o[n], p, b[0], b[1]);
+                    multiply(o[n + 1], p, b[2], b[3]);
                 }
             }
-#pragma unroll
-        for (int step = 0; step < KEYS / 16; step++) {
-            // The layout of the scores as they came out is that of a left operand.
-            u32 p[4] = {pair(s[2 * step][0], s[2 * step][1]), pair(s[2 * step][2], s[2 * step][3]),
-                        pair(s[2 * step + 1][0], s[2 * step + 1][1]), pair(s[2 * step + 1][2], s[2 * step + 1][3])};
-#pragma unroll
-            for (int n = 0; n < E / 8; n += 2) {
-                u32 b[4];
-                u32 address = (u32)__cvta_generic_to_shared(vs + (step * 16 + lane % 16) * LINE + n * 8 + lane / 16 * 8);
-                asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                             : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                             : "r"(address));
-                multiply(o[n], p, b[0], b[1]);
-                multiply(o[n + 1], p, b[2], b[3]);
-            }
         }
+        bool nan = false;
+#pragma unroll
+        for (int n = 0; n < E / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (careful && (int)min(unsound, 0x7fffffffu) <= position[i / 2]) o[n][i] = NOT_A_NUMBER;
+                nan |= o[n][i] != o[n][i];
+            }
+        if (threadIdx.x == 0 && !careful) unsound = NO_ROW;
+        if (careful || !__syncthreads_or(nan)) break;
     }
 #pragma unroll
     for (int n = 0; n < E / 8; n++)

@@ -12,6 +12,7 @@ typedef unsigned short u16;
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
 #endif
+#define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
 #if DTYPE == 0
 typedef float T;

@@ -2,6 +2,9 @@
 
 struct Change { double squared; double largest; };
 
+// Infinite if one of them is not finite: of a NaN no maximum would know.
+__device__ __forceinline__ float larger(float a, float b) { return b <= a ? a : b < INFINITY ? b : INFINITY; }
+
 // op: 0 replace, 1 add coef * source, 2 scale by coef, 3 zero. Source: row `sources[i]` of x, or `given [n, width]`.
 template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, const u32* rows, const u32* sources, const float* given,
                                                                         Change* log, u32 columns, u32 first, u32 width, u32 op, float coef) {
@@ -19,7 +22,7 @@ template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, c
         else ((T*)row)[c] = down(fresh);
         double change = (double)fresh - (double)old;
         squared += change * change;
-        largest = fmaxf(largest, fabsf(fresh - old));
+        largest = larger(largest, fabsf(fresh - old));
     }
     squared = block_sum(squared);
     largest = block_max(largest);

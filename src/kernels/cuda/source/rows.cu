@@ -1,8 +1,9 @@
 // Operations that treat rows one by one: norms, RoPE, gates, copies.
 
-// Sum of squares to the norm's factor.
+// Sum of squares to the norm's factor; NaN where they add up to more than f32 holds: it would be 0, and the row zeros that nothing
+// tells from a result. See `norm_factor` of the CPU.
 __device__ __forceinline__ float norm_factor(float squares, u32 columns, float eps) {
-    return 1.0f / sqrtf(squares / columns + eps);
+    return squares < INFINITY ? 1.0f / sqrtf(squares / columns + eps) : NOT_A_NUMBER;
 }
 
 // out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.

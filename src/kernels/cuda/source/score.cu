@@ -8,18 +8,26 @@ extern "C" __global__ void pick_targets(const float* logits, const u32* targets,
     out[i] = token < own ? logits[at(i / n, own) + token] : 0.0f;
 }
 
-// Largest logit, sum of exp(l - largest), sum of exp(l - largest) (l - largest).
+// Largest logit, sum of exp(l - largest), sum of exp(l - largest) (l - largest). If any logit is not finite, the largest is NaN,
+// and so are the sums.
 extern "C" __global__ void distribution(const float* logits, double* out, u32 own) {
     const float* row = logits + at(blockIdx.x, own);
     float largest = -INFINITY;
-    for (u32 i = threadIdx.x; i < own; i += blockDim.x) largest = fmaxf(largest, row[i]);
+    bool finite = true;
+    for (u32 i = threadIdx.x; i < own; i += blockDim.x) {
+        largest = fmaxf(largest, row[i]);
+        finite &= fabsf(row[i]) < INFINITY;
+    }
+    finite = __syncthreads_and(finite);
     largest = block_max(largest);
+    if (!finite) largest = NOT_A_NUMBER;
     double mass = 0, expected = 0;
     for (u32 i = threadIdx.x; i < own; i += blockDim.x) {
         float gap = row[i] - largest;
         double p = expf(gap);
         mass += p;
-        expected += p * gap;
+        // Logits may lie further apart than f32 reaches, and 0 times infinity is no number.
+        expected += p > 0 ? p * gap : 0;
     }
     mass = block_sum(mass);
     expected = block_sum(expected);
