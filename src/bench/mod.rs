@@ -134,7 +134,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let Computing { mut model, ready } = load::computing(&settings, &checkpoint, |_| ())?;
     let (config, budget) = (&checkpoint.config, &ready.budget);
     let prompt = checkpoint.tokenizer.encode(&args.prompt, None)?.ids;
-    let target = checkpoint.tokenizer.target(TARGET)?[0];
+    let target = checkpoint.tokenizer.continuation(&args.prompt, TARGET)?.ids[0];
     let source = checkpoint.tokenizer.encode(SOURCE, None)?.ids;
     let of_length = |n: usize| -> Arc<[u32]> { prompt.iter().copied().cycle().take(n).collect() };
     let lengths = if args.tokens.is_empty() { vec![prompt.len()] } else { args.tokens.clone() };

@@ -6,7 +6,7 @@ use super::stats::difference;
 use super::trace::baselines;
 use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
-use crate::lower::measure::{Measure, TargetToken};
+use crate::lower::measure::Measure;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, Lost, Missing};
 use crate::spec::metric::MetricKind;
@@ -26,11 +26,11 @@ pub const CONTRAST: f64 = 0.1;
 pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
     let targets = &common.targets;
     let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
-    let alike = |set: &Vec<TargetToken>| near(first_logprob(targets, set, a), first_logprob(targets, set, b));
+    let alike = |name: &str| near(first_logprob(targets, name, a), first_logprob(targets, name, b));
     let in_nats = |m: &&Measure| matches!(m.metric.kind, MetricKind::Logit | MetricKind::LogitDiff);
     let mut logits = common.measures.iter().filter(in_nats);
     !targets.sets.is_empty()
-        && targets.sets.iter().all(|(_, set)| alike(set))
+        && targets.sets.iter().all(|(name, _)| alike(name))
         && logits.all(|m| near(value(m, a, None), value(m, b, None)))
 }
 
@@ -209,7 +209,7 @@ pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
 /// Names the expected target and the clean run's answer if they differ. There is no answer where the run's logits are not
 /// finite, and that is not what was expected either.
 pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, Option<u32>)> {
-    let sets = &layout.common.targets.sets;
+    let sets = layout.common.targets.of(scores[layout.clean].context);
     let name =
         layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
     let top1 = super::trace::reference_top1(layout, scores);

@@ -10,7 +10,7 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
     if score.missing.is_some() {
         return None;
     }
-    match &measure.reads {
+    match measure.reads(score) {
         Reads::Set(set) => match measure.metric.kind {
             MetricKind::Prob => finite(logprob(score, set)?.exp()),
             MetricKind::Logprob => finite(logprob(score, set)?),
@@ -29,9 +29,9 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
 }
 
 /// Natural log of the probability of a target set's first tokens.
-pub fn first_logprob(targets: &Targets, set: &[TargetToken], score: &Score) -> Option<f64> {
+pub fn first_logprob(targets: &Targets, name: &str, score: &Score) -> Option<f64> {
     let slot = |token: &TargetToken| targets.union.iter().position(|id| *id == token.id);
-    let slots: Vec<usize> = set.iter().map(slot).collect::<Option<_>>()?;
+    let slots: Vec<usize> = targets.of(score.context).get(name)?.iter().map(slot).collect::<Option<_>>()?;
     if score.missing.is_some() {
         return None;
     }

@@ -45,7 +45,7 @@ pub fn of_value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -
     if value(measure, score, reference_top1).is_some() {
         return None;
     }
-    Some(match (score.missing, &measure.reads) {
+    Some(match (score.missing, measure.reads(score)) {
         (Some(missing), _) => Null::Row(missing),
         (None, Reads::Divergence(_) | Reads::Top1) => Null::Compared(Missing::NotFinite),
         (None, reads) if score.sequences.is_empty() && reads_texts(reads) => Null::Unscored,

@@ -159,7 +159,8 @@ fn dropped(
 ) -> Vec<DroppedBy> {
     let mut failed = Vec::new();
     let clean = layout.common.runs.0[layout.clean].1.1;
-    let target = layout.common.targets.sets.get(TARGET);
+    let context = scores.score(clean).map_or(0, |score| score.context);
+    let target = layout.common.targets.of(context).get(TARGET);
     let top1 = scores.top1(clean);
     if let (true, Some(target)) = (filters.expect_top1, target)
         && target.iter().all(|token| Some(token.id) != top1)

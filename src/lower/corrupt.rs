@@ -72,6 +72,17 @@ pub(super) fn resolve(
         return swap::resolve(corrupt, experiment, clean, facts, prepared, out).map(Corrupting::Tokens);
     };
     let positions = corrupted_positions(&draws.positions, draws.include_bos, clean, prepared, out)?;
+    if !clean.has_bos && positions.first() == Some(&0) {
+        let detail = format!(
+            "position 0 ({:?}) is corrupted, and no BOS stands before it: heads attend to the first token whatever it is",
+            clean.tokens[0].text
+        );
+        let fix = match facts.words().bos() {
+            Some(_) => "begin the prompt with other words, or put a BOS first by \"bos\": true",
+            None => "begin the prompt with other words",
+        };
+        prepared.lints.warn("FIRST_TOKEN_CORRUPTED", "/corrupt/positions", detail, fix);
+    }
     let config = facts.config();
     // A row of multivariate noise is made from one number per token of the vocabulary.
     let per_row = match method {
@@ -135,7 +146,7 @@ impl Corrupting {
                 });
                 Corrupted { runs: runs.collect(), positions, replaced: Vec::new() }
             }
-            Self::Tokens(swaps) => swap::build(swaps, clean, roots, plan),
+            Self::Tokens(swaps) => swap::build(swaps, clean, clean_root, roots, plan),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::activations::{ActivationSet, StoreError};
 use crate::model::config::ModelConfig;
-use crate::tokens::{Encoded, SpanError, TokenizeError, Tokenizer};
+use crate::tokens::{Continuation, Encoded, SpanError, TokenizeError, Tokenizer};
 
 /// The served model as lowering sees it: its shape, its words and its embeddings.
 pub trait Facts {
@@ -53,8 +53,10 @@ pub trait Words {
     fn encode(&self, text: &str, bos: Option<bool>) -> Result<Encoded, TokenizeError>;
     /// Describes given ids.
     fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError>;
-    /// Tokens of a target, without BOS.
-    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError>;
+    /// The tokens that a text adds to a prompt.
+    fn continuation(&self, prompt: &str, text: &str) -> Result<Continuation, TokenizeError>;
+    /// Whether words have tokens that begin with the space before them.
+    fn joins_spaces(&self) -> bool;
     /// Text of one token.
     fn text(&self, id: u32) -> String;
     /// Size of the vocabulary.
@@ -74,8 +76,12 @@ impl Words for Tokenizer {
         Tokenizer::describe(self, ids)
     }
 
-    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        Tokenizer::target(self, text)
+    fn continuation(&self, prompt: &str, text: &str) -> Result<Continuation, TokenizeError> {
+        Tokenizer::continuation(self, prompt, text)
+    }
+
+    fn joins_spaces(&self) -> bool {
+        Tokenizer::joins_spaces(self)
     }
 
     fn text(&self, id: u32) -> String {

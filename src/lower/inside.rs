@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::layout::{AttentionKey, AttributionKey, LensKey};
-use super::measure::{TargetToken, Targets, split_pair, unknown_target};
+use super::measure::{TargetToken, split_pair, unknown_target};
 use super::prompts::TokenRun;
 use super::template::keys;
 use super::{Prepared, select};
@@ -31,15 +31,22 @@ pub(super) fn inside(
     out: &mut Problems,
 ) -> Inside {
     let mut found = Inside::default();
-    let direction =
-        read.attribution.as_ref().and_then(|spec| direction(&spec.target, &prepared.targets, facts, out));
-    for (run, (_, tokens)) in prepared.runs.0.iter().enumerate() {
+    let mut directions: Vec<(u32, Option<Arc<[f32]>>)> = Vec::new();
+    for (run, (name, tokens)) in prepared.runs.0.iter().enumerate() {
         found.lenses.extend(lens(read, run, tokens, facts, out));
         for i in 0..read.attention.len() {
             found.attention.extend(attention(read, i, run, tokens, prepared, facts, out));
         }
-        if let (Some(spec), Some(direction)) = (&read.attribution, &direction) {
-            let direction = Arc::clone(direction);
+        let Some(spec) = &read.attribution else { continue };
+        let context = prepared.targets.context(name);
+        let known =
+            directions.iter().find(|(known, _)| *known == context).map(|(_, direction)| direction.clone());
+        let direction = known.unwrap_or_else(|| {
+            let direction = direction(&spec.target, prepared.targets.of(context), facts, out);
+            directions.push((context, direction.clone()));
+            direction
+        });
+        if let Some(direction) = direction {
             let (heads, position) = (spec.heads, tokens.read);
             found.attribution.push(AttributionKey { run, heads, position, direction, first: 0 });
         }
@@ -99,7 +106,12 @@ fn attention(
 
 /// What the target's logit is the inner product with, `[hidden]`: for a set the mean of its tokens', for `a-b` the
 /// difference.
-fn direction(spec: &str, targets: &Targets, facts: &dyn Facts, out: &mut Problems) -> Option<Arc<[f32]>> {
+fn direction(
+    spec: &str,
+    sets: &Named<Vec<TargetToken>>,
+    facts: &dyn Facts,
+    out: &mut Problems,
+) -> Option<Arc<[f32]>> {
     const AT: &str = "/read/attribution/target";
     let mean = |set: &[TargetToken]| -> Vec<f64> {
         let rows: Vec<Vec<f32>> = set.iter().map(|token| facts.unembedding(token.id)).collect();
@@ -113,7 +125,6 @@ fn direction(spec: &str, targets: &Targets, facts: &dyn Facts, out: &mut Problem
         }
         set
     };
-    let sets = &targets.sets;
     if sets.get(spec).is_some() || !spec.contains('-') {
         return find(spec, sets, out).map(|direction| direction.iter().map(|x| *x as f32).collect());
     }

@@ -194,7 +194,8 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
     let mut lints = Lints::default();
     let runs = prompts::tokenise(experiment, facts, out);
     let derived = derive::derived(experiment, &runs, facts, &mut lints, out);
-    let targets = measure::targets(experiment, facts, &mut lints, out);
+    prompts::lint(experiment, &runs, facts, &mut lints);
+    let targets = measure::targets(experiment, &runs, facts, &mut lints, out);
     let mut refs = Vec::new();
     // Too many targets are not looked at: then no metric can name one.
     let measurable = targets.sets.len() == experiment.targets.len();
@@ -313,6 +314,7 @@ pub(super) fn start(
             }
             None => plan.root(std::sync::Arc::clone(&run.ids)),
         };
+        plan.set_context(root, targets.context(&name));
         roots.push(root);
         let readout = plan.read(root, run.read);
         read.push((name, (run, readout)));
@@ -340,6 +342,7 @@ pub(super) fn twins(plan: &mut Plan, common: &mut Common, index: usize, root: Ru
     let tokens = std::sync::Arc::clone(&plan.run(root).tokens);
     if plan.run(root).parent.is_none() {
         let twin = plan.root(tokens);
+        plan.set_context(twin, plan.run(root).context);
         common.twins = Some((readout, plan.read(twin, run_read)));
     }
 }

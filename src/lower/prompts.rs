@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::facts::Facts;
+use super::lint::Lints;
 use super::select::{position, within};
 use crate::spec::experiment::Experiment;
 use crate::spec::named::Named;
@@ -11,7 +12,7 @@ use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::{Prompt, PromptText, SpanText};
 use crate::spec::read::{did_you_mean, escape};
 use crate::spec::readout::{ReadAt, ReadPosition};
-use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
+use crate::tokens::{Encoded, SpanError, Token, TokenizeError, is_cut};
 
 /// A run with its tokens.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct TokenRun {
     pub ids: Arc<[u32]>,
     /// The tokens with text and offsets.
     pub tokens: Vec<Token>,
+    /// The text that the offsets are into: as given, or what the given ids stand for.
+    pub text: Arc<str>,
     /// Token ranges of its spans.
     pub spans: Named<Range<u32>>,
     /// Where its distribution over the next token is read.
@@ -32,6 +35,15 @@ impl TokenRun {
     /// Number of tokens.
     pub fn len(&self) -> u32 {
         self.ids.len() as u32
+    }
+
+    /// The text up to the position read: what targets come after.
+    pub fn context(&self) -> &str {
+        if self.read + 1 == self.len() {
+            return &self.text;
+        }
+        let end = self.tokens[self.read as usize].byte_end;
+        &self.text[..self.text.floor_char_boundary(end)]
     }
 
     /// Whether there is no token; never so after [`tokenise`].
@@ -90,6 +102,38 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
         }
     }
     tokenised
+}
+
+/// Remarks on prompts that have other tokens than their author may think.
+pub fn lint(experiment: &Experiment, runs: &Named<TokenRun>, facts: &dyn Facts, lints: &mut Lints) {
+    let words = facts.words();
+    for (name, run) in runs.iter() {
+        let Some(prompt) = experiment.runs.get(name) else { continue };
+        if let PromptText::Derived { .. } = prompt.text {
+            continue;
+        }
+        let at = text_pointer(name, prompt);
+        if run.has_bos && run.ids.get(1) == run.ids.first() {
+            let bos = words.text(run.ids[0]);
+            let fix = "leave one out: of the prompt itself, or by \"bos\": false";
+            lints.warn("DOUBLE_BOS", &at, format!("the prompt begins with {bos:?} twice"), fix);
+        }
+        if run.context().ends_with(' ') && words.joins_spaces() {
+            let detail = "the prompt ends in a space, which belongs to the token of the next word".to_owned();
+            let fix = "end the prompt before the space, and begin the target with it";
+            lints.warn("PROMPT_ENDS_IN_SPACE", &at, detail, fix);
+        }
+        for (span, text) in prompt.spans.iter() {
+            let (SpanText::Text(text), Some(range)) = (text, run.spans.get(span)) else { continue };
+            let tokens = &run.tokens[range.start as usize..range.end as usize];
+            if is_cut(tokens, &run.text, text) {
+                let covered: String = tokens.iter().map(|token| token.text.as_str()).collect();
+                let detail = format!("{text:?} ends inside of a token: its tokens are those of {covered:?}");
+                let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
+                lints.warn("SPAN_CUTS_TOKEN", at, detail, "choose a text that begins and ends with tokens");
+            }
+        }
+    }
 }
 
 /// Reports a run that the request doesn't define.
@@ -269,5 +313,6 @@ fn one(
         ReadPosition::At(p) => position(*p, len, read_at, out),
     };
     let has_bos = facts.words().bos().is_some_and(|bos| encoded.ids.first() == Some(&bos));
-    Some(TokenRun { ids: encoded.ids, tokens: encoded.tokens, spans, read: read?, has_bos })
+    let Encoded { ids, tokens, text } = encoded;
+    Some(TokenRun { ids, tokens, text, spans, read: read?, has_bos })
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::Prepared;
 use super::corrupt::{Corrupted, corrupted_positions};
 use super::diff::differing;
-use super::facts::Facts;
+use super::facts::{Facts, Words};
 use super::layout::Replaced;
+use super::lint::Lints;
+use super::measure::quoted;
 use super::prompts::{TokenRun, find};
 use crate::plan::{Plan, RunId};
 use crate::spec::corruption::{Corruption, Method, ReplaceTokens, Replacement, RunNames};
@@ -122,12 +124,13 @@ fn tokens(
     let count = alternatives.len();
     for (alternative, at) in alternatives {
         let at = format!("/corrupt{at}");
-        let Some(new) = replacement_ids(&alternative, &old, &at, facts, out) else { continue };
+        let place = Place { clean, positions: &positions, old: &old, words: facts.words() };
+        let Some(new) = place.ids(&alternative, &at, out) else { continue };
         if known.contains(&new) {
             out.push(at, code::DUPLICATE, "these tokens are listed already", "list each alternative once");
             continue;
         }
-        no_leading_space(&alternative, &old, &new, &at, facts, prepared);
+        place.lint(&alternative, &new, &at, &mut prepared.lints);
         let mut ids = clean.ids.to_vec();
         let mut tokens = clean.tokens.clone();
         for (position, id) in positions.iter().zip(&new) {
@@ -147,73 +150,123 @@ fn tokens(
     (swaps.len() == count).then_some(swaps)
 }
 
-/// Ids of an alternative, if it has as many tokens as it replaces, and others.
-fn replacement_ids(
-    alternative: &Replacement,
-    old: &[u32],
-    at: &str,
-    facts: &dyn Facts,
-    out: &mut Problems,
-) -> Option<Vec<u32>> {
-    let words = facts.words();
-    let ids = match alternative {
-        Replacement::Text(text) if text.len() > 4096 => {
-            let detail = format!("a replacement of {} bytes, the limit is 4096", text.len());
-            out.push(at, code::LIMIT, detail, "write fewer words");
-            return None;
-        }
-        Replacement::Text(text) => words.target(text),
-        Replacement::Tokens(ids) => words.describe(ids).map(|encoded| encoded.ids.to_vec()),
-    };
-    let ids = match ids {
-        Ok(ids) => ids,
-        Err(error) => {
-            let (at, code, fix) = match &error {
-                TokenizeError::UnknownId { index, vocab_size, .. } => {
-                    (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
-                }
-                TokenizeError::NoEmbedding { .. } => {
-                    (at.to_owned(), code::UNKNOWN_TOKEN, "choose other tokens".to_owned())
-                }
-                TokenizeError::NoBos | TokenizeError::Refused(_) => {
-                    (at.to_owned(), code::NOT_TOKENISABLE, "change the text".to_owned())
-                }
-            };
-            out.push(at, code, error.to_string(), fix);
-            return None;
-        }
-    };
-    let shown = |ids: &[u32]| {
-        let texts: Vec<String> = ids.iter().map(|id| words.text(*id)).collect();
-        format!("{} {texts:?}", ids.len())
-    };
-    if ids.len() != old.len() {
-        let detail = format!("tokens {} where {} are replaced", shown(&ids), shown(old));
-        out.push(at, code::LENGTH_MISMATCH, detail, format!("choose a text of {} tokens", old.len()));
-        return None;
-    }
-    if ids == old {
-        let detail = format!("tokens {} are replaced by themselves", shown(old));
-        out.push(at, code::SELF_REFERENCE, detail, "choose other tokens");
-        return None;
-    }
-    Some(ids)
+/// Tokens of the clean run that others take the place of.
+struct Place<'p> {
+    clean: &'p TokenRun,
+    /// Ascending.
+    positions: &'p [u32],
+    /// The tokens there.
+    old: &'p [u32],
+    words: &'p dyn Words,
 }
 
-/// A word in the middle of a text has its space in its first token.
-fn no_leading_space(
-    alternative: &Replacement,
-    old: &[u32],
-    new: &[u32],
-    at: &str,
-    facts: &dyn Facts,
-    prepared: &mut Prepared,
-) {
-    let Replacement::Text(text) = alternative else { return };
-    let spaced = |id: &u32| facts.words().text(*id).starts_with(' ');
-    if old.first().is_some_and(spaced) && !new.first().is_some_and(spaced) {
-        let detail = format!("{text:?} takes the place of a token that begins with a space");
-        prepared.lints.warn("NO_LEADING_SPACE", at, detail, "begin the replacement with a space");
+impl Place<'_> {
+    /// Ids of an alternative, if it has as many tokens as it replaces, and others.
+    fn ids(&self, alternative: &Replacement, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
+        let ids = match alternative {
+            Replacement::Text(text) if text.len() > 4096 => {
+                let detail = format!("a replacement of {} bytes, the limit is 4096", text.len());
+                out.push(at, code::LIMIT, detail, "write fewer words");
+                return None;
+            }
+            Replacement::Text(text) => self.words.continuation(self.before(), text).map(|added| added.ids),
+            Replacement::Tokens(ids) => self.words.describe(ids).map(|encoded| encoded.ids.to_vec()),
+        };
+        let ids = match ids {
+            Ok(ids) => ids,
+            Err(error) => {
+                let (at, code, fix) = match &error {
+                    TokenizeError::UnknownId { index, vocab_size, .. } => {
+                        (format!("{at}/{index}"), code::UNKNOWN_TOKEN, format!("use ids below {vocab_size}"))
+                    }
+                    TokenizeError::NoEmbedding { .. } => {
+                        (at.to_owned(), code::UNKNOWN_TOKEN, "choose other tokens".to_owned())
+                    }
+                    TokenizeError::NoBos | TokenizeError::Refused(_) => {
+                        (at.to_owned(), code::NOT_TOKENISABLE, "change the text".to_owned())
+                    }
+                };
+                out.push(at, code, error.to_string(), fix);
+                return None;
+            }
+        };
+        let shown = |ids: &[u32]| {
+            let texts: Vec<String> = ids.iter().map(|id| self.words.text(*id)).collect();
+            format!("{} {texts:?}", ids.len())
+        };
+        if ids.len() != self.old.len() {
+            let detail = format!("tokens {} where {} are replaced", shown(&ids), shown(self.old));
+            let fix = if self.lacks_space(alternative) {
+                format!("begin the text with a space, and choose one of {} tokens", self.old.len())
+            } else {
+                format!("choose a text of {} tokens", self.old.len())
+            };
+            out.push(at, code::LENGTH_MISMATCH, detail, fix);
+            return None;
+        }
+        if ids == self.old {
+            let detail = format!("tokens {} are replaced by themselves", shown(self.old));
+            out.push(at, code::SELF_REFERENCE, detail, "choose other tokens");
+            return None;
+        }
+        Some(ids)
+    }
+
+    /// The prompt's text before the first token replaced. A space between the two is the text's.
+    fn before(&self) -> &str {
+        let first = self.positions[0] as usize;
+        let end = first.checked_sub(1).map_or(0, |last| self.clean.tokens[last].byte_end);
+        &self.clean.text[..self.clean.text.floor_char_boundary(end)]
+    }
+
+    /// The same after the last one, if what is replaced is a text of its own.
+    fn after(&self) -> Option<&str> {
+        let (first, last) = (*self.positions.first()?, *self.positions.last()?);
+        let in_a_row = (last - first) as usize + 1 == self.positions.len();
+        let end = self.clean.tokens[last as usize].byte_end;
+        in_a_row.then(|| self.clean.text.get(end..)).flatten()
+    }
+
+    /// Whether a text without a space stands for a token that begins with one.
+    fn lacks_space(&self, alternative: &Replacement) -> bool {
+        let Replacement::Text(text) = alternative else { return false };
+        let spaced = self.old.first().is_some_and(|id| self.words.text(*id).starts_with(' '));
+        spaced && !self.before().is_empty() && !text.starts_with(char::is_whitespace)
+    }
+
+    /// Remarks on tokens that a prompt with the alternative in it would not have.
+    fn lint(&self, alternative: &Replacement, new: &[u32], at: &str, lints: &mut Lints) {
+        let Replacement::Text(text) = alternative else { return };
+        if self.lacks_space(alternative) {
+            let detail = format!("{text:?} takes the place of a token that begins with a space");
+            lints.warn("NO_LEADING_SPACE", at, detail, "begin the replacement with a space");
+            return;
+        }
+        let (first, last) = (self.positions[0] as usize, self.positions[self.positions.len() - 1] as usize);
+        let bos = usize::from(self.clean.has_bos);
+        let Some(after) = self.after().filter(|_| first >= bos) else { return };
+        let whole = |text: &str| self.words.encode(text, Some(false)).map(|encoded| encoded.ids);
+        let own = &self.clean.ids;
+        // What was given as ids may be cut in a way of its own.
+        if !whole(&self.clean.text).is_ok_and(|ids| *ids == own[bos..]) {
+            return;
+        }
+        let expected = [&own[bos..first], new, &own[last + 1..]].concat();
+        if let Ok(joined) = whole(&format!("{}{text}{after}", self.before()))
+            && *joined != expected[..]
+        {
+            let differ = |ids: &[u32]| {
+                let kept = joined.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+                quoted(&ids[kept.min(ids.len())..], self.words)
+            };
+            let detail = format!(
+                "the prompt with {text:?} in it goes on with the tokens {}, not {}",
+                differ(&joined),
+                differ(&expected)
+            );
+            let fix = "choose a text that begins and ends where tokens do, or give token ids";
+            lints.warn("REPLACEMENT_CHANGES_PROMPT", at, detail, fix);
+        }
     }
 }
 
@@ -221,6 +274,7 @@ fn no_leading_space(
 pub(super) fn build(
     swaps: Vec<Swap>,
     clean: &TokenRun,
+    clean_root: RunId,
     roots: &[(RunId, usize)],
     plan: &mut Plan,
 ) -> Corrupted {
@@ -230,6 +284,7 @@ pub(super) fn build(
             roots[*index]
         } else {
             let root = plan.root(swap.ids);
+            plan.set_context(root, plan.run(clean_root).context);
             (root, plan.read(root, clean.read))
         });
         corrupted.positions.extend(&swap.differing);

@@ -7,7 +7,7 @@ use super::facts::{Facts, Limits, Words};
 use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
 use crate::model::config::ModelConfig;
 use crate::model::rope::Rope;
-use crate::tokens::{Encoded, SpanError, Token, TokenizeError};
+use crate::tokens::{Changed, Continuation, Encoded, SpanError, Token, TokenizeError, Tokenizer};
 
 /// Words with ids from 256; ids below are bytes.
 const WORDS: [&str; 24] = [
@@ -44,6 +44,8 @@ pub(crate) struct Fake {
     /// Added to every token's embedding, times the dimension: its mean is zero otherwise.
     pub(crate) shift: f32,
     pub(crate) stored: Option<Arc<Store>>,
+    /// Reads texts instead.
+    pub(crate) tokenizer: Option<Tokenizer>,
 }
 
 impl Default for Fake {
@@ -65,7 +67,26 @@ impl Default for Fake {
             qkv_bias: false,
             qk_norm: false,
         };
-        Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0, stored: None }
+        Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0, stored: None, tokenizer: None }
+    }
+}
+
+/// A tokenizer of `tests/golden/tokenizers.json`.
+pub(crate) fn tokenizer(name: &str) -> Tokenizer {
+    let golden = include_str!("../../tests/golden/tokenizers.json");
+    let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+    let kind = golden["tokenizers"].as_array().unwrap().iter().find(|kind| kind["name"] == name).unwrap();
+    let mut description = kind["rest"].clone();
+    description["model"] = golden["models"][kind["model"].as_str().unwrap()].clone();
+    Tokenizer::from_json(&serde_json::to_vec(&description).unwrap(), None).unwrap()
+}
+
+impl Fake {
+    /// A model that reads texts by that tokenizer.
+    pub(crate) fn reading(name: &str) -> Self {
+        let mut fake = Self { tokenizer: Some(tokenizer(name)), ..Self::default() };
+        fake.config.vocab_size = 600;
+        fake
     }
 }
 
@@ -90,7 +111,7 @@ impl Facts for Fake {
         &self.config
     }
     fn words(&self) -> &dyn Words {
-        self
+        self.tokenizer.as_ref().map_or(self, |tokenizer| tokenizer as &dyn Words)
     }
     fn embedding(&self, ids: &[u32]) -> Vec<f32> {
         let number = |id: u32, d: u32| ((id * 7 + d) % 5) as f32 - 2.0 + self.shift * d as f32;
@@ -131,7 +152,7 @@ impl Fake {
         found
     }
 
-    fn encoded(&self, pieces: &[(u32, Range<usize>)]) -> Encoded {
+    fn encoded(&self, text: &str, pieces: &[(u32, Range<usize>)]) -> Encoded {
         let token = |(id, r): &(u32, Range<usize>)| Token {
             id: *id,
             text: self.text(*id),
@@ -143,6 +164,7 @@ impl Fake {
         Encoded {
             ids: pieces.iter().map(|(id, _)| *id).collect(),
             tokens: pieces.iter().map(token).collect(),
+            text: text.into(),
         }
     }
 }
@@ -156,16 +178,31 @@ impl Words for Fake {
             }
             pieces.insert(0, (id("<s>"), 0..0));
         }
-        Ok(self.encoded(&pieces))
+        Ok(self.encoded(text, &pieces))
     }
     fn describe(&self, ids: &[u32]) -> Result<Encoded, TokenizeError> {
         if let Some((index, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= self.vocab_size()) {
             return Err(TokenizeError::UnknownId { id: *id, index, vocab_size: self.vocab_size() });
         }
-        Ok(self.encoded(&ids.iter().map(|id| (*id, 0..0)).collect::<Vec<_>>()))
+        let mut text = String::new();
+        let piece = |id: &u32| {
+            let start = text.len();
+            text.push_str(&self.text(*id));
+            (*id, start..text.len())
+        };
+        let pieces: Vec<_> = ids.iter().map(piece).collect();
+        Ok(self.encoded(&text, &pieces))
     }
-    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        Ok(Self::pieces(text).iter().map(|(id, _)| *id).collect())
+    fn continuation(&self, prompt: &str, text: &str) -> Result<Continuation, TokenizeError> {
+        let ids = |text: &str| Self::pieces(text).iter().map(|(id, _)| *id).collect::<Vec<_>>();
+        let (own, joined) = (ids(prompt), ids(&format!("{prompt}{text}")));
+        Ok(match joined.strip_prefix(&own[..]) {
+            Some(added) => Continuation { ids: added.to_vec(), changed: None },
+            None => Continuation { ids: ids(text), changed: Some(Changed { own, joined }) },
+        })
+    }
+    fn joins_spaces(&self) -> bool {
+        true
     }
     fn text(&self, id: u32) -> String {
         match id.checked_sub(256) {

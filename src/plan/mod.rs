@@ -50,6 +50,9 @@ pub struct Run {
     pub parent: Option<RunId>,
     /// Own edits. At one address they apply in this order, after the parent's.
     pub edits: Vec<Edit>,
+    /// What its readouts take for the tokens of a target, which has other tokens after other prompts: an index that the plan
+    /// only passes on, to [`Score::context`].
+    pub context: u32,
 }
 
 /// An intervention lowered to indices.
@@ -273,7 +276,10 @@ pub struct Score {
     pub sequences: Vec<f64>,
     /// [`output::PlanOutput::written`] of the readout's run.
     pub written: f64,
-    /// Why there are no numbers here, if so: then all else is empty.
+    /// [`Run::context`] of the readout's run.
+    #[serde(skip)]
+    pub context: u32,
+    /// Why there are no numbers here, if so: then all else but the context is empty.
     pub missing: Option<Missing>,
 }
 
@@ -288,14 +294,19 @@ impl Plan {
     /// Adds a root: a run computed from its embeddings.
     pub fn root(&mut self, tokens: Arc<[u32]>) -> RunId {
         let prompt = tokens.len() as u32;
-        self.push(Run { tokens, prompt, parent: None, edits: Vec::new() })
+        self.push(Run { tokens, prompt, parent: None, edits: Vec::new(), context: 0 })
+    }
+
+    /// Sets the context of a run, and of the branches that are added to it from now on.
+    pub fn set_context(&mut self, run: RunId, context: u32) {
+        self.runs[run.0 as usize].context = context;
     }
 
     /// Adds a run that equals `parent` but for `edits`.
     pub fn branch(&mut self, parent: RunId, edits: Vec<Edit>) -> RunId {
-        let Run { tokens, prompt, .. } = &self.runs[parent.0 as usize];
-        let (tokens, prompt) = (Arc::clone(tokens), *prompt);
-        self.push(Run { tokens, prompt, parent: Some(parent), edits })
+        let Run { tokens, prompt, context, .. } = self.run(parent);
+        let (tokens, prompt, context) = (Arc::clone(tokens), *prompt, *context);
+        self.push(Run { tokens, prompt, parent: Some(parent), edits, context })
     }
 
     /// Adds a readout and returns its index.

@@ -332,7 +332,8 @@ fn flattened(plan: &Plan) -> Plan {
         let mut edits: Vec<Edit> =
             run.parent.map_or_else(Vec::new, |p| flat.runs[p.0 as usize].edits.clone());
         edits.extend(run.edits.iter().cloned());
-        flat.runs.push(Run { tokens: run.tokens.clone(), prompt: run.prompt, parent: None, edits });
+        let (tokens, prompt, context) = (run.tokens.clone(), run.prompt, run.context);
+        flat.runs.push(Run { tokens, prompt, parent: None, edits, context });
     }
     flat
 }

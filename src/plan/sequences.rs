@@ -44,8 +44,8 @@ pub struct Fold {
     runs: usize,
     /// Its targets.
     targets: usize,
-    /// The run of each of its readouts.
-    readouts: Vec<RunId>,
+    /// The run of each of its readouts, and that run's [`Run::context`].
+    readouts: Vec<(RunId, u32)>,
     /// The first added readout of each of its readouts; `None` where no sequence is scored.
     continued: Vec<Option<usize>>,
     /// Readouts added for each that is continued.
@@ -124,7 +124,7 @@ impl Expansion {
         let fold = Fold {
             runs: plan.runs.len(),
             targets: plan.scoring.targets.len(),
-            readouts: plan.readouts.iter().map(|readout| readout.run).collect(),
+            readouts: plan.readouts.iter().map(|r| (r.run, plan.run(r.run).context)).collect(),
             continued,
             block,
             sequences: sequences.collect(),
@@ -165,7 +165,7 @@ fn copy_runs(plan: &Plan, copy: usize, suffix: &[u32], strides: Strides, into: &
             }
         }
         let parent = run.parent.map(|parent| copied(parent, copy, plan));
-        into.push(Run { tokens, prompt: run.prompt, parent, edits });
+        into.push(Run { tokens, prompt: run.prompt, parent, edits, context: run.context });
     }
 }
 
@@ -187,7 +187,7 @@ fn places(sequence: &[u32], suffixes: &[&[u32]], targets: &[u32]) -> Vec<(usize,
 
 impl Fold {
     /// Puts the output of the expanded plan into the indices of the plan asked for: sequences are scored, what only they
-    /// needed is dropped, and every score is told what its run's own edits changed.
+    /// needed is dropped, and every score is told its run's context and what that run's own edits changed.
     #[must_use]
     pub fn output(&self, mut output: PlanOutput) -> PlanOutput {
         output.written.truncate(self.runs);
@@ -196,13 +196,15 @@ impl Fold {
         }
         let continuations = output.scores.split_off(self.readouts.len().min(output.scores.len()));
         for (i, score) in output.scores.iter_mut().enumerate() {
+            let (run, context) = self.readouts[i];
+            score.context = context;
             if let Some(first) = self.continued[i] {
                 let first = first - self.readouts.len();
                 let block = &continuations[first..first + self.block];
                 // A text of which a token is missing has no probability, and the answer no numbers that fit together.
                 let missing = score.missing.or_else(|| block.iter().find_map(|part| part.missing));
                 if missing.is_some() {
-                    *score = Score { missing, ..Score::default() };
+                    *score = Score { missing, context, ..Score::default() };
                     continue;
                 }
                 score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, block)).collect();
@@ -212,7 +214,7 @@ impl Fold {
             }
             score.logits.truncate(self.targets);
             score.ranks.truncate(self.targets);
-            score.written = output.written.get(self.readouts[i].0 as usize).copied().unwrap_or(0.0);
+            score.written = output.written.get(run.0 as usize).copied().unwrap_or(0.0);
         }
         output
     }

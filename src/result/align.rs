@@ -214,14 +214,14 @@ fn contrast(layout: &AlignLayout, scores: &[Score]) -> Option<Contrast> {
     }
     let score = |run: usize| &scores[common.runs.0[run].1.1];
     let (a, b) = (score(0), score(1));
-    let target = |set: &Vec<TargetToken>| {
-        let (a, b) = (first_logprob(&common.targets, set, a), first_logprob(&common.targets, set, b));
+    let target = |name: &str| {
+        let (a, b) = (first_logprob(&common.targets, name, a), first_logprob(&common.targets, name, b));
         let prob = |logprob: Option<f64>| finite(logprob?.exp());
         TargetContrast { prob_a: prob(a), prob_b: prob(b), logprob_difference: difference(a, b) }
     };
     Some(Contrast {
         differs: (a.missing.or(b.missing).is_none()).then(|| !lints::no_contrast(common, a, b)),
         threshold: CONTRAST,
-        targets: common.targets.sets.map(|_, set| target(set)),
+        targets: common.targets.sets.map(|name, _| target(name)),
     })
 }

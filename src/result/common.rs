@@ -13,13 +13,13 @@ use crate::effect::nulls::Null;
 use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::Common;
 use crate::lower::lint::{Lint, Lints};
-use crate::lower::measure::{Measure, TargetToken};
+use crate::lower::measure::{self, Measure, TargetToken};
 use crate::lower::prompts::{self, TokenRun};
 use crate::plan::EditGroup;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, Missing, PlanOutput};
-use crate::spec::experiment::Experiment;
-use crate::spec::metric::TargetScoring;
+use crate::spec::experiment::{Experiment, Origins};
+use crate::spec::metric::{TargetItem, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{describe, escape};
@@ -454,43 +454,71 @@ pub struct TokenizeResponse {
     pub spans: Named<[u32; 2]>,
     /// Whether the first token is BOS.
     pub has_bos: bool,
+    /// What the request's `continuation` adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<Continued>,
+    /// Remarks.
+    pub lints: Vec<Lint>,
+}
+
+/// The tokens that a text adds to a prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Continued {
+    /// Token ids, after the prompt's own.
+    pub ids: Vec<u32>,
+    /// The text of each.
+    pub texts: Vec<String>,
+    /// Whether the prompt's own tokens are others with the text behind them, with lint `TARGET_CHANGES_PROMPT`.
+    pub changes_prompt: bool,
 }
 
 /// `POST /v1/tokenize`: a body to tokens, or everything that is wrong with it.
 pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Problems> {
+    const CONTINUATION: &str = "continuation";
     let mut out = Problems::default();
     let spec = TokenizeSpec::read(body, &mut out);
-    let found = spec.and_then(|spec| {
+    let response = spec.and_then(|spec| {
         if let Some(model) = spec.model.as_deref().filter(|model| !facts.answers_to(model)) {
             let detail = format!("{} is not served here", describe(&Value::from(model)));
             out.push("/model", code::UNKNOWN_MODEL, detail, format!("write {:?}", facts.model()));
         }
-        let mut found = Problems::default();
-        let read = crate::spec::readout::Read::last(0);
+        let text = spec.continuation.map(|text| Named::one(CONTINUATION, vec![TargetItem::Text(text)]));
         let experiment = Experiment {
             model: None,
             runs: Named::one("run", spec.prompt),
-            targets: Named::default(),
+            targets: text.unwrap_or_default(),
             metrics: Vec::new(),
-            read,
+            read: crate::spec::readout::Read::last(0),
             strict: false,
-            target_scoring: TargetScoring::default(),
+            // All of its tokens are told.
+            target_scoring: TargetScoring::Joint,
             allow_trivial: false,
-            origins: crate::spec::experiment::Origins(vec![("/runs/run", "")]),
+            origins: Origins(vec![("/targets/continuation/0", "/continuation"), ("/runs/run", "")]),
         };
+        let (mut found, mut lints) = (Problems::default(), Lints::default());
         let runs: Named<TokenRun> = prompts::tokenise(&experiment, facts, &mut found);
+        prompts::lint(&experiment, &runs, facts, &mut lints);
+        let targets = measure::targets(&experiment, &runs, facts, &mut lints, &mut found);
         for problem in &mut found.0 {
             problem.pointer = experiment.origins.restore(&problem.pointer);
         }
         out.0.append(&mut found.0);
-        runs.0.into_iter().next()
-    });
-    let response = found.map(|(_, run)| TokenizeResponse {
-        model: facts.model().to_owned(),
-        ids: run.ids.to_vec(),
-        spans: run.spans.map(|_, span: &Range<u32>| [span.start, span.end]),
-        tokens: run.tokens,
-        has_bos: run.has_bos,
+        let added = targets.sets.get(CONTINUATION).and_then(|set| set.first());
+        let continuation = added.map(|added| Continued {
+            ids: added.tokens.clone(),
+            texts: added.tokens.iter().map(|id| facts.words().text(*id)).collect(),
+            changes_prompt: lints.has("TARGET_CHANGES_PROMPT"),
+        });
+        let (_, run) = runs.0.into_iter().next()?;
+        Some(TokenizeResponse {
+            model: facts.model().to_owned(),
+            ids: run.ids.to_vec(),
+            spans: run.spans.map(|_, span: &Range<u32>| [span.start, span.end]),
+            tokens: run.tokens,
+            has_bos: run.has_bos,
+            continuation,
+            lints: lints.restored(&experiment.origins).0,
+        })
     });
     out.or(response)
 }

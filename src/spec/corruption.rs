@@ -164,7 +164,7 @@ pub enum Replacements {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Replacement {
-    /// A text, tokenised by itself.
+    /// A text: the tokens that it adds to the prompt before what it replaces.
     Text(String),
     /// Token ids.
     Tokens(Vec<u32>),

@@ -15,7 +15,8 @@ pub type TargetSet = Vec<TargetItem>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum TargetItem {
-    /// A text.
+    /// A text: the tokens that it adds to the prompt of the run that is scored, up to the position read. Lint
+    /// `TARGET_CHANGES_PROMPT` if the prompt's own last tokens are others with it.
     Text(String),
     /// A token id.
     Id(u32),

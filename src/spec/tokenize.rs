@@ -17,13 +17,18 @@ pub struct TokenizeSpec {
     /// The prompt.
     #[serde(flatten)]
     pub prompt: Prompt,
+    /// A text whose tokens after the prompt are told, as targets are read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<String>,
 }
 
 impl TokenizeSpec {
     /// Reads a request body.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(body).fields(&["model", "prompt", "tokens", "spans", "bos"], out)?;
+        let known = ["model", "prompt", "tokens", "spans", "bos", "continuation"];
+        let fields = Node::root(body).fields(&known, out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
-        Some(Self { model, prompt: Prompt::read_fields(&fields, out)? })
+        let continuation = fields.get("continuation").and_then(|n| n.name(out));
+        Some(Self { model, continuation, prompt: Prompt::read_fields(&fields, out)? })
     }
 }

@@ -74,8 +74,8 @@ fn invalid(error: impl std::fmt::Display) -> BuildError {
 impl Tokenizer {
     /// From `tokenizer.json` and, if the checkpoint has one, `tokenizer_config.json`.
     ///
-    /// BOS policy as in `transformers`: an explicit `add_bos_token` decides; else what the tokenizer's own
-    /// post-processor puts first.
+    /// BOS policy as in `transformers` 5: the tokenizer's own post-processor decides. It leaves `add_bos_token` and
+    /// `add_eos_token` of `tokenizer_config.json` unread where there is a `tokenizer.json`.
     pub fn from_json(tokenizer: &[u8], config: Option<&[u8]>) -> Result<Self, BuildError> {
         caught(|| Self::read_json(tokenizer, config)).map_err(invalid)?
     }
@@ -103,16 +103,8 @@ impl Tokenizer {
                     .ok_or_else(|| BuildError::Missing { what: "BOS", token: token.to_owned() })
             })
             .transpose()?;
-        let flag = |key: &str| config.get(key).and_then(Value::as_bool);
-        let (bos, adds_bos) = match (flag("add_bos_token"), flag("add_eos_token")) {
-            (_, Some(true)) => return Err(appends("add_eos_token: true".to_owned())),
-            (None, None) => {
-                let first = first_special(&inner)?;
-                (first.or(stated), first.is_some())
-            }
-            (add, _) => (stated, add.unwrap_or(false) && stated.is_some()),
-        };
-        Self::assemble(inner, spelling, bos, adds_bos)
+        let first = first_special(&inner)?;
+        Self::assemble(inner, spelling, first.or(stated), first.is_some())
     }
 
     /// From a GGUF's metadata. The pre-tokenizers are those of `transformers`' own `tokenizer.json` files for the models that
@@ -196,8 +188,10 @@ impl Tokenizer {
         bos: Option<u32>,
         adds_bos: bool,
     ) -> Result<Self, BuildError> {
-        let table = Arc::new(TokenTable::new(&inner, spelling)?);
-        Ok(Self { inner: Arc::new(inner), embeddings: usize::MAX, table, bos, adds_bos })
+        let table = TokenTable::new(&inner, spelling)?;
+        let strips_first = strips_first(&inner, &table);
+        let (inner, table) = (Arc::new(inner), Arc::new(table));
+        Ok(Self { inner, embeddings: usize::MAX, table, bos, adds_bos, strips_first })
     }
 }
 
@@ -218,6 +212,13 @@ fn first_special(inner: &tokenizers::Tokenizer) -> Result<Option<u32>, BuildErro
         Some([bos]) => Ok(Some(*bos)),
         _ => Err(appends(format!("{:?}", full.get_tokens()))),
     }
+}
+
+/// Whether the decoder takes away the space that is put before a text.
+fn strips_first(inner: &tokenizers::Tokenizer, table: &TokenTable) -> bool {
+    let ids = inner.encode_fast("a", false).map(|encoding| encoding.get_ids().to_vec()).unwrap_or_default();
+    let spelled: Vec<u8> = ids.iter().flat_map(|&id| table.get(id).unwrap_or_default()).copied().collect();
+    spelled == b" a" && inner.decode(&ids, false).is_ok_and(|text| text == "a")
 }
 
 /// How the vocabulary spells bytes, told by the decoder that undoes it.

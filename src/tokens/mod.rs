@@ -4,6 +4,7 @@
 
 mod build;
 mod caught;
+mod continuation;
 mod offsets;
 mod span;
 mod table;
@@ -12,11 +13,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tokenizers::{NormalizedString, Normalizer};
 use utoipa::ToSchema;
 
 pub use self::build::{BuildError, GgufVocabulary};
 pub(crate) use self::caught::caught;
+pub use self::continuation::{Changed, Continuation};
 use self::offsets::CharIndex;
+pub use self::span::is_cut;
 use self::table::TokenTable;
 
 /// One token of a prompt with its place in the text.
@@ -43,6 +47,8 @@ pub struct Encoded {
     pub ids: Arc<[u32]>,
     /// The same tokens with text and offsets.
     pub tokens: Vec<Token>,
+    /// The text that the offsets are into.
+    pub text: Arc<str>,
 }
 
 /// Why text could not be turned into tokens.
@@ -110,6 +116,8 @@ pub struct Tokenizer {
     adds_bos: bool,
     /// Ids from here on have no embedding.
     embeddings: usize,
+    /// Whether the space that is put before a text is no part of what its tokens stand for.
+    strips_first: bool,
 }
 
 /// Ids that a model has no embedding for, ascending.
@@ -142,7 +150,11 @@ impl Tokenizer {
         let encoding = self.bare(text)?;
         let pieces: Vec<&[u8]> =
             encoding.get_ids().iter().map(|&id| self.table.get(id).unwrap_or_default()).collect();
-        let places = offsets::align(text, &pieces, encoding.get_offsets());
+        let dropped = || offsets::passing_over(text, &pieces).filter(|_| self.leaves(text));
+        let lossy =
+            self.table.drops_bytes() && pieces.iter().map(|piece| piece.len()).sum::<usize>() < text.len();
+        let places = lossy.then(dropped).flatten();
+        let places = places.unwrap_or_else(|| offsets::align(text, &pieces, encoding.get_offsets()));
         let ids: Vec<u32> = added.into_iter().chain(encoding.get_ids().iter().copied()).collect();
         let places = added.map(|_| 0..0).into_iter().chain(places);
         Ok(self.place(&ids, text, places))
@@ -164,15 +176,11 @@ impl Tokenizer {
         Ok(offsets::decode(&self.pieces(ids)?).0)
     }
 
-    /// Tokens of `text` as it stands, without BOS: for targets.
-    pub fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
-        Ok(self.bare(text)?.get_ids().to_vec())
-    }
-
-    /// The library's tokens of a text, without BOS.
+    /// The library's tokens of a text without any that are put around it, with offsets in characters: it cuts spaces off by
+    /// them.
     fn bare(&self, text: &str) -> Result<tokenizers::Encoding, TokenizeError> {
         let refused = |why: String| TokenizeError::Refused(why.into());
-        let encoded = caught(|| self.inner.encode(text, false)).map_err(refused)?;
+        let encoded = caught(|| self.inner.encode_char_offsets(text, false)).map_err(refused)?;
         let encoding = encoded.map_err(|e| refused(e.to_string()))?;
         encoding.get_ids().iter().try_for_each(|id| self.embedded(*id).map(|_| ()))?;
         Ok(encoding)
@@ -193,6 +201,12 @@ impl Tokenizer {
         self.table
             .get(id)
             .map_or_else(|| format!("<no token {id}>"), |bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Whether words have tokens that begin with the space before them: then a prompt that ends in a space is cut where no text
+    /// is.
+    pub fn joins_spaces(&self) -> bool {
+        self.table.joins_spaces()
     }
 
     /// Number of token ids, that is one more than the largest.
@@ -218,7 +232,19 @@ impl Tokenizer {
             Some(bytes) => Ok(bytes),
             None => Err(TokenizeError::UnknownId { id, index, vocab_size: self.vocab_size() }),
         };
-        ids.iter().enumerate().map(piece).collect()
+        let mut pieces = ids.iter().enumerate().map(piece).collect::<Result<Vec<_>, _>>()?;
+        let first = pieces.iter_mut().find(|piece| !piece.is_empty()).filter(|_| self.strips_first);
+        if let Some(first) = first {
+            *first = first.strip_prefix(b" ").unwrap_or(first);
+        }
+        Ok(pieces)
+    }
+
+    /// Whether the normaliser leaves a text as it is.
+    fn leaves(&self, text: &str) -> bool {
+        let Some(normalizer) = self.inner.get_normalizer() else { return true };
+        let mut normalized = NormalizedString::from(text);
+        normalizer.normalize(&mut normalized).is_ok() && normalized.get() == text
     }
 
     fn place(&self, ids: &[u32], text: &str, places: impl Iterator<Item = Range<usize>>) -> Encoded {
@@ -234,7 +260,8 @@ impl Tokenizer {
                 byte_end: bytes.end,
             }
         };
-        Encoded { ids: ids.into(), tokens: ids.iter().zip(places).map(token).collect() }
+        let tokens = ids.iter().zip(places).map(token).collect();
+        Encoded { ids: ids.into(), tokens, text: text.into() }
     }
 }
 

@@ -24,60 +24,68 @@ impl CharIndex {
     }
 }
 
-/// Byte range of each token in `text`, given its own bytes and the library's offsets.
+/// Byte range of each token in `text`, given its own bytes and the library's offsets in characters.
 ///
-/// The pieces' own bytes decide as far as they spell the text, which they do unless the tokenizer normalises it or drops what it has
-/// no token for; so a character split over tokens is split exactly, and a leading space belongs to its token whatever the tokenizer's
-/// `trim_offsets` says. The space that `SentencePiece` puts first has no place in the text. Elsewhere the library's offsets hold.
+/// The library says which characters a token covers. Where tokens share a character, their own bytes say which of its bytes are
+/// whose, if they spell it: composed by a normaliser, they may not.
 pub(super) fn align(text: &str, pieces: &[&[u8]], library: &[(usize, usize)]) -> Vec<Range<usize>> {
-    let mut at = 0;
-    // As many bytes as were dropped, at most. The library's offsets fall behind by them until the next word.
-    let dropped = text.len().saturating_sub(pieces.iter().map(|piece| piece.len()).sum());
-    let place = |(piece, &(start, end)): (&&[u8], &(usize, usize))| {
-        let stated = start.min(text.len())..end.min(text.len());
-        let range = place(text.as_bytes(), piece, at, stated, dropped);
-        at = at.max(range.end);
-        range
-    };
-    pieces.iter().zip(library).map(place).collect()
-}
-
-/// Where a piece lies that comes after `at` and, says the library, in `stated`, or up to `dropped` bytes on.
-fn place(text: &[u8], piece: &[u8], at: usize, stated: Range<usize>, dropped: usize) -> Range<usize> {
-    if text[at..].starts_with(piece) {
-        return at..at + piece.len();
-    }
-    if let Some(rest) = piece.strip_prefix(b" ")
-        && at == 0
-        && text.starts_with(rest)
-    {
-        return 0..rest.len();
-    }
-    if let Some(range) = passing_over(text, piece, at, dropped) {
-        return range;
-    }
-    let from = at.max(stated.start);
-    let within = text.get(from..stated.end).unwrap_or_default();
-    match within.windows(piece.len().max(1)).position(|window| window == piece) {
-        Some(skipped) => from + skipped..from + skipped + piece.len(),
-        None => stated.start..stated.end.max(stated.start),
-    }
-}
-
-/// Where the piece's bytes follow in order if up to `budget` bytes of the text, before or between them, are left out.
-/// A byte that was dropped has no token, so it cannot be taken for one of the piece's.
-fn passing_over(text: &[u8], piece: &[u8], at: usize, mut budget: usize) -> Option<Range<usize>> {
-    let mut next = at;
-    let mut start = None;
-    for byte in piece {
-        while text.get(next)? != byte {
-            budget = budget.checked_sub(1)?;
+    let starts: Vec<usize> = text.char_indices().map(|(i, _)| i).collect();
+    let byte = |character: usize| starts.get(character).copied().unwrap_or(text.len());
+    let inside = |&(start, end): &(usize, usize)| byte(start)..byte(end.max(start));
+    let mut places: Vec<Range<usize>> = library.iter().map(inside).collect();
+    let mut first = 0;
+    while first < places.len() {
+        let mut whole = places[first].clone();
+        let mut next = first + 1;
+        while let Some(place) = places.get(next).filter(|place| place.start < whole.end) {
+            whole = whole.start.min(place.start)..whole.end.max(place.end);
             next += 1;
         }
-        start.get_or_insert(next);
-        next += 1;
+        if next - first > 1 {
+            divide(text, whole, &pieces[first..next], &mut places[first..next]);
+        }
+        first = next;
     }
-    Some(start?..next)
+    places
+}
+
+/// Divides `whole` among the tokens that share it, if they spell it.
+fn divide(text: &str, whole: Range<usize>, pieces: &[&[u8]], places: &mut [Range<usize>]) {
+    let spelled = pieces.concat();
+    // Spaces before it have no place here: the one that SentencePiece puts first, or those that the library cuts off.
+    let Some(before) = spelled.strip_suffix(&text.as_bytes()[whole.clone()]) else { return };
+    if before.iter().any(|byte| *byte != b' ') {
+        return;
+    }
+    let (mut spaces, mut at) = (before.len(), whole.start);
+    for (piece, place) in pieces.iter().zip(places) {
+        let own = piece.len().saturating_sub(spaces);
+        spaces -= piece.len() - own;
+        if own > 0 {
+            *place = at..at + own;
+        }
+        at += own;
+    }
+}
+
+/// The same for a vocabulary without tokens for some bytes, by the tokens' own bytes alone: they spell the text but for the bytes
+/// that were dropped, by which the library's offsets are off. `None` if they don't.
+pub(super) fn passing_over(text: &str, pieces: &[&[u8]]) -> Option<Vec<Range<usize>>> {
+    let text = text.as_bytes();
+    let mut at = 0;
+    let place = |piece: &&[u8]| {
+        let mut start = None;
+        for byte in *piece {
+            // A byte that was dropped has no token, so it cannot be taken for one of the piece's.
+            while text.get(at)? != byte {
+                at += 1;
+            }
+            start.get_or_insert(at);
+            at += 1;
+        }
+        Some(start.unwrap_or(at)..at)
+    };
+    pieces.iter().map(place).collect()
 }
 
 /// The text that `pieces` decode to and each piece's byte range in it. Bytes that are no UTF-8 become U+FFFD, and a piece that
@@ -123,24 +131,36 @@ mod tests {
         let text = "a🙂b";
         let bytes = text.as_bytes();
         let pieces = [&bytes[0..3], &bytes[3..5], &bytes[5..6]];
-        let ranges = align(text, &pieces, &[(0, 5), (1, 5), (5, 6)]);
+        let ranges = align(text, &pieces, &[(0, 2), (1, 2), (2, 3)]);
         assert_eq!(ranges, [0..3, 3..5, 5..6]);
         let index = CharIndex::new(text);
         assert_eq!(ranges.iter().map(|r| index.chars(r)).collect::<Vec<_>>(), [0..2, 1..2, 2..3]);
     }
 
     #[test]
-    fn the_space_sentencepiece_puts_first_has_no_place_in_the_text() {
-        let ranges = align("hi you", &[b" ", b"hi", b" you"], &[(0, 0), (0, 2), (2, 6)]);
-        assert_eq!(ranges, [0..0, 0..2, 2..6]);
+    fn a_space_that_the_tokenizer_puts_first_shares_its_character_with_the_token_behind_it() {
+        let ranges = align("hi you", &[b" ", b"hi", b" you"], &[(0, 1), (0, 2), (2, 6)]);
+        assert_eq!(ranges, [0..1, 0..2, 2..6]);
         assert_eq!(align("hi", &[b" hi"], &[(0, 2)]), vec![0..2]);
+        let text = "🙂";
+        let (all, bytes) = ([(0, 1); 5], text.as_bytes());
+        let pieces = [b" ", &bytes[0..1], &bytes[1..2], &bytes[2..3], &bytes[3..4]];
+        assert_eq!(align(text, &pieces, &all), [0..4, 0..1, 1..2, 2..3, 3..4]);
+    }
+
+    #[test]
+    fn a_space_that_the_library_cuts_off_belongs_to_no_token() {
+        let text = "a  🙂";
+        let pieces = [b"a".as_slice(), b" ", b" \xf0\x9f", b"\x99\x82"];
+        assert_eq!(align(text, &pieces, &[(0, 1), (2, 2), (3, 4), (3, 4)]), [0..1, 2..2, 3..5, 5..7]);
     }
 
     #[test]
     fn the_librarys_offsets_are_taken_where_pieces_do_not_spell_the_text() {
-        // Composed by the tokenizer: two characters of the text, one of the token. What follows is exact again.
-        let ranges = align("e\u{301}x y", &["é".as_bytes(), b"x", b" y"], &[(0, 3), (3, 4), (5, 6)]);
-        assert_eq!(ranges, [0..3, 3..4, 4..6]);
+        // Composed by the tokenizer: two characters of the text, one of the token, in two tokens here.
+        let ranges =
+            align("e\u{301}x y", &[b"\xc3", b"\xa9", b"x", b" y"], &[(0, 1), (0, 1), (2, 3), (3, 5)]);
+        assert_eq!(ranges, [0..1, 0..1, 3..4, 4..6]);
         assert_eq!(align("abc", &[b"abd"], &[(0, 9)]), vec![0..3]);
     }
 
@@ -149,10 +169,10 @@ mod tests {
         let text = "a\u{4}b\u{40000}c";
         let bytes = text.as_bytes();
         let pieces = [&bytes[0..1], &bytes[2..3], &bytes[4..5], &bytes[5..6], &bytes[6..7], &bytes[7..8]];
-        let library = [(0, 1), (1, 2), (2, 3), (3, 7), (3, 7), (3, 7)];
-        assert_eq!(align(text, &pieces, &library), [0..1, 2..3, 4..5, 5..6, 6..7, 7..8]);
+        assert_eq!(passing_over(text, &pieces).unwrap(), [0..1, 2..3, 4..5, 5..6, 6..7, 7..8]);
         // A token may even join the bytes on both sides.
-        assert_eq!(align("a\u{4}bc", &[b"ab", b"c"], &[(0, 2), (2, 3)]), [0..3, 3..4]);
+        assert_eq!(passing_over("a\u{4}bc", &[b"ab", b"c"]).unwrap(), [0..3, 3..4]);
+        assert_eq!(passing_over("abc", &[b"ab", b"d"]), None);
     }
 
     #[test]

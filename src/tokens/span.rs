@@ -25,10 +25,25 @@ pub(super) fn find(encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<
     }
     let start = prompt[..at].chars().count();
     let chars = start..start + text.chars().count();
-    let shares = |t: &Token| t.start < t.end && t.start < chars.end && chars.start < t.end;
+    let shares =
+        |t: &Token| t.start < t.end && t.start < chars.end && chars.start < t.end && !is_put_first(t, prompt);
     let first = encoded.tokens.iter().position(shares).ok_or_else(absent)?;
     let last = encoded.tokens.iter().rposition(shares).ok_or_else(absent)?;
     Ok(first..last + 1)
+}
+
+/// Whether a token is the space that the tokenizer puts before a prompt. The library gives it the prompt's first character, which
+/// it does not spell.
+fn is_put_first(token: &Token, prompt: &str) -> bool {
+    let spells_it = |rest: &str| rest.starts_with(char::is_whitespace);
+    token.text == " " && !prompt.get(token.byte_start..).is_none_or(spells_it)
+}
+
+/// Whether the tokens of a span reach beyond its text. Spaces on its sides are no part of what a token means.
+pub fn is_cut(span: &[Token], prompt: &str, text: &str) -> bool {
+    let (Some(first), Some(last)) = (span.first(), span.last()) else { return false };
+    let covered: String = prompt.chars().skip(first.start).take(last.end - first.start).collect();
+    covered.trim() != text.trim()
 }
 
 /// Tokens as `0:"The" 1:" E"`, the first [`SHOWN`] of them.

@@ -29,6 +29,10 @@ pub(super) struct TokenTable {
     known: Vec<bool>,
     /// Ids of tokens that were added to the vocabulary of the model's training.
     added: BTreeSet<u32>,
+    /// Whether words have tokens that begin with the space before them.
+    joins_spaces: bool,
+    /// Whether bytes without a token are left out of the tokens of a text.
+    drops_bytes: bool,
 }
 
 impl TokenTable {
@@ -49,16 +53,25 @@ impl TokenTable {
         for (piece, &id) in &vocab {
             pieces[id as usize] = Some(piece);
         }
+        let alone = |c: &char| vocab.contains_key(c.encode_utf8(&mut [0; 4]) as &str);
         let mut table = Self {
             bytes: Vec::new(),
             ends: Vec::with_capacity(ids),
             known: Vec::with_capacity(ids),
             added: added.keys().copied().collect(),
+            joins_spaces: false,
+            drops_bytes: spelling == Spelling::ByteLevel && !byte_characters().iter().all(alone),
         };
         for (id, piece) in (0u32..).zip(pieces) {
             match (added.get(&id), piece) {
                 (Some(AddedToken { content, .. }), _) => table.bytes.extend(content.as_bytes()),
-                (None, Some(piece)) => spell(&mut table.bytes, piece, spelling, &alphabet),
+                (None, Some(piece)) => {
+                    let start = table.bytes.len();
+                    spell(&mut table.bytes, piece, spelling, &alphabet);
+                    let joins =
+                        matches!(table.bytes[start..], [b' ', second, ..] if second.is_ascii_alphanumeric());
+                    table.joins_spaces |= joins;
+                }
                 (None, None) => {}
             }
             table.known.push(piece.is_some() || added.contains_key(&id));
@@ -81,6 +94,16 @@ impl TokenTable {
     /// Number of ids, gaps included.
     pub(super) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Whether words have tokens that begin with the space before them, so that no word follows a space of its own.
+    pub(super) fn joins_spaces(&self) -> bool {
+        self.joins_spaces
+    }
+
+    /// Whether bytes without a token are left out of the tokens of a text.
+    pub(super) fn drops_bytes(&self) -> bool {
+        self.drops_bytes
     }
 
     /// Bytes of a token; `None` where the id names none.

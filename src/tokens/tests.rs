@@ -18,11 +18,11 @@ fn the_byte_tokenizer_gives_bytes_after_a_bos() {
 }
 
 #[test]
-fn an_override_beats_the_bos_policy_and_targets_never_get_one() {
+fn an_override_beats_the_bos_policy_and_continuations_never_get_one() {
     let t = bytes();
     assert_eq!(&*t.encode("a", Some(false)).unwrap().ids, [97]);
     assert_eq!(&*t.encode("a", Some(true)).unwrap().ids, [256, 97]);
-    assert_eq!(t.target("a").unwrap(), [97]);
+    assert_eq!(t.continuation("a", "b").unwrap().ids, [98]);
     assert_eq!(t.bos(), (Some(256), true));
 }
 
@@ -96,7 +96,7 @@ fn json(template: Option<&[&str]>) -> Vec<u8> {
 }
 
 #[test]
-fn the_post_processor_tells_the_bos_policy_unless_the_config_says_otherwise() {
+fn the_post_processor_tells_the_bos_policy_whatever_the_config_says() {
     let policy = |template: Option<&[&str]>, config: Option<&str>| {
         Tokenizer::from_json(&json(template), config.map(str::as_bytes)).map(|t| t.bos())
     };
@@ -104,9 +104,19 @@ fn the_post_processor_tells_the_bos_policy_unless_the_config_says_otherwise() {
     assert_eq!(policy(first, None), Ok((Some(256), true)));
     assert_eq!(policy(None, None), Ok((None, false)));
     assert_eq!(policy(None, Some(r#"{"bos_token":"<s>"}"#)), Ok((Some(256), false)));
-    assert_eq!(policy(first, Some(r#"{"bos_token":"<s>","add_bos_token":false}"#)), Ok((Some(256), false)));
-    let object = r#"{"bos_token":{"content":"<s>"},"add_bos_token":true}"#;
-    assert_eq!(policy(None, Some(object)), Ok((Some(256), true)));
+    for flags in [
+        r#""add_bos_token":false"#,
+        r#""add_eos_token":false"#,
+        r#""add_eos_token":true"#,
+        r#""add_bos_token":true,"add_eos_token":true"#,
+    ] {
+        for bos in [r#""<s>""#, r#"{"content":"<s>"}"#] {
+            let config = format!(r#"{{"bos_token":{bos},{flags}}}"#);
+            assert_eq!(policy(first, Some(&config)), Ok((Some(256), true)), "{config}");
+            assert_eq!(policy(None, Some(&config)), Ok((Some(256), false)), "{config}");
+        }
+        assert_eq!(policy(first, Some(&format!(r#"{{"bos_token":null,{flags}}}"#))), Ok((Some(256), true)));
+    }
     assert!(matches!(policy(Some(&["A", "<s>"]), None), Err(BuildError::NotUnderstood { .. })));
     assert!(matches!(policy(None, Some(r#"{"bos_token":"nope"}"#)), Err(BuildError::Missing { .. })));
     assert!(matches!(policy(None, Some("{")), Err(BuildError::Config(_))));
@@ -128,7 +138,7 @@ fn a_gguf_vocabulary_that_is_not_understood_is_an_error() {
     assert!(message(GgufVocabulary { add_eos: true, ..vocabulary("gpt2", "qwen2") }).contains("BOS"));
     assert!(message(GgufVocabulary { bos: Some(9), ..vocabulary("gpt2", "qwen2") }).contains("\"9\""));
     let merged = Tokenizer::from_gguf(vocabulary("gpt2", "smollm")).unwrap();
-    assert_eq!(merged.target("abab").unwrap(), [2, 2]);
+    assert_eq!(*merged.encode("abab", None).unwrap().ids, [2, 2]);
 }
 
 #[test]
@@ -166,7 +176,11 @@ fn sentencepiece() -> Tokenizer {
             {"type": "Prepend", "prepend": "▁"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
         "pre_tokenizer": null,
-        "post_processor": null,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
             {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
@@ -174,8 +188,7 @@ fn sentencepiece() -> Tokenizer {
                   "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
                   "vocab": vocab, "merges": ["▁ h", "▁h i"]},
     });
-    let config = br#"{"bos_token": "<s>", "add_bos_token": true}"#;
-    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), Some(config)).unwrap()
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap(), None).unwrap()
 }
 
 #[test]
@@ -207,7 +220,55 @@ fn a_text_that_the_library_panics_on_is_refused() {
     tokenizer["normalizer"] =
         serde_json::json!({"type": "Replace", "pattern": {"Regex": "(?=z)"}, "content": "x"});
     let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes(), None).unwrap();
-    assert_eq!(tokenizer.target("ab").unwrap(), [97, 98]);
+    assert_eq!(tokenizer.continuation("", "ab").unwrap().ids, [97, 98]);
     let error = tokenizer.encode("az", None).unwrap_err();
     assert!(matches!(&error, TokenizeError::Refused(_)), "{error}");
+}
+
+#[test]
+fn the_space_that_is_put_first_is_no_part_of_a_span_or_of_the_text_that_ids_stand_for() {
+    let t = sentencepiece();
+    let encoded = t.encode("🙂 hi", None).unwrap();
+    let first: Vec<_> = encoded.tokens[1..3].iter().map(|t| (t.text.as_str(), t.start, t.end)).collect();
+    assert_eq!(first, [(" ", 0, 1), ("\u{fffd}", 0, 1)], "the library's offsets");
+    assert_eq!(t.span(&encoded, "🙂 hi", "🙂").unwrap(), 2..6);
+    let blank = t.encode(" hi", None).unwrap();
+    assert_eq!(t.span(&blank, " hi", " hi").unwrap(), 1..3, "a space of the prompt's own is one");
+    for text in ["hi 🙂 hi", "🙂 hi", "x", " hi"] {
+        let ids = t.encode(text, None).unwrap().ids;
+        assert_eq!(t.decode(&ids).unwrap(), text);
+        assert_eq!(&*t.describe(&ids).unwrap().text, text);
+    }
+}
+
+#[test]
+fn a_continuation_is_what_prompt_and_text_have_more_than_the_prompt() {
+    let t = sentencepiece();
+    let added = |prompt: &str, text: &str| t.continuation(prompt, text).unwrap();
+    assert_eq!(added("hi", " hi"), Continuation { ids: vec![5], changed: None });
+    assert_eq!(added("", "hi").ids, [5]);
+    // Not the `▁` that the text has by itself.
+    assert_eq!(added("i", "h"), Continuation { ids: vec![3], changed: None });
+    assert_eq!(added("hi\n", "hi").ids, [3, 4]);
+    // The prompt's last token becomes part of another: what follows it by itself is scored.
+    let changed = Changed { own: vec![6], joined: vec![5] };
+    assert_eq!(added("h", "i"), Continuation { ids: vec![4], changed: Some(changed) });
+    let changed = Changed { own: vec![2], joined: vec![5] };
+    assert_eq!(added("hi ", "hi"), Continuation { ids: vec![3, 4], changed: Some(changed) });
+}
+
+#[test]
+fn a_vocabulary_says_whether_words_have_their_space() {
+    assert!(sentencepiece().joins_spaces());
+    assert!(!bytes().joins_spaces());
+}
+
+#[test]
+fn a_span_cuts_tokens_that_reach_beyond_its_text() {
+    let t = sentencepiece();
+    let prompt = "hi hi🙂";
+    let encoded = t.encode(prompt, None).unwrap();
+    let cut = |text: &str, range: Range<usize>| is_cut(&encoded.tokens[range], prompt, text);
+    assert!(!cut("hi hi", 1..3) && !cut("🙂", 3..7) && !cut(" hi🙂", 2..7));
+    assert!(cut("i", 1..2) && cut("i hi", 1..3) && cut("hi h", 1..3));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mediant::activations::{ActivationSet, StoreError};
 use mediant::lower::facts::{Facts, Limits, Words};
 use mediant::model::config::ModelConfig;
-use mediant::tokens::{Encoded, SpanError, Token, TokenizeError};
+use mediant::tokens::{Continuation, Encoded, SpanError, Token, TokenizeError};
 
 use crate::tiny::numbers;
 
@@ -77,10 +77,13 @@ impl Words for TinyFacts {
         }
         let token =
             |id: &u32| Token { id: *id, text: self.text(*id), start: 0, end: 0, byte_start: 0, byte_end: 0 };
-        Ok(Encoded { ids: ids.into(), tokens: ids.iter().map(token).collect() })
+        Ok(Encoded { ids: ids.into(), tokens: ids.iter().map(token).collect(), text: Arc::from("") })
     }
-    fn target(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
+    fn continuation(&self, _prompt: &str, text: &str) -> Result<Continuation, TokenizeError> {
         panic!("targets of the tiny models are ids, not {text:?}")
+    }
+    fn joins_spaces(&self) -> bool {
+        false
     }
     fn text(&self, id: u32) -> String {
         format!("<{id}>")

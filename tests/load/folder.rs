@@ -204,7 +204,7 @@ fn a_token_beyond_the_embedding_shuts_out_the_prompts_that_have_it_and_not_the_m
     assert_eq!(tokenizer.encode("a b", None).unwrap().ids.len(), 3);
     let message = "token \"[PAD]\" (512) has no embedding: the model has 512";
     assert_eq!(tokenizer.encode("a[PAD]", None).unwrap_err().to_string(), message);
-    assert_eq!(tokenizer.target("[PAD]").unwrap_err().to_string(), message);
+    assert_eq!(tokenizer.continuation("", "[PAD]").unwrap_err().to_string(), message);
     assert!(tokenizer.describe(&[3, 512]).unwrap_err().to_string().contains("outside the vocabulary of 512"));
     assert_eq!(tokenizer.text(512), "[PAD]");
     // A vocabulary that is not the model's is no such thing.

@@ -13,3 +13,4 @@ mod hostile;
 mod hub;
 mod made;
 mod parts;
+mod tokenizers;

@@ -18,7 +18,7 @@ fn score() -> Score {
 }
 
 fn read(kind: MetricKind, reads: Reads) -> f64 {
-    value(&Measure { metric: Metric::new(kind, "x"), reads }, &score(), None).unwrap()
+    value(&Measure { metric: Metric::new(kind, "x"), reads: vec![reads] }, &score(), None).unwrap()
 }
 
 fn near(found: f64, expected: f64) {
@@ -63,7 +63,8 @@ fn a_difference_of_texts_is_one_of_log_probabilities_and_agrees_with_that_of_log
 
 #[test]
 fn a_text_where_none_is_scored_has_no_value() {
-    let measure = Measure { metric: Metric::new(MetricKind::Prob, "x"), reads: Reads::Set(vec![text(0, 1)]) };
+    let measure =
+        Measure { metric: Metric::new(MetricKind::Prob, "x"), reads: vec![Reads::Set(vec![text(0, 1)])] };
     let unscored = Score { sequences: vec![], ..score() };
     assert_eq!(value(&measure, &unscored, None), None);
 }

@@ -74,7 +74,7 @@ fn every_lint_is_raised_by_its_cause_and_not_without_it() {
     let two_targets =
         |second: Value| json!({"target": null, "targets": {"x": [" Paris", " Rome"], "y": second}});
     let hidden = |positions: Value| json!({"arms": ["hidden"], "positions": positions});
-    let cases: [Case; 20] = [
+    let cases: [Case; 26] = [
         (
             "DISCRETE_METRIC_ONLY",
             "/metrics",
@@ -106,6 +106,43 @@ fn every_lint_is_raised_by_its_cause_and_not_without_it() {
             run(json!({"target": " Paris Rome", "target_scoring": "joint"})),
         ),
         ("NO_LEADING_SPACE", "/target", run(json!({"target": "a"})), run(json!({"target": "!"}))),
+        // Written without spaces.
+        (
+            "NO_LEADING_SPACE",
+            "/target",
+            run(json!({"prompt": "1", "target": "2"})),
+            run(json!({"prompt": "北京是", "target": "中国"})),
+        ),
+        (
+            "TARGET_CHANGES_PROMPT",
+            "/target",
+            run(json!({"prompt": "The Eiffel T", "target": "he"})),
+            run(json!({"prompt": "The Eiffel T", "target": "a"})),
+        ),
+        (
+            "PROMPT_ENDS_IN_SPACE",
+            "/prompt",
+            run(json!({"prompt": "The Eiffel Tower is ", "target": " Paris"})),
+            run(json!({"prompt": "The Eiffel Tower is\n", "target": " Paris"})),
+        ),
+        (
+            "SPAN_CUTS_TOKEN",
+            "/subject",
+            trace(json!({"subject": "iffel Tow"})),
+            trace(json!({"subject": "Eiffel Tower"})),
+        ),
+        (
+            "FIRST_TOKEN_CORRUPTED",
+            "/corrupt/positions",
+            trace(json!({"corrupt": {"positions": [0, 1]}})),
+            trace(json!({"corrupt": {"positions": [1]}})),
+        ),
+        (
+            "DOUBLE_BOS",
+            "/runs/bos/prompt",
+            ("run", json!({"runs": {"bos": {"prompt": "<s>The"}}})),
+            ("run", json!({"runs": {"bos": {"prompt": "<s>The", "bos": false}}})),
+        ),
         (
             "TARGET_SETS_OVERLAP",
             "/targets/y",

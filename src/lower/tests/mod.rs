@@ -14,6 +14,7 @@ mod arms;
 mod bad_inputs;
 mod cases;
 mod columns;
+mod context;
 mod controls;
 mod corruption;
 mod derived;

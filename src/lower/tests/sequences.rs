@@ -26,17 +26,17 @@ fn texts_of_several_tokens_are_sequences_and_single_tokens_stay_targets() {
     assert_eq!(sequences, [ids(&[" the", " city"]), ids(&[" the", " city", " of"])]);
     let common = &lowered.layout.common;
     let x = [Member::Sequence { index: 0, per: 1 }, Member::Token(1)];
-    assert_eq!(common.measures[0].reads, Reads::Set(x.to_vec()));
+    assert_eq!(common.measures[0].reads, [Reads::Set(x.to_vec())]);
     let y = [Member::Sequence { index: 1, per: 1 }, Member::Sequence { index: 0, per: 1 }];
-    assert_eq!(common.measures[1].reads, Reads::Difference(x.to_vec(), y.to_vec()));
+    assert_eq!(common.measures[1].reads, [Reads::Difference(x.to_vec(), y.to_vec())]);
     assert_eq!(common.targets.sets.get("y").unwrap()[0].text, " the city of");
     let mean = lower::run(&body("mean_logprob"), &Fake::default()).unwrap();
     let x = [Member::Sequence { index: 0, per: 2 }, Member::Token(1)];
-    assert_eq!(mean.layout.common.measures[0].reads, Reads::Set(x.to_vec()));
+    assert_eq!(mean.layout.common.measures[0].reads, [Reads::Set(x.to_vec())]);
     // By the first token alone, words that begin alike are one.
     let first = lower::run(&body("first_token"), &Fake::default()).unwrap();
     assert!(first.plan.scoring.sequences.is_empty());
-    assert_eq!(first.layout.common.measures[0].reads, Reads::Set(vec![Member::Token(0), Member::Token(1)]));
+    assert_eq!(first.layout.common.measures[0].reads, [Reads::Set(vec![Member::Token(0), Member::Token(1)])]);
     assert_eq!(first.layout.common.targets.sets.get("y").unwrap().len(), 1);
     assert_eq!(first.layout.common.targets.sets.get("y").unwrap()[0].text, " the");
 }
