@@ -230,21 +230,17 @@ pub struct RopeTable {
 impl RopeTable {
     /// Tables for positions below `positions`. `factor`: what cosines and sines are multiplied by.
     pub fn new(inverse_frequencies: &[f64], factor: f64, positions: usize) -> RopeTable {
-        let rows = (0..positions).map(|position| (position, inverse_frequencies));
-        RopeTable::of(rows, inverse_frequencies.len(), factor)
+        let rows: Vec<_> = (0..positions).map(|position| (position, inverse_frequencies)).collect();
+        RopeTable::of(&rows, inverse_frequencies.len(), factor)
     }
 
     /// A row for each position, turned by the inverse frequencies beside it, `half` of them.
-    pub fn of<'f>(
-        rows: impl Iterator<Item = (usize, &'f [f64])> + Clone,
-        half: usize,
-        factor: f64,
-    ) -> RopeTable {
+    pub fn of(rows: &[(usize, &[f64])], half: usize, factor: f64) -> RopeTable {
         let each = |function: fn(f64) -> f64| {
-            let row = |(position, frequencies): (usize, &'f [f64])| {
-                frequencies.iter().map(move |f| (function(position as f64 * f) * factor) as f32)
+            let row = |&(position, frequencies): &(usize, &[f64])| -> Vec<f32> {
+                frequencies.iter().map(|f| (function(position as f64 * f) * factor) as f32).collect()
             };
-            rows.clone().flat_map(row).collect()
+            rows.iter().flat_map(row).collect()
         };
         RopeTable { half, cos: each(f64::cos), sin: each(f64::sin) }
     }

@@ -145,7 +145,7 @@ impl Rope {
 
     /// The longest sequence that the embedding is made for, where the configuration's own `max_position_embeddings` is
     /// `stated`. Configurations differ in whether that number is meant before or after scaling; as elsewhere, linear and
-    /// dynamic scaling multiply it, and YaRN multiplies the original length if it states one.
+    /// dynamic scaling multiply it, and `YaRN` multiplies the original length if it states one.
     pub fn longest(&self, stated: usize) -> usize {
         let times = |length: usize, factor: f64| (length as f64 * factor).floor() as usize;
         match self.scaling {

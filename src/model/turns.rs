@@ -39,8 +39,9 @@ pub(super) fn of(lengths: &[u32], positions: &[u32], config: &ModelConfig) -> Op
     let frequencies = |length: u32| rope.inverse_frequencies(config.head_dim, length as usize);
     let lengths: BTreeSet<u32> = places.keys().map(|(length, _)| *length).collect();
     let of_length: BTreeMap<u32, Vec<f64>> = lengths.into_iter().map(|n| (n, frequencies(n))).collect();
-    let turned = places.keys().map(|(length, position)| (*position as usize, of_length[length].as_slice()));
-    let table = RopeTable::of(turned, config.head_dim / 2, rope.attention_factor());
+    let turned = |(length, position): &(u32, u32)| (*position as usize, of_length[length].as_slice());
+    let turned: Vec<_> = places.keys().map(turned).collect();
+    let table = RopeTable::of(&turned, config.head_dim / 2, rope.attention_factor());
     Some((table, rows().map(|row| places[&row]).collect()))
 }
 

@@ -195,7 +195,7 @@ pub fn respond(
     let arms = layout.arms.iter().map(|(name, grid)| {
         let nulls = grid.exact_nulls(resolved, &parents);
         all_nulls.extend_from_slice(&nulls);
-        (name.to_owned(), arm(layout, name, grid, nulls, scores, &mut reasons))
+        (name.to_owned(), arm(layout, name, grid, &nulls, scores, &mut reasons))
     });
     let arms: Named<ArmResult> = arms.collect();
     let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
@@ -290,7 +290,7 @@ fn arm(
     layout: &TraceLayout,
     name: &str,
     grid: &Grid,
-    nulls: Vec<bool>,
+    nulls: &[bool],
     scores: &[Score],
     reasons: &mut Nulls,
 ) -> ArmResult {
@@ -314,7 +314,7 @@ fn arm(
         values: Named::default(),
         effects: Named::default(),
         recovery: Named::default(),
-        masks: masks(grid, &nulls, scores, &parents),
+        masks: masks(grid, nulls, scores, &parents),
         argmax: Named::default(),
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
             effects::flipped(layout, grid, scores)

@@ -246,12 +246,14 @@ impl Service {
         match tokio::task::spawn_blocking(move || f(&served)).await {
             Ok(result) => Ok(result?),
             // A panic goes on its way to the layer that answers it.
-            Err(error) => match error.try_into_panic().map(|panic| panic.downcast::<LoadError>()) {
+            Err(error) => {
+                let Ok(panic) = error.try_into_panic() else { return Err(EngineError::Stopped.into()) };
                 // How a table says that it can no longer be read.
-                Ok(Ok(error)) => Err(Refusal::Checkpoint(*error)),
-                Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(_) => Err(EngineError::Stopped.into()),
-            },
+                match panic.downcast::<LoadError>() {
+                    Ok(error) => Err(Refusal::Checkpoint(*error)),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
         }
     }
 

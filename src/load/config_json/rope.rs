@@ -83,7 +83,7 @@ fn scaling(
     max_positions: usize,
 ) -> Result<Option<RopeScaling>, LoadError> {
     whole_heads(table)?;
-    let text = |key: &'static str| Ok::<_, LoadError>(table.optional(key, Value::as_str)?);
+    let text = |key: &'static str| table.optional(key, Value::as_str);
     let (new, old) = (text("rope_type")?, text("type")?);
     if new.is_some() && old.is_some() && new != old {
         return Err(table.not_understood("type", "rope_type beside it is another one"));
