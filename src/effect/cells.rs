@@ -113,6 +113,8 @@ pub struct Cells {
     pub exact_null: Vec<Option<bool>>,
     /// Numbers of each metric.
     pub metrics: Vec<MetricColumns>,
+    /// Layer read, if the arm has that axis.
+    pub source_layer: Vec<Option<u32>>,
 }
 
 /// The numbers of one metric, one of each cell. Null where a number isn't finite or could not be computed.

@@ -238,6 +238,7 @@ fn add(
     cells.token_class.push(class.map(|class| class as u8));
     cells.head.push(key.head);
     cells.dim.push(key.dim);
+    cells.source_layer.push(key.source_layer);
     let own = readouts.iter().any(|readout| scores.is_not_finite(*readout));
     let defined = !own && !arm.base.iter().any(|readout| scores.is_not_finite(*readout));
     part.not_finite += u32::from(own);
@@ -314,6 +315,7 @@ impl Part {
         cells.token_class.append(&mut more.token_class);
         cells.head.append(&mut more.head);
         cells.dim.append(&mut more.dim);
+        cells.source_layer.append(&mut more.source_layer);
         cells.trivial.append(&mut more.trivial);
         cells.exact_null.append(&mut more.exact_null);
         if cells.metrics.is_empty() {
@@ -404,8 +406,13 @@ fn axes(arm: &ArmHead, cells: &Cells, range: Range<usize>) -> Vec<Axis> {
         }
         Axis { name, values }
     };
-    let columns: [(&'static str, &[Option<u32>]); 4] =
-        [("layer", &cells.layer), ("position", &cells.position), ("head", &cells.head), ("dim", &cells.dim)];
+    let columns: [(&'static str, &[Option<u32>]); 5] = [
+        ("layer", &cells.layer),
+        ("position", &cells.position),
+        ("head", &cells.head),
+        ("dim", &cells.dim),
+        ("source_layer", &cells.source_layer),
+    ];
     let of = |name: &String| columns.iter().find(|(column, _)| column == name).copied();
     arm.axes.iter().filter_map(of).map(axis).collect()
 }

@@ -49,8 +49,14 @@ fn apply(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
                 }
             }
         }
-        RowOp::Scale(factor) => new.iter_mut().zip(old).for_each(|(new, old)| *new = old * factor),
+        // An edge of attention that is cut stays cut, whatever the factor.
+        RowOp::Scale(factor) => {
+            for (new, old) in new.iter_mut().zip(old) {
+                *new = if *old == f32::NEG_INFINITY { *old } else { old * factor };
+            }
+        }
         RowOp::Zero => new.fill(0.0),
+        RowOp::Cut => new.fill(f32::NEG_INFINITY),
         RowOp::Project { basis, values } => {
             let rows = || basis.chunks_exact(old.len());
             // How far each direction of the basis is off.
@@ -76,12 +82,16 @@ fn norm(x: &[f32]) -> f64 {
 }
 
 /// What became of a row.
+#[expect(clippy::float_cmp, reason = "what has not changed has the same bits")]
 pub fn change(old: &[f32], new: &[f32], cancelled: bool) -> RowChange {
-    let largest = old.iter().zip(new).map(|(old, new)| (new - old).abs()).fold(0.0, larger);
+    let moved = |(old, new): (&f32, &f32)| if old == new { 0.0 } else { (new - old).abs() };
+    let largest = old.iter().zip(new).map(moved).fold(0.0, larger);
     RowChange { squared: distance(old, new), largest, cancelled }
 }
 
-/// Sum of squared differences.
+/// Sum of squared differences. Equal numbers do not differ, infinite ones either.
+#[expect(clippy::float_cmp, reason = "what has not changed has the same bits")]
 pub fn distance(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
+    let moved = |(a, b): (&f32, &f32)| if a == b { 0.0 } else { f64::from(*a) - f64::from(*b) };
+    a.iter().zip(b).map(|both| moved(both).powi(2)).sum()
 }

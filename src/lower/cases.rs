@@ -9,7 +9,7 @@ use super::gather::{Gathered, OfTrace};
 use super::layout::{Lowered, SigmaUsed, TraceLayout};
 use super::lint::Lint;
 use super::measure::TargetToken;
-use super::prompts::TokenRun;
+use super::prompts::{Span, TokenRun};
 use super::{fingerprint, prepare, trace};
 use crate::spec::cases::{CasesSpec, RUN, TARGET};
 use crate::spec::corruption::{Method, Sigma};
@@ -53,8 +53,12 @@ pub fn cases(body: &serde_json::Value, facts: &dyn Facts) -> Result<Cases, Probl
     }
     found.problems().or(Some(()))?;
     let (runs, targets): (Vec<TokenRun>, Vec<Vec<TargetToken>>) = prepared.into_iter().unzip();
-    let spans = runs.iter().map(|run| run.spans.get("subject").cloned().unwrap_or_default());
-    let subjects: Vec<Range<u32>> = spans.collect();
+    let spans = runs.iter().map(|run| run.spans.get("subject").and_then(Span::range));
+    for (case, _) in spans.clone().enumerate().filter(|(_, subject)| subject.is_none()) {
+        let detail = "cases are averaged around one occurrence of their subject";
+        out.push(format!("/cases/{case}/subject"), code::CONFLICT, detail, "say which: {\"occurrence\": 0}");
+    }
+    let subjects: Vec<Range<u32>> = spans.map(Option::unwrap_or_default).collect();
     check_size(&spec, facts, &mut out);
     let sigma = match spec.corrupt.method.sigma() {
         Some(sigma) => {

@@ -123,12 +123,16 @@ impl Controls {
 /// The base's own values written onto themselves.
 fn itself(edit: &Edit, base: RunId) -> Edit {
     let op = Op::Replace(Source::Run { run: base, positions: edit.positions.clone() });
-    Edit { op, ..edit.clone() }
+    // What was written from another layer is the base's own layer's now.
+    Edit { op, through: None, ..edit.clone() }
 }
 
-/// The same edit moving each row as far, in a random direction.
+/// The same edit moving each row as far, in a random direction. An edge that is cut has none, and stays cut.
 fn turned(edit: &Edit, plan: &Plan, config: &ModelConfig, cell: u32, n: u32) -> Edit {
-    let whole = config.site_width(edit.at.site, plan.keys() as usize);
+    if matches!(edit.op, Op::Cut) {
+        return edit.clone();
+    }
+    let whole = config.site_width(edit.at.site.written_as(), plan.keys() as usize);
     let width = edit.columns.as_ref().map_or(whole, ExactSizeIterator::len);
     let rows = edit.positions.iter().flat_map(|&position| {
         let key = NoiseKey { seed: SEED, stream: stream::CONTROL, sample: cell, position };

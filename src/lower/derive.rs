@@ -1,9 +1,10 @@
 //! Runs derived from others: prompts with interventions that serve as base or source in turn (path patching).
 
 use super::facts::Facts;
+use super::knockout;
 use super::lint::Lints;
 use super::prompts::TokenRun;
-use super::template::{Builder, Scope, Template, template};
+use super::template::{Builder, OpPlan, Scope, Template, template};
 use crate::plan::{Edit, Plan, RunId};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
@@ -60,6 +61,9 @@ pub(super) fn derived(
                 template.load(&format!("{}/{i}", scope.at), &[], facts.config(), out);
             }
             let config = facts.config();
+            if let Some(blind) = knockout::blind(&templates, &inherited(&found, from_index), config) {
+                blind.report_in(&templates, &scope.at, out);
+            }
             let (mut edits, mut positions) = (0_u64, 0_u64);
             for t in &templates {
                 let layers = (t.layers.len() as u64).saturating_mul(u64::from(t.window));
@@ -71,6 +75,13 @@ pub(super) fn derived(
         }
     }
     found
+}
+
+/// What cuts edges of attention in a run and in the runs that it comes from.
+pub(super) fn inherited(derived: &[Derived], run: usize) -> Vec<Template> {
+    let find = |run: usize| derived.iter().find(|derived| derived.index == run);
+    let line = std::iter::successors(find(run), |derived| find(derived.from));
+    line.flat_map(|derived| &derived.templates).filter(|template| knockout::cuts(template)).cloned().collect()
 }
 
 /// Reports sources that are not defined above the run `reader`.
@@ -107,13 +118,14 @@ impl Derived {
     }
 }
 
-/// Edits of templates that apply jointly: what is frozen first, so that the others have the last word at one place.
+/// Edits of templates that apply jointly. At one place what is frozen comes first, so that the others have the last word, and
+/// what is cut last, so that no edge comes back; else they keep their order.
 pub(super) fn edits(templates: &[Template], builder: &mut Builder<'_>) -> Vec<Edit> {
-    let mut edits = Vec::new();
-    for frozen in [true, false] {
-        for template in templates.iter().filter(|t| t.frozen == frozen) {
-            edits.extend(template.edits(builder));
-        }
-    }
-    edits
+    let mut ordered: Vec<&Template> = templates.iter().collect();
+    ordered.sort_by_key(|template| match template {
+        template if template.frozen => 0,
+        Template { op: OpPlan::Cut, .. } => 2,
+        _ => 1,
+    });
+    ordered.into_iter().flat_map(|template| template.edits(builder)).collect()
 }

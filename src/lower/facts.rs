@@ -65,6 +65,13 @@ pub trait Words {
     fn bos(&self) -> Option<u32>;
     /// Token span of the only occurrence of `text`.
     fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError>;
+    /// Token spans of its occurrences, of which there is at least one.
+    fn occurrences(
+        &self,
+        encoded: &Encoded,
+        prompt: &str,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, SpanError>;
 }
 
 impl Words for Tokenizer {
@@ -98,6 +105,15 @@ impl Words for Tokenizer {
 
     fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
         Tokenizer::span(self, encoded, prompt, text)
+    }
+
+    fn occurrences(
+        &self,
+        encoded: &Encoded,
+        prompt: &str,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, SpanError> {
+        Tokenizer::occurrences(self, encoded, prompt, text)
     }
 }
 

@@ -27,7 +27,7 @@ impl Swept<'_> {
     pub(super) fn axes(&self, templates: &[Template], out: &mut Problems) -> Option<Vec<Axis>> {
         let mut axes = Vec::new();
         for (i, axis) in self.sweep.iter().enumerate() {
-            let lists: Vec<Option<&Vec<u32>>> = templates.iter().map(|t| list(t, *axis)).collect();
+            let lists: Vec<Option<&[u32]>> = templates.iter().map(|t| list(t, *axis)).collect();
             let Some(longest) = lists.iter().flatten().copied().max_by_key(|list| list.len()) else {
                 let detail = format!("no intervention has {}", SweepAxis::ALL[*axis as usize].0);
                 out.push(format!("/sweep/{i}"), code::CONFLICT, detail, "leave the axis out");
@@ -35,13 +35,18 @@ impl Swept<'_> {
             };
             for (t, own) in lists.iter().enumerate() {
                 let Some(own) = own.filter(|own| own.len() > 1 && *own != longest) else { continue };
-                let field = SweepAxis::ALL[*axis as usize].0;
+                let name = SweepAxis::ALL[*axis as usize].0;
+                let field = match axis {
+                    SweepAxis::SourceLayers => "source/layer",
+                    SweepAxis::Dims if matches!(templates[t].op, OpPlan::Cut) => "keys",
+                    _ => name,
+                };
                 let detail =
-                    format!("{} {field} where another intervention sweeps {}", own.len(), longest.len());
-                let fix = format!("list the same {field} in every intervention, or one for all cells");
+                    format!("{} {name} where another intervention sweeps {}", own.len(), longest.len());
+                let fix = format!("list the same {name} in every intervention, or one for all cells");
                 out.push(format!("{}/{t}/{field}", self.at), code::LENGTH_MISMATCH, detail, fix);
             }
-            axes.push(Axis { name: axis.singular(), values: longest.clone() });
+            axes.push(Axis { name: axis.singular(), values: longest.to_vec() });
         }
         (axes.len() == self.sweep.len()).then_some(axes)
     }
@@ -54,7 +59,7 @@ impl Swept<'_> {
         let positions = one_if_swept(SweepAxis::Positions, t.positions.len());
         let mut one = t.clone();
         for axis in self.sweep.iter().filter(|axis| matches!(axis, SweepAxis::Heads | SweepAxis::Dims)) {
-            one.choose(*axis, 0, config);
+            one.choose(*axis, 0);
         }
         [layers.min(config.num_layers as u64), positions, one.edits_per_layer(config) as u64]
     }
@@ -102,13 +107,14 @@ impl Swept<'_> {
                 OpPlan::Write { values: ValuesPlan::Run { .. }, .. }
                 | OpPlan::Scale(_)
                 | OpPlan::Zero
+                | OpPlan::Cut
                 | OpPlan::ProjectOut(_) => 0,
-                OpPlan::Noise { .. } | OpPlan::Write { .. } => {
+                OpPlan::Noise(_) | OpPlan::Write { .. } => {
                     let [layers, positions, _] = self.extent(t, config);
                     // One head or column of many is written in a cell of a sweep over them.
                     let mut one = t.clone();
                     for axis in self.sweep {
-                        one.choose(*axis, 0, config);
+                        one.choose(*axis, 0);
                     }
                     let rows = cells.saturating_mul(layers * positions);
                     rows.saturating_mul(one.columns_written(config) as u64)
@@ -123,20 +129,14 @@ impl Swept<'_> {
     }
 
     /// The templates with one value on each axis: a cell, counted in row-major order of the axes.
-    pub(super) fn cell(
-        &self,
-        templates: &[Template],
-        axes: &[Axis],
-        cell: usize,
-        config: &ModelConfig,
-    ) -> Vec<Template> {
+    pub(super) fn cell(&self, templates: &[Template], axes: &[Axis], cell: usize) -> Vec<Template> {
         let mut chosen = templates.to_vec();
         let mut rest = cell;
         for (axis, kind) in axes.iter().zip(self.sweep).rev() {
             let index = rest % axis.values.len();
             rest /= axis.values.len();
             for template in &mut chosen {
-                template.choose(*kind, index, config);
+                template.choose(*kind, index);
             }
         }
         chosen
@@ -144,13 +144,14 @@ impl Swept<'_> {
 }
 
 /// Values of a template on an axis, if it has one.
-pub(super) fn list(template: &Template, axis: SweepAxis) -> Option<&Vec<u32>> {
+pub(super) fn list(template: &Template, axis: SweepAxis) -> Option<&[u32]> {
     match axis {
         _ if template.frozen => None,
         SweepAxis::Layers => template.site.has_layer().then_some(&template.layers),
         SweepAxis::Positions => Some(&template.positions),
-        SweepAxis::Heads => template.heads.as_ref(),
-        SweepAxis::Dims => template.dims.as_ref(),
+        SweepAxis::Heads => template.heads.as_deref(),
+        SweepAxis::Dims => template.dims.as_deref(),
+        SweepAxis::SourceLayers => template.source_layers(),
     }
 }
 

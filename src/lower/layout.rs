@@ -36,7 +36,7 @@ pub struct Lowered<L> {
 /// One axis of a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Axis {
-    /// `layer`, `position`, `head` or `dim`.
+    /// `layer`, `position`, `head`, `dim` or `source_layer`.
     pub name: &'static str,
     /// Its values in order.
     pub values: Vec<u32>,
@@ -90,6 +90,9 @@ pub struct CellKey {
     /// Column, if columns are an axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dim: Option<u32>,
+    /// Layer read, if those are an axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_layer: Option<u32>,
 }
 
 impl CellKey {
@@ -103,6 +106,7 @@ impl CellKey {
                 "layer" => key.layer = Some(value),
                 "position" => key.position = Some(value),
                 "dim" => key.dim = Some(value),
+                "source_layer" => key.source_layer = Some(value),
                 _ => key.head = Some(value),
             }
         }

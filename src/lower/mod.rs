@@ -19,6 +19,7 @@ pub mod gather;
 mod given;
 mod grid;
 mod inside;
+mod knockout;
 pub mod layout;
 pub mod lint;
 pub mod measure;

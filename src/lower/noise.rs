@@ -7,7 +7,15 @@ use rand_mt::Mt;
 /// `NumPy`'s `RandomState(seed).randn(n)`: MT19937, 53-bit doubles, Marsaglia's polar method with the second value
 /// of each pair kept for the next call (`legacy_gauss`).
 pub fn numpy_legacy(seed: u32, n: usize) -> Vec<f64> {
-    let mut generator = Mt::new(seed);
+    legacy_gauss(Mt::new(seed), n)
+}
+
+/// `RandomState(seeds).randn(n)` of a list of seeds.
+pub fn numpy_legacy_of(seeds: &[u32], n: usize) -> Vec<f64> {
+    legacy_gauss(Mt::new_with_key(seeds.iter().copied()), n)
+}
+
+fn legacy_gauss(mut generator: Mt, n: usize) -> Vec<f64> {
     let mut kept = None;
     (0..n)
         .map(|_| {

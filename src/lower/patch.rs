@@ -1,8 +1,10 @@
 //! Patch runs to a plan: every run as a root, and a branch of the base per cell.
 
 use super::control::Controls;
+use super::derive;
 use super::facts::Facts;
 use super::grid::{Scene, Swept};
+use super::knockout;
 use super::layout::{Grid, Lowered, PatchLayout};
 use super::prompts::find;
 use super::source::ValuesPlan;
@@ -61,6 +63,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     }
 
     let base_index = prepared.runs.place(&spec.base)?;
+    let inherited = derive::inherited(&prepared.derived, base_index);
     let Started { mut plan, roots, mut prelude, mut common } =
         start(&spec, &spec.experiment, prepared, facts);
     let reads: Vec<u32> = common.runs.0.iter().map(|(_, (run, _))| run.read).collect();
@@ -69,7 +72,11 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let scene = Scene { roots: &roots, reads: &reads, base: base_index };
     let mut grid = Grid { axes, samples: 1, readouts: vec![], controls: controls.empty(), trivial: vec![] };
     for cell in 0..grid.axes.iter().map(|axis| axis.values.len()).product() {
-        let chosen = swept.cell(&templates, &grid.axes, cell, facts.config());
+        let chosen = swept.cell(&templates, &grid.axes, cell);
+        if let Some(blind) = knockout::blind(&chosen, &inherited, facts.config()) {
+            blind.report_in(&chosen, "/interventions", out);
+            return None;
+        }
         scene.add(&mut plan, &chosen, cell, &mut grid, &controls, &mut builder);
     }
     twins(&mut plan, &mut common, base_index, roots[base_index]);
@@ -87,6 +94,11 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
 /// Refuses controls that would only repeat the patch: those of positions and prompts, where no other run is read.
 fn check_controls(spec: &PatchSpec, templates: &[Template], out: &mut Problems) {
     for (i, control) in spec.controls.iter().enumerate() {
+        if *control == Control::RandomVector && templates.iter().all(knockout::cuts) {
+            let detail = "an edge that is cut moves no row, and has no direction";
+            let fix = "cut edges from other keys to compare with, or leave the control out";
+            out.push(format!("/controls/{i}"), code::CONFLICT, detail, fix);
+        }
         let changed = |t: &Template| {
             let reads_run = matches!(&t.op, OpPlan::Write { values: ValuesPlan::Run { .. }, .. });
             reads_run && !t.frozen && !(*control == Control::RandomPosition && t.site.is_over_keys())

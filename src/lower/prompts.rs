@@ -3,15 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::facts::Facts;
 use super::lint::Lints;
 use super::select::{position, within};
 use crate::spec::experiment::Experiment;
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
-use crate::spec::prompt::{Prompt, PromptText, SpanText};
+use crate::spec::prompt::{EveryWord, Occurrence, Prompt, PromptText, SpanText};
 use crate::spec::read::{did_you_mean, escape};
 use crate::spec::readout::{ReadAt, ReadPosition};
+use crate::spec::select::Which;
 use crate::tokens::{Encoded, SpanError, Token, TokenizeError, is_cut};
 
 /// A run with its tokens.
@@ -23,8 +27,8 @@ pub struct TokenRun {
     pub tokens: Vec<Token>,
     /// The text that the offsets are into: as given, or what the given ids stand for.
     pub text: Arc<str>,
-    /// Token ranges of its spans.
-    pub spans: Named<Range<u32>>,
+    /// Tokens of its spans.
+    pub spans: Named<Span>,
     /// Where its distribution over the next token is read.
     pub read: u32,
     /// Whether the first token is BOS.
@@ -49,6 +53,47 @@ impl TokenRun {
     /// Whether there is no token; never so after [`tokenise`].
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+}
+
+/// Tokens of a span: a half-open range, or one for every occurrence of its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Span {
+    /// `[start, end)`
+    One([u32; 2]),
+    /// `[[start, end), ..]` in the order of the prompt.
+    Every(Vec<[u32; 2]>),
+}
+
+impl Span {
+    /// Its stretches of tokens.
+    fn stretches(&self) -> &[[u32; 2]] {
+        match self {
+            Self::One(range) => std::slice::from_ref(range),
+            Self::Every(ranges) => ranges,
+        }
+    }
+
+    /// Its tokens, where they are a single stretch.
+    pub fn range(&self) -> Option<Range<u32>> {
+        match self.stretches() {
+            [[start, end]] => Some(*start..*end),
+            _ => None,
+        }
+    }
+
+    /// All of its tokens, or the first or last one of each stretch; each once, in order.
+    pub(super) fn tokens(&self, which: Which) -> Vec<u32> {
+        let of = |[start, end]: &[u32; 2]| match which {
+            Which::All => *start..*end,
+            Which::First => *start..start + 1,
+            Which::Last => end - 1..*end,
+        };
+        let mut tokens: Vec<u32> = self.stretches().iter().flat_map(of).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
     }
 }
 
@@ -124,9 +169,10 @@ pub fn lint(experiment: &Experiment, runs: &Named<TokenRun>, facts: &dyn Facts, 
             lints.warn("PROMPT_ENDS_IN_SPACE", &at, detail, fix);
         }
         for (span, text) in prompt.spans.iter() {
-            let (SpanText::Text(text), Some(range)) = (text, run.spans.get(span)) else { continue };
-            let tokens = &run.tokens[range.start as usize..range.end as usize];
-            if is_cut(tokens, &run.text, text) {
+            let (SpanText::Text(text) | SpanText::Occurrence { text, .. }) = text else { continue };
+            let stretches = run.spans.get(span).map_or(&[][..], Span::stretches);
+            let mut tokens = stretches.iter().map(|[start, end]| &run.tokens[*start as usize..*end as usize]);
+            if let Some(tokens) = tokens.find(|tokens| is_cut(tokens, &run.text, text)) {
                 let covered: String = tokens.iter().map(|token| token.text.as_str()).collect();
                 let detail = format!("{text:?} ends inside of a token: its tokens are those of {covered:?}");
                 let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
@@ -233,12 +279,13 @@ pub fn spans(
     encoded: &Encoded,
     facts: &dyn Facts,
     out: &mut Problems,
-) -> Named<Range<u32>> {
+) -> Named<Span> {
     // The last token stands for a span with a problem, so that those who name it find nothing more to report.
     let last = encoded.ids.len() as u32 - 1;
     let found = prompt.spans.iter().map(|(span, text)| {
         let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
-        (span.to_owned(), one_span(&at, text, prompt, encoded, facts, out).unwrap_or(last..last + 1))
+        let found = one_span(&at, text, prompt, encoded, facts, out);
+        (span.to_owned(), found.unwrap_or(Span::One([last, last + 1])))
     });
     found.collect()
 }
@@ -250,28 +297,60 @@ fn one_span(
     encoded: &Encoded,
     facts: &dyn Facts,
     out: &mut Problems,
-) -> Option<Range<u32>> {
-    match (span, &prompt.text) {
-        (SpanText::Range(ends), _) => within(*ends, encoded.ids.len() as u32, at, out),
-        (SpanText::Text(_), PromptText::Tokens(_) | PromptText::Derived { .. }) => {
+) -> Option<Span> {
+    let tokens = |range: &Range<usize>| [range.start as u32, range.end as u32];
+    let found = match (span, &prompt.text) {
+        (SpanText::Range(ends), _) => {
+            return within(*ends, encoded.ids.len() as u32, at, out)
+                .map(|range| Span::One([range.start, range.end]));
+        }
+        (_, PromptText::Tokens(_) | PromptText::Derived { .. }) => {
             let detail = "the prompt was given as token ids";
             out.push(at, code::CONFLICT, detail, "write the span as a token range [start, end)");
+            return None;
+        }
+        (SpanText::Text(text), PromptText::Prompt(whole)) => {
+            facts.words().span(encoded, whole, text).map(|range| Span::One(tokens(&range)))
+        }
+        (SpanText::Occurrence { text, occurrence }, PromptText::Prompt(whole)) => {
+            match (facts.words().occurrences(encoded, whole, text), occurrence) {
+                (Ok(all), Occurrence::Nth(n)) => {
+                    let at = format!("{at}/occurrence");
+                    return Some(Span::One(tokens(&all[nth(*n, all.len(), text, &at, out)?])));
+                }
+                (all, Occurrence::Word(EveryWord::Every)) => {
+                    all.map(|all| Span::Every(all.iter().map(tokens).collect()))
+                }
+                (Err(error), Occurrence::Nth(_)) => Err(error),
+            }
+        }
+    };
+    match found {
+        Ok(span) => Some(span),
+        Err(error) => {
+            let (code, fix) = match error {
+                SpanError::Absent { .. } => (code::SPAN_ABSENT, "write it as it stands in the prompt"),
+                SpanError::Ambiguous { .. } => (
+                    code::SPAN_AMBIGUOUS,
+                    "say which, as {\"text\": \"…\", \"occurrence\": 0}, or write a longer text or a token range",
+                ),
+            };
+            out.push(at, code, error.to_string(), fix);
             None
         }
-        (SpanText::Text(text), PromptText::Prompt(whole)) => match facts.words().span(encoded, whole, text) {
-            Ok(range) => Some(range.start as u32..range.end as u32),
-            Err(error) => {
-                let (code, fix) = match error {
-                    SpanError::Absent { .. } => (code::SPAN_ABSENT, "write it as it stands in the prompt"),
-                    SpanError::Ambiguous { .. } => {
-                        (code::SPAN_AMBIGUOUS, "write a longer text, or a token range [start, end)")
-                    }
-                };
-                out.push(at, code, error.to_string(), fix);
-                None
-            }
-        },
     }
+}
+
+/// Which of `times` occurrences is meant, negative numbers counted from the end.
+fn nth(n: i64, times: usize, text: &str, at: &str, out: &mut Problems) -> Option<usize> {
+    let absolute = if n < 0 { n.checked_add(times as i64) } else { Some(n) };
+    let found = absolute.and_then(|n| usize::try_from(n).ok()).filter(|n| *n < times);
+    if found.is_none() {
+        let detail = format!("occurrence {n} of {text:?}, which occurs {times} times");
+        let fix = format!("use 0 to {}, -1 for the last, or \"every\"", times - 1);
+        out.push(at, code::OUT_OF_RANGE, detail, fix);
+    }
+    found
 }
 
 /// The tokens of a run derived from one defined above.

@@ -7,7 +7,7 @@ use super::classes;
 use super::prompts::TokenRun;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
-use crate::spec::select::{AllWord, Dims, Heads, Layers, PositionWord, Positions, Which};
+use crate::spec::select::{AllWord, Dims, Heads, Layers, PositionWord, Positions};
 
 /// Layers of a model of `n`, in the order given.
 pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
@@ -97,24 +97,25 @@ pub(super) fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Pr
         Positions::One(p) => Some(vec![position(*p, len, at, out)?]),
         Positions::Range { range } => within(*range, len, &format!("{at}/range"), out).map(Iterator::collect),
         Positions::Span { span, which } => {
-            let Some(range) = run.spans.get(span) else {
+            let Some(found) = run.spans.get(span) else {
                 unknown_span(span, run, &format!("{at}/span"), out);
                 return None;
             };
-            Some(match which {
-                Which::All => range.clone().collect(),
-                Which::First => vec![range.start],
-                Which::Last => vec![range.end - 1],
-            })
+            Some(found.tokens(*which))
         }
         Positions::Class { class, span } => {
-            let Some(range) = run.spans.get(span) else {
+            let Some(found) = run.spans.get(span) else {
                 unknown_span(span, run, &format!("{at}/class"), out);
                 return None;
             };
-            let found = classes::positions(*class, range, len);
+            let Some(range) = found.range() else {
+                let detail = format!("{span:?} is every occurrence of a text, and classes are around one");
+                out.push(format!("{at}/class"), code::CONFLICT, detail, "name one occurrence of the text");
+                return None;
+            };
+            let found = classes::positions(*class, &range, len);
             if found.is_empty() {
-                let (detail, fix) = classes::absent(*class, span, range, len);
+                let (detail, fix) = classes::absent(*class, span, &range, len);
                 out.push(format!("{at}/class"), code::EMPTY, detail, fix);
                 return None;
             }

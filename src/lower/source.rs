@@ -12,9 +12,10 @@ use super::select;
 use super::template::{Builder, Place, Scope, Template};
 use crate::plan::{Address, CapturedRows, Source};
 use crate::spec::intervention::{OpSpec, SourceSpec};
+use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::PromptText;
-use crate::spec::select::Positions;
+use crate::spec::select::{Layers, Positions};
 use crate::spec::site::Site;
 
 /// Values with indices.
@@ -33,8 +34,8 @@ pub(super) enum ValuesPlan {
         runs: Vec<(usize, Arc<[u32]>, Vec<u32>)>,
         /// Site read.
         site: Site,
-        /// Layer read; the one written if `None`.
-        layer: Option<u32>,
+        /// Layers read, one by one; the one written if there is none.
+        layers: Vec<u32>,
     },
     /// Stored activations.
     Given(Given),
@@ -69,21 +70,23 @@ pub(super) fn resolve(
             SourceSpec::Activation { activation, layer, positions } => {
                 let written = place.layers_written(facts.config());
                 let wanted = Wanted {
-                    at: place.at,
+                    at: &format!("{}/source", place.at),
                     site: place.site,
                     layers: &written,
-                    positions: place.positions.len(),
+                    positions: Some(place.positions.len()),
                     activation,
-                    layer: *layer,
+                    layer: layer.as_ref(),
                     from: positions.as_ref(),
                 };
-                Given::find(&wanted, facts, out).map(ValuesPlan::Given)
+                let given = Given::find(&wanted, facts, out)?;
+                one_by_one(given.layers(), place, scope, out)?;
+                Some(ValuesPlan::Given(given))
             }
             SourceSpec::Run { run, positions, site: None, layer: None } => {
                 same_place(place, run, positions.as_ref(), scope, lints, out)
             }
             SourceSpec::Run { run, positions, site, layer } => {
-                elsewhere(place, run, positions.as_ref(), *site, *layer, scope, facts, lints, out)
+                elsewhere(place, run, positions.as_ref(), *site, layer.as_ref(), scope, facts, lints, out)
             }
             SourceSpec::MeanOf { mean_of, positions } => {
                 let runs = mean_of.iter().enumerate().map(|(i, run)| {
@@ -92,7 +95,7 @@ pub(super) fn resolve(
                 });
                 let runs: Vec<Option<_>> = runs.collect();
                 let runs = runs.into_iter().collect::<Option<_>>()?;
-                Some(ValuesPlan::Captured { runs, site: place.site, layer: None })
+                Some(ValuesPlan::Captured { runs, site: place.site, layers: Vec::new() })
             }
         },
     }
@@ -141,14 +144,15 @@ fn elsewhere(
     run: &str,
     positions: Option<&Positions>,
     site: Option<Site>,
-    layer: Option<u32>,
+    layer: Option<&Layers>,
     scope: &Scope<'_>,
     facts: &dyn Facts,
     lints: &mut Lints,
     out: &mut Problems,
 ) -> Option<ValuesPlan> {
     let (config, at) = (facts.config(), format!("{}/source", place.at));
-    let site = site.unwrap_or(place.site);
+    // At `head_out` that site may be named, and nothing else.
+    let site = site.filter(|site| *site != place.intervention.site).unwrap_or(place.site);
     let shape = |site| (config.site_width(site, place.keys), config.site_heads(site));
     let ((read, of), (written, into)) = (shape(site), shape(place.site));
     if site.is_over_keys() || read != written || (place.heads.is_some() && of != into) {
@@ -158,10 +162,9 @@ fn elsewhere(
         return None;
     }
     let depth = config.num_layers as u32;
-    if let Some(layer) = layer.filter(|layer| *layer >= depth || !site.has_layer()) {
-        let detail = format!("layer {layer} of {site} in a model with {depth} layers");
-        let fix = if site.has_layer() { "use a layer of the model" } else { "leave out `layer`" };
-        out.push(format!("{at}/layer"), code::OUT_OF_RANGE, detail, fix);
+    if layer.is_some() && !site.has_layer() {
+        let detail = format!("{site} has no layers");
+        out.push(format!("{at}/layer"), code::OUT_OF_RANGE, detail, "leave out `layer`");
         return None;
     }
     if layer.is_none() && site.has_layer() && !place.site.has_layer() {
@@ -169,8 +172,24 @@ fn elsewhere(
         out.push(format!("{at}/layer"), code::MISSING, detail, "name the layer read");
         return None;
     }
+    let layers = match layer {
+        Some(layers) => select::layers(layers, depth, &format!("{at}/layer"), out)?,
+        None => Vec::new(),
+    };
+    one_by_one(&layers, place, scope, out)?;
     let runs = vec![prompt(place, run, &format!("{at}/run"), positions, scope, lints, out)?];
-    Some(ValuesPlan::Captured { runs, site, layer })
+    Some(ValuesPlan::Captured { runs, site, layers })
+}
+
+/// Refuses several layers that are read at once.
+fn one_by_one(layers: &[u32], place: &Place<'_>, scope: &Scope<'_>, out: &mut Problems) -> Option<()> {
+    if layers.len() <= 1 || scope.sweep.contains(&SweepAxis::SourceLayers) {
+        return Some(());
+    }
+    let detail = format!("{} layers are read, and one can be written at a time", layers.len());
+    let fix = "add \"source_layers\" to `sweep`, or name one layer";
+    out.push(format!("{}/source/layer", place.at), code::CONFLICT, detail, fix);
+    None
 }
 
 /// A prompt that an earlier plan captures, with the positions read.
@@ -242,6 +261,25 @@ fn positions_read(
 }
 
 impl ValuesPlan {
+    /// Layers read one by one, where the layer read is named.
+    pub(super) fn layers(&self) -> Option<&[u32]> {
+        let layers = match self {
+            Self::Captured { layers, .. } => layers,
+            Self::Given(given) => given.layers(),
+            Self::Run { .. } | Self::Row(_) => return None,
+        };
+        (!layers.is_empty()).then_some(layers)
+    }
+
+    /// Keeps one of the layers read; a single one stays in every cell.
+    pub(super) fn choose_layer(&mut self, index: usize) {
+        match self {
+            Self::Captured { layers, .. } if layers.len() > 1 => *layers = vec![layers[index]],
+            Self::Given(given) if given.layers().len() > 1 => given.choose_layer(index),
+            _ => {}
+        }
+    }
+
     /// Keeps the values of one position.
     pub(super) fn choose(&mut self, index: usize) {
         match self {
@@ -268,12 +306,12 @@ impl ValuesPlan {
             Self::Run { run, positions } => {
                 Source::Run { run: builder.roots[*run], positions: positions.clone() }
             }
-            Self::Captured { runs, site, layer } => {
+            Self::Captured { runs, site, layers } => {
                 let depth = builder.config.num_layers as u32;
                 let layer = match site {
                     Site::Embed => 0,
                     Site::FinalNorm | Site::Logits => depth,
-                    _ => layer.unwrap_or(at.layer),
+                    _ => layers.first().copied().unwrap_or(at.layer),
                 };
                 let width = builder.config.site_width(*site, template.keys);
                 let columns = columns.start as u32..columns.end as u32;

@@ -9,7 +9,7 @@ use super::facts::{Facts, Words};
 use super::layout::Replaced;
 use super::lint::Lints;
 use super::measure::quoted;
-use super::prompts::{TokenRun, find};
+use super::prompts::{Span, TokenRun, find};
 use crate::plan::{Plan, RunId};
 use crate::spec::corruption::{Corruption, Method, ReplaceTokens, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
@@ -97,7 +97,7 @@ fn check_run(
 
 /// Remarks on a pair that differs elsewhere than in the subject: then effects aren't the subject's alone.
 fn outside_subject(swap: &Swap, clean: &TokenRun, at: &str, prepared: &mut Prepared) {
-    let Some(subject) = clean.spans.get("subject") else { return };
+    let Some(subject) = clean.spans.get("subject").and_then(Span::range) else { return };
     let outside: Vec<u32> = swap.differing.iter().copied().filter(|p| !subject.contains(p)).collect();
     if !outside.is_empty() {
         let detail = format!(

@@ -10,11 +10,13 @@ use serde_json::Value;
 use self::roster::OfSweep;
 use super::control::Controls;
 use super::corrupt::{self, Corrupted};
+use super::derive;
 use super::facts::Facts;
 use super::gather::Gathered;
 use super::grid::{Scene, Swept, list};
+use super::knockout;
 use super::layout::{Axis, Common, Grid, Lowered};
-use super::prompts::TokenRun;
+use super::prompts::{Span, TokenRun};
 use super::template::{Builder, Scope, Template, keys, template};
 use super::trivial::judge;
 use super::{Prepared, Size, Started, admit, fingerprint, lint_effect_metrics, prepare, start};
@@ -235,6 +237,10 @@ impl Sweep {
             return None;
         }
 
+        // The corrupted run comes from the clean one.
+        let line = |base: usize| if base < prepared.runs.len() { base } else { clean_run };
+        let inherited = |arm: &ArmPlan<'_>| derive::inherited(&prepared.derived, line(arm.base));
+        let inherited: Vec<Vec<Template>> = arms.iter().map(inherited).collect();
         let Started { mut plan, roots, mut prelude, mut common } = start(spec, &experiment, prepared, facts);
         let readouts: Vec<(RunId, usize)> =
             roots.iter().zip(&common.runs.0).map(|(root, (_, (_, readout)))| (*root, *readout)).collect();
@@ -246,7 +252,7 @@ impl Sweep {
         reads.push(clean.read);
         let controls = Controls::new(&[], &common.runs, &roots, &mut plan, facts);
         let mut built = Named::default();
-        for arm in &arms {
+        for (arm, inherited) in arms.iter().zip(&inherited) {
             let mut grid = Grid {
                 axes: arm.axes.clone(),
                 samples: arm.samples,
@@ -257,7 +263,11 @@ impl Sweep {
             let cells = if part == Part::Whole { arm.cells() } else { 0 };
             let swept = Swept { at: &arm.at, sweep: &arm.sweep };
             for cell in 0..cells {
-                let chosen = swept.cell(&arm.templates, &arm.axes, cell, facts.config());
+                let chosen = swept.cell(&arm.templates, &arm.axes, cell);
+                if let Some(blind) = knockout::blind(&chosen, inherited, facts.config()) {
+                    blind.report_in(&chosen, &arm.at, out);
+                    return None;
+                }
                 for sample in 0..arm.samples {
                     let mut roots = roots.clone();
                     roots.extend(corrupted.runs.get(sample).map(|(run, _)| *run));
@@ -287,7 +297,7 @@ impl Sweep {
             clean: clean_run,
             corrupted: corrupted.runs.iter().map(|(_, readout)| *readout).collect(),
             corrupted_tokens: tokens.unwrap_or_default(),
-            subject: clean.spans.get("subject").cloned(),
+            subject: clean.spans.get("subject").and_then(Span::range),
             arms: built,
             common,
         };
@@ -420,7 +430,7 @@ impl<'s> ArmPlan<'s> {
             matches!(intervention.op.source(), Some(SourceSpec::Run { run, .. }) if run == CORRUPTED)
         });
         let drawn = arm.base == CORRUPTED || reads_corrupted;
-        let (len, subject) = (run.len(), run.spans.get("subject").cloned());
+        let (len, subject) = (run.len(), run.spans.get("subject").and_then(Span::range));
         let samples = if drawn { samples as usize } else { 1 };
         Some(Self { name, at, sweep: own, axes, templates, base, reference, samples, len, subject })
     }

@@ -1,14 +1,14 @@
 //! An intervention resolved against its runs: indices, values and the edits of one cell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::align;
-use super::basis::orthonormal;
+use super::basis::BasisPlan;
 use super::facts::Facts;
 use super::lint::Lints;
-use super::noise::{NoiseKey, numpy_legacy, philox_row};
+use super::noise::{NoiseKey, numpy_legacy, numpy_legacy_of, philox_row};
 use super::prelude::Prelude;
 use super::prompts::TokenRun;
 use super::select;
@@ -53,6 +53,8 @@ pub(super) fn keys(runs: &Named<TokenRun>) -> usize {
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     /// Site written.
+    pub at: Site,
+    /// The site whose numbers are written there: heads, columns and values are counted as it has them.
     pub site: Site,
     /// Layers taken together around each.
     pub window: u32,
@@ -82,9 +84,24 @@ pub(super) enum OpPlan {
     /// Zeros.
     Zero,
     /// What is left outside of a span.
-    ProjectOut(Arc<[f32]>),
-    /// Standard deviation, seed, and `NumPy`'s rows for all positions if that is the generator.
-    Noise { std: f64, seed: u64, stream: u32, numpy: Option<Arc<[f64]>> },
+    ProjectOut(BasisPlan),
+    /// No attention: the columns are keys.
+    Cut,
+    /// Gaussian noise.
+    Noise(NoisePlan),
+}
+
+/// Noise with its numbers, where a generator's order decides them.
+#[derive(Debug, Clone)]
+pub(super) struct NoisePlan {
+    /// Standard deviation.
+    std: f64,
+    seed: u64,
+    stream: u32,
+    /// `NumPy`'s numbers by layer, `[positions, width]`, if that is the generator.
+    numpy: Option<Arc<BTreeMap<u32, Vec<f64>>>>,
+    /// Which of the positions is written, where they are swept.
+    chosen: Option<usize>,
 }
 
 /// How values are written.
@@ -94,8 +111,8 @@ pub(super) enum How {
     Replace,
     /// Added.
     Add { coef: f32, norm_match: bool },
-    /// In place of what lies in the span of an orthonormal basis.
-    Swap(Arc<[f32]>),
+    /// In place of what lies in a span.
+    Swap(BasisPlan),
 }
 
 /// Resolves the `i`th intervention.
@@ -120,8 +137,7 @@ pub(super) fn template(
         lints.warn("WINDOW_EXCEEDS_MODEL", format!("{at}/window"), detail, "choose a smaller window");
     }
     let positions = select::positions(&intervention.positions, scope.run, &format!("{at}/positions"), out);
-    // A head's output is linear in its z: what can be said of one is done at the other, exactly.
-    let site = if intervention.site == Site::HeadOut { Site::Z } else { intervention.site };
+    let site = intervention.site.written_as();
     let of_heads = config.site_heads(site);
     let swept = scope.sweep.contains(&SweepAxis::Heads);
     let heads = match (&intervention.heads, of_heads) {
@@ -131,9 +147,16 @@ pub(super) fn template(
     };
     let keys = scope.keys;
     let part = part_width(site, config, keys);
-    let dims = match &intervention.dims {
-        Some(dims) => Some(select::dims(dims, part as u32, &format!("{at}/dims"), out)?),
-        None => scope.sweep.contains(&SweepAxis::Dims).then(|| (0..part as u32).collect()),
+    let dims = match (&intervention.op, &intervention.dims) {
+        (OpSpec::Knockout { keys }, dims) => {
+            if dims.is_some() {
+                let fix = "leave out `dims`: `keys` names the key positions";
+                out.push(format!("{at}/dims"), code::CONFLICT, "columns and keys", fix);
+            }
+            Some(select::positions(keys, scope.run, &format!("{at}/keys"), out)?)
+        }
+        (_, Some(dims)) => Some(select::dims(dims, part as u32, &format!("{at}/dims"), out)?),
+        (_, None) => scope.sweep.contains(&SweepAxis::Dims).then(|| (0..part as u32).collect()),
     };
     let (layers, positions) = (layers?, positions?);
     check_site(intervention, &at, dims.is_some(), out)?;
@@ -149,7 +172,8 @@ pub(super) fn template(
     };
     let op = op(&place, scope, facts, lints, out)?;
     let frozen = matches!(intervention.op, OpSpec::Freeze { .. });
-    Some(Template { site, window: intervention.window, layers, positions, heads, dims, keys, frozen, op })
+    let at = intervention.site;
+    Some(Template { at, site, window: intervention.window, layers, positions, heads, dims, keys, frozen, op })
 }
 
 /// Columns of one head of a site, or of the whole site if it has none.
@@ -166,6 +190,10 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         out.push(format!("{at}/op"), code::NOT_SUPPORTED, detail, fix);
         None
     };
+    if matches!(op, OpSpec::Knockout { .. }) && site != Site::Scores {
+        let detail = format!("edges of attention are cut before the softmax, not at {site}");
+        return refuse(detail, "write \"site\": \"scores\"", out);
+    }
     if site.is_over_keys() && (!copies || matches!(op, OpSpec::Add { .. } | OpSpec::Mean { .. })) {
         let detail = format!("{site} is copied from the same layer and position of a run, scaled or zeroed");
         return refuse(detail, "use replace, resample, freeze, scale or zero; or q, k and v before it", out);
@@ -177,7 +205,7 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         op.source(),
         Some(
             SourceSpec::Vector { .. } | SourceSpec::Activation { .. } | SourceSpec::Run { site: Some(_), .. }
-        )
+        ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
     );
     if site == Site::HeadOut && (!linear || has_dims) {
         let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
@@ -247,23 +275,31 @@ fn op(
     let how = match op {
         OpSpec::Scale { factor } => return Some(OpPlan::Scale(*factor as f32)),
         OpSpec::Zero => return Some(OpPlan::Zero),
+        OpSpec::Knockout { .. } => return cut(place, out),
         OpSpec::Noise { sigma, seed, rng } => return noise(place, *sigma, *seed, *rng, scope, facts, out),
         OpSpec::ProjectOut { basis } => {
-            let width = place.vector_width(facts.config());
-            let basis = orthonormal(basis, width, &format!("{}/basis", place.at), out)?;
-            return Some(OpPlan::ProjectOut(basis));
+            return BasisPlan::new(basis, place, facts, out).map(OpPlan::ProjectOut);
         }
         OpSpec::Add { coef, norm_match, .. } => How::Add { coef: *coef as f32, norm_match: *norm_match },
-        OpSpec::Subspace { basis, .. } => {
-            let width = place.vector_width(facts.config());
-            How::Swap(orthonormal(basis, width, &format!("{}/basis", place.at), out)?)
-        }
+        OpSpec::Subspace { basis, .. } => How::Swap(BasisPlan::new(basis, place, facts, out)?),
         OpSpec::Replace { .. } | OpSpec::Mean { .. } | OpSpec::Resample { .. } | OpSpec::Freeze { .. } => {
             How::Replace
         }
     };
     let values = resolve(place, scope, facts, lints, out)?;
     Some(OpPlan::Write { values, how })
+}
+
+fn cut(place: &Place<'_>, out: &mut Problems) -> Option<OpPlan> {
+    let last = place.positions.iter().max();
+    let first = place.dims.and_then(|keys| keys.iter().min());
+    if first > last {
+        let detail = "every key named comes after every position written: there is no such edge";
+        let fix = "name keys at or before the positions";
+        out.push(format!("{}/keys", place.at), code::EMPTY, detail, fix);
+        return None;
+    }
+    Some(OpPlan::Cut)
 }
 
 fn noise(
@@ -284,7 +320,10 @@ fn noise(
     let ids: Vec<u32> = place.positions.iter().map(|p| scope.run.ids[*p as usize]).collect();
     let std = super::corrupt::sigma(sigma, &ids, &at, facts, out)?.abs;
     let site_width = facts.config().site_width(place.site, place.keys);
-    let numbers = place.positions.len() as u64 * site_width as u64;
+    let layers = place.layers_written(facts.config());
+    let of_layer = place.positions.len() * site_width;
+    let drawn = if rng == Rng::NumpyLegacy { layers.len() } else { 1 };
+    let numbers = drawn as u64 * of_layer as u64;
     if numbers > facts.limits().noise_elements {
         let detail = format!("{numbers} random numbers, the limit is {}", facts.limits().noise_elements);
         out.push(format!("{}/positions", place.at), code::LIMIT, detail, "name fewer positions");
@@ -292,9 +331,18 @@ fn noise(
     }
     let numpy = (rng == Rng::NumpyLegacy).then(|| {
         let seed = u32::try_from(seed).expect("BUG: checked when it was read");
-        numpy_legacy(seed, numbers as usize).into()
+        let of = |layer: u32| match place.site {
+            // As ROME draws it.
+            Site::Embed => numpy_legacy(seed, of_layer),
+            site => {
+                let layer = if site.has_layer() { layer } else { 0 };
+                numpy_legacy_of(&[seed, site as u32, layer], of_layer)
+            }
+        };
+        Arc::new(layers.into_iter().map(|layer| (layer, of(layer))).collect())
     });
-    Some(OpPlan::Noise { std, seed, stream: 1 + place.site as u32, numpy })
+    let stream = 1 + place.site as u32;
+    Some(OpPlan::Noise(NoisePlan { std, seed, stream, numpy, chosen: None }))
 }
 
 /// What turns templates into edits.
@@ -326,12 +374,13 @@ impl Template {
             let n = match axis {
                 SweepAxis::Heads => self.heads.as_ref().map_or(1, Vec::len),
                 SweepAxis::Dims => self.dims.as_ref().map_or(1, Vec::len),
+                SweepAxis::SourceLayers => self.source_layers().map_or(1, <[u32]>::len),
                 SweepAxis::Layers | SweepAxis::Positions => continue,
             };
             let each = cells.iter().flat_map(|cell| {
                 (0..n).map(|i| {
                     let mut cell = cell.clone();
-                    cell.choose(*axis, i, config);
+                    cell.choose(*axis, i);
                     cell
                 })
             });
@@ -347,7 +396,7 @@ impl Template {
     }
 
     /// Keeps only one value of a swept axis. A single value stays in every cell, and so does what is frozen.
-    pub(super) fn choose(&mut self, axis: SweepAxis, index: usize, config: &ModelConfig) {
+    pub(super) fn choose(&mut self, axis: SweepAxis, index: usize) {
         let one = |list: &mut Vec<u32>| {
             if list.len() > 1 {
                 *list = vec![list[index]];
@@ -357,6 +406,11 @@ impl Template {
             _ if self.frozen => {}
             SweepAxis::Layers => one(&mut self.layers),
             SweepAxis::Heads => self.heads.iter_mut().for_each(one),
+            SweepAxis::SourceLayers => {
+                if let OpPlan::Write { values, .. } = &mut self.op {
+                    values.choose_layer(index);
+                }
+            }
             SweepAxis::Dims => {
                 // A given vector has a number for each named column.
                 if let (Some(dims), OpPlan::Write { values: ValuesPlan::Row(row), .. }) =
@@ -371,10 +425,7 @@ impl Template {
                 self.positions = vec![self.positions[index]];
                 match &mut self.op {
                     OpPlan::Write { values, .. } => values.choose(index),
-                    OpPlan::Noise { numpy: Some(rows), .. } => {
-                        let width = config.site_width(self.site, self.keys);
-                        *rows = rows[index * width..(index + 1) * width].into();
-                    }
+                    OpPlan::Noise(noise) => noise.chosen = Some(index),
                     _ => {}
                 }
             }
@@ -385,19 +436,86 @@ impl Template {
     /// Edits of one cell.
     pub(super) fn edits(&self, builder: &mut Builder<'_>) -> Vec<Edit> {
         let config = builder.config;
-        let layers = layers_written(self.site, &self.layers, self.window, config);
+        let layers = self.layers_written(config);
         let columns = self.columns(config);
         let mut edits = Vec::with_capacity(layers.len() * columns.len());
+        if matches!(self.op, OpPlan::Cut) {
+            return self.cuts(config, &layers);
+        }
         for layer in layers {
             for columns in &columns {
-                let at = Address { layer, site: self.site };
+                let at = Address { layer, site: self.at };
                 let op = self.lowered(at, columns.clone(), builder);
                 let columns = columns.clone();
                 let edit = Edit::new(at, self.positions.clone(), op, EditGroup::Patch);
-                edits.push(Edit { columns, ..edit });
+                edits.push(Edit { columns, through: self.through(at), ..edit });
             }
         }
         edits
+    }
+
+    /// Cuts edges, each at the positions that have it.
+    pub(super) fn cuts(&self, config: &ModelConfig, layers: &BTreeSet<u32>) -> Vec<Edit> {
+        let cuts = self.cut_edges(config);
+        let of_layer = |layer: u32| {
+            cuts.iter().map(move |(columns, positions)| {
+                let at = Address { layer, site: self.at };
+                let edit = Edit::new(at, positions.clone(), Op::Cut, EditGroup::Patch);
+                Edit { columns: Some(columns.clone()), ..edit }
+            })
+        };
+        layers.iter().flat_map(|layer| of_layer(*layer)).collect()
+    }
+
+    /// Columns of keys with the positions written that see them all.
+    pub(super) fn cut_edges(&self, config: &ModelConfig) -> Vec<(Range<u32>, Vec<u32>)> {
+        let keys = self.dims.as_deref().unwrap_or_default();
+        let mut edges: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
+        for position in &self.positions {
+            let seen: Vec<u32> = keys.iter().copied().filter(|key| key <= position).collect();
+            if seen.is_empty() {
+                continue;
+            }
+            for range in select::columns(Some(&[0]), Some(&seen), self.keys, 1) {
+                let range = range.unwrap_or(0..self.keys as u32);
+                edges.entry((range.start, range.end)).or_default().push(*position);
+            }
+        }
+        let heads = self.heads_written(config);
+        let of_head = |head: u32| {
+            let first = head * self.keys as u32;
+            edges.iter().map(move |((a, b), positions)| (first + a..first + b, positions.clone()))
+        };
+        heads.into_iter().flat_map(of_head).collect()
+    }
+
+    /// The heads written: all of them where none is named.
+    pub(super) fn heads_written(&self, config: &ModelConfig) -> Vec<u32> {
+        let all = || (0..config.site_heads(self.site).unwrap_or(1) as u32).collect();
+        self.heads.clone().unwrap_or_else(all)
+    }
+
+    /// Layers written, as addresses count them.
+    pub(super) fn layers_written(&self, config: &ModelConfig) -> BTreeSet<u32> {
+        layers_written(self.site, &self.layers, self.window, config)
+    }
+
+    /// The layer whose output projection the values of `head_out` go through, if it is not the one written.
+    fn through(&self, at: Address) -> Option<u32> {
+        match &self.op {
+            OpPlan::Write { values: ValuesPlan::Captured { layers, .. }, .. } if at.site == Site::HeadOut => {
+                layers.first().copied().filter(|layer| *layer != at.layer)
+            }
+            _ => None,
+        }
+    }
+
+    /// Layers read one by one, where the layer read is named.
+    pub(super) fn source_layers(&self) -> Option<&[u32]> {
+        match &self.op {
+            OpPlan::Write { values, .. } => values.layers(),
+            _ => None,
+        }
     }
 
     /// Ranges of columns, one edit each.
@@ -414,7 +532,10 @@ impl Template {
 
     /// Number of edits of one layer of one cell, at most.
     pub(super) fn edits_per_layer(&self, config: &ModelConfig) -> usize {
-        self.columns(config).len()
+        match self.op {
+            OpPlan::Cut => self.cut_edges(config).len(),
+            _ => self.columns(config).len(),
+        }
     }
 
     /// Numbers written at one position of one layer.
@@ -440,24 +561,35 @@ impl Template {
                 match how {
                     How::Replace => Op::Replace(source),
                     How::Add { coef, norm_match } => Op::Add { source, coef: *coef, norm_match: *norm_match },
-                    How::Swap(basis) => Op::Project { basis: Arc::clone(basis), source: Some(source) },
+                    How::Swap(basis) => {
+                        Op::Project { basis: basis.at(at.layer, columns.start), source: Some(source) }
+                    }
                 }
             }
             OpPlan::Scale(factor) => Op::Scale(*factor),
             OpPlan::Zero => Op::Zero,
-            OpPlan::ProjectOut(basis) => Op::Project { basis: Arc::clone(basis), source: None },
-            OpPlan::Noise { std, seed, stream, numpy } => {
-                let row = |i: usize, position: u32| {
-                    if let Some(rows) = numpy {
-                        return rows[i * site_width..(i + 1) * site_width][columns.clone()].to_vec();
-                    }
-                    let key = NoiseKey { seed: *seed, stream: stream + 32 * at.layer, sample: 0, position };
-                    philox_row(key, site_width)[columns.clone()].to_vec()
-                };
-                let rows = self.positions.iter().enumerate().flat_map(|(i, p)| row(i, *p));
-                let rows: Arc<[f32]> = rows.map(|x| (x * std) as f32).collect();
-                Op::add(Source::Constant(rows))
+            OpPlan::ProjectOut(basis) => {
+                Op::Project { basis: basis.at(at.layer, columns.start), source: None }
+            }
+            OpPlan::Cut => Op::Cut,
+            OpPlan::Noise(noise) => {
+                let rows = self.positions.iter().enumerate().flat_map(|(i, position)| {
+                    noise.row(at.layer, noise.chosen.unwrap_or(i), *position, site_width)[columns.clone()]
+                        .to_vec()
+                });
+                Op::add(Source::Constant(rows.map(|x| (x * noise.std) as f32).collect()))
             }
         }
+    }
+}
+
+impl NoisePlan {
+    /// Standard normal numbers of the `i`th position.
+    fn row(&self, layer: u32, i: usize, position: u32, width: usize) -> Vec<f64> {
+        if let Some(numpy) = &self.numpy {
+            return numpy[&layer][i * width..(i + 1) * width].to_vec();
+        }
+        let stream = self.stream + 32 * layer;
+        philox_row(NoiseKey { seed: self.seed, stream, sample: 0, position }, width)
     }
 }

@@ -217,17 +217,32 @@ impl Words for Fake {
         self.adds_bos.then(|| id("<s>"))
     }
     fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
-        let tokens = format!("{:?}", encoded.tokens.iter().map(|t| &t.text).collect::<Vec<_>>());
-        let times = prompt.matches(text).count();
-        let text = text.to_owned();
-        let at = match times {
-            0 => return Err(SpanError::Absent { text, tokens }),
-            1 => prompt.find(&text).unwrap(),
-            _ => return Err(SpanError::Ambiguous { text, times, tokens }),
-        };
-        let shares = |t: &Token| t.byte_start < at + text.len() && t.byte_end > at;
-        let first = encoded.tokens.iter().position(shares).unwrap();
-        let last = encoded.tokens.iter().rposition(shares).unwrap();
-        Ok(first..last + 1)
+        let mut all = self.occurrences(encoded, prompt, text)?;
+        match all.len() {
+            1 => Ok(all.remove(0)),
+            times => Err(SpanError::Ambiguous { text: text.to_owned(), times, tokens: shown(encoded) }),
+        }
     }
+    fn occurrences(
+        &self,
+        encoded: &Encoded,
+        prompt: &str,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, SpanError> {
+        let tokens_of = |at: usize| {
+            let shares = |t: &Token| t.byte_start < at + text.len() && t.byte_end > at;
+            let first = encoded.tokens.iter().position(shares).unwrap();
+            let last = encoded.tokens.iter().rposition(shares).unwrap();
+            first..last + 1
+        };
+        let all: Vec<_> = prompt.match_indices(text).map(|(at, _)| tokens_of(at)).collect();
+        if all.is_empty() {
+            return Err(SpanError::Absent { text: text.to_owned(), tokens: shown(encoded) });
+        }
+        Ok(all)
+    }
+}
+
+fn shown(encoded: &Encoded) -> String {
+    format!("{:?}", encoded.tokens.iter().map(|t| &t.text).collect::<Vec<_>>())
 }

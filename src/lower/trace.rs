@@ -2,16 +2,19 @@
 
 use super::control::Controls;
 use super::corrupt;
+use super::derive;
 use super::facts::Facts;
+use super::knockout;
 use super::layout::{Axis, Grid, Lowered, TraceLayout};
-use super::prompts::{TokenRun, find};
+use super::prompts::{Span, TokenRun, find};
 use super::select;
-use super::template::keys;
+use super::template::{OpPlan, Template, keys};
 use super::trivial::{judge, triviality};
 use super::{Prepared, Size, Started, admit, lint_effect_metrics, prepare, start, twins};
 use crate::model::config::ModelConfig;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::named::Named;
+use crate::spec::patch::Control;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
 use crate::spec::site::Site;
@@ -28,6 +31,8 @@ struct ArmPlan {
     joint: Option<Vec<u32>>,
     /// Sites held at the unrestored run's values above.
     sever: Vec<Site>,
+    /// What is cut in place of restoring anything, of any layer and position.
+    cut: Option<Template>,
 }
 
 pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
@@ -45,14 +50,22 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let positions = select::positions(&spec.positions, &clean, "/positions", out);
     let corrupting = corrupt::resolve(&spec.corrupt, experiment, &clean, samples, facts, &mut prepared, out);
     let (Some(positions), Some(corrupting)) = (positions, corrupting) else { return None };
+    check_cuts(&arms, &positions, &prepared, &spec.corrupt.from, facts.config(), out);
+    for (i, control) in spec.controls.iter().enumerate() {
+        if *control != Control::SelfPatch && arms.iter().any(|(_, arm)| arm.cut.is_some()) {
+            let detail = "an edge that is cut reads no run and moves no row: the control would repeat it";
+            let fix =
+                "cut edges from other keys to compare with, in an arm of its own, or leave the control out";
+            out.push(format!("/controls/{i}"), code::CONFLICT, detail, fix);
+        }
+    }
     for (i, _) in spec.derive.iter().enumerate().filter(|(_, derive)| derive.needs_layers()) {
         if spec.arms.iter().all(|(_, arm)| !arm.site.has_layer()) {
             let fix = "add an arm at resid_post, or leave it out";
             out.push(format!("/derive/{i}"), code::CONFLICT, "no arm has layers", fix);
         }
     }
-    let depth = facts.config().num_layers as u32;
-    let size = size(&spec, &arms, positions.len(), samples, depth);
+    let size = size(&spec, &arms, &positions, samples, facts.config());
     admit(
         &size,
         experiment.runs.len() as u64 + samples,
@@ -94,7 +107,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         corrupted: corrupted.runs.iter().map(|(_, readout)| *readout).collect(),
         corrupted_positions: corrupted.positions,
         replaced: corrupted.replaced,
-        subject: clean.spans.get("subject").cloned(),
+        subject: clean.spans.get("subject").and_then(Span::range),
         sigma,
         arms: grids,
         spec,
@@ -122,14 +135,18 @@ fn arms(
                 "choose a smaller window",
             );
         }
-        // A head's output is linear in its z: restoring one restores the other, exactly.
-        let site = if arm.site == Site::HeadOut { Site::Z } else { arm.site };
-        let n = config.site_heads(site);
-        let part = config.site_width(site, keys) / n.unwrap_or(1);
+        let (site, written) = (arm.site, arm.site.written_as());
+        let n = config.site_heads(written);
+        let part = config.site_width(written, keys) / n.unwrap_or(1);
         let heads = match (&arm.heads, n) {
             (Some(heads), Some(n)) => select::heads(heads, n as u32, &format!("{at}/heads"), out),
             _ => None,
         };
+        if arm.site == Site::HeadOut && arm.dims.is_some() {
+            let detail = "a head's output is restored as a whole";
+            let fix = "use attn_out for columns of the residual stream, or z for a head's own";
+            out.push(format!("{at}/dims"), code::NOT_SUPPORTED, detail, fix);
+        }
         let dims = arm.dims.as_ref();
         let dims = dims.and_then(|dims| select::dims(dims, part as u32, &format!("{at}/dims"), out));
         let joint = arm.positions.as_ref();
@@ -137,22 +154,77 @@ fn arms(
         let columns = select::columns(heads.as_deref(), dims.as_deref(), part, n.unwrap_or(1));
         let layers = if site.has_layer() { layers.to_vec() } else { vec![0] };
         let sever = arm.sever.clone();
-        (name.to_owned(), ArmPlan { site, window: arm.window, columns, layers, joint, sever })
+        let keys_cut = arm.keys.as_ref();
+        let keys_cut = keys_cut.and_then(|keys| select::positions(keys, clean?, &format!("{at}/keys"), out));
+        let cut = keys_cut.map(|keys_cut| Template {
+            at: site,
+            site,
+            window: arm.window,
+            layers: Vec::new(),
+            positions: Vec::new(),
+            heads,
+            dims: Some(keys_cut),
+            keys,
+            frozen: false,
+            op: OpPlan::Cut,
+        });
+        (name.to_owned(), ArmPlan { site, window: arm.window, columns, layers, joint, sever, cut })
     });
     arms.collect()
 }
 
-fn size(spec: &TraceSpec, arms: &Named<ArmPlan>, positions: usize, samples: u64, depth: u32) -> Size {
+/// Refuses knockouts that cut nothing, or all that a position attends to.
+fn check_cuts(
+    arms: &Named<ArmPlan>,
+    positions: &[u32],
+    prepared: &Prepared,
+    clean: &str,
+    config: &ModelConfig,
+    out: &mut Problems,
+) {
+    let run = prepared.runs.place(clean);
+    for (name, arm) in arms.iter() {
+        let Some(cut) = &arm.cut else { continue };
+        let at = format!("/arms/{}/keys", escape(name));
+        let written = Template {
+            layers: arm.layers.clone(),
+            positions: arm.joint.clone().unwrap_or_else(|| positions.to_vec()),
+            ..cut.clone()
+        };
+        if written.cut_edges(config).is_empty() {
+            let detail = "every key named comes after every position: there is no such edge";
+            out.push(at, code::EMPTY, detail, "name keys at or before the positions");
+            continue;
+        }
+        let inherited = run.map(|run| derive::inherited(&prepared.derived, run)).unwrap_or_default();
+        if let Some(blind) = knockout::blind(&[written], &inherited, config) {
+            blind.report(&at, out);
+        }
+    }
+}
+
+fn size(
+    spec: &TraceSpec,
+    arms: &Named<ArmPlan>,
+    positions: &[u32],
+    samples: u64,
+    config: &ModelConfig,
+) -> Size {
+    let depth = config.num_layers as u32;
     let copies = 1 + spec.controls.len() as u64;
     let mut size = Size { cells: 0, edits: 0, positions: 0, at: "/arms" };
     for (_, arm) in arms.iter() {
-        let (along, together) = arm.joint.as_ref().map_or((positions, 1), |joint| (1, joint.len()));
+        let (along, together) = arm.joint.as_ref().map_or((positions.len(), 1), |joint| (1, joint.len()));
         let cells = (arm.layers.len() as u64)
             .saturating_mul(along as u64)
             .saturating_mul(samples)
             .saturating_mul(copies);
         let severed = arm.sever.len() as u64 * u64::from(depth);
-        let per_cell = u64::from(arm.window.min(depth)).saturating_mul(arm.columns.len() as u64) + severed;
+        let columns = arm.cut.as_ref().map_or(arm.columns.len(), |cut| {
+            let positions = arm.joint.as_deref().unwrap_or(positions);
+            Template { positions: positions.to_vec(), ..cut.clone() }.cut_edges(config).len()
+        });
+        let per_cell = u64::from(arm.window.min(depth)).saturating_mul(columns as u64) + severed;
         let edits = cells.saturating_mul(per_cell);
         size.cells = size.cells.saturating_add(cells);
         size.edits = size.edits.saturating_add(edits);
@@ -199,7 +271,7 @@ fn grid(
                     Direction::Denoising => (*corrupted, scene.clean),
                     Direction::Noising => (scene.clean, *corrupted),
                 };
-                let edits = cell_edits(arm, *layer, positions, source, base, depth);
+                let edits = cell_edits(arm, *layer, positions, source, base, config);
                 controls.add(plan, config, base, &edits, number, scene.read, &mut grid.controls);
                 let cell = plan.branch(base, edits);
                 grid.readouts.push(plan.read(cell, scene.read));
@@ -212,15 +284,16 @@ fn grid(
     grid
 }
 
-/// Edits of one cell: what is restored from `source`, and what is held at the values of `base` in the layers above.
+/// Edits of one cell: what is restored from `source`, or cut, and what is held at the values of `base` in the layers above.
 fn cell_edits(
     arm: &ArmPlan,
     layer: u32,
     positions: &[u32],
     source: RunId,
     base: RunId,
-    depth: u32,
+    config: &ModelConfig,
 ) -> Vec<Edit> {
+    let depth = config.num_layers as u32;
     let layers = match arm.site {
         Site::Embed => 0..1,
         Site::FinalNorm | Site::Logits => depth..depth + 1,
@@ -232,9 +305,17 @@ fn cell_edits(
         let edit = Edit::new(Address { layer, site }, positions.to_vec(), op, EditGroup::Patch);
         Edit { columns, ..edit }
     };
-    let restored = layers.flat_map(|layer| {
-        arm.columns.iter().map(move |columns| copy(layer, arm.site, columns.clone(), source))
-    });
+    let written: Vec<Edit> = match &arm.cut {
+        Some(cut) => {
+            Template { positions: positions.to_vec(), ..cut.clone() }.cuts(config, &layers.collect())
+        }
+        None => {
+            let restored = layers.flat_map(|layer| {
+                arm.columns.iter().map(move |columns| copy(layer, arm.site, columns.clone(), source))
+            });
+            restored.collect()
+        }
+    };
     let held = above.flat_map(|layer| arm.sever.iter().map(move |site| copy(layer, *site, None, base)));
-    restored.chain(held).collect()
+    written.into_iter().chain(held).collect()
 }

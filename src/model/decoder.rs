@@ -3,8 +3,10 @@
 //! Written once over [`Kernels`]; what joins, is edited, is dropped and is read where was decided when the
 //! [`ForwardBatch`] was made (`crate::plan`). Reading this file top to bottom is reading the model.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::elsewhere::{Elsewhere, Through};
 use super::joint;
 use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
@@ -12,7 +14,9 @@ use super::turns;
 use super::weights::{Layer, Weights};
 use crate::kernels::{Heads, Kernels, OutOfMemory};
 use crate::plan::Score;
-use crate::plan::batch::{AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, Step, Tap};
+use crate::plan::batch::{
+    AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, Step, Tap, Values,
+};
 use crate::plan::output::{RowWritten, larger};
 use crate::spec::site::Site;
 
@@ -187,11 +191,26 @@ impl<K: Kernels> Decoder<K> {
     }
 }
 
-/// Rows whose heads are isolated at once for captures of `head_out`: as many as the other buffers have room for.
+/// Rows whose heads are isolated at once for `head_out`: as many as the other buffers have room for.
 fn head_block(batch: &ForwardBatch, heads: Heads) -> usize {
-    let captured = batch.layers.iter().flat_map(|layer| &layer[Site::HeadOut].captures);
-    let most = captured.map(|capture| capture.rows.len()).max().unwrap_or(0);
+    let captured = |tap: &Tap| tap.captures.iter().map(|capture| capture.rows.len()).max().unwrap_or(0);
+    let through = |tap: &Tap| {
+        let edits = tap.steps.iter().filter_map(|step| match step {
+            Step::Edit(edit) if edit.through.is_some() => Some(edit.rows.len()),
+            _ => None,
+        });
+        edits.sum::<usize>().div_ceil(heads.query)
+    };
+    let taps = batch.layers.iter().map(|layer| &layer[Site::HeadOut]);
+    let most = taps.map(|tap| captured(tap).max(through(tap))).max().unwrap_or(0);
     most.min((batch.peak_rows / heads.query).max(1))
+}
+
+/// `sum += numbers`
+fn add(sum: &mut [f32], numbers: &[f32]) {
+    for (sum, number) in sum.iter_mut().zip(numbers) {
+        *sum += number;
+    }
 }
 
 /// The state of one pass over the layers, besides the matrices.
@@ -219,7 +238,10 @@ struct Pass<'a, K: Kernels> {
 
 /// Which of the rows edited an entry of the log is about.
 struct Logged {
-    rows: Range<usize>,
+    /// Where they stand among all that the batch edits; none of a step of the forward itself.
+    first: Option<usize>,
+    /// How many entries.
+    count: usize,
     /// Whether this rank speaks for them.
     primary: bool,
 }
@@ -263,8 +285,13 @@ impl<K: Kernels> Pass<'_, K> {
             kernels.attention(heads, &b.q, &b.k, &b.v, &tables.attention, &self.positions, &mut b.z);
         }
         self.tap(Site::Z, &tables[Site::Z], &mut b.z, [&mut b.x]);
-        self.head_out(&tables[Site::HeadOut], layer, b);
+        let elsewhere = self.head_out(&tables[Site::HeadOut], layer, b);
         kernels.row_parallel(&b.z, &layer.o, &mut b.y);
+        if !elsewhere.is_empty() {
+            let (rows, written): (Vec<u32>, Vec<Vec<f32>>) = elsewhere.into_iter().unzip();
+            let values = Values::Given(written.concat());
+            self.put(&mut b.y, rows, None, RowOp::Add { values, coef: 1.0, norm_match: false });
+        }
         self.tap(Site::AttnOut, &tables[Site::AttnOut], &mut b.y, [&mut b.x]);
         if tables[Site::ResidMid].is_empty() {
             kernels.add_norm(&mut b.x, &b.y, &layer.mlp_norm, self.eps, &mut b.h);
@@ -290,8 +317,32 @@ impl<K: Kernels> Pass<'_, K> {
         self.tap(Site::ResidPost, &tables[Site::ResidPost], &mut b.x, []);
     }
 
-    /// Captures of each head's share of the sublayer's output: `z` with the other heads zeroed, projected.
-    fn head_out(&mut self, tap: &Tap, layer: &Layer<K>, b: &mut Buffers<K>) {
+    /// Joins, edits and captures of what each head writes: its `z`, after `z` was read, through the output projection. Gives
+    /// back what else is written, row by row: what heads wrote in other layers.
+    fn head_out(&mut self, tap: &Tap, layer: &Layer<K>, b: &mut Buffers<K>) -> BTreeMap<u32, Vec<f32>> {
+        let columns = self.shard.columns(Site::Z, self.keys);
+        let mut elsewhere = Elsewhere::default();
+        for step in &tap.steps {
+            match step {
+                Step::Join(parents) => {
+                    elsewhere.join(parents, self.kernels.rows(&b.z));
+                    self.kernels.append(&mut b.z, parents);
+                    self.join(parents, [&mut b.x]);
+                }
+                Step::Edit(edit) => {
+                    elsewhere.edit(edit, &columns);
+                    self.edit(Site::Z, edit, &mut b.z);
+                    if edit.through.is_some() && edit.instead.is_none() {
+                        // What was written, and is logged, goes through the other layer's projection, not through this one's.
+                        let held = columns.held(&columns.written(edit));
+                        let own = held.start - columns.own.start..held.end - columns.own.start;
+                        if !own.is_empty() {
+                            self.put(&mut b.z, edit.rows.clone(), Some(own), RowOp::Zero);
+                        }
+                    }
+                }
+            }
+        }
         for capture in &tap.captures {
             let mut numbers = Vec::new();
             for rows in capture.rows.chunks(self.block.max(1)) {
@@ -300,8 +351,53 @@ impl<K: Kernels> Pass<'_, K> {
                 let all: Vec<u32> = (0..self.kernels.rows(&b.y) as u32).collect();
                 numbers.extend(self.kernels.read(&b.y, &all));
             }
+            self.add_heads(&elsewhere, &capture.rows, &mut numbers, b);
             self.capture(Site::HeadOut, capture.capture, numbers);
         }
+        let mut written: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
+        for Through { layer, rows, z } in elsewhere.through() {
+            let numbers = self.projected(&z, layer, true, b);
+            for (row, numbers) in rows.iter().zip(numbers.chunks_exact(numbers.len() / rows.len())) {
+                add(written.entry(*row).or_insert_with(|| vec![0.0; numbers.len()]), numbers);
+            }
+        }
+        written
+    }
+
+    /// Adds what heads wrote in other layers to the outputs of heads, `[rows, own heads, d]`.
+    fn add_heads(&mut self, elsewhere: &Elsewhere, rows: &[u32], numbers: &mut [f32], b: &mut Buffers<K>) {
+        let (heads, width) = (self.heads.query, self.heads.query * self.heads.dim);
+        let of_row = numbers.len() / rows.len();
+        for Through { layer, rows: there, z } in elsewhere.through() {
+            for (row, numbers) in rows.iter().zip(numbers.chunks_exact_mut(of_row)) {
+                let Ok(place) = there.binary_search(row) else { continue };
+                let mut isolated = vec![0.0; heads * width];
+                for (head, z) in z[place * width..][..width].chunks_exact(self.heads.dim).enumerate() {
+                    isolated[head * (width + self.heads.dim)..][..z.len()].copy_from_slice(z);
+                }
+                add(numbers, &self.projected(&isolated, layer, false, b));
+            }
+        }
+    }
+
+    /// Rows of `z`, own columns, through the output projection of a layer: of this rank's heads alone, or of the heads of
+    /// all ranks.
+    fn projected(&mut self, z: &[f32], layer: u32, all: bool, b: &mut Buffers<K>) -> Vec<f32> {
+        let (kernels, o) = (self.kernels, &self.weights.layers[layer as usize].o);
+        let width = self.heads.query * self.heads.dim;
+        let mut numbers = Vec::new();
+        for z in z.chunks(width * self.heads.query * self.block.max(1)) {
+            let rows: Vec<u32> = (0..(z.len() / width) as u32).collect();
+            kernels.gather(&b.z, &vec![0; rows.len()], &mut b.one_head);
+            self.put(&mut b.one_head, rows.clone(), None, RowOp::Replace(Values::Given(z.to_vec())));
+            if all {
+                kernels.row_parallel(&b.one_head, o, &mut b.y);
+            } else {
+                kernels.linear(&b.one_head, o, &mut b.y);
+            }
+            numbers.extend(kernels.read(&b.y, &rows));
+        }
+        numbers
     }
 
     /// Logit-lens readouts of the residual stream as it stands.
@@ -414,8 +510,15 @@ impl<K: Kernels> Pass<'_, K> {
         };
         if let Some(edit) = columns.localised(edit) {
             self.kernels.edit(x, &edit, &mut self.log);
-            self.logged.push(Logged { rows, primary: columns.primary });
+            self.logged.push(Logged { first: Some(rows.start), count: rows.len(), primary: columns.primary });
         }
+    }
+
+    /// Writes rows of a matrix, in its own columns, as a step of the forward itself: it counts as no edit.
+    fn put(&mut self, x: &mut K::Matrix, rows: Vec<u32>, columns: Option<Range<u32>>, op: RowOp) {
+        let edit = EditRows { rows, first: 0, columns, op, instead: None, through: None };
+        self.kernels.edit(x, &edit, &mut self.log);
+        self.logged.push(Logged { first: None, count: edit.rows.len(), primary: false });
     }
 
     /// Keeps numbers read at a site, `[rows, own columns]`.
@@ -428,8 +531,13 @@ impl<K: Kernels> Pass<'_, K> {
     fn finish(self) -> RankOutput {
         let Pass { kernels, log, logged, mut output, .. } = self;
         let mut changes = kernels.changes(log).into_iter();
-        for Logged { rows, primary } in logged {
-            for (written, change) in output.written[rows].iter_mut().zip(&mut changes) {
+        for Logged { first, count, primary } in logged {
+            let own = changes.by_ref().take(count);
+            let Some(first) = first else {
+                own.for_each(drop);
+                continue;
+            };
+            for (written, change) in output.written[first..first + count].iter_mut().zip(own) {
                 written.largest = larger(written.largest, change.largest);
                 written.cancelled |= change.cancelled;
                 if primary {

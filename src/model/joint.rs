@@ -52,6 +52,7 @@ pub(super) fn resolved<K: Kernels>(
         columns: Some(written),
         op: RowOp::Replace(Values::Given(numbers)),
         instead: None,
+        through: None,
     };
     (edit, cancelled)
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod decoder;
+mod elsewhere;
 mod joint;
 pub mod output;
 pub mod rope;

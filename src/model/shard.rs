@@ -192,8 +192,8 @@ impl Columns {
     }
 
     /// Those of the given columns that this rank holds.
-    fn held(&self, columns: &Range<u32>) -> Range<u32> {
-        let start = columns.start.max(self.own.start);
+    pub(super) fn held(&self, columns: &Range<u32>) -> Range<u32> {
+        let start = columns.start.clamp(self.own.start, self.own.end);
         start..columns.end.min(self.own.end).max(start)
     }
 
@@ -221,7 +221,7 @@ impl Columns {
             RowOp::Project { basis, values: source } => {
                 RowOp::Project { basis: cut(basis).into(), values: source.as_ref().map(values) }
             }
-            RowOp::Scale(_) | RowOp::Zero => edit.op.clone(),
+            RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => edit.op.clone(),
         };
         Some(Cow::Owned(EditRows {
             rows: edit.rows.clone(),
@@ -229,6 +229,7 @@ impl Columns {
             columns: Some(held.start - self.own.start..held.end - self.own.start),
             op,
             instead: edit.instead.as_deref().map(cut),
+            through: edit.through,
         }))
     }
 }

@@ -123,6 +123,8 @@ pub struct EditRows {
     pub op: RowOp,
     /// Rows of length 1, `[rows, columns]`, along which the rows move instead, as far as `op` would have moved them.
     pub instead: Option<Vec<f32>>,
+    /// At `head_out`: the layer whose output projection given values go through, if it is another one.
+    pub through: Option<u32>,
 }
 
 impl EditRows {
@@ -152,6 +154,8 @@ pub enum RowOp {
     Scale(f32),
     /// `dst = 0`
     Zero,
+    /// `dst = -inf`
+    Cut,
     /// `dst += P (src - dst)`, `P` the projector on the span of the basis; no values: `src` is zero.
     Project {
         /// Orthonormal rows, `[n, columns]`.
@@ -168,7 +172,7 @@ impl RowOp {
         match self {
             RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
             RowOp::Project { values, .. } => values.as_ref(),
-            RowOp::Scale(_) | RowOp::Zero => None,
+            RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => None,
         }
     }
 
@@ -177,7 +181,7 @@ impl RowOp {
         match self {
             RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
             RowOp::Project { values, .. } => values.as_mut(),
-            RowOp::Scale(_) | RowOp::Zero => None,
+            RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => None,
         }
     }
 }

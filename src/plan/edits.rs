@@ -130,6 +130,7 @@ fn empty(edit: &Edit) -> EditRows {
         }
         Op::Scale(factor) => RowOp::Scale(*factor),
         Op::Zero => RowOp::Zero,
+        Op::Cut => RowOp::Cut,
         Op::Project { basis, source } => {
             RowOp::Project { basis: Arc::clone(basis), values: source.as_ref().map(values) }
         }
@@ -140,13 +141,14 @@ fn empty(edit: &Edit) -> EditRows {
         columns: edit.columns.clone(),
         op,
         instead: edit.instead.as_ref().map(|_| Vec::new()),
+        through: edit.through,
     }
 }
 
 /// Whether two edits differ in nothing but which rows they write and read, and what these count as.
 fn are_alike(a: &Edit, b: &Edit) -> bool {
     let alike = match (&a.op, &b.op) {
-        (Op::Replace(_), Op::Replace(_)) | (Op::Zero, Op::Zero) => true,
+        (Op::Replace(_), Op::Replace(_)) | (Op::Zero, Op::Zero) | (Op::Cut, Op::Cut) => true,
         (Op::Add { coef, norm_match, .. }, Op::Add { coef: other, norm_match: other_match, .. }) => {
             coef.to_bits() == other.to_bits() && norm_match == other_match
         }
@@ -155,5 +157,9 @@ fn are_alike(a: &Edit, b: &Edit) -> bool {
         _ => false,
     };
     let kind = |edit: &Edit| edit.op.source().map(std::mem::discriminant);
-    alike && kind(a) == kind(b) && a.columns == b.columns && a.instead.is_some() == b.instead.is_some()
+    alike
+        && kind(a) == kind(b)
+        && a.columns == b.columns
+        && a.through == b.through
+        && a.instead.is_some() == b.instead.is_some()
 }

@@ -63,13 +63,15 @@ pub struct Edit {
     /// Positions written, each once.
     pub positions: Vec<u32>,
     /// Columns written (a head's slice of `z`, a neuron); `None`: the whole width. At `scores` and `pattern` a head has
-    /// [`Plan::keys`] columns.
+    /// [`Plan::keys`] columns, at `head_out` those of its `z` ([`Site::written_as`]).
     pub columns: Option<Range<u32>>,
     /// What is written.
     pub op: Op,
     /// Rows of length 1, `[positions, columns]`: each destination row moves this way instead, as far as the operation
     /// would have moved it (a control of equal norm).
     pub instead: Option<Arc<[f32]>>,
+    /// At `head_out`: the layer whose output projection the values, which are its `z`, go through; `None`: the layer written.
+    pub through: Option<u32>,
     /// Whose receipt it counts in.
     pub group: EditGroup,
 }
@@ -92,6 +94,8 @@ pub enum Op {
     Scale(f32),
     /// `dst = 0`
     Zero,
+    /// `dst = -inf`: scores of keys that get no attention.
+    Cut,
     /// `dst = dst + P (src - dst)` with `P` the projector on the span of `basis`; without a source, `src` is zero and
     /// the span is projected out.
     Project {
@@ -142,7 +146,7 @@ impl Run {
 impl Edit {
     /// An edit of the whole width.
     pub fn new(at: Address, positions: Vec<u32>, op: Op, group: EditGroup) -> Self {
-        Self { at, positions, columns: None, op, instead: None, group }
+        Self { at, positions, columns: None, op, instead: None, through: None, group }
     }
 }
 
@@ -157,7 +161,7 @@ impl Op {
         match self {
             Op::Replace(source) | Op::Add { source, .. } => Some(source),
             Op::Project { source, .. } => source.as_ref(),
-            Op::Scale(_) | Op::Zero => None,
+            Op::Scale(_) | Op::Zero | Op::Cut => None,
         }
     }
 
@@ -165,7 +169,7 @@ impl Op {
         match self {
             Op::Replace(source) | Op::Add { source, .. } => Some(source),
             Op::Project { source, .. } => source.as_mut(),
-            Op::Scale(_) | Op::Zero => None,
+            Op::Scale(_) | Op::Zero | Op::Cut => None,
         }
     }
 

@@ -55,6 +55,10 @@ fn write(value: &mut Value, columns: Range<usize>, kind: &Kind, source: &[u64], 
     }
 }
 
+fn through(layer: Option<u32>) -> Vec<u64> {
+    layer.into_iter().map(u64::from).collect()
+}
+
 fn indices(columns: Option<&Range<u32>>) -> Range<usize> {
     columns.map_or(0..2, |columns| columns.start as usize..columns.end as usize)
 }
@@ -123,8 +127,12 @@ impl Reference {
     fn apply(&self, edit: &Edit, values: &mut [Value]) {
         let columns = indices(edit.columns.as_ref());
         let kind = match &edit.op {
+            Op::Replace(_) if edit.through.is_some() => {
+                Kind::Other("through", 0, false, through(edit.through))
+            }
             Op::Replace(_) => Kind::Replace,
             Op::Zero => Kind::Zero,
+            Op::Cut => Kind::Other("cut", 0, false, vec![]),
             Op::Add { coef, norm_match, .. } => Kind::Other("add", coef.to_bits(), *norm_match, vec![]),
             Op::Scale(factor) => Kind::Other("scale", factor.to_bits(), false, vec![]),
             Op::Project { basis, .. } => Kind::Other("project", 0, false, bits(basis)),
@@ -238,8 +246,12 @@ impl Machine {
 fn apply_table(table: &EditRows, values: &mut [Value]) {
     let columns = indices(table.columns.as_ref());
     let kind = match &table.op {
+        RowOp::Replace(_) if table.through.is_some() => {
+            Kind::Other("through", 0, false, through(table.through))
+        }
         RowOp::Replace(_) => Kind::Replace,
         RowOp::Zero => Kind::Zero,
+        RowOp::Cut => Kind::Other("cut", 0, false, vec![]),
         RowOp::Add { coef, norm_match, .. } => Kind::Other("add", coef.to_bits(), *norm_match, vec![]),
         RowOp::Scale(factor) => Kind::Other("scale", factor.to_bits(), false, vec![]),
         RowOp::Project { basis, .. } => Kind::Other("project", 0, false, bits(basis)),
@@ -297,15 +309,15 @@ impl Choices {
     }
 
     fn edit(&mut self, length: u32, layers: u32, bases: &[Arc<[f32]>], plan: &Plan) -> Edit {
-        let sites: Vec<Site> =
-            Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut).collect();
+        let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| site.is_editable()).collect();
         let mut positions: Vec<u32> = (0..=self.below(3)).map(|_| self.below(length)).collect();
         positions.sort_unstable();
         positions.dedup();
-        let op = match self.below(7) {
+        let op = match self.below(8) {
             0..=2 => Op::Replace(self.source(&positions, plan)),
             3 => Op::Zero,
             4 => Op::Scale(self.below(3) as f32),
+            7 => Op::Cut,
             5 => Op::Add {
                 source: self.source(&positions, plan),
                 coef: self.below(2) as f32,
@@ -321,6 +333,12 @@ impl Choices {
         // Constants are two columns wide; the others may write one.
         if self.one_in(3) && !matches!(edit.op.source(), Some(Source::Constant(_))) {
             edit.columns = Some([0..1, 1..2][self.below(2) as usize].clone());
+        }
+        if edit.at.site == Site::HeadOut
+            && matches!(edit.op, Op::Replace(Source::Constant(_)))
+            && self.one_in(2)
+        {
+            edit.through = Some(self.below(layers));
         }
         if group == EditGroup::Control && self.one_in(3) {
             edit.instead = Some((0..edit.positions.len()).map(|_| self.below(9) as f32).collect());

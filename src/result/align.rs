@@ -197,7 +197,7 @@ fn runs(layout: &AlignLayout, output: Option<&PlanOutput>, words: &dyn Words) ->
         AlignedRun {
             tokens: RunTokens {
                 tokens: run.tokens.clone(),
-                spans: run.spans.map(|_, span| [span.start, span.end]),
+                spans: run.spans.clone(),
                 read: run.read,
                 topk: score.map_or_else(|| Some(Vec::new()), |score| top_tokens(score, topk, words)),
             },

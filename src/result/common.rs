@@ -1,7 +1,5 @@
 //! What responses share.
 
-use std::ops::Range;
-
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -14,7 +12,7 @@ use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::Common;
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::{self, Measure, TargetToken};
-use crate::lower::prompts::{self, TokenRun};
+use crate::lower::prompts::{self, Span, TokenRun};
 use crate::plan::EditGroup;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, Missing, PlanOutput};
@@ -144,8 +142,8 @@ pub struct RunTokens {
     /// Its tokens.
     pub tokens: Vec<Token>,
     /// Token ranges of its spans, half-open.
-    #[schema(value_type = std::collections::BTreeMap<String, [u32; 2]>)]
-    pub spans: Named<[u32; 2]>,
+    #[schema(value_type = std::collections::BTreeMap<String, Span>)]
+    pub spans: Named<Span>,
     /// Position at which it is read.
     pub read: u32,
     /// Most probable next tokens there; null where the logits are not finite.
@@ -406,7 +404,7 @@ pub fn top_tokens(score: &Score, k: u32, words: &dyn Words) -> Option<Vec<TopTok
 pub fn run_tokens(common: &Common, scores: &[Score], k: u32, words: &dyn Words) -> Named<RunTokens> {
     common.runs.map(|_, (run, readout)| RunTokens {
         tokens: run.tokens.clone(),
-        spans: run.spans.map(|_, span| [span.start, span.end]),
+        spans: run.spans.clone(),
         read: run.read,
         topk: top_tokens(&scores[*readout], k, words),
     })
@@ -450,8 +448,8 @@ pub struct TokenizeResponse {
     /// The tokens with text and offsets.
     pub tokens: Vec<Token>,
     /// Token ranges of the spans, half-open.
-    #[schema(value_type = std::collections::BTreeMap<String, [u32; 2]>)]
-    pub spans: Named<[u32; 2]>,
+    #[schema(value_type = std::collections::BTreeMap<String, Span>)]
+    pub spans: Named<Span>,
     /// Whether the first token is BOS.
     pub has_bos: bool,
     /// What the request's `continuation` adds.
@@ -513,7 +511,7 @@ pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Pro
         Some(TokenizeResponse {
             model: facts.model().to_owned(),
             ids: run.ids.to_vec(),
-            spans: run.spans.map(|_, span: &Range<u32>| [span.start, span.end]),
+            spans: run.spans,
             tokens: run.tokens,
             has_bos: run.has_bos,
             continuation,

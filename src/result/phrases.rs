@@ -8,7 +8,7 @@ use crate::lower::layout::{Replaced, SigmaUsed};
 use crate::lower::measure::TargetToken;
 use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
-use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
+use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
@@ -174,6 +174,7 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
         OpSpec::Zero => format!("{site} set to zero"),
         OpSpec::Resample { source, .. } => format!("{site} from one of {}", listed(&source.any_of)),
         OpSpec::Noise { .. } => format!("noise added to {site}"),
+        OpSpec::Knockout { keys } => format!("attention to {} cut", positions(keys)),
         OpSpec::ProjectOut { basis } => format!("{site} without {}", directions(basis)),
         OpSpec::Subspace { basis, source } => {
             format!("{} of {site} from {}", directions(basis), from(source))
@@ -193,7 +194,7 @@ fn source_of(source: &SourceSpec, site: Site) -> String {
     match source {
         SourceSpec::Run { run, site: None, layer: None, .. } => run.clone(),
         SourceSpec::Run { run, site: read, layer, .. } => {
-            let layer = layer.map(|layer| format!(" of layer {layer}")).unwrap_or_default();
+            let layer = layer.as_ref().map(|read| format!(" of {}", layers(read))).unwrap_or_default();
             format!("{run}'s {}{layer}", read.unwrap_or(site))
         }
         SourceSpec::Activation { activation, .. } => activation.clone(),
@@ -203,8 +204,12 @@ fn source_of(source: &SourceSpec, site: Site) -> String {
 }
 
 /// How many directions span a subspace.
-fn directions(basis: &[Vec<f32>]) -> String {
-    if let [_] = basis { "one direction".to_owned() } else { format!("{} directions", basis.len()) }
+fn directions(basis: &Basis) -> String {
+    match basis {
+        Basis::Vectors(vectors) if vectors.len() == 1 => "one direction".to_owned(),
+        Basis::Vectors(vectors) => format!("{} directions", vectors.len()),
+        Basis::Stored { activation, .. } => format!("the directions of {activation}"),
+    }
 }
 
 fn layers(layers: &Layers) -> String {

@@ -113,7 +113,7 @@ struct TraceRow<'r> {
 
 /// A patch: a row for each metric (`only` that one, if given) of each cell.
 ///
-/// Columns: layer, position, token, head, metric, value, effect, normalised, exact_null, trivial, base, source. Tokens are
+/// Columns: layer, position, token, head, dim, source_layer, metric, value, effect, normalised, exact_null, trivial, base, source. Tokens are
 /// the base run's; `base` and `source` are the metric of the unpatched runs, the latter empty unless exactly one other
 /// run is read.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
@@ -142,6 +142,8 @@ pub fn patch_table(response: &PatchResponse, only: Option<&str>) -> Vec<Column> 
     let tokens = response.runs.get(base).map(|run| &run.tokens[..]).unwrap_or_default();
     Table::new(rows)
         .cell(|row| row.cell, |position| tokens.get(position as usize))
+        .int("dim", |row| row.cell.dim)
+        .int("source_layer", |row| row.cell.source_layer)
         .text("metric", |row| row.metric)
         .float("value", |row| row.value)
         .float("effect", |row| row.effect)

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+pub use super::op::{Basis, OpSpec, SourceSpec};
 use super::op::{FIELDS, read_op};
-pub use super::op::{OpSpec, SourceSpec};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::{read_layers, read_site};
@@ -32,7 +32,8 @@ pub struct Intervention {
     /// Layers written together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
     #[schema(required = false)]
     pub window: u32,
-    /// What is done.
+    /// What is done. Interventions apply in the order of computation, whatever their order in the list; those of one site and
+    /// layer in the order of the list, after `freeze` and before `knockout`.
     #[serde(flatten)]
     pub op: OpSpec,
 }

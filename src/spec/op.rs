@@ -7,7 +7,7 @@ use super::corruption::{Rng, Sigma, read_seed};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::read_site;
-use super::select::Positions;
+use super::select::{Layers, Positions};
 use super::site::Site;
 
 /// What an intervention does.
@@ -50,26 +50,37 @@ pub enum OpSpec {
         #[schema(required = false)]
         seed: u64,
     },
-    /// Adds one draw of gaussian noise.
+    /// Adds one draw of gaussian noise, another one at every site, layer and position.
     Noise {
         /// Its standard deviation; relative ones at site `embed` only.
         sigma: Sigma,
         /// Seed.
         #[schema(required = false)]
         seed: u64,
-        /// Generator; its philox stream is another one than that of corruptions.
+        /// Generator; its philox stream is another one than that of corruptions. `numpy_legacy` draws, for each layer,
+        /// `RandomState([seed, n, layer]).randn(positions, width)`, where n is the place of the site in the list of
+        /// `/v1/capabilities`, from 0, positions are in the order named and width is that of the whole site; the layer is 0
+        /// at `final_norm`. At `embed` it draws `RandomState(seed).randn(positions, width)`, as ROME does.
         #[schema(required = false)]
         rng: Rng,
+    },
+    /// Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
+    /// `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
+    /// Comes after all else that is written to the scores. A position must keep a key: it may lose itself if others remain.
+    /// Keys after a position are no edges of it. `dims` in `sweep` cuts from one key after the other.
+    Knockout {
+        /// The key positions.
+        keys: Positions,
     },
     /// Removes what lies in the span of some vectors.
     ProjectOut {
         /// The vectors; they need not be orthogonal.
-        basis: Vec<Vec<f32>>,
+        basis: Basis,
     },
     /// Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
     Subspace {
         /// The vectors; they need not be orthogonal.
-        basis: Vec<Vec<f32>>,
+        basis: Basis,
         /// Where the values come from.
         source: SourceSpec,
     },
@@ -95,9 +106,29 @@ impl OpSpec {
             | Self::Zero
             | Self::Resample { .. }
             | Self::Noise { .. }
+            | Self::Knockout { .. }
             | Self::ProjectOut { .. } => None,
         }
     }
+}
+
+/// Vectors that span a subspace, each as wide as the site, or as a head where `heads` is named.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Basis {
+    /// The vectors.
+    Vectors(Vec<Vec<f32>>),
+    /// Stored activations (`/v1/activations`): each of their rows is a vector.
+    Stored {
+        /// Their handle.
+        activation: String,
+        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+        /// Positions read, a vector each; all that the set has if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+    },
 }
 
 /// Where values come from.
@@ -115,17 +146,18 @@ pub enum SourceSpec {
         /// Another site of equal width.
         #[serde(skip_serializing_if = "Option::is_none")]
         site: Option<Site>,
-        /// The layer read, whichever is written.
+        /// The layer read, whichever is written; several are tried one by one by `source_layers` in `sweep`.
         #[serde(skip_serializing_if = "Option::is_none")]
-        layer: Option<u32>,
+        layer: Option<Layers>,
     },
     /// Stored activations of the same width (`/v1/activations`).
     Activation {
         /// Their handle.
         activation: String,
-        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer.
+        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer. Several are tried
+        /// one by one by `source_layers` in `sweep`.
         #[serde(skip_serializing_if = "Option::is_none")]
-        layer: Option<u32>,
+        layer: Option<Layers>,
         /// Positions read, as many as are written (or one for all of them); all that the set has if left out.
         #[serde(skip_serializing_if = "Option::is_none")]
         positions: Option<Positions>,
@@ -164,12 +196,13 @@ enum Kind {
     Mean,
     Resample,
     Noise,
+    Knockout,
     ProjectOut,
     Subspace,
     Freeze,
 }
 
-const OPS: [(&str, Kind); 10] = [
+const OPS: [(&str, Kind); 11] = [
     ("replace", Kind::Replace),
     ("add", Kind::Add),
     ("scale", Kind::Scale),
@@ -177,6 +210,7 @@ const OPS: [(&str, Kind); 10] = [
     ("mean", Kind::Mean),
     ("resample", Kind::Resample),
     ("noise", Kind::Noise),
+    ("knockout", Kind::Knockout),
     ("project_out", Kind::ProjectOut),
     ("subspace", Kind::Subspace),
     ("freeze", Kind::Freeze),
@@ -188,8 +222,8 @@ pub fn op_names() -> Vec<&'static str> {
 }
 
 /// Fields that belong to one operation or another.
-pub(super) const FIELDS: [&str; 8] =
-    ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "basis"];
+pub(super) const FIELDS: [&str; 9] =
+    ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "keys", "basis"];
 
 impl Kind {
     const fn fields(self) -> &'static [&'static str] {
@@ -200,6 +234,7 @@ impl Kind {
             Kind::Zero => &[],
             Kind::Resample => &["source", "seed"],
             Kind::Noise => &["sigma", "seed", "rng"],
+            Kind::Knockout => &["keys"],
             Kind::ProjectOut => &["basis"],
             Kind::Subspace => &["basis", "source"],
         }
@@ -240,6 +275,7 @@ pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec>
             let seed = read_seed(fields, rng, out);
             Some(OpSpec::Noise { sigma: sigma?, seed: seed?, rng: rng? })
         }
+        Kind::Knockout => Some(OpSpec::Knockout { keys: read_keys(fields, out)? }),
         Kind::ProjectOut => Some(OpSpec::ProjectOut { basis: read_basis(fields, out)? }),
         Kind::Subspace => {
             let basis = read_basis(fields, out);
@@ -281,7 +317,7 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
         return Some(SourceSpec::Vector { vector: numbers(&source.get("vector")?, out)? });
     }
     let positions = read_positions(&source, out);
-    let layer = source.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
+    let layer = source.get("layer").map_or(Some(None), |n| Layers::read(&n, out).map(Some));
     if let Some(node) = source.get("mean_of") {
         let mean_of = node.each(out, Node::name);
         return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
@@ -313,8 +349,24 @@ fn read_positions(source: &Fields<'_>, out: &mut Problems) -> Option<Option<Posi
     source.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some))
 }
 
-fn read_basis(fields: &Fields<'_>, out: &mut Problems) -> Option<Vec<Vec<f32>>> {
-    fields.need("basis", "list the vectors that span the subspace", out)?.each(out, numbers)
+/// The key positions of a knockout.
+pub(super) fn read_keys(fields: &Fields<'_>, out: &mut Problems) -> Option<Positions> {
+    let fix = "name the key positions whose edges are cut: {\"span\": \"subject\"}";
+    Positions::read(&fields.need("keys", fix, out)?, false, out)
+}
+
+fn read_basis(fields: &Fields<'_>, out: &mut Problems) -> Option<Basis> {
+    let fix = "list the vectors that span the subspace, or write {\"activation\": handle}";
+    let node = fields.need("basis", fix, out)?;
+    if !node.value.is_object() {
+        return Some(Basis::Vectors(node.each(out, numbers)?));
+    }
+    let basis = node.fields(&["activation", "layer", "positions"], out)?;
+    let activation =
+        basis.need("activation", "name the handle of the vectors", out).and_then(|n| n.name(out));
+    let layer = basis.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
+    let positions = read_positions(&basis, out);
+    Some(Basis::Stored { activation: activation?, layer: layer?, positions: positions? })
 }
 
 fn numbers(node: &Node<'_>, out: &mut Problems) -> Option<Vec<f32>> {

@@ -51,17 +51,20 @@ pub enum SweepAxis {
     Positions,
     /// Head by head.
     Heads,
-    /// Column by column (neurons, channels).
+    /// Column by column (neurons, channels; the keys of a knockout).
     Dims,
+    /// Layer by layer of those that a source names as its `layer`: with `layers`, every layer into every other.
+    SourceLayers,
 }
 
 impl SweepAxis {
     /// Every axis with its name.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 5] = [
         ("layers", Self::Layers),
         ("positions", Self::Positions),
         ("heads", Self::Heads),
         ("dims", Self::Dims),
+        ("source_layers", Self::SourceLayers),
     ];
 
     /// Name of the axis in a result.
@@ -71,6 +74,7 @@ impl SweepAxis {
             Self::Positions => "position",
             Self::Heads => "head",
             Self::Dims => "dim",
+            Self::SourceLayers => "source_layer",
         }
     }
 }

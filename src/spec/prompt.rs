@@ -79,7 +79,7 @@ impl Serialize for PromptText {
     }
 }
 
-/// A span: the only occurrence of a text in the prompt, or a half-open range of token positions.
+/// A span: the only occurrence of a text in the prompt, one of several or every one, or a half-open range of token positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum SpanText {
@@ -87,6 +87,31 @@ pub enum SpanText {
     Text(String),
     /// `[start, end)` in tokens.
     Range([i64; 2]),
+    /// A text that may occur several times.
+    Occurrence {
+        /// The text.
+        text: String,
+        /// Which of its occurrences.
+        occurrence: Occurrence,
+    },
+}
+
+/// Which occurrence of a text: counted from 0, from the end if negative, or `"every"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Occurrence {
+    /// One of them.
+    Nth(i64),
+    /// All of them: the span is their tokens together.
+    Word(EveryWord),
+}
+
+/// `"every"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EveryWord {
+    /// Every one.
+    Every,
 }
 
 impl Prompt {
@@ -136,11 +161,32 @@ impl SpanText {
         match node.value {
             v if v.is_string() => Some(Self::Text(node.name(out)?)),
             v if v.is_array() => Some(Self::Range(node.pair(out)?)),
+            v if v.is_object() => {
+                let fields = node.fields(&["text", "occurrence"], out)?;
+                let text = fields.need("text", "write a text of the prompt", out).and_then(|n| n.name(out));
+                let fix = "say which: 0 for the first, -1 for the last, \"every\" for all";
+                let occurrence = fields.need("occurrence", fix, out).and_then(|n| Occurrence::read(&n, out));
+                Some(Self::Occurrence { text: text?, occurrence: occurrence? })
+            }
             _ => {
                 node.wrong("a text of the prompt or a token range [start, end)", out);
                 None
             }
         }
+    }
+
+    /// Whether it is a single stretch of tokens.
+    pub fn is_one(&self) -> bool {
+        !matches!(self, Self::Occurrence { occurrence: Occurrence::Word(EveryWord::Every), .. })
+    }
+}
+
+impl Occurrence {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        if node.value.is_number() {
+            return Some(Self::Nth(node.int(out)?));
+        }
+        node.choice(&[("every", EveryWord::Every)], &[], out).map(Self::Word)
     }
 }
 

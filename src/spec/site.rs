@@ -274,6 +274,16 @@ impl Site {
         !matches!(self.facts().width, Width::Vocabulary)
     }
 
+    /// The site whose numbers are written where this one is. What a head writes is linear in its `z`: its output is written as
+    /// the `z` that the output projection sees, after `z` was read.
+    #[must_use]
+    pub const fn written_as(self) -> Site {
+        match self {
+            Site::HeadOut => Site::Z,
+            other => other,
+        }
+    }
+
     /// Whether the site is the residual stream itself, i.e. all of a position's state at that point.
     pub const fn is_residual(self) -> bool {
         matches!(self, Site::Embed | Site::ResidPre | Site::ResidMid | Site::ResidPost)

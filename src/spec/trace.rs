@@ -10,6 +10,7 @@ use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind};
 use super::named::Named;
+use super::op::read_keys;
 use super::patch::{Control, read_controls};
 use super::problem::{Problems, code};
 use super::prompt::{Prompt, SpanText};
@@ -94,6 +95,21 @@ pub struct Arm {
     /// traces: `mlp_out`, `attn_out`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sever: Vec<Site>,
+    /// `"knockout"`, at site `scores`: each cell cuts edges of attention in the unrestored run, from `keys` to its position,
+    /// in place of restoring anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub op: Option<ArmOp>,
+    /// The key positions of a knockout.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Positions>,
+}
+
+/// What an arm does, if it restores nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ArmOp {
+    /// Cuts edges of attention (Geva et al. 2023).
+    Knockout,
 }
 
 /// Which run's states go into which.
@@ -153,7 +169,16 @@ const OWN: [&str; 13] = [
 impl Arm {
     /// An arm without heads.
     pub const fn new(site: Site, window: u32) -> Self {
-        Self { site, window, heads: None, dims: None, positions: None, sever: Vec::new() }
+        Self {
+            site,
+            window,
+            heads: None,
+            dims: None,
+            positions: None,
+            sever: Vec::new(),
+            op: None,
+            keys: None,
+        }
     }
 
     /// The arms that ROME draws, by name.
@@ -167,7 +192,8 @@ impl Arm {
     }
 
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["site", "window", "heads", "dims", "positions", "sever"], out)?;
+        let known = ["site", "window", "heads", "dims", "positions", "sever", "op", "keys"];
+        let fields = node.fields(&known, out)?;
         let site = fields
             .need("site", "name the site to restore, as resid_post", out)
             .and_then(|n| read_site(&n, out));
@@ -192,6 +218,26 @@ impl Arm {
         let sever = fields
             .get("sever")
             .map_or(Some(Vec::new()), |n| n.each(out, |n, out| n.choice(&severable, &[], out)));
+        let op = fields
+            .get("op")
+            .map_or(Some(None), |n| n.choice(&[("knockout", ArmOp::Knockout)], &[], out).map(Some));
+        let mut keys = None;
+        match op {
+            Some(None) => {
+                let fix = "add \"op\": \"knockout\", or leave out `keys`";
+                if let Some(node) = fields.get("keys") {
+                    out.push(&node.at, code::CONFLICT, "an arm that restores states has no keys", fix);
+                }
+            }
+            _ => {
+                fields.exclude("op", &["dims"], out);
+                keys = read_keys(&fields, out);
+                if let Some(site) = site.filter(|site| *site != Site::Scores) {
+                    let detail = format!("edges of attention are cut before the softmax, not at {site}");
+                    out.push(fields.pointer("op"), code::NOT_SUPPORTED, detail, "write \"site\": \"scores\"");
+                }
+            }
+        }
         Some(Self {
             site: site?,
             window: window?,
@@ -199,6 +245,8 @@ impl Arm {
             dims: dims?,
             positions: positions?,
             sever: sever?,
+            op: op?,
+            keys,
         })
     }
 }

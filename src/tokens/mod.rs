@@ -95,7 +95,7 @@ pub enum SpanError {
     },
     /// The text occurs more than once.
     #[error(
-        "{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text or token positions"
+        "{text:?} occurs {times} times in the prompt, whose tokens are {tokens}; name a longer text, token positions or which occurrence"
     )]
     Ambiguous {
         /// What was looked for.
@@ -223,6 +223,16 @@ impl Tokenizer {
     /// character with it.
     pub fn span(&self, encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
         span::find(encoded, prompt, text)
+    }
+
+    /// Token spans that cover each occurrence of `text`, of which there is at least one, in the order of the prompt.
+    pub fn occurrences(
+        &self,
+        encoded: &Encoded,
+        prompt: &str,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, SpanError> {
+        span::occurrences(encoded, prompt, text)
     }
 
     /// Bytes that each id adds to the text.

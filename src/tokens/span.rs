@@ -10,26 +10,39 @@ const SHOWN: usize = 60;
 
 /// See [`super::Tokenizer::span`].
 pub(super) fn find(encoded: &Encoded, prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
-    let absent = || SpanError::Absent { text: text.to_owned(), tokens: list(&encoded.tokens) };
-    // Overlapping occurrences count: "aa" in "aaa" names two spans.
-    let mut places =
-        prompt.char_indices().map(|(i, _)| i).filter(|&i| !text.is_empty() && prompt[i..].starts_with(text));
-    let at = places.next().ok_or_else(absent)?;
-    let more = places.count();
-    if more > 0 {
+    let mut all = occurrences(encoded, prompt, text)?;
+    if all.len() > 1 {
         return Err(SpanError::Ambiguous {
             text: text.to_owned(),
-            times: more + 1,
+            times: all.len(),
             tokens: list(&encoded.tokens),
         });
     }
-    let start = prompt[..at].chars().count();
-    let chars = start..start + text.chars().count();
-    let shares =
-        |t: &Token| t.start < t.end && t.start < chars.end && chars.start < t.end && !is_put_first(t, prompt);
-    let first = encoded.tokens.iter().position(shares).ok_or_else(absent)?;
-    let last = encoded.tokens.iter().rposition(shares).ok_or_else(absent)?;
-    Ok(first..last + 1)
+    Ok(all.swap_remove(0))
+}
+
+/// See [`super::Tokenizer::occurrences`].
+pub(super) fn occurrences(
+    encoded: &Encoded,
+    prompt: &str,
+    text: &str,
+) -> Result<Vec<Range<usize>>, SpanError> {
+    let absent = || SpanError::Absent { text: text.to_owned(), tokens: list(&encoded.tokens) };
+    let long = text.chars().count();
+    // Overlapping occurrences count: "aa" in "aaa" names two spans.
+    let places = prompt.char_indices().enumerate();
+    let places = places.filter(|(_, (at, _))| !text.is_empty() && prompt[*at..].starts_with(text));
+    let tokens_of = |start: usize| {
+        let chars = start..start + long;
+        let shares = |t: &Token| {
+            t.start < t.end && t.start < chars.end && chars.start < t.end && !is_put_first(t, prompt)
+        };
+        let first = encoded.tokens.iter().position(shares).ok_or_else(absent)?;
+        let last = encoded.tokens.iter().rposition(shares).ok_or_else(absent)?;
+        Ok(first..last + 1)
+    };
+    let all: Vec<Range<usize>> = places.map(|(start, _)| tokens_of(start)).collect::<Result<_, _>>()?;
+    if all.is_empty() { Err(absent()) } else { Ok(all) }
 }
 
 /// Whether a token is the space that the tokenizer puts before a prompt. The library gives it the prompt's first character, which

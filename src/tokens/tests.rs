@@ -70,9 +70,20 @@ fn an_absent_or_ambiguous_span_shows_the_tokens() {
 }
 
 #[test]
+fn every_occurrence_of_a_text_has_its_tokens() {
+    let t = bytes();
+    let prompt = "é a é aa é";
+    let encoded = t.encode(prompt, None).unwrap();
+    assert_eq!(t.occurrences(&encoded, prompt, "é").unwrap(), [1..3, 6..8, 12..14]);
+    assert_eq!(t.occurrences(&encoded, prompt, "aa").unwrap(), [9..11]);
+    assert!(matches!(t.occurrences(&encoded, prompt, "b").unwrap_err(), SpanError::Absent { .. }));
+}
+
+#[test]
 fn overlapping_occurrences_are_ambiguous() {
     let t = bytes();
     let encoded = t.encode("aaa", None).unwrap();
+    assert_eq!(t.occurrences(&encoded, "aaa", "aa").unwrap(), [1..3, 2..4]);
     assert!(matches!(t.span(&encoded, "aaa", "aa").unwrap_err(), SpanError::Ambiguous { times: 2, .. }));
 }
 

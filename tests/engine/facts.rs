@@ -97,4 +97,12 @@ impl Words for TinyFacts {
     fn span(&self, _encoded: &Encoded, _prompt: &str, text: &str) -> Result<Range<usize>, SpanError> {
         Err(SpanError::Absent { text: text.to_owned(), tokens: String::new() })
     }
+    fn occurrences(
+        &self,
+        _encoded: &Encoded,
+        _prompt: &str,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, SpanError> {
+        Err(SpanError::Absent { text: text.to_owned(), tokens: String::new() })
+    }
 }

@@ -44,6 +44,7 @@ fn edit(case: &Value, source: Option<RunId>, hidden: usize, head_dim: u32, heads
         columns: head.map(|h| h * head_dim..(h + 1) * head_dim),
         op,
         instead: None,
+        through: None,
         group: EditGroup::Patch,
         positions,
     }

@@ -10,6 +10,7 @@
 mod candle_llama;
 mod facts;
 mod faulty;
+mod fuzz;
 mod goldens;
 mod identity;
 mod nonfinite;

@@ -14,10 +14,9 @@ const LAYERS: u32 = 4;
 const HEAD: u32 = 16;
 const HEADS: u32 = 4;
 
-/// Sites that a plan may write: `head_out` is written through `z`.
-static SITES: LazyLock<Vec<Site>> = LazyLock::new(|| {
-    Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut).collect()
-});
+/// Sites that a plan may write.
+static SITES: LazyLock<Vec<Site>> =
+    LazyLock::new(|| Site::ALL.into_iter().filter(|site| site.is_editable()).collect());
 
 fn layer_of(site: Site, layer: u32) -> u32 {
     match site {
@@ -77,7 +76,8 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
     let head = raw.head.zip(config.site_heads(site));
     let part = if site.is_over_keys() { keys } else { HEAD };
     let columns = head.map(|(h, n)| h % n as u32 * part..(h % n as u32 + 1) * part);
-    let width = columns.as_ref().map_or(config.site_width(site, keys as usize) as u32, |c| c.end - c.start);
+    let whole = config.site_width(site.written_as(), keys as usize) as u32;
+    let width = columns.as_ref().map_or(whole, |c| c.end - c.start);
     let from_run = || {
         let run = raw.source.index(before.runs.len());
         let there = before.runs[run].tokens.len();
@@ -92,6 +92,9 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
         Source::Constant(numbers.map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * raw.number).collect())
     };
     let op = match raw.op {
+        // A head's output is copied, scaled or zeroed; what is given may be another layer's.
+        2..4 if site == Site::HeadOut => Op::Replace(given()),
+        5 if site == Site::HeadOut => Op::Zero,
         0 | 1 => Op::Replace(from_run()),
         2 => Op::Add { source: from_run(), coef: raw.number, norm_match: raw.number > 0.0 },
         3 => Op::add(given()),
@@ -102,7 +105,9 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
     let layer = layer_of(site, raw.layer);
     let instead = (raw.op == 0 && raw.control).then(|| unit(width).repeat(positions.len()).into());
     let group = if raw.control { EditGroup::Control } else { EditGroup::Patch };
-    Edit { at: Address { layer, site }, positions, columns, op, instead, group }
+    let foreign = site == Site::HeadOut && matches!(op, Op::Replace(Source::Constant(_))) && raw.op == 2;
+    let through = foreign.then_some((layer + 1 + u32::from(raw.control)) % LAYERS);
+    Edit { at: Address { layer, site }, positions, columns, op, instead, through, group }
 }
 
 fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {

@@ -29,6 +29,7 @@ fn plan(suffix: &[u32]) -> Plan {
         columns,
         op,
         instead: None,
+        through: None,
         group: EditGroup::Patch,
     };
     let copy = |position: u32| Op::Replace(Source::Run { run: other, positions: vec![position] });

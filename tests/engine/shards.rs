@@ -94,6 +94,7 @@ fn an_edit_is_cut_to_the_columns_of_each_rank() {
         columns: Some(8..24),
         op: RowOp::Replace(Values::Given((0..32).map(|i| i as f32).collect())),
         instead: None,
+        through: None,
     };
     let given = |rank: usize| {
         let edit = shards[rank].columns(Site::Z, 0).localised(&edit)?.into_owned();

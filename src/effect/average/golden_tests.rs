@@ -48,6 +48,7 @@ fn observed(golden: &Value) -> (Observed, How) {
         cells.token_class.push(int(&row[4]).map(|class| class as u8));
         cells.head.push(None);
         cells.dim.push(None);
+        cells.source_layer.push(None);
         cells.trivial.push(Some(row[6] == 1));
         cells.exact_null.push(Some(row[7] == 1));
         cells.metrics[0].effect.push(row[5].as_f64());

@@ -109,6 +109,8 @@ pub struct Place {
     pub head: Option<u32>,
     /// Column.
     pub dim: Option<u32>,
+    /// Layer read.
+    pub source_layer: Option<u32>,
     /// Group.
     pub group: Option<String>,
 }

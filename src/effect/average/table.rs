@@ -17,6 +17,7 @@ pub(super) struct PlaceKey {
     pub(super) token_class: Option<u8>,
     pub(super) head: Option<u32>,
     pub(super) dim: Option<u32>,
+    pub(super) source_layer: Option<u32>,
 }
 
 /// A case's cells of one place.
@@ -74,6 +75,7 @@ impl<'o> Table<'o> {
             token_class: key.token_class.map(|class| TokenClass::ALL[class as usize].0.to_owned()),
             head: key.head,
             dim: key.dim,
+            source_layer: key.source_layer,
             group: None,
         }
     }
@@ -120,8 +122,8 @@ impl PlaceCases {
 fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCases> {
     let (cells, metrics) = (&observed.cells, observed.metrics.len());
     let has = |key: Key| by.contains(&key);
-    let told = [Key::Layer, Key::Position, Key::TokenClass, Key::Head, Key::Dim].map(has);
-    let [layers, positions, classes, heads, dims] = told;
+    let told = [Key::Layer, Key::Position, Key::TokenClass, Key::Head, Key::Dim, Key::SourceLayer].map(has);
+    let [layers, positions, classes, heads, dims, source_layers] = told;
     let mut found: HashMap<PlaceKey, usize> = HashMap::new();
     let mut places: Vec<PlaceCases> = Vec::new();
     for cell in 0..cells.len() {
@@ -138,6 +140,7 @@ fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCa
             token_class: cells.token_class[cell].filter(|_| classes),
             head: cells.head[cell].filter(|_| heads),
             dim: cells.dim[cell].filter(|_| dims),
+            source_layer: cells.source_layer[cell].filter(|_| source_layers),
         };
         let at = *found.entry(key).or_insert_with(|| {
             places.push(PlaceCases { key, entries: Vec::new(), effects: Vec::new() });
@@ -167,6 +170,7 @@ fn in_order(observed: &Observed, a: &PlaceKey, b: &PlaceKey) -> Ordering {
         "layer" => a.layer.cmp(&b.layer),
         "position" => (a.token_class, a.position).cmp(&(b.token_class, b.position)),
         "head" => a.head.cmp(&b.head),
+        "source_layer" => a.source_layer.cmp(&b.source_layer),
         _ => a.dim.cmp(&b.dim),
     });
     let by_axes = by_axes.fold(Ordering::Equal, Ordering::then);

@@ -60,6 +60,7 @@ fn push(cells: &mut Cells, case: usize, arm: usize, layer: Option<u32>, effect: 
     cells.token_class.push(None);
     cells.head.push(None);
     cells.dim.push(None);
+    cells.source_layer.push(None);
     cells.trivial.push(Some(false));
     cells.exact_null.push(Some(effect == Some(0.0)));
     cells.metrics[0].value.push(effect);

@@ -37,7 +37,7 @@ mod tests {
 
     fn changed(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, RowChange) {
         let mut x = Matrix::from_rows(2, vec![3.0, 4.0, 1.0, -2.0]);
-        let edit = EditRows { rows: vec![0], first: 0, columns: None, op, instead };
+        let edit = EditRows { rows: vec![0], first: 0, columns: None, op, instead, through: None };
         let mut log = Vec::new();
         apply(&mut x, &edit, Dtype::F32, &mut log);
         (x.row(0).to_vec(), log[0])

@@ -62,6 +62,7 @@ impl Cuda {
             RowOp::Replace(values) => ((0, 0.0), Some(values)),
             RowOp::Add { values, coef, .. } => ((1, *coef), Some(values)),
             RowOp::Scale(factor) => ((2, *factor), None),
+            RowOp::Cut => ((3, f32::NEG_INFINITY), None),
             RowOp::Zero | RowOp::Project { .. } => ((3, 0.0), None),
         };
         let from = match values {

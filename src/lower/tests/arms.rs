@@ -103,7 +103,7 @@ fn arms_name_heads_and_columns_of_their_site() {
         let edits = lowered.plan.run(run).edits.iter();
         edits.map(|edit| (edit.at.site.name(), edit.columns.clone())).collect::<Vec<_>>()
     };
-    assert_eq!(columns(json!({"site": "head_out", "heads": [1]})), [("z", Some(4..8))]);
+    assert_eq!(columns(json!({"site": "head_out", "heads": [1]})), [("head_out", Some(4..8))]);
     assert_eq!(
         columns(json!({"site": "q", "heads": [1], "dims": [0, 2]})),
         [("q", Some(4..5)), ("q", Some(6..7))]
@@ -117,5 +117,10 @@ fn arms_name_heads_and_columns_of_their_site() {
         heads("k", json!([1])),
         ["/arms/arm/heads/0 out_of_range"],
         "two query heads share one of keys"
+    );
+    let columns = json!({"site": "head_out", "heads": [1], "dims": [0]});
+    assert_eq!(
+        problems("trace", &body(columns, json!({})), &Fake::default()),
+        ["/arms/arm/dims not_supported"]
     );
 }

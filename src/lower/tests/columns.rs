@@ -56,16 +56,36 @@ fn heads_are_counted_as_the_site_has_them() {
 }
 
 #[test]
-fn a_heads_output_is_written_through_its_z() {
-    assert_eq!(written(json!({"site": "head_out", "heads": [2], "op": "zero"})), [(Site::Z, Some((8, 12)))]);
-    assert_eq!(written(json!({"site": "head_out", "source": {"run": "b"}})), [(Site::Z, None)]);
+fn a_heads_output_is_written_as_its_z_after_z_was_read() {
+    let out = |a: u32, b: u32| (Site::HeadOut, Some((a, b)));
+    assert_eq!(written(json!({"site": "head_out", "heads": [2], "op": "zero"})), [out(8, 12)]);
+    assert_eq!(
+        written(json!({"site": "head_out", "source": {"run": "b", "site": "head_out"}})),
+        [(Site::HeadOut, None)]
+    );
     let swept = cells(json!({"site": "head_out", "layers": 1, "source": {"run": "b"}}), json!(["heads"]));
     assert_eq!(swept.len(), 4);
     let [last] = &swept[3][..] else { panic!("{swept:?}") };
     assert_eq!(
-        (last.at.site, last.columns.clone(), last.op.run_read().unwrap().1),
-        (Site::Z, Some(12..16), &[1][..])
+        (last.at.site, last.columns.clone(), last.op.run_read().unwrap().1, last.through),
+        (Site::HeadOut, Some(12..16), &[1][..], None)
     );
+}
+
+#[test]
+fn a_heads_output_of_another_layer_goes_through_that_layers_projection() {
+    let one =
+        json!({"site": "head_out", "layers": [0, 1, 2], "heads": [3], "source": {"run": "b", "layer": 1}});
+    let edits = cells(one, json!([])).concat();
+    let through: Vec<_> = edits.iter().map(|edit| (edit.at.layer, edit.through)).collect();
+    assert_eq!(through, [(0, Some(1)), (1, None), (2, Some(1))]);
+    for edit in &edits {
+        // What is captured is z of the layer read, which is as wide as the columns written.
+        let Op::Replace(Source::Captured(parts)) = &edit.op else { panic!("{edit:?}") };
+        assert_eq!((parts[0].columns.clone(), parts[0].width), (12..16, 16));
+    }
+    let other = json!({"site": "z", "layers": 0, "source": {"run": "b", "layer": 1}});
+    assert_eq!(cells(other, json!([])).concat()[0].through, None);
 }
 
 #[test]

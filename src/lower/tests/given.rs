@@ -121,3 +121,82 @@ fn a_set_of_another_width_is_refused() {
     wide["interventions"][0]["site"] = json!("resid_post");
     assert_eq!(problems("patch", &wide, &facts), ["/interventions/0/source/activation length_mismatch"]);
 }
+
+#[test]
+fn layers_of_a_set_are_read_one_by_one() {
+    let (facts, id, _folder) = stored();
+    let mut swept =
+        body(&id, json!({"layers": [0, 1], "positions": "all"}), json!(["source_layers", "layers"]));
+    swept["interventions"][0]["source"]["layer"] = json!([3, 1]);
+    let found = constants(&swept, &facts);
+    let read: Vec<_> = found.iter().map(|(layer, _, _, rows)| (*layer, rows[0])).collect();
+    assert_eq!(read, [(0, 72.0), (1, 72.0), (0, 24.0), (1, 24.0)]);
+    swept["sweep"] = json!(["layers"]);
+    assert_eq!(problems("patch", &swept, &facts), ["/interventions/0/source/layer conflict"]);
+    swept["interventions"][0]["source"]["layer"] = json!([3, 4]);
+    assert_eq!(problems("patch", &swept, &facts), ["/interventions/0/source/layer out_of_range"]);
+}
+
+/// Layer, first column and basis of every edit.
+fn bases(body: &Value, facts: &Fake) -> Vec<(u32, u32, Arc<[f32]>)> {
+    let plan = lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
+    let edits = plan.runs.into_iter().flat_map(|run| run.edits);
+    let basis = |op| match op {
+        Op::Project { basis, .. } => basis,
+        other => panic!("{other:?}"),
+    };
+    edits.map(|e| (e.at.layer, e.columns.map_or(0, |c| c.start), basis(e.op))).collect()
+}
+
+#[test]
+fn stored_activations_span_a_subspace_row_by_row_layer_by_layer_and_head_by_head() {
+    let (facts, id, _folder) = stored();
+    let body = |basis: Value, more: Value| {
+        let mut one = json!({"site": "z", "layers": [1, 2], "op": "project_out", "basis": basis});
+        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"runs": {"b": {"prompt": "The river has"}}, "base": "b", "interventions": [one], "target": " a"})
+    };
+    let unit = |row: &[f32]| -> Vec<f32> {
+        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter().map(|x| x / norm).collect()
+    };
+    let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+    // Row 1 of layer l holds 24 l + 8 and the seven numbers after it.
+    let row = |layer: u32, columns: std::ops::Range<u32>| -> Vec<f32> {
+        columns.map(|column| (24 * layer + 8 + column) as f32).collect()
+    };
+    let one = json!({"activation": id, "positions": [1]});
+    let found = bases(&body(one.clone(), json!({})), &facts);
+    assert_eq!(found.iter().map(|(layer, ..)| *layer).collect::<Vec<_>>(), [1, 2]);
+    assert!(found.iter().all(|(layer, _, basis)| near(basis, &unit(&row(*layer, 0..8)))));
+    let heads = bases(&body(one, json!({"heads": [0, 1]})), &facts);
+    assert_eq!(
+        heads.iter().map(|(layer, c, _)| (*layer, *c)).collect::<Vec<_>>(),
+        [(1, 0), (1, 4), (2, 0), (2, 4)]
+    );
+    assert!(heads.iter().all(|(layer, c, basis)| near(basis, &unit(&row(*layer, *c..c + 4)))));
+    // The layer read may be another; several rows make several vectors.
+    let fixed = json!({"activation": id, "layer": 3, "positions": [0, 2]});
+    let found = bases(&body(fixed, json!({})), &facts);
+    assert!(found.iter().all(|(_, _, basis)| basis.len() == 16));
+    assert_eq!(found[0].2, found[1].2);
+    let swap = json!({"activation": id, "positions": [0, 1]});
+    let source = json!({"op": "subspace", "source": {"run": "b", "positions": [0]}});
+    assert_eq!(bases(&body(swap, source), &facts).len(), 2);
+    let refused = |basis: Value| problems("patch", &body(basis, json!({})), &facts);
+    // Of three rows that differ by a constant, the third lies in the plane of the others.
+    assert_eq!(refused(json!({"activation": id})), ["/interventions/0/basis/activation duplicate"]);
+    assert_eq!(
+        refused(json!({"activation": "act_none"})),
+        ["/interventions/0/basis/activation unknown_name"]
+    );
+    assert_eq!(
+        refused(json!({"activation": id, "positions": [3]})),
+        ["/interventions/0/basis/positions/0 out_of_range"]
+    );
+    assert_eq!(refused(json!({"activation": id, "layer": 4})), ["/interventions/0/basis/layer out_of_range"]);
+    assert_eq!(refused(json!({})), ["/interventions/0/basis/activation missing_field"]);
+    let mut wide = body(json!({"activation": id, "positions": [1]}), json!({}));
+    wide["interventions"][0]["site"] = json!("mlp_act");
+    assert_eq!(problems("patch", &wide, &facts), ["/interventions/0/basis/activation length_mismatch"]);
+}

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{show, trace};
 use crate::lower;
 use crate::lower::layout::CellKey;
+use crate::lower::noise::{numpy_legacy, numpy_legacy_of};
 use crate::lower::select;
 use crate::lower::testing::{Fake, id};
 use crate::lower::trivial::Triviality;
@@ -105,7 +106,7 @@ fn noise_is_the_generators_times_sigma_at_the_positions_in_order() {
     let body = small_trace(json!({"corrupt": {"sigma": {"abs": 0.5}, "samples": 2, "rng": "numpy_legacy",
                                               "positions": [2, 1]}}));
     let lowered = trace(&body);
-    let expected = lower::noise::numpy_legacy(1, 2 * 2 * 8);
+    let expected = numpy_legacy(1, 2 * 2 * 8);
     for sample in 0..2 {
         let edit = &lowered.plan.runs[1 + sample].edits[0];
         assert_eq!(edit.positions, [1, 2], "NumPy's stream is laid out by ascending position");
@@ -281,6 +282,36 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
     assert_eq!(noise(1, json!([1, 2]), json!([1]))[4..], noise(1, json!(2), json!([1])));
     assert_eq!(noise(1, json!(2), json!(null))[4..], noise(1, json!(2), json!([1])));
     assert_ne!(noise(1, json!(2), json!([1])), noise(2, json!(2), json!([1])));
+}
+
+#[test]
+fn legacy_noise_has_numbers_of_its_own_at_every_site_and_layer() {
+    let rows = |site: &str, layers: Value, positions: Value, sweep: Value| -> Vec<Vec<f32>> {
+        let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "sweep": sweep, "interventions": [
+            {"site": site, "layers": layers, "positions": positions, "op": "noise", "sigma": {"abs": 0.5}, "seed": 7,
+             "rng": "numpy_legacy"}]});
+        let plan = lower::patch(&body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}")).plan;
+        let edits = plan.runs.iter().flat_map(|run| &run.edits);
+        let constant = |op: &Op| match op {
+            Op::Add { source: Source::Constant(rows), .. } => rows.to_vec(),
+            op => panic!("{op:?}"),
+        };
+        edits.map(|edit| constant(&edit.op)).collect()
+    };
+    let numpy = |unit: Vec<f64>| unit.into_iter().map(|x| (x * 0.5) as f32).collect::<Vec<f32>>();
+    // RandomState([7, 12, layer]): attn_out is the thirteenth site.
+    let of = |layer| numpy(numpy_legacy_of(&[7, 12, layer], 16));
+    assert_eq!(rows("attn_out", json!([0, 2]), json!([1, 3]), json!([])), [of(0), of(2)]);
+    assert_eq!(
+        rows("attn_out", json!([0, 2]), json!([1, 3]), json!(["layers", "positions"])),
+        [of(0)[..8].to_vec(), of(0)[8..].to_vec(), of(2)[..8].to_vec(), of(2)[8..].to_vec()]
+    );
+    let mlp = numpy(numpy_legacy_of(&[7, 16, 0], 8));
+    assert_eq!(rows("mlp_out", json!(0), json!([1]), json!([])), [mlp]);
+    let last = numpy(numpy_legacy_of(&[7, 18, 0], 8));
+    assert_eq!(rows("final_norm", json!(null), json!([1]), json!([])), [last]);
+    // The embedding's is the stream that ROME's corruption draws from.
+    assert_eq!(rows("embed", json!(null), json!([1, 2]), json!([])), [numpy(numpy_legacy(7, 16))]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod derived;
 mod derived_runs;
 mod examples;
 mod given;
+mod knockout;
 mod lints;
 mod lowering;
 mod noise;
@@ -78,6 +79,7 @@ fn show(plan: &Plan, run: RunId) -> Vec<String> {
         }
         Op::Project { basis, .. } => format!("project {}", basis.len()),
         Op::Zero => "zero".to_owned(),
+        Op::Cut => "cut".to_owned(),
     };
     let edits = plan.run(run).edits.iter();
     edits.map(|e| format!("{}@{}{:?} = {}", e.at.site, e.at.layer, e.positions, op(&e.op))).collect()

@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use crate::lower::noise::{
-    NoiseKey, numpy_legacy, numpy_legacy_uniform, philox_chi_square, philox_row, philox_uniform_row,
-    philox4x32, stream,
+    NoiseKey, numpy_legacy, numpy_legacy_of, numpy_legacy_uniform, philox_chi_square, philox_row,
+    philox_uniform_row, philox4x32, stream,
 };
 
 /// SHA-256 of the little-endian doubles, in hex.
@@ -32,6 +32,19 @@ fn legacy_noise_has_the_bits_of_numpy() {
     assert_eq!(rome, "baf58e7a8d77b7e403b98244fa80cf1911dc8e9e9c4054b04d84109533c115d6");
     let other = digest(&numpy_legacy(123_456, 3 * 4 * 2048));
     assert_eq!(other, "9aa4d9a49707a50ed7a0ad1a6e19f00a5038a5010809e1c5832635cf9c3cd703");
+}
+
+#[test]
+fn legacy_noise_of_several_seeds_has_the_bits_of_numpy() {
+    // numpy.random.RandomState([7, 13, 2]).randn(4) and .RandomState([0, 1, 0]).randn(3), NumPy 2.4.6
+    let bits =
+        [0x3fc2_4641_0bcb_dd66_u64, 0x3fe3_f0aa_a1a3_9546, 0x3ffb_dedd_ba8e_bda2, 0xbff1_3743_1a0d_a496];
+    assert_eq!(numpy_legacy_of(&[7, 13, 2], 4).iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits);
+    let bits = [0x3fb9_d7d5_cb5e_53b5_u64, 0xbff5_b0a6_bb07_adf7, 0xbff1_e8bc_7214_cc45];
+    assert_eq!(numpy_legacy_of(&[0, 1, 0], 3).iter().map(|x| x.to_bits()).collect::<Vec<_>>(), bits);
+    // hashlib.sha256(numpy.random.RandomState([1, 12, 29]).randn(7, 576).tobytes()).hexdigest()
+    let whole = digest(&numpy_legacy_of(&[1, 12, 29], 7 * 576));
+    assert_eq!(whole, "9bf6b6b3edf4deeada6c72d3980c4f940e95c31bb03ceec1c04a140fa5b28e19");
 }
 
 #[test]

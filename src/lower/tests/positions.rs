@@ -162,3 +162,57 @@ fn alignment_needs_a_source_run_that_shares_tokens() {
                        "positions": {"align": "diff"}});
     assert_eq!(problems("trace", &trace, &Fake::default()), ["/positions/align not_supported"]);
 }
+
+#[test]
+fn one_occurrence_of_a_text_or_every_one_is_a_span() {
+    let body = |occurrence: Value, positions: Value| {
+        json!({"runs": {"a": {"prompt": "The city of the city is the city",
+                              "spans": {"s": {"text": " city", "occurrence": occurrence}}}},
+               "base": "a", "target": " Paris",
+               "interventions": [{"site": "mlp_out", "op": "zero", "layers": 0, "positions": positions}]})
+    };
+    let span = json!({"span": "s"});
+    let selected = |occurrence: Value, positions: &Value| -> Vec<u32> {
+        copies(&patch(&body(occurrence, positions.clone())))[0].iter().map(|pair| pair[1]).collect()
+    };
+    assert_eq!(selected(json!(0), &span), [1]);
+    assert_eq!(selected(json!(1), &span), [4]);
+    assert_eq!(selected(json!(-1), &span), [7]);
+    assert_eq!(selected(json!("every"), &span), [1, 4, 7]);
+    assert_eq!(selected(json!(1), &json!({"class": "first_subsequent", "span": "s"})), [5]);
+    let refused = |occurrence: Value, positions: &Value| {
+        problems("patch", &body(occurrence, positions.clone()), &Fake::default())
+    };
+    assert_eq!(refused(json!(3), &span), ["/runs/a/spans/s/occurrence out_of_range"]);
+    assert_eq!(refused(json!(-4), &span), ["/runs/a/spans/s/occurrence out_of_range"]);
+    assert_eq!(refused(json!("all"), &span), ["/runs/a/spans/s/occurrence unknown_value"]);
+    assert_eq!(refused(json!(null), &span), ["/runs/a/spans/s/occurrence missing_field"]);
+    let class = json!({"class": "last_subject", "span": "s"});
+    assert_eq!(refused(json!("every"), &class), ["/interventions/0/positions/class conflict"]);
+    let mut absent = body(json!("every"), span);
+    absent["runs"]["a"]["spans"]["s"]["text"] = json!("Rome");
+    assert_eq!(problems("patch", &absent, &Fake::default()), ["/runs/a/spans/s span_absent"]);
+    let tokenised = json!({"prompt": "The city of the city", "spans": {
+        "every": {"text": " city", "occurrence": "every"}, "second": {"text": " city", "occurrence": 1}}});
+    let found = crate::result::common::tokenize(&tokenised, &Fake::default()).unwrap();
+    assert_eq!(
+        serde_json::to_value(&found.spans).unwrap(),
+        json!({"every": [[1, 2], [4, 5]], "second": [4, 5]})
+    );
+}
+
+#[test]
+fn tokens_of_several_stretches_are_selected_once_and_in_order() {
+    let body = |which: &str| {
+        json!({"runs": {"a": {"prompt": "The Eiffel Tower is Eiffel Tower",
+                              "spans": {"s": {"text": "Eiffel Tower", "occurrence": "every"}}}},
+               "base": "a", "target": " Paris",
+               "interventions": [{"site": "mlp_out", "op": "zero", "layers": 0,
+                                  "positions": {"span": "s", "which": which}}]})
+    };
+    let selected =
+        |which: &str| -> Vec<u32> { copies(&patch(&body(which)))[0].iter().map(|pair| pair[1]).collect() };
+    assert_eq!(selected("all"), [1, 2, 4, 5]);
+    assert_eq!(selected("first"), [1, 4]);
+    assert_eq!(selected("last"), [2, 5]);
+}

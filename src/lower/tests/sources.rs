@@ -177,3 +177,46 @@ fn the_prelude_computes_unchanged_prompts() {
     assert_eq!(prelude.captures[1].at, Address { layer: 3, site: Site::MlpOut });
     assert_eq!((prelude.captures[1].run, &prelude.captures[1].positions[..]), (RunId(0), &[0, 1, 2][..]));
 }
+
+#[test]
+fn the_layer_read_is_an_axis_of_its_own() {
+    let one = json!({"site": "resid_post", "layers": [0, 3], "positions": [1], "source": {"run": "b", "layer": [1, 2, 3]}});
+    let lowered = patch(&body(json!([one]), json!(["layers", "source_layers"])));
+    let axes: Vec<_> = lowered.layout.grid.axes.iter().map(|axis| (axis.name, axis.values.clone())).collect();
+    assert_eq!(axes, [("layer", vec![0, 3]), ("source_layer", vec![1, 2, 3])]);
+    let found: Vec<_> = (0..6)
+        .map(|cell| {
+            let run = lowered.plan.readouts[lowered.layout.grid.readouts[cell]].run;
+            let read = captures(&lowered)[parts(&lowered, cell)[0].capture];
+            (lowered.plan.run(run).edits[0].at.layer, read.1)
+        })
+        .collect();
+    assert_eq!(found, [(0, 1), (0, 2), (0, 3), (3, 1), (3, 2), (3, 3)]);
+    let key = lowered.layout.grid.key(4);
+    assert_eq!((key.layer, key.source_layer), (Some(3), Some(2)));
+    // Every layer into every other; a single layer stays in each cell.
+    let all = json!({"site": "z", "layers": "all", "positions": [1], "source": {"run": "b", "layer": "all"}});
+    assert_eq!(patch(&body(json!([all]), json!(["layers", "source_layers"]))).layout.grid.cells(), 16);
+    let beside = json!({"site": "mlp_out", "layers": 1, "source": {"run": "b", "layer": 0}});
+    assert_eq!(
+        patch(&body(json!([all, beside]), json!(["source_layers", "layers"]))).layout.grid.cells(),
+        16
+    );
+    let refused =
+        |interventions: Value, sweep: Value| problems("patch", &body(interventions, sweep), &Fake::default());
+    assert_eq!(refused(json!([one]), json!(["layers"])), ["/interventions/0/source/layer conflict"]);
+    assert_eq!(
+        refused(json!([{"site": "z", "source": {"run": "b"}}]), json!(["source_layers"])),
+        ["/sweep/0 conflict"]
+    );
+    let two = json!({"site": "z", "layers": 1, "source": {"run": "b", "layer": [0, 1]}});
+    assert_eq!(
+        refused(json!([one, two]), json!(["source_layers"])),
+        ["/interventions/1/source/layer length_mismatch"]
+    );
+    let beyond = json!({"site": "z", "layers": 1, "source": {"run": "b", "layer": [0, 4]}});
+    assert_eq!(
+        refused(json!([beyond]), json!(["source_layers"])),
+        ["/interventions/0/source/layer/1 out_of_range"]
+    );
+}

@@ -178,6 +178,7 @@ fn coordinate(cells: &Cells, axis: &str, i: usize) -> Option<u32> {
         "layer" => cells.layer[i],
         "position" => cells.position[i],
         "head" => cells.head[i],
+        "source_layer" => cells.source_layer[i],
         _ => cells.dim[i],
     }
 }
@@ -334,6 +335,7 @@ impl Out<'_> {
             ("position", &cells.position),
             ("head", &cells.head),
             ("dim", &cells.dim),
+            ("source_layer", &cells.source_layer),
         ] {
             self.ints(format!("columns/{name}"), index(column));
         }

@@ -70,6 +70,7 @@ fn names(arm: &ArmHead) -> impl Iterator<Item = &'static str> + '_ {
         "layer" => &["layer"][..],
         "position" => &[CLASS, "position"],
         "head" => &["head"],
+        "source_layer" => &["source_layer"],
         _ => &["dim"],
     };
     let fixed = if arm.axes.iter().any(|axis| axis == "position") { &[][..] } else { &[CLASS] };
@@ -82,6 +83,7 @@ fn value(at: &Place, axis: &str) -> Option<u32> {
         "position" => at.position,
         "head" => at.head,
         "dim" => at.dim,
+        "source_layer" => at.source_layer,
         _ => {
             let name = at.token_class.as_deref()?;
             TokenClass::ALL.iter().position(|(class, _)| *class == name).map(|i| i as u32)

@@ -96,6 +96,7 @@ impl Example {
                             cells.token_class.push(class.map(|class| class as u8));
                             cells.head.push(head);
                             cells.dim.push(None);
+                            cells.source_layer.push(None);
                             cells.trivial.push(Some(trivial));
                             cells.exact_null.push(Some(null));
                         }

@@ -137,6 +137,7 @@ impl<R> Rows<R> {
             .name("token_class", |row| of(row).token_class.as_deref())
             .int("head", |row| number(of(row).head))
             .int("dim", |row| number(of(row).dim))
+            .int("source_layer", |row| number(of(row).source_layer))
     }
 
     /// An estimate under a name of its own.
@@ -264,6 +265,7 @@ fn cells<'o>(outcome: &'o SweepOutcome, only: Option<&'o str>) -> Box<dyn Iterat
         token_class: vec![],
         head: vec![],
         dim: vec![],
+        source_layer: vec![],
         trivial: vec![],
         exact_null: vec![],
         metrics: vec![],
@@ -313,6 +315,7 @@ fn piece(outcome: &SweepOutcome, cells: &Cells, metric: usize, rows: Range<usize
         .name("token_class", |i| Some(TokenClass::ALL[cells.token_class[*i]? as usize].0))
         .int("head", |i| number(cells.head[*i]))
         .int("dim", |i| number(cells.dim[*i]))
+        .int("source_layer", |i| number(cells.source_layer[*i]))
         .name("metric", |_| outcome.metrics.get(metric).map(String::as_str))
         .float("value", |i| column(i, |columns| &columns.value))
         .float("effect", effect)

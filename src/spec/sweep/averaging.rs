@@ -7,6 +7,7 @@ use super::SweepCase;
 use crate::spec::cases::Bootstrap;
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::SpanText;
 use crate::spec::read::Node;
 
 /// What cells are averaged by. A cell belongs to the average of its own values on these; the others are averaged over
@@ -27,6 +28,8 @@ pub enum Key {
     Head,
     /// Columns.
     Dim,
+    /// Layers read.
+    SourceLayer,
     /// Groups of cases.
     Group,
 }
@@ -57,13 +60,14 @@ pub struct TopK {
 }
 
 impl Key {
-    const ALL: [(&'static str, Self); 7] = [
+    const ALL: [(&'static str, Self); 8] = [
         ("arm", Self::Arm),
         ("layer", Self::Layer),
         ("position", Self::Position),
         ("token_class", Self::TokenClass),
         ("head", Self::Head),
         ("dim", Self::Dim),
+        ("source_layer", Self::SourceLayer),
         ("group", Self::Group),
     ];
 }
@@ -73,7 +77,7 @@ impl Averaging {
     pub(super) fn of(sweep: &[SweepAxis], cases: &[SweepCase]) -> Self {
         let has_subject = |case: &SweepCase| {
             let clean = case.runs.get(super::from_run(&case.runs));
-            clean.is_some_and(|run| run.spans.get("subject").is_some())
+            clean.is_some_and(|run| run.spans.get("subject").is_some_and(SpanText::is_one))
         };
         let subjects = cases.iter().all(has_subject);
         let of_axis = |axis: &SweepAxis| match axis {
@@ -82,6 +86,7 @@ impl Averaging {
             SweepAxis::Positions => Key::Position,
             SweepAxis::Heads => Key::Head,
             SweepAxis::Dims => Key::Dim,
+            SweepAxis::SourceLayers => Key::SourceLayer,
         };
         let mut by = vec![Key::Arm];
         by.extend(sweep.iter().map(of_axis));

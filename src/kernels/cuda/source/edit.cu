@@ -5,7 +5,7 @@ struct Change { double squared; double largest; };
 // Infinite if one of them is not finite: of a NaN no maximum would know.
 __device__ __forceinline__ float larger(float a, float b) { return b <= a ? a : b < INFINITY ? b : INFINITY; }
 
-// op: 0 replace, 1 add coef * source, 2 scale by coef, 3 zero. Source: row `sources[i]` of x, or `given [n, width]`.
+// op: 0 replace, 1 add coef * source, 2 scale by coef (what is cut stays cut), 3 fill with coef. Source: row `sources[i]` of x, or `given [n, width]`.
 template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, const u32* rows, const u32* sources, const float* given,
                                                                         Change* log, u32 columns, u32 first, u32 width, u32 op, float coef) {
     u32 i = blockIdx.x;
@@ -16,13 +16,15 @@ template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, c
     for (u32 c = threadIdx.x; c < width; c += blockDim.x) {
         float old = wide<N>(row[c]);
         float from = source ? wide<N>(source[c]) : (given ? given[at(i, width) + c] : 0.0f);
-        float fresh = op == 0 ? from : op == 1 ? __fadd_rn(old, __fmul_rn(coef, from)) : op == 2 ? old * coef : 0.0f;
+        float scaled = old == -INFINITY ? old : old * coef;
+        float fresh = op == 0 ? from : op == 1 ? __fadd_rn(old, __fmul_rn(coef, from)) : op == 2 ? scaled : coef;
         if (!F32) fresh = rounded(fresh);
         if (F32) ((float*)row)[c] = fresh;
         else ((T*)row)[c] = down(fresh);
-        double change = (double)fresh - (double)old;
+        // Equal numbers do not differ, infinite ones either.
+        double change = fresh == old ? 0.0 : (double)fresh - (double)old;
         squared += change * change;
-        largest = larger(largest, fabsf(fresh - old));
+        largest = larger(largest, fabsf((float)change));
     }
     squared = block_sum(squared);
     largest = block_max(largest);
