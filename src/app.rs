@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Keeper;
 use crate::http::listen::{self, Ended, Phase};
@@ -116,7 +117,9 @@ where
     let jobs = start::jobs(&config, &service).await.context("cannot open the job store")?;
     let runner = Runner::start(&jobs);
     let jobs = Arc::new(OnceLock::from(jobs));
-    let state = AppState { config: Arc::new(config), readiness: ready, service, jobs: Arc::clone(&jobs) };
+    let capacity = Capacity::new(config.limits.memory_bytes);
+    let config = Arc::new(config);
+    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");

@@ -28,6 +28,7 @@ pub mod result;
 // what outlives the process
 pub mod store;
 // the whole flow, and what is around it
+pub mod capacity;
 pub mod service;
 pub mod jobs;
 pub mod config;

@@ -32,10 +32,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What outlives the process knows no request from another: they are texts to it.
     ("store", &["disk"]),
     ("config", &["spec"]),
+    // Memory and threads, whoever uses them.
+    ("capacity", &[]),
     // The whole flow. Cases are reduced one by one, so that their effects need not be held together.
     (
         "service",
         &[
+            "capacity",
             "spec",
             "tokens",
             "activations",
@@ -50,11 +53,26 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Stored requests, computed and put together. A result says when it expires.
-    ("jobs", &["activations", "config", "effect", "engine", "plan", "result", "service", "spec", "store"]),
+    (
+        "jobs",
+        &[
+            "activations",
+            "capacity",
+            "config",
+            "effect",
+            "engine",
+            "plan",
+            "result",
+            "service",
+            "spec",
+            "store",
+        ],
+    ),
     // Adapters see the service and what it gives back, not what lies behind it.
     (
         "http",
         &[
+            "capacity",
             "spec",
             "activations",
             "lower",
@@ -71,7 +89,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("telemetry", &["config"]),
     // Ends the engine process when the server ends.
-    ("app", &["config", "engine", "http", "jobs", "service"]),
+    ("app", &["capacity", "config", "engine", "http", "jobs", "service"]),
     // Sees a server from outside.
     ("client", &[]),
     ("bench", &["cli", "engine", "kernels", "load", "lower", "model", "plan", "spec"]),

@@ -7,9 +7,18 @@ use crate::spec::activation::Values;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
 
+/// Longest header of a file: room for thousands of tensors, of which one is wanted.
+const MOST_HEADER: u64 = 1 << 20;
+
 /// Reads one tensor: the one named, else `values`, else the only one of floats. Pointers are those of an upload with
 /// query parameters: the empty one is the body.
 pub fn import(bytes: &[u8], tensor: Option<&str>, out: &mut Problems) -> Option<(Values, Dtype)> {
+    let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if (MOST_HEADER..=bytes.len() as u64).contains(&header) {
+        let detail = format!("the file's header has {header} bytes, the limit is {MOST_HEADER}");
+        out.push("", code::LIMIT, detail, "send the one tensor that is to be stored, or a few");
+        return None;
+    }
     let file = match SafeTensors::deserialize(bytes) {
         Ok(file) => file,
         Err(error) => {

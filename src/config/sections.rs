@@ -46,10 +46,12 @@ pub struct Http {
     pub header_timeout_s: f64,
     /// Seconds for a complete request body.
     pub body_timeout_s: f64,
-    /// Seconds a client may refuse to take bytes of its response.
+    /// Seconds a client may take too little of its response.
     pub write_timeout_s: f64,
     /// Connections served at once.
     pub max_connections: usize,
+    /// Connections served at once from one address.
+    pub connections_per_address: usize,
     /// Origins allowed by CORS; `*` for any; empty for none.
     pub cors_origins: Vec<String>,
     /// Seconds that requests in flight get after the first signal.
@@ -121,6 +123,8 @@ pub struct Limits {
     pub response_numbers: u64,
     /// Requests that may wait for the engine.
     pub queue_depth: usize,
+    /// Bytes of memory for bodies, what is read from them, plans and answers.
+    pub memory_bytes: u64,
 }
 
 /// `[store]`

@@ -77,12 +77,13 @@ impl Config {
                 "use 0 to 86400 seconds",
             );
         }
-        if !(1..=1_000_000).contains(&http.max_connections) {
-            faults.push(
-                "http.max_connections",
-                format!("{} is out of range", http.max_connections),
-                "use 1 to 1000000",
-            );
+        for (key, connections) in [
+            ("http.max_connections", http.max_connections),
+            ("http.connections_per_address", http.connections_per_address),
+        ] {
+            if !(1..=1_000_000).contains(&connections) {
+                faults.push(key, format!("{connections} is out of range"), "use 1 to 1000000");
+            }
         }
         for origin in &http.cors_origins {
             let shaped = ["http://", "https://"]
@@ -229,6 +230,10 @@ impl Config {
             if value == 0 {
                 faults.push(key, "is 0, which refuses everything".to_owned(), "use 1 or more");
             }
+        }
+        if !(1 << 20..=1 << 40).contains(&limits.memory_bytes) {
+            let detail = format!("{} is out of range", limits.memory_bytes);
+            faults.push("limits.memory_bytes", detail, "use 1048576 to 1099511627776");
         }
         faults.positive_seconds("limits.sync_limit_s", limits.sync_limit_s);
     }

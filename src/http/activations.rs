@@ -1,7 +1,5 @@
 //! Activations that the server keeps: captures by handle, and uploads.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
@@ -9,13 +7,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::sweeps::tied;
 use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::activations::{Activation, import, indices};
+use crate::capacity::{Abandoned, Lane};
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
 use crate::result::render::Format;
 use crate::service::NumbersAsked;
@@ -31,10 +30,8 @@ const BINARY: [&str; 3] =
 const SERVED: [Encoding; 3] = [Encoding::Json, Encoding::Npz, Encoding::Safetensors];
 /// Entries of a list: by default, and at most.
 const PAGE: (u32, u32) = (100, 1000);
-/// Binary uploads that are read at once: each may hold `activations.upload_bytes` in memory.
-static UPLOADS: Semaphore = Semaphore::const_new(4);
-/// How long an upload waits for others to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// What an upload takes while it is read: its bytes, and its numbers as f32.
+const COPIES: u64 = 3;
 /// Layers or positions that an upload may name.
 const MOST_INDICES: usize = 1 << 20;
 
@@ -97,25 +94,27 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
             let detail = "the body is compressed; send it as it is";
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
-        let Ok(Ok(_place)) = tokio::time::timeout(PATIENCE, UPLOADS.acquire()).await else {
-            let detail = "other uploads are being read";
-            return Err(Problem::new(Kind::Overloaded, detail).retry_after(5));
-        };
         let known: Vec<&str> = UploadSpec::FIELDS.into_iter().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;
-        let request = Request::from_parts(parts, content);
-        let bytes = body::read(request, &state.config.http, max, "activations.upload_bytes").await?;
-        let read = move || binary(&query, &bytes);
-        let read = tokio::task::spawn_blocking(read).await;
-        let spec = read.map_err(|_| Problem::new(Kind::Internal, "reading the upload failed"))??;
-        service.upload(spec).await.map_err(|refusal| as_query(refusal.into()))
+        let (request, share) = (Request::from_parts(parts, content), state.capacity.share());
+        let bytes = body::read(request, &share, &state.config.http, max, "activations.upload_bytes").await?;
+        // Its turn comes when all of it is there: who sends slowly keeps nobody waiting.
+        share.of_body(bytes.len() as u64);
+        share.resize(COPIES * bytes.len() as u64).await?;
+        let spec = share.run(Lane::Prepare, move |_| binary(&query, &bytes)).await?;
+        service.upload(spec, &share).await.map_err(|refusal| as_query(refusal.into()))
     } else {
         let _: NoQuery = NoQuery::from_request_parts(&mut parts, &state).await?;
-        let body = body::json(Request::from_parts(parts, content), &state.config.http, EXAMPLE).await?;
-        let mut out = Problems::default();
-        let spec = UploadSpec::read(&body, &mut out);
-        service.upload(out.or(spec)?).await.map_err(Problem::from)
+        let body::Posted { value, share, .. } =
+            body::json(Request::from_parts(parts, content), &state, EXAMPLE).await?;
+        let read = move |_: &Abandoned| {
+            let mut out = Problems::default();
+            let spec = UploadSpec::read(&value, &mut out);
+            out.or(spec)
+        };
+        let spec = share.run(Lane::Prepare, read).await?;
+        service.upload(spec, &share).await.map_err(Problem::from)
     };
     let meta = spec?;
     let place = format!("/v1/activations/{}", meta.id);
@@ -203,7 +202,7 @@ async fn get(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Re
     let format = query.get("format").map(String::as_str);
     let encoding = Encoding::negotiate(&parts.headers, format, &SERVED)?;
     if encoding == Encoding::Json && format.is_none() && PARTS.iter().all(|name| !query.contains_key(*name)) {
-        return Ok(Json((*service.activation(id).await?).clone()).into_response());
+        return Ok(Json((*service.activation(id, &state.capacity.share()).await?).clone()).into_response());
     }
     let mut out = Problems::default();
     let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| (dtype.name(), dtype));
@@ -221,22 +220,22 @@ async fn get(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Re
         cosine: query.remove("cosine"),
         as_json: encoding == Encoding::Json,
     };
-    let numbers = service.numbers(id, asked).await?;
+    let share = state.capacity.share();
+    let numbers = service.numbers(id, asked, &share).await?;
     if encoding == Encoding::Npz && numbers.dtype == Dtype::Bf16 {
         let (detail, fix) = ("NumPy has no bfloat16", "ask for dtype=f32, or for safetensors");
         let problem = Problem::new(Kind::InvalidRequest, format!("?dtype: {detail}; {fix}"));
         return Err(problem.error("?dtype", code::NOT_SUPPORTED, detail, fix));
     }
-    let encode = move || match encoding {
+    let encode = move |_: &Abandoned| match encoding {
         Encoding::Npz => numbers.render(Format::Npz),
         Encoding::Safetensors => numbers.render(Format::Safetensors),
         _ => Ok(serde_json::to_vec(&numbers).expect("BUG: numbers have string keys")),
     };
-    match tokio::task::spawn_blocking(encode).await {
-        Ok(Ok(bytes)) => Ok(([(header::CONTENT_TYPE, encoding.media_type())], bytes).into_response()),
-        Ok(Err(error)) => Err(Problem::new(Kind::Internal, error.to_string())),
-        Err(_) => Err(Problem::new(Kind::Internal, "encoding the numbers failed")),
-    }
+    let bytes = share.run(Lane::Finish, encode).await;
+    let bytes = bytes.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
+    share.resize(bytes.len() as u64).await?;
+    Ok(tied(encoding, bytes, share))
 }
 
 /// One of a few words, if it is there.
@@ -266,6 +265,6 @@ fn choice<T: Copy>(
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn delete(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    state.service()?.delete_activation(id).await?;
+    state.service()?.delete_activation(id, &state.capacity.share()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

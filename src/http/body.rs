@@ -6,12 +6,13 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 
 use super::AppState;
 use super::json;
 use super::problem::{Kind, Problem};
+use crate::capacity::{Lane, Share};
 use crate::config::{Http, nearest};
 use crate::spec::problem::{Problems, code};
 
@@ -20,7 +21,7 @@ const EXAMPLE: &str = r#"{"prompt":"The Eiffel Tower is in the city of"}"#;
 
 /// Extractor of a JSON body as a value without duplicate keys; the size and time limits are the server's.
 ///
-/// Rejects with 400 (not JSON), 408 (too slow), 413 (too large) or 415 (declared to be something else).
+/// Rejects with 400 (not JSON), 408 (too slow), 413 (too large), 415 (declared to be something else) or 429 (no memory).
 #[derive(Debug)]
 pub struct JsonBody(pub Value);
 
@@ -28,15 +29,44 @@ impl FromRequest<AppState> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
-        json(request, &state.config.http, EXAMPLE).await.map(Self)
+        json(request, state, EXAMPLE).await.map(|posted| Self(posted.value))
+    }
+}
+
+/// A JSON body as [`JsonBody`] reads it, with the memory that it takes.
+#[derive(Debug)]
+pub(super) struct Posted {
+    /// What it says.
+    pub(super) value: Value,
+    /// How it says that.
+    pub(super) bytes: Bytes,
+    /// What the request holds.
+    pub(super) share: Share,
+}
+
+impl FromRequest<AppState> for Posted {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        json(request, state, EXAMPLE).await
     }
 }
 
 /// A JSON body as [`JsonBody`] reads it, with the endpoint's own `example` for an empty one.
-pub(super) async fn json(request: Request, limits: &Http, example: &str) -> Result<Value, Problem> {
+pub(super) async fn json(
+    request: Request,
+    state: &AppState,
+    example: &'static str,
+) -> Result<Posted, Problem> {
     check_declared(request.headers())?;
-    let bytes = read(request, limits, limits.max_body_bytes, "http.max_body_bytes").await?;
-    json::parse(&bytes, example)
+    let limits = &state.config.http;
+    let share = state.capacity.share();
+    let bytes = read(request, &share, limits, limits.max_body_bytes, "http.max_body_bytes").await?;
+    share.of_body(bytes.len() as u64);
+    share.resize(bytes.len() as u64 + json::tree_bytes(&bytes)).await?;
+    let text = bytes.clone();
+    let value = share.run(Lane::Prepare, move |_| json::parse(&text, example)).await?;
+    Ok(Posted { value, bytes, share })
 }
 
 /// `Content-Type` must be JSON or absent, `Content-Encoding` absent.
@@ -67,8 +97,14 @@ fn check_declared(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// The whole body, within the limits; `key` is the setting that `max` comes from.
-pub(super) async fn read(request: Request, limits: &Http, max: usize, key: &str) -> Result<Bytes, Problem> {
+/// The whole body, within the limits, held by `share` as it comes; `key` is the setting that `max` comes from.
+pub(super) async fn read(
+    request: Request,
+    share: &Share,
+    limits: &Http,
+    max: usize,
+    key: &str,
+) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(Kind::BodyTooLarge, format!("the body is over {max} bytes"))
             .with("limit_bytes", max)
@@ -80,19 +116,30 @@ pub(super) async fn read(request: Request, limits: &Http, max: usize, key: &str)
             )
     };
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-    if declared.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > max as u64) {
+    let declared = declared.and_then(|text| text.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }
-    let collected = Limited::new(request.into_body(), max).collect();
-    match tokio::time::timeout(limits.body_timeout(), collected).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Problem::new(Kind::BadRequest, format!("the body broke off: {error}"))),
-        Err(_) => {
-            let seconds = limits.body_timeout_s;
-            Err(Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s")))
+    let collected = async {
+        let mut body = request.into_body();
+        // Room that nothing is written to takes no memory.
+        let mut bytes = Vec::with_capacity(declared.unwrap_or(0) as usize);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| Problem::new(Kind::BadRequest, format!("the body broke off: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > max {
+                return Err(too_large());
+            }
+            share.resize((bytes.len() + data.len()) as u64).await?;
+            bytes.extend_from_slice(&data);
         }
-    }
+        Ok(Bytes::from(bytes))
+    };
+    let seconds = limits.body_timeout_s;
+    let too_slow =
+        || Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s"));
+    tokio::time::timeout(limits.body_timeout(), collected).await.unwrap_or_else(|_| Err(too_slow()))
 }
 
 /// The query parameters of a request, each known and given at most once.

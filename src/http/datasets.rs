@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 
 use super::{AppState, Encoding, Kind, NoQuery, Problem, body, json, query, sweeps};
 use crate::activations::Timestamp;
+use crate::capacity::{Abandoned, Lane};
 use crate::jobs::LOCAL;
 use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
@@ -96,10 +97,12 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
     unfit.or(Some(()))?;
     let form = Form::of(&parts)?;
     let request = Request::from_parts(parts, content);
-    let max = state.config.jobs.dataset_bytes;
-    let bytes = body::read(request, &state.config.http, max, "jobs.dataset_bytes").await?;
-    let read = tokio::task::spawn_blocking(move || form.read(&bytes)).await;
-    let cases = read.map_err(|_| Problem::new(Kind::Internal, "reading the data set failed"))??;
+    let (max, share) = (state.config.jobs.dataset_bytes, state.capacity.share());
+    let bytes = body::read(request, &share, &state.config.http, max, "jobs.dataset_bytes").await?;
+    let length = bytes.len() as u64;
+    share.of_body(length);
+    share.resize(Form::COPIES * length + Form::A_CASE.min(64 * length)).await?;
+    let cases = share.run(Lane::Prepare, move |abandoned| form.read(&bytes, abandoned)).await?;
     let (set, new) = jobs.store.put_dataset(LOCAL, name.as_deref(), cases.len as u32, &cases.text).await?;
     let location = format!("/v1/datasets/{}", set.id);
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
@@ -115,6 +118,11 @@ enum Form {
 }
 
 impl Form {
+    /// The body, its cases as they are stored, and once more on their way there.
+    const COPIES: u64 = 3;
+    /// Most bytes of one case while it is read.
+    const A_CASE: u64 = 32 << 20;
+
     fn of(parts: &Parts) -> Result<Self, Problem> {
         let refuse = |detail: String, fix: &str| {
             let problem = Problem::new(Kind::UnsupportedMediaType, format!("{detail}; {fix}"));
@@ -139,18 +147,24 @@ impl Form {
         }
     }
 
-    fn read(self, bytes: &[u8]) -> Result<Cases, Problem> {
-        let lines = match self {
-            Self::Json => dataset::of_json(json::parse(bytes, EXAMPLE)?),
-            Self::Lines => dataset::of_lines(text(bytes)?, |line| {
+    fn read(self, bytes: &[u8], abandoned: &Abandoned) -> Result<Cases, Problem> {
+        let stop = || abandoned.is_set();
+        let mut cases = dataset::Reader::new(&stop);
+        match self {
+            Self::Json => {
+                if let Some(other) = json::items(bytes, EXAMPLE, |case| cases.case(&case))? {
+                    return Err(dataset::no_list(&other).into());
+                }
+            }
+            Self::Lines => cases.lines(text(bytes)?, |line| {
                 json::parse(line.as_bytes(), EXAMPLE).map_err(|problem| match problem.errors.first() {
                     Some(error) => format!("{}: {}", error.pointer, error.detail),
                     None => problem.detail,
                 })
             }),
-            Self::Csv => dataset::of_csv(text(bytes)?),
-        };
-        lines.and_then(|lines| dataset::check(&lines)).map_err(Problem::from)
+            Self::Csv => cases.csv(text(bytes)?),
+        }
+        Ok(cases.finish()?)
     }
 }
 
@@ -174,7 +188,9 @@ fn unknown(id: &str) -> Problem {
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Result<Response, Problem> {
     let text = state.jobs()?.store.dataset_text(LOCAL, &id).await?.ok_or_else(|| unknown(&id))?;
-    Ok(sweeps::bytes(Encoding::Jsonl, text.into_bytes()))
+    let share = state.capacity.share();
+    share.resize(text.len() as u64).await?;
+    Ok(sweeps::tied(Encoding::Jsonl, text.into_bytes(), share))
 }
 
 /// Delete a data set

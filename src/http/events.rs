@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::listen::Seat;
 use super::state::Readiness;
 use super::{AppState, Problem, jobs, query};
 use crate::activations::Timestamp;
@@ -62,7 +63,14 @@ async fn events(state: State<AppState>, Path(id): Path<String>, parts: Parts) ->
     let job = jobs::find(&jobs, &id).await?;
     let (sender, receiver) = mpsc::channel(64);
     let follow = Follow { jobs, id: job.id, after, sender, readiness: state.readiness.clone() };
-    tokio::spawn(follow.run());
+    // Who follows comes back with the number of the last event, so others may have the place.
+    let wanted = parts.extensions.get::<Seat>().map(Seat::streams);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = follow.run() => {}
+            () = async { match wanted { Some(wanted) => wanted.await, None => std::future::pending().await } } => {}
+        }
+    });
     let keep_alive = KeepAlive::new().interval(ALIVE);
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response())
 }

@@ -2,16 +2,17 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::body::Posted;
 use super::later::Later;
-use super::sweeps::with_dataset;
+use super::sweeps::{tied, with_dataset};
 use super::wants::take_async;
-use super::{AppState, Encoding, JsonBody, NoQuery, Problem, problem, query};
+use super::{AppState, Encoding, NoQuery, Problem, problem, query};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
@@ -52,8 +53,9 @@ impl Asked {
         Ok(Self { encoding, metric: query.remove("metric") })
     }
 
-    /// Encodes on a thread where it may take its time: a picture takes a good part of a second.
-    async fn answer<R>(self, result: R) -> Result<Response, Problem>
+    /// Encodes on a thread where it may take its time: a picture takes a good part of a second. The memory is held until the
+    /// client has taken the last byte.
+    async fn answer<R>(self, result: R, share: Share) -> Result<Response, Problem>
     where
         R: Rendered + serde::Serialize + Send + 'static,
     {
@@ -68,15 +70,12 @@ impl Asked {
             Encoding::Svg => Some(Format::Svg),
             Encoding::Png => Some(Format::Png),
         };
-        let encode = move || match format {
+        let encode = move |_: &Abandoned| match format {
             None => Ok(serde_json::to_vec(&result).expect("BUG: results have string keys")),
             Some(format) => result.render(format, metric.as_deref()),
         };
-        match tokio::task::spawn_blocking(encode).await {
-            Ok(Ok(bytes)) => Ok(([(header::CONTENT_TYPE, encoding.media_type())], bytes).into_response()),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Problem::new(problem::Kind::Internal, "encoding the result failed")),
-        }
+        let bytes = share.run(Lane::Finish, encode).await?;
+        Ok(tied(encoding, bytes, share))
     }
 }
 
@@ -100,14 +99,14 @@ impl From<RenderError> for Problem {
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "What the runs gave", body = RunResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
-async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &NUMBERS)?;
-    let (body, later) = Later::of(&state, &parts, Kind::Run, body)?;
-    if let Some(accepted) = later.at_once().await? {
-        return Ok(accepted);
+    let (body, share, later) = Later::of(&state, &parts, Kind::Run, posted)?;
+    if later.is_wanted() {
+        return later.submit(body).await;
     }
-    match state.service()?.run(body).await {
-        Ok(response) => asked.answer(response).await,
+    match state.service()?.run((body, &share)).await {
+        Ok(response) => asked.answer(response, share).await,
         Err(refusal) => later.instead(refusal).await,
     }
 }
@@ -123,14 +122,14 @@ async fn run(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> 
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "What the patches did", body = PatchResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
-async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
-    let (body, later) = Later::of(&state, &parts, Kind::Patch, body)?;
-    if let Some(accepted) = later.at_once().await? {
-        return Ok(accepted);
+    let (body, share, later) = Later::of(&state, &parts, Kind::Patch, posted)?;
+    if later.is_wanted() {
+        return later.submit(body).await;
     }
-    match state.service()?.patch(body).await {
-        Ok(response) => asked.answer(response).await,
+    match state.service()?.patch((body, &share)).await {
+        Ok(response) => asked.answer(response, share).await,
         Err(refusal) => later.instead(refusal).await,
     }
 }
@@ -148,20 +147,20 @@ async fn patch(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "The causal map", body = TraceAnswer),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
-async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -> Result<Response, Problem> {
+async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     let asked = Asked::of(&parts, &PICTURES)?;
-    let (body, later) = Later::of(&state, &parts, Kind::Trace, body)?;
-    if let Some(accepted) = later.at_once().await? {
-        return Ok(accepted);
+    let (body, share, later) = Later::of(&state, &parts, Kind::Trace, posted)?;
+    if later.is_wanted() {
+        return later.submit(body).await;
     }
     let service = state.service()?;
     let answered = if has_cases(&body) {
-        service.trace_cases(body).await.map(|response| {
+        service.trace_cases((body, &share)).await.map(|response| {
             let plots = !response.request.plot.is_empty();
             (TraceAnswer::Cases(Box::new(response)), plots)
         })
     } else {
-        service.trace(body).await.map(|response| {
+        service.trace((body, &share)).await.map(|response| {
             let plots = !response.request.plot.is_empty();
             (TraceAnswer::One(Box::new(response)), plots)
         })
@@ -171,14 +170,13 @@ async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
         Err(refusal) => return later.instead(refusal).await,
     };
     if plots {
-        let draw = move || {
+        let draw = move |_: &Abandoned| {
             result.fill_plots();
             result
         };
-        let drawn = tokio::task::spawn_blocking(draw).await;
-        result = drawn.map_err(|_| Problem::new(problem::Kind::Internal, "drawing the result failed"))?;
+        result = share.run(Lane::Finish, draw).await;
     }
-    asked.answer(result).await
+    asked.answer(result, share).await
 }
 
 /// Dry run
@@ -189,7 +187,7 @@ async fn trace(state: State<AppState>, parts: Parts, JsonBody(body): JsonBody) -
 async fn plan(
     state: State<AppState>,
     _: NoQuery,
-    JsonBody(mut body): JsonBody,
+    Posted { value: mut body, share, .. }: Posted,
 ) -> Result<Json<PlanResponse>, Problem> {
     for kind in ["run", "patch", "trace", "sweep"] {
         if let Some(inner) = body.get_mut(kind) {
@@ -199,9 +197,9 @@ async fn plan(
     if let Some(sweep) = body.get_mut("sweep")
         && sweep.pointer("/dataset/id").is_some()
     {
-        with_dataset(state.jobs()?, sweep).await?;
+        with_dataset(state.jobs()?, sweep, &share).await?;
     }
-    Ok(Json(state.service()?.plan(body).await?))
+    Ok(Json(state.service()?.plan((body, &share)).await?))
 }
 
 /// Tokens of a prompt
@@ -212,9 +210,9 @@ async fn plan(
 async fn tokenize(
     state: State<AppState>,
     _: NoQuery,
-    JsonBody(body): JsonBody,
+    posted: Posted,
 ) -> Result<Json<TokenizeResponse>, Problem> {
-    Ok(Json(state.service()?.tokenize(body).await?))
+    Ok(Json(state.service()?.tokenize((posted.value, &posted.share)).await?))
 }
 
 /// Alignment of two prompts
@@ -224,10 +222,6 @@ async fn tokenize(
 /// The shortest body is `{"a": "...", "b": "..."}`.
 #[utoipa::path(post, path = "/v1/align", tag = "experiments", request_body = AlignBody,
     responses((status = 200, description = "Diff, map and contrast", body = AlignResponse), Problem))]
-async fn align(
-    state: State<AppState>,
-    _: NoQuery,
-    JsonBody(body): JsonBody,
-) -> Result<Json<AlignResponse>, Problem> {
-    Ok(Json(state.service()?.align(body).await?))
+async fn align(state: State<AppState>, _: NoQuery, posted: Posted) -> Result<Json<AlignResponse>, Problem> {
+    Ok(Json(state.service()?.align((posted.value, &posted.share)).await?))
 }

@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::AppState;
 use super::body::NoQuery;
 use super::state::{Readiness, ReadinessReport};
+use super::{AppState, Problem};
 
 /// The OpenAPI document as served, rendered once.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ struct Release {
 
 /// Name and version of the server
 #[utoipa::path(get, path = "/v1/version", tag = "operations",
-    responses((status = 200, description = "The version", body = Release)))]
+    responses((status = 200, description = "The version", body = Release), Problem))]
 async fn version(_: NoQuery) -> Json<Release> {
     Json(Release {
         name: env!("CARGO_PKG_NAME"),
@@ -78,7 +78,7 @@ async fn version(_: NoQuery) -> Json<Release> {
 
 /// This document
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "operations",
-    responses((status = 200, description = "OpenAPI 3.1 of this server", body = Object)))]
+    responses((status = 200, description = "OpenAPI 3.1 of this server", body = Object), Problem))]
 async fn openapi(_: NoQuery, Extension(Document(text)): Extension<Document>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text.to_string())
 }

@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::sweeps::bytes;
+use super::sweeps::tied;
 use super::wants::retry_after;
 use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};
-use crate::jobs::{Jobs, LOCAL, NotTaken, Unfinished};
+use crate::jobs::{Jobs, LOCAL, NotTaken, Unfinished, compress};
 use crate::result::render::Format;
 use crate::result::sweep::{Plot, SweepOutcome, Table, picture, render};
 use crate::spec::problem::{Problems, code};
@@ -67,29 +68,28 @@ impl Answer {
     }
 
     /// The result of a job that has one.
-    pub(super) async fn answer(self, jobs: &Jobs, job: &Job) -> Result<Response, Problem> {
+    pub(super) async fn answer(self, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
         if job.kind != job::Kind::Sweep {
-            return self.stored(jobs, job).await;
+            return self.stored(jobs, job, share).await;
         }
-        let stored = jobs.file(job.id, "json").await?;
+        let stored = file(jobs, job.id, "json", &share).await?;
         match (self.encoding, stored) {
-            (Encoding::Json, Some(json)) => Ok(bytes(Encoding::Json, json)),
+            (Encoding::Json, Some(json)) => Ok(tied(Encoding::Json, json, share)),
             (_, Some(json)) => {
-                let read = move || serde_json::from_slice::<SweepOutcome>(&json);
-                let outcome = tokio::task::spawn_blocking(read).await;
-                let Ok(Ok(outcome)) = outcome else {
+                let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
+                let Ok(outcome) = share.run(Lane::Finish, read).await else {
                     let detail =
                         "the stored result cannot be read in this form by this version; ask for json";
                     return Err(Problem::new(Kind::Internal, detail));
                 };
-                self.rendered(outcome).await
+                self.rendered(outcome, share).await
             }
-            (_, None) => self.rendered(so_far(jobs, job).await?).await,
+            (_, None) => self.rendered(so_far(jobs, job).await?, share).await,
         }
     }
 
     /// A result that was stored in every form that it has.
-    async fn stored(self, jobs: &Jobs, job: &Job) -> Result<Response, Problem> {
+    async fn stored(self, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
         if let Some((name, _)) = [("metric", self.metric.is_some()), ("table", self.table.is_some())]
             .iter()
             .find(|(_, given)| *given)
@@ -99,8 +99,8 @@ impl Answer {
             return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, "leave it out"));
         }
         let name = self.encoding.name();
-        if let Some(file) = jobs.file(job.id, name).await? {
-            return Ok(bytes(self.encoding, file));
+        if let Some(file) = file(jobs, job.id, name, &share).await? {
+            return Ok(tied(self.encoding, file, share));
         }
         let there = jobs.store.files(job.id).await?;
         if there.is_empty() {
@@ -112,9 +112,9 @@ impl Answer {
         Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix))
     }
 
-    async fn rendered(self, outcome: SweepOutcome) -> Result<Response, Problem> {
+    async fn rendered(self, outcome: SweepOutcome, share: Share) -> Result<Response, Problem> {
         let Self { encoding, table, metric } = self;
-        let rendered = tokio::task::spawn_blocking(move || {
+        let rendered = share.run(Lane::Finish, move |_| {
             let metric = metric.as_deref();
             let format = match encoding {
                 Encoding::Json => {
@@ -130,10 +130,8 @@ impl Answer {
             };
             render(&outcome, format, table, metric)
         });
-        match rendered.await {
-            Ok(rendered) => Ok(bytes(encoding, rendered?)),
-            Err(_) => Err(Problem::new(Kind::Internal, "encoding the result failed")),
-        }
+        let rendered = rendered.await?;
+        Ok(tied(encoding, rendered, share))
     }
 }
 
@@ -150,6 +148,13 @@ fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&'static str, T)]) -> Re
 }
 
 /// What a sweep that has no stored result has found so far.
+/// A file of a job's result, as it was before it was compressed.
+async fn file(jobs: &Jobs, id: JobId, name: &str, share: &Share) -> Result<Option<Vec<u8>>, Problem> {
+    let Some(packed) = jobs.store.file(id, name).await? else { return Ok(None) };
+    share.resize(packed.len() as u64 + compress::length(&packed)).await?;
+    Ok(share.run(Lane::Finish, move |_| compress::restored(&packed)).await)
+}
+
 async fn so_far(jobs: &Jobs, job: &Job) -> Result<SweepOutcome, Problem> {
     match jobs.outcome(job).await? {
         Ok(outcome) => Ok(outcome),
@@ -255,7 +260,9 @@ async fn cancel(
            ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
            ("partial" = Option<bool>, Query, description = "Answer with what a running sweep has found so far")),
     responses((status = 200, description = "The result; of a run, patch or trace as its endpoint answers it", body = SweepOutcome),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn result(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
     let query = query(&parts, &["format", "table", "metric", "partial"])?;
     let asked = Answer::of(&parts.headers, &query)?;
@@ -270,7 +277,7 @@ async fn result(state: State<AppState>, Path(id): Path<String>, parts: Parts) ->
         let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
         return Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix));
     }
-    asked.answer(jobs, &job).await
+    asked.answer(jobs, &job, state.capacity.share()).await
 }
 
 /// A job whose result can be asked for.
@@ -308,7 +315,9 @@ async fn with_result(jobs: &Jobs, id: &str, partial: bool) -> Result<Job, Proble
            ("format" = Option<String>, Query, description = "svg or png; else by Accept"),
            ("partial" = Option<bool>, Query, description = "Draw what a running sweep has found so far")),
     responses((status = 200, description = "The picture", body = String, content_type = "image/svg+xml"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
     let query = query(&parts, &["kind", "metric", "format", "partial"])?;
     let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), &PICTURES)?;
@@ -318,16 +327,16 @@ async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> R
         query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
     let metric = query.get("metric").cloned();
     let jobs = state.jobs()?;
-    let job = with_result(jobs, &id, partial).await?;
+    let (job, share) = (with_result(jobs, &id, partial).await?, state.capacity.share());
     if job.kind != job::Kind::Sweep {
-        return Answer { encoding, table: None, metric }.answer(jobs, &job).await;
+        return Answer { encoding, table: None, metric }.answer(jobs, &job, share).await;
     }
-    let outcome = match jobs.file(job.id, "json").await? {
+    let outcome = match file(jobs, job.id, "json", &share).await? {
         Some(json) => {
-            let read = move || serde_json::from_slice::<SweepOutcome>(&json);
-            match tokio::task::spawn_blocking(read).await {
-                Ok(Ok(outcome)) => outcome,
-                _ => {
+            let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
+            match share.run(Lane::Finish, read).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
                     return Err(Problem::new(
                         Kind::Internal,
                         "the stored result cannot be drawn by this version",
@@ -338,11 +347,9 @@ async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> R
         None => so_far(jobs, &job).await?,
     };
     let format = if encoding == Encoding::Png { Format::Png } else { Format::Svg };
-    let drawn = tokio::task::spawn_blocking(move || picture(&outcome, metric.as_deref(), kind, format));
-    match drawn.await {
-        Ok(drawn) => Ok(bytes(encoding, drawn?)),
-        Err(_) => Err(Problem::new(Kind::Internal, "drawing the result failed")),
-    }
+    let draw = move |_: &Abandoned| picture(&outcome, metric.as_deref(), kind, format);
+    let drawn = share.run(Lane::Finish, draw).await?;
+    Ok(tied(encoding, drawn, share))
 }
 
 impl From<NotTaken> for Problem {

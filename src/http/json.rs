@@ -1,10 +1,12 @@
 //! Strict JSON: bytes to a [`Value`] that can mean only one thing, or a problem that says where it goes wrong.
 //!
-//! `serde_json` alone keeps the last of two equal keys without a word; here each duplicate is an error with its pointer.
+//! `serde_json` alone keeps the last of two equal keys without a word; here each duplicate is an error with its pointer. And
+//! it builds whatever is sent: here a document has a limit of values, since one of two bytes takes hundreds in memory.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::ops::ControlFlow;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -14,28 +16,75 @@ use super::problem::{Kind, Problem};
 /// Most duplicates that are listed; more help nobody.
 const MAX_LISTED: usize = 20;
 
+/// Most values of a document: more than fit a megabyte.
+const MOST_VALUES: usize = 600_000;
+/// Most lists and objects among them, each of which takes hundreds of bytes however little is in it.
+const MOST_NESTED: usize = 100_000;
+
 /// Parses a request body.
 ///
 /// # Errors
-/// A `malformed-json` problem with line and column, or with the pointer of each duplicate key. `example` is a minimal
-/// body of the endpoint, shown when the body is empty.
+/// A `malformed-json` problem with line and column, or with the pointer of each duplicate key; a `body-too-large` problem
+/// of too many values. `example` is a minimal body of the endpoint, shown when the body is empty.
 pub(super) fn parse(bytes: &[u8], example: &str) -> Result<Value, Problem> {
     let text = text(bytes, example)?;
-    let path = RefCell::new(Vec::new());
-    let duplicates = RefCell::new(Vec::new());
+    let notes = Notes::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Strict { path: &path, duplicates: &duplicates }
+    let value = Strict(&notes)
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| syntax(&error))?;
-    let duplicates = duplicates.into_inner();
-    if duplicates.is_empty() {
-        return Ok(value);
+        .map_err(|error| notes.refused(&error))?;
+    notes.unambiguous().map(|()| value)
+}
+
+/// Parses a list and hands over item by item, so that they need not be held together; each may have as many values as a
+/// document. Whoever takes them may break off. What is no list is handed back.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn items(
+    bytes: &[u8],
+    example: &str,
+    take: impl FnMut(Value) -> ControlFlow<()>,
+) -> Result<Option<Value>, Problem> {
+    let text = text(bytes, example)?;
+    if !text.trim_ascii_start().starts_with('[') {
+        return parse(bytes, example).map(Some);
     }
-    let problem = Problem::new(Kind::MalformedJson, "a key appears more than once in one object");
-    Err(duplicates.into_iter().take(MAX_LISTED).fold(problem, |problem, pointer| {
-        problem.error(pointer, "duplicate_key", "this key appears more than once", "keep one of them")
-    }))
+    let (notes, take) = (Notes::default(), RefCell::new(take));
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let read = deserializer.deserialize_seq(Items { notes: &notes, take: &take });
+    match read.and_then(|()| deserializer.end()) {
+        Err(_) if notes.broken_off.get() => Ok(None),
+        Err(error) => Err(notes.refused(&error)),
+        Ok(()) => notes.unambiguous().map(|()| None),
+    }
+}
+
+/// What the tree of a body will take in memory at most, counted without building it.
+pub(super) fn tree_bytes(body: &[u8]) -> u64 {
+    // A list has room for four values from its first on, an object for four entries and their index; either may be twice as
+    // large as what is in it.
+    const VALUE: u64 = size_of::<Value>() as u64;
+    const ENTRY: u64 = VALUE + size_of::<String>() as u64 + 24;
+    let (mut bytes, mut in_text, mut escaped) = (0, false, false);
+    let (mut values, mut nested) = (0, 0);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' => (bytes, nested) = (bytes + 4 * VALUE, nested + 1),
+            b'{' => (bytes, nested) = (bytes + 4 * ENTRY + 96, nested + 1),
+            b',' => (bytes, values) = (bytes + 2 * ENTRY, values + 1),
+            _ => {}
+        }
+        if values > MOST_VALUES || nested > MOST_NESTED {
+            break;
+        }
+    }
+    bytes + body.len() as u64
 }
 
 /// The body as UTF-8 text that is not empty.
@@ -98,11 +147,24 @@ fn syntax(error: &serde_json::Error) -> Problem {
         .error("", "syntax", format!("line {line}, column {column}: {what}"), fix)
 }
 
+/// What is noted while a document is read.
+#[derive(Default)]
+struct Notes {
+    path: RefCell<Vec<Step>>,
+    duplicates: RefCell<Vec<String>>,
+    values: Cell<usize>,
+    nested: Cell<usize>,
+    broken_off: Cell<bool>,
+}
+
 /// Builds a [`Value`], noting the path of every key that its object already has.
 #[derive(Clone, Copy)]
-struct Strict<'a> {
-    path: &'a RefCell<Vec<Step>>,
-    duplicates: &'a RefCell<Vec<String>>,
+struct Strict<'a>(&'a Notes);
+
+/// Reads a list whose items are taken one by one.
+struct Items<'a, F> {
+    notes: &'a Notes,
+    take: &'a RefCell<F>,
 }
 
 enum Step {
@@ -110,7 +172,7 @@ enum Step {
     Index(usize),
 }
 
-impl Strict<'_> {
+impl Notes {
     fn pointer(&self) -> String {
         self.path
             .borrow()
@@ -120,6 +182,41 @@ impl Strict<'_> {
                 Step::Index(index) => format!("/{index}"),
             })
             .collect()
+    }
+
+    /// Counts a value, or what holds values.
+    fn count<E: Error>(counter: &Cell<usize>, most: usize) -> Result<(), E> {
+        counter.set(counter.get() + 1);
+        if counter.get() > most { Err(E::custom("too many values")) } else { Ok(()) }
+    }
+
+    fn refused(&self, error: &serde_json::Error) -> Problem {
+        let (most, what) = if self.values.get() > MOST_VALUES {
+            (MOST_VALUES, "values")
+        } else if self.nested.get() > MOST_NESTED {
+            (MOST_NESTED, "lists and objects")
+        } else {
+            return syntax(error);
+        };
+        let detail = format!("the body has more than {most} {what}, by line {}", error.line());
+        let fix = "send fewer; many numbers as a file, safetensors to POST /v1/activations";
+        Problem::new(Kind::BodyTooLarge, format!("{detail}; {fix}")).with("limit_values", most).error(
+            "",
+            "too_large",
+            detail,
+            fix,
+        )
+    }
+
+    fn unambiguous(self) -> Result<(), Problem> {
+        let duplicates = self.duplicates.into_inner();
+        if duplicates.is_empty() {
+            return Ok(());
+        }
+        let problem = Problem::new(Kind::MalformedJson, "a key appears more than once in one object");
+        Err(duplicates.into_iter().take(MAX_LISTED).fold(problem, |problem, pointer| {
+            problem.error(pointer, "duplicate_key", "this key appears more than once", "keep one of them")
+        }))
     }
 }
 
@@ -132,7 +229,32 @@ impl<'de> DeserializeSeed<'de> for Strict<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        Notes::count(&self.0.values, MOST_VALUES)?;
         deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de, F: FnMut(Value) -> ControlFlow<()>> Visitor<'de> for Items<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        for index in 0.. {
+            self.notes.values.set(0);
+            self.notes.nested.set(0);
+            self.notes.path.borrow_mut().push(Step::Index(index));
+            let element = elements.next_element_seed(Strict(self.notes))?;
+            self.notes.path.borrow_mut().pop();
+            let Some(value) = element else { break };
+            if (self.take.borrow_mut())(value).is_break() {
+                self.notes.broken_off.set(true);
+                return Err(A::Error::custom("broken off"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -172,11 +294,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value, A::Error> {
+        Notes::count(&self.0.nested, MOST_NESTED)?;
         let mut array = Vec::new();
         loop {
-            self.path.borrow_mut().push(Step::Index(array.len()));
+            self.0.path.borrow_mut().push(Step::Index(array.len()));
             let element = elements.next_element_seed(self)?;
-            self.path.borrow_mut().pop();
+            self.0.path.borrow_mut().pop();
             match element {
                 Some(value) => array.push(value),
                 None => return Ok(Value::Array(array)),
@@ -185,15 +308,16 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        Notes::count(&self.0.nested, MOST_NESTED)?;
         let mut object = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
-            self.path.borrow_mut().push(Step::Key(key.clone()));
-            if object.contains_key(&key) && self.duplicates.borrow().len() < MAX_LISTED {
-                let pointer = self.pointer();
-                self.duplicates.borrow_mut().push(pointer);
+            self.0.path.borrow_mut().push(Step::Key(key.clone()));
+            if object.contains_key(&key) && self.0.duplicates.borrow().len() < MAX_LISTED {
+                let pointer = self.0.pointer();
+                self.0.duplicates.borrow_mut().push(pointer);
             }
             let value = entries.next_value_seed(self)?;
-            self.path.borrow_mut().pop();
+            self.0.path.borrow_mut().pop();
             object.insert(key, value);
         }
         Ok(Value::Object(object))
@@ -295,6 +419,68 @@ mod tests {
     fn an_empty_body_is_answered_with_an_example() {
         assert!(refused(b"").errors[0].fix.contains(EXAMPLE));
         assert!(refused(b" \n\t ").errors[0].fix.contains(EXAMPLE));
+    }
+
+    #[test]
+    fn documents_of_too_many_values_are_refused_before_they_are_built() {
+        let list = |n: usize| format!("[{}0]", "0,".repeat(n - 1));
+        assert!(parse(list(MOST_VALUES - 1).as_bytes(), EXAMPLE).is_ok());
+        for body in [
+            list(MOST_VALUES),
+            format!("{{\"a\":{}}}", list(MOST_VALUES)),
+            format!("[{}[]]", "[[]],".repeat(MOST_NESTED / 2)),
+            format!("[{}0]", "{\"\":0},".repeat(MOST_NESTED)),
+        ] {
+            let problem = parse(body.as_bytes(), EXAMPLE).unwrap_err();
+            let found = (problem.kind, problem.errors[0].code);
+            assert_eq!(found, (Kind::BodyTooLarge, "too_large"), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_tree_is_foretold() {
+        fn of(value: &Value) -> u64 {
+            let own = size_of::<Value>() as u64;
+            match value {
+                Value::Array(list) => (list.capacity() as u64) * own + list.iter().map(of).sum::<u64>(),
+                Value::Object(map) => {
+                    let entry = own + size_of::<String>() as u64 + 8;
+                    map.len() as u64 * entry
+                        + map.iter().map(|(key, value)| key.capacity() as u64 + of(value)).sum::<u64>()
+                }
+                Value::String(text) => text.capacity() as u64,
+                _ => 0,
+            }
+        }
+        let lists = format!("[{}1]", "[[0.5]],".repeat(1000));
+        let objects = format!("[{}1]", r#"{"a":"x\"y,[{","b":{"":0}},"#.repeat(1000));
+        for body in [lists, objects, r#"{"prompt":"Hi, [there] {you}"}"#.to_owned(), "[1,2,3,4,5]".to_owned()]
+        {
+            let (told, is) = (tree_bytes(body.as_bytes()), of(&parse(body.as_bytes(), EXAMPLE).unwrap()));
+            assert!(told >= is && told <= 8 * is + 1000, "{told} for {is}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_taken_item_by_item_until_who_takes_it_breaks_off() {
+        let mut taken = Vec::new();
+        let mut take = |most: usize, body: &str| {
+            taken.clear();
+            let read = items(body.as_bytes(), EXAMPLE, |item| {
+                taken.push(item);
+                if taken.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            (read, taken.clone())
+        };
+        assert_eq!(take(9, r#" [{"a":1}, 2] "#), (Ok(None), vec![json!({"a": 1}), json!(2)]));
+        assert_eq!(take(1, "[1, 2, rubbish").1, vec![json!(1)]);
+        assert_eq!(take(9, r#"{"a":1}"#), (Ok(Some(json!({"a": 1}))), vec![]));
+        let (read, _) = take(9, r#"[{"a":1},{"b":[{"c":1,"c":2}]}]"#);
+        assert_eq!(read.unwrap_err().errors[0].pointer, "/1/b/0/c");
+        assert_eq!(take(9, "[1,]").0.unwrap_err().kind, Kind::MalformedJson);
+        assert_eq!(take(9, "[1] 2").0.unwrap_err().kind, Kind::MalformedJson);
+        let long = format!("[{}]", vec!["[0]"; MOST_NESTED + 1].join(","));
+        assert!(take(usize::MAX, &long).0.is_ok(), "each item has a limit of its own");
     }
 
     proptest::proptest! {

@@ -1,36 +1,43 @@
 //! The accept loop: HTTP/1.1 with a limit on everything a client can drag out, and an orderly end.
 //!
 //! `axum::serve` has no time-outs at all, and hyper's header time-out alone leaves slow bodies and slow readers open.
-//! Limited here: silence after connecting, the head, writes that stall, connections at once. The body's time is
-//! limited where it is read ([`super::JsonBody`]).
+//! Limited here: silence after connecting, the head, writes that stall, connections at once and by address
+//! ([`super::places`]). The body's time is limited where it is read ([`super::JsonBody`]).
+//!
+//! A client that has left while its request is worked on ends the work: its handler is dropped.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use axum::http::{Request, Response};
-use hyper::body::Incoming;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, Version};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tower::ServiceExt;
 
-use super::stall::StallLimited;
+use super::places::{Doing, Most, Place, Places};
+use super::socket::{Socket, StallLimited};
 use crate::config::Http;
 
 /// Longest request head; longer ones answer 431.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Most header fields; more answer 431.
 const MAX_HEADER_FIELDS: usize = 64;
-/// Silence after connecting that is allowed when no place is free.
-const UNDER_PRESSURE: Duration = Duration::from_millis(50);
+/// How long a request waits for a place when all are taken; then it is answered 503.
+const FOR_A_PLACE: Duration = Duration::from_secs(5);
+/// How long a connection that was told to end may take for it, unless a request is worked on.
+const TO_LEAVE: Duration = Duration::from_secs(1);
 
 /// What a client may drag out.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +46,12 @@ pub struct Limits {
     pub first_byte: Duration,
     /// Time for a complete head, and of keep-alive idleness.
     pub head: Duration,
-    /// Time without the client taking a byte of its response.
+    /// Time for which the client may take too little of its response.
     pub write_stall: Duration,
     /// Connections at once.
     pub connections: usize,
+    /// Connections at once from one address.
+    pub per_address: usize,
     /// Time for requests in flight once draining.
     pub grace: Duration,
 }
@@ -54,6 +63,7 @@ impl From<&Http> for Limits {
             head: http.header_timeout(),
             write_stall: http.write_timeout(),
             connections: http.max_connections,
+            per_address: http.connections_per_address,
             grace: http.shutdown_grace(),
         }
     }
@@ -96,8 +106,7 @@ pub async fn serve(
     let server = Server {
         router,
         limits,
-        permits: Arc::new(Semaphore::new(limits.connections)),
-        pressure: watch::Sender::new(0),
+        places: Places::new(Most { connections: limits.connections, per_address: limits.per_address }),
         in_flight: watch::Sender::new(0),
         closing: watch::Sender::new(false),
     };
@@ -107,9 +116,7 @@ pub async fn serve(
 struct Server {
     router: Router,
     limits: Limits,
-    permits: Arc<Semaphore>,
-    /// Bumped when no permit is free: connections that have not sent a byte give way.
-    pressure: watch::Sender<u64>,
+    places: Places,
     /// Requests whose handler has not returned.
     in_flight: watch::Sender<usize>,
     /// Set when connections are to close as soon as they are idle.
@@ -121,6 +128,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         let mut idle = self.in_flight.subscribe();
         let mut deadline: Option<Instant> = None;
+        let mut accepted = None;
         loop {
             let draining = deadline.is_some();
             let wanted = if draining { Phase::Stop } else { Phase::Drain };
@@ -135,8 +143,10 @@ impl Server {
                 _ = idle.wait_for(|n| *n == 0), if draining => break,
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if draining => break,
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                (stream, peer, permit) = self.accept(&listener) => {
-                    tasks.spawn(self.connection(stream, peer, permit));
+                place = self.accept(&listener, &mut accepted) => {
+                    if let Some((stream, peer)) = accepted.take() {
+                        tasks.spawn(self.connection(stream, peer, place));
+                    }
                 }
             }
         }
@@ -154,18 +164,12 @@ impl Server {
         Ended::Cut(cut)
     }
 
-    /// The next connection and its right to exist. Safe to cancel.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let permits = Arc::clone(&self.permits);
-        let permit = if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
-            permit
-        } else {
-            self.pressure.send_modify(|n| *n += 1);
-            permits.acquire_owned().await.expect("BUG: the semaphore is never closed")
-        };
-        loop {
+    /// Accepts the next connection, and finds a place for it. Safe to cancel: what was accepted stays where it is.
+    async fn accept(&self, listener: &TcpListener, accepted: &mut Option<(TcpStream, SocketAddr)>) -> Place {
+        const AGAIN: Duration = Duration::from_millis(10);
+        while accepted.is_none() {
             match listener.accept().await {
-                Ok((stream, peer)) => return (stream, peer, permit),
+                Ok(connection) => *accepted = Some(connection),
                 Err(error) => {
                     // A connection that broke before it was accepted is no concern; out of file descriptors is, and
                     // would spin.
@@ -174,56 +178,129 @@ impl Server {
                 }
             }
         }
+        loop {
+            let from = accepted.as_ref().map(|(_, peer)| peer.ip());
+            if let Some(place) = from.and_then(|from| self.places.enter(from)) {
+                return place;
+            }
+            sleep(AGAIN).await;
+        }
     }
 
-    /// One connection from its first byte to its last; `permit` frees its place when it ends.
+    /// One connection from its first byte to its last; `place` is free again when it ends.
     fn connection(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> impl Future<Output = ()> + Send + 'static {
         let limits = self.limits;
         let mut closing = self.closing.subscribe();
-        let mut pressure = self.pressure.subscribe();
         let (router, in_flight) = (self.router.clone(), self.in_flight.clone());
         async move {
-            let _permit = permit;
-            let mut byte = [0];
+            let (socket, place) = (Socket::new(stream), Arc::new(place));
             let first = tokio::select! {
-                first = stream.peek(&mut byte) => first,
-                () = sleep(limits.first_byte) => return,
-                () = set(&mut closing) => return,
-                // Asked to give way: unless its first byte has come and merely was not looked at yet.
-                _ = pressure.changed() => match timeout(UNDER_PRESSURE, stream.peek(&mut byte)).await {
-                    Ok(first) => first,
-                    Err(_) => return,
-                },
+                first = socket.has_byte() => first,
+                () = sleep(limits.first_byte) => false,
+                () = set(&mut closing) => false,
+                () = place.told_to_leave() => false,
             };
-            if !matches!(first, Ok(1..)) {
+            if !first {
                 return;
             }
-            // Answers are written in one go; waiting to fill a packet only delays them.
-            let _ = stream.set_nodelay(true);
-            let service = service_fn(move |request| answer(router.clone(), in_flight.clone(), request, peer));
+            let seat = Seat { place: Arc::clone(&place), work: watch::Sender::new(Work::None) };
+            let mut work = seat.work.subscribe();
+            let service = service_fn(move |request| {
+                answer(router.clone(), in_flight.clone(), request, peer, seat.clone())
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .half_close(true)
                 .header_read_timeout(limits.head)
                 .max_header_size(MAX_HEAD_BYTES)
                 .max_headers(MAX_HEADER_FIELDS)
                 .max_buf_size(2 * MAX_HEAD_BYTES)
-                .serve_connection(TokioIo::new(StallLimited::new(stream, limits.write_stall)), service);
+                .serve_connection(
+                    TokioIo::new(StallLimited::new(Arc::clone(&socket), limits.write_stall)),
+                    service,
+                );
             let mut connection = std::pin::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = set(&mut closing) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let mut left = std::pin::pin!(left(&socket, &mut work));
+            let mut ending = std::pin::pin!(async {
+                tokio::select! {
+                    () = set(&mut closing) => {}
+                    () = place.told_to_leave() => {}
+                }
+            });
+            let mut end = None;
+            let ended = loop {
+                tokio::select! {
+                    ended = connection.as_mut() => break ended,
+                    () = left.as_mut() => {
+                        tracing::debug!(%peer, "{peer} has left");
+                        return;
+                    }
+                    () = ending.as_mut(), if end.is_none() => {
+                        connection.as_mut().graceful_shutdown();
+                        end = Some(Instant::now() + TO_LEAVE);
+                    }
+                    // While the server drains, what takes long has the whole grace period.
+                    () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() && place.is_ending() => {
+                        if !place.does(Doing::Working) {
+                            return;
+                        }
+                        end = Some(Instant::now() + TO_LEAVE);
+                    }
                 }
             };
+            place.doing(Doing::Waiting);
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "connection of {peer} ended: {error}");
             }
+            if end.is_none() {
+                socket.linger().await;
+            }
+        }
+    }
+}
+
+/// What is worked on for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Nothing whose client is waited for.
+    None,
+    /// A request; whether an interim answer may be sent.
+    Request { interim: bool },
+}
+
+/// The connection as its requests see it.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    place: Arc<Place>,
+    work: watch::Sender<Work>,
+}
+
+impl Seat {
+    /// Says that the answer goes on for as long as there is something to tell, and that its end is no loss. What this gives
+    /// is done when the place is wanted.
+    pub(super) fn streams(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.place.doing(Doing::Streaming);
+        self.place.told_to_leave()
+    }
+}
+
+/// The request came without a place, and none was free in time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoPlace;
+
+/// Waits until the client has left while its request is worked on.
+async fn left(socket: &Socket, work: &mut watch::Receiver<Work>) {
+    loop {
+        let wanted = work.wait_for(|work| *work != Work::None).await.map(|work| *work);
+        let Ok(Work::Request { interim }) = wanted else { std::future::pending().await };
+        tokio::select! {
+            () = socket.left(interim) => return,
+            _ = work.changed() => {}
         }
     }
 }
@@ -233,10 +310,56 @@ async fn answer(
     in_flight: watch::Sender<usize>,
     mut request: Request<Incoming>,
     peer: SocketAddr,
+    seat: Seat,
 ) -> Result<Response<Body>, Infallible> {
     let _counted = InFlight::enter(in_flight);
+    seat.place.doing(Doing::Working);
+    let interim = request.version() > Version::HTTP_10;
+    seat.work.send_replace(Work::Request { interim });
+    let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if !probe && !seat.place.is_seated() && !seat.place.sit(Instant::now() + FOR_A_PLACE).await {
+        request.extensions_mut().insert(NoPlace);
+    }
     request.extensions_mut().insert(Peer(peer));
-    router.oneshot(request.map(Body::new)).await
+    request.extensions_mut().insert(seat.clone());
+    let response = router.oneshot(request.map(Body::new)).await;
+    seat.work.send_replace(Work::None);
+    Ok(match response {
+        Ok(response) => response.map(|body| Body::new(Answering { body, place: Arc::clone(&seat.place) })),
+        Err(never) => match never {},
+    })
+}
+
+/// The body of an answer; when it is over, the connection waits for the next request.
+struct Answering {
+    body: Body,
+    place: Arc<Place>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.place.doing(Doing::Waiting);
+    }
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Counts a request for as long as its handler runs, also when the client hangs up and the handler is dropped.

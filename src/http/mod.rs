@@ -16,9 +16,10 @@ mod json;
 mod later;
 pub mod listen;
 mod models;
+mod places;
 mod problem;
 mod request_id;
-mod stall;
+mod socket;
 mod state;
 mod sweeps;
 mod wants;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router, middleware};
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -89,8 +91,9 @@ pub fn router(state: AppState) -> Router {
     wrap(api(), state)
 }
 
-/// Layers, from the outside in: request id and access log, panics, strict HTTP, CORS, compression, then the routes
-/// behind the readiness gate.
+/// Layers, from the outside in: compression, request id and access log, panics, strict HTTP, CORS, then the routes behind
+/// the readiness gate. Compression is outermost, because whatever writes a body outside of it would write it under a head
+/// that says it is compressed.
 fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
     let (router, document) = api.split_for_parts();
     let router = router
@@ -99,8 +102,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
         })
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
-        .layer(Extension(health::Document(Arc::from(render(&document)))))
-        .layer(CompressionLayer::new());
+        .layer(Extension(health::Document(Arc::from(render(&document)))));
     let router = match cors(&state.config.http.cors_origins) {
         Some(layer) => router.layer(layer),
         None => router,
@@ -111,7 +113,11 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
         .with_state(state);
     // A router of its own: axum adds `Allow` outside of the layers of the router that matched, and the problem
     // documents completed here repeat it.
-    Router::new().fallback_service(inner).layer(middleware::from_fn(request_id::layer))
+    Router::new()
+        .fallback_service(inner)
+        .layer(middleware::from_fn(request_id::layer))
+        // Answers of many megabytes are compressed as they are sent, on the async workers: as quickly as that can be done.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
 }
 
 /// CORS for the configured origins; none by default, so that no web page can use a server on the visitor's loopback.

@@ -99,7 +99,8 @@ async fn models(state: State<AppState>, _: NoQuery) -> Result<Json<Models>, Prob
 /// One model
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
     params(("id" = String, Path, description = "Name of the model; slashes percent-encoded")),
-    responses((status = 200, description = "The model", body = Model), Problem))]
+    responses((status = 200, description = "The model", body = Model),
+              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn model(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Result<Json<Model>, Problem> {
     let service = state.service()?;
     if !service.served.answers_to(&id) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -11,6 +12,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::request_id::RequestId;
 use crate::activations::StoreError;
+use crate::capacity::Busy;
 use crate::engine::EngineError;
 use crate::plan::output::Lost;
 use crate::service::Refusal;
@@ -51,7 +53,7 @@ pub enum Kind {
     InvalidRequest,
     /// The request is valid but would cost more than the server allows; `estimate` says how much.
     TooLarge,
-    /// The queue is full; try again after `retry_after_s`.
+    /// The queue or the memory for requests is full; try again after `retry_after_s`.
     Overloaded,
     /// Loading, draining or failed.
     Unavailable,
@@ -136,7 +138,7 @@ impl Kind {
             Self::TooLarge => {
                 ("too-large", "The request would cost too much", StatusCode::UNPROCESSABLE_ENTITY)
             }
-            Self::Overloaded => ("overloaded", "The queue is full", StatusCode::TOO_MANY_REQUESTS),
+            Self::Overloaded => ("overloaded", "The server has enough to do", StatusCode::TOO_MANY_REQUESTS),
             Self::Unavailable => {
                 ("unavailable", "The server cannot serve now", StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -262,6 +264,7 @@ impl From<Refusal> for Problem {
                     .with("ceiling", serde_json::json!(ceiling))
             }
             Refusal::Engine(error) => error.into(),
+            Refusal::Busy(busy) => busy.into(),
             Refusal::Lost(lost) => lost.into(),
             Refusal::Store(error) => error.into(),
             Refusal::Checkpoint(error) => {
@@ -269,6 +272,12 @@ impl From<Refusal> for Problem {
                 Self::new(Kind::Unavailable, format!("the model's files can no longer be read: {error}"))
             }
         }
+    }
+}
+
+impl From<Busy> for Problem {
+    fn from(busy: Busy) -> Self {
+        Self::new(Kind::Overloaded, format!("{busy}; try again in a moment")).retry_after(2)
     }
 }
 
@@ -398,17 +407,17 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Completes a problem answer with what only the outermost layer knows: the request id as `instance`, and the methods
-/// that the router put into `Allow`.
-pub(super) fn stamp(mut response: Response, id: RequestId) -> Response {
+/// Completes a problem answer with what only an outer layer knows: the request id as `instance`, and the methods that the
+/// router put into `Allow`. `bodiless`: what answers HEAD has the length of the body, and none.
+pub(super) fn stamp(mut response: Response, id: RequestId, bodiless: bool) -> Response {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
     if let Some(allow) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
         problem.detail = format!("{}; use {}", problem.detail, allow.replace(',', " or "));
     }
     let body = problem.body(Some(id));
     // The router copies the length of the first rendering into the head of its answers.
-    response.headers_mut().remove(header::CONTENT_LENGTH);
-    *response.body_mut() = body.into();
+    response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+    *response.body_mut() = if bodiless { Body::empty() } else { body.into() };
     response
 }
 

@@ -1,10 +1,10 @@
-//! The outermost layer: a request id, a span, one access-log line, and problem documents completed with the id.
+//! A request id, a span, one access-log line, and problem documents completed with the id.
 
 use std::fmt;
 use std::time::Instant;
 
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
@@ -46,7 +46,7 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!("request", request.id = %id, client);
     let started = Instant::now();
     async move {
-        let mut response = problem::stamp(next.run(request).await, id);
+        let mut response = problem::stamp(next.run(request).await, id, method == Method::HEAD);
         let value = HeaderValue::from_str(&id.to_string()).expect("BUG: a UUID is ASCII");
         response.headers_mut().insert(HEADER, value);
         let status = response.status().as_u16();

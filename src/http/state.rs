@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
+use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Health;
 use crate::jobs::Jobs;
@@ -23,6 +24,8 @@ pub struct AppState {
     pub service: Arc<OnceLock<Service>>,
     /// The job queue, once its store is open.
     pub jobs: Arc<OnceLock<Jobs>>,
+    /// Memory and threads for requests.
+    pub capacity: Capacity,
 }
 
 impl AppState {

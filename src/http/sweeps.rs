@@ -1,5 +1,6 @@
 //! Sweeps: taken on as jobs, and answered at once if they are short.
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -8,8 +9,10 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::body::Posted;
 use super::wants::{self, Wants, accepted};
-use super::{AppState, Encoding, JsonBody, Problem, jobs, query};
+use super::{AppState, Encoding, Problem, jobs, json, query};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
 use crate::jobs::{Asked, Jobs, LOCAL};
 use crate::result::sweep::SweepOutcome;
@@ -39,14 +42,17 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 async fn sweep(
     state: State<AppState>,
     parts: Parts,
-    JsonBody(mut body): JsonBody,
+    Posted { value: mut body, share, .. }: Posted,
 ) -> Result<Response, Problem> {
     let wants = Wants::of(&parts, &mut body)?;
     let known = query(&parts, &["format", "table", "metric"])?;
     let asked = jobs::Answer::of(&parts.headers, &known)?;
     let (service, jobs) = (state.service()?, state.jobs()?);
-    with_dataset(jobs, &mut body).await?;
-    let submitted = jobs.submit(service, Asked { kind: Kind::Sweep, body, key: wants.key }).await?;
+    with_dataset(jobs, &mut body, &share).await?;
+    let asked_for = Asked { kind: Kind::Sweep, body, key: wants.key };
+    let submitted = jobs.submit(service, asked_for, &share).await?;
+    // The job has what it needs; its answer is made of what it leaves.
+    share.shrink(0);
     let limit = jobs.settings.sync_limit;
     if wants.later || submitted.job.estimate_s > limit.as_secs_f64() {
         return accepted(jobs, &submitted).await;
@@ -54,9 +60,10 @@ async fn sweep(
     let job = jobs.wait(submitted.job.id, limit).await?.unwrap_or(submitted.job);
     let replayed = submitted.replayed;
     let mut response = match job.state {
-        JobState::Succeeded => {
-            asked.answer(jobs, &job).await.map_err(|problem| problem.with("job", job.id.to_string()))?
-        }
+        JobState::Succeeded => asked
+            .answer(jobs, &job, share)
+            .await
+            .map_err(|problem| problem.with("job", job.id.to_string()))?,
         JobState::Failed => {
             let why = job.error.as_deref().unwrap_or("it could not be computed");
             let problem = Problem::new(super::Kind::Internal, format!("the sweep failed: {why}"));
@@ -69,7 +76,7 @@ async fn sweep(
 }
 
 /// Writes a stored data set out in a request that names it.
-pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value) -> Result<(), Problem> {
+pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -> Result<(), Problem> {
     let Some(dataset) = body.get_mut("dataset").and_then(Value::as_object_mut) else { return Ok(()) };
     let Some(id) = dataset.get("id").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
     let mut problems = Problems::default();
@@ -88,14 +95,18 @@ pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value) -> Result<(), Pr
         );
         return Err(problems.into());
     };
-    let cases: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+    share.of_body(text.len() as u64);
+    share.resize(share.bytes() + text.len() as u64 + json::tree_bytes(text.as_bytes())).await?;
+    let read = move |_: &Abandoned| text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+    let cases = share.run(Lane::Prepare, read).await;
     let cases =
         cases.map_err(|_| Problem::new(super::Kind::Internal, "the stored data set cannot be read"))?;
     dataset.insert("inline".to_owned(), Value::Array(cases));
     Ok(())
 }
 
-/// An answer in bytes.
-pub(super) fn bytes(encoding: Encoding, bytes: Vec<u8>) -> Response {
-    (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], bytes).into_response()
+/// An answer in bytes, which hold the request's memory until the client has taken them.
+pub(super) fn tied(encoding: Encoding, bytes: Vec<u8>, share: Share) -> Response {
+    let body = Body::from(Bytes::from_owner(share.tie(bytes)));
+    (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], body).into_response()
 }

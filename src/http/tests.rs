@@ -8,6 +8,7 @@ use tower::ServiceExt;
 use utoipa_axum::routes;
 
 use super::*;
+use crate::capacity::Capacity;
 use crate::config;
 
 /// Answers the body it got.
@@ -25,7 +26,9 @@ async fn panics() {
 
 fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
+    let capacity = Capacity::new(config.limits.memory_bytes);
     AppState {
+        capacity,
         config: Arc::new(config),
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
@@ -170,6 +173,7 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
     let mut config = config::load(None, [], &[]).unwrap().config;
     config.http.cors_origins = vec!["https://lab.example".into()];
     let state = AppState {
+        capacity: Capacity::new(config.limits.memory_bytes),
         config: Arc::new(config),
         readiness: watch::channel(Readiness::Ready).1,
         service: Arc::default(),

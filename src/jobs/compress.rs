@@ -25,6 +25,12 @@ pub fn restored(bytes: &[u8]) -> Option<Vec<u8>> {
     GzDecoder::new(bytes).read_to_end(&mut restored).ok().map(|_| restored)
 }
 
+/// Length of what a file was made from, as the file says.
+pub fn length(bytes: &[u8]) -> u64 {
+    let last = bytes.last_chunk().copied().unwrap_or_default();
+    u64::from(u32::from_le_bytes(last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,6 +40,7 @@ mod tests {
         let text = b"{\"cells\":[0.0,0.0,0.0]}".repeat(50);
         let mut stored = file("json", &text);
         assert!(stored.bytes.len() < text.len() / 4);
+        assert_eq!(length(&stored.bytes), text.len() as u64);
         assert_eq!(restored(&stored.bytes), Some(text));
         let middle = stored.bytes.len() / 2;
         stored.bytes[middle] ^= 0xff;

@@ -126,12 +126,6 @@ impl Jobs {
         }
     }
 
-    /// A file of a job's result, as it was before it was compressed.
-    pub async fn file(&self, id: JobId, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(bytes) = self.store.file(id, name).await? else { return Ok(None) };
-        Ok(compress::restored(&bytes))
-    }
-
     /// What has been computed of a sweep so far.
     pub async fn outcome(&self, job: &Job) -> Result<Result<SweepOutcome, Unfinished>, StoreError> {
         let outputs = self.store.outputs(job.id).await?;

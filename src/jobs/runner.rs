@@ -302,9 +302,12 @@ impl Due {
 /// What becomes of a unit that was not computed.
 async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
     let (error, retry) = match failed {
-        Failed::Request(Refusal::Engine(
-            EngineError::Stopped | EngineError::Unhealthy { .. } | EngineError::Overloaded { .. },
-        )) => {
+        Failed::Request(
+            Refusal::Busy(_)
+            | Refusal::Engine(
+                EngineError::Stopped | EngineError::Unhealthy { .. } | EngineError::Overloaded { .. },
+            ),
+        ) => {
             // Not this unit's fault: it waits for the engine.
             let _ = jobs.store.release(claim).await;
             tokio::time::sleep(STORE_PAUSE).await;

@@ -1,9 +1,12 @@
 //! Taking requests on: everything that is wrong with one is said before it is stored.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{Jobs, LOCAL};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::plan::cost::Ceiling;
 use crate::service::sweep::{Cut, Priced};
 use crate::service::{Refusal, Service};
@@ -46,30 +49,43 @@ pub struct Asked {
 
 impl Jobs {
     /// Stores a request as a job, if it is valid and not too large.
-    pub async fn submit(&self, service: &Service, asked: Asked) -> Result<Submitted, NotTaken> {
+    pub async fn submit(
+        &self,
+        service: &Service,
+        asked: Asked,
+        share: &Share,
+    ) -> Result<Submitted, NotTaken> {
         let Asked { kind, body, key } = asked;
-        let priority = priority(&body);
+        let (priority, body) = (priority(&body), Arc::new(body));
         let (cut, units, cost) = match planned(kind) {
             None => {
                 let settings = &self.settings;
-                let priced = service.price_sweep(body.clone(), settings.unit_s, service.jobs.cells).await?;
+                let priced = service
+                    .price_sweep(Arc::clone(&body), settings.unit_s, service.jobs.cells, share)
+                    .await?;
                 let Priced { cut, cost, .. } = priced;
                 (text(&cut), cut.units(), cost)
             }
-            Some(planned) => ("{}".to_owned(), [0, 0, 1], service.price(planned, body.clone()).await?),
+            Some(planned) => {
+                ("{}".to_owned(), [0, 0, 1], service.price(planned, Arc::clone(&body), share).await?)
+            }
         };
         let ceiling = Ceiling { row_layers: u64::MAX, seconds: service.jobs.seconds };
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling }.into());
         }
-        let request = body.to_string();
+        let text = move |_: &Abandoned| {
+            let idempotency = key.map(|key| (key, digest(kind, &body)));
+            (body.to_string(), idempotency)
+        };
+        let (request, idempotency) = share.run(Lane::Prepare, text).await;
         let job = NewJob {
             id: JobId::new(),
             owner: LOCAL.to_owned(),
             kind,
             model: service.served.name.clone(),
             model_sha: service.identity(),
-            idempotency: key.map(|key| (key, digest(kind, &body))),
+            idempotency,
             request,
             cut,
             priority,

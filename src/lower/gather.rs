@@ -99,6 +99,11 @@ impl<R: Roster> Gathered<R> {
         }
     }
 
+    /// Whether as many problems were found as are shown.
+    pub fn is_full(&self) -> bool {
+        self.problems.len() >= Problems::MOST
+    }
+
     /// The remarks on one case.
     pub fn add_lints(&mut self, case: usize, lints: Lints) {
         for mut lint in lints.0 {

@@ -22,6 +22,15 @@ pub(super) struct Swept<'s> {
     pub sweep: &'s [SweepAxis],
 }
 
+/// How an axis that nothing names comes to be swept.
+pub(super) fn unswept(axis: SweepAxis, of: &str) -> String {
+    let field = SweepAxis::ALL[axis as usize].0;
+    let site = if axis == SweepAxis::Heads { "z" } else { "resid_post" };
+    format!(
+        "name {field} in an {of}, as {{\"site\": \"{site}\", \"{field}\": \"all\"}}, or leave the axis out"
+    )
+}
+
 impl Swept<'_> {
     /// Values of the swept axes: the longest list on an axis; others are equal or apply in every cell.
     pub(super) fn axes(&self, templates: &[Template], out: &mut Problems) -> Option<Vec<Axis>> {
@@ -30,7 +39,7 @@ impl Swept<'_> {
             let lists: Vec<Option<&[u32]>> = templates.iter().map(|t| list(t, *axis)).collect();
             let Some(longest) = lists.iter().flatten().copied().max_by_key(|list| list.len()) else {
                 let detail = format!("no intervention has {}", SweepAxis::ALL[*axis as usize].0);
-                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, "leave the axis out");
+                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, "intervention"));
                 continue;
             };
             for (t, own) in lists.iter().enumerate() {

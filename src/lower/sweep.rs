@@ -13,7 +13,7 @@ use super::corrupt::{self, Corrupted};
 use super::derive;
 use super::facts::Facts;
 use super::gather::Gathered;
-use super::grid::{Scene, Swept, list};
+use super::grid::{Scene, Swept, list, unswept};
 use super::knockout;
 use super::layout::{Axis, Common, Grid, Lowered};
 use super::prompts::{Span, TokenRun};
@@ -332,7 +332,7 @@ impl Sweep {
         for (i, axis) in self.spec.sweep.iter().enumerate() {
             if arms.iter().all(|arm| !arm.sweep.contains(axis)) {
                 let detail = format!("no arm has {}", SweepAxis::ALL[*axis as usize].0);
-                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, "leave the axis out");
+                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, "arm"));
             }
         }
         Some(arms)

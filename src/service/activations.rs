@@ -7,6 +7,7 @@ use crate::activations::{
     Activation, ActivationId, Asked, Captured, Draft, HeadLayout, LOCAL, Origin, Reading, Reservation,
     Selection, Store, StoreError, TokenAt, checksum_bytes, read,
 };
+use crate::capacity::Share;
 use crate::lower;
 use crate::lower::layout::{CaptureKey, RunLayout};
 use crate::plan::output::PlanOutput;
@@ -48,18 +49,18 @@ impl Service {
     }
 
     /// `GET /v1/activations/{id}`, without numbers.
-    pub async fn activation(&self, id: String) -> Result<Arc<Activation>, Refusal> {
-        Ok(self.lower(move |served| Ok(served.activations.find(LOCAL, &id))).await??.meta)
+    pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
+        Ok(self.lower(share, move |served| Ok(served.activations.find(LOCAL, &id))).await??.meta)
     }
 
     /// `DELETE /v1/activations/{id}`
-    pub async fn delete_activation(&self, id: String) -> Result<(), Refusal> {
-        Ok(self.lower(move |served| Ok(served.activations.delete(LOCAL, &id))).await??)
+    pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
+        Ok(self.lower(share, move |served| Ok(served.activations.delete(LOCAL, &id))).await??)
     }
 
     /// `POST /v1/activations`
-    pub async fn upload(&self, spec: UploadSpec) -> Result<Arc<Activation>, Refusal> {
-        let stored = self.lower(move |served| {
+    pub async fn upload(&self, spec: UploadSpec, share: &Share) -> Result<Arc<Activation>, Refusal> {
+        let stored = self.lower(share, move |served| {
             let draft = lower::upload(spec, served)?;
             Ok(served.activations.put(LOCAL, &draft, None))
         });
@@ -67,8 +68,13 @@ impl Service {
     }
 
     /// `GET /v1/activations/{id}`, numbers.
-    pub async fn numbers(&self, id: String, asked: NumbersAsked) -> Result<ActivationNumbers, Refusal> {
-        Ok(self.lower(move |served| numbers(served, &id, &asked).transposed()).await??)
+    pub async fn numbers(
+        &self,
+        id: String,
+        asked: NumbersAsked,
+        share: &Share,
+    ) -> Result<ActivationNumbers, Refusal> {
+        Ok(self.lower(share, move |served| numbers(served, &id, &asked).transposed()).await??)
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Computed, Refusal, Served, Service, Turn, lost};
+use super::{Asked, Computed, Refusal, Served, Service, Turn, lost};
+use crate::capacity::{Abandoned, Share};
 use crate::effect::cases::{judge, of_baselines, reduce};
 use crate::effect::lints;
 use crate::engine::{Engine, EngineError};
@@ -42,9 +43,13 @@ struct Priced {
 
 impl Service {
     /// `POST /v1/trace` with `cases`.
-    pub async fn trace_cases(&self, body: Value) -> Result<CasesResponse, Refusal> {
+    pub async fn trace_cases(&self, asked: impl Into<Asked>) -> Result<CasesResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
-        let priced = self.lower(move |facts| price(&body, facts, &engine, ceiling)).await?;
+        let priced = self
+            .lower_long(share, move |facts, abandoned| price(&body, facts, &engine, ceiling, abandoned))
+            .await?;
         let Priced { cases, mut lints, layers, cost, .. } = priced.map_err(EngineError::from)?;
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
@@ -56,7 +61,7 @@ impl Service {
             (Vec::with_capacity(cases.len()), Vec::with_capacity(cases.len()));
         for case in 0..cases.len() {
             let turn = if case == 0 { Turn::New } else { Turn::Next };
-            let done = self.one(&cases, case, turn, Cases::baseline).await?;
+            let done = self.one(share, &cases, case, turn, Cases::baseline).await?;
             usage = usage.and(&done.output.usage);
             let filters = cases.spec.filters;
             let judged = move |facts: &Served| {
@@ -72,7 +77,7 @@ impl Service {
                 };
                 Ok((computed, remarks))
             };
-            let (one, remarks) = self.lower(judged).await?;
+            let (one, remarks) = self.respond(share, judged).await?;
             computed.push(one);
             of_dropped.push(remarks);
         }
@@ -84,7 +89,7 @@ impl Service {
             }
         }
         for (case, computed) in computed.iter_mut().enumerate().filter(|(_, case)| case.dropped.is_empty()) {
-            let done = self.one(&cases, case, Turn::Next, Cases::trace).await?;
+            let done = self.one(share, &cases, case, Turn::Next, Cases::trace).await?;
             usage = usage.and(&done.output.usage);
             for (sum, one) in written.iter_mut().zip(done.output.receipts) {
                 *sum = sum.and(one);
@@ -100,7 +105,7 @@ impl Service {
                     lints::trace(layout, &output.scores, &nulls, patched, &|id| facts.words().text(id));
                 Ok((reduce(layout, &subject, len, resolved, &output.scores), remarks))
             };
-            let (effects, remarks) = self.lower(reduced).await?;
+            let (effects, remarks) = self.respond(share, reduced).await?;
             found.add_lints(case, remarks);
             computed.traced(effects);
         }
@@ -113,20 +118,22 @@ impl Service {
         let envelope = self.envelope("trace");
         let answer =
             move |facts: &Served| Ok(cases::respond(&cases, &computed, totals, facts.words(), envelope));
-        self.lower(answer).await
+        self.respond(share, answer).await
     }
 
     /// Computes one plan of a case.
     async fn one(
         &self,
+        share: &Share,
         cases: &Arc<Cases>,
         case: usize,
         turn: Turn,
         plan: impl FnOnce(&Cases, usize, &dyn Facts) -> Result<Lowered<TraceLayout>, Problems> + Send + 'static,
     ) -> Result<Done, Refusal> {
         let cases = Arc::clone(cases);
-        let Lowered { prelude, plan, layout } = self.lower(move |facts| plan(&cases, case, facts)).await?;
-        let Computed { output, resolved } = self.compute_in(turn, prelude, plan).await?;
+        let Lowered { prelude, plan, layout } =
+            self.lower(share, move |facts| plan(&cases, case, facts)).await?;
+        let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
         lost::none_of(&output, lost::compared_in_trace(&layout))?;
         Ok(Done { layout, output, resolved })
     }
@@ -164,6 +171,7 @@ fn price(
     facts: &dyn Facts,
     engine: &Engine,
     ceiling: Ceiling,
+    abandoned: &Abandoned,
 ) -> Result<Result<Priced, PackError>, Problems> {
     let cases = cases(body, facts)?;
     let mut found = cases.gather();
@@ -175,6 +183,9 @@ fn price(
         Ok(ceiling.allows(&cost))
     };
     for case in 0..cases.len() {
+        if abandoned.is_set() || found.is_full() {
+            break;
+        }
         counted = case + 1;
         // The trace first: it has every problem of its unpatched runs.
         let plans = cases.trace(case, facts).and_then(|trace| Ok((cases.baseline(case, facts)?, trace)));
@@ -215,9 +226,10 @@ pub(super) fn plan(
     facts: &dyn Facts,
     engine: &Engine,
     ceiling: Ceiling,
+    abandoned: &Abandoned,
 ) -> Result<Result<PlanResponse, PackError>, Problems> {
     let Priced { cases, lints, cost, runs, readouts, counted, .. } =
-        match price(body, facts, engine, ceiling)? {
+        match price(body, facts, engine, ceiling, abandoned)? {
             Ok(priced) => priced,
             Err(error) => return Ok(Err(error)),
         };

@@ -9,6 +9,7 @@ mod served;
 pub mod start;
 pub mod sweep;
 mod table;
+mod weight;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ pub use activations::NumbersAsked;
 pub use served::Served;
 
 use crate::activations::StoreError;
+use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::{Engine, EngineError, Prepared};
 use crate::load::LoadError;
 use crate::lower;
@@ -62,6 +64,27 @@ pub struct JobCeiling {
     pub seconds: f64,
 }
 
+/// The body of a request and the memory that the request holds.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked for.
+    pub body: Value,
+    /// What it holds; of a body alone, nothing that is counted.
+    pub share: Share,
+}
+
+impl From<Value> for Asked {
+    fn from(body: Value) -> Self {
+        Self { body, share: Share::unbounded() }
+    }
+}
+
+impl From<(Value, &Share)> for Asked {
+    fn from((body, share): (Value, &Share)) -> Self {
+        Self { body, share: share.clone() }
+    }
+}
+
 /// Why a request was not answered with a result.
 #[derive(Debug)]
 pub enum Refusal {
@@ -82,6 +105,8 @@ pub enum Refusal {
     Store(StoreError),
     /// What it needs of the embeddings could not be read.
     Checkpoint(LoadError),
+    /// No memory was free for it.
+    Busy(Busy),
 }
 
 impl From<Problems> for Refusal {
@@ -93,6 +118,12 @@ impl From<Problems> for Refusal {
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
         Refusal::Store(error)
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Refusal {
+        Refusal::Busy(busy)
     }
 }
 
@@ -128,62 +159,83 @@ impl Turn {
 
 impl Service {
     /// `POST /v1/run`
-    pub async fn run(&self, body: Value) -> Result<RunResponse, Refusal> {
-        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::run(&body, facts)).await?;
+    pub async fn run(&self, asked: impl Into<Asked>) -> Result<RunResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        let Lowered { prelude, plan, layout } =
+            self.lower(share, move |facts| lower::run(&body, facts)).await?;
         let promised = activations::reserve(&self.served.activations, &layout)?;
-        let Computed { output, .. } = self.compute(prelude, plan).await?;
+        let Computed { output, .. } = self.compute(share, prelude, plan).await?;
         lost::none(&output)?;
         let envelope = self.envelope("run");
         let answer = move |facts: &Served| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
             Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
         };
-        Ok(self.lower(answer).await??)
+        Ok(self.respond(share, answer).await??)
     }
 
     /// `POST /v1/patch`
-    pub async fn patch(&self, body: Value) -> Result<PatchResponse, Refusal> {
-        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::patch(&body, facts)).await?;
-        let Computed { output, resolved } = self.compute(prelude, plan).await?;
+    pub async fn patch(&self, asked: impl Into<Asked>) -> Result<PatchResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        let Lowered { prelude, plan, layout } =
+            self.lower(share, move |facts| lower::patch(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
         lost::none_of(&output, lost::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
-        self.lower(move |facts| patch::respond(&layout, &resolved, &output, facts.words(), envelope)).await
+        let answer =
+            move |facts: &Served| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
+        self.respond(share, answer).await
     }
 
     /// `POST /v1/trace`
-    pub async fn trace(&self, body: Value) -> Result<TraceResponse, Refusal> {
-        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::trace(&body, facts)).await?;
-        let Computed { output, resolved } = self.compute(prelude, plan).await?;
+    pub async fn trace(&self, asked: impl Into<Asked>) -> Result<TraceResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        let Lowered { prelude, plan, layout } =
+            self.lower(share, move |facts| lower::trace(&body, facts)).await?;
+        let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
         lost::none_of(&output, lost::compared_in_trace(&layout))?;
         let envelope = self.envelope("trace");
-        self.lower(move |facts| trace::respond(&layout, &resolved, &output, facts.words(), envelope)).await
+        let answer =
+            move |facts: &Served| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
+        self.respond(share, answer).await
     }
 
     /// `POST /v1/align`: the model runs only if something is to be measured.
-    pub async fn align(&self, body: Value) -> Result<AlignResponse, Refusal> {
-        let Lowered { prelude, plan, layout } = self.lower(move |facts| lower::align(&body, facts)).await?;
+    pub async fn align(&self, asked: impl Into<Asked>) -> Result<AlignResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        let Lowered { prelude, plan, layout } =
+            self.lower(share, move |facts| lower::align(&body, facts)).await?;
         let output = match &layout.common.measures[..] {
             [] => None,
-            _ => Some(self.compute(prelude, plan).await?.output),
+            _ => Some(self.compute(share, prelude, plan).await?.output),
         };
         output.as_ref().map_or(Ok(()), lost::none)?;
         let envelope = self.envelope("align");
-        self.lower(move |facts| align::respond(&layout, output.as_ref(), facts.words(), envelope)).await
+        let answer = move |facts: &Served| align::respond(&layout, output.as_ref(), facts.words(), envelope);
+        self.respond(share, answer).await
     }
 
     /// `POST /v1/tokenize`
-    pub async fn tokenize(&self, body: Value) -> Result<TokenizeResponse, Refusal> {
-        self.lower(move |facts| tokenize(&body, facts)).await
+    pub async fn tokenize(&self, asked: impl Into<Asked>) -> Result<TokenizeResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        self.lower(share, move |facts| tokenize(&body, facts)).await
     }
 
     /// `POST /v1/plan`: everything up to the engine's door.
-    pub async fn plan(&self, body: Value) -> Result<PlanResponse, Refusal> {
-        let (kind, inner) = dry_run::split(&body)?;
-        let inner = inner.clone();
+    pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let share = &share;
+        let split = move |_: &Served| dry_run::split(body);
+        let (kind, inner) = self.lower(share, split).await?;
         let planned = if kind == Planned::Sweep {
-            self.plan_sweep(inner).await
+            self.plan_sweep(inner, share).await
         } else {
-            self.planned(kind, inner).await
+            self.planned(kind, inner, share).await
         };
         planned.map_err(|refusal| match refusal {
             Refusal::Invalid(problems) => Refusal::Invalid(problems.under(kind.prefix())),
@@ -192,16 +244,26 @@ impl Service {
     }
 
     /// What a request that is valid would cost.
-    pub async fn price(&self, kind: Planned, body: Value) -> Result<Cost, Refusal> {
-        Ok(self.planned(kind, body).await?.cost)
+    pub async fn price(
+        &self,
+        kind: Planned,
+        body: impl Into<Arc<Value>>,
+        share: &Share,
+    ) -> Result<Cost, Refusal> {
+        Ok(self.planned(kind, body, share).await?.cost)
     }
 
-    async fn planned(&self, kind: Planned, inner: Value) -> Result<PlanResponse, Refusal> {
-        let (engine, ceiling) = (self.engine.clone(), self.ceiling);
-        let planned = self.lower(move |facts| {
-            let inner = &inner;
+    async fn planned(
+        &self,
+        kind: Planned,
+        inner: impl Into<Arc<Value>>,
+        share: &Share,
+    ) -> Result<PlanResponse, Refusal> {
+        let (engine, ceiling, inner) = (self.engine.clone(), self.ceiling, inner.into());
+        let planned = self.lower_long(share, move |facts, abandoned| {
+            let inner = &*inner;
             if kind == Planned::Trace && has_cases(inner) {
-                return cases::plan(inner, facts, &engine, ceiling);
+                return cases::plan(inner, facts, &engine, ceiling, abandoned);
             }
             let (prelude, plan, request, common) = match kind {
                 Planned::Run => lower::run(inner, facts)
@@ -237,53 +299,74 @@ impl Service {
         format!("{}:{}:{}:{kind}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 
-    /// Runs what needs the model's words off the async workers: tokenising and large responses take their time.
+    /// Reads and lowers off the async workers, where the request's turn is.
     async fn lower<T: Send + 'static>(
         &self,
+        share: &Share,
+        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.lower_long(share, move |facts, _| f(facts)).await
+    }
+
+    /// The same of what may take so long that it should stop when nobody waits for it any more.
+    async fn lower_long<T: Send + 'static>(
+        &self,
+        share: &Share,
+        f: impl FnOnce(&Served, &Abandoned) -> Result<T, Problems> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let served = Arc::clone(&self.served);
+        share.run(Lane::Prepare, move |abandoned| reading(|| f(&served, abandoned))).await
+    }
+
+    /// Makes something of what was computed, off the async workers.
+    async fn respond<T: Send + 'static>(
+        &self,
+        share: &Share,
         f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
         let served = Arc::clone(&self.served);
-        match tokio::task::spawn_blocking(move || f(&served)).await {
-            Ok(result) => Ok(result?),
-            // A panic goes on its way to the layer that answers it.
-            Err(error) => {
-                let Ok(panic) = error.try_into_panic() else { return Err(EngineError::Stopped.into()) };
-                // How a table says that it can no longer be read.
-                match panic.downcast::<LoadError>() {
-                    Ok(error) => Err(Refusal::Checkpoint(*error)),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-        }
+        share.run(Lane::Finish, move |_| reading(|| f(&served))).await
     }
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
-    async fn compute(&self, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
-        self.compute_in(Turn::New, prelude, plan).await
+    async fn compute(&self, share: &Share, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
+        self.compute_in(Turn::New, share, prelude, plan).await
     }
 
     /// The same for one of several plans of a request.
-    async fn compute_in(&self, turn: Turn, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
+    async fn compute_in(
+        &self,
+        turn: Turn,
+        share: &Share,
+        prelude: Option<Plan>,
+        plan: Plan,
+    ) -> Result<Computed, Refusal> {
         let layers = self.served.config().num_layers as u32;
         let engine = self.engine.clone();
-        let prepared = self.lower(move |_| {
+        let prepared = self.lower(share, move |facts| {
             let resolved = cone::resolved(&plan, layers);
+            let bytes = weight::bytes(&plan, &facts.config)
+                + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
             let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose();
-            Ok(first.and_then(|first| Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved))))
+            Ok(first.and_then(|first| {
+                Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
+            }))
         });
-        let (first, mut prepared, mut plan, resolved) = prepared.await?.map_err(EngineError::from)?;
+        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?.map_err(EngineError::from)?;
         let (cost, ceiling) =
             (first.as_ref().map_or(prepared.cost, |f| prepared.cost.and(&f.cost)), self.ceiling);
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
+        // From here on the plan and what will come of it take the place of the body.
+        share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = turn.execute(&self.engine, first).await?;
             lost::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
-            let again = self.lower(move |_| {
+            let again = self.respond(share, move |_| {
                 plan.fill(&captured.captures);
                 Ok(engine.prepare(&plan, Mode::Branching))
             });
@@ -315,6 +398,18 @@ impl Service {
                 ..Provenance::default()
             },
         }
+    }
+}
+
+/// Does what may read the embeddings. A table that can no longer be read says so by a panic with the reason; any other panic
+/// goes on its way to the layer that answers it.
+fn reading<T>(f: impl FnOnce() -> Result<T, Problems>) -> Result<T, Refusal> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
+        Ok(done) => Ok(done?),
+        Err(panic) => match panic.downcast::<LoadError>() {
+            Ok(error) => Err(Refusal::Checkpoint(*error)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
     }
 }
 

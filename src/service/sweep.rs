@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Computed, Refusal, Service, Turn};
+use crate::capacity::Share;
 use crate::effect::cells::{ArmHead, CaseHead};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::EngineError;
@@ -157,12 +158,18 @@ impl Opened {
 impl Service {
     /// `POST /v1/sweep`, up to the queue's door: everything that is wrong with it, what it will cost, and how it is cut into
     /// units of about `unit_s` seconds. At most `most_cells` cells, samples counted.
-    pub async fn price_sweep(&self, body: Value, unit_s: f64, most_cells: u64) -> Result<Priced, Refusal> {
-        let engine = self.engine.clone();
+    pub async fn price_sweep(
+        &self,
+        body: impl Into<Arc<Value>>,
+        unit_s: f64,
+        most_cells: u64,
+        share: &Share,
+    ) -> Result<Priced, Refusal> {
+        let (engine, body) = (self.engine.clone(), body.into());
         // Whoever computes it, with however many threads.
         let device = self.engine.ready().kind();
         let provenance = Provenance { device, ..self.envelope("sweep").provenance };
-        let priced = self.lower(move |facts| {
+        let priced = self.lower_long(share, move |facts, abandoned| {
             let sweep = crate::lower::sweep::sweep(&body, facts)?;
             let mut found = sweep.gather(&body);
             let mut priced = Cost::default();
@@ -170,6 +177,9 @@ impl Service {
             let (mut arms, mut total) = (None, 0_u64);
             let every = sweep.len().div_ceil(PRICED).max(1);
             for case in 0..sweep.len() {
+                if abandoned.is_set() || found.is_full() {
+                    break;
+                }
                 let lowered = match sweep.case(case, Which::Whole, facts) {
                     Ok(lowered) => lowered,
                     Err(problems) => {
@@ -237,9 +247,9 @@ impl Service {
     }
 
     /// `POST /v1/plan` of a sweep.
-    pub(super) async fn plan_sweep(&self, body: Value) -> Result<PlanResponse, Refusal> {
+    pub(super) async fn plan_sweep(&self, body: Value, share: &Share) -> Result<PlanResponse, Refusal> {
         let ceiling = self.jobs;
-        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, ceiling.cells).await?;
+        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, ceiling.cells, share).await?;
         let ceiling = Ceiling { row_layers: u64::MAX, seconds: ceiling.seconds };
         let cells = (cut.cells_total() * cut.samples) as usize;
         Ok(PlanResponse {
@@ -262,17 +272,20 @@ impl Service {
         opened: &Arc<Opened>,
         cases: Range<usize>,
     ) -> Result<(Vec<CaseHead>, Usage), Refusal> {
+        // A job's size was bounded when it was taken on.
+        let share = &Share::unbounded();
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
         for case in cases {
             let sweep = Arc::clone(opened);
-            let lowered = self.lower(move |facts| sweep.sweep.case(case, Which::Baselines, facts)).await?;
+            let lowered =
+                self.lower(share, move |facts| sweep.sweep.case(case, Which::Baselines, facts)).await?;
             let Lowered { prelude, plan, layout } = lowered;
-            let Computed { output, resolved } = self.compute_in(Turn::Next, prelude, plan).await?;
+            let Computed { output, resolved } = self.compute_in(Turn::Next, share, prelude, plan).await?;
             super::lost::none(&output)?;
             usage = usage.and(&output.usage);
             let sweep = Arc::clone(opened);
-            let head = self.lower(move |facts| {
+            let head = self.respond(share, move |facts| {
                 let spec = sweep.spec();
                 let len = output.scores.len();
                 let all: Vec<usize> = (0..len).collect();
@@ -293,10 +306,11 @@ impl Service {
         case: usize,
         range: Range<usize>,
     ) -> Result<(Part, Usage), Refusal> {
+        let share = &Share::unbounded();
         let sweep = Arc::clone(opened);
         let asked = range.clone();
         let (lowered, readouts, plan) = self
-            .lower(move |facts| {
+            .lower(share, move |facts| {
                 let lowered = sweep.whole(case, facts)?;
                 let readouts = lowered.layout.readouts(&asked);
                 let plan = lowered.plan.only(&readouts);
@@ -304,10 +318,10 @@ impl Service {
             })
             .await?;
         let Computed { output, resolved } =
-            self.compute_in(Turn::Next, lowered.prelude.clone(), plan).await?;
+            self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
         super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let usage = output.usage;
-        let part = self.lower(move |_| {
+        let part = self.respond(share, move |_| {
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
             Ok(part(&lowered.layout, case as u32, &range, &scores, written))

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::dtype::Dtype;
+use super::hints::Endpoint;
 use super::problem::{Problems, code};
 use super::read::Node;
 use super::readout::{read_dtype, read_site};
@@ -69,7 +70,7 @@ impl UploadSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = Self::FIELDS.into_iter().chain(["values"]).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Activations, body).fields(&known, out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let site = fields
             .need("site", "name the site they are of, as resid_post", out)

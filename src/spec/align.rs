@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::experiment::{Experiment, Origins, SHARED, Short};
+use super::hints::Endpoint;
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::prompt::Prompt;
@@ -25,7 +26,7 @@ impl AlignSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = SHARED.into_iter().chain(["a", "b"]).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Align, body).fields(&known, out)?;
         let short = Short { fields: &["a", "b"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out)?;
         // Runs that couldn't be read are reported already.

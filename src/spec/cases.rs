@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::corruption::Corruption;
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::Endpoint;
 use super::metric::{Metric, MetricKind, TargetScoring, TargetSet, read_target};
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -211,7 +212,7 @@ impl CasesSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = KNOWN.into_iter().chain(OF_ONE).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Trace, body).fields(&known, out)?;
         fields.exclude("cases", &OF_ONE, out);
         // What can't be read takes its default, so that the rest of the request is still looked at.
         let aggregate = fields.get("aggregate").and_then(|n| Aggregate::read(&n, out)).unwrap_or_default();
@@ -306,8 +307,11 @@ fn default_metrics() -> Vec<Metric> {
 /// The cases that can be read, and the place of each in the list.
 fn read_cases(node: &Node<'_>, grouped: bool, out: &mut Problems) -> Option<(Vec<usize>, Vec<Case>)> {
     let items = node.items(out)?;
-    let read: Vec<Option<Case>> =
-        items.iter().enumerate().map(|(i, item)| Case::read(item, i, grouped, out)).collect();
+    let read = items.iter().enumerate().map_while(|(i, item)| {
+        // Once as many problems are found as are shown, the other cases need not be looked at.
+        (!out.is_full()).then(|| Case::read(item, i, grouped, out))
+    });
+    let read: Vec<Option<Case>> = read.collect();
     let mut seen = std::collections::HashSet::new();
     for (i, case) in read.iter().enumerate() {
         if let Some(case) = case.as_ref().filter(|case| !seen.insert(case.id.as_str())) {

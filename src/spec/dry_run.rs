@@ -35,10 +35,10 @@ impl Planned {
 }
 
 /// Splits `{"trace": body}` into the kind of request and its body.
-pub fn split(body: &Value) -> Result<(Planned, &Value), Problems> {
+pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
     const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}} or {\"sweep\": {…}}";
     let mut problems = Problems::default();
-    let Some(map) = body.as_object() else {
+    let Some(map) = body.as_object_mut() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", FIX);
         return Err(problems);
     };
@@ -55,7 +55,7 @@ pub fn split(body: &Value) -> Result<(Planned, &Value), Problems> {
                 continue;
             }
         };
-        if found.replace((kind, inner)).is_some() {
+        if found.replace((kind, inner.take())).is_some() {
             problems.push(
                 kind.prefix(),
                 code::CONFLICT,

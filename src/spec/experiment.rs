@@ -1,5 +1,7 @@
 //! What every request about runs shares: runs, targets, metrics and what is read.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -129,9 +131,11 @@ fn read_targets(
 
 pub(super) fn read_metrics(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Metric>> {
     let metrics = node.each(out, Metric::read)?;
+    let mut seen = HashSet::new();
     for (i, metric) in metrics.iter().enumerate() {
-        if metrics[..i].contains(metric) {
-            let detail = format!("{metric} is listed twice");
+        let name = metric.to_string();
+        if !seen.insert(name.clone()) {
+            let detail = format!("{name} is listed twice");
             out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each metric once");
         }
     }

@@ -16,6 +16,7 @@ pub mod derive;
 pub mod dry_run;
 pub mod device;
 pub mod experiment;
+pub mod hints;
 pub mod intervention;
 pub mod metric;
 pub mod named;

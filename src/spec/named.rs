@@ -63,8 +63,14 @@ impl<T> Named<T> {
         mut read: impl FnMut(&Node<'a>, &mut Problems) -> Option<T>,
     ) -> Option<Self> {
         let entries = node.entries(out)?;
-        let read = entries.into_iter().filter_map(|(name, node)| Some((name, read(&node, out)?)));
-        Some(Self(read.collect()))
+        let mut values = Vec::new();
+        for (name, node) in entries {
+            if out.is_full() {
+                break;
+            }
+            values.extend(read(&node, out).map(|value| (name, value)));
+        }
+        Some(Self(values))
     }
 }
 

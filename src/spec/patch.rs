@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::derive::{Derive, read_derive};
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
+use super::hints::Endpoint;
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind};
 use super::named::Named;
@@ -123,7 +124,7 @@ impl PatchSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Patch, body).fields(&known, out)?;
         let is_short = fields.get("runs").is_none();
         let short = Short { fields: &["source"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out);

@@ -42,6 +42,11 @@ impl Problems {
         }
     }
 
+    /// Whether no more are kept: what looks for more may stop.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= Self::MOST
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -60,6 +65,11 @@ impl Problems {
     pub fn under(mut self, prefix: &str) -> Self {
         for problem in &mut self.0 {
             problem.pointer.insert_str(0, prefix);
+            if problem.code == code::UNKNOWN_FIELD {
+                // Hints name places in the same body.
+                problem.detail =
+                    problem.detail.replace("did you mean `/", &format!("did you mean `{prefix}/"));
+            }
         }
         self
     }

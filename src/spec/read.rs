@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::hints::{self, Endpoint};
 use super::problem::{Problems, code};
 
 /// A JSON value and the pointer to it.
@@ -12,6 +13,8 @@ pub struct Node<'a> {
     pub value: &'a Value,
     /// RFC 6901 pointer from the body.
     pub at: String,
+    /// Whose body it is, for hints.
+    pub of: Endpoint,
 }
 
 /// Fields of an object whose names have been checked. JSON `null` counts as absent.
@@ -19,27 +22,17 @@ pub struct Node<'a> {
 pub struct Fields<'a> {
     map: &'a Map<String, Value>,
     at: String,
+    of: Endpoint,
 }
-
-/// Fields of the vocabulary that this version names but does not serve, with what to use instead.
-const NOT_SERVED: &[(&str, &str)] = &[
-    ("dims", "whole sites are edited, or the heads of site z: leave out `dims`"),
-    ("norm_match", "choose the size with `coef`: leave out `norm_match`"),
-    ("logit_lens", "use `topk` and `capture`: leave out `logit_lens`"),
-    ("attention", "attention patterns are not read: leave out `attention`"),
-    ("swap", "send it to POST /v1/sweep, or a second request with `base` and the source exchanged"),
-    ("dataset", "send it to POST /v1/sweep, or list the prompts as `cases` of POST /v1/trace"),
-    ("async", "requests are answered when they are done: leave out `async`"),
-];
 
 impl<'a> Node<'a> {
     /// The whole body.
-    pub fn root(value: &'a Value) -> Self {
-        Self { value, at: String::new() }
+    pub fn root(of: Endpoint, value: &'a Value) -> Self {
+        Self { value, at: String::new(), of }
     }
 
     fn child(&self, key: &str, value: &'a Value) -> Self {
-        Self { value, at: format!("{}/{}", self.at, escape(key)) }
+        Self { value, at: format!("{}/{}", self.at, escape(key)), of: self.of }
     }
 
     /// Reports a value of the wrong type.
@@ -189,7 +182,8 @@ impl<'a> Node<'a> {
         mut read: impl FnMut(&Node<'a>, &mut Problems) -> Option<T>,
     ) -> Option<Vec<T>> {
         let items = self.items(out)?;
-        Some(items.iter().filter_map(|item| read(item, out)).collect())
+        // Once as many problems are found as are shown, nobody learns what the rest would have been.
+        Some(items.iter().map_while(|item| (!out.is_full()).then(|| read(item, out))).flatten().collect())
     }
 
     /// The items of a list read one by one, all or nothing: for lists whose length or order says something.
@@ -243,15 +237,13 @@ impl<'a> Node<'a> {
             return None;
         };
         for name in map.keys().filter(|name| !known.contains(&name.as_str())) {
-            let at = format!("{}/{}", self.at, escape(name));
-            if let Some((_, fix)) = NOT_SERVED.iter().find(|(field, _)| field == name) {
-                out.push(at, code::NOT_SUPPORTED, format!("`{name}` is not served"), *fix);
-            } else {
-                let detail = format!("no field is called {:?}{}", shortened(name), did_you_mean(name, known));
-                out.push(at, code::UNKNOWN_FIELD, detail, format!("the fields are {}", known.join(", ")));
+            if out.is_full() {
+                break;
             }
+            let (code, detail, fix) = hints::unknown(self.of, &self.at, name, known);
+            out.push(format!("{}/{}", self.at, escape(name)), code, detail, fix);
         }
-        Some(Fields { map, at: self.at.clone() })
+        Some(Fields { map, at: self.at.clone(), of: self.of })
     }
 }
 
@@ -259,7 +251,7 @@ impl<'a> Fields<'a> {
     /// A field, if it is there and not null.
     pub fn get(&self, name: &str) -> Option<Node<'a>> {
         let value = self.map.get(name).filter(|value| !value.is_null())?;
-        Some(Node { value, at: self.pointer(name) })
+        Some(Node { value, at: self.pointer(name), of: self.of })
     }
 
     /// A field that must be there; `fix` says what to write.
@@ -327,7 +319,7 @@ pub fn describe(value: &Value) -> String {
 }
 
 /// A text for a message: its first 48 characters.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     match text.char_indices().nth(48) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -348,7 +340,7 @@ pub fn did_you_mean(word: &str, names: &[&str]) -> String {
 }
 
 /// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, ca) in a.chars().enumerate() {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::experiment::{Experiment, Origins, SHARED, Short};
+use super::hints::Endpoint;
 use super::named::Named;
 use super::problem::Problems;
 use super::prompt::Prompt;
@@ -26,7 +27,7 @@ impl RunSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = SHARED.into_iter().chain(PROMPT).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Run, body).fields(&known, out)?;
         let short = Short { fields: &PROMPT, read: &read_short };
         Some(Self { experiment: Experiment::read(&fields, &short, 10, true, out)? })
     }

@@ -16,6 +16,7 @@ use super::cases::Filters;
 use super::corruption::Corruption;
 use super::derive::{Derive, read_derive};
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::Endpoint;
 use super::metric::{Metric, MetricKind, TargetScoring};
 use super::named::Named;
 use super::patch::SweepAxis;
@@ -109,8 +110,8 @@ const OWN: [&str; 16] = [
     "derive",
 ];
 /// Fields that say what becomes of it.
-const AFTER: [&str; 9] =
-    ["filters", "aggregate", "keep", "output", "priority", "notify", "strict", "allow_trivial", "async"];
+const AFTER: [&str; 8] =
+    ["filters", "aggregate", "keep", "output", "priority", "strict", "allow_trivial", "async"];
 
 /// Formats in which a result is served.
 const OUTPUTS: [(&str, ()); 8] = [
@@ -129,7 +130,7 @@ impl SweepSpec {
     /// it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = OWN.into_iter().chain(AFTER).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Sweep, body).fields(&known, out)?;
         check_after(&fields, out);
         let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
         let shared = case::Shared::read(&fields, out);
@@ -221,15 +222,6 @@ fn check_after(fields: &Fields<'_>, out: &mut Problems) {
     if let Some(node) = fields.get("output") {
         let formats = node.each(out, |n, out| n.choice(&OUTPUTS, &[], out));
         drop(formats);
-    }
-    if let Some(node) = fields.get("notify") {
-        let detail = "the server opens no connections to addresses that it is told";
-        out.push(
-            &node.at,
-            code::NOT_SUPPORTED,
-            detail,
-            "follow GET /v1/jobs/{id}/events, or run `mediant watch`",
-        );
     }
     if let Some(node) = fields.get("priority") {
         node.choice(&[("low", ()), ("normal", ()), ("high", ())], &[], out);

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::hints::Endpoint;
 use super::problem::Problems;
 use super::prompt::Prompt;
 use super::read::Node;
@@ -26,7 +27,7 @@ impl TokenizeSpec {
     /// Reads a request body.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known = ["model", "prompt", "tokens", "spans", "bos", "continuation"];
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Tokenize, body).fields(&known, out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let continuation = fields.get("continuation").and_then(|n| n.name(out));
         Some(Self { model, continuation, prompt: Prompt::read_fields(&fields, out)? })

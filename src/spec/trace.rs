@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::corruption::Corruption;
 use super::derive::{Derive, read_derive};
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
+use super::hints::Endpoint;
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind};
 use super::named::Named;
@@ -255,7 +256,7 @@ impl TraceSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        let fields = Node::root(body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Trace, body).fields(&known, out)?;
         let short = Short { fields: &["prompt", "subject"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();

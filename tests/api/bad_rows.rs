@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 const PROMPT: &str = "The Tower is tall";
 
 /// A request and the answer it must get.
+#[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) method: &'static str,
     pub(crate) path: String,

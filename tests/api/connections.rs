@@ -1,13 +1,15 @@
 //! Clients that drag: every one is closed, and none keeps another from being served.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::routing::{get, post};
 use mediant::http::listen::{Ended, Limits, Phase};
 use mediant::http::{JsonBody, Readiness, router};
 
-use crate::support::{Server, limits, read_to_close, request, state};
+use crate::support::{Server, limits, queue, read_to_close, request, state, tiny};
 
 /// The server's own routes.
 async fn server() -> Server {
@@ -218,4 +220,150 @@ async fn an_idle_server_ends_at_once() {
     server.phase.send_replace(Phase::Drain);
     assert_eq!(server.ended.await.unwrap(), Ended::Drained);
     assert!(started.elapsed() < Duration::from_millis(500));
+}
+
+/// Connects from another address of the loopback.
+fn connect_from(server: &Server, last: u8) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    let stream = tokio::runtime::Handle::current().block_on(socket.connect(server.address)).unwrap();
+    let stream = stream.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// The answer to a request from an address, and how long it took.
+async fn asked(server: &Arc<Server>, from: u8, path: &'static str) -> (String, Duration) {
+    let server = Arc::clone(server);
+    let asked = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        let mut stream = connect_from(&server, from);
+        stream.write_all(&request("GET", path, "")).unwrap();
+        (read_to_close(&mut stream).0, started.elapsed())
+    });
+    asked.await.unwrap()
+}
+
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_cannot_take_all_places_and_probes_need_none() {
+    let limits = Limits { head: Duration::from_mins(1), connections: 30, per_address: 20, ..limits() };
+    let server = Arc::new(Server::start(router(state(Readiness::Ready)), limits).await);
+    // Bodies that never end; those over the share wait for a place.
+    let _slow: Vec<_> = (0..40)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"POST /v1/run HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{").unwrap();
+            stream
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for (from, path) in [(1, "/healthz"), (1, "/readyz"), (2, "/v1/version"), (2, "/healthz")] {
+        let (answer, took) = asked(&server, from, path).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && took < AT_ONCE, "{from} {path} {took:?} {answer}");
+    }
+    let (answer, took) = asked(&server, 1, "/v1/version").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 5"), "{answer}");
+    assert!(answer.contains("application/problem+json") && answer.contains("connection: close"), "{answer}");
+    assert!(took > Duration::from_secs(4), "it waited for a place: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_and_event_streams_give_way_to_who_comes() {
+    let state = queue(tiny()).await;
+    let sweep = serde_json::json!({"dataset": {"inline": [{"prompt": "The Tower", "subject": "Tower", "target": "P"}]},
+        "corrupt": {"samples": 2}, "async": true});
+    let job =
+        crate::support::post(&state, "/v1/sweep", &sweep).await.json()["id"].as_str().unwrap().to_owned();
+    let limits = Limits { head: Duration::from_mins(1), connections: 10, per_address: 10, ..limits() };
+    let server = Arc::new(Server::start(router(state), limits).await);
+    let open = |head: String| {
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let mut streams: Vec<_> =
+        (0..5).map(|_| open(format!("GET /v1/jobs/{job}/events HTTP/1.1\r\nhost: x\r\n\r\n"))).collect();
+    let idle: Vec<_> = (0..4).map(|_| open("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_owned())).collect();
+    let _half_a_head = open("GET /heal".to_owned());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let busy: Vec<_> = (0..7)
+        .map(|_| open("POST /v1/run HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{".to_owned()))
+        .collect();
+    for mut idle in idle {
+        let (answer, took) = read_to_close(&mut idle);
+        assert!(answer.starts_with("HTTP/1.1 200") && took < 2 * AT_ONCE, "{took:?} {answer}");
+    }
+    // Streams have ended as streams do, so that clients take them up again.
+    let (told, _) = read_to_close(&mut streams[0]);
+    assert!(told.contains("event: state") && told.ends_with("0\r\n\r\n"), "{told}");
+    streams[4].set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut all = Vec::new();
+    assert!(streams[4].read_to_end(&mut all).is_err(), "one that came last goes on");
+    drop(busy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_uploads_keep_no_other_from_its_turn() {
+    let state = queue(tiny()).await;
+    let server =
+        Server::start(router(state.clone()), Limits { head: Duration::from_mins(1), ..limits() }).await;
+    let path = "/v1/activations?site=resid_post&layers=0";
+    let head = |length: usize| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/octet-stream\r\ncontent-length: {length}\r\n\r\n"
+        )
+    };
+    let slow: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(format!("{}x", head(60_000_000)).as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let header = br#"{"values":{"dtype":"F32","shape":[64],"data_offsets":[0,256]}}"#;
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header);
+    file.extend_from_slice(&[0; 256]);
+    let started = Instant::now();
+    let mut stream = server.connect();
+    stream.write_all(head(file.len()).as_bytes()).unwrap();
+    stream.write_all(&file).unwrap();
+    let (answer, _) = read_to_close(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert!(started.elapsed() < 2 * AT_ONCE, "{:?}", started.elapsed());
+    drop(slow);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_held_until_the_last_byte_of_an_answer_is_taken() {
+    let state = queue(tiny()).await;
+    let server =
+        Server::start(router(state.clone()), Limits { write_stall: Duration::from_mins(1), ..limits() })
+            .await;
+    let free = state.capacity.free();
+    let body = serde_json::json!({"runs": (0..8).map(|i| (format!("r{i}"), "a".repeat(400).into())).collect::<serde_json::Map<_, _>>(),
+        "read": {"capture": [{"site": "resid_post", "layers": "all", "positions": "all"},
+                             {"site": "mlp_act", "layers": "all", "positions": "all"}]}});
+    let mut stream = server.connect();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    stream.write_all(&request("POST", "/v1/run", &body.to_string())).unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let held = free - state.capacity.free();
+    let (rest, _) = read_to_close(&mut stream);
+    assert!(rest.len() > 16 << 20, "{}", rest.len());
+    assert!(held as usize >= rest.len() - 4096, "{held} held for {}", rest.len());
+    for _ in 0..100 {
+        if state.capacity.free() == free {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} of {free} bytes are free", state.capacity.free());
 }

@@ -29,6 +29,7 @@ mod models;
 mod nonfinite;
 mod openapi;
 mod process;
+mod readable;
 mod schema;
 mod jobs;
 mod support;

@@ -16,6 +16,12 @@ pub(crate) fn check_response(method: &str, path: &str, status: &str, answer: &Va
     check(&format!("{method} {path} {status}"), &content[media]["schema"], answer);
 }
 
+/// Whether the document says that a path may answer so.
+pub(crate) fn documented(method: &str, path: &str, status: u16) -> bool {
+    let responses = &DOCUMENT["paths"][path][method.to_ascii_lowercase()]["responses"];
+    responses[status.to_string()].is_object()
+}
+
 /// Panics unless `body` is what the document says of a request.
 pub(crate) fn check_request(path: &str, body: &Value) {
     let content = &DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"];

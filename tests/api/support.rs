@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use mediant::capacity::Capacity;
 use mediant::config;
 use mediant::http::listen::{self, Ended, Limits, Phase};
 use mediant::http::{AppState, Readiness, router};
@@ -26,6 +27,7 @@ pub(crate) fn limits() -> Limits {
         head: Duration::from_millis(300),
         write_stall: Duration::from_millis(300),
         connections: 100,
+        per_address: 100,
         grace: Duration::from_secs(5),
     }
 }
@@ -33,7 +35,9 @@ pub(crate) fn limits() -> Limits {
 /// The router over the default configuration.
 pub(crate) fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
+    let capacity = Capacity::new(config.limits.memory_bytes);
     AppState {
+        capacity,
         config: Arc::new(config),
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
@@ -108,7 +112,8 @@ pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
     let config = config::load(None, [], &flags).unwrap().config;
     let service = start::in_process(&config).unwrap();
     let ready = state(Readiness::Ready);
-    AppState { config: Arc::new(config), service: Arc::new(OnceLock::from(service)), ..ready }
+    let capacity = Capacity::new(config.limits.memory_bytes);
+    AppState { config: Arc::new(config), service: Arc::new(OnceLock::from(service)), capacity, ..ready }
 }
 
 /// A ready server of `dummy:tiny`: 4 layers of 4 heads, a token per byte and a BOS before them. Loaded once.

@@ -137,9 +137,9 @@ fn all_unknown_keys_and_bad_values_are_reported_at_once_with_key_source_and_fix(
 #[test]
 fn values_out_of_range_are_reported_at_once() {
     let file = file(
-        "[http]\nlisten = 'nowhere'\nheader_timeout_s = 0\nbody_timeout_s = nan\nmax_connections = 0\n\
+        "[http]\nlisten = 'nowhere'\nheader_timeout_s = 0\nbody_timeout_s = nan\nmax_connections = 0\nconnections_per_address = 0\n\
          cors_origins = ['lab.example', '*']\n[model]\nref = ' '\n[model.wheel]\nsha256 = 'abc'\nname = '--index-url'\n\
-         [limits]\nqueue_depth = 0\n\
+         [limits]\nqueue_depth = 0\nmemory_bytes = 4096\n\
          [activations]\nttl_max_s = 60\nupload_bytes = 1\nsweep_interval_s = 0\n[telemetry]\nfilter = 'mediant=loud'\n",
     );
     let keys: Vec<String> = faults(load(Some(file.path()), [], &[])).into_iter().map(|f| f.key).collect();
@@ -150,12 +150,14 @@ fn values_out_of_range_are_reported_at_once() {
             "http.header_timeout_s",
             "http.body_timeout_s",
             "http.max_connections",
+            "http.connections_per_address",
             "http.cors_origins",
             "http.cors_origins",
             "model.ref",
             "model.wheel.name",
             "model.wheel.sha256",
             "limits.queue_depth",
+            "limits.memory_bytes",
             "activations.upload_bytes",
             "activations.sweep_interval_s",
             "activations.ttl_default_s",

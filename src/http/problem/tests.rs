@@ -11,7 +11,7 @@ async fn a_problem_carries_its_kind_its_fields_and_the_request_id() {
     problems.push("/layers", "out_of_range", "layer 99 of 30", "use 0 to 29");
     problems.push("/samples", "out_of_range", "0 samples", "use 1 to 1000");
     let id = RequestId::new();
-    let response = stamp(Problem::from(problems).into_response(), id);
+    let response = stamp(Problem::from(problems).into_response(), id, false);
     assert_eq!(response.status(), 422);
     assert_eq!(response.headers()[header::CONTENT_TYPE], MEDIA_TYPE);
     let document = read(response).await;

@@ -1,5 +1,7 @@
 //! Reads corruptions: each method has its own fields, and a field of another method is an unknown one.
 
+use std::collections::HashSet;
+
 use super::{
     Corruption, Draws, Method, Mode, Multivariate, Preset, ReplaceTokens, Replacement, Replacements, Rng,
     RunNames, Sigma, Spherical, StudentT, read_seed,
@@ -201,8 +203,9 @@ fn read_runs(fields: &Fields<'_>, out: &mut Problems) -> Option<RunNames> {
         return node.name(out).map(RunNames::One);
     }
     let names = node.all(out, Node::name)?;
-    for i in (1..names.len()).filter(|&i| names[..i].contains(&names[i])) {
-        let detail = format!("{:?} is listed twice", names[i]);
+    let mut seen = HashSet::new();
+    for (i, name) in names.iter().enumerate().filter(|(_, name)| !seen.insert(name.as_str())) {
+        let detail = format!("{name:?} is listed twice");
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each run once");
     }
     Some(RunNames::List(names))

@@ -119,7 +119,7 @@ fn read_arm(node: &Node<'_>, ends: &Ends, out: &mut Problems) -> Option<SweepArm
     let items = if list.value.is_object() { vec![list] } else { list.items(out)? };
     let read = |item: &Node<'_>, out: &mut Problems| {
         let completed = completed(item.value, reference.as_deref());
-        Intervention::read(&Node { value: &completed, at: item.at.clone() }, out)
+        Intervention::read(&Node { value: &completed, at: item.at.clone(), of: item.of }, out)
     };
     let interventions: Vec<Option<Intervention>> = items.iter().map(|item| read(item, out)).collect();
     let interventions: Vec<Intervention> = interventions.into_iter().collect::<Option<_>>()?;

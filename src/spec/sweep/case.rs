@@ -35,6 +35,9 @@ pub(super) struct Shared {
 }
 
 /// Fields of a case.
+/// Most targets that cases get from the request, counted in every case.
+const MOST_SHARED: usize = 500_000;
+
 const FIELDS: [&str; 13] = [
     "id",
     "group",
@@ -94,9 +97,22 @@ pub(super) fn read(
     let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}, or give `runs` for a single case";
     let dataset = request.need("dataset", fix, out)?.fields(&["inline", "id"], out)?;
     let items = dataset.need("inline", fix, out)?.items(out)?;
+    if items.len() * shared.targets.len() > MOST_SHARED {
+        let detail = format!("{} targets of {} cases", shared.targets.len(), items.len());
+        out.push(
+            "/targets",
+            code::LIMIT,
+            detail,
+            "send fewer, or give each case the targets that it is about",
+        );
+        return None;
+    }
     let mut seen = std::collections::HashSet::new();
     let mut read = (Vec::new(), Vec::new());
     for (i, item) in items.iter().enumerate() {
+        if out.is_full() {
+            break;
+        }
         let Some(case) = SweepCase::read(item, i, shared, grouped, out) else { continue };
         if !seen.insert(case.id.clone()) {
             let detail = format!("an earlier case is called {:?} too", case.id);

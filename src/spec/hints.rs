@@ -1,0 +1,537 @@
+//! What an unknown field was meant to be. Synonyms are listed here; where a field belongs is taken from the contract itself
+//! (the schemas of the bodies), so that no hint can name a place that does not exist.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use super::activation::UploadSpec;
+use super::body::{AlignBody, CaseForm, PatchBody, RunBody, SweepBody, TraceBody};
+use super::intervention::Intervention;
+use super::problem::code;
+use super::read::{distance, escape, shortened};
+use super::tokenize::TokenizeSpec;
+
+/// Whose body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `POST /v1/run`
+    Run,
+    /// `POST /v1/patch`
+    Patch,
+    /// `POST /v1/trace`
+    Trace,
+    /// `POST /v1/sweep`
+    Sweep,
+    /// `POST /v1/align`
+    Align,
+    /// `POST /v1/tokenize`
+    Tokenize,
+    /// `POST /v1/activations`
+    Activations,
+    /// `POST /v1/datasets`
+    Datasets,
+    /// None of these: another object that is read the same way.
+    Other,
+}
+
+impl Endpoint {
+    /// Every one whose body has a schema.
+    pub const ALL: [Self; 8] = [
+        Self::Run,
+        Self::Patch,
+        Self::Trace,
+        Self::Sweep,
+        Self::Align,
+        Self::Tokenize,
+        Self::Activations,
+        Self::Datasets,
+    ];
+
+    /// Its path.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Run => "/v1/run",
+            Self::Patch => "/v1/patch",
+            Self::Trace => "/v1/trace",
+            Self::Sweep => "/v1/sweep",
+            Self::Align => "/v1/align",
+            Self::Tokenize => "/v1/tokenize",
+            Self::Activations => "/v1/activations",
+            Self::Datasets => "/v1/datasets",
+            Self::Other => "",
+        }
+    }
+}
+
+/// What words stand for: names of fields, or pointers to them, the likeliest first (those that an endpoint does not have are
+/// passed over); and what else there is to know.
+struct Word {
+    words: &'static [&'static str],
+    meant: &'static [&'static str],
+    note: &'static str,
+}
+
+const fn word(words: &'static [&'static str], meant: &'static [&'static str]) -> Word {
+    Word { words, meant, note: "" }
+}
+
+/// The table: words that people write, and what they mean by them.
+const WORDS: &[Word] = &[
+    word(&["coefficient", "coeff", "strength", "multiplier", "alpha"], &["coef", "factor"]),
+    word(&["samples", "n_samples", "num_samples", "noise_samples"], &["/corrupt/samples"]),
+    word(&["seed", "random_seed"], &["seed", "/corrupt/seed", "/aggregate/ci/seed"]),
+    word(&["std", "stdev", "noise_std", "noise_level", "noise_scale"], &["sigma", "/corrupt/sigma"]),
+    word(&["noise", "corruption", "corrupted_run"], &["/corrupt"]),
+    Word {
+        words: &["foil", "foils", "incorrect", "wrong_answer", "distractor"],
+        meant: &["foil", "/dataset/inline/0/foil", "/0/foil", "/targets"],
+        note: "a foil among `targets` is compared by the metric `logit_diff:target-foil`",
+    },
+    // Of objects, the field of the same name.
+    word(
+        &["layers", "positions", "heads", "dims", "window", "site"],
+        &["/interventions/0", "/arms/NAME", "/arms/NAME/0", "/read/capture/0"],
+    ),
+    word(&["layer", "layer_index", "block", "blocks"], &["layers", "layer"]),
+    word(&["position", "token_positions", "pos"], &["positions"]),
+    word(&["head", "head_index"], &["heads"]),
+    word(&["dim", "dimensions", "neuron", "neurons", "channels", "features"], &["dims"]),
+    word(&["component", "hook", "hook_name", "hook_point", "module", "where"], &["site"]),
+    word(&["operation", "action", "intervention_type"], &["op"]),
+    word(&["value", "values", "direction_vector", "steering_vector"], &["vector", "values"]),
+    word(&["scale", "scaling"], &["factor", "coef"]),
+    word(&["normalize_norm", "match_norm", "keep_norm", "preserve_norm"], &["norm_match"]),
+    word(&["normalize", "normalisation", "normalization"], &["normalise"]),
+    word(&["intervention", "edits", "edit", "patches", "patch"], &["interventions", "/arms"]),
+    word(&["text", "input", "sentence", "clean_prompt"], &["prompt", "/prompt"]),
+    word(&["prompts", "texts", "inputs"], &["runs", "cases", "/dataset/inline", "a"]),
+    word(&["token_ids", "input_ids", "ids"], &["tokens"]),
+    word(&["add_bos", "prepend_bos", "add_special_tokens"], &["bos"]),
+    word(&["answer", "label", "correct", "correct_answer", "expected", "target_token"], &["target"]),
+    word(&["answers", "labels", "target_tokens"], &["targets"]),
+    word(&["metric", "measure", "measures"], &["metrics"]),
+    word(&["corrupted_prompt", "counterfactual"], &["source", "corrupted", "/dataset/inline/0/corrupted"]),
+    word(&["clean"], &["base", "/base", "/prompt"]),
+    word(&["top_k", "top", "n_top"], &["topk", "/read/topk", "top_k"]),
+    word(&["lens", "logitlens", "logit_lenses"], &["logit_lens", "/read/logit_lens"]),
+    word(
+        &["attentions", "attention_patterns", "patterns", "attn_patterns"],
+        &["attention", "/read/attention"],
+    ),
+    word(&["captures", "cache", "activations", "hidden_states", "return_activations"], &["/read/capture"]),
+    word(&["dla", "attributions", "direct_logit_attribution"], &["attribution", "/read/attribution"]),
+    word(&["examples", "data", "rows", "items"], &["cases", "/dataset/inline"]),
+    word(&["cases", "inline"], &["/dataset/inline"]),
+    word(&["grid", "axes", "over"], &["sweep"]),
+    word(&["group_by", "groupby", "average_by"], &["by", "/aggregate/by"]),
+    word(&["model_name", "model_id"], &["model"]),
+    word(&["background", "wait", "respond_async"], &["async", "/async"]),
+    Word {
+        words: &["format", "output_format", "response_format"],
+        meant: &[],
+        note: "the form of a result is chosen by `?format=` or the header Accept",
+    },
+    Word {
+        words: &["notify", "webhook", "callback", "callback_url"],
+        meant: &[],
+        note: "the server opens no connections to addresses that it is told; follow GET /v1/jobs/{id}/events, or run `mediant watch`",
+    },
+    Word {
+        words: &["swap"],
+        meant: &[],
+        note: "send it to POST /v1/sweep, or a second request with `base` and the source exchanged",
+    },
+    Word {
+        words: &["dataset", "dataset_id"],
+        meant: &["/dataset"],
+        note: "send it to POST /v1/sweep, or list the prompts as `cases` of POST /v1/trace",
+    },
+    Word {
+        words: &["temperature", "max_tokens", "max_new_tokens", "stop"],
+        meant: &[],
+        note: "nothing is generated: the distribution over the next token is read",
+    },
+];
+
+/// Words whose note says that they cannot be had here at all.
+const NOT_HERE: [&str; 4] = ["notify", "webhook", "swap", "dataset"];
+
+/// What is wrong with a field that its object does not have: code, detail and fix.
+pub(super) fn unknown(
+    endpoint: Endpoint,
+    at: &str,
+    name: &str,
+    known: &[&str],
+) -> (&'static str, String, String) {
+    let fields = format!("the fields are {}", known.join(", "));
+    let said = format!("no field is called {:?}", shortened(name));
+    // Longer words can't be near a field's name, and the distance costs their product.
+    if name.len() > 64 {
+        return (code::UNKNOWN_FIELD, said, fields);
+    }
+    let found = Found::new(endpoint, at, name, known);
+    let entry = WORDS.iter().filter(|word| word.words.contains(&name));
+    let note = entry.map(|word| word.note).find(|note| !note.is_empty());
+    let with_note = |fix: String| note.map_or(fix.clone(), |note| format!("{fix}; {note}"));
+    if let Some(meant) = found.here() {
+        return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
+    }
+    if let Some(place) = found.elsewhere() {
+        let fix = with_note(format!("write {}", shape(&place)));
+        let detail = format!("{said} here; did you mean `{place}`?");
+        return (code::UNKNOWN_FIELD, detail, format!("{fix}; {fields}"));
+    }
+    if let Some(note) = note {
+        let code = if NOT_HERE.contains(&name) { code::NOT_SUPPORTED } else { code::UNKNOWN_FIELD };
+        return (code, format!("{said} here"), format!("leave it out: {note}"));
+    }
+    if let Some(meant) = nearest(name, known, |name| 1 + name.len() / 4) {
+        return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
+    }
+    if let Some((other, place)) = found.at_others() {
+        let detail = format!("{said} here; POST {} has it, as `{place}`", other.path());
+        return (
+            code::UNKNOWN_FIELD,
+            detail,
+            format!("leave it out, or send it to POST {}; {fields}", other.path()),
+        );
+    }
+    (code::UNKNOWN_FIELD, said, fields)
+}
+
+/// What a name can have meant in an object.
+struct Found<'a> {
+    endpoint: Endpoint,
+    /// The object, as places are written: `NAME` for any name, 0 for any index.
+    at: &'a str,
+    name: &'a str,
+    known: &'a [&'a str],
+    meant: Vec<&'static str>,
+}
+
+impl<'a> Found<'a> {
+    fn new(endpoint: Endpoint, at: &'a str, name: &'a str, known: &'a [&'a str]) -> Self {
+        let entries = WORDS.iter().filter(|word| word.words.contains(&name));
+        let meant = entries.flat_map(|word| word.meant.iter().copied()).collect();
+        Self { endpoint, at, name, known, meant }
+    }
+
+    /// A field of the same object.
+    fn here(&self) -> Option<&'a str> {
+        let synonym = self.meant.iter().find_map(|meant| self.known.iter().find(|known| *known == meant));
+        let slip = || if self.name.len() > 3 { nearest(self.name, self.known, |_| 1) } else { None };
+        synonym.copied().or_else(slip)
+    }
+
+    /// A place in the same body.
+    fn elsewhere(&self) -> Option<String> {
+        let places = PLACES.get(&self.endpoint)?;
+        let own = pattern(&format!("{}/{}", self.at, escape(self.name)), places);
+        let there = |place: &str| (place != own && places.all.contains(place)).then(|| place.to_owned());
+        let (pointers, names): (Vec<&str>, Vec<&str>) = self.meant.iter().partition(|m| m.starts_with('/'));
+        let listed = pointers.iter().find_map(|m| there(m).or_else(|| there(&format!("{m}/{}", self.name))));
+        let called = |name: &str| places.nearest(name, &own);
+        listed.or_else(|| called(self.name)).or_else(|| names.into_iter().find_map(called))
+    }
+
+    /// Another endpoint that has the field.
+    fn at_others(&self) -> Option<(Endpoint, String)> {
+        let others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
+        others.filter_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?))).next()
+    }
+}
+
+/// The field's name nearest to a word, if it is as near as `within` says.
+fn nearest<'n>(word: &str, names: &[&'n str], within: impl Fn(&str) -> usize) -> Option<&'n str> {
+    let near = names.iter().map(|name| (distance(word, name), *name)).min()?;
+    (near.0 <= within(near.1)).then_some(near.1)
+}
+
+/// JSON with nothing but the way to a place: `{"corrupt": {"samples": …}}`.
+fn shape(place: &str) -> String {
+    place.split('/').skip(1).collect::<Vec<_>>().into_iter().rev().fold("…".to_owned(), |inner, step| {
+        match step {
+            "0" => format!("[{inner}]"),
+            name => format!("{{\"{}\": {inner}}}", name.replace("~1", "/").replace("~0", "~")),
+        }
+    })
+}
+
+/// The places of an endpoint's body.
+#[derive(Debug, Default)]
+struct Places {
+    all: BTreeSet<String>,
+    by_name: BTreeMap<String, Vec<String>>,
+}
+
+impl Places {
+    /// The place of that name with the shortest way, other than `own`.
+    fn nearest(&self, name: &str, own: &str) -> Option<String> {
+        let places = self.by_name.get(name)?.iter().filter(|place| *place != own);
+        places.min_by_key(|place| place.matches('/').count()).cloned()
+    }
+
+    fn add(&mut self, place: String, name: &str) {
+        if self.all.insert(place.clone()) {
+            self.by_name.entry(name.to_owned()).or_default().push(place);
+        }
+    }
+
+    /// Adds what a schema lets in below `at`.
+    fn walk(&mut self, schema: &Value, at: &str, schemas: &HashMap<String, Value>, inside: &mut Vec<String>) {
+        if let Some(reference) = schema["$ref"].as_str() {
+            let name = reference.rsplit('/').next().unwrap_or_default().to_owned();
+            if let Some(target) = schemas.get(&name).filter(|_| !inside.contains(&name)) {
+                inside.push(name);
+                self.walk(target, at, schemas, inside);
+                inside.pop();
+            }
+            return;
+        }
+        for key in ["allOf", "oneOf", "anyOf"] {
+            for part in schema[key].as_array().into_iter().flatten() {
+                self.walk(part, at, schemas, inside);
+            }
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let place = format!("{at}/{}", escape(name));
+            self.add(place.clone(), name);
+            self.walk(property, &place, schemas, inside);
+        }
+        if schema["items"].is_object() {
+            self.walk(&schema["items"], &format!("{at}/0"), schemas, inside);
+        }
+        if schema["additionalProperties"].is_object() {
+            self.walk(&schema["additionalProperties"], &format!("{at}/NAME"), schemas, inside);
+        }
+    }
+
+    /// Leaves out what is below `object`, but for these of its fields.
+    fn only(&mut self, object: &str, fields: &[&str]) {
+        let below = format!("{object}/");
+        let keep = |place: &String| match place.strip_prefix(&below) {
+            None => true,
+            Some(rest) => fields.contains(&rest.split('/').next().unwrap_or_default()),
+        };
+        self.all.retain(keep);
+        self.by_name.values_mut().for_each(|places| places.retain(keep));
+    }
+}
+
+/// A pointer with 0 for every index and `NAME` for every name of the caller's own.
+fn pattern(pointer: &str, places: &Places) -> String {
+    let mut known = String::new();
+    for step in pointer.split('/').skip(1) {
+        let index = step.bytes().all(|byte| byte.is_ascii_digit()) && !step.is_empty();
+        let named = format!("{known}/{step}");
+        let any = format!("{known}/NAME/");
+        known = if index {
+            format!("{known}/0")
+        } else if !places.all.contains(&named) && places.all.iter().any(|place| place.starts_with(&any)) {
+            format!("{known}/NAME")
+        } else {
+            named
+        };
+    }
+    known
+}
+
+/// The fields of every endpoint's body, by the contract.
+static PLACES: LazyLock<HashMap<Endpoint, Places>> =
+    LazyLock::new(|| Endpoint::ALL.into_iter().map(|endpoint| (endpoint, places(endpoint))).collect());
+
+fn places(endpoint: Endpoint) -> Places {
+    match endpoint {
+        Endpoint::Run => of::<RunBody>(""),
+        Endpoint::Patch => inside_of_runs(of::<PatchBody>("")),
+        Endpoint::Trace => inside_of_runs(of::<TraceBody>("")),
+        Endpoint::Sweep => {
+            let mut places = of::<SweepBody>("");
+            // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
+            for arm in [of::<Intervention>("/arms/NAME/0"), of::<super::readout::Read>("/read")] {
+                for (name, found) in arm.by_name {
+                    found.into_iter().for_each(|place| places.add(place, &name));
+                }
+            }
+            inside_of_runs(places)
+        }
+        Endpoint::Align => inside_of_runs(of::<AlignBody>("")),
+        Endpoint::Tokenize => {
+            let mut places = of::<TokenizeSpec>("");
+            // Its prompt is a text or ids.
+            for object in ["/interventions", "/layers", "/positions", "/source"] {
+                places.only(object, &[]);
+            }
+            let own = ["/model", "/prompt", "/tokens", "/spans", "/bos"];
+            places.all.retain(|place| own.contains(&place.as_str()));
+            places.by_name.values_mut().for_each(|all| all.retain(|place| own.contains(&place.as_str())));
+            places
+        }
+        Endpoint::Activations => of::<UploadSpec>(""),
+        Endpoint::Datasets => of::<CaseForm>("/0"),
+        Endpoint::Other => Places::default(),
+    }
+}
+
+/// What is read of the inside of a run, clean runs alone can say.
+fn inside_of_runs(mut places: Places) -> Places {
+    places.only("/read", &["at", "topk"]);
+    places
+}
+
+fn of<T: ToSchema>(at: &str) -> Places {
+    let mut referenced: Vec<(String, RefOr<Schema>)> = Vec::new();
+    T::schemas(&mut referenced);
+    let json = |schema: &RefOr<Schema>| serde_json::to_value(schema).unwrap_or_default();
+    let schemas = referenced.iter().map(|(name, schema)| (name.clone(), json(schema))).collect();
+    let mut places = Places::default();
+    places.walk(&json(&T::schema()), at, &schemas, &mut Vec::new());
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::spec::align::AlignSpec;
+    use crate::spec::cases::CasesSpec;
+    use crate::spec::dataset::Reader;
+    use crate::spec::patch::PatchSpec;
+    use crate::spec::problem::{FieldProblem, Problems};
+    use crate::spec::run::RunSpec;
+    use crate::spec::sweep::SweepSpec;
+    use crate::spec::trace::TraceSpec;
+
+    fn problems(endpoint: Endpoint, body: &Value) -> Vec<FieldProblem> {
+        let mut out = Problems::default();
+        match endpoint {
+            Endpoint::Run => drop(RunSpec::read(body, &mut out)),
+            Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
+            Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
+            Endpoint::Trace => drop(TraceSpec::read(body, &mut out)),
+            Endpoint::Sweep => drop(SweepSpec::read(body, &mut out)),
+            Endpoint::Align => drop(AlignSpec::read(body, &mut out)),
+            Endpoint::Tokenize => drop(TokenizeSpec::read(body, &mut out)),
+            Endpoint::Activations => drop(UploadSpec::read(body, &mut out)),
+            Endpoint::Datasets => {
+                let never = || false;
+                let mut reader = Reader::new(&never);
+                let _ = body.as_array().unwrap().iter().try_for_each(|case| reader.case(case));
+                out = reader.finish().err().unwrap_or_default();
+            }
+            Endpoint::Other => {}
+        }
+        out.0
+    }
+
+    /// A body with `value` at a place.
+    fn with(place: &str, value: Value) -> Value {
+        let steps: Vec<&str> = place.split('/').skip(1).collect();
+        steps.into_iter().rev().fold(value, |inner, step| match step {
+            "0" => json!([inner]),
+            name => json!({ name: inner }),
+        })
+    }
+
+    #[test]
+    fn every_place_that_a_hint_can_name_is_a_field_there() {
+        for endpoint in Endpoint::ALL {
+            let places = &PLACES[&endpoint];
+            assert!(places.all.len() >= 5, "{endpoint:?}: {:?}", places.all);
+            for place in places.all.iter().filter(|place| *place != "/async") {
+                let body = with(place, json!(1));
+                let wrong = problems(endpoint, &body);
+                // Of a kind of source that depends on the operation.
+                if place.ends_with("/source/any_of") {
+                    continue;
+                }
+                let unknown = wrong.iter().find(|p| p.pointer == *place && p.code == code::UNKNOWN_FIELD);
+                assert!(unknown.is_none(), "{endpoint:?} {place}: {unknown:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_table_that_stands_for_a_field_finds_it_somewhere() {
+        for word in WORDS.iter().filter(|word| !word.meant.is_empty()) {
+            let found = |meant: &&str| {
+                Endpoint::ALL.iter().any(|endpoint| {
+                    let places = &PLACES[endpoint];
+                    let below = word.words.iter().any(|name| places.all.contains(&format!("{meant}/{name}")));
+                    places.all.contains(*meant) || places.by_name.contains_key(*meant) || below
+                })
+            };
+            for meant in word.meant {
+                assert!(found(&meant), "{meant} is nowhere");
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_belong_elsewhere_and_synonyms_are_told_with_their_pointer() {
+        let run = json!({"prompt": "a"});
+        let patch = json!({"base": "a", "source": "b"});
+        let trace = json!({"prompt": "a b", "subject": "a", "target": " c"});
+        let sweep = json!({"dataset": {"inline": [{"prompt": "a", "target": "b"}]}});
+        let edit = json!({"runs": {"a": "x", "b": "y"}, "base": "a", "interventions": [{"site": "resid_post", "op": "add"}]});
+        for (endpoint, body, place, hint) in [
+            (Endpoint::Run, &run, "/logit_lens", "/read/logit_lens"),
+            (Endpoint::Run, &run, "/attention", "/read/attention"),
+            (Endpoint::Run, &run, "/capture", "/read/capture"),
+            (Endpoint::Run, &run, "/layers", "/read/capture/0/layers"),
+            (Endpoint::Run, &run, "/top_k", "/read/topk"),
+            (Endpoint::Patch, &patch, "/dims", "/interventions/0/dims"),
+            (Endpoint::Patch, &patch, "/norm_match", "/interventions/0/norm_match"),
+            (Endpoint::Patch, &patch, "/positions", "/interventions/0/positions"),
+            (Endpoint::Patch, &patch, "/layers", "/interventions/0/layers"),
+            (Endpoint::Patch, &patch, "/foil", "/targets"),
+            (Endpoint::Patch, &patch, "/coefficient", "/interventions/0/coef"),
+            (Endpoint::Patch, &edit, "/interventions/0/coefficient", "coef"),
+            (Endpoint::Patch, &edit, "/interventions/0/layer", "layers"),
+            (Endpoint::Patch, &edit, "/interventions/0/strict", "/strict"),
+            (Endpoint::Trace, &trace, "/samples", "/corrupt/samples"),
+            (Endpoint::Trace, &trace, "/sigma", "/corrupt/sigma"),
+            (Endpoint::Trace, &trace, "/logit_lens", "POST /v1/run has it, as `/read/logit_lens`"),
+            (Endpoint::Trace, &trace, "/dims", "/arms/NAME/dims"),
+            (Endpoint::Sweep, &sweep, "/layers", "/arms/NAME/0/layers"),
+            (Endpoint::Sweep, &sweep, "/foil", "/dataset/inline/0/foil"),
+            (Endpoint::Sweep, &sweep, "/samples", "/corrupt/samples"),
+            (Endpoint::Sweep, &sweep, "/cases", "/dataset/inline"),
+            (Endpoint::Patch, &patch, "/corrupt", "POST /v1/trace has it"),
+        ] {
+            let mut body = body.clone();
+            let (parent, name) = place.rsplit_once('/').unwrap();
+            body.pointer_mut(parent).unwrap()[name] = json!(1);
+            let wrong = problems(endpoint, &body);
+            let problem = wrong.iter().find(|problem| problem.pointer == place).unwrap();
+            assert!(problem.detail.contains(hint), "{endpoint:?} {place}: {problem:?}");
+            assert!(!problem.detail.contains("is not served"), "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_served_says_what_to_do_instead() {
+        let wrong = problems(Endpoint::Patch, &json!({"base": "a", "source": "b", "swap": true}));
+        assert_eq!((wrong[0].code, wrong[0].pointer.as_str()), (code::NOT_SUPPORTED, "/swap"));
+        assert!(wrong[0].fix.contains("POST /v1/sweep"));
+        let sweep = json!({"dataset": {"inline": [{"prompt": "a", "target": "b"}]}, "notify": {}});
+        let wrong = problems(Endpoint::Sweep, &sweep);
+        assert!(wrong[0].fix.contains("/v1/jobs/{id}/events"), "{wrong:?}");
+        let typo = problems(Endpoint::Sweep, &json!({"datasett": 1}));
+        assert!(!typo.iter().any(|problem| problem.fix.contains("notify")), "{typo:?}");
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_told_from_a_field_of_another_object() {
+        let wrong =
+            problems(Endpoint::Trace, &json!({"prompt": "a", "subject": "a", "target": "b", "layer": 1}));
+        assert!(wrong[0].detail.contains("did you mean `layers`?"), "{wrong:?}");
+        let wrong = problems(Endpoint::Run, &json!({"promt": "a"}));
+        assert!(wrong.iter().any(|problem| problem.detail.contains("did you mean `prompt`?")), "{wrong:?}");
+    }
+}
