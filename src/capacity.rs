@@ -317,7 +317,7 @@ mod tests {
                     .await;
             })
         };
-        let tasks: Vec<_> = (0..ABREAST + 1).map(long).collect();
+        let tasks: Vec<_> = (0..=ABREAST).map(long).collect();
         for _ in 0..ABREAST {
             assert!(seen.recv().await.unwrap() < ABREAST);
         }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::lint::Lints;
+use super::measure::Measure;
 use super::template::{OpPlan, Template};
 use crate::model::config::ModelConfig;
+use crate::spec::metric::MetricKind;
 use crate::spec::problem::{Problems, code};
 
 /// A position all of whose keys are cut.
@@ -11,6 +14,21 @@ pub(super) struct Blind {
     layer: u32,
     head: u32,
     position: u32,
+}
+
+/// A remark on the size of what is written, where some of it is infinite.
+pub(super) fn lint(templates: &[Template], at: &str, measures: &[Measure], lints: &mut Lints) {
+    let asked = measures.iter().any(|measure| measure.metric.kind == MetricKind::DeltaNorm);
+    if asked && templates.iter().any(cuts) {
+        let detail =
+            "the score of an edge that is cut falls by infinity: delta_norm of such cells is null".to_owned();
+        lints.info(
+            "UNBOUNDED_DELTA",
+            at,
+            detail,
+            "leave out delta_norm, or zero the pattern without renormalising",
+        );
+    }
 }
 
 /// Whether a template cuts edges of attention.

@@ -44,6 +44,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
         (0..spec.interventions.len()).map(|i| template(i, &scope, facts, &mut lints, out)).collect();
     prepared.lints = lints;
     let mut templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
+    knockout::lint(&templates, "/interventions", &prepared.measures, &mut prepared.lints);
     check_controls(&spec, &templates, out);
     let swept = Swept { at: "/interventions", sweep: &spec.sweep };
     let axes = swept.axes(&templates, out)?;

@@ -213,6 +213,9 @@ impl Sweep {
         let named =
             WithCorrupted::new(&experiment, &prepared.runs, corrupting.is_some(), spec.from(), &clean);
         let arms = self.arms(&named, samples, facts, &mut prepared, out)?;
+        for arm in &arms {
+            knockout::lint(&arm.templates, &arm.at, &prepared.measures, &mut prepared.lints);
+        }
         let mut size = Size { cells: 0, edits: 0, positions: 0, at: "/arms" };
         for arm in &arms {
             let swept = Swept { at: &arm.at, sweep: &arm.sweep };

@@ -51,6 +51,10 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let corrupting = corrupt::resolve(&spec.corrupt, experiment, &clean, samples, facts, &mut prepared, out);
     let (Some(positions), Some(corrupting)) = (positions, corrupting) else { return None };
     check_cuts(&arms, &positions, &prepared, &spec.corrupt.from, facts.config(), out);
+    for (name, arm) in arms.iter() {
+        let at = format!("/arms/{}", escape(name));
+        knockout::lint(arm.cut.as_slice(), &at, &prepared.measures, &mut prepared.lints);
+    }
     for (i, control) in spec.controls.iter().enumerate() {
         if *control != Control::SelfPatch && arms.iter().any(|(_, arm)| arm.cut.is_some()) {
             let detail = "an edge that is cut reads no run and moves no row: the control would repeat it";

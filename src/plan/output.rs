@@ -31,7 +31,7 @@ pub struct EditStats {
     pub cells: u64,
     /// Numbers written.
     pub elements: u64,
-    /// Largest absolute change of a number; null if one is not finite.
+    /// Largest absolute change of a number; null if one is not finite, as where edges of attention are cut.
     #[serde(with = "finite_or_null")]
     #[schema(value_type = Option<f32>)]
     pub max_abs_delta: f32,

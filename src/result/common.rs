@@ -157,7 +157,7 @@ pub struct Receipt {
     pub cells: u64,
     /// Numbers written.
     pub elements_written: u64,
-    /// Largest absolute change of a number; null if one is not finite.
+    /// Largest absolute change of a number; null if one is not finite, as where edges of attention are cut.
     pub max_abs_delta: Option<f64>,
     /// Of the rows, those that `norm_match` was to keep the norm of and could not: what was added cancelled them to zero.
     pub cancelled: u64,

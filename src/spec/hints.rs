@@ -240,8 +240,8 @@ impl<'a> Found<'a> {
 
     /// Another endpoint that has the field.
     fn at_others(&self) -> Option<(Endpoint, String)> {
-        let others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
-        others.filter_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?))).next()
+        let mut others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
+        others.find_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?)))
     }
 }
 
@@ -354,7 +354,9 @@ fn places(endpoint: Endpoint) -> Places {
             // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
             for arm in [of::<Intervention>("/arms/NAME/0"), of::<super::readout::Read>("/read")] {
                 for (name, found) in arm.by_name {
-                    found.into_iter().for_each(|place| places.add(place, &name));
+                    for place in found {
+                        places.add(place, &name);
+                    }
                 }
             }
             inside_of_runs(places)
@@ -467,7 +469,7 @@ mod tests {
                 })
             };
             for meant in word.meant {
-                assert!(found(&meant), "{meant} is nowhere");
+                assert!(found(meant), "{meant} is nowhere");
             }
         }
     }

@@ -71,7 +71,8 @@ pub enum MetricKind {
     /// 1 if the most probable token is another than the reference run's, else 0.
     Top1Flip,
     /// L2 norm of all that the cell's own edits changed: `sqrt(sum (new - old)^2)` over edits, positions and columns. Shows
-    /// whether a large effect comes from a large write.
+    /// whether a large effect comes from a large write. Null where edges of attention are cut, whose scores fall by infinity.
+    /// At `head_out` the changes are those of `z`.
     DeltaNorm,
 }
 

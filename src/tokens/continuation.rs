@@ -58,13 +58,16 @@ impl Tokenizer {
         for before in BOUNDARIES {
             let alone = self.bare(before)?;
             let joined = self.bare(&format!("{before}{text}"))?;
-            let added = joined.get_ids().strip_prefix(alone.get_ids()).filter(|_| !alone.is_empty());
-            let Some(added) = added else { continue };
+            let added = joined.get_ids().strip_prefix(alone.get_ids());
+            // What has no token may leave none, or be one unknown token with the text.
+            let Some(added) = added.filter(|added| !alone.is_empty() && !added.is_empty()) else { continue };
             if self.spelled(added) == text.as_bytes() {
                 return Ok(added.to_vec());
             }
             // A normaliser may spell it otherwise.
-            other.get_or_insert_with(|| added.to_vec());
+            if other.as_ref().is_none_or(|other: &Vec<u32>| other.len() < added.len()) {
+                other = Some(added.to_vec());
+            }
         }
         match other {
             Some(ids) => Ok(ids),

@@ -61,10 +61,12 @@ fn divide(text: &str, whole: Range<usize>, pieces: &[&[u8]], places: &mut [Range
     for (piece, place) in pieces.iter().zip(places) {
         let own = piece.len().saturating_sub(spaces);
         spaces -= piece.len() - own;
-        if own > 0 {
-            *place = at..at + own;
+        let end = at + own;
+        // Bytes within the same characters: of several that the model has no piece for, the library gives each byte all.
+        if *place == (text.floor_char_boundary(at)..text.ceil_char_boundary(end)) {
+            *place = at..end;
         }
-        at += own;
+        at = end;
     }
 }
 
@@ -146,6 +148,11 @@ mod tests {
         let (all, bytes) = ([(0, 1); 5], text.as_bytes());
         let pieces = [b" ", &bytes[0..1], &bytes[1..2], &bytes[2..3], &bytes[3..4]];
         assert_eq!(align(text, &pieces, &all), [0..4, 0..1, 1..2, 2..3, 3..4]);
+    }
+
+    #[test]
+    fn characters_that_fell_back_to_bytes_together_are_all_of_each_byte() {
+        assert_eq!(align("67a", &[b"6", b"7", b"a"], &[(0, 2), (0, 2), (2, 3)]), [0..2, 0..2, 2..3]);
     }
 
     #[test]

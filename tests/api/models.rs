@@ -61,10 +61,15 @@ fn edit(site: &Value, op: &Value) -> Value {
         "noise" => json!({"sigma": {"abs": 0.5}}),
         "project_out" => json!({"basis": [unit]}),
         "subspace" => json!({"basis": [unit], "source": {"run": "b"}}),
+        // The first position has no other key.
+        "knockout" => json!({"keys": [0], "heads": [0], "positions": [1, 2, 3]}),
         _ => json!({}),
     };
     let mut edit = json!({"site": site["site"], "op": op, "positions": "all"});
     edit.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    if site["heads"].is_null() {
+        edit.as_object_mut().unwrap().remove("heads");
+    }
     edit
 }
 
@@ -72,6 +77,9 @@ fn edit(site: &Value, op: &Value) -> Value {
 fn unserved(site: &Value, op: &str) -> Option<&'static str> {
     if !site["editable"].as_bool().unwrap() {
         return Some("/interventions/0/site");
+    }
+    if op == "knockout" {
+        return (site["site"] != "scores").then_some("/interventions/0/op");
     }
     let refused = match site["site"].as_str().unwrap() {
         "scores" | "pattern" => !["replace", "resample", "freeze", "scale", "zero"].contains(&op),
@@ -105,6 +113,7 @@ async fn capabilities_name_all_that_requests_accept() {
                 "embed" => 4,
                 "resid_pre" | "attn_in" | "k" | "v" | "k_rope" => 16,
                 "final_norm" => 1,
+                _ if op == "knockout" => 10,
                 _ => 13,
             };
             assert_eq!(cells, written, "{name} {op}");
@@ -129,8 +138,11 @@ async fn capabilities_name_all_that_requests_accept() {
         assert!(reply.json()["total_effect"][&of]["mean"].is_f64(), "{metric}");
     }
     for axis in can["sweep"].as_array().unwrap() {
-        let body = json!({"base": "abc", "interventions": [{"site": "z", "op": "zero", "positions": "all"}],
-                          "sweep": [axis], "target": "P"});
+        let mut one = json!({"site": "z", "op": "zero", "positions": "all"});
+        if *axis == "source_layers" {
+            one = json!({"site": "z", "source": {"run": "base", "layer": "all"}});
+        }
+        let body = json!({"base": "abc", "interventions": [one], "sweep": [axis], "target": "P"});
         let reply = post(&state, "/v1/patch", &body).await;
         assert_eq!(reply.status, 200, "{axis}: {}", reply.text());
         let n = reply.json()["axes"][0]["values"].as_array().unwrap().len();

@@ -14,7 +14,7 @@ use crate::support::{Server, limits, queue, read_to_close, state, tiny, tiny_wit
 
 /// A client that accepts gzip and takes it off, as most do by themselves.
 fn client() -> Client {
-    Client::builder().gzip(true).timeout(Duration::from_secs(60)).build().unwrap()
+    Client::builder().gzip(true).timeout(Duration::from_mins(1)).build().unwrap()
 }
 
 /// Sends a request; the status, and the body after the client has decoded it.

@@ -351,3 +351,49 @@ async fn a_dry_run_of_a_sweep_says_what_it_costs() {
     let reply = post(&state, "/v1/plan", &json!({"sweep": sweep(&json!({"sweep": ["layer"]}))})).await;
     assert_eq!(reply.json()["errors"][0]["pointer"], "/sweep/sweep/0");
 }
+
+#[tokio::test]
+async fn edges_cut_and_layers_read_in_arms_are_those_of_patches() {
+    let state = working().await;
+    let cut = json!([{"site": "scores", "op": "knockout", "layers": [1, 2], "window": 2, "positions": "last",
+                      "keys": {"span": "subject"}}]);
+    let cross = json!([{"site": "head_out", "layers": [0, 2], "heads": [1], "positions": "last",
+                        "source": {"run": "clean", "layer": [1, 3]}}]);
+    let arms = json!({"cut": {"base": "clean", "interventions": cut}, "cross": {"base": "clean", "interventions": cross}});
+    let axes = json!(["layers", "source_layers"]);
+    let body = json!({"dataset": {"inline": cases()}, "arms": arms, "sweep": axes, "filters": {"expect_top1": false},
+                      "metrics": ["logit:target"]});
+    let outcome = ok(&state, "/v1/sweep", &body).await;
+    let (cells, effects) = (&outcome["cells"], &outcome["cells"]["metrics"][0]["effect"]);
+    let mut compared = 0;
+    for (case, (prompt, subject)) in PROMPTS.iter().enumerate() {
+        for (arm, interventions, axes) in [(0, &cut, json!(["layers"])), (1, &cross, axes.clone())] {
+            let runs = json!({"clean": {"prompt": prompt, "spans": {"subject": subject}}});
+            let patch = json!({"runs": runs, "base": "clean", "interventions": interventions, "sweep": axes,
+                               "targets": {"target": ["P"]}, "metrics": ["logit:target"], "controls": ["self_patch"]});
+            let patch = ok(&state, "/v1/patch", &patch).await;
+            assert_eq!(patch["controls"]["self_patch"]["max_abs_effect"], 0.0);
+            let expected = &patch["effects"]["logit:target"];
+            let expected: Vec<&Value> = if arm == 0 {
+                expected.as_array().unwrap().iter().collect()
+            } else {
+                expected.as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).collect()
+            };
+            let rows = (0..cells["case"].as_array().unwrap().len())
+                .filter(|i| cells["case"][i] == case as u64 && cells["arm"][i] == arm);
+            let found: Vec<&Value> = rows.clone().map(|i| &effects[i]).collect();
+            assert_eq!(found, expected, "{prompt} {arm}");
+            assert!(found.iter().all(|effect| effect.as_f64().unwrap() != 0.0));
+            let read: Value = rows.map(|i| cells["source_layer"][i].clone()).collect();
+            assert_eq!(read, if arm == 0 { json!([null, null]) } else { json!([1, 3, 1, 3]) });
+            compared += found.len();
+        }
+    }
+    assert_eq!(compared, 3 * (2 + 4));
+    // A cut score falls by infinity, which JSON has no number for.
+    assert_eq!(outcome["receipt"]["max_abs_delta"], json!(null));
+    let by = |key: &str| {
+        outcome["averages"]["rows"].as_array().unwrap().iter().filter(|row| !row[key].is_null()).count()
+    };
+    assert_eq!((by("layer"), by("source_layer")), (2 + 4, 4));
+}

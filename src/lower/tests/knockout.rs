@@ -166,3 +166,15 @@ fn an_arm_of_a_trace_cuts_edges_of_the_unrestored_run() {
     controlled["controls"] = json!(["self_patch", "random_position"]);
     assert_eq!(problems("trace", &controlled, &Fake::default()), ["/controls/1 conflict"]);
 }
+
+#[test]
+fn the_size_of_what_is_written_is_told_to_be_infinite() {
+    let mut one = body(json!([cut(json!([0]), json!({}))]), json!([]));
+    let codes = |body: &Value| {
+        let lints = patch(body).layout.common.lints;
+        lints.0.iter().map(|lint| format!("{} {}", lint.code, lint.pointer)).collect::<Vec<_>>()
+    };
+    assert!(!codes(&one).contains(&"UNBOUNDED_DELTA /interventions".to_owned()));
+    one["metrics"] = json!(["prob:target", "logit:target", "delta_norm"]);
+    assert!(codes(&one).contains(&"UNBOUNDED_DELTA /interventions".to_owned()));
+}
