@@ -27,6 +27,7 @@ pub struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     /// Those of the rows from `first` on.
+    #[must_use]
     pub fn from(self, first: usize) -> Keys<'a> {
         Keys { rows: self.rows, start: &self.start[first..], positions: &self.positions[first..] }
     }

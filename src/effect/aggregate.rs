@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 
-use super::bootstrap::{CaseEstimate, Draws, difference, mean, ratio};
+use super::bootstrap::{CaseEstimate, Draws, difference, mean, ratio, robust};
 use super::cases::{CLASSES, CaseEffects};
-use crate::spec::cases::Bootstrap;
+use super::stats::{Estimate, dominating};
+use crate::spec::cases::{Aggregate, Bootstrap, Stat};
 use crate::spec::trace::Direction;
 
 /// The average of one class at one layer.
@@ -23,12 +24,28 @@ pub struct Average {
     pub recovery_ci: Option<[f64; 2]>,
 }
 
+/// An average that one case makes more than half of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OneCase {
+    /// The case, as an index into the pool's.
+    pub case: usize,
+    /// The arm.
+    pub arm: usize,
+    /// Index into `[classes, layers]`.
+    pub cell: usize,
+    /// The average.
+    pub mean: f64,
+    /// The average of the other cases.
+    pub without: f64,
+}
+
 /// Cases that are averaged together, with their draws.
 #[derive(Debug)]
 pub struct Pool<'c> {
     cases: Vec<&'c CaseEffects>,
     direction: Direction,
     bootstrap: Bootstrap,
+    stats: Vec<Stat>,
     /// Different pools draw independently.
     set: u32,
     /// Draws by the number of cases.
@@ -37,8 +54,9 @@ pub struct Pool<'c> {
 
 impl<'c> Pool<'c> {
     /// A pool. Pools of different `set`s draw independently.
-    pub fn new(cases: Vec<&'c CaseEffects>, direction: Direction, bootstrap: Bootstrap, set: u32) -> Self {
-        Self { cases, direction, bootstrap, set, draws: HashMap::new() }
+    pub fn new(cases: Vec<&'c CaseEffects>, direction: Direction, how: &Aggregate, set: u32) -> Self {
+        let (bootstrap, stats) = (how.ci, how.stats.clone());
+        Self { cases, direction, bootstrap, stats, set, draws: HashMap::new() }
     }
 
     /// How many cases there are.
@@ -58,9 +76,17 @@ impl<'c> Pool<'c> {
 
     /// Mean total effect (ATE) on a metric, given by its place.
     pub fn total_effect(&mut self, measure: usize) -> CaseEstimate {
-        let values: Vec<_> =
-            self.cases.iter().map(|case| case.baselines.total_effect[measure].mean).collect();
-        mean(&values, self.draws(values.len()))
+        let totals: Vec<_> = self.cases.iter().map(|case| case.baselines.total_effect[measure]).collect();
+        self.estimate(&totals)
+    }
+
+    /// The mean of cases; of a single one with its error over samples.
+    fn estimate(&mut self, cases: &[Estimate]) -> CaseEstimate {
+        let values: Vec<Option<f64>> = cases.iter().map(|case| case.mean).collect();
+        let stats = self.stats.clone();
+        let draws = self.draws(values.len());
+        let over = if let [one] = cases { CaseEstimate::of_one(*one) } else { mean(&values, draws) };
+        CaseEstimate { robust: robust(&values, draws, &stats), ..over }
     }
 
     /// Averages of an arm and a metric, `[classes, layers]`.
@@ -69,10 +95,15 @@ impl<'c> Pool<'c> {
         for class in 0..CLASSES {
             let wholes = self.wholes(arm, class, measure);
             for layer in 0..layers {
-                let parts = self.cells(arm, class, measure, class * layers + layer);
-                let draws = self.draws(parts.len());
-                let (recovery, recovery_ci) = ratio(&parts, &wholes, draws);
-                averages.push(Average { effect: mean(&parts, draws), recovery, recovery_ci });
+                let cell = class * layers + layer;
+                let parts = self.cells(arm, class, measure, cell);
+                let (recovery, recovery_ci) = ratio(&parts, &wholes, self.draws(parts.len()));
+                let cases: Vec<Estimate> = self
+                    .with_class(arm, class)
+                    .zip(&parts)
+                    .map(|(case, mean)| Estimate { mean: *mean, se: case.arms[arm].errors[measure][cell] })
+                    .collect();
+                averages.push(Average { effect: self.estimate(&cases), recovery, recovery_ci });
             }
         }
         averages
@@ -92,6 +123,45 @@ impl<'c> Pool<'c> {
             difference((&a, self.draws(a.len())), (&b, other.draws(b.len())))
         });
         cells.collect()
+    }
+
+    /// Which of the strongest averages of a metric, `[classes, layers]` of every arm, trivial ones apart, one case makes: the
+    /// case, as an index into the pool's, with its arm and cell, the mean, and that of the other cases; and of how many.
+    pub fn dominated(&self, measure: usize, strongest: usize) -> (Vec<OneCase>, usize) {
+        let arms = self.cases.first().map_or(0, |case| case.arms.len());
+        let mut known = Vec::new();
+        for arm in 0..arms {
+            let layers = self.cases[0].arms[arm].layers;
+            for cell in 0..CLASSES * layers {
+                let members: Vec<usize> = (0..self.cases.len())
+                    .filter(|case| self.cases[*case].arms[arm].positions[cell / layers] > 0)
+                    .collect();
+                let of = |case: &usize| &self.cases[*case].arms[arm];
+                let trivial =
+                    members.iter().all(|case| of(case).trivial[cell] == of(case).positions[cell / layers]);
+                let effects: Option<Vec<f64>> =
+                    members.iter().map(|case| of(case).effects[measure][cell]).collect();
+                let Some(effects) = effects.filter(|effects| !trivial && !effects.is_empty()) else {
+                    continue;
+                };
+                let mean = effects.iter().sum::<f64>() / effects.len() as f64;
+                known.push((mean, arm, cell, members, effects));
+            }
+        }
+        known.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
+        known.truncate(strongest);
+        let of = known.len();
+        let found = known.into_iter().filter_map(|(mean, arm, cell, members, effects)| {
+            let (at, n) = (dominating(&effects)?, effects.len() as f64);
+            let without = (mean * n - effects[at]) / (n - 1.0);
+            Some(OneCase { case: members[at], arm, cell, mean, without })
+        });
+        (found.collect(), of)
+    }
+
+    /// The class of such an average, by number.
+    pub fn class_of(&self, one: &OneCase) -> usize {
+        one.cell / self.cases[one.case].arms[one.arm].layers
     }
 
     /// How many positions each class has in all cases together, `[classes]`.

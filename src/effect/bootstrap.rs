@@ -1,23 +1,87 @@
-//! Means over cases and how sure they are: the percentile bootstrap (Efron 1979), with cases as what is drawn.
+//! Means over cases and how sure they are: the percentile bootstrap (Efron 1979), with cases as what is drawn, and Student's
+//! t.
+//!
+//! With few cases the percentile bootstrap covers less than it says: at a level of 95 %, of normal effects 86 % with 6
+//! cases, 93 % with 20, 94 % with 60. Student's t covers 95 % of these whatever their number, 96 % of heavy tails (t with
+//! three degrees of freedom), and of skewed effects (lognormal) with few cases, as all do, less: 82, 87 and 90 %
+//! (`effect/tests/coverage.rs`).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::stats::{estimate, finite, fraction};
+use super::stats::{self, Estimate, estimate, finite, fraction};
+use super::student;
 use crate::lower::noise::resample;
-use crate::spec::cases::Bootstrap;
+use crate::spec::cases::{Bootstrap, Stat};
 
 /// A mean over cases.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct CaseEstimate {
     /// Mean; null if there is no case, or one whose number isn't finite.
     pub mean: Option<f64>,
-    /// Standard error over cases; null for fewer than two.
+    /// Standard error over cases; of a single case that over its samples, as `se_over` then says (of several cells at most:
+    /// the mean of theirs); else null.
     pub se: Option<f64>,
-    /// Confidence interval; null for fewer than two cases.
+    /// Confidence interval, by a percentile bootstrap over cases: too narrow with few of them; null for fewer than two.
     pub ci: Option<[f64; 2]>,
+    /// Confidence interval by Student's t (of a difference between groups with Welch's degrees of freedom), which holds for
+    /// few cases, too; null for fewer than two.
+    #[serde(default)]
+    pub ci_t: Option<[f64; 2]>,
     /// Cases.
     pub n: usize,
+    /// What `se` is over, if not over cases.
+    #[serde(default, skip_serializing_if = "Over::is_cases")]
+    #[schema(required = false)]
+    pub se_over: Over,
+    /// Averages beside the mean, if asked for by `stats`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub robust: Option<Robust>,
+}
+
+/// What a standard error is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = ErrorOver)]
+pub enum Over {
+    /// Cases: how far the mean would be another with other cases.
+    #[default]
+    Cases,
+    /// Samples of the corruption of the one case: how far it would be another with other noise.
+    Samples,
+}
+
+impl Over {
+    /// Whether it is the usual.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+    fn is_cases(&self) -> bool {
+        *self == Self::Cases
+    }
+}
+
+/// Averages that one case doesn't decide. Intervals are percentile bootstraps over cases, null for fewer than two.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+pub struct Robust {
+    /// Half of the cases are above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median: Option<f64>,
+    /// Its interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_ci: Option<[f64; 2]>,
+    /// The mean without the lowest and the highest fifth of the cases (rounded down).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed_mean: Option<f64>,
+    /// Its interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trimmed_mean_ci: Option<[f64; 2]>,
+}
+
+impl CaseEstimate {
+    /// The mean of one case, whose error is that over its samples.
+    pub fn of_one(case: Estimate) -> Self {
+        let se_over = if case.se.is_some() { Over::Samples } else { Over::Cases };
+        Self { mean: case.mean, se: case.se, n: 1, se_over, ..Self::default() }
+    }
 }
 
 /// Sets of cases, drawn with replacement.
@@ -27,19 +91,21 @@ pub struct Draws {
     /// `[resamples, n]`
     indices: Vec<u32>,
     level: f64,
+    /// Standard errors that an interval by Student's t reaches to each side; none for fewer than two cases.
+    critical: Option<f64>,
 }
 
 impl Draws {
     /// Sets of `n` out of `n` cases. Different `set`s are independent; the same arguments always give the same sets.
     pub fn new(n: usize, bootstrap: &Bootstrap, set: u32) -> Self {
         let draw = |draw| resample(bootstrap.seed, set, draw, n as u32, n);
-        Self { n, indices: (0..bootstrap.resamples).flat_map(draw).collect(), level: bootstrap.level }
+        Self::of(n, (0..bootstrap.resamples).flat_map(draw).collect(), bootstrap.level)
     }
 
     /// Given sets.
-    #[cfg(test)]
-    fn given(n: usize, indices: Vec<u32>, level: f64) -> Self {
-        Self { n, indices, level }
+    fn of(n: usize, indices: Vec<u32>, level: f64) -> Self {
+        let critical = if n > 1 { student::critical(level, n as f64 - 1.0) } else { None };
+        Self { n, indices, level, critical }
     }
 
     /// The mean of each set.
@@ -84,7 +150,39 @@ pub fn mean(values: &[Option<f64>], draws: &Draws) -> CaseEstimate {
     let Some(known) = known else { return CaseEstimate { n, ..CaseEstimate::default() } };
     let over = estimate(values.iter().copied());
     let ci = if n > 1 { draws.interval(draws.means(&known).map(Some)) } else { None };
-    CaseEstimate { mean: over.mean, se: over.se, ci, n }
+    let sides = over.mean.zip(over.se);
+    let ci_t = sides.and_then(|(mean, se)| student::interval(mean, se, || draws.critical));
+    CaseEstimate { mean: over.mean, se: over.se, ci, ci_t, n, ..CaseEstimate::default() }
+}
+
+/// Those asked for of a median and a trimmed mean of cases; none if there is no case, or one whose number isn't finite.
+pub fn robust(values: &[Option<f64>], draws: &Draws, asked: &[Stat]) -> Option<Robust> {
+    let mut known = values.iter().copied().collect::<Option<Vec<f64>>>()?;
+    if known.is_empty() || asked.is_empty() {
+        return None;
+    }
+    let sets = || {
+        let mut drawn: Vec<f64> = Vec::with_capacity(known.len());
+        let known = &known;
+        draws.sets().map(move |set| {
+            drawn.clear();
+            drawn.extend(set.iter().map(|i| known[*i as usize]));
+            drawn.sort_unstable_by(f64::total_cmp);
+            [stats::median(&drawn), stats::trimmed_mean(&drawn)]
+        })
+    };
+    let [medians, trimmed]: [Vec<Option<f64>>; 2] =
+        if known.len() > 1 { sets().map(|[a, b]| (a, b)).unzip().into() } else { Default::default() };
+    let interval = |drawn: Vec<Option<f64>>| draws.interval(drawn.into_iter());
+    known.sort_unstable_by(f64::total_cmp);
+    let mut found = Robust::default();
+    if asked.contains(&Stat::Median) {
+        (found.median, found.median_ci) = (stats::median(&known), interval(medians));
+    }
+    if asked.contains(&Stat::TrimmedMean) {
+        (found.trimmed_mean, found.trimmed_mean_ci) = (stats::trimmed_mean(&known), interval(trimmed));
+    }
+    Some(found)
 }
 
 /// The ratio of two means over the same cases, whose parts and wholes are drawn together. Its interval is null where the
@@ -123,13 +221,14 @@ pub fn difference(a: (&[Option<f64>], &Draws), b: (&[Option<f64>], &Draws)) -> C
     } else {
         None
     };
-    let both = |a: Option<f64>, b: Option<f64>| a.zip(b);
-    CaseEstimate {
-        mean: both(over_a.mean, over_b.mean).and_then(|(a, b)| finite(a - b)),
-        se: both(over_a.se, over_b.se).and_then(|(a, b)| finite(a.hypot(b))),
-        ci,
-        n,
-    }
+    let mean = over_a.mean.zip(over_b.mean).and_then(|(a, b)| finite(a - b));
+    let both = over_a.se.zip(over_b.se);
+    let se = both.and_then(|(a, b)| finite(a.hypot(b)));
+    let ci_t = mean.zip(se).zip(both).and_then(|((mean, se), (of_a, of_b))| {
+        let freedom = || student::welch((of_a, known_a.len()), (of_b, known_b.len()));
+        student::interval(mean, se, || student::critical(a.1.level, freedom()))
+    });
+    CaseEstimate { mean, se, ci, ci_t, n, ..CaseEstimate::default() }
 }
 
 /// The quantile `q` of ascending numbers, between neighbours by a straight line (`numpy.quantile`'s default).
@@ -159,7 +258,7 @@ mod tests {
     /// `idx[r, j] = (7 r + 3 j^2 + r j) mod n`, 200 sets.
     fn given(n: usize) -> Draws {
         let set = |r: usize| (0..n).map(move |j| ((7 * r + 3 * j * j + r * j) % n) as u32);
-        Draws::given(n, (0..200).flat_map(set).collect(), 0.95)
+        Draws::of(n, (0..200).flat_map(set).collect(), 0.95)
     }
 
     fn interval(found: Option<[f64; 2]>, expected: [f64; 2]) {
@@ -179,6 +278,8 @@ mod tests {
         near(found.se.unwrap(), 0.086_023_252_670_426_26);
         interval(found.ci, [0.138_571_428_571_428_57, 0.348_571_428_571_428_64]);
         assert_eq!(found.n, 7);
+        // scipy.stats.t.interval(.95, 6, v.mean(), sem(v))
+        interval(found.ci_t, [0.029_508_683_566_695_03, 0.450_491_316_433_305]);
 
         let (value, ci) = ratio(&some(&VALUES), &some(&WHOLES), &given(7));
         near(value.unwrap(), 0.561_872_909_698_996_6);
@@ -189,6 +290,8 @@ mod tests {
         near(found.mean.unwrap(), -0.254);
         near(found.se.unwrap(), 0.136_257_109_906_235_7);
         interval(found.ci, [-0.471_428_571_428_571_53, -0.159_428_571_428_571_36]);
+        // scipy.stats.ttest_ind(v, b, equal_var=False).confidence_interval(.95)
+        interval(found.ci_t, [-0.564_702_353_863_981_3, 0.056_702_353_863_981_2]);
     }
 
     // numpy.quantile(numpy.sort(v), [0, .025, .1, .5, .975, 1])

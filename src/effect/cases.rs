@@ -6,7 +6,7 @@ use super::derived::Strength;
 use super::lints::unexpected;
 use super::measure::value;
 use super::nulls::undefined_cells;
-use super::stats::{Estimate, difference, finite, fraction};
+use super::stats::{Estimate, difference, estimate, finite, fraction};
 use super::trace::{baselines, effect, reference_top1};
 use crate::lower::classes::class_of;
 use crate::lower::layout::{CellKey, Grid, TraceLayout};
@@ -51,6 +51,8 @@ pub struct CaseArm {
     /// Of each metric the mean effect over a class's positions, `[classes, layers]`; null where there is no position, and
     /// where a number isn't finite.
     pub effects: Vec<Vec<Option<f64>>>,
+    /// Standard errors over samples of these, `[classes, layers]`; null for a single sample.
+    pub errors: Vec<Vec<Option<f64>>>,
     /// Cells whose answer is the source's by construction, `[classes, layers]`; here and below without those that have no
     /// number.
     pub trivial: Vec<usize>,
@@ -169,7 +171,7 @@ fn arm(
         let counted = sums(&|cell| Some(f64::from(u8::from(of(cell)))));
         counted.iter().map(|n| n.unwrap_or(0.0) as usize).collect()
     };
-    let (mut effects, mut argmax) = (Vec::new(), Vec::new());
+    let (mut effects, mut errors, mut argmax) = (Vec::new(), Vec::new(), Vec::new());
     for measure in &layout.common.measures {
         let found = effect(layout, grid, measure, scores);
         let total = baselines(layout, measure, scores).total_effect.mean;
@@ -183,6 +185,15 @@ fn arm(
             n => finite(sum? / n as f64),
         };
         effects.push(sums.into_iter().enumerate().map(mean).collect());
+        // A class's positions share their samples: each sample is averaged before samples are compared.
+        let by_sample: Vec<Vec<Option<f64>>> = (0..grid.samples)
+            .map(|sample| {
+                let sums = by_class(&classes, layers, &|cell| found.paired[cell * grid.samples + sample]);
+                sums.into_iter().enumerate().map(mean).collect()
+            })
+            .collect();
+        let error = |cell: usize| estimate(by_sample.iter().map(|means| means[cell])).se;
+        errors.push((0..CLASSES * layers).map(error).collect());
         // The first of equals, as in a trace. Positions without a class are no cells here.
         let sign = if found.by == Strength::Decrease { -1.0 } else { 1.0 };
         let cells = found.effects.iter().enumerate().filter(|(cell, _)| grid.trivial[*cell].is_none());
@@ -199,7 +210,7 @@ fn arm(
     let undefined = undefined_cells(grid, scores, &layout.parents());
     let trivial = counts(&|cell| !undefined[cell] && grid.trivial[cell].is_some());
     let exact_null = counts(&|cell| !undefined[cell] && nulls[cell]);
-    CaseArm { layers, positions: count, effects, trivial, exact_null, argmax }
+    CaseArm { layers, positions: count, effects, errors, trivial, exact_null, argmax }
 }
 
 /// Sums over the positions of each class, `[classes, layers]`, of a number of each cell, `[layers, positions]`.

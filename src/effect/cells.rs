@@ -44,10 +44,13 @@ pub struct CaseHead {
     pub group: Option<String>,
     /// Whether it counts.
     pub kept: bool,
-    /// The filters that it fails.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
+    /// The filters that it fails; empty for those that count.
+    #[serde(default)]
+    #[schema(required = true)]
     pub dropped: Vec<DroppedBy>,
+    /// Whether the clean run's most probable token begins a member of the target; null without one.
+    #[serde(default)]
+    pub answers: Option<bool>,
     /// Token ids of each of its runs.
     pub runs: Vec<CaseRun>,
     /// The token range of its subject, half-open, if it has one.

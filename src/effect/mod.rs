@@ -7,11 +7,13 @@ pub mod cases;
 pub mod cells;
 pub mod attribution;
 pub mod derived;
+pub mod flips;
 pub mod lints;
 pub mod measure;
 pub mod nulls;
 pub mod patch;
 pub mod stats;
+pub mod student;
 pub mod sweep;
 #[cfg(test)]
 mod tests;

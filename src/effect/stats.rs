@@ -34,6 +34,30 @@ pub fn estimate(samples: impl IntoIterator<Item = Option<f64>>) -> Estimate {
     Estimate { mean: finite(mean), se }
 }
 
+/// The middle of ascending numbers; of an even count, the mean of the two in the middle.
+pub fn median(ascending: &[f64]) -> Option<f64> {
+    let n = ascending.len();
+    let (low, high) = (ascending.get(n.checked_sub(1)? / 2)?, ascending.get(n / 2)?);
+    finite(f64::midpoint(*low, *high))
+}
+
+/// The share of the numbers that a trimmed mean leaves out on each side.
+pub const TRIMMED: f64 = 0.2;
+
+/// The mean of ascending numbers without the lowest and the highest fifth (rounded down).
+pub fn trimmed_mean(ascending: &[f64]) -> Option<f64> {
+    let out = (TRIMMED * ascending.len() as f64) as usize;
+    let kept = ascending.get(out..ascending.len() - out).filter(|kept| !kept.is_empty())?;
+    finite(kept.iter().sum::<f64>() / kept.len() as f64)
+}
+
+/// The one of three or more numbers that is larger than all others together, by size.
+pub fn dominating(numbers: &[f64]) -> Option<usize> {
+    let (largest, size) = numbers.iter().map(|x| x.abs()).enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let all: f64 = numbers.iter().map(|x| x.abs()).sum();
+    (numbers.len() > 2 && size > 0.5 * all).then_some(largest)
+}
+
 /// `a - b` where both are known.
 pub fn difference(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     finite(a? - b?)

@@ -129,6 +129,7 @@ pub fn head(
         group: case.group.clone(),
         kept: dropped.is_empty(),
         dropped,
+        answers: answers(layout, scores),
         runs,
         subject: layout.subject.as_ref().map(|range| [range.start, range.end]),
         total_effect: layout
@@ -150,6 +151,15 @@ fn total_of(arm: &ArmLayout, measure: &Measure, scores: &Scores) -> Estimate {
     estimate((0..samples).map(|sample| difference(of(reference, sample), of(&arm.base, sample))))
 }
 
+/// Whether the clean run's most probable token begins a member of the target.
+fn answers(layout: &SweepLayout, scores: &Scores) -> Option<bool> {
+    let clean = layout.common.runs.0[layout.clean].1.1;
+    let context = scores.score(clean).map_or(0, |score| score.context);
+    let (target, top1) = (layout.common.targets.of(context).get(TARGET)?, scores.top1(clean));
+    // There is no answer where the logits are not finite, and that is not the target either.
+    Some(target.iter().any(|token| Some(token.id) == top1))
+}
+
 /// Every filter that a case fails. What is filtered by is the probability of the target in the clean run.
 fn dropped(
     layout: &SweepLayout,
@@ -159,13 +169,8 @@ fn dropped(
 ) -> Vec<DroppedBy> {
     let mut failed = Vec::new();
     let clean = layout.common.runs.0[layout.clean].1.1;
-    let context = scores.score(clean).map_or(0, |score| score.context);
-    let target = layout.common.targets.of(context).get(TARGET);
-    let top1 = scores.top1(clean);
-    if let (true, Some(target)) = (filters.expect_top1, target)
-        && target.iter().all(|token| Some(token.id) != top1)
-    {
-        failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail: answer(top1, text) });
+    if filters.expect_top1 && answers(layout, scores) == Some(false) {
+        failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail: answer(scores.top1(clean), text) });
     }
     let is_prob = |m: &&Measure| (m.metric.kind, m.metric.of.as_str()) == (MetricKind::Prob, TARGET);
     let prob = layout.common.measures.iter().find(is_prob);

@@ -84,6 +84,8 @@ pub mod stream {
     pub const CONTROL: u32 = u32::MAX - 4;
     /// Cases drawn by a bootstrap.
     pub const BOOTSTRAP: u32 = u32::MAX - 5;
+    /// Cases whose signs a permutation test flips.
+    pub const FLIPS: u32 = u32::MAX - 6;
 }
 
 /// `width` standard normal numbers from Philox4x32-10 (Salmon et al. 2011) and Box and Muller's transform in f64.

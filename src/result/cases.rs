@@ -5,13 +5,14 @@ use utoipa::ToSchema;
 
 use super::common::{Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed};
 use crate::effect::aggregate::{Average, Pool};
-use crate::effect::bootstrap::CaseEstimate;
+use crate::effect::bootstrap::{CaseEstimate, Robust};
 use crate::effect::cases::{CLASSES, CaseArm, CaseBaselines, CaseEffects, Dropped, Peak};
+use crate::effect::lints::{Dominance, of_count, one_case_dominates};
 use crate::effect::stats::Estimate;
 use crate::lower::cases::Cases;
 use crate::lower::facts::Words;
 use crate::lower::layout::{CellKey, SigmaUsed};
-use crate::lower::lint::Lint;
+use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
 use crate::plan::output::{Missing, Usage};
 use crate::spec::cases::CasesSpec;
@@ -85,9 +86,7 @@ pub struct CaseResult {
     pub group: Option<String>,
     /// Whether it counts.
     pub kept: bool,
-    /// The filters that it fails.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(required = false)]
+    /// The filters that it fails; empty for those that count.
     pub dropped: Vec<Dropped>,
     /// Its token ids.
     pub tokens: Vec<u32>,
@@ -172,18 +171,46 @@ pub struct ClassEstimates {
     /// Means; null where no case has the class.
     #[schema(value_type = serde_json::Value)]
     pub mean: NdArray<Option<f64>>,
-    /// Standard errors over cases; null for fewer than two.
+    /// Standard errors over cases; where there is one case (`n` is 1), over its samples; else null.
     #[schema(value_type = serde_json::Value)]
     pub se: NdArray<Option<f64>>,
-    /// Lower ends of the confidence intervals.
+    /// Lower ends of the confidence intervals by the percentile bootstrap over cases, which are too narrow with few of them.
     #[schema(value_type = serde_json::Value)]
     pub ci_low: NdArray<Option<f64>>,
     /// Upper ends.
     #[schema(value_type = serde_json::Value)]
     pub ci_high: NdArray<Option<f64>>,
+    /// Lower ends of intervals by Student's t, which hold for few cases, too.
+    #[schema(value_type = serde_json::Value)]
+    pub ci_t_low: NdArray<Option<f64>>,
+    /// Upper ends.
+    #[schema(value_type = serde_json::Value)]
+    pub ci_t_high: NdArray<Option<f64>>,
+    /// Medians over cases, if asked for by `stats`, with the ends of their intervals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClassRobust>)]
+    pub median: Option<ClassRobust>,
+    /// Means without the lowest and the highest fifth of the cases, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ClassRobust>)]
+    pub trimmed_mean: Option<ClassRobust>,
     /// Cases that have the class.
     #[schema(value_type = serde_json::Value)]
     pub n: NdArray<usize>,
+}
+
+/// Averages that one case doesn't decide, `[classes, layers]`, with intervals by the percentile bootstrap over cases.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ClassRobust {
+    /// The averages.
+    #[schema(value_type = serde_json::Value)]
+    pub value: NdArray<Option<f64>>,
+    /// Lower ends of the intervals.
+    #[schema(value_type = serde_json::Value)]
+    pub ci_low: NdArray<Option<f64>>,
+    /// Upper ends.
+    #[schema(value_type = serde_json::Value)]
+    pub ci_high: NdArray<Option<f64>>,
 }
 
 /// Shares of the total effect, `[classes, layers]`.
@@ -275,8 +302,7 @@ pub fn respond(
     let spec = &cases.spec;
     let kept: Vec<&CaseEffects> = computed.iter().filter_map(|case| case.effects.as_ref()).collect();
     let count = kept.len();
-    let bootstrap = spec.aggregate.ci;
-    let mut all = Pool::new(kept, spec.direction, bootstrap, 0);
+    let mut all = Pool::new(kept, spec.direction, &spec.aggregate, 0);
     let mut nulls = Nulls::default();
     let layers = &totals.layers;
     let total_effect = total_effects(spec, &mut all);
@@ -387,6 +413,45 @@ fn averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
     }
 }
 
+/// So many of the strongest averages are looked at for whether one case makes them.
+const STRONGEST: usize = 10;
+
+/// Remarks on how many cases count, and on averages that one of them makes.
+pub fn remarks(cases: &Cases, computed: &[Computed]) -> Lints {
+    let spec = &cases.spec;
+    let mut lints = Lints::default();
+    let all = || spec.cases.iter().zip(computed);
+    let dropped = all().filter(|(_, one)| one.effects.is_none());
+    let dropped = dropped
+        .map(|(case, one)| (case.id.as_str(), one.dropped.iter().map(|dropped| dropped.filter).collect()));
+    of_count("/cases", computed.len(), dropped, &mut lints);
+    let (ids, kept): (Vec<&str>, Vec<&CaseEffects>) =
+        all().filter_map(|(case, one)| Some((case.id.as_str(), one.effects.as_ref()?))).unzip();
+    let pool = Pool::new(kept, spec.direction, &spec.aggregate, 0);
+    for (measure, metric) in spec.metrics.iter().enumerate() {
+        let (found, of) = pool.dominated(measure, STRONGEST);
+        let mut told: Vec<usize> = Vec::new();
+        for one in &found {
+            if told.contains(&one.case) {
+                continue;
+            }
+            told.push(one.case);
+            let class = TokenClass::ALL[pool.class_of(one)].0.replace('_', " ");
+            let first = format!("arm {:?}, {class}", spec.arms.names()[one.arm]);
+            let dominance = Dominance {
+                metric: &metric.to_string(),
+                case: ids[one.case],
+                averages: [found.iter().filter(|other| other.case == one.case).count(), of],
+                first: &first,
+                mean: one.mean,
+                without: one.without,
+            };
+            one_case_dominates("/cases", &dominance, &mut lints);
+        }
+    }
+    lints
+}
+
 fn total_effects(spec: &CasesSpec, pool: &mut Pool<'_>) -> Named<CaseEstimate> {
     let metrics = spec.metrics.iter().enumerate();
     metrics.map(|(i, metric)| (metric.to_string(), pool.total_effect(i))).collect()
@@ -426,15 +491,31 @@ fn arms(spec: &CasesSpec, pool: &mut Pool<'_>, layers: &[Option<Vec<u32>>]) -> N
     all.collect()
 }
 
+/// A robust average and its interval.
+type RobustOf = fn(&Robust) -> (Option<f64>, Option<[f64; 2]>);
+
 impl ClassEstimates {
     fn new(shape: &[usize], cells: &[CaseEstimate]) -> Self {
         let array =
             |of: &dyn Fn(&CaseEstimate) -> Option<f64>| NdArray::new(shape, cells.iter().map(of).collect());
+        let robust = |of: RobustOf| {
+            let of = |cell: &CaseEstimate| cell.robust.as_ref().map(of).unwrap_or_default();
+            // Asked for if any cell has it; those of classes that no case has are null as their means are.
+            cells.iter().any(|cell| of(cell).0.is_some()).then(|| ClassRobust {
+                value: array(&|cell| of(cell).0),
+                ci_low: array(&|cell| of(cell).1.map(|[low, _]| low)),
+                ci_high: array(&|cell| of(cell).1.map(|[_, high]| high)),
+            })
+        };
         Self {
             mean: array(&|cell| cell.mean),
             se: array(&|cell| cell.se),
             ci_low: array(&|cell| cell.ci.map(|[low, _]| low)),
             ci_high: array(&|cell| cell.ci.map(|[_, high]| high)),
+            ci_t_low: array(&|cell| cell.ci_t.map(|[low, _]| low)),
+            ci_t_high: array(&|cell| cell.ci_t.map(|[_, high]| high)),
+            median: robust(|robust| (robust.median, robust.median_ci)),
+            trimmed_mean: robust(|robust| (robust.trimmed_mean, robust.trimmed_mean_ci)),
             n: NdArray::new(shape, cells.iter().map(|cell| cell.n).collect()),
         }
     }
@@ -475,7 +556,7 @@ fn groups(
         .zip(&names)
         .map(|(set, name)| {
             let kept = of(name).into_iter().filter_map(|case| case.effects.as_ref()).collect();
-            Pool::new(kept, spec.direction, spec.aggregate.ci, set)
+            Pool::new(kept, spec.direction, &spec.aggregate, set)
         })
         .collect();
     let results = names.iter().zip(&mut pools).map(|(name, pool)| {

@@ -20,7 +20,7 @@ use crate::spec::select::TokenClass;
 /// within each group.
 ///
 /// Columns: group (empty: all cases), arm, site, window, class, layer, metric, effect, effect_se, effect_ci_low,
-/// effect_ci_high, n, recovery, recovery_ci_low, recovery_ci_high, cells, trivial, exact_null, total_effect,
+/// effect_ci_high, effect_ci_t_low, effect_ci_t_high, effect_median, effect_trimmed_mean (empty if not asked for), n, recovery, recovery_ci_low, recovery_ci_high, cells, trivial, exact_null, total_effect,
 /// total_effect_ci_low, total_effect_ci_high. Where two groups are compared, rows of the group `A - B` hold differences
 /// of effects, and nothing else.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
@@ -62,6 +62,10 @@ pub fn table(response: &CasesResponse, only: Option<&str>) -> Vec<TableColumn> {
         .float("effect_se", |row| row.estimates.se.data[row.cell])
         .float("effect_ci_low", |row| row.estimates.ci_low.data[row.cell])
         .float("effect_ci_high", |row| row.estimates.ci_high.data[row.cell])
+        .float("effect_ci_t_low", |row| row.estimates.ci_t_low.data[row.cell])
+        .float("effect_ci_t_high", |row| row.estimates.ci_t_high.data[row.cell])
+        .float("effect_median", |row| row.estimates.median.as_ref()?.value.data[row.cell])
+        .float("effect_trimmed_mean", |row| row.estimates.trimmed_mean.as_ref()?.value.data[row.cell])
         .int("n", |row| Some(row.estimates.n.data[row.cell] as u32))
         .float("recovery", |row| share(row, |shares| &shares.value))
         .float("recovery_ci_low", |row| share(row, |shares| &shares.ci_low))
@@ -108,10 +112,11 @@ fn depth(arm: &ClassArm) -> usize {
 
 /// Averages as arrays `[classes, layers]`, of the metric `only` or of all.
 ///
-/// Of each arm: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `effect_ci_low`, `effect_ci_high`, `n`, `recovery`,
+/// Of each arm: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `effect_ci_low`, `effect_ci_high`, `effect_ci_t_low`,
+/// `effect_ci_t_high`, and if asked for `effect_median`, `effect_trimmed_mean`, `n`, `recovery`,
 /// `recovery_ci_low`, `recovery_ci_high`, `argmax_histogram`; `{arm}/cells`, `{arm}/trivial`, `{arm}/exact_null`,
 /// `{arm}/layers`; `total_effect/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`. The same of groups under
-/// `groups/{group}/`; `difference/{arm}/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`, `n`. With `keep.per_case`
+/// `groups/{group}/`; `difference/{arm}/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`, `ci_t_low`, `ci_t_high`, `n`. With `keep.per_case`
 /// `cases/{id}/{arm}/{metric}`. Classes are those of the JSON response, in its order.
 pub fn arrays(response: &CasesResponse, only: Option<&str>) -> Vec<NamedArray> {
     let mut out = Arrays::default();
@@ -176,6 +181,13 @@ fn estimated(out: &mut Arrays, prefix: &str, estimates: &ClassEstimates) {
     out.floats(format!("{prefix}se"), &estimates.se);
     out.floats(format!("{prefix}ci_low"), &estimates.ci_low);
     out.floats(format!("{prefix}ci_high"), &estimates.ci_high);
+    out.floats(format!("{prefix}ci_t_low"), &estimates.ci_t_low);
+    out.floats(format!("{prefix}ci_t_high"), &estimates.ci_t_high);
+    for (name, robust) in [("median", &estimates.median), ("trimmed_mean", &estimates.trimmed_mean)] {
+        if let Some(robust) = robust {
+            out.floats(format!("{prefix}{name}"), &robust.value);
+        }
+    }
     let n = prefix.strip_suffix("effect_").unwrap_or(prefix);
     out.counts(format!("{n}n"), &estimates.n);
 }

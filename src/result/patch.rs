@@ -169,6 +169,16 @@ pub fn respond(
             lints::below_noise_floor("/interventions", metric, effects, &nulls, *floor, &mut found);
         }
     }
+    let unknown = |cell: &usize| !nulls[*cell] && !trivial[*cell];
+    for (kind, _) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
+        for measure in &common.measures {
+            let key = measure.metric.to_string();
+            let own = differences.get(&key).map(|effects| &effects.data[..]).unwrap_or_default();
+            let control = effects::control(layout, *kind, measure, scores);
+            let pairs = (0..own.len()).filter(unknown).map(|cell| (own[cell], control[cell]));
+            lints::control_as_large("/controls", &key, kind.name(), pairs, &mut found);
+        }
+    }
     let others = grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch).map(|(kind, _)| {
         let of = |measure: &Measure| {
             let effects = effects::control(layout, *kind, measure, scores);

@@ -229,6 +229,19 @@ pub fn respond(
             }
         }
     }
+    for (name, arm) in arms.iter() {
+        for (kind, controls) in arm.controls.iter() {
+            for (metric, control) in controls.iter() {
+                let Some(own) = arm.effects.get(metric).map(|effects| &effects.mean.data) else { continue };
+                let (nulls, trivial) = (&arm.masks.exact_null.data, &arm.masks.trivial.data);
+                let unknown = (0..own.len())
+                    .filter(|cell| nulls[*cell] == Some(false) && trivial[*cell] == Some(false));
+                let pairs = unknown.map(|cell| (own[cell], control.effects.data[cell]));
+                let at = format!("/arms/{}", escape(name));
+                lints::control_as_large(&at, metric, kind, pairs, &mut found);
+            }
+        }
+    }
     let clean = &common.runs.0[layout.clean_run].1.0;
     let receipt = Receipts::of(output);
     let controls = Controls::of(effects::self_patch(layout, scores), Named::default());

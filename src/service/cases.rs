@@ -24,9 +24,6 @@ use crate::result::dry_run::PlanResponse;
 use crate::spec::dry_run::Planned;
 use crate::spec::problem::Problems;
 
-/// Fewer cases than this leave a standard error uncertain by more than a third of itself.
-const FEW_CASES: usize = 5;
-
 /// Cases whose plans have been made once, to see what is wrong with them and what they cost.
 struct Priced {
     cases: Cases,
@@ -109,7 +106,7 @@ impl Service {
             found.add_lints(case, remarks);
             computed.traced(effects);
         }
-        found.lint(of_count(computed.iter().filter(|case| case.effects.is_some()).count(), cases.len()));
+        found.lint(cases::remarks(&cases, &computed));
         let found = found.lints();
         cases.refused(&found)?;
         lints.extend(found);
@@ -144,24 +141,6 @@ struct Done {
     layout: TraceLayout,
     output: PlanOutput,
     resolved: Vec<RunId>,
-}
-
-/// Remarks on how many cases count.
-fn of_count(kept: usize, all: usize) -> Lints {
-    let mut lints = Lints::default();
-    if kept == 0 {
-        let detail = format!("the filters drop all {all} cases");
-        lints.error(
-            "NO_CASE_KEPT",
-            "/filters",
-            detail,
-            "choose prompts that the model answers, or lower the filters",
-        );
-    } else if kept < FEW_CASES {
-        let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
-        lints.info("SMALL_N", "/cases", detail, "tens of cases are usual");
-    }
-    lints
 }
 
 /// Makes every plan once: what is wrong with them, what is to be said of them, and what they cost together, all cases taken

@@ -15,7 +15,7 @@ use super::named::Named;
 use super::patch::{Normalise, PatchSpec};
 use super::prompt::{Prompt, SpanText};
 use super::run::RunSpec;
-use super::sweep::{KeepCells, Key};
+use super::sweep::{KeepCells, Key, Order};
 use super::trace::TraceSpec;
 
 /// A target in short: one token as text or id, or a set of them.
@@ -118,6 +118,8 @@ pub struct AggregateForm {
     by: Option<Vec<By>>,
     /// How confidence intervals are made.
     ci: Option<IntervalForm>,
+    /// `median`, `trimmed_mean` beside the mean; `mean`, `se`, `ci`, `ci_t`, `n` are always given.
+    stats: Option<Vec<String>>,
 }
 
 /// How effects of a sweep are averaged over cases.
@@ -125,7 +127,7 @@ pub struct AggregateForm {
 pub struct AveragingForm {
     /// What is told apart; `arm` always is.
     by: Vec<Key>,
-    /// `mean`, `se`, `ci95`, `n`: all of them are always given.
+    /// `median`, `trimmed_mean` beside the mean; `mean`, `se`, `ci`, `ci_t`, `n` are always given.
     stats: Option<Vec<String>>,
     /// How confidence intervals are made.
     ci: Option<IntervalForm>,
@@ -145,6 +147,8 @@ pub enum TopForm {
     Named {
         /// So many.
         k: u32,
+        /// `effect`, the size of the mean effect, which is the default; or `t`.
+        order: Option<Order>,
         /// `max_t`, the only one.
         correction: Option<String>,
     },

@@ -1,6 +1,6 @@
 //! Causal traces of many prompts, averaged: `POST /v1/trace` with `cases`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -110,6 +110,36 @@ pub struct Aggregate {
     /// How confidence intervals are made.
     #[schema(required = false)]
     pub ci: Bootstrap,
+    /// Averages beside the mean that few cases don't decide.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub stats: Vec<Stat>,
+}
+
+/// An average beside the mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stat {
+    /// Half of the cases are above it.
+    Median,
+    /// The mean without the lowest and the highest fifth of the cases.
+    TrimmedMean,
+}
+
+impl Stat {
+    /// Reads a list of statistics. Those that are always given may be named, too.
+    pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Self>> {
+        let always = ["mean", "se", "ci95", "ci", "ci_t", "n"].map(|name| (name, None));
+        let asked = [("median", Some(Self::Median)), ("trimmed_mean", Some(Self::TrimmedMean))];
+        let choices = [&always[..], &asked].concat();
+        let mut found: Vec<Self> = Vec::new();
+        for stat in node.each(out, |n, out| n.choice(&choices, &[], out))?.into_iter().flatten() {
+            if !found.contains(&stat) {
+                found.push(stat);
+            }
+        }
+        Some(found)
+    }
 }
 
 /// What effects are averaged by.
@@ -192,7 +222,7 @@ impl Default for Bootstrap {
 
 impl Default for Aggregate {
     fn default() -> Self {
-        Self { by: vec![By::TokenClass], ci: Bootstrap::default() }
+        Self { by: vec![By::TokenClass], ci: Bootstrap::default(), stats: Vec::new() }
     }
 }
 
@@ -372,7 +402,7 @@ fn probability(node: &Node<'_>, out: &mut Problems) -> Option<f64> {
 
 impl Aggregate {
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["by", "ci"], out)?;
+        let fields = node.fields(&["by", "ci", "stats"], out)?;
         let choices = [("token_class", By::TokenClass), ("group", By::Group)];
         let by = fields.get("by").and_then(|n| {
             let by = n.all(out, |n, out| n.choice(&choices, &[], out))?;
@@ -383,7 +413,8 @@ impl Aggregate {
             Some(by)
         });
         let ci = fields.get("ci").and_then(|n| Bootstrap::read(&n, out)).unwrap_or_default();
-        Some(Self { by: by.unwrap_or_else(|| vec![By::TokenClass]), ci })
+        let stats = fields.get("stats").and_then(|n| Stat::read(&n, out)).unwrap_or_default();
+        Some(Self { by: by.unwrap_or_else(|| vec![By::TokenClass]), ci, stats })
     }
 }
 

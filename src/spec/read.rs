@@ -226,7 +226,9 @@ impl<'a> Node<'a> {
             let detail = format!("a name of {} bytes", name.len());
             out.push(&node.at, code::OUT_OF_RANGE, detail, "use names of 1 to 128 bytes");
         }
-        entries.iter().for_each(|(name, node)| check_label(name, &node.at, out));
+        for (name, node) in &entries {
+            check_label(name, &node.at, out);
+        }
         Some(entries)
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use arm::SweepArm;
-pub use averaging::{Averaging, Key, TopK};
+pub use averaging::{Averaging, Key, Order, TopK};
 pub use case::SweepCase;
 
 use super::cases::Filters;

@@ -45,7 +45,7 @@ impl FolderLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held()),
             Err(TryLockError::Error(error)) => {
-                tracing::debug!(%error, "the data folder itself cannot be locked")
+                tracing::debug!(%error, "the data folder itself cannot be locked");
             }
         }
         // Not truncated: it may be another's.

@@ -110,11 +110,10 @@ pub(super) async fn open(folder: &Path) -> Result<(Pools, Arc<Place>), StoreErro
     check(&writer, &place).await?;
     schema::sqlite().run(&writer).await.map_err(|error| place.migration(error))?;
     let readers = pool(READERS).connect_with(options.pragma("query_only", "on")).await.map_err(failed)?;
-    let files = std::iter::once(Anchor::of(&file))
-        .chain(BESIDE.iter().map(|name| Anchor::of(&folder.join(name))).filter(Result::is_ok))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(|error| StoreError::file("find it", &file, &error))?;
-    place.anchor(lock.anchors.iter().cloned().chain(files).collect());
+    let file = Anchor::of(&file).map_err(|error| StoreError::file("find it", &file, &error))?;
+    let beside = BESIDE.iter().flat_map(|name| Anchor::of(&folder.join(name)));
+    let anchors = lock.anchors.iter().cloned().chain([file]).chain(beside);
+    place.anchor(anchors.collect());
     Ok((Pools { writer, readers, place: Arc::clone(&place), _lock: lock }, place))
 }
 

@@ -217,6 +217,57 @@ async fn cases_that_fail_a_filter_are_listed_with_the_reason_and_not_computed() 
 }
 
 #[tokio::test]
+async fn what_averages_rest_on_is_in_the_result() {
+    let state = working().await;
+    let more = json!({"aggregate": {"by": ["arm", "layer"], "stats": ["mean", "median", "trimmed_mean"],
+                                    "top_k": {"k": 3, "order": "t", "correction": "max_t"}}});
+    let outcome = ok(&state, "/v1/sweep", &sweep(&more)).await;
+    assert_eq!(outcome["request"]["aggregate"]["stats"], json!(["median", "trimmed_mean"]));
+    assert_eq!(outcome["request"]["aggregate"]["top_k"], json!({"k": 3, "order": "t"}));
+    let averages = &outcome["averages"];
+    let cases = json!({"cases": 3, "patterns": 4, "exact": true, "smallest_p": 0.25});
+    assert_eq!(averages["test"], cases);
+    let row = &averages["rows"][0]["effect"];
+    assert!(row["robust"]["median"].is_number() && row["robust"]["trimmed_mean_ci"].is_array(), "{row}");
+    assert!(row["ci_t"].is_array() && row.get("se_over").is_none(), "{row}");
+    let top = &averages["top"][0];
+    assert!(top["n"] == 3 && top["se"].is_number() && top["p_max_t"].as_f64() >= Some(0.25), "{top}");
+    for case in outcome["cases"].as_array().unwrap() {
+        assert!(case["dropped"] == json!([]) && case["answers"].is_boolean(), "{case}");
+    }
+    let codes: Vec<&str> =
+        outcome["lints"].as_array().unwrap().iter().map(|lint| lint["code"].as_str().unwrap()).collect();
+    assert!(codes.contains(&"P_OUT_OF_REACH") && codes.contains(&"SMALL_N"), "{codes:?}");
+    // By size, unless t is asked for.
+    let by_size = json!({"aggregate": {"by": ["arm", "layer"], "top_k": 12}});
+    let outcome = ok(&state, "/v1/sweep", &sweep(&by_size)).await;
+    for metric in outcome["metrics"].as_array().unwrap() {
+        let top = outcome["averages"]["top"].as_array().unwrap();
+        let sizes: Vec<f64> = top
+            .iter()
+            .filter(|top| top["metric"] == *metric)
+            .map(|top| top["mean"].as_f64().unwrap().abs())
+            .collect();
+        assert!(sizes.len() > 3 && sizes.windows(2).all(|two| two[0] >= two[1]), "{sizes:?}");
+    }
+    assert_eq!(outcome["averages"]["rows"][0]["effect"].get("robust"), None);
+    for (aggregate, pointer) in [
+        (json!({"by": ["layer"], "top_k": {"k": 3, "order": "p"}}), "/aggregate/top_k/order"),
+        (json!({"by": ["layer"], "stats": ["mode"]}), "/aggregate/stats/0"),
+    ] {
+        refused(&state, &sweep(&json!({"aggregate": aggregate})), pointer).await;
+    }
+    // One case: its error is over its samples.
+    let mut one = sweep(&json!({"aggregate": {"by": ["arm", "layer", "position"]}}));
+    one["dataset"]["inline"].as_array_mut().unwrap().truncate(1);
+    let outcome = ok(&state, "/v1/sweep", &one).await;
+    for row in outcome["averages"]["rows"].as_array().unwrap() {
+        assert_eq!((&row["effect"]["se_over"], &row["effect"]["n"]), (&json!("samples"), &json!(1)), "{row}");
+        assert!(row["effect"]["se"].is_number());
+    }
+}
+
+#[tokio::test]
 async fn however_a_sweep_is_cut_its_bytes_are_the_same() {
     let mut results = Vec::new();
     for unit in ["0.001", "0.02", "30.0"] {

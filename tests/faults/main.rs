@@ -13,7 +13,6 @@ mod disk;
 mod endings;
 mod kills;
 #[path = "../load/made.rs"]
-#[expect(dead_code, reason = "checkpoints are written here, not opened")]
 mod made;
 mod memory;
 mod poison;

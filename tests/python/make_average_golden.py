@@ -4,10 +4,12 @@
     python tests/python/make_average_golden.py
 
 The server draws cases with Philox4x32-10 in counter mode (Salmon et al. 2011), written down here a second time, so that
-intervals and p-values are compared draw by draw. `scipy` holds intervals of scipy.stats.bootstrap, whose generator is
-another: they agree within Monte Carlo error.
+intervals are compared draw by draw. `scipy` holds intervals of scipy.stats.bootstrap, whose generator is another: they
+agree within Monte Carlo error. P-values of the strongest are counted over all sign flips of whole cases; `alone` holds those
+of scipy.stats.permutation_test, of one average at a time.
 """
 
+import itertools
 import json
 import pathlib
 import warnings
@@ -52,7 +54,21 @@ def interval(values):
 
 
 def estimate(x, which):
-    return [x.mean(), scipy.stats.sem(x) if len(x) > 1 else None, interval(x[draws(len(x), which)].mean(1)), len(x)]
+    """Mean, standard error, percentile interval, cases, interval by Student's t."""
+    if len(x) < 2:
+        return [x.mean(), None, None, len(x), None]
+    se = scipy.stats.sem(x)
+    t = scipy.stats.t.interval(LEVEL, len(x) - 1, x.mean(), se)
+    return [x.mean(), se, interval(x[draws(len(x), which)].mean(1)), len(x), list(t)]
+
+
+def robust(x, which):
+    """Median and trimmed mean with their percentile intervals."""
+    drawn = x[draws(len(x), which)]
+    many = len(x) > 1
+    trimmed = scipy.stats.trim_mean(drawn, 0.2, axis=1)
+    return [np.median(x), interval(np.median(drawn, 1)) if many else None,
+            scipy.stats.trim_mean(x, 0.2), interval(trimmed) if many else None]
 
 
 def sweep():
@@ -102,9 +118,8 @@ def main():
             x, total = of["effect"].to_numpy(), of["total"].to_numpy()
             drawn = draws(len(x), which)
             ratio = interval(x[drawn].mean(1) / total[drawn].mean(1)) if len(x) > 1 else None
-            one = estimate(x, which)
-            one[2] = one[2] if len(x) > 1 else None
-            rows.append([name, *key, *one, x.mean() / total.mean(), ratio, of["cells"].sum(), of["trivial"].sum()])
+            counts = [of["cells"].sum(), of["trivial"].sum()]
+            rows.append([name, *key, *estimate(x, which), x.mean() / total.mean(), ratio, *counts, *robust(x, which)])
 
     totals = []
     for name, which in pools:
@@ -121,7 +136,9 @@ def main():
         both = len(x) > 1 and len(y) > 1
         between = x[draws(len(x), 2)].mean(1) - y[draws(len(y), 1)].mean(1)
         error = np.hypot(scipy.stats.sem(x), scipy.stats.sem(y)) if both else None
-        groups.append([*key, x.mean() - y.mean(), error, interval(between) if both else None, len(x) + len(y)])
+        welch = scipy.stats.ttest_ind(x, y, equal_var=False).confidence_interval(LEVEL) if both else None
+        groups.append([*key, x.mean() - y.mean(), error, interval(between) if both else None, len(x) + len(y),
+                       [welch.low, welch.high] if both else None])
 
     arms = []
     wide = within.pivot(index=["layer", "token_class", "id"], columns="arm", values="effect").reset_index()
@@ -129,36 +146,51 @@ def main():
         of = of.sort_values("id")
         arms.append([*key, *estimate((of[0] - of[1]).to_numpy(), 0)])
 
-    # The family: averages of all cases together that aren't trivial, and of enough cases.
+    # The family: averages of all cases together that aren't trivial.
     everyone = sorted(c["id"] for c in cases if c["kept"])
     n = len(everyone)
+    assert n == 11
     table = within.pivot(index="id", columns=keys, values="effect").loc[everyone]
     table = table[[key for key in table.columns if key[1:] != (9, 5)]]
     x = table.to_numpy()
     m = np.isfinite(x).sum(0)
-    mean, t = np.nanmean(x, 0), np.nanmean(x, 0) / (np.nanstd(x, 0, ddof=1) / np.sqrt(m))
-    few = np.array([k != n for k in m])
-    assert set(m[few]) == {3, 8}, m
+    mean, se = np.nanmean(x, 0), np.nanstd(x, 0, ddof=1) / np.sqrt(m)
+    t = mean / se
+
+    # Flipping all cases changes no |sum|: the last one stays as it is.
+    signs = np.array([[*pattern, 1] for pattern in itertools.product([1, -1], repeat=n - 1)])
+    filled = np.nan_to_num(x)
+    statistics = np.abs(signs @ filled) / np.sqrt((filled**2).sum(0))
+    observed = np.abs(filled.sum(0)) / np.sqrt((filled**2).sum(0))
+    p = (statistics.max(1)[:, None] >= observed * (1 - 1e-9)).mean(0)
+
     drawn = draws(n, POOLED)
-    assert n == 11
-
-    def ts(values):
-        k = np.isfinite(values).sum(0)
-        with np.errstate(all="ignore"):
-            return np.abs(np.nanmean(values, 0) / (np.nanstd(values, 0, ddof=1) / np.sqrt(k)))
-
-    # Eight of eleven cases: fewer than two different ones in 0.0001 of all sets, so these averages are tested, too.
-    tested = m > 3
-    maxima, among = [], np.zeros(len(m))
-    with warnings.catch_warnings():
+    tops = {}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        for one in drawn:
-            maxima.append(np.nanmax(ts((x - mean)[one])[tested]))
-            strength = np.where(tested, ts(x[one]), -1.0)
-            among[np.argsort(-strength)[:TOP]] += 1
-    best = np.argsort(-np.where(tested, np.abs(t), -1))[:TOP]
-    p = [(1 + np.sum(np.array(maxima) >= abs(t[i]))) / (RESAMPLES + 1) for i in best]
-    top = [[*map(int, table.columns[i]), mean[i], t[i], q, among[i] / RESAMPLES] for i, q in zip(best, p)]
+        for order in ("effect", "t"):
+            def strength(values):
+                k = np.isfinite(values).sum(0)
+                size = np.abs(np.nanmean(values, 0))
+                if order == "effect":
+                    return np.where(k > 0, size, -1.0)
+                error = np.where(k > 1, np.nanstd(values, 0, ddof=1) / np.sqrt(k), 0.0)
+                # The same case drawn again and again has no error but what rounding leaves.
+                error = np.where(error < 1e-9, 0.0, error)
+                return np.where(k > 0, size / error, -1.0)
+
+            among = np.zeros(len(m))
+            for one in drawn:
+                among[np.argsort(-strength(x[one]), kind="stable")[:TOP]] += 1
+            best = np.argsort(-strength(x), kind="stable")[:TOP]
+            tops[order] = [[*map(int, table.columns[i]), mean[i], se[i], m[i], t[i], p[i], among[i] / RESAMPLES]
+                           for i in best]
+
+    alone = []
+    for i, key in enumerate(table.columns):
+        of = x[:, i][np.isfinite(x[:, i])]
+        test = scipy.stats.permutation_test((of,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        alone.append([*map(int, key), test.pvalue])
 
     scipys = []
     for row in rows:
@@ -177,8 +209,8 @@ def main():
 
     golden = {
         "how": {"seed": SEED, "resamples": RESAMPLES, "level": LEVEL, "top_k": TOP},
-        "cases": cases, "cells": cells, "rows": rows, "totals": totals, "groups": groups, "arms": arms, "top": top,
-        "scipy": scipys,
+        "cases": cases, "cells": cells, "rows": rows, "totals": totals, "groups": groups, "arms": arms,
+        "top": tops["effect"], "top_by_t": tops["t"], "alone": alone, "scipy": scipys,
     }
     lines = [f'"{key}": ' + ("[\n" + ",\n".join(json.dumps(plain(v)) for v in part) + "\n]" if key != "how" else json.dumps(part))
              for key, part in golden.items()]

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 
 use super::table::{Entry, PlaceCases, PlaceKey, Table};
-use super::{Average, Difference, EACH_WITH_EACH, How, Key, Place, Total};
-use crate::effect::bootstrap::{CaseEstimate, Draws, difference, mean, ratio};
-use crate::effect::cells::Observed;
-use crate::effect::stats;
-use crate::spec::cases::Bootstrap;
+use super::{Average, Difference, Dominated, EACH_WITH_EACH, How, Key, Place, Total};
+use crate::effect::bootstrap::{CaseEstimate, Draws, difference, mean, ratio, robust};
+use crate::effect::cells::{CaseHead, Observed};
+use crate::effect::stats::{self, Estimate};
+use crate::spec::cases::{Bootstrap, Stat};
 
 /// Cases that are averaged together: all, or those of a group.
 #[derive(Debug)]
@@ -38,12 +38,13 @@ impl Pool {
 pub(super) struct Pools<'t, 'o> {
     table: &'t Table<'o>,
     bootstrap: Bootstrap,
+    stats: &'t [Stat],
     /// All cases, then each group's in the order in which cases name them.
     list: Vec<Pool>,
 }
 
 impl<'t, 'o> Pools<'t, 'o> {
-    pub(super) fn new(observed: &Observed, table: &'t Table<'o>, how: &How) -> Self {
+    pub(super) fn new(observed: &Observed, table: &'t Table<'o>, how: &'t How) -> Self {
         let mut pools = vec![Pool { group: None, set: 0, member: vec![true; table.order.len()] }];
         let mut names: Vec<&str> = Vec::new();
         if how.by.contains(&Key::Group) {
@@ -62,7 +63,7 @@ impl<'t, 'o> Pools<'t, 'o> {
             let member = table.order.iter().map(of).collect();
             pools.push(Pool { group: Some(name.to_owned()), set, member });
         }
-        Self { table, bootstrap: how.bootstrap(), list: pools }
+        Self { table, bootstrap: how.bootstrap(), stats: &how.stats, list: pools }
     }
 
     /// Total effects: of each pool, arm and metric.
@@ -77,12 +78,12 @@ impl<'t, 'o> Pools<'t, 'o> {
                 for (j, metric) in metrics.iter().enumerate() {
                     let values: Vec<_> = ranks.iter().map(|rank| self.total(*rank, i, j)).collect();
                     let (arm, group) = (arm.name.clone(), pool.group.clone());
-                    totals.push(Total {
-                        arm,
-                        group,
-                        metric: metric.clone(),
-                        total_effect: mean(&values, &draws),
-                    });
+                    let over = match ranks[..] {
+                        [one] => CaseEstimate::of_one(self.total_of(one, i, j).unwrap_or_default()),
+                        _ => mean(&values, &draws),
+                    };
+                    let total_effect = CaseEstimate { robust: robust(&values, &draws, self.stats), ..over };
+                    totals.push(Total { arm, group, metric: metric.clone(), total_effect });
                 }
             }
         }
@@ -108,10 +109,15 @@ impl<'t, 'o> Pools<'t, 'o> {
                 pool.entries(place).map(|(_, entry)| self.total(entry.rank, arm, metric)).collect();
             let (recovery, recovery_ci) = ratio(&effects, &totals, draws);
             let count = |of: fn(&Entry) -> usize| pool.entries(place).map(|(_, entry)| of(entry)).sum();
+            let mut own = pool.entries(place);
+            let over = match (own.next(), own.next()) {
+                (Some((one, _)), None) => place.of_one(one, metric),
+                _ => mean(&effects, draws),
+            };
             Average {
                 at: Place { group: pool.group.clone(), ..self.table.place(&place.key) },
                 metric: self.table.observed.metrics[metric].clone(),
-                effect: mean(&effects, draws),
+                effect: CaseEstimate { robust: robust(&effects, draws, self.stats), ..over },
                 recovery,
                 recovery_ci,
                 cells: count(|entry| entry.cells),
@@ -198,8 +204,56 @@ impl<'t, 'o> Pools<'t, 'o> {
 
     /// A case's total effect.
     fn total(&self, rank: u32, arm: usize, metric: usize) -> Option<f64> {
-        let case = &self.table.observed.cases[self.table.order[rank as usize] as usize];
-        case.total_effect.get(arm)?.get(metric)?.mean
+        self.total_of(rank, arm, metric)?.mean
+    }
+
+    /// The same with its error over samples.
+    fn total_of(&self, rank: u32, arm: usize, metric: usize) -> Option<Estimate> {
+        self.case(rank).total_effect.get(arm)?.get(metric).copied()
+    }
+
+    fn case(&self, rank: u32) -> &'o CaseHead {
+        &self.table.observed.cases[self.table.order[rank as usize] as usize]
+    }
+
+    /// Which of the strongest averages of each pool and metric, trivial ones apart, one case makes, by case.
+    pub(super) fn dominated(&self, strongest: usize) -> Vec<Dominated> {
+        let mut all: Vec<Dominated> = Vec::new();
+        for pool in &self.list {
+            for (metric, name) in self.table.observed.metrics.iter().enumerate() {
+                let known = self.table.places.iter().filter_map(|place| {
+                    let entries: Vec<&Entry> = pool.entries(place).map(|(_, entry)| entry).collect();
+                    let effects: Vec<f64> = pool.effects(place, metric).into_iter().collect::<Option<_>>()?;
+                    let trivial = entries.iter().all(|entry| entry.trivial == entry.cells);
+                    let mean = stats::estimate(effects.iter().copied().map(Some)).mean?;
+                    (!trivial).then_some((mean, place, entries, effects))
+                });
+                let mut known: Vec<_> = known.collect();
+                known.sort_by(|a, b| b.0.abs().total_cmp(&a.0.abs()));
+                known.truncate(strongest);
+                let of = known.len();
+                let first = all.len();
+                for (mean, place, entries, effects) in known {
+                    let Some(at) = stats::dominating(&effects) else { continue };
+                    let case = &self.case(entries[at].rank).id;
+                    if let Some(same) = all[first..].iter_mut().find(|found| found.case == *case) {
+                        same.averages[0] += 1;
+                        continue;
+                    }
+                    let n = effects.len() as f64;
+                    all.push(Dominated {
+                        metric: name.clone(),
+                        group: pool.group.clone(),
+                        case: case.clone(),
+                        averages: [1, of],
+                        first: self.table.place(&place.key),
+                        mean,
+                        without: (mean * n - effects[at]) / (n - 1.0),
+                    });
+                }
+            }
+        }
+        all
     }
 
     /// Answers jobs that need draws, in their order. Jobs on the same draws go together, so that few draws are held at a
@@ -234,5 +288,5 @@ fn pairs(n: u32) -> impl Iterator<Item = (u32, u32)> {
 /// The mean of a place's cases in a metric, without an interval.
 pub(super) fn plain_mean(place: &PlaceCases, metric: usize) -> CaseEstimate {
     let found = stats::estimate((0..place.entries.len()).map(|i| place.effect(i, metric)));
-    CaseEstimate { mean: found.mean, se: found.se, ci: None, n: place.entries.len() }
+    CaseEstimate { mean: found.mean, se: found.se, n: place.entries.len(), ..CaseEstimate::default() }
 }

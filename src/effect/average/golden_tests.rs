@@ -4,8 +4,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::effect::cells::{ArmHead, CaseHead, CaseRun, Cells, MetricColumns};
+use crate::effect::flips::SignFlips;
 use crate::effect::stats::Estimate;
+use crate::spec::cases::Stat;
 use crate::spec::select::TokenClass;
+use crate::spec::sweep::Order;
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("../../../tests/golden/averages.json")).unwrap()
@@ -34,6 +37,7 @@ fn observed(golden: &Value) -> (Observed, How) {
             group: case["group"].as_str().map(Into::into),
             kept: case["kept"].as_bool().unwrap(),
             dropped: vec![],
+            answers: None,
             runs: Vec::<CaseRun>::new(),
             subject: None,
             total_effect: vec![total(0), total(1)],
@@ -61,6 +65,8 @@ fn observed(golden: &Value) -> (Observed, How) {
         resamples: int(&how["resamples"]).unwrap(),
         seed: how["seed"].as_u64().unwrap(),
         level: how["level"].as_f64().unwrap(),
+        stats: vec![Stat::Median, Stat::TrimmedMean],
+        order: Order::Effect,
         top_k: int(&how["top_k"]),
         compare_arms: true,
     };
@@ -82,8 +88,9 @@ fn interval(found: Option<[f64; 2]>, expected: &Value, what: &dyn std::fmt::Debu
     }
 }
 
-/// `[mean, se, ci, n]`
+/// `[mean, se, ci, n, ci_t]`
 fn estimate(found: &CaseEstimate, expected: &[Value], what: &dyn std::fmt::Debug) {
+    interval(found.ci_t, &expected[4], what);
     near(found.mean, &expected[0], what);
     near(found.se, &expected[1], what);
     interval(found.ci, &expected[2], what);
@@ -110,13 +117,18 @@ fn means_intervals_and_recovery_by_class_and_group_are_numpys() {
     for (row, golden) in found.rows.iter().zip(expected) {
         let group = golden[0].as_str().map(Into::into);
         assert_eq!(row.at, Place { group, ..place(&golden[1], &golden[2], &golden[3]) });
-        estimate(&row.effect, &golden[4..8], &row.at);
-        near(row.recovery, &golden[8], &row.at);
-        interval(row.recovery_ci, &golden[9], &row.at);
+        estimate(&row.effect, &golden[4..9], &row.at);
+        near(row.recovery, &golden[9], &row.at);
+        interval(row.recovery_ci, &golden[10], &row.at);
         assert_eq!(
             (row.cells as u64, row.trivial as u64),
-            (golden[10].as_u64().unwrap(), golden[11].as_u64().unwrap())
+            (golden[11].as_u64().unwrap(), golden[12].as_u64().unwrap())
         );
+        let robust = row.effect.robust.unwrap();
+        near(robust.median, &golden[13], &row.at);
+        interval(robust.median_ci, &golden[14], &row.at);
+        near(robust.trimmed_mean, &golden[15], &row.at);
+        interval(robust.trimmed_mean_ci, &golden[16], &row.at);
     }
     for (total, golden) in found.totals.iter().zip(rows(&golden, "totals")) {
         assert_eq!(total.group.as_deref(), golden[0].as_str());
@@ -151,15 +163,56 @@ fn groups_are_drawn_apart_and_arms_together_as_by_numpy() {
 fn the_strongest_and_their_adjusted_p_values_are_numpys() {
     let golden = golden();
     let (observed, how) = observed(&golden);
-    let found = averages(&observed, &how).top;
-    assert_eq!(found.len(), 3);
-    for (top, golden) in found.iter().zip(rows(&golden, "top")) {
-        assert_eq!(top.at, place(&golden[0], &golden[1], &golden[2]));
-        near(Some(top.mean), &golden[3], top);
-        near(top.t, &golden[4], top);
-        near(top.p_max_t, &golden[5], top);
-        near(top.stability, &golden[6], top);
+    for (order, name) in [(Order::Effect, "top"), (Order::T, "top_by_t")] {
+        let found = averages(&observed, &How { order, ..how.clone() });
+        assert_eq!(found.top.len(), 3);
+        for (top, golden) in found.top.iter().zip(rows(&golden, name)) {
+            assert_eq!(top.at, place(&golden[0], &golden[1], &golden[2]));
+            near(Some(top.mean), &golden[3], top);
+            near(top.se, &golden[4], top);
+            assert_eq!(top.n as u64, golden[5].as_u64().unwrap());
+            near(top.t, &golden[6], top);
+            near(top.p_max_t, &golden[7], top);
+            near(top.stability, &golden[8], top);
+        }
+        let expected = SignFlips { cases: 11, patterns: 1024, exact: true, smallest_p: 1.0 / 1024.0 };
+        assert_eq!(found.test, Some(expected));
     }
+}
+
+#[test]
+fn p_values_of_one_average_alone_are_scipys() {
+    let golden = golden();
+    let (observed, how) = observed(&golden);
+    let mut tested = 0;
+    for golden in rows(&golden, "alone") {
+        let [arm, layer, class] = [0, 1, 2].map(|i| int(&golden[i]));
+        // The same sweep with the cells of one place only.
+        let mut alone = Observed { cells: Cells::default(), ..observed.clone() };
+        alone.cells.metrics = vec![MetricColumns::default()];
+        let (all, cells) = (&observed.cells, &mut alone.cells);
+        let own = |i: &usize| {
+            Some(all.arm[*i]) == arm && all.layer[*i] == layer && all.token_class[*i].map(u32::from) == class
+        };
+        for i in (0..all.len()).filter(own) {
+            cells.case.push(all.case[i]);
+            cells.arm.push(all.arm[i]);
+            cells.layer.push(all.layer[i]);
+            cells.position.push(all.position[i]);
+            cells.token_class.push(all.token_class[i]);
+            cells.head.push(None);
+            cells.dim.push(None);
+            cells.trivial.push(all.trivial[i]);
+            cells.exact_null.push(all.exact_null[i]);
+            cells.metrics[0].effect.push(all.metrics[0].effect[i]);
+            cells.metrics[0].value.push(None);
+            cells.metrics[0].effect_se.push(None);
+        }
+        let found = averages(&alone, &how);
+        near(found.top[0].p_max_t, &golden[3], &found.top[0]);
+        tested += 1;
+    }
+    assert!(tested > 15, "{tested}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Averages over the cases of a sweep, with intervals by a bootstrap over cases.
+//! Averages over the cases of a sweep, with intervals by a bootstrap over cases and by Student's t.
 //!
 //! Within a case, cells that agree on what they are averaged by are one number, their mean. Across cases each case that
 //! has such cells counts once, so a case's cells stay together: cases are what is drawn (a cluster bootstrap). [`averages`]
@@ -23,29 +23,43 @@ use utoipa::ToSchema;
 
 use super::bootstrap::CaseEstimate;
 use super::cells::Observed;
-use crate::spec::cases::Bootstrap;
+use super::flips::SignFlips;
+use crate::spec::cases::{Bootstrap, Stat};
+use crate::spec::sweep::Order;
 
 /// Groups are compared each with each up to this many; of more, each with the first.
 pub const EACH_WITH_EACH: usize = 8;
 
+/// So many of the strongest averages are looked at for whether one case makes them, if no others are asked for.
+const STRONGEST: u32 = 10;
+
 /// Averages of what a sweep observed, as [`How`] says.
 ///
-/// Intervals are percentile bootstraps over cases (Efron 1979); `recovery` is AIE / ATE of the same cases, drawn together.
+/// Intervals are percentile bootstraps over cases (Efron 1979) and, beside them, Student's t; `recovery` is AIE / ATE of the
+/// same cases, drawn together.
 /// A cell whose position has no token class belongs to no average by token class; an axis that an arm doesn't have is null
 /// in the places of its averages. The strongest averages are those of all groups together.
 pub fn averages(observed: &Observed, how: &How) -> Averages {
+    found(observed, how).0
+}
+
+/// Averages, and which of the strongest are one case's doing.
+pub fn found(observed: &Observed, how: &How) -> (Averages, Vec<Dominated>) {
     let table = table::Table::new(observed, &how.by);
     let pools = compute::Pools::new(observed, &table, how);
     let kept = observed.cases.iter().filter(|case| case.kept).count();
-    Averages {
+    let (top, test) = how.top_k.map(|k| top::strongest(&table, how, k as usize)).unwrap_or_default();
+    let averages = Averages {
         by: how.by.clone(),
         kept,
         dropped: observed.cases.len() - kept,
         totals: pools.totals(),
         rows: pools.rows(),
         differences: pools.differences(how.compare_arms),
-        top: how.top_k.map(|k| top::strongest(&table, how, k as usize)).unwrap_or_default(),
-    }
+        top,
+        test,
+    };
+    (averages, pools.dominated(how.top_k.unwrap_or(STRONGEST) as usize))
 }
 
 pub use crate::spec::sweep::Key;
@@ -61,8 +75,12 @@ pub struct How {
     pub seed: u64,
     /// Share of the drawn means inside an interval.
     pub level: f64,
+    /// Averages beside the mean.
+    pub stats: Vec<Stat>,
     /// How many of the strongest averages are listed, if any.
     pub top_k: Option<u32>,
+    /// What these are ordered by.
+    pub order: Order,
     /// Whether arms are compared, case by case.
     pub compare_arms: bool,
 }
@@ -92,6 +110,9 @@ pub struct Averages {
     pub differences: Vec<Difference>,
     /// The strongest averages, if asked for.
     pub top: Vec<Top>,
+    /// How the p-values of these were made, and the smallest there can be; null without them, and for fewer than two cases.
+    #[serde(default)]
+    pub test: Option<SignFlips>,
 }
 
 /// Where an average belongs; what it is not told apart by, and axes that its arm doesn't have, are null.
@@ -168,11 +189,8 @@ pub struct Difference {
     pub difference: CaseEstimate,
 }
 
-/// One of the strongest averages of a metric over all cases. Averages whose cells are all trivial are none of them.
-///
-/// They are ordered by |t|. Before all go those with the same effect in every case, whose t has no end; after them those of
-/// so few cases that more than one drawn set in a thousand would hold at most one of these, which aren't tested; then
-/// those without t, by |mean|.
+/// One of the strongest averages of a metric over all cases, by the size of its mean effect, or by |t| if asked for. Averages
+/// whose cells are all trivial are none of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Top {
     /// From 1.
@@ -184,14 +202,39 @@ pub struct Top {
     pub metric: String,
     /// Mean effect over cases.
     pub mean: f64,
+    /// Its standard error; null for fewer than two cases.
+    #[serde(default)]
+    pub se: Option<f64>,
+    /// Cases.
+    #[serde(default)]
+    pub n: usize,
     /// Mean over standard error; null for fewer than two cases, and where all have the same effect.
     pub t: Option<f64>,
-    /// Probability, if no cell had an effect, that the largest |t| of all cells is at least this one's (single-step
-    /// max-statistic, Westfall and Young 1993; by a bootstrap of centred effects, whose standard errors are drawn too); null
-    /// where no t is and for averages that aren't tested.
+    /// Probability, if no average had an effect, that the clearest of all is at least as clear as this one: by flipping the
+    /// signs of whole cases (see `test` beside this list), with the maximum of all averages of the metric, so that the choice
+    /// among them is allowed for (Westfall and Young 1993). Null for fewer than two cases, and where no case has an effect.
     pub p_max_t: Option<f64>,
     /// Share of drawn sets of cases in which it is among the top k of its metric; null for fewer than two cases.
     pub stability: Option<f64>,
+}
+
+/// Some of the strongest averages that are one case's doing: it makes more than half of the sum of their cases' sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dominated {
+    /// The metric.
+    pub metric: String,
+    /// The group, if it is about the averages of one.
+    pub group: Option<String>,
+    /// The case.
+    pub case: String,
+    /// How many of the strongest averages, and of how many.
+    pub averages: [usize; 2],
+    /// The strongest of them.
+    pub first: Place,
+    /// Its mean.
+    pub mean: f64,
+    /// The mean of its other cases.
+    pub without: f64,
 }
 
 impl How {
@@ -202,7 +245,9 @@ impl How {
             resamples: spec.ci.resamples,
             seed: spec.ci.seed,
             level: spec.ci.level,
+            stats: spec.stats.clone(),
             top_k: spec.top_k.map(|top| top.k),
+            order: spec.top_k.map_or_else(Order::default, |top| top.order),
             compare_arms: spec.compare.contains(&Key::Arm),
         }
     }

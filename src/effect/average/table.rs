@@ -4,8 +4,9 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::{Key, Place};
+use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::cells::Observed;
-use crate::effect::stats::finite;
+use crate::effect::stats::{Estimate, finite};
 use crate::spec::select::TokenClass;
 
 /// What cells are averaged by, as numbers; what they aren't told apart by is `None`.
@@ -38,6 +39,8 @@ pub(super) struct PlaceCases {
     pub(super) entries: Vec<Entry>,
     /// Mean effects over the cells of each case, `[entries, metrics]`; null where one isn't finite.
     effects: Vec<Option<f64>>,
+    /// Mean standard errors over samples of the cells of each case, `[entries, metrics]`; null for a single sample.
+    errors: Vec<Option<f64>>,
 }
 
 /// Every place, in the order of arms and of their axes.
@@ -87,34 +90,46 @@ impl PlaceCases {
         self.effects[entry * (self.effects.len() / self.entries.len()) + metric]
     }
 
+    /// One entry, its error that over its samples; what several cells have in common is not known, so theirs is at most that.
+    pub(super) fn of_one(&self, entry: usize, metric: usize) -> CaseEstimate {
+        let se = self.errors[entry * (self.errors.len() / self.entries.len()) + metric];
+        CaseEstimate::of_one(Estimate { mean: self.effect(entry, metric), se })
+    }
+
     /// Cases go in order, and sums become means.
     fn finish(&mut self, metrics: usize) {
         let mut by_rank: Vec<usize> = (0..self.entries.len()).collect();
         by_rank.sort_by_key(|i| self.entries[*i].rank);
         let mut entries: Vec<Entry> = Vec::with_capacity(self.entries.len());
-        let mut sums: Vec<Option<f64>> = Vec::with_capacity(self.effects.len());
+        let mut sums: [Vec<Option<f64>>; 2] = [0, 1].map(|_| Vec::with_capacity(self.effects.len()));
         for i in by_rank {
-            let (next, own) = (self.entries[i], &self.effects[i * metrics..(i + 1) * metrics]);
+            let (next, range) = (self.entries[i], i * metrics..(i + 1) * metrics);
+            let own = [&self.effects[range.clone()], &self.errors[range]];
             if let Some(last) = entries.last_mut().filter(|last| last.rank == next.rank) {
                 // Its cells came in several pieces.
                 last.cells += next.cells;
                 last.trivial += next.trivial;
                 last.exact_null += next.exact_null;
-                let first = sums.len() - metrics;
-                for (sum, own) in sums[first..].iter_mut().zip(own) {
-                    *sum = sum.zip(*own).map(|(a, b)| a + b);
+                for (sums, own) in sums.iter_mut().zip(own) {
+                    let first = sums.len() - metrics;
+                    for (sum, own) in sums[first..].iter_mut().zip(own) {
+                        *sum = sum.zip(*own).map(|(a, b)| a + b);
+                    }
                 }
             } else {
                 entries.push(next);
-                sums.extend(own);
+                sums.iter_mut().zip(own).for_each(|(sums, own)| sums.extend(own));
             }
         }
-        for (entry, effects) in entries.iter().zip(sums.chunks_mut(metrics.max(1))) {
-            for effect in effects {
-                *effect = effect.and_then(|sum| finite(sum / entry.cells as f64));
+        for sums in &mut sums {
+            for (entry, numbers) in entries.iter().zip(sums.chunks_mut(metrics.max(1))) {
+                for number in numbers {
+                    *number = number.and_then(|sum| finite(sum / entry.cells as f64));
+                }
             }
         }
-        (self.entries, self.effects) = (entries, sums);
+        let [effects, errors] = sums;
+        (self.entries, self.effects, self.errors) = (entries, effects, errors);
     }
 }
 
@@ -143,13 +158,14 @@ fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCa
             source_layer: cells.source_layer[cell].filter(|_| source_layers),
         };
         let at = *found.entry(key).or_insert_with(|| {
-            places.push(PlaceCases { key, entries: Vec::new(), effects: Vec::new() });
+            places.push(PlaceCases { key, entries: Vec::new(), effects: Vec::new(), errors: Vec::new() });
             places.len() - 1
         });
         let place = &mut places[at];
         if place.entries.last().is_none_or(|last| last.rank != rank) {
             place.entries.push(Entry { rank, cells: 0, trivial: 0, exact_null: 0 });
             place.effects.extend(std::iter::repeat_n(Some(0.0), metrics));
+            place.errors.extend(std::iter::repeat_n(Some(0.0), metrics));
         }
         let Some(entry) = place.entries.last_mut() else { continue };
         entry.cells += 1;
@@ -158,6 +174,9 @@ fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCa
         let first = place.effects.len() - metrics;
         for (sum, columns) in place.effects[first..].iter_mut().zip(&cells.metrics) {
             *sum = sum.zip(columns.effect[cell]).map(|(sum, effect)| sum + effect);
+        }
+        for (sum, columns) in place.errors[first..].iter_mut().zip(&cells.metrics) {
+            *sum = sum.zip(columns.effect_se[cell]).map(|(sum, error)| sum + error);
         }
     }
     places

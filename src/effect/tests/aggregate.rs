@@ -5,7 +5,7 @@ use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::cases::{CLASSES, CaseArm, CaseBaselines, CaseEffects, Peak};
 use crate::effect::stats::Estimate;
 use crate::lower::layout::CellKey;
-use crate::spec::cases::Bootstrap;
+use crate::spec::cases::Aggregate;
 use crate::spec::select::TokenClass;
 use crate::spec::trace::Direction;
 
@@ -34,6 +34,7 @@ fn case(total: f64, last: [f64; 2], first: Option<[f64; 2]>) -> CaseEffects {
         arms: vec![CaseArm {
             layers: 2,
             positions,
+            errors: vec![effects.iter().map(|effect| effect.map(|x| x.abs() / 10.0)).collect()],
             effects: vec![effects],
             trivial: vec![1; 2 * CLASSES],
             exact_null: vec![0; 2 * CLASSES],
@@ -43,7 +44,7 @@ fn case(total: f64, last: [f64; 2], first: Option<[f64; 2]>) -> CaseEffects {
 }
 
 fn pool(cases: &[CaseEffects], direction: Direction, set: u32) -> Pool<'_> {
-    Pool::new(cases.iter().collect(), direction, Bootstrap::default(), set)
+    Pool::new(cases.iter().collect(), direction, &Aggregate::default(), set)
 }
 
 fn near(found: Option<f64>, expected: f64) {

@@ -1,4 +1,4 @@
-//! Numbers worked out by hand.
+//! Numbers worked out by hand, and what intervals promise.
 
 #![allow(
     clippy::float_cmp,
@@ -7,6 +7,7 @@
 )]
 
 mod aggregate;
+mod coverage;
 mod derived;
 mod lints;
 mod measure;

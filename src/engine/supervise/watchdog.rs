@@ -43,7 +43,7 @@ impl Watchdog {
     /// are the floor: whatever an engine was doing, it is not stopped for longer without being noticed.
     pub(super) fn idle(&self) -> (Duration, Duration) {
         let alone = self.floor / 4;
-        (alone, self.floor - alone)
+        (alone, self.floor.saturating_sub(alone))
     }
 
     /// Learns from a batch that was computed.

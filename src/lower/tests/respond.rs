@@ -400,3 +400,60 @@ fn runs_that_favour_the_same_token_show_no_contrast() {
     assert_eq!(codes(" Rome"), ["NO_CONTRAST"]);
     assert_eq!(codes(" Paris"), [""; 0]);
 }
+
+#[test]
+fn a_patch_towards_a_run_with_less_of_the_target_says_that_damage_counts_as_success() {
+    let damage = |more: Value, source: f32| {
+        let r = patch_response(more, 0.0, source);
+        lint_codes(&r).contains(&"DAMAGE_LOOKS_LIKE_SUCCESS")
+    };
+    assert!(damage(json!({}), 0.5));
+    assert!(!damage(json!({}), 3.0));
+    assert!(!damage(json!({"metrics": ["top1_flip"]}), 0.5), "nothing that damage lowers");
+}
+
+#[test]
+fn a_control_that_moves_the_metric_as_far_as_the_patch_is_remarked() {
+    // Effects of 0, 1, 2 and, by construction, 4; the control's are all the same.
+    let said = |control: f32| {
+        let r = patch_response(
+            json!({"controls": ["random_position"], "metrics": ["logit:target"]}),
+            control,
+            3.0,
+        );
+        let lints = r["lints"].as_array().unwrap().clone();
+        lints.into_iter().find(|lint| lint["code"] == "CONTROL_AS_LARGE")
+    };
+    assert_eq!(said(1.5), None);
+    let lint = said(2.0).unwrap();
+    assert_eq!((&lint["where"], &lint["severity"]), (&json!("/controls"), &json!("warning")));
+    let detail = lint["detail"].as_str().unwrap();
+    assert!(detail.contains("random_position") && detail.contains("logit:target"), "{detail}");
+    assert!(said(-2.0).is_some(), "whatever its sign");
+    // Of a trace, by arm.
+    let lowered = trace(&small(json!({"controls": ["random_vector"], "positions": [1]})));
+    let readouts = lowered.plan.readouts.len();
+    let respond = |control: f64| {
+        let mut scores = vec![score(&[0.8], " Paris"), score(&[0.2], " Rome"), score(&[0.2], " Rome")];
+        let grid = lowered.layout.arms.get("hidden").unwrap();
+        scores.resize(readouts, score(&[0.5], " Rome"));
+        for readout in grid.control(crate::spec::patch::Control::RandomVector) {
+            scores[*readout] = score(&[control], " Rome");
+        }
+        let r = traced::respond(
+            &lowered.layout,
+            &resolved(&lowered.plan),
+            &output(scores),
+            &Fake::default(),
+            envelope(),
+        );
+        serde_json::to_value(r.unwrap()).unwrap()
+    };
+    assert!(!lint_codes(&respond(0.3)).contains(&"CONTROL_AS_LARGE"));
+    let r = respond(0.5);
+    let lints = r["lints"].as_array().unwrap();
+    assert!(
+        lints.iter().any(|l| l["code"] == "CONTROL_AS_LARGE" && l["where"] == "/arms/hidden"),
+        "{lints:?}"
+    );
+}

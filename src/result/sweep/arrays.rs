@@ -2,7 +2,7 @@
 //! missing numbers are NaN, missing indices -1, masks that are not known false. Metrics are all, or the one asked for.
 //!
 //! - Averages over all cases, of each arm over what they are told apart by, `[..by..]`: `averages/{arm}/{metric}/` + `mean`,
-//!   `se`, `ci_low`, `ci_high`, `n`, `recovery`, `recovery_ci_low`, `recovery_ci_high`; `averages/{arm}/cells`,
+//!   `se`, `ci_low`, `ci_high`, `ci_t_low`, `ci_t_high`, `median` and `trimmed_mean` if asked for, `n`, `recovery`, `recovery_ci_low`, `recovery_ci_high`; `averages/{arm}/cells`,
 //!   `averages/{arm}/trivial`, `averages/{arm}/exact_null`; the axes in their order: of `averages/{arm}/layers`,
 //!   `averages/{arm}/token_classes` (by number, see below), `averages/{arm}/positions`, `averages/{arm}/heads`,
 //!   `averages/{arm}/dims`. Those of a group under `groups/{group}/averages/`.
@@ -240,17 +240,29 @@ impl Out<'_> {
                 }
                 let path = format!("{path}/{}", part(metric));
                 self.push(format!("{path}/n"), shape.clone(), counts(|row| row.effect.n));
-                let numbers: [(&str, AverageOf); 7] = [
+                let numbers: [(&str, AverageOf); 9] = [
                     ("mean", |row| row.effect.mean),
                     ("se", |row| row.effect.se),
                     ("ci_low", |row| row.effect.ci.map(|ci| ci[0])),
                     ("ci_high", |row| row.effect.ci.map(|ci| ci[1])),
+                    ("ci_t_low", |row| row.effect.ci_t.map(|ci| ci[0])),
+                    ("ci_t_high", |row| row.effect.ci_t.map(|ci| ci[1])),
                     ("recovery", |row| row.recovery),
                     ("recovery_ci_low", |row| row.recovery_ci.map(|ci| ci[0])),
                     ("recovery_ci_high", |row| row.recovery_ci.map(|ci| ci[1])),
                 ];
                 for (name, of) in numbers {
                     self.floats(format!("{path}/{name}"), shape.clone(), &dense.numbers(of));
+                }
+                let robust: [(&str, AverageOf); 2] = [
+                    ("median", |row| row.effect.robust?.median),
+                    ("trimmed_mean", |row| row.effect.robust?.trimmed_mean),
+                ];
+                for (name, of) in robust {
+                    let values = dense.numbers(of);
+                    if values.iter().any(Option::is_some) {
+                        self.floats(format!("{path}/{name}"), shape.clone(), &values);
+                    }
                 }
             }
         }

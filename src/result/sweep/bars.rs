@@ -140,7 +140,7 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
         let Some(row) = row else { return Bar::default() };
         let trivial = row.cells > 0 && row.trivial == row.cells;
         let not_finite = row.effect.mean.is_none();
-        Bar { value: row.effect.mean, not_finite, error: None, interval: row.effect.ci, trivial }
+        Bar { value: row.effect.mean, not_finite, error: None, interval: row.effect.ci_t, trivial }
     };
     // Every arm is a series of every panel, so that it has one colour.
     let series = shown.iter().map(|arm| Series {

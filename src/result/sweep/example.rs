@@ -10,6 +10,7 @@ use crate::lower::classes::class_of;
 use crate::lower::noise::{NoiseKey, philox_row, stream};
 use crate::plan::output::EditStats;
 use crate::spec::select::TokenClass;
+use crate::spec::sweep::Order;
 
 /// What a made-up sweep is like.
 pub(super) struct Example {
@@ -135,6 +136,7 @@ impl Example {
             group: Some(["pun", "literal"][i % 2].to_owned()),
             kept,
             dropped: if kept { vec![] } else { vec![why] },
+            answers: Some(true),
             runs: vec![run("clean", 0.1 + scale), run("corrupted", 0.1)],
             subject: Some([1, 3]),
             total_effect: vec![estimate(self.sign * scale); self.arms.len()],
@@ -148,7 +150,9 @@ impl Example {
             resamples: 500,
             seed: 1,
             level: 0.95,
+            stats: vec![],
             top_k: Some(5),
+            order: Order::Effect,
             compare_arms: true,
         };
         let averages = averages(&observed, &how);

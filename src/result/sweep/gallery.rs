@@ -98,7 +98,7 @@ pub(super) fn with_nulls() -> SweepOutcome {
     outcome.cells_total *= 2;
     for row in outcome.averages.rows.iter_mut().filter(|row| row.at.layer.is_some_and(|l| l % 7 == 3)) {
         row.effect.mean = None;
-        row.effect.ci = None;
+        row.effect.ci_t = None;
     }
     outcome
 }

@@ -25,9 +25,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::effect::average::{Averages, How, Total, averages};
+use crate::effect::average::{Averages, How, Place, Total, found};
 use crate::effect::cells::{ArmHead, CaseHead, Cells, Observed};
-use crate::effect::lints::{NotFinite, norm_lost};
+use crate::effect::lints::{
+    self, Dominance, NotFinite, norm_lost, of_count, one_case_dominates, out_of_reach,
+};
 use crate::effect::sweep::{Part, derived};
 use crate::lower::lint::Lints;
 use crate::plan::output::{EditStats, Missing};
@@ -108,11 +110,29 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let complete = cases.len() == facts.cells.len() && cells_done == cells_total;
     let metrics: Vec<String> = spec.metrics.iter().map(ToString::to_string).collect();
     let derived = derived(spec, &facts.arms, &cases, &part);
-    let lints = facts.lints.iter().cloned().chain(remarks(&cases, &part, complete));
-    let lints = lints.collect();
+    let mut lints = remarks(spec, facts, &cases, &part);
     let (receipt, lost) = (part.written, part.lost);
     let observed = Observed { metrics, arms: facts.arms.clone(), cases, cells: part.cells };
-    let found = averages(&observed, &How::of(&spec.aggregate));
+    let (found, dominated) = found(&observed, &How::of(&spec.aggregate));
+    for one in &dominated {
+        let first = in_words(&one.first, one.group.as_deref());
+        let dominance = Dominance {
+            metric: &one.metric,
+            case: &one.case,
+            averages: one.averages,
+            first: &first,
+            mean: one.mean,
+            without: one.without,
+        };
+        one_case_dominates("/dataset", &dominance, &mut lints);
+    }
+    if let Some(test) = &found.test {
+        out_of_reach(test, &mut lints);
+    }
+    if !complete {
+        let detail = "the sweep ended early, or is still computed: not all cells count".to_owned();
+        lints.warn("INCOMPLETE", "", detail, "wait for the job, or submit the sweep again");
+    }
     let mut nulls = Nulls::default();
     if lost > 0 {
         let reason =
@@ -138,7 +158,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         cells: spec.keep.per_case.then_some(cells),
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         nulls: nulls.0.iter().map(json_of).collect(),
-        lints,
+        lints: facts.lints.iter().cloned().chain(lints.0.iter().map(json_of)).collect(),
         provenance: facts.provenance.clone(),
     }
 }
@@ -197,24 +217,16 @@ fn is_not_finite(case: &CaseHead) -> bool {
     case.runs.iter().any(|run| run.not_finite > 0)
 }
 
-/// Fewer cases than this leave a standard error uncertain by more than a third of itself.
-const FEW_CASES: usize = 5;
-
-/// Remarks on what was found.
-fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
+/// Remarks on the cases and what was written.
+fn remarks(spec: &SweepSpec, facts: &SweepFacts, cases: &[CaseHead], part: &Part) -> Lints {
     let mut lints = Lints::default();
-    let kept = cases.iter().filter(|case| case.kept).count();
-    let all = cases.len();
-    if kept == 0 {
-        let detail = format!("the filters drop all {all} cases");
-        let fix = "choose prompts that the model answers, or lower the filters";
-        lints.error("NO_CASE_KEPT", "/filters", detail, fix);
-    } else if all > 1 && kept < FEW_CASES {
-        let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
-        lints.info("SMALL_N", "/dataset", detail, "tens of cases are usual");
-    }
+    let dropped = cases.iter().filter(|case| !case.kept);
+    let dropped =
+        dropped.map(|case| (case.id.as_str(), case.dropped.iter().map(|by| by.filter.as_str()).collect()));
+    of_count("/dataset", cases.len(), dropped, &mut lints);
+    lints::sweep(spec, &facts.arms, cases, &mut lints);
     let mut found = NotFinite::default();
-    found.count(cases.iter().filter(|case| is_not_finite(case)).count(), all, "cases", "/dataset");
+    found.count(cases.iter().filter(|case| is_not_finite(case)).count(), cases.len(), "cases", "/dataset");
     found.count(part.not_finite as usize, part.cells.len(), "cells", "/arms");
     found.lint(&mut lints);
     norm_lost("/arms", part.written, &mut lints);
@@ -223,11 +235,19 @@ fn remarks(cases: &[CaseHead], part: &Part, complete: bool) -> Vec<Value> {
         let detail = "no intervention changed any number".to_owned();
         lints.error("ZERO_CELLS_WRITTEN", "/arms", detail, "check the arms' sources");
     }
-    if !complete {
-        let detail = "the sweep ended early, or is still computed: not all cells count".to_owned();
-        lints.warn("INCOMPLETE", "", detail, "wait for the job, or submit the sweep again");
+    lints
+}
+
+/// A place for people.
+fn in_words(at: &Place, group: Option<&str>) -> String {
+    let mut words = vec![format!("arm {:?}", at.arm)];
+    for (name, value) in [("layer", at.layer), ("position", at.position), ("head", at.head), ("dim", at.dim)]
+    {
+        words.extend(value.map(|value| format!("{name} {value}")));
     }
-    lints.0.iter().map(json_of).collect()
+    words.extend(at.token_class.as_ref().map(|class| class.replace('_', " ")));
+    words.extend(group.map(|group| format!("group {group:?}")));
+    words.join(", ")
 }
 
 fn json_of<T: Serialize>(value: &T) -> Value {

@@ -159,11 +159,11 @@ pub(super) fn subtitle(
     }
     parts.push(held(format!("{} of {} cases", outcome.averages.kept, outcome.cases.len())));
     let rows = || arms.iter().flat_map(|arm| arm.dense.rows.iter().flatten());
-    if intervals && rows().any(|row| row.effect.ci.is_some()) {
+    if intervals && rows().any(|row| row.effect.ci_t.is_some()) {
         let level = outcome.request["aggregate"]["ci"]["level"].as_f64();
         let level =
             level.map_or_else(String::new, |level| format!("{}\u{a0}% ", (level * 1e4).round() / 1e2));
-        parts.push(held(format!("{level}intervals over cases")));
+        parts.push(held(format!("{level}t intervals over cases")));
     }
     let totals = outcome.averages.totals.iter().filter(|total| {
         total.group.is_none() && total.metric == metric && arms.iter().any(|arm| arm.head.name == total.arm)

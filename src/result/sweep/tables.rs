@@ -4,11 +4,11 @@
 //!   effect, effect_se, total_effect, recovery, trivial, exact_null. The total effect is the case's, `recovery` the effect's
 //!   share of it. None with `"keep": {"per_case": false}`.
 //! - `averages`: a row for each average: group (empty: all cases), arm, layer, position, token_class, head, dim, metric, mean,
-//!   se, ci_low, ci_high, n, recovery, recovery_ci_low, recovery_ci_high, total_effect, total_effect_ci_low,
-//!   total_effect_ci_high, cells, trivial, exact_null.
+//!   se, ci_low, ci_high, ci_t_low, ci_t_high, n, median, trimmed_mean (empty if not asked for), recovery, recovery_ci_low,
+//!   recovery_ci_high, total_effect, total_effect_ci_low, total_effect_ci_high, cells, trivial, exact_null.
 //! - `differences`: a row for each: over (`group` or `arm`), a, b, the place as in `averages`, metric, difference, se,
-//!   ci_low, ci_high, n.
-//! - `top`: the strongest averages: metric, rank, the place, mean, t, p_max_t, stability.
+//!   ci_low, ci_high, ci_t_low, ci_t_high, n.
+//! - `top`: the strongest averages: metric, rank, the place, mean, se, n, t, p_max_t, stability.
 //! - `cases`: a row for each case: case, group, kept, dropped (filters), subject_start, subject_end; of each run
 //!   `{run}/tokens` (how many), `{run}/top1`, `{run}/{metric}`, `{run}/{metric}/se`; of each arm
 //!   `total_effect/{arm}/{metric}`, `total_effect/{arm}/{metric}/se`. A run that some cases don't have is empty there.
@@ -146,6 +146,8 @@ impl<R> Rows<R> {
             .float("se", |row| of(row).se)
             .float("ci_low", |row| of(row).ci.map(|[low, _]| low))
             .float("ci_high", |row| of(row).ci.map(|[_, high]| high))
+            .float("ci_t_low", |row| of(row).ci_t.map(|[low, _]| low))
+            .float("ci_t_high", |row| of(row).ci_t.map(|[_, high]| high))
             .int("n", |row| Some(of(row).n))
     }
 }
@@ -169,6 +171,8 @@ fn averages(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         .place(|(row, _)| &row.at)
         .name("metric", |(row, _)| Some(&row.metric))
         .estimate("mean", |(row, _)| row.effect)
+        .float("median", |(row, _)| row.effect.robust?.median)
+        .float("trimmed_mean", |(row, _)| row.effect.robust?.trimmed_mean)
         .float("recovery", |(row, _)| row.recovery)
         .float("recovery_ci_low", |(row, _)| row.recovery_ci.map(|[low, _]| low))
         .float("recovery_ci_high", |(row, _)| row.recovery_ci.map(|[_, high]| high))
@@ -203,6 +207,8 @@ fn top(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         .int("rank", |row| Some(row.rank as usize))
         .place(|row| &row.at)
         .float("mean", |row| Some(row.mean))
+        .float("se", |row| row.se)
+        .int("n", |row| Some(row.n))
         .float("t", |row| row.t)
         .float("p_max_t", |row| row.p_max_t)
         .float("stability", |row| row.stability)

@@ -167,7 +167,7 @@ fn a_plain_picture_is_bars_and_one_by_class_a_heatmap() {
     let bars = svg(&plain, None);
     assert_eq!(bars, svg(&plain, Some(Plot::Bars)));
     let row = &plain.averages.rows[0];
-    let [low, high] = row.effect.ci.unwrap();
+    let [low, high] = row.effect.ci_t.unwrap();
     assert!(
         bars.contains(&format!("0, mlp: {:?} [{low:?}, {high:?}]", row.effect.mean.unwrap())),
         "exact tooltips"

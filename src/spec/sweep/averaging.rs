@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::SweepCase;
-use crate::spec::cases::Bootstrap;
+use crate::spec::cases::{Bootstrap, Stat};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::SpanText;
@@ -40,6 +40,10 @@ pub struct Averaging {
     /// What is told apart; `arm` always is.
     #[schema(required = false)]
     pub by: Vec<Key>,
+    /// Averages beside the mean that few cases don't decide.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub stats: Vec<Stat>,
     /// How confidence intervals are made.
     #[schema(required = false)]
     pub ci: Bootstrap,
@@ -57,6 +61,21 @@ pub struct Averaging {
 pub struct TopK {
     /// How many.
     pub k: u32,
+    /// What they are ordered by.
+    #[schema(required = false)]
+    pub order: Order,
+}
+
+/// What the strongest averages are the strongest by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = TopOrder)]
+pub enum Order {
+    /// The size of the mean effect.
+    #[default]
+    Effect,
+    /// |t|: mean over standard error.
+    T,
 }
 
 impl Key {
@@ -90,7 +109,7 @@ impl Averaging {
         };
         let mut by = vec![Key::Arm];
         by.extend(sweep.iter().map(of_axis));
-        Self { by, ci: Bootstrap::default(), top_k: None, compare: Vec::new() }
+        Self { by, stats: Vec::new(), ci: Bootstrap::default(), top_k: None, compare: Vec::new() }
     }
 
     /// Whether a request's `aggregate` tells groups apart.
@@ -114,27 +133,25 @@ impl Averaging {
         if !by.contains(&Key::Arm) {
             by.insert(0, Key::Arm);
         }
-        if let Some(node) = fields.get("stats") {
-            // All of them are always given.
-            let stats = [("mean", ()), ("se", ()), ("ci95", ()), ("ci", ()), ("n", ())];
-            node.each(out, |n, out| n.choice(&stats, &[], out));
-        }
+        let stats = fields.get("stats").and_then(|n| Stat::read(&n, out)).unwrap_or_default();
         let top_k = fields.get("top_k").and_then(|n| read_top(&n, out));
         let compare = fields
             .get("compare")
             .and_then(|n| n.each(out, |n, out| n.choice(&[("arm", Key::Arm)], &[], out)));
         let ci = fields.get("ci").and_then(|n| Bootstrap::read(&n, out)).unwrap_or_default();
-        Some(Self { by, ci, top_k, compare: compare.unwrap_or_default() })
+        Some(Self { by, stats, ci, top_k, compare: compare.unwrap_or_default() })
     }
 }
 
 fn read_top(node: &Node<'_>, out: &mut Problems) -> Option<TopK> {
     if node.value.is_number() {
-        return Some(TopK { k: node.count(1, out)? });
+        return Some(TopK { k: node.count(1, out)?, order: Order::default() });
     }
-    let fields = node.fields(&["k", "correction"], out)?;
+    let fields = node.fields(&["k", "order", "correction"], out)?;
+    let orders = [("effect", Order::Effect), ("t", Order::T)];
+    let order = fields.get("order").and_then(|n| n.choice(&orders, &[], out)).unwrap_or_default();
     if let Some(node) = fields.get("correction") {
         node.choice(&[("max_t", ())], &["fdr", "bonferroni"], out);
     }
-    Some(TopK { k: fields.need("k", "say how many", out)?.count(1, out)? })
+    Some(TopK { k: fields.need("k", "say how many", out)?.count(1, out)?, order })
 }
