@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mediant::lower::lint::LINTS;
 use mediant::spec::site::{SITES, Width};
 
 /// Compares the part of a document between two comments, or writes it.
@@ -42,4 +43,14 @@ fn the_table_of_sites_is_that_of_the_code() {
         writeln!(table, "| `{}` | `[{shape}]` | {} |", site.name, peers.join(" | ")).unwrap();
     }
     generated("VOCABULARY.md", "sites", &table);
+}
+
+#[test]
+fn the_table_of_lints_is_that_of_the_code() {
+    assert!(LINTS.is_sorted_by_key(|lint| lint.code), "in the order of the alphabet");
+    let mut table = String::from("| lint | what it says |\n|---|---|\n");
+    for lint in LINTS {
+        writeln!(table, "| `{}` | {} |", lint.code, lint.means).unwrap();
+    }
+    generated("READING-RESULTS.md", "lints", &table);
 }

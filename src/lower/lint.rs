@@ -34,6 +34,151 @@ pub enum Severity {
     Error,
 }
 
+/// A lint: what its code means. The row of its code in the table from which `docs/READING-RESULTS.md` is made.
+#[derive(Debug, Clone, Copy)]
+pub struct LintFacts {
+    /// Stable name.
+    pub code: &'static str,
+    /// What it says, for people who read results.
+    pub means: &'static str,
+}
+
+/// Every lint.
+pub const LINTS: &[LintFacts] = &[
+    LintFacts {
+        code: "BOS_CORRUPTED",
+        means: "The noise also covers the BOS token, on which nearly all heads attend: everything breaks, not only the fact.",
+    },
+    LintFacts {
+        code: "CASES_DROPPED",
+        means: "Filters dropped cases. The averages are of the others only; `cases` says which and why.",
+    },
+    LintFacts {
+        code: "CELLS_LOST",
+        means: "Some cells could not be computed (an engine crash, or no memory). They are null; all others are as they would have been.",
+    },
+    LintFacts {
+        code: "CONTROL_AS_LARGE",
+        means: "A control does as much as the patch. The effect may be that of any damage at this place.",
+    },
+    LintFacts {
+        code: "CORRUPTION_HELPS",
+        means: "The corrupted run favours the target more than the clean run. There is nothing to restore.",
+    },
+    LintFacts {
+        code: "COST_INCOMPLETE",
+        means: "Not all cases were priced, because the first ones cost too much already.",
+    },
+    LintFacts {
+        code: "DAMAGE_LOOKS_LIKE_SUCCESS",
+        means: "The run that counts as 1 has less of the metric than the one that counts as 0: any damage moves towards it. Use `kl`, or a logit difference with a foil.",
+    },
+    LintFacts {
+        code: "DIFFERS_OUTSIDE_SUBJECT",
+        means: "The replaced prompt has other tokens outside of the subject too.",
+    },
+    LintFacts {
+        code: "DISCRETE_METRIC_ONLY",
+        means: "Ranks and flips jump, and stay still while the probability moves.",
+    },
+    LintFacts { code: "DOUBLE_BOS", means: "The prompt begins with BOS twice." },
+    LintFacts {
+        code: "EFFECT_BELOW_NOISE_FLOOR",
+        means: "Effects are smaller than the difference of identical rows: they are rounding.",
+    },
+    LintFacts { code: "F16_OVERFLOW", means: "A captured number does not fit the f16 that was asked for." },
+    LintFacts {
+        code: "FIRST_TOKEN_CORRUPTED",
+        means: "The model has no BOS, so that its first token is the one on which heads rest. To corrupt it breaks more than the fact.",
+    },
+    LintFacts { code: "INCOMPLETE", means: "The sweep ended early or still runs: not all cells count yet." },
+    LintFacts {
+        code: "LENGTH_MISMATCH",
+        means: "Runs of different lengths are patched by positions counted from the start: they may mean different words.",
+    },
+    LintFacts {
+        code: "MULTI_TOKEN_TARGET",
+        means: "The target has several tokens, and only the first counts. Use `target_scoring` for the whole text.",
+    },
+    LintFacts {
+        code: "NORM_LOST",
+        means: "`norm_match` was to keep the norm of rows that were cancelled to zero, which have none.",
+    },
+    LintFacts {
+        code: "NOT_FINITE",
+        means: "Logits are NaN or infinite. Everything made of them is null. In f16 numbers end at 65504: serve the model as bf16 or f32.",
+    },
+    LintFacts { code: "NO_CASE_KEPT", means: "The filters dropped every case." },
+    LintFacts {
+        code: "NO_CONTRAST",
+        means: "The runs favour every target alike: there is nothing to transfer from one to the other.",
+    },
+    LintFacts {
+        code: "NO_LEADING_SPACE",
+        means: "The text lacks the space that its token would begin with, so that another token is scored.",
+    },
+    LintFacts {
+        code: "ONE_CASE_DOMINATES",
+        means: "One case makes more than half of an average. Look at it by itself, or at the median.",
+    },
+    LintFacts { code: "POSITION_MAP_PARTIAL", means: "The alignment of two prompts leaves positions out." },
+    LintFacts {
+        code: "PROB_ONLY",
+        means: "Probability saturates and can hide components that lower the answer.",
+    },
+    LintFacts {
+        code: "PROMPT_ENDS_IN_SPACE",
+        means: "The prompt ends in a space that belongs to the token of the next word: the model sees an unusual prompt.",
+    },
+    LintFacts { code: "P_OUT_OF_REACH", means: "With so few cases, no p-value can be as small as .05." },
+    LintFacts {
+        code: "REPLACEMENT_CHANGES_PROMPT",
+        means: "A prompt with the replacement in it would have other tokens than those that are run.",
+    },
+    LintFacts {
+        code: "SATURATED_CORRUPTION",
+        means: "Nearly nothing is left of the answer: effects may be those of a broken model.",
+    },
+    LintFacts { code: "SELF_PATCH", means: "A run is patched with its own values, which changes nothing." },
+    LintFacts { code: "SINGLE_NOISE_SAMPLE", means: "One noise sample has no standard error." },
+    LintFacts {
+        code: "SMALL_N",
+        means: "Of so few samples or cases, standard errors are hardly known themselves.",
+    },
+    LintFacts {
+        code: "SPAN_CUTS_TOKEN",
+        means: "A span begins or ends inside of a token: its tokens cover more than its text.",
+    },
+    LintFacts {
+        code: "TARGET_CHANGES_PROMPT",
+        means: "With the target behind it, the prompt would have other tokens. The lint says what is scored.",
+    },
+    LintFacts {
+        code: "TARGET_NOT_TOP1",
+        means: "The model does not answer the target. You trace what it does not say.",
+    },
+    LintFacts { code: "TARGET_SETS_OVERLAP", means: "Two targets share a token." },
+    LintFacts { code: "TARGET_TOKENS_DIFFER", means: "The same target is other tokens after other prompts." },
+    LintFacts {
+        code: "TAUTOLOGICAL_CUT",
+        means: "Cells have their source's answer by construction, whatever the model. A grid of such cells alone is refused unless `allow_trivial` is set.",
+    },
+    LintFacts {
+        code: "TRIVIAL_CELL",
+        means: "A few cells have their source's answer by construction; they are masked.",
+    },
+    LintFacts {
+        code: "UNBOUNDED_DELTA",
+        means: "`delta_norm` of a knockout is infinite: scores are set to minus infinity.",
+    },
+    LintFacts {
+        code: "WEAK_CORRUPTION",
+        means: "The corruption removes less than a tenth of the answer's probability: effects are small, recoveries uncertain.",
+    },
+    LintFacts { code: "WINDOW_EXCEEDS_MODEL", means: "The window has more layers than the model." },
+    LintFacts { code: "ZERO_CELLS_WRITTEN", means: "Edits were asked for and nothing was written." },
+];
+
 /// Lints found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lints(pub Vec<Lint>);
@@ -55,6 +200,7 @@ impl Lints {
     }
 
     fn add(&mut self, severity: Severity, code: &'static str, pointer: String, detail: String, fix: &str) {
+        debug_assert!(LINTS.iter().any(|lint| lint.code == code), "{code} has no row in LINTS");
         self.0.push(Lint { code, severity, pointer, detail, fix: fix.to_owned() });
     }
 
