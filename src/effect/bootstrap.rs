@@ -3,7 +3,7 @@
 //!
 //! With few cases the percentile bootstrap covers less than it says: at a level of 95 %, of normal effects 86 % with 6
 //! cases, 93 % with 20, 94 % with 60. Student's t covers 95 % of these whatever their number, 96 % of heavy tails (t with
-//! three degrees of freedom), and of skewed effects (lognormal) with few cases, as all do, less: 82, 87 and 90 %
+//! three degrees of freedom), and of skewed effects (lognormal) with few cases, as all do, less: 82, 87 and 91 %
 //! (`effect/tests/coverage.rs`).
 
 use serde::{Deserialize, Serialize};

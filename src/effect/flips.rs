@@ -4,7 +4,8 @@
 //! averages have in common stays). So every pattern of flipped cases is as likely as the one observed, and a p-value is the
 //! share of patterns in which the largest of all statistics is at least the one in question (single-step max-statistic,
 //! Westfall and Young 1993). That holds for any number of cases; with few all patterns are counted, with many some are
-//! drawn.
+//! drawn. In 4,000 sweeps of ten averages without any effect, the smallest p-value was at most 5 % in 3.6 % with 6 cases
+//! (where p-values are multiples of 1/32, and 3.1 % is exact), in 4.3 % with 8, in 5.0 % with 12; with 5 cases it can't be.
 //!
 //! The statistic is |sum| / sqrt(sum of squares), which no flip changes in size but in the sum: it orders averages of the
 //! same cases as |t| does, and, other than |t|, it has an end, the root of the number of cases, so that averages of few cases

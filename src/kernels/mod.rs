@@ -56,7 +56,8 @@ pub trait Kernels {
     /// added up.
     fn embed(&self, table: &Self::Table, tokens: &[u32], out: &mut Self::Matrix);
 
-    /// RMS norm over each row: `out = x / sqrt(mean(x^2) + eps) * weight`, statistics in f32.
+    /// RMS norm over each row: `out = x / sqrt(mean(x^2) + eps) * weight`, statistics in f32. A row whose squares add up to more
+    /// than f32 holds comes out NaN, and so do heads in [`Kernels::project`].
     fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Vector, eps: f32, out: &mut Self::Matrix);
 
     /// `x += y; out = norm(x)`: the bits of [`Kernels::add`] and [`Kernels::rms_norm`] one after the other.

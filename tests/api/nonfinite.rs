@@ -1,19 +1,20 @@
 //! Numbers that are none, over HTTP: whatever is made of a row that is not finite is null and has a reason, one remark says what
 //! happened, and a model of which no answer is finite is not served.
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{Device, Tensor};
 use mediant::config;
 use mediant::http::{AppState, Readiness};
 use mediant::service::start;
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+
+use crate::support::{data_dir, get, ok, post, post_accepting, state, tiny, working, working_with};
 
 #[path = "../load/made.rs"]
 mod made;
-
-use crate::support::{data_dir, get, ok, post, post_accepting, state, tiny, working, working_with};
 
 /// Fields that may be null for other reasons, which their descriptions say.
 const MAY_BE_NULL: [&str; 20] = [

@@ -30,9 +30,16 @@ fn only_the_cells_that_kill_the_engine_are_null_and_say_so() {
         }
     }
     let nulls = found["nulls"].as_array().unwrap();
-    let reason = nulls.iter().find(|null| null["where"] == format!("/values/{name}/1/0")).unwrap();
-    assert!(reason["reason"].as_str().unwrap().starts_with("engine_crash"), "{reason}");
-    assert_eq!(nulls.len(), 4, "two cells, each with a value and an effect: {nulls:?}");
+    // Both cells of the layer, and with it the whole row of each array.
+    for array in ["values", "effects", "normalised"] {
+        let at = format!("/{array}/{name}/1");
+        let reason =
+            nulls.iter().find(|null| null["where"] == at).unwrap_or_else(|| panic!("{at}: {nulls:?}"));
+        assert!(reason["reason"].as_str().unwrap().starts_with("engine_crash"), "{reason}");
+    }
+    assert!(nulls.iter().any(|null| null["where"] == "/topk/1") && nulls.len() == 4, "{nulls:?}");
+    assert!(found["topk"][1][0].is_null() && found["topk"][2][0].is_array(), "{found}");
+    assert_eq!(found["masks"]["exact_null"][1][0], false, "what is known beforehand is known");
     assert!(found["lints"].as_array().unwrap().iter().any(|lint| lint["code"] == "CELLS_LOST"), "{found}");
 }
 
