@@ -12,7 +12,7 @@ use crate::config::{self, ConfigError, Loaded};
 use crate::demo::DemoArgs;
 use crate::{app, bench, client, demo, engine, http, telemetry};
 
-/// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models.
+/// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models and GPT-2.
 #[derive(Debug, Parser)]
 #[command(name = "mediant", version, about, arg_required_else_help = true)]
 pub struct Cli {

@@ -1,4 +1,4 @@
-//! mediant: causal mediation analysis of Llama-family models over HTTP.
+//! mediant: causal mediation analysis of Llama-family models and GPT-2 over HTTP.
 //!
 //! Data flows one way; each arrow makes a new type and forgets the one before:
 //! ```text

@@ -52,6 +52,38 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
     dot(x, x)
 }
 
+/// Sum of a row.
+#[inline(always)]
+pub(crate) fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] += x[i];
+        }
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, x)| *lane += x);
+    sum_lanes(lanes)
+}
+
+/// Sum of squared differences of a row from a number.
+#[inline(always)]
+pub(crate) fn squared_distance(x: &[f32], from: f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            lanes[i] = (x[i] - from).mul_add(x[i] - from, lanes[i]);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = (x - from).mul_add(x - from, *lane);
+    }
+    sum_lanes(lanes)
+}
+
 /// Largest number of a row; NaN if there is one.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
-use crate::kernels::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use crate::kernels::{Heads, Kernels, Norm, OutOfMemory, Output, Partial, Projections, RopeTable, RowChange};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
 use crate::model::shard::Shard;
-use crate::model::weights::{Layer, Weights};
+use crate::model::weights::{Layer, Neurons, PositionWeights, Weights};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
 /// Kernels that note how long each operation takes.
@@ -24,20 +24,27 @@ impl Timed {
     /// The same decoder, timed.
     pub(super) fn around(decoder: Decoder<Cpu>, config: &ModelConfig) -> Decoder<Timed> {
         let (cpu, weights) = decoder.into_parts();
+        let output = |o: Output<Cpu>| Output { weight: o.weight, bias: o.bias };
         let layer = |l: Layer<Cpu>| Layer {
             attention_norm: l.attention_norm,
             qkv: Projections { stack: l.qkv.stack, bias: l.qkv.bias, norms: l.qkv.norms },
-            o: l.o,
+            o: output(l.o),
             mlp_norm: l.mlp_norm,
-            gate_up: l.gate_up,
-            down: l.down,
+            neurons: match l.neurons {
+                Neurons::Gated(stack) => Neurons::Gated(stack),
+                Neurons::Gelu(stack, bias) => Neurons::Gelu(stack, bias),
+            },
+            down: output(l.down),
         };
         let weights = Weights {
             embedding: weights.embedding,
+            positions: match weights.positions {
+                PositionWeights::Rope(rope) => PositionWeights::Rope(rope),
+                PositionWeights::Learned(table) => PositionWeights::Learned(table),
+            },
             layers: weights.layers.into_iter().map(layer).collect(),
             final_norm: weights.final_norm,
             unembedding: weights.unembedding,
-            rope: weights.rope,
         };
         Decoder::new(Timed { cpu, seconds: RefCell::default() }, Shard::whole(config), weights)
     }
@@ -80,15 +87,18 @@ impl Kernels for Timed {
         self.time("rows", |cpu| cpu.embed(table, tokens, out));
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
-        self.time("norm", |cpu| cpu.rms_norm(x, weight, eps, out));
+    fn add_positions(&self, x: &mut Matrix, table: &Table, positions: &[u32]) {
+        self.time("rows", |cpu| cpu.add_positions(x, table, positions));
+    }
+
+    fn norm(&self, x: &Matrix, norm: &Norm<Vec<f32>>, out: &mut Matrix) {
+        self.time("norm", |cpu| cpu.norm(x, norm, out));
     }
 
     fn project(
         &self,
         x: &Matrix,
         weights: &Projections<Timed>,
-        eps: f32,
         rotate: Option<(&[u32], &RopeTable)>,
         q: &mut Matrix,
         k: &mut Matrix,
@@ -97,15 +107,15 @@ impl Kernels for Timed {
         // Clones of packed weights share the numbers.
         let Projections { stack, bias, norms } = weights;
         let weights = Projections { stack: stack.clone(), bias: bias.clone(), norms: norms.clone() };
-        self.time("project", |cpu| cpu.project(x, &weights, eps, rotate, q, k, v));
+        self.time("project", |cpu| cpu.project(x, &weights, rotate, q, k, v));
     }
 
     fn linear(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
         self.time("linear", |cpu| cpu.linear(x, weight, out));
     }
 
-    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
-        self.time("linear", |cpu| cpu.row_parallel(x, weight, out));
+    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        self.time("linear", |cpu| cpu.row_parallel(x, weight, bias, out));
     }
 
     fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
@@ -131,6 +141,10 @@ impl Kernels for Timed {
 
     fn gated(&self, x: &Matrix, gate_up: &Vec<PackedWeight>, out: &mut Matrix) {
         self.time("gated", |cpu| cpu.gated(x, gate_up, out));
+    }
+
+    fn gelu(&self, x: &Matrix, up: &Vec<PackedWeight>, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        self.time("gelu", |cpu| cpu.gelu(x, up, bias, out));
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {

@@ -6,7 +6,7 @@ use super::group::Group;
 use super::ranks::{RankError, Ranks, RanksError, Source};
 use super::row_budget::Room;
 use crate::comm::Threads;
-use crate::kernels::cuda::{Cuda, Dimensions, GroupId, Place, inbox_rows};
+use crate::kernels::cuda::{Cuda, GroupId, Place, inbox_rows};
 use crate::kernels::facts::{DeviceFacts, Sums};
 use crate::kernels::{Heads, OutOfMemory};
 use crate::load::LoadError;
@@ -33,12 +33,12 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
     let facts = Arc::clone(&found);
     let build = move |((host, shard), ordinal): ((Threads, Shard), u32)| -> Result<Decoder<Cuda>, RankError> {
         let rank = shard.rank;
-        let dimensions = Dimensions {
-            hidden: shard.config().hidden_size,
-            heads: shard.attention(),
-            intermediate: shard.mlp.len(),
-        };
-        let cuda = Cuda::open(ordinal as usize, dtype, dimensions, group.map(|group| Place { group, host }))?;
+        let cuda = Cuda::open(
+            ordinal as usize,
+            dtype,
+            shard.dimensions(),
+            group.map(|group| Place { group, host }),
+        )?;
         // Tied or not, the embedding is held twice: as it is looked up, and as it is multiplied with.
         let config = shard.config();
         let copy = if config.tie_word_embeddings { shard.vocabulary.len() * config.hidden_size } else { 0 };

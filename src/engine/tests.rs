@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use super::row_budget::Room;
 use super::*;
 use crate::kernels::OutOfMemory;
+use crate::model::architecture::{LLAMA, PositionShape};
 use crate::model::decoder::BatchOutput;
 use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
@@ -41,7 +42,7 @@ impl Model for Fake {
 
 fn config() -> crate::model::config::ModelConfig {
     crate::model::config::ModelConfig {
-        architecture: "llama".into(),
+        family: &LLAMA,
         vocab_size: 16,
         hidden_size: 8,
         intermediate_size: 16,
@@ -49,13 +50,10 @@ fn config() -> crate::model::config::ModelConfig {
         num_heads: 2,
         num_kv_heads: 1,
         head_dim: 4,
-        rms_norm_eps: 1e-5,
-        rope: Rope::plain(1e4),
         max_positions: 64,
         sliding_window: None,
         tie_word_embeddings: true,
-        qkv_bias: false,
-        qk_norm: false,
+        block: LLAMA.block(1e-5, PositionShape::Rope(Rope::plain(1e4))),
     }
 }
 

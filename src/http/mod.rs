@@ -47,7 +47,7 @@ pub use state::{AppState, Readiness, ReadinessReport};
 #[openapi(
     info(
         title = "mediant",
-        description = "Causal mediation analysis of Llama-family models: clean runs, patch runs, causal traces.\n\n\
+        description = "Causal mediation analysis of Llama-family models and GPT-2: clean runs, patch runs, causal traces.\n\n\
             Errors are RFC 9457 problem documents; `errors[]` names every wrong field by JSON pointer."
     ),
     components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),

@@ -113,7 +113,7 @@ async fn model(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Re
 /// What this server can do.
 #[derive(Debug, Serialize, ToSchema)]
 struct Capabilities {
-    /// Places to read and write, in the order of computation.
+    /// Places to read and write in this model, in the order of computation.
     sites: Vec<SiteFacts>,
     /// What interventions can do.
     ops: Vec<&'static str>,
@@ -156,7 +156,8 @@ struct SiteFacts {
 async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabilities>, Problem> {
     let service = state.service()?;
     let config = &service.served.config;
-    let sites = Site::ALL.map(|site| SiteFacts {
+    let sites = Site::ALL.into_iter().filter(|site| config.absent(*site).is_none());
+    let sites = sites.map(|site| SiteFacts {
         site,
         width: (!site.is_over_keys()).then(|| config.site_width(site, 0)),
         heads: config.site_heads(site),
@@ -164,7 +165,7 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
         editable: site.is_editable(),
     });
     Ok(Json(Capabilities {
-        sites: sites.into(),
+        sites: sites.collect(),
         ops: op_names(),
         metrics: MetricKind::ALL.map(|(name, _)| name).to_vec(),
         corruptions: CORRUPTION_NAMES.to_vec(),

@@ -56,21 +56,23 @@ pub trait Kernels {
     /// added up.
     fn embed(&self, table: &Self::Table, tokens: &[u32], out: &mut Self::Matrix);
 
-    /// RMS norm over each row: `out = x / sqrt(mean(x^2) + eps) * weight`, statistics in f32. A row whose squares add up to more
-    /// than f32 holds comes out NaN, and so do heads in [`Kernels::project`].
-    fn rms_norm(&self, x: &Self::Matrix, weight: &Self::Vector, eps: f32, out: &mut Self::Matrix);
+    /// `x[i] += table[positions[i]]`: learned embeddings of positions, of which every rank has all.
+    fn add_positions(&self, x: &mut Self::Matrix, table: &Self::Table, positions: &[u32]);
 
-    /// `x += y; out = norm(x)`: the bits of [`Kernels::add`] and [`Kernels::rms_norm`] one after the other.
+    /// `out` = the norm of each row of `x`, statistics in f32. A row whose squares add up to more than f32 holds comes out NaN,
+    /// and so do heads in [`Kernels::project`].
+    fn norm(&self, x: &Self::Matrix, norm: &Norm<Self::Vector>, out: &mut Self::Matrix);
+
+    /// `x += y; out = norm(x)`: the bits of [`Kernels::add`] and [`Kernels::norm`] one after the other.
     fn add_norm(
         &self,
         x: &mut Self::Matrix,
         y: &Self::Matrix,
-        weight: &Self::Vector,
-        eps: f32,
+        norm: &Norm<Self::Vector>,
         out: &mut Self::Matrix,
     ) {
         self.add(x, y);
-        self.rms_norm(x, weight, eps, out);
+        self.norm(x, norm, out);
     }
 
     /// `q [rows, h*e]`, `k` and `v [rows, k*e]` of `x [rows, d]`, with bias and head norms where the model has them; q and k
@@ -81,7 +83,6 @@ pub trait Kernels {
         &self,
         x: &Self::Matrix,
         weights: &Projections<Self>,
-        eps: f32,
         rotate: Option<(&[u32], &Self::Rope)>,
         q: &mut Self::Matrix,
         k: &mut Self::Matrix,
@@ -98,11 +99,20 @@ pub trait Kernels {
     fn linear(&self, x: &Self::Matrix, weight: &Self::Weight, out: &mut Self::Matrix);
 
     /// `out = x W^T` where `x` and the weight's inputs are divided over the ranks: the ranks' products are added up in the order
-    /// of the ranks. Of a single rank just the product.
-    fn row_parallel(&self, x: &Self::Matrix, weight: &Self::Weight, out: &mut Self::Matrix);
+    /// of the ranks, then the bias, if there is one, is added, once. Of a single rank just the product and the bias.
+    fn row_parallel(
+        &self,
+        x: &Self::Matrix,
+        weight: &Self::Weight,
+        bias: Option<&Self::Vector>,
+        out: &mut Self::Matrix,
+    );
 
     /// The gated activation `out = silu(x G^T) * (x U^T)`; `gate_up`: G over U.
     fn gated(&self, x: &Self::Matrix, gate_up: &Self::Stack, out: &mut Self::Matrix);
+
+    /// The activation without a gate `out = gelu(x U^T + bias)`, GELU by its approximation with tanh; `up`: U alone.
+    fn gelu(&self, x: &Self::Matrix, up: &Self::Stack, bias: Option<&Self::Vector>, out: &mut Self::Matrix);
 
     /// Causal attention over packed rows (see [`AttentionBatch`]): `q [out rows, h*e]`, `k`, `v` `[in rows, k*e]`,
     /// `positions` of the outgoing rows. Softmax in f32. `out [out rows, h*e]` is the site `z`.
@@ -192,10 +202,49 @@ pub trait Kernels {
 pub struct Projections<K: Kernels + ?Sized> {
     /// Query, key and value projections, `[h*e + 2*k*e, d]`.
     pub stack: K::Stack,
-    /// Their biases, one after the other (Qwen2).
+    /// Their biases, one after the other.
     pub bias: Option<K::Vector>,
     /// Norms of each head of q and of k before RoPE (Qwen3).
-    pub norms: Option<(K::Vector, K::Vector)>,
+    pub norms: Option<HeadNorms<K::Vector>>,
+}
+
+/// RMS norms of each head of q and of each head of k.
+#[derive(Debug, Clone)]
+pub struct HeadNorms<V> {
+    /// Weight for q, `[e]`.
+    pub query: V,
+    /// Weight for k, `[e]`.
+    pub key: V,
+    /// Epsilon of both.
+    pub eps: f32,
+}
+
+/// What a sublayer's output is made with: a projection whose inputs are divided over the ranks.
+pub struct Output<K: Kernels + ?Sized> {
+    /// `[d, in]`
+    pub weight: K::Weight,
+    /// `[d]`, on every rank.
+    pub bias: Option<K::Vector>,
+}
+
+/// A norm over the residual stream.
+pub enum Norm<V> {
+    /// `x / sqrt(mean(x^2) + eps) * weight`
+    Rms {
+        /// `[d]`
+        weight: V,
+        /// Added to the mean square.
+        eps: f32,
+    },
+    /// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`
+    Layer {
+        /// `[d]`
+        weight: V,
+        /// `[d]`
+        bias: V,
+        /// Added to the variance.
+        eps: f32,
+    },
 }
 
 /// What an edit changed in one row.

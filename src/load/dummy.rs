@@ -10,18 +10,20 @@ use half::bf16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{LoadError, Preset, TensorSource, tensors};
+use super::{LoadError, Preset, TensorSource};
 use crate::kernels::upload::{Content, Made, Piece};
+use crate::model::architecture::{GPT2, LLAMA, PositionShape, Role, TensorKind};
 use crate::model::config::ModelConfig;
 use crate::model::rope::Rope;
 
 /// Part of the fingerprint; changes with the values.
 pub(super) const RECIPE: &str = "splitmix64-irwinhall4-v1";
 
-/// Shape of a preset. The Llama 3 ones are those of the released checkpoints.
+/// Shape of a preset: those of the released checkpoints, but for the tiny ones.
 pub fn config(preset: Preset) -> ModelConfig {
+    let rope = |theta| LLAMA.block(1e-5, PositionShape::Rope(Rope::plain(theta)));
     let llama3 = ModelConfig {
-        architecture: "llama".to_owned(),
+        family: &LLAMA,
         vocab_size: 128_256,
         hidden_size: 4096,
         intermediate_size: 14_336,
@@ -29,13 +31,24 @@ pub fn config(preset: Preset) -> ModelConfig {
         num_heads: 32,
         num_kv_heads: 8,
         head_dim: 128,
-        rms_norm_eps: 1e-5,
-        rope: Rope::plain(500_000.0),
         max_positions: 8192,
         sliding_window: None,
         tie_word_embeddings: false,
-        qkv_bias: false,
-        qk_norm: false,
+        block: rope(500_000.0),
+    };
+    let gpt2 = |vocab_size, hidden_size, num_layers, head_dim| ModelConfig {
+        family: &GPT2,
+        vocab_size,
+        hidden_size,
+        intermediate_size: 4 * hidden_size,
+        num_layers,
+        num_heads: hidden_size / head_dim,
+        num_kv_heads: hidden_size / head_dim,
+        head_dim,
+        max_positions: 1024,
+        sliding_window: None,
+        tie_word_embeddings: true,
+        block: GPT2.block(1e-5, PositionShape::Learned),
     };
     match preset {
         Preset::Llama3_8b => llama3,
@@ -54,10 +67,13 @@ pub fn config(preset: Preset) -> ModelConfig {
             num_heads: 4,
             num_kv_heads: 2,
             head_dim: 16,
-            rope: Rope::plain(10_000.0),
             max_positions: 2048,
+            block: rope(10_000.0),
             ..llama3
         },
+        Preset::Gpt2Tiny => gpt2(512, 64, 4, 16),
+        Preset::Gpt2 => gpt2(50_257, 768, 12, 64),
+        Preset::Gpt2Xl => gpt2(50_257, 1600, 48, 64),
     }
 }
 
@@ -75,16 +91,20 @@ impl Recipe {
     ///
     /// Linear layers are scaled by `1 / sqrt(in)`, those that write to the residual stream by another `1 / sqrt(2 layers)`
     /// (GPT-2's initialisation), so that activations keep their size through any depth. Embeddings have unit size and the
-    /// unembedding twice the usual one, so that attention and predictions are not uniform.
+    /// unembedding twice the usual one, so that attention and predictions are not uniform; where they are one matrix, it has
+    /// the latter's.
     pub fn of(config: &ModelConfig, seed: u64, name: &str, bf16: bool) -> Option<Self> {
-        let (_, shape) = tensors::expected(config).into_iter().find(|(n, _)| n == name)?;
+        let tensor = config.tensors().into_iter().find(|tensor| tensor.name == name)?;
+        let shape = tensor.shape;
         let fan_in = (*shape.last()? as f32).sqrt();
-        let (mean, std) = match name {
-            "model.embed_tokens.weight" => (0.0, 1.0),
-            "lm_head.weight" => (0.0, 2.0 / fan_in),
-            _ if name.ends_with("norm.weight") => (1.0, 0.1),
-            _ if name.ends_with("_proj.bias") => (0.0, 0.1),
-            _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => {
+        let (mean, std) = match (tensor.role, tensor.kind) {
+            (_, TensorKind::Bias) => (0.0, 0.1),
+            (Role::Embedding, _) if !config.tie_word_embeddings => (0.0, 1.0),
+            (Role::Embedding | Role::Unembedding, _) => (0.0, 2.0 / fan_in),
+            (Role::AttentionNorm | Role::MlpNorm | Role::FinalNorm | Role::QueryNorm | Role::KeyNorm, _) => {
+                (1.0, 0.1)
+            }
+            (Role::AttentionOutput | Role::Down, _) => {
                 (0.0, 1.0 / (fan_in * (2.0 * config.num_layers as f32).sqrt()))
             }
             _ => (0.0, 1.0 / fan_in),
@@ -203,11 +223,13 @@ mod tests {
 
     #[test]
     fn every_tensor_of_the_tiny_model_has_its_shape() {
-        let config = config(Preset::Tiny);
-        let source = DummySource { config: config.clone(), seed: 0, bf16: false };
-        for (name, shape) in tensors::expected(&config) {
-            assert_eq!(source.tensor(&name).unwrap().dims(), shape);
+        for config in [Preset::Gpt2Tiny, Preset::Tiny].map(config) {
+            let source = DummySource { config: config.clone(), seed: 0, bf16: false };
+            for tensor in config.tensors() {
+                assert_eq!(source.tensor(&tensor.name).unwrap().dims(), tensor.shape);
+            }
         }
+        let source = DummySource { config: config(Preset::Tiny), seed: 0, bf16: false };
         assert!(matches!(
             source.tensor("model.layers.4.input_layernorm.weight"),
             Err(LoadError::MissingTensor { .. })

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Preset;
 use crate::kernels::OutOfMemory;
 use crate::tokens::BuildError;
 
@@ -12,8 +13,8 @@ pub enum LoadError {
     /// The reference names no model.
     #[error(
         "{given:?} is no model reference: {why}. Understood: smollm2-135m, a folder with config.json and safetensors, \
-         a .gguf file, a hub id as org/name or org/name@revision, dummy:tiny, dummy:llama-3-8b, dummy:llama-3-70b \
-         (with ?seed=N)"
+         a .gguf file, a hub id as org/name or org/name@revision, {} (with ?seed=N)",
+        Preset::ALL.map(|preset| format!("dummy:{}", preset.name())).join(", ")
     )]
     Reference {
         /// What was given.

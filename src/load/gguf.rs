@@ -5,6 +5,7 @@
 
 mod metadata;
 
+use std::collections::HashMap;
 use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
@@ -33,8 +34,16 @@ pub(super) struct Gguf {
 pub(super) struct GgufSource {
     file: OpenFile,
     content: Content,
-    /// Heads of Q and of K whose rows are in llama.cpp's order.
-    permuted: Option<(usize, usize)>,
+    /// By Hugging Face's names.
+    tensors: HashMap<String, Stored>,
+}
+
+/// Where a tensor lies in the file.
+struct Stored {
+    /// llama.cpp's name.
+    name: String,
+    /// Heads whose rows are in llama.cpp's order.
+    pairs: Option<usize>,
 }
 
 impl Gguf {
@@ -72,23 +81,26 @@ impl Gguf {
     pub(super) fn tensors(mut self, config: &ModelConfig) -> Result<GgufSource, LoadError> {
         let file = self.file.path().display().to_string();
         let infos = &self.content.tensor_infos;
-        let names =
-            infos.keys().filter(|name| *name != "rope_freqs.weight").map(|name| huggingface_name(name));
-        tensors::check(config, &file, names, |name| {
-            infos.get(&gguf_name(name)?).map(|info| info.shape.dims().to_vec())
+        let (mut tensors, mut expected) = (HashMap::new(), Vec::new());
+        for tensor in config.tensors() {
+            tensors.insert(tensor.name.clone(), Stored { name: tensor.gguf, pairs: tensor.pairs });
+            expected.push((tensor.name, tensor.shape));
+        }
+        // A name that has no counterpart stays as it is, and is reported as unused.
+        let whole = |name: &String| config.family.huggingface_name(name).unwrap_or_else(|| name.clone());
+        let names = infos.keys().filter(|name| *name != "rope_freqs.weight").map(whole);
+        tensors::check(config, &file, &expected, names, |name| {
+            infos.get(&tensors.get(name)?.name).map(|info| info.shape.dims().to_vec())
         })?;
-        let permuted = (config.architecture == "llama").then_some((config.num_heads, config.num_kv_heads));
         // Vocabulary and merges are large and not needed for weights.
-        self.content.metadata = std::collections::HashMap::new();
-        Ok(GgufSource { file: self.file, content: self.content, permuted })
+        self.content.metadata = HashMap::new();
+        Ok(GgufSource { file: self.file, content: self.content, tensors })
     }
 }
 
 impl GgufSource {
-    /// llama.cpp's name of a tensor.
-    fn stored(&self, name: &str) -> Result<String, LoadError> {
-        let stored = gguf_name(name).filter(|n| self.content.tensor_infos.contains_key(n));
-        stored.ok_or_else(|| LoadError::MissingTensor {
+    fn stored(&self, name: &str) -> Result<&Stored, LoadError> {
+        self.tensors.get(name).ok_or_else(|| LoadError::MissingTensor {
             name: name.to_owned(),
             expected: Vec::new(),
             file: self.file.path().display().to_string(),
@@ -99,21 +111,17 @@ impl GgufSource {
 impl TensorSource for GgufSource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
         let stored = self.stored(name)?;
-        let tensor = read(&self.file, &self.content, &stored)?;
-        let heads = match (self.permuted, stored.rsplit('.').nth(1)) {
-            (Some((q, _)), Some("attn_q")) => q,
-            (Some((_, k)), Some("attn_k")) => k,
-            _ => return Ok(tensor),
-        };
+        let tensor = read(&self.file, &self.content, &stored.name)?;
+        let Some(heads) = stored.pairs else { return Ok(tensor) };
         unpermute(&tensor, heads).map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
     }
 
     fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
         let stored = self.stored(name)?;
         // Rows of most tensors lie in the file one after the other, each a whole number of quantised blocks.
-        match self.content.tensor_infos[&stored].shape.dims() {
-            [_, width] if !stored.ends_with("attn_q.weight") && !stored.ends_with("attn_k.weight") => {
-                let tensor = read_rows(&self.file, &self.content, &stored, &rows, *width)?;
+        match self.content.tensor_infos[&stored.name].shape.dims() {
+            [_, width] if stored.pairs.is_none() => {
+                let tensor = read_rows(&self.file, &self.content, &stored.name, &rows, *width)?;
                 part_of(&tensor, name, 0..rows.len(), columns)
             }
             _ => part_of(&self.tensor(name)?, name, rows, columns),
@@ -197,52 +205,6 @@ fn unpermute(tensor: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
         .transpose(1, 2)?
         .contiguous()?
         .reshape((rows, columns))
-}
-
-/// Hugging Face's and llama.cpp's names of a block's parts.
-const BLOCK: [(&str, &str); 11] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// The same outside the blocks.
-const OUTSIDE: [(&str, &str); 3] = [
-    ("model.embed_tokens.weight", "token_embd.weight"),
-    ("model.norm.weight", "output_norm.weight"),
-    ("lm_head.weight", "output.weight"),
-];
-
-fn gguf_name(huggingface: &str) -> Option<String> {
-    if let Some((_, gguf)) = OUTSIDE.iter().find(|(hf, _)| *hf == huggingface) {
-        return Some((*gguf).to_owned());
-    }
-    let (layer, rest) = huggingface.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    let (_, gguf) = BLOCK.iter().find(|(hf, _)| *hf == part)?;
-    Some(format!("blk.{layer}.{gguf}.{kind}"))
-}
-
-/// A name that has no counterpart stays as it is, so it is reported as unused.
-fn huggingface_name(gguf: &str) -> String {
-    if let Some((hf, _)) = OUTSIDE.iter().find(|(_, name)| *name == gguf) {
-        return (*hf).to_owned();
-    }
-    let parts = || {
-        let (layer, rest) = gguf.strip_prefix("blk.")?.split_once('.')?;
-        let (part, kind) = rest.rsplit_once('.')?;
-        let (hf, _) = BLOCK.iter().find(|(_, name)| *name == part)?;
-        Some(format!("model.layers.{layer}.{hf}.{kind}"))
-    };
-    parts().unwrap_or_else(|| gguf.to_owned())
 }
 
 #[cfg(test)]

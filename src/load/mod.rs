@@ -120,8 +120,8 @@ fn open_gguf(
     let (vocabulary, warnings) = (gguf.vocabulary()?, gguf.warnings());
     let tokenizer_sha256 = vocabulary_sha256(&vocabulary);
     let file = path.display().to_string();
-    let tokenizer =
-        Tokenizer::from_gguf(vocabulary).map_err(|source| LoadError::Tokenizer { file, source })?;
+    let tokenizer = Tokenizer::from_gguf(vocabulary).map(|words| words.or_bos(config.family.bos));
+    let tokenizer = tokenizer.map_err(|source| LoadError::Tokenizer { file, source })?;
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
@@ -149,15 +149,16 @@ fn open_folder(
     let policy = is_there("tokenizer_config.json")
         .then(|| read("tokenizer_config.json", MOST_TOKENIZER))
         .transpose()?;
-    let tokenizer = Tokenizer::from_json(&json, policy.as_deref()).map_err(|source| {
+    let tokenizer = Tokenizer::from_json(&json, policy.as_deref());
+    let tokenizer = tokenizer.map(|words| words.or_bos(config.family.bos)).map_err(|source| {
         LoadError::Tokenizer { file: folder.join("tokenizer.json").display().to_string(), source }
     })?;
     let tokenizer_sha256 = digest::of_bytes(&[json, policy.unwrap_or_default()].concat());
     let (files, chosen) = safetensors::weight_files(folder)?;
-    let mut tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string())?;
+    let mut tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string(), &config)?;
     let mut untied = None;
     if config.tie_word_embeddings {
-        (config.tie_word_embeddings, untied) = tensors.tie()?;
+        (config.tie_word_embeddings, untied) = tensors.tie(&config)?;
     }
     tensors.check(&config)?;
     let stored = tensors.stored_frequencies(&config)?;
@@ -187,7 +188,7 @@ fn open_dummy(preset: Preset, seed: u64, source: String) -> Result<Checkpoint, L
         revision: None,
         source: source.clone(),
     };
-    let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset != Preset::Tiny });
+    let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset.is_bf16() });
     checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint, warnings: Vec::new() })
 }
 

@@ -40,16 +40,34 @@ pub enum Preset {
     Llama3_8b,
     /// Llama 3 70B.
     Llama3_70b,
+    /// A GPT-2 of the same size as [`Preset::Tiny`].
+    Gpt2Tiny,
+    /// GPT-2 small.
+    Gpt2,
+    /// GPT-2 XL.
+    Gpt2Xl,
 }
 
 impl Preset {
+    /// All of them.
+    pub const ALL: [Preset; 6] =
+        [Preset::Tiny, Preset::Llama3_8b, Preset::Llama3_70b, Preset::Gpt2Tiny, Preset::Gpt2, Preset::Gpt2Xl];
+
     /// As written after `dummy:`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tiny => "tiny",
             Self::Llama3_8b => "llama-3-8b",
             Self::Llama3_70b => "llama-3-70b",
+            Self::Gpt2Tiny => "gpt2-tiny",
+            Self::Gpt2 => "gpt2",
+            Self::Gpt2Xl => "gpt2-xl",
         }
+    }
+
+    /// Whether the checkpoints that it stands for are in bf16.
+    pub(super) const fn is_bf16(self) -> bool {
+        matches!(self, Self::Llama3_8b | Self::Llama3_70b)
     }
 }
 
@@ -64,7 +82,7 @@ impl FromStr for ModelRef {
         }
         if let Some(dummy) = given.strip_prefix("dummy:") {
             let (name, query) = dummy.split_once('?').map_or((dummy, None), |(n, q)| (n, Some(q)));
-            let preset = [Preset::Tiny, Preset::Llama3_8b, Preset::Llama3_70b]
+            let preset = Preset::ALL
                 .into_iter()
                 .find(|p| p.name() == name)
                 .ok_or_else(|| fault("there is no such dummy"))?;
@@ -137,6 +155,7 @@ mod tests {
             ("meta-llama/Llama-3.1-8B", hub("meta-llama/Llama-3.1-8B", None)),
             ("org/name@refs/pr/1", hub("org/name", Some("refs/pr/1"))),
             ("dummy:tiny", ModelRef::Dummy { preset: Preset::Tiny, seed: 0 }),
+            ("dummy:gpt2-xl", ModelRef::Dummy { preset: Preset::Gpt2Xl, seed: 0 }),
             ("dummy:llama-3-70b?seed=7", ModelRef::Dummy { preset: Preset::Llama3_70b, seed: 7 }),
         ];
         for (text, expected) in cases {

@@ -1,7 +1,7 @@
 //! Weights from safetensors, one file or sharded, read where they lie.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::file::{OpenFile, is_there, read_whole};
 use super::{LoadError, TensorSource, tensors};
 use crate::kernels::upload::{Content, Numbers, Piece};
+use crate::model::architecture::{Role, StoredTensor, TensorKind};
 use crate::model::config::ModelConfig;
 
 const UNDERSTOOD: &str = "F32, F16, BF16 (quantised checkpoints are not; use the original one or a GGUF)";
@@ -27,12 +28,12 @@ const MOST_INDEX: u64 = 64 << 20;
 /// Bytes of a header at most: the format's own limit.
 const MOST_HEADER: u64 = 100_000_000;
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// A checkpoint's safetensors files.
 pub(super) struct SafetensorsSource {
     files: Vec<OpenFile>,
+    /// By the names of the whole model.
     tensors: HashMap<String, Place>,
     /// For messages.
     place: String,
@@ -44,7 +45,10 @@ struct Place {
     file: usize,
     offset: u64,
     dtype: Dtype,
+    /// As the file has it.
     shape: Vec<usize>,
+    /// Whether that is `[in, out]`.
+    transposed: bool,
 }
 
 /// Where a checkpoint's weights are.
@@ -114,24 +118,46 @@ fn index_files(index: &[u8]) -> Result<BTreeSet<String>, LoadError> {
 }
 
 impl SafetensorsSource {
-    /// Opens the files and reads their headers.
-    pub(super) fn open(files: &[PathBuf], place: String) -> Result<Self, LoadError> {
-        let mut source = Self { files: Vec::with_capacity(files.len()), tensors: HashMap::new(), place };
+    /// Opens the files and reads their headers. The names are those of the whole model of this configuration.
+    pub(super) fn open(files: &[PathBuf], place: String, config: &ModelConfig) -> Result<Self, LoadError> {
+        let mut opened = Vec::with_capacity(files.len());
         for path in files {
             let file = OpenFile::open(path)?;
             let (start, header) = header(&file)?;
-            for (name, info) in header.tensors() {
+            opened.push((file, start, header));
+        }
+        let base = config.family.base;
+        let whole =
+            opened.iter().any(|(.., header)| header.tensors().keys().any(|name| name.starts_with(base)));
+        let model = config.tensors();
+        let known: HashSet<&str> = model.iter().map(|tensor| tensor.name.as_str()).chain([HEAD]).collect();
+        let in_by_out: HashSet<&str> =
+            model.iter().filter(|tensor| tensor.in_by_out).map(|tensor| tensor.name.as_str()).collect();
+        let mut source = Self { files: Vec::with_capacity(files.len()), tensors: HashMap::new(), place };
+        for (file, start, header) in opened {
+            for (stored, info) in header.tensors() {
+                // Checkpoints of the model without its unembedding leave what names begin with out.
+                let name =
+                    if whole || known.contains(stored.as_str()) { stored } else { format!("{base}{stored}") };
                 if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                    if tensors::unread(config, &name) {
+                        continue;
+                    }
                     let got = format!("{:?}", info.dtype);
                     return Err(LoadError::Dtype { name, got, understood: UNDERSTOOD });
                 }
-                let offset = start + info.data_offsets.0 as u64;
-                let (file, dtype, shape) = (source.files.len(), info.dtype, info.shape.clone());
                 if let Some(other) = source.tensors.get(&name) {
                     let why = format!("{name} is also in {}", source.files[other.file].path().display());
-                    return Err(LoadError::Damaged { file: path.display().to_string(), why });
+                    return Err(LoadError::Damaged { file: file.path().display().to_string(), why });
                 }
-                source.tensors.insert(name, Place { file, offset, dtype, shape });
+                let place = Place {
+                    file: source.files.len(),
+                    offset: start + info.data_offsets.0 as u64,
+                    dtype: info.dtype,
+                    shape: info.shape.clone(),
+                    transposed: in_by_out.contains(name.as_str()),
+                };
+                source.tensors.insert(name, place);
             }
             source.files.push(file);
         }
@@ -141,8 +167,10 @@ impl SafetensorsSource {
     /// What `tie_word_embeddings: true` means for these weights, as in `transformers`: where only one of embedding and head
     /// is there it is both, and where both are, and differ, each is what it is. Returns whether they are one, with a warning
     /// if the configuration says so and is wrong.
-    pub(super) fn tie(&mut self) -> Result<(bool, Option<String>), LoadError> {
-        match (self.tensors.get(EMBEDDING), self.tensors.get(HEAD)) {
+    pub(super) fn tie(&mut self, config: &ModelConfig) -> Result<(bool, Option<String>), LoadError> {
+        let embedding = config.place(Role::Embedding, TensorKind::Weight, 0);
+        let embedding = embedding.expect("BUG: every model has an embedding").name;
+        match (self.tensors.get(&embedding), self.tensors.get(HEAD)) {
             (Some(embedding), Some(head)) => {
                 if self.same(embedding, head)? {
                     return Ok((true, None));
@@ -155,7 +183,7 @@ impl SafetensorsSource {
             }
             (None, Some(head)) => {
                 let head = head.clone();
-                self.tensors.insert(EMBEDDING.to_owned(), head);
+                self.tensors.insert(embedding, head);
                 Ok((true, None))
             }
             _ => Ok((true, None)),
@@ -165,9 +193,10 @@ impl SafetensorsSource {
     /// A warning if frequencies of the rotary embedding are stored that are not those of the configuration. `transformers` leaves
     /// them unread since it derives them; a checkpoint from before may have been made with others.
     pub(super) fn stored_frequencies(&self, config: &ModelConfig) -> Result<Option<String>, LoadError> {
+        let Some(rope) = config.rope() else { return Ok(None) };
         let name = self.tensors.keys().filter(|name| name.ends_with("rotary_emb.inv_freq")).min();
         let Some(name) = name else { return Ok(None) };
-        let expected = config.rope.inverse_frequencies(config.head_dim, 1);
+        let expected = rope.inverse_frequencies(config.head_dim, 1);
         let stored =
             self.part(name, 0..self.place(name)?.shape.first().copied().unwrap_or(0), 0..1)?.to_f32();
         // 16-bit numbers are off by up to a half of a hundredth.
@@ -180,8 +209,15 @@ impl SafetensorsSource {
 
     /// Checks that the tensors are those of the configuration.
     pub(super) fn check(&self, config: &ModelConfig) -> Result<(), LoadError> {
+        let as_stored = |mut tensor: StoredTensor| {
+            if tensor.in_by_out {
+                tensor.shape.reverse();
+            }
+            (tensor.name, tensor.shape)
+        };
+        let expected: Vec<_> = config.tensors().into_iter().map(as_stored).collect();
         let shape_of = |name: &str| self.tensors.get(name).map(|place| place.shape.clone());
-        tensors::check(config, &self.place, self.tensors.keys().cloned(), shape_of)
+        tensors::check(config, &self.place, &expected, self.tensors.keys().cloned(), shape_of)
     }
 
     /// Whether two tensors are the same bytes.
@@ -253,29 +289,32 @@ impl TensorSource for SafetensorsSource {
             Dtype::F16 => DType::F16,
             _ => DType::F32,
         };
-        Tensor::from_raw_buffer(&bytes, dtype, &place.shape, &Device::Cpu)
-            .map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
+        let stored = Tensor::from_raw_buffer(&bytes, dtype, &place.shape, &Device::Cpu);
+        let tensor = if place.transposed { stored.and_then(|t| t.t()?.contiguous()) } else { stored };
+        tensor.map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
     }
 
     fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
         let place = self.place(name)?;
+        let (n, m) = (rows.len(), columns.len());
         let numbers = match place.dtype {
             Dtype::BF16 => Numbers::Bf16(self.numbers::<bf16>(place, &rows, &columns)?),
             Dtype::F16 => Numbers::F16(self.numbers::<f16>(place, &rows, &columns)?),
             _ => Numbers::F32(self.numbers::<f32>(place, &rows, &columns)?),
         };
-        Ok(Piece { rows: rows.len(), columns: columns.len(), content: Content::Numbers(numbers) })
+        Ok(Piece { rows: n, columns: m, content: Content::Numbers(numbers) })
     }
 }
 
 impl SafetensorsSource {
-    /// Rows and columns of a tensor `[.., width]`. Nothing beside them is read.
+    /// Rows and columns of a tensor. Nothing beside them is read.
     fn numbers<T: AnyBitPattern + NoUninit + Send>(
         &self,
         place: &Place,
         rows: &Range<usize>,
         columns: &Range<usize>,
     ) -> Result<Cow<'static, [T]>, LoadError> {
+        let (rows, columns) = if place.transposed { (columns, rows) } else { (rows, columns) };
         let (file, size) = (&self.files[place.file], size_of::<T>());
         let width = place.shape.get(1).copied().unwrap_or(1);
         let at = |row: usize, column: usize| place.offset + ((row * width + column) * size) as u64;
@@ -287,6 +326,23 @@ impl SafetensorsSource {
             let parts = bytes.chunks_exact_mut((columns.len() * size).max(1));
             rows.clone().zip(parts).try_for_each(|(row, part)| file.read_at(at(row, columns.start), part))?;
         }
-        Ok(Cow::Owned(numbers))
+        Ok(Cow::Owned(if place.transposed { turned(&numbers, columns.len()) } else { numbers }))
     }
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in squares that stay in the cache.
+fn turned<T: AnyBitPattern>(numbers: &[T], columns: usize) -> Vec<T> {
+    const SIDE: usize = 32;
+    let rows = numbers.len() / columns.max(1);
+    let mut out = vec![T::zeroed(); numbers.len()];
+    for first_row in (0..rows).step_by(SIDE) {
+        for first_column in (0..columns).step_by(SIDE) {
+            for row in first_row..rows.min(first_row + SIDE) {
+                for column in first_column..columns.min(first_column + SIDE) {
+                    out[column * rows + row] = numbers[row * columns + column];
+                }
+            }
+        }
+    }
+    out
 }

@@ -44,54 +44,32 @@ pub(super) fn part_of(
     Ok(Piece { rows: rows.len(), columns: columns.len(), content: Content::Numbers(numbers) })
 }
 
-/// Every tensor of the model with its shape, `[out, in]` for linear layers.
+/// Every tensor of the model by Hugging Face's name with its shape, `[out, in]` for linear layers.
 pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
-    let (d, f, q, kv) = (config.hidden_size, config.intermediate_size, config.q_width(), config.kv_width());
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, d])];
-    for layer in 0..config.num_layers {
-        let mut push =
-            |name: &str, shape: &[usize]| all.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
-        push("input_layernorm.weight", &[d]);
-        push("self_attn.q_proj.weight", &[q, d]);
-        push("self_attn.k_proj.weight", &[kv, d]);
-        push("self_attn.v_proj.weight", &[kv, d]);
-        push("self_attn.o_proj.weight", &[d, q]);
-        if config.qkv_bias {
-            push("self_attn.q_proj.bias", &[q]);
-            push("self_attn.k_proj.bias", &[kv]);
-            push("self_attn.v_proj.bias", &[kv]);
-        }
-        if config.qk_norm {
-            push("self_attn.q_norm.weight", &[config.head_dim]);
-            push("self_attn.k_norm.weight", &[config.head_dim]);
-        }
-        push("post_attention_layernorm.weight", &[d]);
-        push("mlp.gate_proj.weight", &[f, d]);
-        push("mlp.up_proj.weight", &[f, d]);
-        push("mlp.down_proj.weight", &[d, f]);
-    }
-    all.push(("model.norm.weight".to_owned(), vec![d]));
-    if !config.tie_word_embeddings {
-        all.push(("lm_head.weight".to_owned(), vec![config.vocab_size, d]));
-    }
-    all
+    config.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape)).collect()
 }
 
 /// Whether `transformers` too leaves this tensor unread.
+pub(super) fn unread(config: &ModelConfig, name: &str) -> bool {
+    config.family.unread.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether it is left unread here, being the embedding or one that `transformers` too leaves.
 fn ignored(config: &ModelConfig, name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (config.tie_word_embeddings && name == "lm_head.weight")
+    unread(config, name) || (config.tie_word_embeddings && name == "lm_head.weight")
 }
 
 /// Checks the headers of a checkpoint before any weight is read: all tensors there, of the right shape, and none that
-/// would be silently left out. `shape_of` gives a tensor's shape in the file.
+/// would be silently left out. `expected`: names and shapes as files of this format have them; `shape_of` gives a tensor's
+/// shape in the file.
 pub(super) fn check(
     config: &ModelConfig,
     file: &str,
+    expected: &[(String, Vec<usize>)],
     names: impl IntoIterator<Item = String>,
     shape_of: impl Fn(&str) -> Option<Vec<usize>>,
 ) -> Result<(), LoadError> {
-    let expected = expected(config);
-    for (name, shape) in &expected {
+    for (name, shape) in expected {
         match shape_of(name) {
             None => {
                 return Err(LoadError::MissingTensor {
@@ -112,7 +90,7 @@ pub(super) fn check(
         Some(name) => Err(LoadError::UnusedTensor {
             name,
             file: file.to_owned(),
-            architecture: config.architecture.clone(),
+            architecture: config.family.name.to_owned(),
         }),
     }
 }

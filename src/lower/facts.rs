@@ -36,15 +36,30 @@ pub trait Facts {
     /// `[n, hidden]`, all row-major, summed in f64 in the order of the vocabulary.
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64>;
 
-    /// What a token's logit is the inner product with: its row of the unembedding times the weight of the final norm,
-    /// `[hidden]`; the other factor is the last residual stream over its root mean square.
-    fn unembedding(&self, id: u32) -> Vec<f32>;
+    /// What a token's logit is made of behind the last residual stream.
+    fn unembedding(&self, id: u32) -> Unembedding;
+
+    /// The embedding of a position, `[hidden]`, of models that learn them.
+    fn position_embedding(&self, position: u32) -> Option<Vec<f32>>;
+
+    /// The bias of a layer's attention, `[hidden]`, of models that have one: a share of its output that is no head's.
+    fn attention_bias(&self, layer: u32) -> Option<Vec<f32>>;
 
     /// Standard deviation over the whole embedding matrix.
     fn vocab_sigma(&self) -> f64;
 
     /// What one request may ask for.
     fn limits(&self) -> &Limits;
+}
+
+/// What a token's logit is made of behind the last residual stream: `direction` times the stream, which the final norm has scaled
+/// (and centred, if it is a LayerNorm), plus `constant`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unembedding {
+    /// The token's row of the unembedding times the weight of the final norm, `[hidden]`.
+    pub direction: Vec<f32>,
+    /// Its row times the bias of the final norm; 0 where that has none.
+    pub constant: f64,
 }
 
 /// What lowering asks of a tokenizer.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::facts::Facts;
+use super::facts::{Facts, Unembedding};
 use super::layout::{AttentionKey, AttributionKey, LensKey};
 use super::measure::{TargetToken, split_pair, unknown_target};
 use super::prompts::TokenRun;
 use super::template::keys;
 use super::{Prepared, select};
+use crate::model::architecture::NormKind;
 use crate::plan::{Address, Capture, Plan, RunId};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
@@ -31,7 +32,7 @@ pub(super) fn inside(
     out: &mut Problems,
 ) -> Inside {
     let mut found = Inside::default();
-    let mut directions: Vec<(u32, Option<Arc<[f32]>>)> = Vec::new();
+    let mut directions: Vec<(u32, Option<Direct>)> = Vec::new();
     for (run, (name, tokens)) in prepared.runs.0.iter().enumerate() {
         found.lenses.extend(lens(read, run, tokens, facts, out));
         for i in 0..read.attention.len() {
@@ -41,14 +42,27 @@ pub(super) fn inside(
         let context = prepared.targets.context(name);
         let known =
             directions.iter().find(|(known, _)| *known == context).map(|(_, direction)| direction.clone());
-        let direction = known.unwrap_or_else(|| {
-            let direction = direction(&spec.target, prepared.targets.of(context), facts, out);
-            directions.push((context, direction.clone()));
-            direction
+        let direct = known.unwrap_or_else(|| {
+            let direct = direction(&spec.target, prepared.targets.of(context), facts, out);
+            directions.push((context, direct.clone()));
+            direct
         });
-        if let Some(direction) = direction {
-            let (heads, position) = (spec.heads, tokens.read);
-            found.attribution.push(AttributionKey { run, heads, position, direction, first: 0 });
+        if let Some(Direct { direction, constant }) = direct {
+            let layers = 0..facts.config().num_layers as u32;
+            let norm = facts.config().block.norm;
+            let biases: Option<Vec<_>> = layers.map(|layer| facts.attention_bias(layer)).collect();
+            found.attribution.push(AttributionKey {
+                run,
+                heads: spec.heads,
+                position: tokens.read,
+                direction,
+                centred: norm.kind == NormKind::Layer,
+                eps: norm.eps,
+                constant,
+                positions: facts.position_embedding(tokens.read).map(Into::into),
+                attention_biases: biases.filter(|_| spec.heads).map(|biases| biases.concat().into()),
+                first: 0,
+            });
         }
     }
     let limit = facts.limits().capture_elements;
@@ -104,19 +118,27 @@ fn attention(
     })
 }
 
-/// What the target's logit is the inner product with, `[hidden]`: for a set the mean of its tokens', for `a-b` the
-/// difference.
+/// What a logit is the inner product with, `[hidden]`, and what is added.
+#[derive(Clone)]
+struct Direct {
+    direction: Arc<[f32]>,
+    constant: f64,
+}
+
+/// Of the target's logit: for a set the mean of its tokens', for `a-b` the difference.
 fn direction(
     spec: &str,
     sets: &Named<Vec<TargetToken>>,
     facts: &dyn Facts,
     out: &mut Problems,
-) -> Option<Arc<[f32]>> {
+) -> Option<Direct> {
     const AT: &str = "/read/attribution/target";
-    let mean = |set: &[TargetToken]| -> Vec<f64> {
-        let rows: Vec<Vec<f32>> = set.iter().map(|token| facts.unembedding(token.id)).collect();
-        let sum = |i: usize| rows.iter().map(|row| f64::from(row[i])).sum::<f64>();
-        (0..facts.config().hidden_size).map(|i| sum(i) / rows.len() as f64).collect()
+    let mean = |set: &[TargetToken]| -> (Vec<f64>, f64) {
+        let rows: Vec<Unembedding> = set.iter().map(|token| facts.unembedding(token.id)).collect();
+        let n = rows.len() as f64;
+        let sum = |i: usize| rows.iter().map(|row| f64::from(row.direction[i])).sum::<f64>();
+        let constant = rows.iter().map(|row| row.constant).sum::<f64>() / n;
+        ((0..facts.config().hidden_size).map(|i| sum(i) / n).collect(), constant)
     };
     let find = |name: &str, sets: &Named<Vec<TargetToken>>, out: &mut Problems| {
         let set = sets.get(name).filter(|set| !set.is_empty()).map(|set| mean(set));
@@ -126,11 +148,14 @@ fn direction(
         set
     };
     if sets.get(spec).is_some() || !spec.contains('-') {
-        return find(spec, sets, out).map(|direction| direction.iter().map(|x| *x as f32).collect());
+        let (direction, constant) = find(spec, sets, out)?;
+        return Some(Direct { direction: direction.iter().map(|x| *x as f32).collect(), constant });
     }
     let (a, b) = split_pair(spec, sets, AT, out)?;
     let (a, b) = (find(a, sets, out), find(b, sets, out));
-    Some(a?.iter().zip(&b?).map(|(a, b)| (a - b) as f32).collect())
+    let ((a, of_a), (b, of_b)) = (a?, b?);
+    let direction = a.iter().zip(&b).map(|(a, b)| (a - b) as f32).collect();
+    Some(Direct { direction, constant: of_a - of_b })
 }
 
 impl Inside {

@@ -207,6 +207,16 @@ pub struct AttributionKey {
     pub position: u32,
     /// What the logit is the inner product with, `[hidden]`.
     pub direction: Arc<[f32]>,
+    /// Whether the final norm takes the mean off: a LayerNorm.
+    pub centred: bool,
+    /// Epsilon of the final norm.
+    pub eps: f64,
+    /// What the final norm's bias adds to the logit.
+    pub constant: f64,
+    /// The embedding of the position, `[hidden]`, if positions have any.
+    pub positions: Option<Arc<[f32]>>,
+    /// Biases of attention, `[layers, hidden]`, if heads are told apart and there are any.
+    pub attention_biases: Option<Arc<[f32]>>,
     /// Index of the first capture in the plan.
     pub first: usize,
 }

@@ -82,6 +82,9 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
     let (mut elements, mut stored) = (0_u64, 0_u64);
     for (i, capture) in spec.experiment.read.capture.iter().enumerate() {
         let at = format!("/read/capture/{i}");
+        if select::site(capture.site, config, &format!("{at}/site"), out).is_none() {
+            continue;
+        }
         let layers = match &capture.layers {
             None => Some(None),
             Some(layers) => {

@@ -5,9 +5,11 @@ use std::ops::Range;
 
 use super::classes;
 use super::prompts::TokenRun;
+use crate::model::config::ModelConfig;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
 use crate::spec::select::{AllWord, Dims, Heads, Layers, PositionWord, Positions};
+use crate::spec::site::Site;
 
 /// Layers of a model of `n`, in the order given.
 pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
@@ -38,6 +40,14 @@ pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Opt
             unique(list, at, "layer", out).filter(|list| list.iter().all(|layer| *layer < n))
         }
     }
+}
+
+/// Refuses a site that the served model does not have.
+pub(super) fn site(site: Site, config: &ModelConfig, at: &str, out: &mut Problems) -> Option<()> {
+    let Some(fix) = config.absent(site) else { return Some(()) };
+    let detail = format!("{site}: the positions of a {} model are not rotations", config.family.name);
+    out.push(at, code::NOT_SUPPORTED, detail, fix);
+    None
 }
 
 /// Heads of a site with `n` of them.

@@ -153,6 +153,7 @@ fn elsewhere(
     let (config, at) = (facts.config(), format!("{}/source", place.at));
     // At `head_out` that site may be named, and nothing else.
     let site = site.filter(|site| *site != place.intervention.site).unwrap_or(place.site);
+    select::site(site, config, &format!("{at}/site"), out)?;
     let shape = |site| (config.site_width(site, place.keys), config.site_heads(site));
     let ((read, of), (written, into)) = (shape(site), shape(place.site));
     if site.is_over_keys() || read != written || (place.heads.is_some() && of != into) {

@@ -137,6 +137,7 @@ pub(super) fn template(
         lints.warn("WINDOW_EXCEEDS_MODEL", format!("{at}/window"), detail, "choose a smaller window");
     }
     let positions = select::positions(&intervention.positions, scope.run, &format!("{at}/positions"), out);
+    select::site(intervention.site, config, &format!("{at}/site"), out)?;
     let site = intervention.site.written_as();
     let of_heads = config.site_heads(site);
     let swept = scope.sweep.contains(&SweepAxis::Heads);

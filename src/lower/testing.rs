@@ -3,8 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::facts::{Facts, Limits, Words};
+use super::facts::{Facts, Limits, Unembedding, Words};
 use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
+use crate::model::architecture::{LLAMA, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::model::rope::Rope;
 use crate::tokens::{Changed, Continuation, Encoded, SpanError, Token, TokenizeError, Tokenizer};
@@ -51,7 +52,7 @@ pub(crate) struct Fake {
 impl Default for Fake {
     fn default() -> Self {
         let config = ModelConfig {
-            architecture: "llama".to_owned(),
+            family: &LLAMA,
             vocab_size: 300,
             hidden_size: 8,
             intermediate_size: 16,
@@ -59,13 +60,10 @@ impl Default for Fake {
             num_heads: 2,
             num_kv_heads: 1,
             head_dim: 4,
-            rms_norm_eps: 1e-5,
-            rope: Rope::plain(1e4),
             max_positions: 64,
             sliding_window: None,
             tie_word_embeddings: true,
-            qkv_bias: false,
-            qk_norm: false,
+            block: LLAMA.block(1e-5, PositionShape::Rope(Rope::plain(1e4))),
         };
         Self { config, limits: Limits::default(), adds_bos: false, shift: 0.0, stored: None, tokenizer: None }
     }
@@ -127,8 +125,14 @@ impl Facts for Fake {
             .map(|(row, d)| number(row, d))
             .collect()
     }
-    fn unembedding(&self, id: u32) -> Vec<f32> {
-        self.embedding(&[id])
+    fn unembedding(&self, id: u32) -> Unembedding {
+        Unembedding { direction: self.embedding(&[id]), constant: 0.0 }
+    }
+    fn position_embedding(&self, _position: u32) -> Option<Vec<f32>> {
+        None
+    }
+    fn attention_bias(&self, _layer: u32) -> Option<Vec<f32>> {
+        None
     }
     fn vocab_sigma(&self) -> f64 {
         0.5

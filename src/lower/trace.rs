@@ -139,6 +139,7 @@ fn arms(
                 "choose a smaller window",
             );
         }
+        select::site(arm.site, config, &format!("{at}/site"), out);
         let (site, written) = (arm.site, arm.site.written_as());
         let n = config.site_heads(written);
         let part = config.site_width(written, keys) / n.unwrap_or(1);

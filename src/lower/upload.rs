@@ -26,6 +26,7 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         _ => unreachable!("BUG: an upload has one to three axes"),
     };
     let wanted = width(spec.site, facts.config());
+    select::site(spec.site, facts.config(), "/site", &mut out);
     if let Some(detail) = unusable(spec.site) {
         let fix =
             "store values of a site that can be written and is as wide for every prompt, as resid_post or z";

@@ -1,22 +1,25 @@
-//! The shape of a Llama-family model, as read from `config.json` or a GGUF's metadata.
+//! The shape of a model, as read from `config.json` or a GGUF's metadata.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::architecture::{BlockShape, Family, PositionShape};
 use super::rope::Rope;
 use crate::spec::site::{HeadKind, Site, Width};
 
-/// Shape and constants of a Llama-family decoder. Built by [`crate::load`], never from defaults: a constant that
+/// Shape and constants of a decoder. Built by [`crate::load`], never from defaults: a constant that
 /// the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ModelConfig {
-    /// `model_type` of the checkpoint: `llama`, `mistral`, `qwen2`, `qwen3`.
-    pub architecture: String,
+    /// Its family, by the checkpoint's `model_type`: `llama`, `mistral`, `qwen2`, `qwen3`, `gpt2`.
+    #[serde(rename = "architecture")]
+    #[schema(value_type = String)]
+    pub family: &'static Family,
     /// Rows of the embedding and the unembedding.
     pub vocab_size: usize,
     /// Width of the residual stream, `d`.
     pub hidden_size: usize,
-    /// Width of the gated MLP activation.
+    /// Neurons of an MLP.
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_layers: usize,
@@ -26,20 +29,14 @@ pub struct ModelConfig {
     pub num_kv_heads: usize,
     /// Dimension of one head, `e`.
     pub head_dim: usize,
-    /// Epsilon of every RMS norm.
-    pub rms_norm_eps: f64,
-    /// Rotary position embedding.
-    pub rope: Rope,
     /// Longest sequence the checkpoint was made for, with the scaling of its rotary embedding.
     pub max_positions: usize,
     /// Keys further back than this are masked in the checkpoint's own code; longer prompts are refused.
     pub sliding_window: Option<usize>,
     /// Whether the unembedding is the embedding matrix.
     pub tie_word_embeddings: bool,
-    /// Whether q, k and v projections have a bias (Qwen2).
-    pub qkv_bias: bool,
-    /// Whether q and k are RMS-normed per head before the rotary embedding (Qwen3).
-    pub qk_norm: bool,
+    /// What its blocks are made of.
+    pub block: BlockShape,
 }
 
 /// A number in a configuration that makes no model.
@@ -89,21 +86,49 @@ impl ModelConfig {
 
     /// Weights of one block's linear layers.
     pub const fn layer_parameters(&self) -> usize {
-        self.hidden_size * (2 * self.q_width() + 2 * self.kv_width() + 3 * self.intermediate_size)
+        let mlp = self.block.mlp.matrices() * self.intermediate_size;
+        self.hidden_size * (2 * self.q_width() + 2 * self.kv_width() + mlp)
     }
 
     /// All weights, norms and biases left out (they are under 0.1 %).
     pub const fn parameters(&self) -> usize {
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        self.num_layers * self.layer_parameters() + tables * self.vocab_size * self.hidden_size
+        let rows = tables * self.vocab_size + self.learned_positions();
+        self.num_layers * self.layer_parameters() + rows * self.hidden_size
+    }
+
+    /// Rows of the embedding of positions; none where positions are rotations.
+    pub const fn learned_positions(&self) -> usize {
+        match self.block.positions {
+            PositionShape::Learned => self.max_positions,
+            PositionShape::Rope(_) => 0,
+        }
+    }
+
+    /// The rotary embedding, of models that have one.
+    pub const fn rope(&self) -> Option<&Rope> {
+        match &self.block.positions {
+            PositionShape::Rope(rope) => Some(rope),
+            PositionShape::Learned => None,
+        }
+    }
+
+    /// Why a site is not there in this model, and what to write instead.
+    pub fn absent(&self, site: Site) -> Option<&'static str> {
+        match (site, &self.block.positions) {
+            (Site::KRope, PositionShape::Learned) => Some("write k, which is what attention reads here"),
+            (Site::QRope, PositionShape::Learned) => Some("write q, which is what attention reads here"),
+            _ => None,
+        }
     }
 
     /// Checks that the numbers make a model. The first fault found is returned.
     pub fn check(&self) -> Result<(), ConfigFault> {
         // More than this is a damaged file, and products of two stay far from overflow.
         const LIMIT: usize = 1 << 28;
-        let fault =
-            |key, got: &dyn std::fmt::Display, why| Err(ConfigFault { key, got: got.to_string(), why });
+        let fault = |key, got: &dyn std::fmt::Display, why| {
+            Err(ConfigFault { key: self.family.key(key), got: got.to_string(), why })
+        };
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -126,13 +151,16 @@ impl ModelConfig {
                 "it does not divide num_attention_heads",
             );
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return fault("head_dim", &self.head_dim, "RoPE turns pairs of dimensions, so it must be even");
+        if !(self.block.norm.eps.is_finite() && self.block.norm.eps >= 0.0) {
+            return fault("rms_norm_eps", &self.block.norm.eps, "it must be a small positive number");
         }
-        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
-            return fault("rms_norm_eps", &self.rms_norm_eps, "it must be a small positive number");
+        if let Some(rope) = self.rope() {
+            if !self.head_dim.is_multiple_of(2) {
+                let why = "RoPE turns pairs of dimensions, so it must be even";
+                return fault("head_dim", &self.head_dim, why);
+            }
+            rope.check(self.head_dim)?;
         }
-        self.rope.check(self.head_dim)?;
         if self.sliding_window == Some(0) {
             return fault("sliding_window", &0, "it must be at least 1, or null");
         }

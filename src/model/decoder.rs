@@ -11,8 +11,8 @@ use super::joint;
 use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
 use super::turns;
-use super::weights::{Layer, Weights};
-use crate::kernels::{Heads, Kernels, OutOfMemory};
+use super::weights::{Layer, Neurons, PositionWeights, Weights};
+use crate::kernels::{Heads, Kernels, Norm, OutOfMemory};
 use crate::plan::Score;
 use crate::plan::batch::{
     AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, Step, Tap, Values,
@@ -115,13 +115,12 @@ impl<K: Kernels> Decoder<K> {
         let mut pass = Pass {
             kernels: &*kernels,
             heads: shard.attention(),
-            eps: shard.config().rms_norm_eps as f32,
             keys: batch.keys as usize,
             block: head_block(batch, shard.attention()),
             shard: &*shard,
             weights: &*weights,
             positions: batch.positions.clone(),
-            rope: turns.as_ref().map_or(&weights.rope, |turns| &turns.table),
+            rope: turns.as_ref().map(|turns| &turns.table).or_else(|| weights.rope()),
             turned: turns.as_ref().map(|turns| turns.rows.clone()),
             log: kernels.log(),
             logged: Vec::new(),
@@ -129,6 +128,9 @@ impl<K: Kernels> Decoder<K> {
         };
         kernels.embed(&weights.embedding, &batch.tokens, &mut b.x);
         pass.tap(Site::Embed, &batch.embed, &mut b.x, []);
+        if let PositionWeights::Learned(table) = &weights.positions {
+            kernels.add_positions(&mut b.x, table, &pass.positions);
+        }
         let mut normed = false;
         for (index, (layer, tables)) in weights.layers.iter().zip(&batch.layers).enumerate() {
             if !normed {
@@ -145,7 +147,7 @@ impl<K: Kernels> Decoder<K> {
             pass.lens(&tables.lens, b);
         }
         if !normed {
-            kernels.rms_norm(&b.x, &weights.final_norm, pass.eps, &mut b.h);
+            kernels.norm(&b.x, &weights.final_norm, &mut b.h);
         }
         pass.tap(Site::FinalNorm, &batch.final_norm, &mut b.h, []);
         for capture in &batch.logits.captures {
@@ -219,15 +221,14 @@ struct Pass<'a, K: Kernels> {
     weights: &'a Weights<K>,
     shard: &'a Shard,
     heads: Heads,
-    eps: f32,
     /// Columns of a head at `scores` and `pattern`.
     keys: usize,
     /// Rows whose heads are isolated at once.
     block: usize,
     /// Position of each row of `x`.
     positions: Vec<u32>,
-    /// Cosines and sines.
-    rope: &'a K::Rope,
+    /// Cosines and sines, of models that have them.
+    rope: Option<&'a K::Rope>,
     /// Row of these tables for each row of `x`, where it is not its position.
     turned: Option<Vec<u32>>,
     log: K::Log,
@@ -248,9 +249,9 @@ struct Logged {
 
 impl<K: Kernels> Pass<'_, K> {
     /// `resid_pre`, and the norm after it.
-    fn norm(&mut self, norm: &K::Vector, tables: &LayerBatch, b: &mut Buffers<K>) {
+    fn norm(&mut self, norm: &Norm<K::Vector>, tables: &LayerBatch, b: &mut Buffers<K>) {
         self.tap(Site::ResidPre, &tables[Site::ResidPre], &mut b.x, []);
-        self.kernels.rms_norm(&b.x, norm, self.eps, &mut b.h);
+        self.kernels.norm(&b.x, norm, &mut b.h);
     }
 
     /// `attn_in` to `resid_mid`, and the norm after it.
@@ -259,11 +260,11 @@ impl<K: Kernels> Pass<'_, K> {
         self.tap(Site::AttnIn, &tables[Site::AttnIn], &mut b.h, [&mut b.x]);
         // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
         let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
-        let rotate = unseen.then(|| (self.turned(), rope));
-        kernels.project(&b.h, &layer.qkv, self.eps, rotate, &mut b.q, &mut b.k, &mut b.v);
+        let rotate = rope.filter(|_| unseen).map(|rope| (self.turned(), rope));
+        kernels.project(&b.h, &layer.qkv, rotate, &mut b.q, &mut b.k, &mut b.v);
         self.tap(Site::K, &tables[Site::K], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
         self.tap(Site::V, &tables[Site::V], &mut b.v, [&mut b.k, &mut b.q, &mut b.x]);
-        if !unseen {
+        if let Some(rope) = rope.filter(|_| !unseen) {
             kernels.rope(&mut b.k, self.turned(), rope);
         }
         self.tap(Site::KRope, &tables[Site::KRope], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
@@ -271,7 +272,7 @@ impl<K: Kernels> Pass<'_, K> {
         // From here on only the rows that something still needs, and those that begin to differ here.
         self.select(&tables.attention, b);
         self.tap(Site::Q, &tables[Site::Q], &mut b.q, [&mut b.x]);
-        if !unseen {
+        if let Some(rope) = rope.filter(|_| !unseen) {
             kernels.rope(&mut b.q, self.turned(), rope);
         }
         self.tap(Site::QRope, &tables[Site::QRope], &mut b.q, [&mut b.x]);
@@ -286,7 +287,7 @@ impl<K: Kernels> Pass<'_, K> {
         }
         self.tap(Site::Z, &tables[Site::Z], &mut b.z, [&mut b.x]);
         let elsewhere = self.head_out(&tables[Site::HeadOut], layer, b);
-        kernels.row_parallel(&b.z, &layer.o, &mut b.y);
+        kernels.row_parallel(&b.z, &layer.o.weight, layer.o.bias.as_ref(), &mut b.y);
         if !elsewhere.is_empty() {
             let (rows, written): (Vec<u32>, Vec<Vec<f32>>) = elsewhere.into_iter().unzip();
             let values = Values::Given(written.concat());
@@ -294,31 +295,40 @@ impl<K: Kernels> Pass<'_, K> {
         }
         self.tap(Site::AttnOut, &tables[Site::AttnOut], &mut b.y, [&mut b.x]);
         if tables[Site::ResidMid].is_empty() {
-            kernels.add_norm(&mut b.x, &b.y, &layer.mlp_norm, self.eps, &mut b.h);
+            kernels.add_norm(&mut b.x, &b.y, &layer.mlp_norm, &mut b.h);
         } else {
             kernels.add(&mut b.x, &b.y);
             self.tap(Site::ResidMid, &tables[Site::ResidMid], &mut b.x, []);
-            kernels.rms_norm(&b.x, &layer.mlp_norm, self.eps, &mut b.h);
+            kernels.norm(&b.x, &layer.mlp_norm, &mut b.h);
         }
     }
 
     /// `mlp_in` to `resid_post`, and the norm after it if there is one.
-    fn mlp(&mut self, layer: &Layer<K>, tables: &LayerBatch, norm: Option<&K::Vector>, b: &mut Buffers<K>) {
+    fn mlp(
+        &mut self,
+        layer: &Layer<K>,
+        tables: &LayerBatch,
+        norm: Option<&Norm<K::Vector>>,
+        b: &mut Buffers<K>,
+    ) {
         let kernels = self.kernels;
         self.tap(Site::MlpIn, &tables[Site::MlpIn], &mut b.h, [&mut b.x]);
-        kernels.gated(&b.h, &layer.gate_up, &mut b.activation);
+        match &layer.neurons {
+            Neurons::Gated(gate_up) => kernels.gated(&b.h, gate_up, &mut b.activation),
+            Neurons::Gelu(up, bias) => kernels.gelu(&b.h, up, bias.as_ref(), &mut b.activation),
+        }
         self.tap(Site::MlpAct, &tables[Site::MlpAct], &mut b.activation, [&mut b.x]);
-        kernels.row_parallel(&b.activation, &layer.down, &mut b.y);
+        kernels.row_parallel(&b.activation, &layer.down.weight, layer.down.bias.as_ref(), &mut b.y);
         self.tap(Site::MlpOut, &tables[Site::MlpOut], &mut b.y, [&mut b.x]);
         match norm {
-            Some(norm) => kernels.add_norm(&mut b.x, &b.y, norm, self.eps, &mut b.h),
+            Some(norm) => kernels.add_norm(&mut b.x, &b.y, norm, &mut b.h),
             None => kernels.add(&mut b.x, &b.y),
         }
         self.tap(Site::ResidPost, &tables[Site::ResidPost], &mut b.x, []);
     }
 
-    /// Joins, edits and captures of what each head writes: its `z`, after `z` was read, through the output projection. Gives
-    /// back what else is written, row by row: what heads wrote in other layers.
+    /// Joins, edits and captures of what each head writes: its `z`, after `z` was read, through the output projection without its
+    /// bias, which is no head's. Gives back what else is written, row by row: what heads wrote in other layers.
     fn head_out(&mut self, tap: &Tap, layer: &Layer<K>, b: &mut Buffers<K>) -> BTreeMap<u32, Vec<f32>> {
         let columns = self.shard.columns(Site::Z, self.keys);
         let mut elsewhere = Elsewhere::default();
@@ -347,7 +357,7 @@ impl<K: Kernels> Pass<'_, K> {
             let mut numbers = Vec::new();
             for rows in capture.rows.chunks(self.block.max(1)) {
                 self.kernels.isolate_heads(self.heads, &b.z, rows, &mut b.one_head);
-                self.kernels.linear(&b.one_head, &layer.o, &mut b.y);
+                self.kernels.linear(&b.one_head, &layer.o.weight, &mut b.y);
                 let all: Vec<u32> = (0..self.kernels.rows(&b.y) as u32).collect();
                 numbers.extend(self.kernels.read(&b.y, &all));
             }
@@ -380,10 +390,10 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
-    /// Rows of `z`, own columns, through the output projection of a layer: of this rank's heads alone, or of the heads of
+    /// Rows of `z`, own columns, through the output projection of a layer, without its bias: of this rank's heads alone, or of the heads of
     /// all ranks.
     fn projected(&mut self, z: &[f32], layer: u32, all: bool, b: &mut Buffers<K>) -> Vec<f32> {
-        let (kernels, o) = (self.kernels, &self.weights.layers[layer as usize].o);
+        let (kernels, o) = (self.kernels, &self.weights.layers[layer as usize].o.weight);
         let width = self.heads.query * self.heads.dim;
         let mut numbers = Vec::new();
         for z in z.chunks(width * self.heads.query * self.block.max(1)) {
@@ -391,7 +401,7 @@ impl<K: Kernels> Pass<'_, K> {
             kernels.gather(&b.z, &vec![0; rows.len()], &mut b.one_head);
             self.put(&mut b.one_head, rows.clone(), None, RowOp::Replace(Values::Given(z.to_vec())));
             if all {
-                kernels.row_parallel(&b.one_head, o, &mut b.y);
+                kernels.row_parallel(&b.one_head, o, None, &mut b.y);
             } else {
                 kernels.linear(&b.one_head, o, &mut b.y);
             }
@@ -406,7 +416,7 @@ impl<K: Kernels> Pass<'_, K> {
             return;
         }
         self.kernels.gather(&b.x, &readout.rows, &mut b.y);
-        self.kernels.rms_norm(&b.y, &self.weights.final_norm, self.eps, &mut b.h);
+        self.kernels.norm(&b.y, &self.weights.final_norm, &mut b.h);
         self.push_scores(readout, &b.h);
     }
 

@@ -1,5 +1,6 @@
-//! The decoder: its shape, its weights, which part of them a rank holds, and the branching forward.
+//! The decoder: its family, its shape, its weights, which part of them a rank holds, and the branching forward.
 
+pub mod architecture;
 pub mod config;
 pub mod decoder;
 mod elsewhere;

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::architecture::NormKind;
 use super::config::ModelConfig;
 use crate::kernels::Heads;
 use crate::plan::batch::{EditRows, RowOp, Values};
@@ -125,6 +126,18 @@ impl Shard {
         Heads { query: self.heads.len(), key_value: self.kv_heads.len(), dim: self.config.head_dim }
     }
 
+    /// What a GPU's kernels are compiled for.
+    #[cfg(feature = "cuda")]
+    pub fn dimensions(&self) -> crate::kernels::cuda::Dimensions {
+        let bias = self.config.block.bias;
+        crate::kernels::cuda::Dimensions {
+            hidden: self.config.hidden_size,
+            heads: self.attention(),
+            intermediate: self.mlp.len(),
+            bias: bias.attention_output || bias.mlp,
+        }
+    }
+
     /// Own tokens, as ids.
     pub fn tokens(&self) -> Range<u32> {
         self.vocabulary.start as u32..self.vocabulary.end as u32
@@ -133,13 +146,19 @@ impl Shard {
     /// Numbers in this rank's weights, norms and biases included.
     pub fn parameters(&self) -> u64 {
         let c = &self.config;
-        let (d, e) = (c.hidden_size, c.head_dim);
+        let (d, e, f) = (c.hidden_size, c.head_dim, self.mlp.len());
         let (q, kv) = (self.heads.len() * e, self.kv_heads.len() * e);
-        let biases = if c.qkv_bias { q + 2 * kv } else { 0 };
-        let head_norms = if c.qk_norm { 2 * e } else { 0 };
-        let layer = d * (2 * q + 2 * kv + 3 * self.mlp.len()) + 2 * d + biases + head_norms;
+        let norm = d * if c.block.norm.kind == NormKind::Layer { 2 } else { 1 };
+        let of = |has: bool, n: usize| if has { n } else { 0 };
+        let biases = of(c.block.bias.qkv, q + 2 * kv)
+            + of(c.block.bias.attention_output, d)
+            + of(c.block.bias.mlp, f + d);
+        let head_norms = of(c.block.head_norms, 2 * e);
+        let matrices = d * (2 * q + 2 * kv + c.block.mlp.matrices() * f);
+        let layer = matrices + 2 * norm + biases + head_norms;
         let tables = if c.tie_word_embeddings { 1 } else { 2 };
-        (c.num_layers * layer + tables * self.vocabulary.len() * d + d) as u64
+        let rows = tables * self.vocabulary.len() + c.learned_positions();
+        (c.num_layers * layer + rows * d + norm) as u64
     }
 
     /// This rank's columns of a site. `keys`: columns of a head of `scores` and `pattern`.
@@ -182,7 +201,8 @@ fn faults(config: &ModelConfig, world: usize) -> Vec<Fault> {
             "has less than 64 tokens for each device",
         ),
     ];
-    found.into_iter().filter(|(fault, ..)| *fault).map(|(_, key, got, why)| Fault { key, got, why }).collect()
+    let fault = |(_, key, got, why)| Fault { key: config.family.key(key), got, why };
+    found.into_iter().filter(|(fault, ..)| *fault).map(fault).collect()
 }
 
 impl Columns {

@@ -16,17 +16,18 @@ const KEPT: u32 = 1 << 15;
 /// A length that has no frequencies of its own, and stands for all of these.
 const SHORT: u32 = 1;
 
-/// The model's table.
-pub(super) fn of_all(config: &ModelConfig) -> RopeTable {
-    let frequencies = config.rope.inverse_frequencies(config.head_dim, SHORT as usize);
+/// The model's table, if it turns rows.
+pub(super) fn of_all(config: &ModelConfig) -> Option<RopeTable> {
+    let rope = config.rope()?;
+    let frequencies = rope.inverse_frequencies(config.head_dim, SHORT as usize);
     let positions = config.max_positions.min(KEPT as usize);
-    RopeTable::new(&frequencies, config.rope.attention_factor(), positions)
+    Some(RopeTable::new(&frequencies, rope.attention_factor(), positions))
 }
 
 /// A batch's own table, and its row for each initial row of the batch, given the lengths of the prompts and the positions of
-/// these rows. `None`: the model's table holds for all of them.
+/// these rows. `None`: the model's table holds for all of them, or it has none.
 pub(super) fn of(lengths: &[u32], positions: &[u32], config: &ModelConfig) -> Option<(RopeTable, Vec<u32>)> {
-    let rope = &config.rope;
+    let rope = config.rope()?;
     let shared = |length: u32| if rope.is_of_length(length as usize) { length } else { SHORT };
     let rows = || lengths.iter().map(|length| shared(*length)).zip(positions.iter().copied());
     if rows().all(|(length, position)| length == SHORT && position < KEPT) {
@@ -48,11 +49,12 @@ pub(super) fn of(lengths: &[u32], positions: &[u32], config: &ModelConfig) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::architecture::{LLAMA, PositionShape};
     use crate::model::rope::{DynamicScaling, Rope, RopeScaling};
 
     fn config(scaling: Option<RopeScaling>) -> ModelConfig {
         ModelConfig {
-            architecture: "llama".to_owned(),
+            family: &LLAMA,
             vocab_size: 16,
             hidden_size: 8,
             intermediate_size: 8,
@@ -60,13 +62,10 @@ mod tests {
             num_heads: 1,
             num_kv_heads: 1,
             head_dim: 8,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 1e4, scaling },
             max_positions: 1 << 28,
             sliding_window: None,
             tie_word_embeddings: false,
-            qkv_bias: false,
-            qk_norm: false,
+            block: LLAMA.block(1e-5, PositionShape::Rope(Rope { theta: 1e4, scaling })),
         }
     }
 
@@ -77,13 +76,13 @@ mod tests {
     #[test]
     fn positions_too_far_out_for_the_models_table_are_turned_as_they_would_be_in_it() {
         let config = config(None);
-        let kept = of_all(&config);
+        let kept = of_all(&config).unwrap();
         assert_eq!(kept.cos.len(), 4 << 15);
         assert!(of(&[40_000; 3], &[0, 5, (1 << 15) - 1], &config).is_none());
         let (table, rows) = of(&[40_000; 4], &[5, 39_999, 5, 1 << 15], &config).unwrap();
         assert_eq!((rows.as_slice(), table.cos.len()), (&[0, 2, 0, 1][..], 3 * 4));
         assert_eq!(cosines(&table, 0), cosines(&kept, 5));
-        let frequencies = config.rope.inverse_frequencies(8, 1);
+        let frequencies = config.rope().unwrap().inverse_frequencies(8, 1);
         let far: Vec<f32> = frequencies.iter().map(|f| (39_999.0 * f).cos() as f32).collect();
         assert_eq!(cosines(&table, 2), far);
     }
@@ -97,7 +96,7 @@ mod tests {
         for (length, position, row) in
             [(3, 2, rows[0]), (20, 2, rows[1]), (30, 2, rows[2]), (20, 19, rows[3])]
         {
-            let frequencies = config.rope.inverse_frequencies(8, length);
+            let frequencies = config.rope().unwrap().inverse_frequencies(8, length);
             let expected: Vec<f32> =
                 frequencies.iter().map(|f| (f64::from(position) * f).cos() as f32).collect();
             assert_eq!(cosines(&together, row), expected, "{length} tokens");

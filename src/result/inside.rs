@@ -47,8 +47,9 @@ pub struct AttentionResult {
     pub values: NdArray<Option<f32>>,
 }
 
-/// Shares of a logit under the final norm's scale as it is. `embed`, `attn_out` and `mlp_out` add up to `logit` but for
-/// rounding; the heads of a layer to its `attn_out`.
+/// Shares of a logit under the final norm's scale as it is (a LayerNorm also takes the mean off each). `embed`, `positions`,
+/// `attn_out`, `mlp_out` and `bias` add up to `logit` but for rounding; the heads of a layer, with its `attn_bias` if the model has
+/// such, to its `attn_out`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AttributionResult {
     /// The target, or two.
@@ -57,8 +58,12 @@ pub struct AttributionResult {
     pub position: u32,
     /// The logit, or the difference of two.
     pub logit: Option<f64>,
-    /// The embedding's share.
+    /// The token embedding's share.
     pub embed: Option<f64>,
+    /// The share of the position's embedding; 0 in models whose positions are rotations.
+    pub positions: Option<f64>,
+    /// The share of the final norm's bias, which no component can change; 0 in models whose norm has none.
+    pub bias: Option<f64>,
     /// Attention's share by layer.
     pub attn_out: Vec<Option<f64>>,
     /// The MLP's share by layer.
@@ -67,7 +72,10 @@ pub struct AttributionResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub heads: Option<NdArray<Option<f64>>>,
-    /// The logit less the shares of embedding, attention and MLPs.
+    /// Beside `heads`: the share of the bias of attention's output projection by layer, in models that have one (GPT-2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attn_bias: Option<Vec<Option<f64>>>,
+    /// The logit less the shares of embeddings, attention, MLPs and the bias.
     pub remainder: Option<f64>,
 }
 
@@ -132,16 +140,15 @@ pub(super) fn attention(
     }
 }
 
-/// Shares of the target's logit, found at `at`. `eps`: of the final norm.
+/// Shares of the target's logit, found at `at`.
 pub(super) fn attribution(
     key: &AttributionKey,
     target: &str,
     captures: &[Vec<f32>],
     layers: usize,
-    eps: f64,
     (at, nulls): (&str, &mut Nulls),
 ) -> AttributionResult {
-    let found = attribute(key, captures, layers, eps);
+    let found = attribute(key, captures, layers);
     if found.logit.is_none() {
         nulls.add(
             at,
@@ -158,9 +165,12 @@ pub(super) fn attribution(
         position: key.position,
         logit: found.logit,
         embed: found.embed,
+        positions: found.positions,
+        bias: found.bias,
         attn_out,
         mlp_out,
         heads: key.heads.then(|| NdArray::new(&[layers, heads.len() / layers], heads)),
+        attn_bias: found.attention_biases,
         remainder: found.remainder,
     }
 }

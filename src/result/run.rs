@@ -158,9 +158,9 @@ pub fn respond(
                 })
                 .collect(),
             attribution: attribution.map(|(key, spec)| {
-                let (layers, eps) = (config.num_layers, config.rms_norm_eps);
                 let at = format!("{at}/attribution");
-                inside::attribution(key, &spec.target, &output.captures, layers, eps, (&at, &mut nulls))
+                let layers = config.num_layers;
+                inside::attribution(key, &spec.target, &output.captures, layers, (&at, &mut nulls))
             }),
         };
         (name, result)

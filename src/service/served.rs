@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
 use crate::load::Fingerprint;
-use crate::lower::facts::{Facts, Limits, Words};
+use crate::lower::facts::{Facts, Limits, Unembedding, Words};
 use crate::model::config::ModelConfig;
 use crate::spec::dtype::Dtype;
 use crate::tokens::Tokenizer;
@@ -35,8 +35,14 @@ pub struct Served {
     pub(super) embedding: Table,
     /// `[vocabulary, hidden]`; the embedding itself when tied.
     pub(super) unembedding: Table,
-    /// `[hidden]`
+    /// Weight of the final norm, `[hidden]`.
     pub(super) final_norm: Vec<f32>,
+    /// Its bias, of a LayerNorm.
+    pub(super) final_bias: Option<Vec<f32>>,
+    /// Biases of attention's output projections, by layer, where they have any.
+    pub(super) attention_biases: Option<Vec<Vec<f32>>>,
+    /// Learned embeddings of positions, `[positions, hidden]`.
+    pub(super) positions: Option<Table>,
     /// Standard deviation over all of `embedding`.
     pub(super) vocab_sigma: f64,
 }
@@ -74,10 +80,24 @@ impl Facts for Served {
         self.embedding.product(weights)
     }
 
-    fn unembedding(&self, id: u32) -> Vec<f32> {
-        let row = self.unembedding.row(id as usize);
+    fn unembedding(&self, id: u32) -> Unembedding {
         // As the engine holds it.
-        row.iter().zip(&self.final_norm).map(|(w, norm)| self.dtype.rounded(*w) * norm).collect()
+        let row: Vec<f32> =
+            self.unembedding.row(id as usize).iter().map(|w| self.dtype.rounded(*w)).collect();
+        let product = |(w, bias): (&f32, &f32)| f64::from(*w) * f64::from(*bias);
+        Unembedding {
+            direction: row.iter().zip(&self.final_norm).map(|(w, norm)| w * norm).collect(),
+            constant: self.final_bias.as_ref().map_or(0.0, |bias| row.iter().zip(bias).map(product).sum()),
+        }
+    }
+
+    fn position_embedding(&self, position: u32) -> Option<Vec<f32>> {
+        let row = self.positions.as_ref()?.row(position as usize);
+        Some(row.into_iter().map(|x| self.dtype.rounded(x)).collect())
+    }
+
+    fn attention_bias(&self, layer: u32) -> Option<Vec<f32>> {
+        self.attention_biases.as_ref().map(|biases| biases[layer as usize].clone())
     }
 
     fn vocab_sigma(&self) -> f64 {

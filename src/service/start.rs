@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Keeper, load};
 use crate::load::Checkpoint;
 use crate::lower::facts::Limits;
+use crate::model::architecture::{Role, TensorKind};
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
 
@@ -57,8 +58,12 @@ fn start(
         tracing::warn!(model = checkpoint.name, "{warning}");
     }
     let shape = &checkpoint.config;
-    let table = |name| Table::new(&checkpoint.tensors, name, shape.vocab_size, shape.hidden_size);
-    let embedding = table("model.embed_tokens.weight");
+    let table = |role: Role| {
+        let [rows, columns] = shape.shape_of(role, TensorKind::Weight)?[..] else { return None };
+        Some(Table::new(&checkpoint.tensors, shape.place(role, TensorKind::Weight, 0)?.name, rows, columns))
+    };
+    let whole = || table(Role::Embedding).context("the model has no embedding");
+    let embedding = whole()?;
     // Goes through the whole table, which takes less time than the engine does to load the others.
     let (engine, vocab_sigma) = std::thread::scope(|scope| {
         let sigma = scope.spawn(|| embedding.sigma());
@@ -67,9 +72,16 @@ fn start(
     });
     let engine = engine?;
     let vocab_sigma = vocab_sigma.map_err(|_| anyhow::anyhow!("reading the embedding panicked"))??;
-    let unembedding = if shape.tie_word_embeddings { embedding.name() } else { "lm_head.weight" };
-    let unembedding = table(unembedding);
-    let norm = checkpoint.tensors.part("model.norm.weight", 0..shape.hidden_size, 0..1)?;
+    let unembedding = table(Role::Unembedding).map_or_else(whole, Ok)?;
+    let vector = |role: Role, kind: TensorKind, layer: usize| -> anyhow::Result<Option<Vec<f32>>> {
+        let Some(place) = shape.place(role, kind, layer) else { return Ok(None) };
+        Ok(Some(checkpoint.tensors.part(&place.name, 0..shape.hidden_size, 0..1)?.to_f32()))
+    };
+    let final_norm =
+        vector(Role::FinalNorm, TensorKind::Weight, 0)?.context("the model has no final norm")?;
+    let attention_biases =
+        (0..shape.num_layers).map(|layer| vector(Role::AttentionOutput, TensorKind::Bias, layer));
+    let attention_biases: anyhow::Result<Option<Vec<_>>> = attention_biases.collect();
     let served = Served {
         name: checkpoint.name,
         activations: store(config)?,
@@ -80,7 +92,10 @@ fn start(
         dtype: config.model.dtype,
         vocab_sigma,
         unembedding,
-        final_norm: norm.to_f32(),
+        final_norm,
+        final_bias: vector(Role::FinalNorm, TensorKind::Bias, 0)?,
+        attention_biases: attention_biases?,
+        positions: table(Role::Positions),
         embedding,
         config: checkpoint.config,
     };

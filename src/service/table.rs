@@ -14,7 +14,7 @@ const COLUMNS: usize = 64;
 /// A matrix `[rows, columns]` of a checkpoint. Nothing of it is kept.
 pub(super) struct Table {
     tensors: Arc<dyn TensorSource>,
-    name: &'static str,
+    name: String,
     rows: usize,
     columns: usize,
 }
@@ -26,23 +26,13 @@ impl std::fmt::Debug for Table {
 }
 
 impl Table {
-    pub(super) fn new(
-        tensors: &Arc<dyn TensorSource>,
-        name: &'static str,
-        rows: usize,
-        columns: usize,
-    ) -> Table {
+    pub(super) fn new(tensors: &Arc<dyn TensorSource>, name: String, rows: usize, columns: usize) -> Table {
         Table { tensors: Arc::clone(tensors), name, rows, columns }
-    }
-
-    /// The tensor's name.
-    pub(super) fn name(&self) -> &'static str {
-        self.name
     }
 
     /// Rows as f32.
     pub(super) fn read(&self, rows: std::ops::Range<usize>) -> Result<Vec<f32>, LoadError> {
-        let piece = self.tensors.part(self.name, rows, 0..self.columns)?;
+        let piece = self.tensors.part(&self.name, rows, 0..self.columns)?;
         let mut numbers = vec![0.0; piece.rows * piece.columns];
         let out = numbers.par_chunks_exact_mut(piece.columns.max(1)).enumerate();
         out.for_each(|(row, out)| piece.row(row, out));
@@ -136,7 +126,7 @@ mod tests {
     fn table(rows: usize, columns: usize, data: &[f32]) -> Table {
         let tensor = Tensor::from_slice(data, (rows, columns), &Device::Cpu).unwrap();
         let tensors: Arc<dyn TensorSource> = Arc::new(Numbers(tensor));
-        Table::new(&tensors, "any", rows, columns)
+        Table::new(&tensors, "any".to_owned(), rows, columns)
     }
 
     #[test]

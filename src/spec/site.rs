@@ -12,21 +12,21 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Site {
-    /// Token embedding, `[d]`. Has no layer.
+    /// Token embedding, `[d]`, before a learned position is added (GPT-2). Has no layer.
     Embed,
     /// Residual stream entering the block, `[d]`; equals `resid_post` of the layer before.
     ResidPre,
-    /// What q, k and v are projected from: `resid_pre` after the RMS norm, `[d]`.
+    /// What q, k and v are projected from: `resid_pre` after the norm, `[d]`.
     AttnIn,
     /// Keys before RoPE (after the head norm of models that have one), `[k, e]`.
     K,
     /// Values, `[k, e]`.
     V,
-    /// Keys after RoPE, `[k, e]`.
+    /// Keys after RoPE, `[k, e]`; models without RoPE have `k` alone.
     KRope,
     /// Queries before RoPE (after the head norm of models that have one), `[h, e]`.
     Q,
-    /// Queries after RoPE, `[h, e]`.
+    /// Queries after RoPE, `[h, e]`; models without RoPE have `q` alone.
     QRope,
     /// Scaled scores of the position's query with each key, before the softmax, `[h, t]`.
     Scores,
@@ -34,21 +34,22 @@ pub enum Site {
     Pattern,
     /// Attention-weighted values before the output projection, `[h, e]`: the per-head site.
     Z,
-    /// Each head's share of `attn_out`, `z_h W_O,h`, `[h, d]`; computed where it is asked for.
+    /// Each head's share of `attn_out`, `z_h W_O,h`, `[h, d]`; computed where it is asked for. A bias of the output projection
+    /// (GPT-2) is no head's.
     HeadOut,
     /// Attention sublayer's output, after the output projection, `[d]`.
     AttnOut,
     /// Residual stream after attention was added, `[d]`.
     ResidMid,
-    /// What the MLP reads: `resid_mid` after the RMS norm, `[d]`.
+    /// What the MLP reads: `resid_mid` after the norm, `[d]`.
     MlpIn,
-    /// The MLP's neurons: `silu(gate) * up`, the input of its down projection, `[f]`.
+    /// The MLP's neurons, the input of its down projection, `[f]`: `silu(gate) * up`, or `gelu(up)` of GPT-2.
     MlpAct,
     /// MLP's output, `[d]`.
     MlpOut,
     /// Residual stream leaving the block, `[d]` (the "hidden state" of the layer).
     ResidPost,
-    /// The last residual stream after the final RMS norm, `[d]`. Has no layer.
+    /// The last residual stream after the final norm, `[d]`. Has no layer.
     FinalNorm,
     /// Logits, `[v]`. Has no layer; read only.
     Logits,

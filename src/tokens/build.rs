@@ -159,6 +159,14 @@ impl Tokenizer {
         Self::assemble(inner, Spelling::ByteLevel, bos, adds_bos)
     }
 
+    /// Where the checkpoint's files name no BOS, this token is what a prompt begins with on request; never by itself.
+    pub fn or_bos(mut self, token: Option<&str>) -> Self {
+        if self.bos.is_none() {
+            self.bos = token.and_then(|token| self.inner.token_to_id(token));
+        }
+        self
+    }
+
     /// The tokenizer of dummy models: ids 0 to 255 are the bytes, 256 is the BOS `<s>`, which prompts get; the rest of the
     /// vocabulary is there as ids but never comes from text.
     pub fn bytes(vocab_size: usize) -> Result<Self, BuildError> {

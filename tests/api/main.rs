@@ -24,6 +24,7 @@ mod demo;
 mod examples;
 mod experiments;
 mod formats;
+mod gpt2;
 mod loading;
 mod models;
 mod nonfinite;

@@ -26,7 +26,8 @@ fn oracle(family: &str, config: &ModelConfig) -> (Llama, Cache) {
             (name.to_owned(), Tensor::from_vec(numbers(name, &shape), shape, &Device::Cpu).unwrap())
         })
         .collect();
-    let rope_scaling = config.rope.scaling.map(|scaling| {
+    let rope = config.rope().unwrap();
+    let rope_scaling = rope.scaling.map(|scaling| {
         let RopeScaling::Llama3(scaling) = scaling else { panic!("candle knows Llama 3's alone") };
         Llama3RopeConfig {
             factor: scaling.factor as f32,
@@ -44,8 +45,8 @@ fn oracle(family: &str, config: &ModelConfig) -> (Llama, Cache) {
         num_attention_heads: config.num_heads,
         num_key_value_heads: config.num_kv_heads,
         use_flash_attn: false,
-        rms_norm_eps: config.rms_norm_eps,
-        rope_theta: config.rope.theta as f32,
+        rms_norm_eps: config.block.norm.eps,
+        rope_theta: rope.theta as f32,
         bos_token_id: None,
         eos_token_id: None,
         rope_scaling,

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mediant::activations::{ActivationSet, StoreError};
-use mediant::lower::facts::{Facts, Limits, Words};
+use mediant::lower::facts::{Facts, Limits, Unembedding, Words};
+use mediant::model::architecture::{Role, TensorKind};
 use mediant::model::config::ModelConfig;
 use mediant::tokens::{Continuation, Encoded, SpanError, Token, TokenizeError};
 
-use crate::tiny::numbers;
+use crate::tiny::of_part;
 
 pub(crate) struct TinyFacts {
     config: ModelConfig,
@@ -19,8 +20,7 @@ pub(crate) struct TinyFacts {
 
 impl TinyFacts {
     pub(crate) fn new(config: &ModelConfig) -> Self {
-        let shape = [config.vocab_size, config.hidden_size];
-        let embeddings = numbers("model.embed_tokens.weight", &shape);
+        let embeddings = of_part(config, Role::Embedding, TensorKind::Weight, 0).unwrap();
         Self { config: config.clone(), limits: Limits::default(), embeddings }
     }
 }
@@ -45,8 +45,24 @@ impl Facts for TinyFacts {
         let d = self.config.hidden_size;
         ids.iter().flat_map(|id| &self.embeddings[*id as usize * d..][..d]).copied().collect()
     }
-    fn unembedding(&self, id: u32) -> Vec<f32> {
-        self.embedding(&[id]) // no test here attributes logits
+    fn unembedding(&self, id: u32) -> Unembedding {
+        let d = self.config.hidden_size;
+        let table = of_part(&self.config, Role::Unembedding, TensorKind::Weight, 0);
+        let row = &table.as_ref().unwrap_or(&self.embeddings)[id as usize * d..][..d];
+        let norm = of_part(&self.config, Role::FinalNorm, TensorKind::Weight, 0).unwrap();
+        let bias = of_part(&self.config, Role::FinalNorm, TensorKind::Bias, 0).unwrap_or(vec![0.0; d]);
+        Unembedding {
+            direction: row.iter().zip(&norm).map(|(w, norm)| w * norm).collect(),
+            constant: row.iter().zip(&bias).map(|(w, bias)| f64::from(*w) * f64::from(*bias)).sum(),
+        }
+    }
+    fn position_embedding(&self, position: u32) -> Option<Vec<f32>> {
+        let d = self.config.hidden_size;
+        let table = of_part(&self.config, Role::Positions, TensorKind::Weight, 0)?;
+        Some(table[position as usize * d..][..d].to_vec())
+    }
+    fn attention_bias(&self, layer: u32) -> Option<Vec<f32>> {
+        of_part(&self.config, Role::AttentionOutput, TensorKind::Bias, layer as usize)
     }
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
         let (v, d) = (self.config.vocab_size, self.config.hidden_size);

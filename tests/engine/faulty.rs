@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
 use mediant::kernels::upload::{Piece, Upload};
-use mediant::kernels::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use mediant::kernels::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use mediant::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
 /// A fault.
@@ -85,9 +85,10 @@ impl Kernels for Faulty {
         assert_eq!(out.columns(), outputs);
     }
 
-    fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
+    fn row_parallel(&self, x: &Matrix, weight: &Self::Weight, bias: Option<&Self::Vector>, out: &mut Matrix) {
+        assert!(bias.is_none());
         match self.fault {
-            Fault::NoRoom { .. } => self.inner.row_parallel(x, &weight.packed, out),
+            Fault::NoRoom { .. } => self.inner.row_parallel(x, &weight.packed, None, out),
             _ => self.linear(x, weight, out),
         }
     }
@@ -96,7 +97,6 @@ impl Kernels for Faulty {
         &self,
         x: &Matrix,
         weights: &Projections<Faulty>,
-        _eps: f32,
         rotate: Option<(&[u32], &RopeTable)>,
         q: &mut Matrix,
         k: &mut Matrix,
@@ -120,6 +120,10 @@ impl Kernels for Faulty {
         for ((out, g), u) in out.data_mut().iter_mut().zip(g.data()).zip(u.data()) {
             *out = g / (1.0 + (-g).exp()) * u;
         }
+    }
+
+    fn gelu(&self, _: &Matrix, _: &Vec<Weight>, _: Option<&Vec<f32>>, _: &mut Matrix) {
+        unreachable!("faults are tried on the llama");
     }
 
     fn attention(
@@ -168,8 +172,11 @@ impl Kernels for Faulty {
     fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
         self.inner.embed(table, tokens, out);
     }
-    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
-        self.inner.rms_norm(x, weight, eps, out);
+    fn add_positions(&self, x: &mut Matrix, table: &Table, positions: &[u32]) {
+        self.inner.add_positions(x, table, positions);
+    }
+    fn norm(&self, x: &Matrix, norm: &Norm<Vec<f32>>, out: &mut Matrix) {
+        self.inner.norm(x, norm, out);
     }
     fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
         self.inner.rope_table(table)

@@ -124,3 +124,8 @@ fn qwen2_with_its_biases_agrees_with_transformers() {
 fn qwen3_with_its_head_norms_agrees_with_transformers() {
     check("tiny_qwen3");
 }
+
+#[test]
+fn gpt2_with_its_positions_norms_biases_and_gelu_agrees_with_transformers() {
+    check("tiny_gpt2");
+}

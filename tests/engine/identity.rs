@@ -13,7 +13,7 @@ use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Score, S
 use mediant::spec::site::Site;
 
 use crate::faulty::{Fault, Faulty};
-use crate::tiny::{WORLDS, config, golden, llama, on, ranks, run, uniform};
+use crate::tiny::{WORLDS, config, decoder, golden, llama, on, ranks, run, uniform};
 
 const TOKENS: [u32; 13] = [17, 301, 5, 44, 209, 498, 3, 77, 150, 88, 12, 400, 61];
 const LAYERS: u32 = 4;
@@ -37,9 +37,17 @@ fn layers_of(site: Site) -> std::ops::Range<u32> {
     }
 }
 
-/// Columns of a site of the tiny llama with runs of [`TOKENS`].
-fn width(site: Site) -> usize {
-    config(&golden("tiny_llama")).site_width(site, TOKENS.len())
+/// One with rotary positions, RMS norms and a gate, one with learned positions, LayerNorms and biases.
+const MODELS: [&str; 2] = ["tiny_llama", "tiny_gpt2"];
+
+/// Columns of a site of a tiny model with runs of [`TOKENS`].
+fn width(model: &str, site: Site) -> usize {
+    config(&golden(model)).site_width(site, TOKENS.len())
+}
+
+/// A model on one rank in f32.
+fn whole(model: &str) -> Decoder<Cpu> {
+    decoder(&golden(model), 2, Dtype::F32).0
 }
 
 fn copy_of(run: RunId, positions: &[u32]) -> Op {
@@ -104,9 +112,12 @@ fn patching_a_run_with_itself_has_an_effect_of_exactly_zero_everywhere_in_every_
     for (dtype, world) in
         [Dtype::F32, Dtype::Bf16, Dtype::F16].into_iter().flat_map(|d| WORLDS.map(|w| (d, w)))
     {
-        let (mut model, _) = ranks(&golden("tiny_llama"), world, dtype);
-        assert_eq!(largest_self_patch_effect(&mut model, 100_000), 0.0, "{dtype:?} on {world}");
-        assert_eq!(largest_self_patch_effect(&mut model, 200), 0.0, "{dtype:?} on {world}, chunked");
+        for name in MODELS {
+            let (mut model, _) = ranks(&golden(name), world, dtype);
+            let at = format!("{name}, {dtype:?} on {world}");
+            assert_eq!(largest_self_patch_effect(&mut model, 100_000), 0.0, "{at}");
+            assert_eq!(largest_self_patch_effect(&mut model, 200), 0.0, "{at}, chunked");
+        }
     }
 }
 
@@ -140,7 +151,11 @@ fn noise_drawn_afresh_for_a_cell_would_be_seen_as_an_effect() {
 
 #[test]
 fn restoring_all_positions_of_the_residual_stream_gives_the_clean_runs_bits_at_every_layer() {
-    let (mut decoder, layers) = llama();
+    MODELS.iter().for_each(|model| restoring_all_positions(model));
+}
+
+fn restoring_all_positions(model: &str) {
+    let (mut decoder, layers) = (whole(model), LAYERS);
     let all: Vec<u32> = (0..=LAST).collect();
     let mut plan = Plan::default();
     let (clean, corrupted) = pair(&mut plan);
@@ -188,7 +203,12 @@ fn states_of_the_layer_before_would_not_restore_the_clean_run() {
 
 #[test]
 fn interventions_that_do_nothing_give_the_clean_runs_bits() {
-    let (mut decoder, layers) = llama();
+    MODELS.iter().for_each(|model| doing_nothing(model));
+}
+
+fn doing_nothing(model: &str) {
+    let (mut decoder, layers) = (whole(model), LAYERS);
+    let width = |site| width(model, site);
     let mut plan = Plan::default();
     let (clean, _) = pair(&mut plan);
     let zeros = |site| Source::Constant(vec![0.0; width(site)].into());
@@ -249,9 +269,9 @@ fn depends_on_company(decoder: &mut impl Model) -> bool {
 
 #[test]
 fn a_result_does_not_depend_on_what_else_is_in_the_batch() {
-    for world in WORLDS {
-        let (mut model, _) = ranks(&golden("tiny_llama"), world, Dtype::F32);
-        assert!(!depends_on_company(&mut model), "{world} ranks");
+    for (name, world) in MODELS.into_iter().flat_map(|name| WORLDS.map(|world| (name, world))) {
+        let (mut model, _) = ranks(&golden(name), world, Dtype::F32);
+        assert!(!depends_on_company(&mut model), "{name} on {world} ranks");
     }
 }
 

@@ -13,6 +13,7 @@ mod faulty;
 mod fuzz;
 mod goldens;
 mod identity;
+mod inside;
 mod nonfinite;
 mod parts;
 mod random;
@@ -27,5 +28,7 @@ mod site_lowering;
 #[path = "../shared/site_requests.rs"]
 mod site_requests;
 mod tiny;
+#[path = "../shared/tiny_tensors.rs"]
+mod tiny_tensors;
 #[path = "../shared/uniform.rs"]
 mod uniform;

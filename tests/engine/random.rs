@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use mediant::kernels::cpu::Dtype;
+use mediant::model::config::ModelConfig;
 use mediant::plan::pack::Mode;
 use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
@@ -67,12 +68,16 @@ fn raw_run() -> impl Strategy<Value = RawRun> {
     )
 }
 
-fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
+/// One with rotary positions, RMS norms and a gate, one with learned positions, LayerNorms and biases.
+fn any_model() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["tiny_llama", "tiny_gpt2"])
+}
+
+fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan, config: &ModelConfig) -> Edit {
     let site = SITES[raw.site % SITES.len()];
     let mut positions: Vec<u32> = raw.positions.iter().map(|p| p.index(length) as u32).collect();
     positions.sort_unstable();
     positions.dedup();
-    let config = config(&golden("tiny_llama"));
     let head = raw.head.zip(config.site_heads(site));
     let part = if site.is_over_keys() { keys } else { HEAD };
     let columns = head.map(|(h, n)| h % n as u32 * part..(h % n as u32 + 1) * part);
@@ -110,7 +115,7 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan) -> Edit {
     Edit { at: Address { layer, site }, positions, columns, op, instead, through, group }
 }
 
-fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
+fn plan(first: &[u32], raw_runs: &[RawRun], config: &ModelConfig) -> Plan {
     let roots = raw_runs.iter().filter(|(parent, ..)| parent.is_none());
     let keys = roots.map(|(_, tokens, _)| tokens.len()).chain([first.len()]).max().unwrap() as u32;
     let mut plan = Plan::default();
@@ -123,7 +128,7 @@ fn plan(first: &[u32], raw_runs: &[RawRun]) -> Plan {
             Some(parent) => {
                 let parent = RunId(parent.index(plan.runs.len()) as u32);
                 let length = plan.run(parent).tokens.len();
-                let edits = edits.iter().map(|e| edit(e, length, keys, &plan)).collect();
+                let edits = edits.iter().map(|e| edit(e, length, keys, &plan, config)).collect();
                 plan.branch(parent, edits);
             }
         }
@@ -157,9 +162,10 @@ proptest! {
     fn branching_full_recompute_and_every_chunking_give_the_same_bits(
         first in prop::collection::vec(0u32..512, 1..9),
         raw_runs in prop::collection::vec(raw_run(), 1..8),
+        model in any_model(),
     ) {
-        let plan = plan(&first, &raw_runs);
-        let golden = golden("tiny_llama");
+        let golden = golden(model);
+        let plan = plan(&first, &raw_runs, &config(&golden));
         let (mut one, _) = decoder(&golden, 1, Dtype::F32);
         let (mut three, _) = decoder(&golden, 3, Dtype::F32);
         let whole = run(&mut one, LAYERS, &plan, 100_000, Mode::Branching);
@@ -179,9 +185,10 @@ proptest! {
     fn they_do_on_any_number_of_ranks_which_agree_with_one_another(
         first in prop::collection::vec(0u32..512, 1..9),
         raw_runs in prop::collection::vec(raw_run(), 1..8),
+        model in any_model(),
     ) {
-        let plan = plan(&first, &raw_runs);
-        let golden = golden("tiny_llama");
+        let golden = golden(model);
+        let plan = plan(&first, &raw_runs, &config(&golden));
         let mut found = Vec::new();
         for world in WORLDS {
             let (mut model, _) = ranks(&golden, world, Dtype::F32);

@@ -87,7 +87,11 @@ fn eight_ranks_with_copies_of_keys_compute_what_one_does() {
 
 #[test]
 fn a_dummy_model_is_the_same_on_any_number_of_ranks_and_so_is_noise() {
-    let dummy = open(&"dummy:tiny?seed=3".parse::<ModelRef>().unwrap(), &LoadOptions::default()).unwrap();
+    ["dummy:tiny?seed=3", "dummy:gpt2-tiny?seed=3"].into_iter().for_each(check_dummy);
+}
+
+fn check_dummy(reference: &str) {
+    let dummy = open(&reference.parse::<ModelRef>().unwrap(), &LoadOptions::default()).unwrap();
     let outcomes = [1, 2, 4].map(|world| {
         let devices = vec![Device::Cpu; world];
         let (told, progress) = std::sync::mpsc::channel();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mediant::kernels::cpu::Dtype;
+use mediant::model::architecture::PositionShape;
 use mediant::model::config::ModelConfig;
 use mediant::model::rope::{DynamicScaling, LinearScaling, RopeScaling, YarnScaling};
 use mediant::plan::pack::Mode;
@@ -38,8 +39,9 @@ fn scaling(table: &Value, positions: usize) -> RopeScaling {
 fn scaled(golden: &Value, table: &Value) -> ModelConfig {
     let mut config = config(golden);
     let positions = golden["max_position_embeddings"].as_u64().unwrap() as usize;
-    config.rope.scaling = Some(scaling(table, positions));
-    config.max_positions = config.rope.longest(positions).max(71);
+    let PositionShape::Rope(rope) = &mut config.block.positions else { panic!("it has a rotary embedding") };
+    rope.scaling = Some(scaling(table, positions));
+    config.max_positions = rope.longest(positions).max(71);
     config
 }
 

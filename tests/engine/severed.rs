@@ -19,8 +19,11 @@ use crate::tiny::{config, decoder, golden, run};
 
 const SAMPLES: usize = 2;
 
+/// The golden of each family.
+const GOLDENS: [&str; 2] = ["tiny_severed", "tiny_severed_gpt2"];
+
 fn model(golden: &Value) -> (Decoder<Cpu>, ModelConfig) {
-    let model = crate::tiny::golden("tiny_llama");
+    let model = crate::tiny::golden(&format!("tiny_{}", golden["family"].as_str().unwrap()));
     assert_eq!(config(&model), config(golden));
     assert_eq!(golden["samples"], SAMPLES);
     decoder(&model, 2, Dtype::F32)
@@ -57,7 +60,11 @@ fn arm<'g>(golden: &'g Value, kind: &str, site: Option<&str>) -> &'g Value {
 
 #[test]
 fn hidden_and_severed_arms_of_a_trace_agree_with_pytorch_in_every_cell_and_sample() {
-    let golden = golden("tiny_severed");
+    GOLDENS.iter().for_each(|name| check_trace(name));
+}
+
+fn check_trace(name: &str) {
+    let golden = golden(name);
     let (mut decoder, config) = model(&golden);
     let layers = config.num_layers as u32;
     let body = json!({
@@ -101,7 +108,11 @@ fn hidden_and_severed_arms_of_a_trace_agree_with_pytorch_in_every_cell_and_sampl
 
 #[test]
 fn values_held_from_another_draw_at_all_layers_agree_with_pytorch_as_in_romes_own_code() {
-    let golden = golden("tiny_severed");
+    GOLDENS.iter().for_each(|name| check_held(name));
+}
+
+fn check_held(name: &str) {
+    let golden = golden(name);
     let (mut decoder, config) = model(&golden);
     let layers = config.num_layers as u32;
     let tokens: Arc<[u32]> = indices(&golden["tokens"]).into();

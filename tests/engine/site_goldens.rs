@@ -142,7 +142,16 @@ fn check_captures_on(name: &str, world: usize) -> BTreeSet<String> {
 
 #[test]
 fn llama_agrees_with_transformers_in_every_operation_at_every_site_from_every_source() {
-    let written = check_cases("tiny_sites");
+    check_everything("tiny_sites");
+}
+
+#[test]
+fn gpt2_agrees_with_transformers_in_every_operation_at_every_site_from_every_source() {
+    check_everything("tiny_sites_gpt2");
+}
+
+fn check_everything(name: &str) {
+    let written = check_cases(name);
     // The other operations at the sites of `tiny_llama` are in that golden, and a written `head_out` is a written `z`.
     let readable = [Site::HeadOut, Site::Logits];
     for site in Site::ALL.into_iter().filter(|site| !readable.contains(site)) {
@@ -167,7 +176,7 @@ fn qwen3_with_its_head_norms_agrees_with_transformers_at_q_k_and_v() {
 
 #[test]
 fn what_stands_at_every_site_agrees_with_transformers_in_every_family() {
-    for name in ["tiny_sites", "tiny_sites_qwen2", "tiny_sites_qwen3"] {
+    for name in ["tiny_sites", "tiny_sites_qwen2", "tiny_sites_qwen3", "tiny_sites_gpt2"] {
         let read = check_captures(name);
         assert_eq!(read, Site::ALL.iter().map(|site| site.name().to_owned()).collect(), "{name}");
     }

@@ -132,3 +132,19 @@ fn requests_at_biased_and_normed_projections_agree_with_transformers() {
     assert_eq!(check("tiny_sites_qwen2", [&[], &[]]), 17);
     assert_eq!(check("tiny_sites_qwen3", [&[], &[]]), 52);
 }
+
+#[test]
+fn requests_of_gpt2_agree_with_transformers_at_every_site_but_those_of_rotations_which_it_has_not() {
+    let golden = golden("tiny_sites_gpt2");
+    let name = |case: &'_ Value| case["name"].as_str().unwrap().to_owned();
+    let rotary = |case: &Value| case.to_string().contains("_rope\"");
+    let headless: Vec<&str> = ANOTHER_HEAD.to_vec();
+    let refused = list(&golden["cases"]).iter();
+    let refused = refused.filter(|case| REFUSED.contains(&name(case).as_str()) || rotary(case));
+    let refused: Vec<String> = refused.map(name).collect();
+    let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+    let rotary = list(&golden["cases"]).iter().filter(|case| rotary(case)).count();
+    assert_eq!(refused.len(), REFUSED.len() + rotary);
+    let computed = check("tiny_sites_gpt2", [&refused, &headless]);
+    assert_eq!(computed + refused.len() + headless.len(), list(&golden["cases"]).len());
+}

@@ -12,9 +12,9 @@ use mediant::kernels::OutOfMemory;
 use mediant::kernels::cpu::{Cpu, Dtype};
 use mediant::kernels::upload::{Content, Numbers, Piece, Upload};
 use mediant::load::expected_tensors;
+use mediant::model::architecture::{Family, Role, TensorKind};
 use mediant::model::config::ModelConfig;
 use mediant::model::decoder::Decoder;
-use mediant::model::rope::{Llama3Scaling, Rope, RopeScaling};
 use mediant::model::shard::Shard;
 use mediant::model::weights::load;
 use mediant::plan::output::{EditStats, RowWritten};
@@ -22,24 +22,11 @@ use mediant::plan::pack::{Mode, Packing};
 use mediant::plan::{EditGroup, Plan, Score};
 use serde_json::Value;
 
+pub(crate) use crate::tiny_tensors::numbers;
 pub(crate) use crate::uniform::uniform;
 
 /// Numbers of ranks that the tiny models are divided over. They have two key/value heads: four ranks hold copies.
 pub(crate) const WORLDS: [usize; 3] = [1, 2, 4];
-
-/// A tensor of the tiny models, row after row.
-pub(crate) fn numbers(name: &str, shape: &[usize]) -> Vec<f32> {
-    let scale: fn(f32) -> f32 = if name == "model.embed_tokens.weight" {
-        |u| u
-    } else if name.ends_with("norm.weight") {
-        |u| 1.0 + u / 4.0
-    } else if name.rsplit('.').next() == Some("bias") || name == "lm_head.weight" {
-        |u| u / 2.0
-    } else {
-        |u| u / 4.0
-    };
-    uniform(name, shape.iter().product()).into_iter().map(scale).collect()
-}
 
 /// Rows and columns of such a tensor.
 fn part(config: &ModelConfig, name: &str, rows: Range<usize>, columns: Range<usize>) -> Piece<'static> {
@@ -52,41 +39,16 @@ fn part(config: &ModelConfig, name: &str, rows: Range<usize>, columns: Range<usi
     Piece { rows: rows.len(), columns: columns.len(), content }
 }
 
-/// The configuration and the shapes of all tensors, as a golden file states them.
+/// What a part of a tiny model holds, if the model has it and it is a tensor of its own.
+pub(crate) fn of_part(config: &ModelConfig, role: Role, kind: TensorKind, layer: usize) -> Option<Vec<f32>> {
+    Some(numbers(&config.place(role, kind, layer)?.name, &config.shape_of(role, kind)?))
+}
+
+/// The configuration that a golden file states, as of a checkpoint.
 pub(crate) fn config(golden: &Value) -> ModelConfig {
-    let c = &golden["config"];
-    let size = |key: &str| c[key].as_u64().unwrap() as usize;
-    let theta = c["rope_theta"].as_f64().or(c["rope_parameters"]["rope_theta"].as_f64()).unwrap();
-    let scaling = &c["rope_scaling"];
-    let model_type = c["model_type"].as_str().unwrap();
-    ModelConfig {
-        architecture: model_type.into(),
-        vocab_size: size("vocab_size"),
-        hidden_size: size("hidden_size"),
-        intermediate_size: size("intermediate_size"),
-        num_layers: size("num_hidden_layers"),
-        num_heads: size("num_attention_heads"),
-        num_kv_heads: size("num_key_value_heads"),
-        head_dim: size("head_dim"),
-        rms_norm_eps: c["rms_norm_eps"].as_f64().unwrap(),
-        rope: Rope {
-            theta,
-            scaling: scaling["factor"].as_f64().map(|factor| {
-                RopeScaling::Llama3(Llama3Scaling {
-                    factor,
-                    low_freq_factor: scaling["low_freq_factor"].as_f64().unwrap(),
-                    high_freq_factor: scaling["high_freq_factor"].as_f64().unwrap(),
-                    original_max_positions: scaling["original_max_position_embeddings"].as_u64().unwrap()
-                        as usize,
-                })
-            }),
-        },
-        max_positions: size("max_position_embeddings"),
-        sliding_window: None,
-        tie_word_embeddings: c["tie_word_embeddings"].as_bool().unwrap(),
-        qkv_bias: model_type == "qwen2",
-        qk_norm: model_type == "qwen3",
-    }
+    let config = golden["config"].as_object().unwrap();
+    let family = Family::named(config["model_type"].as_str().unwrap()).unwrap();
+    family.config(config).unwrap()
 }
 
 /// Reads a golden file.
@@ -195,17 +157,12 @@ pub(crate) fn run(model: &mut impl Model, layers: u32, plan: &Plan, budget: usiz
 /// A decoder divided over the first GPUs.
 #[cfg(feature = "cuda")]
 fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
-    use mediant::kernels::cuda::{Cuda, Dimensions, GroupId, Place};
+    use mediant::kernels::cuda::{Cuda, GroupId, Place};
     let group = (world > 1).then(|| GroupId::new().unwrap());
     let seeds = Threads::group(world).into_iter().zip(Shard::all(config, world).unwrap()).collect();
     let build = move |(host, shard): (Threads, Shard)| {
-        let dimensions = Dimensions {
-            hidden: shard.config().hidden_size,
-            heads: shard.attention(),
-            intermediate: shard.mlp.len(),
-        };
         let place = group.map(|group| Place { group, host });
-        let cuda = Cuda::open(shard.rank, dtype, dimensions, place).unwrap();
+        let cuda = Cuda::open(shard.rank, dtype, shard.dimensions(), place).unwrap();
         let part =
             |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
         let weights = load(&cuda, &shard, part, |_| ()).unwrap();

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use mediant::load::{Checkpoint, LoadOptions, ModelRef, check_fits, open, required_bytes};
+use mediant::model::architecture::{LLAMA, PositionShape};
+use mediant::model::rope::Rope;
 use mediant::tokens::SpanError;
 use serde::Deserialize;
 
@@ -104,8 +106,9 @@ fn the_configuration_is_that_of_smollm2_135m() {
     let c = &MODEL.config;
     assert_eq!((c.num_layers, c.hidden_size, c.intermediate_size, c.vocab_size), (30, 576, 1536, 49152));
     assert_eq!((c.num_heads, c.num_kv_heads, c.head_dim, c.max_positions), (9, 3, 64, 8192));
-    assert_eq!((c.rope.theta, c.rope.scaling, c.rms_norm_eps), (100_000.0, None, 1e-5));
-    assert!(c.tie_word_embeddings && !c.qkv_bias && !c.qk_norm);
+    assert_eq!(c.family.name, "llama");
+    assert!(c.tie_word_embeddings);
+    assert_eq!(c.block, LLAMA.block(1e-5, PositionShape::Rope(Rope::plain(100_000.0))));
     assert_eq!(required_bytes(c, 4), 134_515_008 * 4);
     check_fits(required_bytes(c, 4)).unwrap();
 }

@@ -9,8 +9,13 @@
 
 mod default_model;
 mod folder;
+mod gpt2;
 mod hostile;
 mod hub;
 mod made;
 mod parts;
+#[path = "../shared/tiny_tensors.rs"]
+mod tiny_tensors;
 mod tokenizers;
+#[path = "../shared/uniform.rs"]
+mod uniform;

@@ -6,11 +6,23 @@ sizes matter, on the default model; prints the differences, a failed one ends th
 
 import torch
 
+import anatomy
 import reference as ref
 import traces
 from check_reference import report, worst
 from default_cases import DEFAULT_RUNS, default_cases
-from interventions import EDITABLE, NO_LAYER, Edit, addresses, direct_logits, forward, head_width, lens, site_heads
+from interventions import (
+    EDITABLE,
+    NO_LAYER,
+    Edit,
+    addresses,
+    direct_bias,
+    direct_logits,
+    forward,
+    head_width,
+    lens,
+    site_heads,
+)
 from make_golden import first_token, kl
 from make_site_golden import ANSWERS, SEVERED, severed_setup
 from site_cases import (
@@ -22,6 +34,7 @@ from site_cases import (
     RUNS,
     SAME_LENGTH,
     bias_cases,
+    gpt2_site_cases,
     llama_site_cases,
     paths,
     projection_cases,
@@ -54,28 +67,34 @@ def what_is_captured(name: str, model):
     """Each captured activation against the module's own function of another one."""
     pair = Pair(model)
     a = pair.base
-    t, e = len(BASE), model.model.layers[0].self_attn.head_dim
+    t, e = len(BASE), anatomy.head_dim(model)
     split = lambda x, w: x.view(t, -1, w).transpose(0, 1)  # noqa: E731  ([heads, t, w])
-    cos, sin = model.model.rotary_emb(a["embed", 0][None], torch.arange(t)[None])
+    parts = anatomy.parts(model)
+    if parts.positions is None:
+        cos, sin = model.model.rotary_emb(a["embed", 0][None], torch.arange(t)[None])
+        rotated = lambda x: x * cos + torch.cat((-x[..., e // 2 :], x[..., : e // 2]), -1) * sin  # noqa: E731
+    else:
+        rotated = lambda x: x  # noqa: E731
+    groups = model.config.num_attention_heads // anatomy.kv_heads(model)
     worsts = {}
 
     def see(what, x, y):
         worsts[what] = max(worsts.get(what, 0.0), worst(x, y))
 
-    for k, block in enumerate(model.model.layers):
-        attn = block.self_attn
-        groups = attn.num_key_value_groups
-        see("attn_in = norm(resid_pre)", block.input_layernorm(a["resid_pre", k]), a["attn_in", k])
-        see("mlp_in = norm(resid_mid)", block.post_attention_layernorm(a["resid_mid", k]), a["mlp_in", k])
-        for site in ("q", "k", "v"):
-            made = getattr(attn, f"{site}_proj")(a["attn_in", k])
-            if site != "v" and hasattr(attn, "q_norm"):
-                made = getattr(attn, f"{site}_norm")(made.view(t, -1, e)).flatten(1)
+    if parts.positions is not None:
+        added = a["embed", 0] + parts.positions.weight[:t]
+        see("resid_pre of the first layer = embed + positions", added, a["resid_pre", 0])
+    for k in range(anatomy.layers(model)):
+        block = anatomy.block(model, k)
+        see("attn_in = norm(resid_pre)", block.attn_norm(a["resid_pre", k]), a["attn_in", k])
+        see("mlp_in = norm(resid_mid)", block.mlp_norm(a["resid_mid", k]), a["mlp_in", k])
+        for site, (module, columns) in block.qkv.items():
+            made = module(a["attn_in", k])[..., columns]
+            if block.head_norm(site) is not None:
+                made = block.head_norm(site)(made.view(t, -1, e)).flatten(1)
             see(f"{site} of attn_in", made, a[site, k])
         for site in ("q", "k"):
-            x = split(a[site, k], e)
-            turned = x * cos + torch.cat((-x[..., e // 2 :], x[..., : e // 2]), -1) * sin
-            see(f"{site}_rope = rotated {site}", turned, split(a[f"{site}_rope", k], e))
+            see(f"{site}_rope = rotated {site}", rotated(split(a[site, k], e)), split(a[f"{site}_rope", k], e))
         q, keys, v = split(a["q_rope", k], e), split(a["k_rope", k], e), split(a["v", k], e)
         scores, pattern, z = split(a["scores", k], t), split(a["pattern", k], t), split(a["z", k], e)
         for h in range(HEADS):
@@ -86,24 +105,22 @@ def what_is_captured(name: str, model):
         see("softmax(scores) = pattern", scores.masked_fill(later, -torch.inf).softmax(-1), pattern)
         see("rows of pattern sum to 1", pattern.sum(-1), torch.ones(HEADS, t))
         summed = a["head_out", k].view(t, HEADS, -1).sum(1)
-        see("head_out sums to attn_out", summed, a["attn_out", k])
-        see("mlp_act = silu(gate) up", _gated(block.mlp, a["mlp_in", k]), a["mlp_act", k])
-        see("mlp_out = down(mlp_act)", block.mlp.down_proj(a["mlp_act", k]), a["mlp_out", k])
-    see("final_norm = norm(resid_post)", model.model.norm(a["resid_post", LAYERS - 1]), a["final_norm", 0])
-    see("logits = unembedded final_norm", model.lm_head(a["final_norm", 0]), a["logits", 0])
+        bias = 0 if block.o.bias is None else block.o.bias
+        see("head_out and the bias sum to attn_out", summed + bias, a["attn_out", k])
+        see("mlp_act = the neurons of mlp_in", block.neurons(a["mlp_in", k]), a["mlp_act", k])
+        see("mlp_out = down(mlp_act)", block.down(a["mlp_act", k]), a["mlp_out", k])
+    see("final_norm = norm(resid_post)", parts.norm(a["resid_post", LAYERS - 1]), a["final_norm", 0])
+    see("logits = unembedded final_norm", parts.head(a["final_norm", 0]), a["logits", 0])
     see("logits of the last position", a["logits", 0][-1:], pair.z)
     see("tapped attention and transformers' own", pair.z, forward(model, BASE)[0])
     see("lens of the last layer", lens(model, a["resid_post", LAYERS - 1]), a["logits", 0])
-    parts = [a["embed", 0][-1:]] + [a[s, k][-1:] for k in range(LAYERS) for s in ("attn_out", "mlp_out")]
-    direct = direct_logits(model, torch.cat(parts), a["resid_post", LAYERS - 1][-1], 99)
-    see("direct attributions sum to the logit", direct.sum(), pair.z[0, 99])
+    summands = [a["embed", 0][-1:]] + [a[s, k][-1:] for k in range(LAYERS) for s in ("attn_out", "mlp_out")]
+    if parts.positions is not None:
+        summands.append(parts.positions.weight[t - 1 : t])
+    direct = direct_logits(model, torch.cat(summands), a["resid_post", LAYERS - 1][-1], 99)
+    see("direct attributions sum to the logit", direct.sum() + direct_bias(model, 99), pair.z[0, 99])
     for what, difference in worsts.items():
         report(f"{name}: {what}", difference, LIMIT)
-
-
-def _gated(mlp, x):
-    gate = mlp.gate_proj(x)
-    return gate * torch.sigmoid(gate) * mlp.up_proj(x)
 
 
 def what_edits_do(name: str, model):
@@ -194,7 +211,7 @@ def what_operations_do(model):
     report("mlp_act: dims are those and no other", worst(after["mlp_act", k], want), LIMIT)
     report(
         "mlp_act: written neurons reach mlp_out",
-        worst(after["mlp_out", k], model.model.layers[k].mlp.down_proj(want)),
+        worst(after["mlp_out", k], anatomy.block(model, k).down(want)),
         LIMIT,
     )
 
@@ -215,8 +232,9 @@ def paths_are_direct(model):
         report(f"direct path of head {layer}.{head}", worst(lens(model, moved)[0], z), LIMIT)
     sender, receiver = (1, 2), (2, 0)
     z = runner.run(cases[f"path from head {sender} to q of head {receiver}"])[0]
-    block = model.model.layers[receiver[0]]
-    q = block.self_attn.q_proj(block.input_layernorm(pair.base["resid_pre", receiver[0]] + change(*sender)))
+    block = anatomy.block(model, receiver[0])
+    project, columns = block.qkv["q"]
+    q = project(block.attn_norm(pair.base["resid_pre", receiver[0]] + change(*sender)))[..., columns]
     edit = Edit("q", receiver[0], EVERYWHERE, "replace", q[:, :16], head=receiver[1])
     report("path to a receiver's q", worst(forward(model, BASE, [edit])[0][0], z), LIMIT)
 
@@ -309,7 +327,7 @@ def default_model():
 
 
 def check():
-    for family in ("llama", "qwen2", "qwen3"):
+    for family in ("llama", "qwen2", "qwen3", "gpt2"):
         model = ref.tiny(family)
         what_is_captured(family, model)
         what_edits_do(family, model)
@@ -318,6 +336,7 @@ def check():
     paths_are_direct(model)
     severed_as_rome_does(model)
     cases_move_and_agree_in_f32("llama", llama_site_cases())
+    cases_move_and_agree_in_f32("gpt2", gpt2_site_cases())
     cases_move_and_agree_in_f32("qwen2", bias_cases())
     cases_move_and_agree_in_f32("qwen3", projection_cases())
     default_model()

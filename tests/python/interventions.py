@@ -3,7 +3,7 @@
 SITES, as `[t, width]` of one run (T: positions of the run, e: head dimension, d: hidden):
 
     embed resid_pre resid_mid resid_post attn_out mlp_out   d
-    attn_in mlp_in                                          d          outputs of the block's two RMSNorms
+    attn_in mlp_in                                          d          outputs of the block's two norms
     q                                                       heads x e  what RoPE gets (Qwen3: after the head norm)
     k v                                                     kv heads x e
     q_rope k_rope                                           as q, k    after RoPE
@@ -11,9 +11,11 @@ SITES, as `[t, width]` of one run (T: positions of the run, e: head dimension, d
     pattern                                                 heads x T  after softmax, 0 at later keys
     z                                                       heads x e  input of o_proj
     head_out                                                heads x d  z_h W_O,h; read only
-    mlp_act                                                 mlp width  silu(gate) * up
-    final_norm                                              d          output of the last RMSNorm, no layer
+    mlp_act                                                 mlp width  silu(gate) * up; GPT-2: gelu_new(up)
+    final_norm                                              d          output of the last norm, no layer
     logits                                                  vocabulary read only, no layer
+
+Models without RoPE (GPT-2) have q_rope = q and k_rope = k; their learned positions are added after `embed`.
 
 Row p of `scores` and `pattern` holds the query at p; what is written there at keys after p is without effect, and a
 written pattern is not normalised again.
@@ -26,6 +28,8 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AttentionInterface
+
+import anatomy
 
 RESIDUAL = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_in", "mlp_in", "attn_out", "mlp_out", "final_norm"]
 HEAD_SITES = ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
@@ -40,13 +44,13 @@ def head_width(model, site: str, count: int) -> int:
     """Columns of one head at a site, for a run of `count` positions."""
     if site == "head_out":
         return model.config.hidden_size
-    return count if site in ("scores", "pattern") else model.model.layers[0].self_attn.head_dim
+    return count if site in ("scores", "pattern") else anatomy.head_dim(model)
 
 
 def site_heads(model, site: str) -> int | None:
     """How many heads a site has; None where it has none."""
     if site in KV_SITES:
-        return model.config.num_key_value_heads
+        return anatomy.kv_heads(model)
     return model.config.num_attention_heads if site in (*HEAD_SITES, "head_out") else None
 
 
@@ -54,13 +58,14 @@ def site_width(model, site: str, count: int) -> int:
     """Columns of a site, for a run of `count` positions."""
     if heads := site_heads(model, site):
         return heads * head_width(model, site, count)
-    widths = {"mlp_act": model.config.intermediate_size, "logits": model.config.vocab_size}
-    return widths.get(site, model.config.hidden_size)
+    if site == "mlp_act":
+        return anatomy.matrix(anatomy.block(model, 0).down).shape[1]
+    return model.config.vocab_size if site == "logits" else model.config.hidden_size
 
 
 def addresses(model) -> list[tuple[str, int]]:
     """Every (site, layer) of a model; layer 0 where the site has none."""
-    layers = range(len(model.model.layers))
+    layers = range(anatomy.layers(model))
     return [(s, k) for s in SITES for k in (layers if s not in NO_LAYER else [0])]
 
 
@@ -139,7 +144,8 @@ def _tapped_attention(module, query, key, value, _mask, scaling, dropout=0.0, **
         return flat.view(b, t, h, w).transpose(1, 2)
 
     query, key = tap("q_rope", query), tap("k_rope", key)
-    key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     later = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).triu(1)
     scores = tap("scores", (query @ key.transpose(2, 3) * scaling).masked_fill(later, 0))
     pattern = tap("pattern", scores.masked_fill(later, -torch.inf).softmax(-1)).masked_fill(later, 0)
@@ -154,14 +160,15 @@ def _tapped(model):
     """The model with `_tapped_attention` and no taps yet."""
     before = model.config._attn_implementation
     model.config._attn_implementation = "tapped"
-    for block in model.model.layers:
-        block.self_attn.taps = {}
+    attentions = [anatomy.block(model, k).attn for k in range(anatomy.layers(model))]
+    for attn in attentions:
+        attn.taps = {}
     try:
         yield
     finally:
         model.config._attn_implementation = before
-        for block in model.model.layers:
-            del block.self_attn.taps
+        for attn in attentions:
+            del attn.taps
 
 
 def _register(model, site: str, layer: int, act):
@@ -176,35 +183,35 @@ def _register(model, site: str, layer: int, act):
     def on_input(_module, args, kwargs):
         act(args[0] if args else kwargs["hidden_states"])
 
-    whole = {"embed": model.model.embed_tokens, "final_norm": model.model.norm, "logits": model.lm_head}
+    parts = anatomy.parts(model)
+    whole = {"embed": parts.embed, "final_norm": parts.norm, "logits": parts.head}
     if site in whole:
         return whole[site].register_forward_hook(on_output).remove
-    block = model.model.layers[layer]
-    attn = block.self_attn
+    block = anatomy.block(model, layer)
     if site in IN_ATTENTION:
-        attn.taps[site] = act
-        return lambda: attn.taps.pop(site)
-    if site in ("q", "k") and hasattr(attn, f"{site}_norm"):
-        return getattr(attn, f"{site}_norm").register_forward_hook(on_heads).remove
+        block.attn.taps[site] = act
+        return lambda: block.attn.taps.pop(site)
+    if site in ("q", "k") and block.head_norm(site) is not None:
+        return block.head_norm(site).register_forward_hook(on_heads).remove
+    if site in block.qkv:
+        module, columns = block.qkv[site]
+        return module.register_forward_hook(lambda _module, _args, output: act(output[..., columns])).remove
     # In place at the norm's input also changes the residual branch: both are one tensor in transformers' block.
     before = {
-        "resid_pre": block,
-        "z": attn.o_proj,
-        "head_out": attn.o_proj,
-        "resid_mid": block.post_attention_layernorm,
-        "mlp_act": block.mlp.down_proj,
+        "resid_pre": block.whole,
+        "z": block.o,
+        "head_out": block.o,
+        "resid_mid": block.mlp_norm,
+        "mlp_act": block.down,
     }
     if site in before:
         return before[site].register_forward_pre_hook(on_input, with_kwargs=True).remove
     after = {
-        "attn_in": block.input_layernorm,
-        "q": attn.q_proj,
-        "k": attn.k_proj,
-        "v": attn.v_proj,
-        "attn_out": attn.o_proj,
-        "mlp_in": block.post_attention_layernorm,
+        "attn_in": block.attn_norm,
+        "attn_out": block.o,
+        "mlp_in": block.mlp_norm,
         "mlp_out": block.mlp,
-        "resid_post": block,
+        "resid_post": block.whole,
     }
     return after[site].register_forward_hook(on_output).remove
 
@@ -212,7 +219,7 @@ def _register(model, site: str, layer: int, act):
 def head_out(model, layer: int, z: torch.Tensor) -> torch.Tensor:
     """Each head's part of attn_out, `[t, heads * d]`, from z `[t, heads * e]`."""
     heads, d = model.config.num_attention_heads, model.config.hidden_size
-    w = model.model.layers[layer].self_attn.o_proj.weight.view(d, heads, -1)
+    w = anatomy.matrix(anatomy.block(model, layer).o).reshape(d, heads, -1)
     return torch.einsum("the,dhe->thd", z.view(len(z), heads, -1), w).reshape(len(z), heads * d)
 
 
@@ -253,12 +260,19 @@ def forward(model, tokens, edits=(), capture=(), batch: int = 1):
 
 def lens(model, x: torch.Tensor) -> torch.Tensor:
     """Logit lens: residual rows `[n, d]` through the final norm and the unembedding, `[n, vocab]`."""
-    return model.lm_head(model.model.norm(x))
+    parts = anatomy.parts(model)
+    return parts.head(parts.norm(x))
 
 
-def direct_logits(model, parts: torch.Tensor, final_resid: torch.Tensor, token: int) -> torch.Tensor:
-    """Direct logit attribution: what each of `parts` `[n, d]` adds to a token's logit, the final norm's scale held at
-    that of `final_resid` `[d]`, of which the parts are summands."""
-    norm = model.model.norm
-    scale = (final_resid.pow(2).mean() + norm.variance_epsilon).rsqrt()
-    return (parts * scale * norm.weight) @ model.lm_head.weight[token]
+def direct_logits(model, rows: torch.Tensor, final_resid: torch.Tensor, token: int) -> torch.Tensor:
+    """Direct logit attribution: what each of `rows` `[n, d]` adds to a token's logit, the final norm's scale held at
+    that of `final_resid` `[d]`, of which the rows are summands."""
+    parts = anatomy.parts(model)
+    return anatomy.norm_of_parts(parts.norm, rows, final_resid) @ parts.head.weight[token]
+
+
+def direct_bias(model, token: int) -> float:
+    """What the final norm's bias adds to a token's logit."""
+    parts = anatomy.parts(model)
+    bias = getattr(parts.norm, "bias", None)
+    return 0.0 if bias is None else (bias @ parts.head.weight[token]).item()

@@ -1,7 +1,7 @@
 """Writes the golden values that mediant is tested against. Deterministic on one machine;
 the causal traces take a few minutes on two quiet cores.
 
-    python tests/python/make_golden.py tests/golden [--check]
+    python tests/python/make_golden.py tests/golden [--check] [--only NAME]
 
 `--check` also compares f32 with f64, cells run one at a time with batched ones, the hooks with their definitions, and
 the dequantised weights with transformers' own GGUF loader, and prints the differences.
@@ -11,6 +11,7 @@ Numbers carry 9 or 10 significant digits.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import pathlib
@@ -18,6 +19,7 @@ import pathlib
 import numpy as np
 import torch
 
+import anatomy
 import reference as ref
 import traces
 from corruptions import CASES as CORRUPTIONS, corrupted_prob
@@ -118,7 +120,7 @@ def smollm2_weights() -> str:
 
 def smollm2_patch(model) -> str:
     def sweep(source, base):
-        site, layers, target = "resid_post", len(model.model.layers), first_token(" current")
+        site, layers, target = "resid_post", anatomy.layers(model), first_token(" current")
         z_source, acts = forward(model, ref.encode(source), capture=[(site, k) for k in range(layers)])
         tokens = ref.encode(base)
         z_base = forward(model, tokens)[0]
@@ -238,7 +240,7 @@ def run_case(model, case: dict) -> dict:
     if case["source"] is not None:
         addresses = [(e["site"], e["layer"] or 0) for e in case["edits"]]
         acts = forward(model, case["source"], capture=addresses)[1]
-    head_dim = model.model.layers[0].self_attn.head_dim
+    head_dim = anatomy.head_dim(model)
     widths = {"z": model.config.num_attention_heads * head_dim}
     edits = [edit_of(e, acts, widths.get(e["site"], model.config.hidden_size), head_dim) for e in case["edits"]]
     z = last_logits(model, case["base"], edits)
@@ -326,26 +328,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--check", action="store_true", help="also check the reference against itself")
+    parser.add_argument("--only", help="write this file alone, a name without .json")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    model = ref.smollm2()
+    model = functools.cache(ref.smollm2)
     writers = {
         "numpy_noise": numpy_noise,
         **{f"tiny_{f}": (lambda f=f: tiny_golden(f)) for f in ref.FAMILIES},
         "smollm2_weights": smollm2_weights,
-        "smollm2_runs": lambda: smollm2_runs(model),
-        "smollm2_patch": lambda: smollm2_patch(model),
-        "smollm2_trace": lambda: smollm2_trace(model),
-        "smollm2_corruption": lambda: smollm2_corruption(model),
+        "smollm2_runs": lambda: smollm2_runs(model()),
+        "smollm2_patch": lambda: smollm2_patch(model()),
+        "smollm2_trace": lambda: smollm2_trace(model()),
+        "smollm2_corruption": lambda: smollm2_corruption(model()),
     }
     for name, write in writers.items():
-        path = options.folder / f"{name}.json"
-        path.write_text(write())
-        print(f"{path}  {path.stat().st_size / 1024:.0f} KiB", flush=True)
+        if options.only in (None, name):
+            path = options.folder / f"{name}.json"
+            path.write_text(write())
+            print(f"{path}  {path.stat().st_size / 1024:.0f} KiB", flush=True)
     if options.check:
         from check_reference import check
 
-        check(model, options.folder)
+        check(model(), options.folder)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@
 tiny_sites.json           cases (form: site_cases.py) and captures on the tiny Llama, f64 forward
 tiny_sites_qwen2.json     the same for projections with biases
 tiny_sites_qwen3.json     the same for projections with head norms and a head dimension of their own
+tiny_sites_gpt2.json      as tiny_sites.json of a GPT-2, with logit lens and direct attribution
 tiny_severed.json         causal traces with severed sublayers, as in ROME, f64 forward
+tiny_severed_gpt2.json    the same of a GPT-2
 smollm2_sites.json        cases, lens, direct attribution, a two-token target on the default model, f32
 
 `--check` first holds the hooks to facts that follow from the model's equations (`check_sites.py`).
@@ -16,12 +18,34 @@ import pathlib
 
 import torch
 
+import anatomy
 import reference as ref
 import traces
 from default_cases import DEFAULT_RUNS, default_cases
-from interventions import HEAD_SITES, NO_LAYER, Edit, addresses, direct_logits, forward, head_width, lens
+from interventions import (
+    HEAD_SITES,
+    NO_LAYER,
+    Edit,
+    addresses,
+    direct_bias,
+    direct_logits,
+    forward,
+    head_width,
+    lens,
+)
 from make_golden import digits, document, first_token
-from site_cases import BASE, LAST, RUNS, bias_cases, case, edit, llama_site_cases, projection_cases, source
+from site_cases import (
+    BASE,
+    LAST,
+    RUNS,
+    bias_cases,
+    case,
+    edit,
+    gpt2_site_cases,
+    llama_site_cases,
+    projection_cases,
+    source,
+)
 from site_runner import Runner
 
 # ---------------------------------------------------------------------------------------------- tiny models
@@ -75,7 +99,8 @@ def captures(runner: Runner) -> list[dict]:
     return out
 
 
-def tiny_sites(family: str, cases: list[dict]) -> str:
+def tiny_sites(family: str, cases: list[dict], inside: bool = False) -> str:
+    """`inside`: with the logit lens and the attribution of the clean run's answer."""
     runner = Runner(ref.tiny(family), RUNS)
     header = {
         "family": family,
@@ -88,6 +113,13 @@ def tiny_sites(family: str, cases: list[dict]) -> str:
         "ids": CHOSEN,
         "first": "the first 8 numbers of the row, or of its head's part; of scores and pattern no later key",
     }
+    if inside:
+        clean, acts = runner.run(case("clean"), addresses(runner.model))
+        header["attribution"] = attribution(runner.model, acts, clean, clean.argmax().item())
+        header["lens"] = [
+            {"layer": k, "logits": digits(lens(runner.model, acts["resid_post", k][-1])[CHOSEN], 9)}
+            for k in range(anatomy.layers(runner.model))
+        ]
     done = [c | outcome(runner.run(c)[0], CHOSEN) for c in cases]
     return document(header, cases=done, captures=captures(runner))
 
@@ -106,8 +138,8 @@ def severed_setup(model) -> dict:
     return {"tokens": BASE, "target": target, "noised": noised, "draws": draws}
 
 
-def tiny_severed() -> str:
-    model = ref.tiny("llama")
+def tiny_severed(family: str) -> str:
+    model = ref.tiny(family)
     s = severed_setup(model)
     args = (model, s["tokens"], s["target"])
     first, second = s["draws"]
@@ -123,10 +155,10 @@ def tiny_severed() -> str:
         arms.append({"arm": "severed", "site": site, "prob": digits(one_draw, 9)})
         arms.append({"arm": "severed, two draws", "site": site, "prob": digits(two_draws, 9)})
     header = {
-        "family": "llama",
+        "family": family,
         "dtype": "f64 forward of f32 weights",
         "weights": "by the formula in tests/python/reference.py",
-        "config": ref.FAMILIES["llama"],
+        "config": ref.FAMILIES[family],
         "tokens": BASE,
         "target_id": s["target"],
         **SEVERED,
@@ -168,19 +200,30 @@ def lens_grid(model, acts: dict, target: int) -> list[dict]:
 
 def attribution(model, acts: dict, logits: torch.Tensor, target: int) -> dict:
     """What every component adds to the target's logit at the last position."""
-    layers, hidden = range(len(model.model.layers)), model.config.hidden_size
+    layers, hidden = range(anatomy.layers(model)), model.config.hidden_size
     last = acts["resid_post", layers[-1]][-1]
 
     def of(site, k):
         return direct_logits(model, acts[site, k][-1].view(-1, hidden), last, target)
 
-    return {
+    found = {
         "target_id": target,
         "logit": digits(logits[target].item()),
         "embed": digits(of("embed", 0).item(), 8),
         "attn_out": digits([of("attn_out", k).item() for k in layers], 8),
         "mlp_out": digits([of("mlp_out", k).item() for k in layers], 8),
         "head_out": [digits(of("head_out", k), 8) for k in layers],
+    }
+    positions = anatomy.parts(model).positions
+    if positions is None:
+        return found
+    # Of a GPT-2: learned positions, and biases that are no component's own.
+    count = len(acts["embed", 0])
+    biases = torch.stack([anatomy.block(model, k).o.bias for k in layers])
+    return found | {
+        "positions": digits(direct_logits(model, positions.weight[count - 1 : count], last, target).item(), 8),
+        "bias": digits(direct_bias(model, target), 8),
+        "attn_bias": digits(direct_logits(model, biases, last, target), 8),
     }
 
 
@@ -264,7 +307,9 @@ def main():
         "tiny_sites": lambda: tiny_sites("llama", llama_site_cases()),
         "tiny_sites_qwen2": lambda: tiny_sites("qwen2", bias_cases()),
         "tiny_sites_qwen3": lambda: tiny_sites("qwen3", projection_cases()),
-        "tiny_severed": tiny_severed,
+        "tiny_sites_gpt2": lambda: tiny_sites("gpt2", gpt2_site_cases(), inside=True),
+        "tiny_severed": lambda: tiny_severed("llama"),
+        "tiny_severed_gpt2": lambda: tiny_severed("gpt2"),
         "smollm2_sites": lambda: smollm2_sites(ref.smollm2()),
     }
     for name, write in writers.items():

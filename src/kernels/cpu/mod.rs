@@ -14,7 +14,7 @@ pub use mediant_arithmetic::{Dtype, Matrix, PackedWeight, Table};
 use mediant_arithmetic::{attention, gated, linear, rows};
 use rayon::prelude::*;
 
-use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use super::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
@@ -99,10 +99,14 @@ impl Cpu {
         self.pool.install(|| linear(x.data(), weight, bias, dtype, out.data_mut()));
     }
 
-    /// Adds up the ranks' parts of a matrix, which were not rounded yet, and rounds the sum.
-    fn sum_over_ranks(&self, x: &mut Matrix) {
+    /// Adds up the ranks' parts of a matrix, which were not rounded yet, adds the bias, and rounds the sum.
+    fn sum_over_ranks(&self, x: &mut Matrix, bias: Option<&[f32]>) {
         self.ranks.all_reduce(x.data_mut());
-        self.for_rows(x, |_, _| {});
+        self.for_rows(x, |_, x| {
+            if let Some(bias) = bias {
+                rows::add_to_each(x, bias);
+            }
+        });
     }
 }
 
@@ -134,14 +138,27 @@ impl Kernels for Cpu {
 
     fn embed(&self, table: &Table, tokens: &[u32], out: &mut Matrix) {
         table.look_up(tokens, out);
-        self.sum_over_ranks(out);
+        self.sum_over_ranks(out, None);
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Vec<f32>, eps: f32, out: &mut Matrix) {
+    fn add_positions(&self, x: &mut Matrix, table: &Table, positions: &[u32]) {
+        let columns = x.columns();
+        self.for_rows(x, |first, x| {
+            for (x, position) in x.chunks_exact_mut(columns).zip(&positions[first..]) {
+                rows::add(x, table.rows.row(*position as usize));
+            }
+        });
+    }
+
+    fn norm(&self, x: &Matrix, norm: &Norm<Vec<f32>>, out: &mut Matrix) {
         out.set_rows(x.rows());
         let columns = x.columns();
         self.for_rows(out, |first, out| {
-            rows::rms_norm(&x.data()[first * columns..][..out.len()], weight, eps, out);
+            let x = &x.data()[first * columns..][..out.len()];
+            match norm {
+                Norm::Rms { weight, eps } => rows::rms_norm(x, weight, *eps, out),
+                Norm::Layer { weight, bias, eps } => rows::layer_norm(x, weight, bias, *eps, out),
+            }
         });
     }
 
@@ -149,7 +166,6 @@ impl Kernels for Cpu {
         &self,
         x: &Matrix,
         weights: &Projections<Cpu>,
-        eps: f32,
         rotate: Option<(&[u32], &RopeTable)>,
         q: &mut Matrix,
         k: &mut Matrix,
@@ -161,9 +177,9 @@ impl Kernels for Cpu {
             bias = rest;
             self.product(x, weight, own, self.dtype, out);
         }
-        if let Some((q_norm, k_norm)) = &weights.norms {
-            self.head_norm(q, q_norm, eps);
-            self.head_norm(k, k_norm, eps);
+        if let Some(norms) = &weights.norms {
+            self.head_norm(q, &norms.query, norms.eps);
+            self.head_norm(k, &norms.key, norms.eps);
         }
         if let Some((positions, table)) = rotate {
             self.rope(q, positions, table);
@@ -175,12 +191,13 @@ impl Kernels for Cpu {
         self.product(x, weight, None, self.dtype, out);
     }
 
-    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
+    fn row_parallel(&self, x: &Matrix, weight: &PackedWeight, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        let bias = bias.map(Vec::as_slice);
         if self.ranks.size() == 1 {
-            return self.linear(x, weight, out);
+            return self.product(x, weight, bias, self.dtype, out);
         }
         self.product(x, weight, None, Dtype::F32, out);
-        self.sum_over_ranks(out);
+        self.sum_over_ranks(out, bias);
     }
 
     fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
@@ -258,6 +275,12 @@ impl Kernels for Cpu {
         let [gate, up] = gate_up.as_slice() else { unreachable!("BUG: the loader stacks gate and up") };
         out.set_rows(x.rows());
         self.pool.install(|| gated(x.data(), gate, up, self.dtype, out.data_mut()));
+    }
+
+    fn gelu(&self, x: &Matrix, up: &Vec<PackedWeight>, bias: Option<&Vec<f32>>, out: &mut Matrix) {
+        let [up] = up.as_slice() else { unreachable!("BUG: without a gate the loader stacks one weight") };
+        self.product(x, up, bias.map(Vec::as_slice), self.dtype, out);
+        self.for_rows(out, |_, rows| rows::gelu(rows));
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {

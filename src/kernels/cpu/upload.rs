@@ -1,7 +1,8 @@
-//! Weights as the CPU keeps them: packed in the compute dtype; the embedding and vectors in f32.
+//! Weights as the CPU keeps them: packed in the compute dtype; embeddings rounded to it and vectors, in f32.
 
 use std::sync::Arc;
 
+use mediant_arithmetic::rows;
 use rayon::prelude::*;
 
 use super::{Cpu, Matrix, PackedWeight, Table};
@@ -20,8 +21,14 @@ impl Upload for Cpu {
 
     fn table(&self, piece: &Piece<'_>, first: u32) -> Result<Table, OutOfMemory> {
         let mut numbers = vec![0.0; piece.rows * piece.columns];
-        let rows = numbers.par_chunks_exact_mut(piece.columns).enumerate();
-        self.pool.install(|| rows.for_each(|(row, out)| piece.row(row, out)));
+        let lines = numbers.par_chunks_exact_mut(piece.columns).enumerate();
+        let dtype = self.dtype;
+        self.pool.install(|| {
+            lines.for_each(|(row, out)| {
+                piece.row(row, out);
+                rows::round(dtype, out);
+            });
+        });
         Ok(Table { rows: Arc::new(Matrix::from_rows(piece.columns, numbers)), first })
     }
 

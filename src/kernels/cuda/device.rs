@@ -41,15 +41,19 @@ const SOURCE: &str = concat!(
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 26] = [
+const KERNELS: [&str; 30] = [
     "push",
     "announce",
     "settle",
     "rms_norm",
-    "add_norm",
+    "layer_norm",
+    "add_rms_norm",
+    "add_layer_norm",
     "rope",
     "split_heads",
     "gate",
+    "gelu",
+    "add_positions",
     "add",
     "sum_ranks",
     "gather",
@@ -154,6 +158,7 @@ pub(super) struct Constants {
     pub(super) hidden: usize,
     pub(super) head_dim: usize,
     pub(super) group: usize,
+    pub(super) bias: bool,
 }
 
 impl Device {
@@ -452,7 +457,7 @@ fn compile(constants: &Constants, major: i32, minor: i32) -> Result<Ptx, Fault> 
     if let Some((_, ptx)) = compiled.iter().find(|(made_for, _)| made_for == constants) {
         return Ok(ptx.clone());
     }
-    let Constants { dtype, hidden, head_dim, group } = constants;
+    let Constants { dtype, hidden, head_dim, group, bias } = constants;
     let options = CompileOptions {
         options: vec![
             format!("--gpu-architecture=compute_{major}{minor}"),
@@ -460,6 +465,7 @@ fn compile(constants: &Constants, major: i32, minor: i32) -> Result<Ptx, Fault> 
             format!("-DHIDDEN={hidden}"),
             format!("-DHEAD_DIM={head_dim}"),
             format!("-DGROUP={group}"),
+            format!("-DBIAS={}", u32::from(*bias)),
         ],
         ..CompileOptions::default()
     };

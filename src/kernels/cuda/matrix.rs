@@ -14,14 +14,29 @@ pub struct Matrix {
     /// Bytes of a number.
     pub(super) element: usize,
     pub(super) buffer: Option<Buffer>,
-    /// The other ranks' parts that are still to be added, by whatever reads it first.
-    pub(super) parts: Cell<Option<Parts>>,
+    /// What is still to be added, by whatever reads it first.
+    pub(super) pending: Cell<Pending>,
+}
+
+/// What is still to be added to a product.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pending {
+    /// The other ranks' parts.
+    pub(super) parts: Option<Parts>,
+    /// The bias, after these.
+    pub(super) bias: Option<Arg>,
+}
+
+impl Pending {
+    pub(super) fn is_none(&self) -> bool {
+        self.parts.is_none() && self.bias.is_none()
+    }
 }
 
 impl Matrix {
     /// No rows of this width, `element` bytes a number.
     pub(super) fn new(columns: usize, element: usize) -> Matrix {
-        Matrix { columns, rows: 0, element, buffer: None, parts: Cell::default() }
+        Matrix { columns, rows: 0, element, buffer: None, pending: Cell::default() }
     }
 
     /// Bytes of a row.
@@ -36,11 +51,11 @@ impl Matrix {
 
     /// Where a row lies.
     pub(super) fn row(&self, row: usize) -> Arg {
-        assert!(self.parts.get().is_none(), "BUG: a product is read before its parts are added up");
+        assert!(self.pending.get().is_none(), "BUG: a product is read before its parts are added up");
         self.own_row(row)
     }
 
-    /// Where a row lies, of which the other ranks' parts may not have been added.
+    /// Where a row lies, to which the other ranks' parts and the bias may not have been added.
     pub(super) fn own_row(&self, row: usize) -> Arg {
         self.buffer.as_ref().map_or(Arg::NULL, |b| b.at(row * self.bytes_per_row()))
     }

@@ -50,7 +50,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Heads, Kernels, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use super::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::spec::dtype::Dtype;
@@ -80,8 +80,10 @@ pub struct Dimensions {
     pub hidden: usize,
     /// This rank's heads.
     pub heads: Heads,
-    /// This rank's columns of the gated activation.
+    /// This rank's neurons of an MLP.
     pub intermediate: usize,
+    /// Whether any projection to the residual stream has a bias.
+    pub bias: bool,
 }
 
 /// A rank's place in its group.
@@ -134,7 +136,7 @@ impl Cuda {
         dimensions: Dimensions,
         place: Option<Place>,
     ) -> Result<Cuda, Fault> {
-        let Dimensions { hidden, heads, intermediate } = dimensions;
+        let Dimensions { hidden, heads, intermediate, bias } = dimensions;
         let of = 16 / dtype.bytes() as usize;
         for (what, columns) in
             [("hidden size", hidden), ("head size", heads.dim), ("intermediate size", intermediate)]
@@ -152,6 +154,7 @@ impl Cuda {
             hidden,
             head_dim: heads.dim,
             group: heads.query / heads.key_value,
+            bias,
         };
         let device = Device::open(ordinal, &constants)?;
         let (peers, nccl, host): (_, _, Box<dyn Collective<[f32]>>) = match place {
@@ -304,18 +307,46 @@ impl Kernels for Cuda {
         self.sum_embedded(out);
     }
 
-    fn rms_norm(&self, x: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
-        self.set_rows(out, x.rows);
-        let args = [x.start(), weight.start(), out.start(), eps.into()];
-        self.device.launch("rms_norm", Shape::blocks(x.rows, 256), args);
+    fn add_positions(&self, x: &mut Matrix, table: &Table, positions: &[u32]) {
+        let args = [x.start(), table.start(), self.device.table(positions), (x.rows as u32).into()];
+        self.device.launch("add_positions", Shape::items(x.rows * x.bytes_per_row() / 16), args);
     }
 
-    fn add_norm(&self, x: &mut Matrix, y: &Matrix, weight: &Vector, eps: f32, out: &mut Matrix) {
+    fn norm(&self, x: &Matrix, norm: &Norm<Vector>, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product]| {
-            let (x_at, y_at, weight, out) = (x.start(), y.own_row(0), weight.start(), out.start());
-            let args = [x_at, y_at, inbox, arrived, capacity, ranks, rank, product, weight, out, eps.into()];
-            self.device.launch("add_norm", Shape::blocks(x.rows, 256), args);
+        let shape = Shape::blocks(x.rows, 256);
+        match norm {
+            Norm::Rms { weight, eps } => {
+                let args = [x.start(), weight.start(), out.start(), (*eps).into()];
+                self.device.launch("rms_norm", shape, args);
+            }
+            Norm::Layer { weight, bias, eps } => {
+                let args = [x.start(), weight.start(), bias.start(), out.start(), (*eps).into()];
+                self.device.launch("layer_norm", shape, args);
+            }
+        }
+    }
+
+    fn add_norm(&self, x: &mut Matrix, y: &Matrix, norm: &Norm<Vector>, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        let shape = Shape::blocks(x.rows, 256);
+        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product, y_bias]| {
+            let (x, y, out) = (x.start(), y.own_row(0), out.start());
+            match norm {
+                Norm::Rms { weight, eps } => {
+                    let (weight, eps) = (weight.start(), (*eps).into());
+                    let args =
+                        [x, y, inbox, arrived, capacity, ranks, rank, product, y_bias, weight, out, eps];
+                    self.device.launch("add_rms_norm", shape, args);
+                }
+                Norm::Layer { weight, bias, eps } => {
+                    let (weight, bias, eps) = (weight.start(), bias.start(), (*eps).into());
+                    let args = [
+                        x, y, inbox, arrived, capacity, ranks, rank, product, y_bias, weight, bias, out, eps,
+                    ];
+                    self.device.launch("add_layer_norm", shape, args);
+                }
+            }
         });
     }
 
@@ -323,7 +354,6 @@ impl Kernels for Cuda {
         &self,
         x: &Matrix,
         qkv: &Projections<Self>,
-        eps: f32,
         rotate: Option<(&[u32], &Rope)>,
         q: &mut Matrix,
         k: &mut Matrix,
@@ -341,8 +371,8 @@ impl Kernels for Cuda {
             let args = [
                 product,
                 vector(qkv.bias.as_ref()),
-                vector(qkv.norms.as_ref().map(|norms| &norms.0)),
-                vector(qkv.norms.as_ref().map(|norms| &norms.1)),
+                vector(qkv.norms.as_ref().map(|norms| &norms.query)),
+                vector(qkv.norms.as_ref().map(|norms| &norms.key)),
                 positions.map_or(Arg::NULL, |p| self.device.table(&p[first..first + rows])),
                 rope.map_or(Arg::NULL, Rope::cosines),
                 rope.map_or(Arg::NULL, Rope::sines),
@@ -351,7 +381,7 @@ impl Kernels for Cuda {
                 v.row(first),
                 (heads.0 as u32).into(),
                 (heads.1 as u32).into(),
-                eps.into(),
+                qkv.norms.as_ref().map_or(0.0, |norms| norms.eps).into(),
             ];
             // Few rows would not keep the device busy.
             let blocks = if rows < 1024 { (heads.0 + 2 * heads.1).div_ceil(8) } else { 1 };
@@ -384,9 +414,9 @@ impl Kernels for Cuda {
         });
     }
 
-    fn row_parallel(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
+    fn row_parallel(&self, x: &Matrix, weight: &Weight, bias: Option<&Vector>, out: &mut Matrix) {
         self.set_rows(out, x.rows);
-        self.multiply_and_sum(x, weight, out);
+        self.multiply_and_sum(x, weight, bias, out);
     }
 
     fn gated(&self, x: &Matrix, gate_up: &Stack, out: &mut Matrix) {
@@ -395,6 +425,16 @@ impl Kernels for Cuda {
             let product = self.product(x, &gate_up.weight, first, rows);
             let args = [product, out.row(first), (rows as u32).into(), (out.columns as u32).into()];
             self.device.launch("gate", Shape::items(rows * out.bytes_per_row() / 16), args);
+        });
+    }
+
+    fn gelu(&self, x: &Matrix, up: &Stack, bias: Option<&Vector>, out: &mut Matrix) {
+        self.set_rows(out, x.rows);
+        let bias = bias.map_or(Arg::NULL, Vector::start);
+        Self::blocks(x.rows, |first, rows| {
+            let product = self.product(x, &up.weight, first, rows);
+            let args = [product, bias, out.row(first), (rows as u32).into(), (out.columns as u32).into()];
+            self.device.launch("gelu", Shape::items(rows * out.bytes_per_row() / 16), args);
         });
     }
 
@@ -466,8 +506,8 @@ impl Kernels for Cuda {
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {
-        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product]| {
-            let args = [x.start(), y.own_row(0), inbox, arrived, capacity, ranks, rank, product];
+        self.adding(y, |[inbox, arrived, capacity, ranks, rank, product, bias]| {
+            let args = [x.start(), y.own_row(0), inbox, arrived, capacity, ranks, rank, product, bias];
             self.device.launch("add", Shape::blocks(x.rows, 256), args);
         });
     }

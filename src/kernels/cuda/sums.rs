@@ -2,8 +2,9 @@
 //! [`super::nccl`].
 
 use super::device::{Arg, Shape};
+use super::matrix::Pending;
 use super::peers::{self, Peers};
-use super::{BLOCK, Cuda, Matrix, Weight};
+use super::{BLOCK, Cuda, Matrix, Vector, Weight};
 use crate::kernels::OutOfMemory;
 use crate::kernels::facts::Sums;
 
@@ -46,8 +47,8 @@ impl Cuda {
         }
     }
 
-    /// `out = sum over ranks of x W^T`. With peers the sum is left to what reads it.
-    pub(super) fn multiply_and_sum(&self, x: &Matrix, weight: &Weight, out: &Matrix) {
+    /// `out = sum over ranks of x W^T, + bias`. The bias, and with peers the sum, is left to what reads it.
+    pub(super) fn multiply_and_sum(&self, x: &Matrix, weight: &Weight, bias: Option<&Vector>, out: &Matrix) {
         let multiply = |first: usize, rows: usize| {
             let (from, to) = (x.row(first), out.own_row(first));
             self.gemm.multiply(from, weight.start(), weight.shape(), rows, to, false);
@@ -61,24 +62,30 @@ impl Cuda {
                 }
                 nccl.wait(&self.device);
             }
-            (None, None) => return Self::blocks(x.rows, multiply),
+            (None, None) => Self::blocks(x.rows, multiply),
         }
-        self.pace.keep(&self.device, x.rows);
+        let Pending { parts, .. } = out.pending.get();
+        out.pending.set(Pending { parts, bias: bias.map(Vector::start) });
+        if self.nccl.is_some() {
+            self.pace.keep(&self.device, x.rows);
+        }
     }
 
-    /// Lets `f` queue what adds up the parts of `x`, given where they are.
-    pub(super) fn adding(&self, x: &Matrix, f: impl FnOnce([Arg; 6])) {
-        f(match (x.parts.take(), &self.peers) {
+    /// Lets `f` queue what adds up the parts of `x` and its bias, given where they are.
+    pub(super) fn adding(&self, x: &Matrix, f: impl FnOnce([Arg; 7])) {
+        let Pending { parts, bias } = x.pending.take();
+        let [inbox, arrived, capacity, ranks, rank, product] = match (parts, &self.peers) {
             (Some(parts), Some(peers)) => peers.args(parts),
             _ => peers::alone(),
-        });
+        };
+        f([inbox, arrived, capacity, ranks, rank, product, bias.unwrap_or(Arg::NULL)]);
     }
 
     /// Adds up what is not added up yet, for those that cannot do it on the way.
     pub(super) fn settle(&self, x: &Matrix) {
-        if x.parts.get().is_some() {
-            self.adding(x, |[inbox, arrived, capacity, ranks, rank, product]| {
-                let args = [x.own_row(0), inbox, arrived, capacity, ranks, rank, product];
+        if !x.pending.get().is_none() {
+            self.adding(x, |[inbox, arrived, capacity, ranks, rank, product, bias]| {
+                let args = [x.own_row(0), inbox, arrived, capacity, ranks, rank, product, bias];
                 self.device.launch("settle", Shape::blocks(x.rows, 256), args);
             });
         }
@@ -101,7 +108,7 @@ impl Cuda {
         if last > 0 {
             peers.wait_for_copies(&self.device);
         }
-        out.parts.set(Some(parts));
+        out.pending.set(Pending { parts: Some(parts), bias: None });
     }
 }
 

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::model::architecture::{Biases, LLAMA, NormKind, PositionShape};
 use crate::model::rope::{DynamicScaling, LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
 
 fn llama() -> Value {
@@ -42,10 +43,11 @@ fn llama_3_1_is_read_in_full() {
         high_freq_factor: 4.0,
         original_max_positions: 8192,
     };
+    let rope = Rope { theta: 500_000.0, scaling: Some(RopeScaling::Llama3(llama3)) };
     assert_eq!(
         config,
         ModelConfig {
-            architecture: "llama".into(),
+            family: &LLAMA,
             vocab_size: 128_256,
             hidden_size: 4096,
             intermediate_size: 14336,
@@ -53,13 +55,10 @@ fn llama_3_1_is_read_in_full() {
             num_heads: 32,
             num_kv_heads: 8,
             head_dim: 128,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 500_000.0, scaling: Some(RopeScaling::Llama3(llama3)) },
             max_positions: 131_072,
             sliding_window: None,
             tie_word_embeddings: false,
-            qkv_bias: false,
-            qk_norm: false,
+            block: LLAMA.block(1e-5, PositionShape::Rope(rope)),
         }
     );
 }
@@ -68,12 +67,13 @@ fn llama_3_1_is_read_in_full() {
 fn rope_is_read_from_the_top_level_and_from_rope_parameters() {
     let nested = json!({"rope_theta": "absent", "rope_scaling": "absent",
                         "rope_parameters": {"rope_type": "default", "rope_theta": 100_000.0}});
-    assert_eq!(with(llama(), nested).unwrap().rope, Rope::plain(100_000.0));
+    let rope = |changes: Value| *with(llama(), changes).unwrap().rope().unwrap();
+    assert_eq!(rope(nested), Rope::plain(100_000.0));
     let bare = json!({"rope_theta": "absent", "rope_scaling": null, "rope_parameters": {"rope_theta": 7.0}});
-    assert_eq!(with(llama(), bare).unwrap().rope, Rope::plain(7.0));
-    assert_eq!(with(llama(), json!({"rope_scaling": null})).unwrap().rope.scaling, None);
+    assert_eq!(rope(bare), Rope::plain(7.0));
+    assert_eq!(rope(json!({"rope_scaling": null})).scaling, None);
     let old = json!({"rope_scaling": {"type": "default"}});
-    assert_eq!(with(llama(), old).unwrap().rope.scaling, None);
+    assert_eq!(rope(old).scaling, None);
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn rope_that_is_not_stated_or_not_understood_is_an_error() {
 fn scalings_are_read_with_transformers_defaults() {
     let of = |table: Value| {
         let config = with(llama(), json!({"max_position_embeddings": 4096, "rope_scaling": table})).unwrap();
-        (config.rope.scaling.unwrap(), config.max_positions)
+        (config.rope().unwrap().scaling.unwrap(), config.max_positions)
     };
     let linear = RopeScaling::Linear(LinearScaling { factor: 4.0 });
     assert_eq!(of(json!({"type": "linear", "factor": 4})), (linear, 16_384));
@@ -138,10 +138,10 @@ fn one_of_two_tables_is_never_left_unread() {
     let absent = || json!("absent");
     let plain = |theta: f64| json!({"rope_type": "default", "rope_theta": theta});
     // A model card's table beside what transformers 5 wrote.
-    let added = with(llama(), both(plain(10_000.0), yarn.clone(), absent())).unwrap().rope;
+    let added = *with(llama(), both(plain(10_000.0), yarn.clone(), absent())).unwrap().rope().unwrap();
     assert!(matches!(added.scaling, Some(RopeScaling::Yarn(_))));
     assert_eq!(added.theta.to_bits(), 10_000_f64.to_bits());
-    let added = with(llama(), both(plain(1e6), yarn.clone(), json!(1e6))).unwrap().rope;
+    let added = *with(llama(), both(plain(1e6), yarn.clone(), json!(1e6))).unwrap().rope().unwrap();
     assert_eq!(added.theta.to_bits(), 1e6_f64.to_bits());
     // The base of rope_parameters would be lost.
     let lost = message(llama(), both(plain(1e6), yarn.clone(), absent()));
@@ -156,7 +156,7 @@ fn one_of_two_tables_is_never_left_unread() {
     same["rope_theta"] = json!(1e4);
     assert!(with(llama(), both(same, yarn.clone(), absent())).is_ok());
     // Nothing is added by what is empty.
-    let empty = with(llama(), both(json!({}), json!({}), json!(5e5))).unwrap().rope;
+    let empty = *with(llama(), both(json!({}), json!({}), json!(5e5))).unwrap().rope().unwrap();
     assert_eq!(empty, Rope::plain(5e5));
     for (change, key) in [
         (
@@ -211,7 +211,7 @@ fn frequencies_of_random_configurations_are_those_of_transformers() {
     for case in cases {
         let config = &case["config"];
         let read = parse(config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{config}: {error}"));
-        let kind = match read.rope.scaling {
+        let kind = match read.rope().unwrap().scaling {
             None => 0,
             Some(RopeScaling::Llama3(_)) => 1,
             Some(RopeScaling::Linear(_)) => 2,
@@ -220,10 +220,10 @@ fn frequencies_of_random_configurations_are_those_of_transformers() {
         };
         scaled[kind] += 1;
         let factor = case["attention_factor"].as_f64().unwrap();
-        assert!((read.rope.attention_factor() / factor - 1.0).abs() < 1e-12, "{config}");
+        assert!((read.rope().unwrap().attention_factor() / factor - 1.0).abs() < 1e-12, "{config}");
         for prompt in case["prompts"].as_array().unwrap() {
             let length = prompt["length"].as_u64().unwrap() as usize;
-            let ours = read.rope.inverse_frequencies(read.head_dim, length);
+            let ours = read.rope().unwrap().inverse_frequencies(read.head_dim, length);
             let theirs = prompt["inverse_frequencies"].as_array().unwrap();
             assert_eq!(ours.len(), theirs.len(), "{config}");
             for (ours, theirs) in ours.iter().zip(theirs) {
@@ -257,7 +257,8 @@ fn qwen2_has_biases_and_a_window_only_if_it_is_used() {
     let qwen2 = json!({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rope_scaling": null,
                        "sliding_window": 4096, "use_sliding_window": false, "tie_word_embeddings": true});
     let config = with(llama(), qwen2).unwrap();
-    assert!(config.qkv_bias && !config.qk_norm && config.tie_word_embeddings);
+    assert!(config.tie_word_embeddings && !config.block.head_norms);
+    assert_eq!(config.block.bias, Biases { qkv: true, ..Biases::NONE });
     assert_eq!(config.sliding_window, None);
     let used = json!({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": true});
     assert_eq!(with(llama(), used).unwrap().sliding_window, Some(4096));
@@ -267,7 +268,7 @@ fn qwen2_has_biases_and_a_window_only_if_it_is_used() {
 fn qwen3_norms_queries_and_must_state_its_head_dim() {
     let qwen3 = json!({"model_type": "qwen3", "head_dim": 128});
     let config = with(llama(), qwen3).unwrap();
-    assert!(config.qk_norm && !config.qkv_bias);
+    assert!(config.block.head_norms && config.block.bias == Biases::NONE);
     assert!(message(llama(), json!({"model_type": "qwen3"})).contains("head_dim"));
 }
 
@@ -308,4 +309,59 @@ fn settings_that_would_be_ignored_are_refused_by_name() {
     }
     assert!(matches!(parse(b"[]"), Err(LoadError::Damaged { .. })));
     assert!(matches!(parse(b"{"), Err(LoadError::Damaged { .. })));
+}
+
+/// As the hub has it, cut to what is read.
+fn gpt2() -> Value {
+    json!({
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "eos_token_id": 50256, "layer_norm_epsilon": 1e-5, "model_type": "gpt2",
+        "n_ctx": 1024, "n_embd": 1600, "n_head": 25, "n_layer": 48, "n_positions": 1024, "output_past": true,
+        "vocab_size": 50257
+    })
+}
+
+#[test]
+fn gpt2_is_read_by_its_own_keys_and_takes_its_classs_defaults() {
+    let config = with(gpt2(), json!({})).unwrap();
+    assert_eq!((config.family.name, config.vocab_size, config.max_positions), ("gpt2", 50_257, 1024));
+    assert_eq!((config.hidden_size, config.intermediate_size, config.num_layers), (1600, 6400, 48));
+    assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (25, 25, 64));
+    assert!(config.tie_word_embeddings && config.sliding_window.is_none() && config.rope().is_none());
+    assert_eq!(
+        (config.block.norm.kind, config.block.norm.eps.to_bits()),
+        (NormKind::Layer, 1e-5f64.to_bits())
+    );
+    assert_eq!(config.block.bias, Biases::ALL);
+    // GPT-2 XL has 1.56e9 parameters.
+    assert_eq!(config.parameters() / 1_000_000, 1556);
+    let inner = with(gpt2(), json!({"n_inner": 100, "tie_word_embeddings": false})).unwrap();
+    assert!(inner.intermediate_size == 100 && !inner.tie_word_embeddings);
+    assert_eq!(with(gpt2(), json!({"n_inner": null, "reorder_and_upcast_attn": true})).unwrap(), config);
+}
+
+#[test]
+fn a_gpt2_that_would_be_computed_otherwise_is_refused_by_its_own_keys() {
+    let cases = [
+        (json!({"activation_function": "gelu"}), "activation_function"),
+        (json!({"activation_function": "relu"}), "activation_function"),
+        (json!({"scale_attn_weights": false}), "scale_attn_weights"),
+        (json!({"scale_attn_by_inverse_layer_idx": true}), "scale_attn_by_inverse_layer_idx"),
+        (json!({"add_cross_attention": true}), "add_cross_attention"),
+        (json!({"architectures": ["GPT2ForSequenceClassification"]}), "architectures"),
+        (json!({"n_embd": "absent"}), "does not state n_embd"),
+        (json!({"n_positions": "absent"}), "does not state n_positions"),
+        (json!({"layer_norm_epsilon": "absent"}), "does not state layer_norm_epsilon"),
+        (json!({"n_layer": 0}), "n_layer = 0"),
+        (json!({"n_head": 0}), "n_embd"),
+        (json!({"n_head": 7}), "n_head does not divide it"),
+        (json!({"n_positions": "long"}), "n_positions"),
+    ];
+    for (change, part) in cases {
+        let text = message(gpt2(), change.clone());
+        assert!(text.contains(part), "{change}: {text}");
+    }
+    assert!(
+        message(llama(), json!({"model_type": "gptj"})).contains("llama, mistral, qwen2, qwen3 and gpt2")
+    );
 }

@@ -6,19 +6,21 @@ use candle_core::Tensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 
 use crate::load::LoadError;
+use crate::model::architecture::{Family, NormKind, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::model::rope::{LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
 use crate::tokens::GgufVocabulary;
 
 const FILE: &str = "the GGUF's metadata";
 
-/// Shape of the model: architectures llama (Mistral too is written as llama), qwen2, qwen3.
+/// Shape of the model. llama.cpp's keys are the same for all families (Mistral too is written as llama).
 /// `factors`: the tensor `rope_freqs.weight`, `[head_dim / 2]`, if the file has it.
 pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<ModelConfig, LoadError> {
     let arch = text(content, "general.architecture")?;
-    if !["llama", "qwen2", "qwen3"].contains(&arch) {
-        return Err(not_understood("general.architecture", &arch, "understood are llama, qwen2 and qwen3"));
-    }
+    let Some(family) = Family::of_gguf(arch) else {
+        let why = format!("understood are {}", Family::list_of_gguf());
+        return Err(not_understood("general.architecture", &arch, &why));
+    };
     let key = |name: &str| format!("{arch}.{name}");
     let experts = key("expert_count");
     if let Some(n) = optional_integer(content, &experts)?.filter(|&n| n > 0) {
@@ -41,11 +43,23 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
             return Err(not_understood(&key(name), &n, "it must be the head's own dimension"));
         }
     }
+    let eps = match family.norm {
+        NormKind::Rms => "attention.layer_norm_rms_epsilon",
+        NormKind::Layer => "attention.layer_norm_epsilon",
+    };
     let stated_positions = size("context_length")?;
-    let theta = float(content, &key("rope.freq_base"))?;
-    let rope = Rope { theta, scaling: scaling(content, arch, stated_positions)? };
+    let scaling = scaling(content, arch, stated_positions)?;
+    let (positions, max_positions) = if family.rotary {
+        let rope = Rope { theta: float(content, &key("rope.freq_base"))?, scaling };
+        (PositionShape::Rope(rope), rope.longest(stated_positions))
+    } else if scaling.is_some() {
+        let why = "the model has no rotary embedding to be scaled";
+        return Err(not_understood(&key("rope.scaling.type"), &"(present)", why));
+    } else {
+        (PositionShape::Learned, stated_positions)
+    };
     let mut config = ModelConfig {
-        architecture: arch.to_owned(),
+        family,
         vocab_size: strings(content, "tokenizer.ggml.tokens")?.len(),
         hidden_size,
         intermediate_size: size("feed_forward_length")?,
@@ -54,25 +68,22 @@ pub(super) fn config(content: &Content, factors: Option<Tensor>) -> Result<Model
         // llama.cpp writes it only if it differs.
         num_kv_heads: optional_size("attention.head_count_kv")?.unwrap_or(num_heads),
         head_dim,
-        rms_norm_eps: float(content, &key("attention.layer_norm_rms_epsilon"))?,
-        rope,
-        max_positions: rope.longest(stated_positions),
+        max_positions,
         sliding_window: optional_size("attention.sliding_window")?.filter(|&n| n > 0),
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
-        qkv_bias: arch == "qwen2",
-        qk_norm: arch == "qwen3",
+        block: family.block(float(content, &key(eps))?, positions),
     };
     config.check().map_err(|fault| not_understood(fault.key, &fault.got, fault.why))?;
-    if let Some(factors) = factors {
+    if let (Some(factors), PositionShape::Rope(rope)) = (factors, &mut config.block.positions) {
         let factors = factors.to_vec1::<f32>().map_err(|e| damaged(&format!("rope_freqs.weight: {e}")))?;
-        if config.rope.scaling.is_some() {
+        if rope.scaling.is_some() {
             return Err(not_understood(
                 "rope_freqs.weight",
                 &"(present)",
                 "the metadata states a scaling as well",
             ));
         }
-        config.rope.scaling = Some(RopeScaling::Llama3(llama3(&config, &factors)?));
+        rope.scaling = Some(RopeScaling::Llama3(llama3(*rope, head_dim, &factors)?));
     }
     Ok(config)
 }
@@ -156,7 +167,7 @@ pub(super) fn warnings(content: &Content) -> Vec<String> {
 ///
 /// All released checkpoints (Llama 3.1 to 3.3) have the same two bends and original length; only the factor differs, and it is
 /// the largest divisor. The divisors that follow must equal the file's.
-fn llama3(config: &ModelConfig, factors: &[f32]) -> Result<Llama3Scaling, LoadError> {
+fn llama3(rope: Rope, head_dim: usize, factors: &[f32]) -> Result<Llama3Scaling, LoadError> {
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let scaling = Llama3Scaling {
         factor: f64::from(factor),
@@ -164,9 +175,9 @@ fn llama3(config: &ModelConfig, factors: &[f32]) -> Result<Llama3Scaling, LoadEr
         high_freq_factor: 4.0,
         original_max_positions: 8192,
     };
-    let of = |rope: Rope| rope.inverse_frequencies(config.head_dim, 1);
-    let base = of(config.rope);
-    let scaled = of(Rope { scaling: Some(RopeScaling::Llama3(scaling)), ..config.rope });
+    let base = rope.inverse_frequencies(head_dim, 1);
+    let scaled = Rope { scaling: Some(RopeScaling::Llama3(scaling)), ..rope };
+    let scaled = scaled.inverse_frequencies(head_dim, 1);
     let same = factors.len() == base.len()
         && (base.iter().zip(&scaled).zip(factors))
             .all(|((b, s), &f)| (b / s - f64::from(f)).abs() < 1e-4 * b / s);

@@ -87,7 +87,8 @@ fn metadata_gives_the_configuration_with_the_decimals_that_were_meant() {
     let (_dir, gguf) = made().open();
     let gguf = gguf.unwrap();
     let config = gguf.config().unwrap();
-    assert_eq!((config.rms_norm_eps.to_bits(), config.rope.theta), (1e-5f64.to_bits(), 100_000.0));
+    let theta = config.rope().unwrap().theta;
+    assert_eq!((config.block.norm.eps.to_bits(), theta), (1e-5f64.to_bits(), 100_000.0));
     assert_eq!((config.head_dim, config.num_heads, config.num_kv_heads, config.vocab_size), (8, 2, 1, 3));
     assert!(config.tie_word_embeddings);
     let vocabulary = gguf.vocabulary().unwrap();
@@ -160,7 +161,7 @@ fn llama_3s_frequency_divisors_are_recognised() {
         made
     };
     let (_dir, gguf) = with(&divisors).open();
-    let Some(RopeScaling::Llama3(scaling)) = gguf.unwrap().config().unwrap().rope.scaling else {
+    let Some(RopeScaling::Llama3(scaling)) = gguf.unwrap().config().unwrap().rope().unwrap().scaling else {
         panic!("it is Llama 3's")
     };
     assert_eq!((scaling.factor, scaling.original_max_positions), (32.0, 8192));
@@ -197,7 +198,7 @@ fn stated_scaling_is_that_of_transformers() {
     let of = |made: Made| {
         let (_dir, gguf) = made.open();
         let config = gguf.unwrap().config().unwrap();
-        (config.rope.scaling, config.max_positions)
+        (config.rope().unwrap().scaling, config.max_positions)
     };
     let linear = made()
         .set("llama.rope.scaling.type", text("linear"))

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use super::problems;
 use crate::lower;
 use crate::lower::testing::Fake;
+use crate::model::architecture::{GPT2, PositionShape};
+use crate::model::config::ModelConfig;
+use crate::spec::activation::UploadSpec;
 use crate::spec::problem::Problems;
 
 /// A request that is in order, by endpoint.
@@ -570,4 +573,32 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
     let problems = lower::patch(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     assert_eq!(found, ["/interventions/0/site", "/interventions/1/layers/0"]);
+}
+
+/// A model with learned positions and the sizes of the other.
+fn gpt2() -> Fake {
+    let llama = Fake::default();
+    let block = GPT2.block(1e-5, PositionShape::Learned);
+    let config = ModelConfig { family: &GPT2, num_kv_heads: 2, block, ..llama.config.clone() };
+    Fake { config, ..llama }
+}
+
+#[test]
+fn sites_of_rotary_models_are_refused_by_name_where_positions_are_learned() {
+    let vector = |site: &str| json!([{"site": site, "layers": 1, "op": "zero", "positions": "last"}]);
+    let source =
+        json!([{"site": "q", "layers": 1, "positions": "last", "source": {"run": "b", "site": "q_rope"}}]);
+    for (body, endpoint, pointer) in [
+        (with("run", "/read/capture", json!([{"site": "k_rope"}])), "run", "/read/capture/0/site"),
+        (with("patch", "/interventions", vector("q_rope")), "patch", "/interventions/0/site"),
+        (with("patch", "/interventions", source), "patch", "/interventions/0/source/site"),
+        (with("trace", "/arms/k", json!({"site": "k_rope"})), "trace", "/arms/k/site"),
+    ] {
+        assert_eq!(problems(endpoint, &body, &Fake::default()), [""; 0], "{pointer}");
+        assert_eq!(problems(endpoint, &body, &gpt2()), [format!("{pointer} not_supported")]);
+    }
+    let upload = json!({"site": "k_rope", "values": [1, 2, 3, 4, 5, 6, 7, 8]});
+    let upload = UploadSpec::read(&upload, &mut Problems::default()).unwrap();
+    let refused = lower::upload(upload, &gpt2()).unwrap_err();
+    assert_eq!((refused.0[0].pointer.as_str(), refused.0[0].fix.contains("write k,")), ("/site", true));
 }

@@ -3,6 +3,7 @@
 //   HIDDEN     width of the residual stream
 //   HEAD_DIM   dimension of one attention head
 //   GROUP      query heads that share a key/value head
+//   BIAS       1 if any projection to the residual stream has a bias, else 0: others do not pay for looking
 // Every reduction runs in an order fixed by the row alone, so that a row's bits do not depend on its batch.
 
 typedef unsigned int u32;

@@ -39,13 +39,14 @@ extern "C" __global__ void announce(const Target* target, u32 rows, u64 product)
 }
 
 // A product that is the sum of the ranks' parts: this rank's own, `y`, and the others' in its inbox, `capacity` rows apart, with
-// as many flags. Of one rank just the product.
+// as many flags; then the bias, if there is one (null otherwise). Of one rank just the product and the bias.
 struct Parts {
     const T* y;
     const T* inbox;
     const u64* arrived;
     u32 capacity, ranks, rank;
     u64 product;
+    const float* bias;
 
     // Waits for the others' parts of a row; by all threads of a block.
     __device__ __forceinline__ void await(u32 row) const {
@@ -55,8 +56,19 @@ struct Parts {
         __syncthreads();
     }
 
-    // In rank order and in f32, rounded as the stored sum would be.
+    // In rank order and in f32, rounded as the stored sum would be, and once more after the bias.
     __device__ __forceinline__ Pack sum(u32 row, u32 column) const {
+        Pack sum = without_bias(row, column);
+#if BIAS
+        if (bias) {
+#pragma unroll
+            for (int j = 0; j < PACK; j++) sum.n[j] = down(up(sum.n[j]) + bias[column + j]);
+        }
+#endif
+        return sum;
+    }
+
+    __device__ __forceinline__ Pack without_bias(u32 row, u32 column) const {
         size_t place = at(row, HIDDEN) + column;
         Pack own = *(const Pack*)(y + place);
         if (ranks == 1) return own;
@@ -74,8 +86,8 @@ struct Parts {
 
 // y = the sum of its parts; a block per row.
 extern "C" __global__ void __launch_bounds__(256)
-    settle(T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product) {
-    Parts parts{y, inbox, arrived, capacity, ranks, rank, product};
+    settle(T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product, const float* bias) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product, bias};
     parts.await(blockIdx.x);
     for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK)
         *(Pack*)(y + at(blockIdx.x, HIDDEN) + column) = parts.sum(blockIdx.x, column);

@@ -1,4 +1,4 @@
-// Operations that treat rows one by one: norms, RoPE, gates, copies.
+// Operations that treat rows one by one: norms, positions, gates, copies.
 
 // Sum of squares to the norm's factor; NaN where they add up to more than f32 holds: it would be 0, and the row zeros that nothing
 // tells from a result. See `norm_factor` of the CPU.
@@ -6,13 +6,15 @@ __device__ __forceinline__ float norm_factor(float squares, u32 columns, float e
     return squares < INFINITY ? 1.0f / sqrtf(squares / columns + eps) : NOT_A_NUMBER;
 }
 
-// out = x / sqrt(mean(x^2) + eps) * weight, after x += y if there is a y. A block per row; the row stays in registers.
-template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, T* out, float eps) {
+// The norm of a row, after x += y if there is a y: x / sqrt(mean(x^2) + eps) * weight or, of a LAYER,
+// (x - mean(x)) / sqrt(var(x) + eps) * weight + bias. A block per row; the row stays in registers.
+template <bool LAYER, bool ADD>
+__device__ __forceinline__ void norm_row(T* x, const Parts& y, const float* weight, const float* bias, T* out, float eps) {
     if (ADD) y.await(blockIdx.x);
     constexpr int THREADS = 256, PACKS = (HIDDEN + THREADS * PACK - 1) / (THREADS * PACK);
     size_t start = at(blockIdx.x, HIDDEN);
     float kept[PACKS][PACK];
-    float squares = 0;
+    float squares = 0, sum = 0;
 #pragma unroll
     for (int i = 0; i < PACKS; i++) {
         int column = (i * THREADS + threadIdx.x) * PACK;
@@ -27,7 +29,24 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& 
 #pragma unroll
         for (int j = 0; j < PACK; j++) {
             kept[i][j] = up(xs.n[j]);
-            squares += kept[i][j] * kept[i][j];
+            if (LAYER)
+                sum += kept[i][j];
+            else
+                squares += kept[i][j] * kept[i][j];
+        }
+    }
+    if (LAYER) {
+        // Of the centred row: the difference of two large sums would lose its digits. Spelt out as in `turn`.
+        float mean = block_sum(sum) / HIDDEN;
+#pragma unroll
+        for (int i = 0; i < PACKS; i++) {
+            int column = (i * THREADS + threadIdx.x) * PACK;
+            if (column >= HIDDEN) continue;
+#pragma unroll
+            for (int j = 0; j < PACK; j++) {
+                kept[i][j] = __fsub_rn(kept[i][j], mean);
+                squares = fmaf(kept[i][j], kept[i][j], squares);
+            }
         }
     }
     float factor = norm_factor(block_sum(squares), HIDDEN, eps);
@@ -40,20 +59,41 @@ template <bool ADD> __device__ __forceinline__ void norm_row(T* x, const Parts& 
         __align__(16) float w[PACK];
 #pragma unroll
         for (int j = 0; j < PACK; j += 4) *(float4*)(w + j) = *(const float4*)(weight + column + j);
+        if (LAYER) {
+            __align__(16) float b[PACK];
 #pragma unroll
-        for (int j = 0; j < PACK; j++) o.n[j] = down(kept[i][j] * factor * w[j]);
+            for (int j = 0; j < PACK; j += 4) *(float4*)(b + j) = *(const float4*)(bias + column + j);
+#pragma unroll
+            for (int j = 0; j < PACK; j++) o.n[j] = down(fmaf(__fmul_rn(kept[i][j], factor), w[j], b[j]));
+        } else {
+#pragma unroll
+            for (int j = 0; j < PACK; j++) o.n[j] = down(kept[i][j] * factor * w[j]);
+        }
         *(Pack*)(out + start + column) = o;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(T* x, const float* weight, T* out, float eps) {
-    norm_row<false>(x, Parts{}, weight, out, eps);
+    norm_row<false, false>(x, Parts{}, weight, 0, out, eps);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    add_norm(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product,
-             const float* weight, T* out, float eps) {
-    norm_row<true>(x, Parts{y, inbox, arrived, capacity, ranks, rank, product}, weight, out, eps);
+    layer_norm(T* x, const float* weight, const float* bias, T* out, float eps) {
+    norm_row<true, false>(x, Parts{}, weight, bias, out, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    add_rms_norm(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product,
+                 const float* y_bias, const float* weight, T* out, float eps) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product, y_bias};
+    norm_row<false, true>(x, parts, weight, 0, out, eps);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    add_layer_norm(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product,
+                   const float* y_bias, const float* weight, const float* bias, T* out, float eps) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product, y_bias};
+    norm_row<true, true>(x, parts, weight, bias, out, eps);
 }
 
 // Turns the pairs (i, i + half) of one head by the row's position; a warp per head. Spelt out, for a compiler that chooses which
@@ -174,10 +214,49 @@ extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
     }
 }
 
+// GELU by its approximation with tanh: x / 2 * (1 + tanh(u / 2)) with u = 2 sqrt(2 / pi) (x + 0.044715 x^3), that is x / (1 + e^-u).
+__device__ __forceinline__ float gelu_tanh(float x) {
+    float u = __fmul_rn(1.5957691216f, fmaf(__fmul_rn(__fmul_rn(0.044715f, x), x), x, x));
+#if DTYPE == 0
+    return x / (1.0f + expf(-u));
+#else
+    return __fdividef(x, 1.0f + __expf(-u));
+#endif
+}
+
+// out = gelu(in + bias) for `in [rows, columns]`, of at most BLOCK rows; the bias may be null.
+extern "C" __global__ void gelu(const T* in, const float* bias, T* out, u32 rows, u32 columns) {
+    u32 packs = columns / PACK;
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += gridDim.x * blockDim.x) {
+        u32 row = i / packs, column = i % packs * PACK;
+        Pack x = *(const Pack*)(in + at(row, columns) + column), o;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            float n = up(x.n[j]);
+            if (bias) n = rounded(n + bias[column + j]);
+            o.n[j] = down(gelu_tanh(n));
+        }
+        *(Pack*)(out + at(row, columns) + column) = o;
+    }
+}
+
+// x[i] += table[positions[i]]
+extern "C" __global__ void add_positions(T* x, const T* table, const u32* positions, u32 rows) {
+    constexpr u32 PACKS = HIDDEN / PACK;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)rows * PACKS; i += (u64)gridDim.x * blockDim.x) {
+        u32 row = i / PACKS, column = i % PACKS * PACK;
+        Pack* to = (Pack*)(x + at(row, HIDDEN) + column);
+        Pack a = *to, b = *(const Pack*)(table + at(positions[row], HIDDEN) + column);
+#pragma unroll
+        for (int j = 0; j < PACK; j++) a.n[j] = down(up(a.n[j]) + up(b.n[j]));
+        *to = a;
+    }
+}
+
 // x += y; a block per row.
 extern "C" __global__ void __launch_bounds__(256)
-    add(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product) {
-    Parts parts{y, inbox, arrived, capacity, ranks, rank, product};
+    add(T* x, const T* y, const T* inbox, const u64* arrived, u32 capacity, u32 ranks, u32 rank, u64 product, const float* bias) {
+    Parts parts{y, inbox, arrived, capacity, ranks, rank, product, bias};
     parts.await(blockIdx.x);
 #pragma unroll 4
     for (int column = threadIdx.x * PACK; column < HIDDEN; column += 256 * PACK) {

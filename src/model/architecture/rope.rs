@@ -3,17 +3,17 @@
 
 use serde_json::Value;
 
-use super::{Keys, whole_heads};
-use crate::load::LoadError;
+use super::keys::{KeyFault, Keys};
 use crate::model::rope::{DynamicScaling, LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
 
 /// What transformers takes for the base where `rope_scaling` is stated, and no base beside it.
 const DEFAULT_THETA: f64 = 10_000.0;
 
 /// Reads the rotary embedding. `max_positions`: `max_position_embeddings`.
-pub(super) fn read(keys: &Keys<'_>, max_positions: usize) -> Result<Rope, LoadError> {
+pub(super) fn read(keys: &Keys<'_>, max_positions: usize) -> Result<Rope, KeyFault> {
+    whole_heads(keys)?;
     let table = |key, prefix| {
-        Ok::<_, LoadError>(keys.table(key)?.filter(|map| !map.is_empty()).map(|map| Keys { map, prefix }))
+        Ok::<_, KeyFault>(keys.table(key)?.filter(|map| !map.is_empty()).map(|map| Keys::inner(map, prefix)))
     };
     let (parameters, scaling) =
         (table("rope_parameters", "rope_parameters.")?, table("rope_scaling", "rope_scaling.")?);
@@ -34,7 +34,7 @@ fn one(
     table: Option<&Keys<'_>>,
     default: Option<f64>,
     max_positions: usize,
-) -> Result<Rope, LoadError> {
+) -> Result<Rope, KeyFault> {
     let nested = table.map(|table| table.optional("rope_theta", Value::as_f64)).transpose()?.flatten();
     let theta = match (keys.optional("rope_theta", Value::as_f64)?, nested) {
         (Some(a), Some(b)) if a.to_bits() != b.to_bits() => {
@@ -52,12 +52,7 @@ fn one(
 }
 
 /// An error if `rope_parameters` say anything that `rope`, read from `rope_scaling`, does not.
-fn agrees(
-    keys: &Keys<'_>,
-    parameters: &Keys<'_>,
-    rope: &Rope,
-    max_positions: usize,
-) -> Result<(), LoadError> {
+fn agrees(keys: &Keys<'_>, parameters: &Keys<'_>, rope: &Rope, max_positions: usize) -> Result<(), KeyFault> {
     let other = scaling(keys, parameters, max_positions)?;
     if other.is_some() && other != rope.scaling {
         let why = "the file also has rope_scaling, which says otherwise; keep one of them";
@@ -77,11 +72,7 @@ fn agrees(
 }
 
 /// The scaling that a table describes; `None`: it is the default.
-fn scaling(
-    keys: &Keys<'_>,
-    table: &Keys<'_>,
-    max_positions: usize,
-) -> Result<Option<RopeScaling>, LoadError> {
+fn scaling(keys: &Keys<'_>, table: &Keys<'_>, max_positions: usize) -> Result<Option<RopeScaling>, KeyFault> {
     whole_heads(table)?;
     let text = |key: &'static str| table.optional(key, Value::as_str);
     let (new, old) = (text("rope_type")?, text("type")?);
@@ -115,7 +106,7 @@ fn scaling(
                 _ => factor()?,
             };
             // Zero is as good as nothing, in all of these.
-            let stated = |key| Ok::<_, LoadError>(number(key)?.filter(|x| *x != 0.0));
+            let stated = |key| Ok::<_, KeyFault>(number(key)?.filter(|x| *x != 0.0));
             let mscale = stated("mscale")?.zip(stated("mscale_all_dim")?);
             let attention_factor = number("attention_factor")?;
             RopeScaling::Yarn(YarnScaling {
@@ -141,7 +132,7 @@ fn scaling(
 
 /// The length before scaling. As in transformers: what stands at the top level counts, and `max_position_embeddings` where
 /// nothing is stated.
-fn original(keys: &Keys<'_>, table: &Keys<'_>, max_positions: usize) -> Result<usize, LoadError> {
+fn original(keys: &Keys<'_>, table: &Keys<'_>, max_positions: usize) -> Result<usize, KeyFault> {
     const KEY: &str = "original_max_position_embeddings";
     let read = |keys: &Keys<'_>| keys.optional(KEY, Value::as_u64);
     match (read(keys)?, read(table)?) {
@@ -149,5 +140,14 @@ fn original(keys: &Keys<'_>, table: &Keys<'_>, max_positions: usize) -> Result<u
             Err(table.not_understood(KEY, "the file states another one at the top level"))
         }
         (top, nested) => Ok(top.or(nested).map_or(max_positions, |n| n as usize)),
+    }
+}
+
+fn whole_heads(keys: &Keys<'_>) -> Result<(), KeyFault> {
+    match keys.optional("partial_rotary_factor", Value::as_f64)? {
+        Some(part) if part < 1.0 => {
+            Err(keys.not_understood("partial_rotary_factor", "rotation of part of a head is not supported"))
+        }
+        _ => Ok(()),
     }
 }
