@@ -202,6 +202,7 @@ fn p_values_of_one_average_alone_are_scipys() {
             cells.token_class.push(all.token_class[i]);
             cells.head.push(None);
             cells.dim.push(None);
+            cells.source_layer.push(None);
             cells.trivial.push(all.trivial[i]);
             cells.exact_null.push(all.exact_null[i]);
             cells.metrics[0].effect.push(all.metrics[0].effect[i]);
