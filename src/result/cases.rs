@@ -403,7 +403,7 @@ fn averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
             };
             let reasons: Vec<_> = effects.mean.data.iter().zip(&effects.n.data).map(of).collect();
             let at = |what: &str| format!("/arms/{}/{what}/{}", escape(name), escape(metric));
-            for field in ["mean", "se", "ci_low", "ci_high"] {
+            for field in ["mean", "se", "ci_low", "ci_high", "ci_t_low", "ci_t_high"] {
                 nulls.array(&format!("{}/{field}", at("effects")), &effects.mean.shape, &reasons);
             }
             for field in ["value", "ci_low", "ci_high"] {

@@ -284,8 +284,13 @@ async fn idle_connections_and_event_streams_give_way_to_who_comes() {
         stream.write_all(head.as_bytes()).unwrap();
         stream
     };
-    let mut streams: Vec<_> =
-        (0..5).map(|_| open(format!("GET /v1/jobs/{job}/events HTTP/1.1\r\nhost: x\r\n\r\n"))).collect();
+    // One after another: which came last is known only once each was answered.
+    let stream = |_| {
+        let stream = open(format!("GET /v1/jobs/{job}/events HTTP/1.1\r\nhost: x\r\n\r\n"));
+        stream.peek(&mut [0]).unwrap();
+        stream
+    };
+    let mut streams: Vec<_> = (0..5).map(stream).collect();
     let idle: Vec<_> = (0..4).map(|_| open("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_owned())).collect();
     let _half_a_head = open("GET /heal".to_owned());
     tokio::time::sleep(Duration::from_millis(400)).await;

@@ -220,7 +220,7 @@ async fn events(state: &AppState, path: &str, last: Option<i64>) -> Vec<(i64, St
     let response = router(state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), 200);
     let body =
-        tokio::time::timeout(Duration::from_mins(1), response.into_body().collect()).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_mins(5), response.into_body().collect()).await.unwrap().unwrap();
     let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
     let field = |event: &str, name: &str| {
         let line = event.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
