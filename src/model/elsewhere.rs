@@ -68,7 +68,7 @@ impl Elsewhere {
                 for (row, given) in edit.rows.iter().zip(given.chunks_exact(written.len())) {
                     // Where none of the columns is this rank's, the row is there all the same.
                     let row = self.0.entry((layer, *row)).or_insert_with(|| vec![0.0; width]);
-                    let part = given.iter().skip((held.start - written.start) as usize);
+                    let part = given.iter().skip(held.start.saturating_sub(written.start) as usize);
                     row[own.clone()].iter_mut().zip(part).for_each(|(row, given)| *row = *given);
                 }
             }
