@@ -78,7 +78,6 @@ pub trait Kernels {
     /// `q [rows, h*e]`, `k` and `v [rows, k*e]` of `x [rows, d]`, with bias and head norms where the model has them; q and k
     /// also rotated, by `rotate` (positions of the rows, table), where nothing looks at them before. The bits of the parts one
     /// after the other.
-    #[expect(clippy::too_many_arguments, reason = "one operation, and every argument is one of its operands")]
     fn project(
         &self,
         x: &Self::Matrix,

@@ -13,13 +13,16 @@ use crate::spec::select::Layers;
 /// Below this share of its length, what is left of a vector beside the others counts as nothing.
 const INDEPENDENT: f64 = 1e-6;
 
+/// Rows by layer of the set and first column written.
+type ByPlace = HashMap<(usize, usize), Arc<[f32]>>;
+
 /// The bases of an intervention's spans.
 #[derive(Debug, Clone)]
 pub(super) enum BasisPlan {
     /// The same for every layer and head, `[n, columns]`.
     One(Arc<[f32]>),
     /// Of stored activations: by layer of the set and first column written.
-    Stored(Given, Arc<HashMap<(usize, usize), Arc<[f32]>>>),
+    Stored(Given, Arc<ByPlace>),
 }
 
 impl BasisPlan {

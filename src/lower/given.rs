@@ -233,7 +233,7 @@ fn read(
         place
     });
     let places: Vec<usize> = places.collect::<Option<_>>()?;
-    for (i, layer) in layers.iter().enumerate().filter(|(i, layer)| layers[..*i].contains(layer)) {
+    if let Some((i, layer)) = layers.iter().enumerate().find(|(i, layer)| layers[..*i].contains(layer)) {
         let detail = format!("layer {layer} twice");
         out.push(format!("{at}/layer/{i}"), code::DUPLICATE, detail, "list each layer once");
         return None;

@@ -149,14 +149,13 @@ pub fn targets(
     let mut known: Vec<(&str, u32)> = Vec::new();
     for (name, run) in if named.is_empty() { &alone[..] } else { &named } {
         let prompt = run.map_or("", TokenRun::context);
-        let context = match known.iter().find(|(text, _)| *text == prompt) {
-            Some((_, context)) => *context,
-            None => {
-                let reading = Reading { experiment, run: name, prompt, facts };
-                let context = reading.add(&mut targets, known.is_empty(), lints, out);
-                known.push((prompt, context));
-                context
-            }
+        let context = if let Some((_, context)) = known.iter().find(|(text, _)| *text == prompt) {
+            *context
+        } else {
+            let reading = Reading { experiment, run: name, prompt, facts };
+            let context = reading.add(&mut targets, known.is_empty(), lints, out);
+            known.push((prompt, context));
+            context
         };
         targets.of_run.0.push((name.clone(), context));
     }

@@ -310,16 +310,13 @@ fn cell_edits(
         let edit = Edit::new(Address { layer, site }, positions.to_vec(), op, EditGroup::Patch);
         Edit { columns, ..edit }
     };
-    let written: Vec<Edit> = match &arm.cut {
-        Some(cut) => {
-            Template { positions: positions.to_vec(), ..cut.clone() }.cuts(config, &layers.collect())
-        }
-        None => {
-            let restored = layers.flat_map(|layer| {
-                arm.columns.iter().map(move |columns| copy(layer, arm.site, columns.clone(), source))
-            });
-            restored.collect()
-        }
+    let written: Vec<Edit> = if let Some(cut) = &arm.cut {
+        Template { positions: positions.to_vec(), ..cut.clone() }.cuts(config, &layers.collect())
+    } else {
+        let restored = layers.flat_map(|layer| {
+            arm.columns.iter().map(move |columns| copy(layer, arm.site, columns.clone(), source))
+        });
+        restored.collect()
     };
     let held = above.flat_map(|layer| arm.sever.iter().map(move |site| copy(layer, *site, None, base)));
     written.into_iter().chain(held).collect()

@@ -100,7 +100,9 @@ impl Elsewhere {
 
     fn every(&mut self, rows: &[u32], change: impl Fn(&mut [f32])) {
         for layer in self.layers() {
-            rows.iter().for_each(|row| self.each(layer, *row, &change));
+            for row in rows {
+                self.each(layer, *row, &change);
+            }
         }
     }
 

@@ -144,6 +144,7 @@ impl Shard {
     }
 
     /// Numbers in this rank's weights, norms and biases included.
+    #[expect(clippy::many_single_char_names, reason = "the letters of the shapes in `Site`")]
     pub fn parameters(&self) -> u64 {
         let c = &self.config;
         let (d, e, f) = (c.hidden_size, c.head_dim, self.mlp.len());

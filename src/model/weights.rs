@@ -138,12 +138,11 @@ where
     } else {
         kernels.weight(&tokens(Role::Unembedding)?)?
     };
-    let positions = match turns::of_all(config) {
-        Some(table) => PositionWeights::Rope(kernels.rope_table(&table)?),
-        None => {
-            let rows = source.piece(Role::Positions, TensorKind::Weight, 0, 0..config.max_positions, 0..d)?;
-            PositionWeights::Learned(kernels.table(&rows, 0)?)
-        }
+    let positions = if let Some(table) = turns::of_all(config) {
+        PositionWeights::Rope(kernels.rope_table(&table)?)
+    } else {
+        let rows = source.piece(Role::Positions, TensorKind::Weight, 0, 0..config.max_positions, 0..d)?;
+        PositionWeights::Learned(kernels.table(&rows, 0)?)
     };
     Ok(Weights {
         embedding: kernels.table(&embedding, shard.vocabulary.start as u32)?,

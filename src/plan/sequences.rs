@@ -204,7 +204,7 @@ impl Fold {
                 // A text of which a token is missing has no probability, and the answer no numbers that fit together.
                 let missing = score.missing.or_else(|| block.iter().find_map(|part| part.missing));
                 if missing.is_some() {
-                    *score = Score { missing, context, ..Score::default() };
+                    *score = Score { context, missing, ..Score::default() };
                     continue;
                 }
                 score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, block)).collect();

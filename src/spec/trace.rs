@@ -223,20 +223,17 @@ impl Arm {
             .get("op")
             .map_or(Some(None), |n| n.choice(&[("knockout", ArmOp::Knockout)], &[], out).map(Some));
         let mut keys = None;
-        match op {
-            Some(None) => {
-                let fix = "add \"op\": \"knockout\", or leave out `keys`";
-                if let Some(node) = fields.get("keys") {
-                    out.push(&node.at, code::CONFLICT, "an arm that restores states has no keys", fix);
-                }
+        if let Some(None) = op {
+            let fix = "add \"op\": \"knockout\", or leave out `keys`";
+            if let Some(node) = fields.get("keys") {
+                out.push(&node.at, code::CONFLICT, "an arm that restores states has no keys", fix);
             }
-            _ => {
-                fields.exclude("op", &["dims"], out);
-                keys = read_keys(&fields, out);
-                if let Some(site) = site.filter(|site| *site != Site::Scores) {
-                    let detail = format!("edges of attention are cut before the softmax, not at {site}");
-                    out.push(fields.pointer("op"), code::NOT_SUPPORTED, detail, "write \"site\": \"scores\"");
-                }
+        } else {
+            fields.exclude("op", &["dims"], out);
+            keys = read_keys(&fields, out);
+            if let Some(site) = site.filter(|site| *site != Site::Scores) {
+                let detail = format!("edges of attention are cut before the softmax, not at {site}");
+                out.push(fields.pointer("op"), code::NOT_SUPPORTED, detail, "write \"site\": \"scores\"");
             }
         }
         Some(Self {

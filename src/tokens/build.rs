@@ -160,6 +160,7 @@ impl Tokenizer {
     }
 
     /// Where the checkpoint's files name no BOS, this token is what a prompt begins with on request; never by itself.
+    #[must_use]
     pub fn or_bos(mut self, token: Option<&str>) -> Self {
         if self.bos.is_none() {
             self.bos = token.and_then(|token| self.inner.token_to_id(token));

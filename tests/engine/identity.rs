@@ -151,7 +151,9 @@ fn noise_drawn_afresh_for_a_cell_would_be_seen_as_an_effect() {
 
 #[test]
 fn restoring_all_positions_of_the_residual_stream_gives_the_clean_runs_bits_at_every_layer() {
-    MODELS.iter().for_each(|model| restoring_all_positions(model));
+    for model in MODELS {
+        restoring_all_positions(model);
+    }
 }
 
 fn restoring_all_positions(model: &str) {
@@ -203,7 +205,9 @@ fn states_of_the_layer_before_would_not_restore_the_clean_run() {
 
 #[test]
 fn interventions_that_do_nothing_give_the_clean_runs_bits() {
-    MODELS.iter().for_each(|model| doing_nothing(model));
+    for model in MODELS {
+        doing_nothing(model);
+    }
 }
 
 fn doing_nothing(model: &str) {

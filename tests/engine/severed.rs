@@ -60,7 +60,9 @@ fn arm<'g>(golden: &'g Value, kind: &str, site: Option<&str>) -> &'g Value {
 
 #[test]
 fn hidden_and_severed_arms_of_a_trace_agree_with_pytorch_in_every_cell_and_sample() {
-    GOLDENS.iter().for_each(|name| check_trace(name));
+    for name in GOLDENS {
+        check_trace(name);
+    }
 }
 
 fn check_trace(name: &str) {
@@ -108,7 +110,9 @@ fn check_trace(name: &str) {
 
 #[test]
 fn values_held_from_another_draw_at_all_layers_agree_with_pytorch_as_in_romes_own_code() {
-    GOLDENS.iter().for_each(|name| check_held(name));
+    for name in GOLDENS {
+        check_held(name);
+    }
 }
 
 fn check_held(name: &str) {

@@ -579,8 +579,8 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
 fn gpt2() -> Fake {
     let llama = Fake::default();
     let block = GPT2.block(1e-5, PositionShape::Learned);
-    let config = ModelConfig { family: &GPT2, num_kv_heads: 2, block, ..llama.config.clone() };
-    Fake { config, ..llama }
+    let config = ModelConfig { family: &GPT2, num_kv_heads: 2, block, ..llama.config };
+    Fake { config, ..Fake::default() }
 }
 
 #[test]

@@ -84,6 +84,7 @@ pub(super) fn refuse_attention_bias(keys: &Keys<'_>) -> Result<(), KeyFault> {
 }
 
 /// What the whole family reads alike.
+#[expect(clippy::needless_pass_by_value, reason = "a few words, written where it is called")]
 pub(super) fn config(family: &'static Family, keys: &Keys<'_>, own: Own) -> Result<ModelConfig, KeyFault> {
     // All four classes default to silu.
     if keys.optional("hidden_act", Value::as_str)?.is_some_and(|act| act != "silu") {

@@ -194,6 +194,7 @@ impl ModelConfig {
     }
 
     /// `[out, in]` or `[width]` of the tensor of a role; `None` if the model has none.
+    #[expect(clippy::many_single_char_names, reason = "the letters of the shapes in `Site`")]
     pub fn shape_of(&self, role: Role, kind: TensorKind) -> Option<Vec<usize>> {
         let (d, f, e) = (self.hidden_size, self.intermediate_size, self.head_dim);
         let (q, kv, v) = (self.q_width(), self.kv_width(), self.vocab_size);
