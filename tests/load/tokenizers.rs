@@ -91,19 +91,16 @@ fn a_text_adds_to_a_prompt_what_both_together_have_more() {
         for ((prompt, text), expected) in golden.pairs.iter().zip(&kind.added) {
             let found = tokenizer.continuation(prompt, text).unwrap();
             let at = format!("{} {prompt:?} {text:?}", kind.name);
-            match expected {
-                Some(ids) => {
-                    added += 1;
-                    assert_eq!((&found.ids, &found.changed), (ids, &None), "{at}");
-                }
-                None => {
-                    changed += 1;
-                    let change = found.changed.expect(&at);
-                    let ids = |text: &str| tokenizer.encode(text, Some(false)).unwrap().ids;
-                    assert!(ids(prompt).ends_with(&change.own), "{at}");
-                    assert!(ids(&format!("{prompt}{text}")).ends_with(&change.joined), "{at}");
-                    assert!(!found.ids.is_empty(), "{at}");
-                }
+            if let Some(ids) = expected {
+                added += 1;
+                assert_eq!((&found.ids, &found.changed), (ids, &None), "{at}");
+            } else {
+                changed += 1;
+                let change = found.changed.expect(&at);
+                let ids = |text: &str| tokenizer.encode(text, Some(false)).unwrap().ids;
+                assert!(ids(prompt).ends_with(&change.own), "{at}");
+                assert!(ids(&format!("{prompt}{text}")).ends_with(&change.joined), "{at}");
+                assert!(!found.ids.is_empty(), "{at}");
             }
         }
     }
