@@ -458,7 +458,9 @@ mod tests {
                 let body = with(place, json!(1));
                 let unknown = problems(endpoint, &body).into_iter().find(|p| {
                     let said = p.pointer == *place && p.code == code::UNKNOWN_FIELD;
-                    said && !p.detail.contains("in this form")
+                    // What goes with one method of corruption may mean something else with another.
+                    let other = place.starts_with("/corrupt/") && p.detail.contains("did you mean");
+                    said && !other && !p.detail.contains("in this form")
                 });
                 assert!(unknown.is_none(), "{endpoint:?} {place}: {unknown:?}");
             }
