@@ -2,7 +2,7 @@
 //!
 //! `axum::serve` has no time-outs at all, and hyper's header time-out alone leaves slow bodies and slow readers open.
 //! Limited here: silence after connecting, the head, writes that stall, connections at once and by address
-//! ([`super::places`]). The body's time is limited where it is read ([`super::JsonBody`]).
+//! (`places`). The body's time is limited where it is read ([`super::JsonBody`]).
 //!
 //! A client that has left while its request is worked on ends the work: its handler is dropped.
 
