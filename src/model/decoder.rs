@@ -254,10 +254,10 @@ impl<K: Kernels> Pass<'_, K> {
         self.kernels.norm(&b.x, norm, &mut b.h);
     }
 
-    /// `attn_in` to `resid_mid`, and the norm after it.
+    /// `attn_norm` to `resid_mid`, and the norm after it.
     fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
         let (kernels, heads, rope) = (self.kernels, self.heads, self.rope);
-        self.tap(Site::AttnIn, &tables[Site::AttnIn], &mut b.h, [&mut b.x]);
+        self.tap(Site::AttnNorm, &tables[Site::AttnNorm], &mut b.h, [&mut b.x]);
         // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
         let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
         let rotate = rope.filter(|_| unseen).map(|rope| (self.turned(), rope));
@@ -303,7 +303,7 @@ impl<K: Kernels> Pass<'_, K> {
         }
     }
 
-    /// `mlp_in` to `resid_post`, and the norm after it if there is one.
+    /// `mlp_norm` to `resid_post`, and the norm after it if there is one.
     fn mlp(
         &mut self,
         layer: &Layer<K>,
@@ -312,7 +312,7 @@ impl<K: Kernels> Pass<'_, K> {
         b: &mut Buffers<K>,
     ) {
         let kernels = self.kernels;
-        self.tap(Site::MlpIn, &tables[Site::MlpIn], &mut b.h, [&mut b.x]);
+        self.tap(Site::MlpNorm, &tables[Site::MlpNorm], &mut b.h, [&mut b.x]);
         match &layer.neurons {
             Neurons::Gated(gate_up) => kernels.gated(&b.h, gate_up, &mut b.activation),
             Neurons::Gelu(up, bias) => kernels.gelu(&b.h, up, bias.as_ref(), &mut b.activation),

@@ -26,7 +26,7 @@ impl Stage {
         let offset = match at.site {
             Site::Embed => return Stage::EMBED,
             Site::ResidPre | Site::FinalNorm => 0,
-            Site::AttnIn | Site::Logits => 1,
+            Site::AttnNorm | Site::Logits => 1,
             Site::K => 2,
             Site::V => 3,
             Site::KRope => 4,
@@ -39,7 +39,7 @@ impl Stage {
             Site::HeadOut => 11,
             Site::AttnOut => 12,
             Site::ResidMid => 13,
-            Site::MlpIn => 14,
+            Site::MlpNorm => 14,
             Site::MlpAct => 15,
             Site::MlpOut => 16,
             Site::ResidPost => 17,

@@ -357,10 +357,13 @@ mod tests {
             (json!({"site": "z", "op": "resample", "source": {"any_of": ["b", "c"]}}), "z from one of b, c"),
             (json!({"site": "q", "op": "freeze"}), "q held as in the base"),
             (json!({"site": "q", "op": "freeze", "source": {"run": "b"}}), "q held as in b"),
-            (json!({"site": "mlp_in", "op": "project_out", "basis": [e1]}), "mlp_in without one direction"),
             (
-                json!({"site": "mlp_in", "op": "subspace", "basis": [e1, e2], "source": {"run": "c"}}),
-                "2 directions of mlp_in from c",
+                json!({"site": "mlp_norm", "op": "project_out", "basis": [e1]}),
+                "mlp_norm without one direction",
+            ),
+            (
+                json!({"site": "mlp_norm", "op": "subspace", "basis": [e1, e2], "source": {"run": "c"}}),
+                "2 directions of mlp_norm from c",
             ),
         ] {
             assert_eq!(said(one), expected);

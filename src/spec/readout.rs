@@ -254,8 +254,16 @@ pub(super) fn read_dtype(node: &Node<'_>, out: &mut Problems) -> Option<Dtype> {
 
 /// Reads a site's name.
 pub fn read_site(node: &Node<'_>, out: &mut Problems) -> Option<Site> {
-    let names: Vec<(&'static str, Site)> = Site::ALL.iter().map(|site| (site.name(), *site)).collect();
-    node.choice(&names, &[], out)
+    if let Some((site, why)) = node.value.as_str().and_then(super::site::meant) {
+        out.push(
+            &node.at,
+            code::UNKNOWN_VALUE,
+            format!("{} is no site here: {why}", node.value),
+            format!("write \"{site}\""),
+        );
+        return None;
+    }
+    node.choice(&Site::ALL.map(|site| (site.name(), site)), &[], out)
 }
 
 /// Reads `layers` of something at `site`: `"all"` if left out, and nothing at sites that have no layer.

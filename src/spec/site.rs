@@ -17,7 +17,9 @@ pub enum Site {
     /// Residual stream entering the block, `[d]`; equals `resid_post` of the layer before.
     ResidPre,
     /// What q, k and v are projected from: `resid_pre` after the norm, `[d]`.
-    AttnIn,
+    // Stored activations may have the name that it had before.
+    #[serde(alias = "attn_in")]
+    AttnNorm,
     /// Keys before RoPE (after the head norm of models that have one), `[k, e]`.
     K,
     /// Values, `[k, e]`.
@@ -42,7 +44,8 @@ pub enum Site {
     /// Residual stream after attention was added, `[d]`.
     ResidMid,
     /// What the MLP reads: `resid_mid` after the norm, `[d]`.
-    MlpIn,
+    #[serde(alias = "mlp_in")]
+    MlpNorm,
     /// The MLP's neurons, the input of its down projection, `[f]`: `silu(gate) * up`, or `gelu(up)` of GPT-2.
     MlpAct,
     /// MLP's output, `[d]`.
@@ -116,15 +119,15 @@ pub struct SiteFacts {
 }
 
 /// Every site, in the order of computation.
-pub const SITES: [SiteFacts; Site::ALL.len()] = {
+pub const SITES: [SiteFacts; 20] = {
     use Scope::{Block, End, Start};
     use Width::{HeadOutputs, Hidden, KeyValues, Keys, Neurons, Queries, Vocabulary};
     [
         row(Site::Embed, "embed", Start, Hidden, ["hook_embed", "embed_tokens.output", "-", "embed"]),
         row(Site::ResidPre, "resid_pre", Block, Hidden, ["hook_resid_pre", "input", "block_input", "-"]),
         row(
-            Site::AttnIn,
-            "attn_in",
+            Site::AttnNorm,
+            "attn_norm",
             Block,
             Hidden,
             ["ln1.hook_normalized x weight", "input_layernorm.output", "attention_input", "-"],
@@ -159,8 +162,8 @@ pub const SITES: [SiteFacts; Site::ALL.len()] = {
             ["hook_resid_mid", "post_attention_layernorm.input", "-", "-"],
         ),
         row(
-            Site::MlpIn,
-            "mlp_in",
+            Site::MlpNorm,
+            "mlp_norm",
             Block,
             Hidden,
             ["ln2.hook_normalized x weight", "post_attention_layernorm.output", "mlp_input", "-"],
@@ -204,28 +207,15 @@ const fn row(
 
 impl Site {
     /// Every site, in the order of computation.
-    pub const ALL: [Site; 20] = [
-        Site::Embed,
-        Site::ResidPre,
-        Site::AttnIn,
-        Site::K,
-        Site::V,
-        Site::KRope,
-        Site::Q,
-        Site::QRope,
-        Site::Scores,
-        Site::Pattern,
-        Site::Z,
-        Site::HeadOut,
-        Site::AttnOut,
-        Site::ResidMid,
-        Site::MlpIn,
-        Site::MlpAct,
-        Site::MlpOut,
-        Site::ResidPost,
-        Site::FinalNorm,
-        Site::Logits,
-    ];
+    pub const ALL: [Self; SITES.len()] = {
+        let mut all = [Self::Embed; SITES.len()];
+        let mut at = 0;
+        while at < SITES.len() {
+            all[at] = SITES[at].site;
+            at += 1;
+        }
+        all
+    };
 
     /// What is known of it.
     pub const fn facts(self) -> &'static SiteFacts {
@@ -291,6 +281,32 @@ impl Site {
     }
 }
 
+/// Names that are no site's here, with the one that is meant: other tools' names, and our own of before.
+pub fn meant(word: &str) -> Option<(Site, &'static str)> {
+    // TransformerLens' copies of the residual stream; until they were renamed, the normed values had these names here.
+    const BEFORE_THE_NORM: [(&str, Site, Site); 2] =
+        [("attn_in", Site::ResidPre, Site::AttnNorm), ("mlp_in", Site::ResidMid, Site::MlpNorm)];
+    if let Some((_, before, after)) = BEFORE_THE_NORM.into_iter().find(|(name, ..)| *name == word) {
+        return Some((after, if before == Site::ResidPre { NORMED_ATTN } else { NORMED_MLP }));
+    }
+    let word =
+        word.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map_or(word, |(_, name)| name);
+    let hooked = format!("hook_{word}");
+    if word == "-" || SITES.iter().any(|facts| facts.name == word) {
+        return None;
+    }
+    SITES
+        .iter()
+        .find(|facts| {
+            let peers = [facts.transformer_lens, facts.nnsight, facts.pyvene, facts.rome];
+            peers.contains(&word) || facts.transformer_lens == hooked
+        })
+        .map(|facts| (facts.site, "that is another tool's name"))
+}
+
+const NORMED_ATTN: &str = "`attn_norm` is the residual stream after the norm; before it, TransformerLens' `hook_attn_in`, is `resid_pre`";
+const NORMED_MLP: &str = "`mlp_norm` is the residual stream after the norm; before it, TransformerLens' `hook_mlp_in`, is `resid_mid`";
+
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
@@ -303,9 +319,21 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_stands_in_the_place_of_its_site() {
-        for (site, facts) in Site::ALL.iter().zip(&SITES) {
-            assert_eq!((*site, *site as usize), (facts.site, facts.site as usize));
-            assert_eq!(serde_json::to_value(site).unwrap(), facts.name);
+        for (place, facts) in SITES.iter().enumerate() {
+            assert_eq!(facts.site as usize, place);
+            assert_eq!(serde_json::to_value(facts.site).unwrap(), facts.name);
         }
+    }
+
+    #[test]
+    fn names_of_other_tools_are_understood() {
+        let meant = |word| meant(word).map(|(site, _)| site);
+        assert_eq!(meant("blocks.3.attn.hook_z"), Some(Site::Z));
+        assert_eq!(meant("hook_resid_mid"), Some(Site::ResidMid));
+        assert_eq!(meant("mlp.down_proj.input"), Some(Site::MlpAct));
+        assert_eq!(meant("block_output"), Some(Site::ResidPost));
+        assert_eq!(meant("attn_in"), Some(Site::AttnNorm));
+        assert_eq!((meant("-"), meant("resid"), meant("blocks.3")), (None, None, None));
+        assert!(SITES.iter().all(|facts| super::meant(facts.name).is_none()));
     }
 }

@@ -111,7 +111,7 @@ async fn capabilities_name_all_that_requests_accept() {
             // Four layers of four positions, BOS included. After the last layer's keys only the read position counts.
             let written = match name {
                 "embed" => 4,
-                "resid_pre" | "attn_in" | "k" | "v" | "k_rope" => 16,
+                "resid_pre" | "attn_norm" | "k" | "v" | "k_rope" => 16,
                 "final_norm" => 1,
                 _ if op == "knockout" => 10,
                 _ => 13,

@@ -86,13 +86,13 @@ def what_is_captured(name: str, model):
         see("resid_pre of the first layer = embed + positions", added, a["resid_pre", 0])
     for k in range(anatomy.layers(model)):
         block = anatomy.block(model, k)
-        see("attn_in = norm(resid_pre)", block.attn_norm(a["resid_pre", k]), a["attn_in", k])
-        see("mlp_in = norm(resid_mid)", block.mlp_norm(a["resid_mid", k]), a["mlp_in", k])
+        see("attn_norm = norm(resid_pre)", block.attn_norm(a["resid_pre", k]), a["attn_norm", k])
+        see("mlp_norm = norm(resid_mid)", block.mlp_norm(a["resid_mid", k]), a["mlp_norm", k])
         for site, (module, columns) in block.qkv.items():
-            made = module(a["attn_in", k])[..., columns]
+            made = module(a["attn_norm", k])[..., columns]
             if block.head_norm(site) is not None:
                 made = block.head_norm(site)(made.view(t, -1, e)).flatten(1)
-            see(f"{site} of attn_in", made, a[site, k])
+            see(f"{site} of attn_norm", made, a[site, k])
         for site in ("q", "k"):
             see(f"{site}_rope = rotated {site}", rotated(split(a[site, k], e)), split(a[f"{site}_rope", k], e))
         q, keys, v = split(a["q_rope", k], e), split(a["k_rope", k], e), split(a["v", k], e)
@@ -107,7 +107,7 @@ def what_is_captured(name: str, model):
         summed = a["head_out", k].view(t, HEADS, -1).sum(1)
         bias = 0 if block.o.bias is None else block.o.bias
         see("head_out and the bias sum to attn_out", summed + bias, a["attn_out", k])
-        see("mlp_act = the neurons of mlp_in", block.neurons(a["mlp_in", k]), a["mlp_act", k])
+        see("mlp_act = the neurons of mlp_norm", block.neurons(a["mlp_norm", k]), a["mlp_act", k])
         see("mlp_out = down(mlp_act)", block.down(a["mlp_act", k]), a["mlp_out", k])
     see("final_norm = norm(resid_post)", parts.norm(a["resid_post", LAYERS - 1]), a["final_norm", 0])
     see("logits = unembedded final_norm", parts.head(a["final_norm", 0]), a["logits", 0])
@@ -138,16 +138,16 @@ def what_edits_do(name: str, model):
     at = lambda *sites: [(s, k, several, None) for s in sites]  # noqa: E731
     same("z = attn_out", at("z"), at("attn_out"))
     same("all heads of z = z", [("z", k, several, h) for h in range(HEADS)], at("z"))
-    same("q, k, v everywhere = attn_in everywhere", every("q", "k", "v"), every("attn_in"))
-    same("q, k, v at some = attn_in at some", at("q", "k", "v"), at("attn_in"))
+    same("q, k, v everywhere = attn_norm everywhere", every("q", "k", "v"), every("attn_norm"))
+    same("q, k, v at some = attn_norm at some", at("q", "k", "v"), at("attn_norm"))
     same("q = q_rope at the same positions", at("q"), at("q_rope"))
     same("k = k_rope at the same positions", at("k"), at("k_rope"))
     same("q, k everywhere = scores everywhere", every("q", "k"), every("scores"))
     same("scores = pattern", at("scores"), at("pattern"))
     same("pattern and v everywhere = z everywhere", every("pattern", "v"), every("z"))
     same("mlp_act = mlp_out", at("mlp_act"), at("mlp_out"))
-    same("mlp_in = mlp_out", at("mlp_in"), at("mlp_out"))
-    same("resid_mid = mlp_in, and the residual branch", at("resid_mid"), [*at("mlp_in"), *at("resid_mid")])
+    same("mlp_norm = mlp_out", at("mlp_norm"), at("mlp_out"))
+    same("resid_mid = mlp_norm, and the residual branch", at("resid_mid"), [*at("mlp_norm"), *at("resid_mid")])
     end = [("final_norm", 0, [LAST], None)]
     same("final_norm = resid_post of the last layer", end, [("resid_post", LAYERS - 1, [LAST], None)])
     for site in ("q", "z", "scores", "pattern", "k", "v", "q_rope", "k_rope"):

@@ -16,13 +16,13 @@ from reference import formula_weight
 
 NO_LAYER = ("embed", "final_norm")
 RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post")
-WIDE = (*RESIDUAL, "attn_in", "mlp_in", "attn_out", "mlp_out", "final_norm")
+WIDE = (*RESIDUAL, "attn_norm", "mlp_norm", "attn_out", "mlp_out", "final_norm")
 QUERY_HEADS = ("q", "q_rope", "scores", "pattern", "z", "head_out")
 KEY_HEADS = ("k", "v", "k_rope")
 # In the order of computation, as `/v1/capabilities` lists them.
 SITES = (
-    "embed", "resid_pre", "attn_in", "k", "v", "k_rope", "q", "q_rope", "scores", "pattern", "z", "head_out", "attn_out",
-    "resid_mid", "mlp_in", "mlp_act", "mlp_out", "resid_post", "final_norm",
+    "embed", "resid_pre", "attn_norm", "k", "v", "k_rope", "q", "q_rope", "scores", "pattern", "z", "head_out", "attn_out",
+    "resid_mid", "mlp_norm", "mlp_act", "mlp_out", "resid_post", "final_norm",
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ class Model:
         for layer in range(self.layers):
             p = f"model.layers.{layer}"
             x = tap("resid_pre", layer, x)
-            h = tap("attn_in", layer, self.norm(x, f"{p}.input_layernorm.weight"))
+            h = tap("attn_norm", layer, self.norm(x, f"{p}.input_layernorm.weight"))
 
             def project(name, n):
                 y = h @ self.w(f"{p}.self_attn.{name}_proj.weight", n * self.e, self.d).T
@@ -115,7 +115,7 @@ class Model:
             out = tap("head_out", layer, out)
             x = x + tap("attn_out", layer, out.view(t, self.heads, self.d).sum(1))
             x = tap("resid_mid", layer, x)
-            h = tap("mlp_in", layer, self.norm(x, f"{p}.post_attention_layernorm.weight"))
+            h = tap("mlp_norm", layer, self.norm(x, f"{p}.post_attention_layernorm.weight"))
             gate = h @ self.w(f"{p}.mlp.gate_proj.weight", self.f, self.d).T
             up = h @ self.w(f"{p}.mlp.up_proj.weight", self.f, self.d).T
             act = tap("mlp_act", layer, torch.nn.functional.silu(gate) * up)

@@ -3,7 +3,7 @@
 SITES, as `[t, width]` of one run (T: positions of the run, e: head dimension, d: hidden):
 
     embed resid_pre resid_mid resid_post attn_out mlp_out   d
-    attn_in mlp_in                                          d          outputs of the block's two norms
+    attn_norm mlp_norm                                          d          outputs of the block's two norms
     q                                                       heads x e  what RoPE gets (Qwen3: after the head norm)
     k v                                                     kv heads x e
     q_rope k_rope                                           as q, k    after RoPE
@@ -31,7 +31,7 @@ from transformers import AttentionInterface
 
 import anatomy
 
-RESIDUAL = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_in", "mlp_in", "attn_out", "mlp_out", "final_norm"]
+RESIDUAL = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_norm", "mlp_norm", "attn_out", "mlp_out", "final_norm"]
 HEAD_SITES = ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
 EDITABLE = [*RESIDUAL, *HEAD_SITES, "mlp_act"]
 SITES = [*EDITABLE, "head_out", "logits"]
@@ -207,9 +207,9 @@ def _register(model, site: str, layer: int, act):
     if site in before:
         return before[site].register_forward_pre_hook(on_input, with_kwargs=True).remove
     after = {
-        "attn_in": block.attn_norm,
+        "attn_norm": block.attn_norm,
         "attn_out": block.o,
-        "mlp_in": block.mlp_norm,
+        "mlp_norm": block.mlp_norm,
         "mlp_out": block.mlp,
         "resid_post": block.whole,
     }

@@ -32,7 +32,7 @@ from tiny_cases import BASE, HEADS, LAST, LAYERS, LONGER, SAME_LENGTH, SHORTER
 RUNS = {"base": BASE, "same": SAME_LENGTH, "shorter": SHORTER, "longer": LONGER}
 KV_HEADS = 2
 EVERYWHERE = list(range(len(BASE)))
-NEW_SITES = ["attn_in", "mlp_in", "q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "mlp_act", "final_norm"]
+NEW_SITES = ["attn_norm", "mlp_norm", "q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "mlp_act", "final_norm"]
 OLD_SITES = ["embed", "resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
 
 
@@ -165,17 +165,17 @@ def cross() -> list[dict]:
     return [
         *(
             one(f"{site}, permuting map of a longer run", (site, 1, [7, 2, 5]), source("longer", [11, 0, 11]))
-            for site in ("attn_in", "mlp_in", "q", "k", "v", "q_rope", "k_rope", "mlp_act")
+            for site in ("attn_norm", "mlp_norm", "q", "k", "v", "q_rope", "k_rope", "mlp_act")
         ),
         one("final_norm, shorter run's last", ("final_norm", 0, [LAST]), source("shorter", [4])),
         *(
             one(f"{site} of another layer", (site, 2, [5, LAST]), source("same", [5, LAST], layer=0))
-            for site in ("resid_post", "attn_in", "q", "v", "z", "mlp_act", "mlp_out")
+            for site in ("resid_post", "attn_norm", "q", "v", "z", "mlp_act", "mlp_out")
         ),
         one("pattern of another layer", ("pattern", 1, [4, LAST]), source("same", [4, LAST], layer=3)),
         one("scores of another layer, one head", ("scores", 1, [LAST]), source("base", [LAST], layer=2), head=2),
         one("attn_out from mlp_out", ("attn_out", 1, [6]), source("same", [6], "mlp_out")),
-        one("mlp_in from attn_in of another layer", ("mlp_in", 1, [6]), source("longer", [9], "attn_in", 3)),
+        one("mlp_norm from attn_norm of another layer", ("mlp_norm", 1, [6]), source("longer", [9], "attn_norm", 3)),
         one("resid_post from resid_pre", ("resid_post", 2, [LAST]), source("base", [LAST], "resid_pre", 1)),
         one("final_norm from resid_post", ("final_norm", 0, [LAST]), source("same", [LAST], "resid_post", 3)),
         one("resid_mid from final_norm", ("resid_mid", 0, [3]), source("same", [3], "final_norm")),
@@ -247,7 +247,7 @@ def joint() -> list[dict]:
             edit("z", 1, [6], "scale", coef=2.0, head=2),
             edit("z", 1, [6], "add", vector="all z", norm_match=True),
         ),
-        case("attn_in under a replaced q", from_same("attn_in", 2, [5]), from_same("q", 2, [5])),
+        case("attn_norm under a replaced q", from_same("attn_norm", 2, [5]), from_same("q", 2, [5])),
         case(
             "a mean of three runs, then projected",
             edit("resid_post", 1, [3], "mean", sources=means),
