@@ -2,13 +2,13 @@
 
 use super::dense::{CLASS, Dense};
 use super::{SweepOutcome, bars, heatmaps};
+use crate::draw::raster;
 use crate::effect::average::Key;
 use crate::effect::cells::ArmHead;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::Axis;
 use crate::result::phrases;
 use crate::result::pictures::{DOT, PictureRequestError, chosen};
-use crate::result::raster;
 use crate::result::render::{Format, PNG_SCALE, RenderError};
 use crate::spec::metric::MetricKind;
 use crate::spec::select::TokenClass;

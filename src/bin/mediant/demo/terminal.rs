@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::heatmap::{Cell, Heatmap};
-use super::label;
-use super::scale::{self, Rgb};
+use mediant::draw::heatmap::{Cell, Heatmap};
+use mediant::draw::label;
+use mediant::draw::scale::{self, Rgb};
 
 /// What the terminal can show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Colour {
+pub(crate) enum Colour {
     /// Plain characters only.
     #[default]
     Never,
@@ -25,11 +25,11 @@ pub enum Colour {
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub(crate) struct Options {
     /// Columns of the terminal; no line is wider (at least 40 are used).
-    pub width: usize,
+    pub(crate) width: usize,
     /// Its colours.
-    pub colour: Colour,
+    pub(crate) colour: Colour,
 }
 
 /// Strength of a positive value without colour, from the weakest to the strongest.
@@ -43,7 +43,7 @@ const TRIVIAL: char = '!';
 
 /// Prints the heatmap, lines ended by line feeds. Total: rows shorter than the columns are filled up as not measured,
 /// longer ones cut.
-pub fn render(map: &Heatmap, options: Options) -> String {
+pub(crate) fn render(map: &Heatmap, options: Options) -> String {
     let width = options.width.max(40);
     let mut out = String::new();
     for line in [&map.title, &map.full_subtitle()] {
@@ -235,4 +235,100 @@ fn fit(text: &str, max: usize) -> String {
     }
     out.push('…');
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use mediant::draw::heatmap::{Column, Reference};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two layers, two tokens, of which the second is marked.
+    fn map(cells: [[Cell; 2]; 2]) -> Heatmap {
+        let column = |text: &str, marked| Column { text: text.to_owned(), marked };
+        Heatmap {
+            rows: vec!["0".into(), "1".into()],
+            columns: vec![column("a", false), column(" b", true)],
+            cells: cells.map(|row| row.to_vec()).to_vec(),
+            y_label: "layer".into(),
+            value_label: "effect".into(),
+            ..Heatmap::default()
+        }
+    }
+
+    fn plain(map: &Heatmap) -> String {
+        render(map, Options { width: 40, colour: Colour::Never })
+    }
+
+    #[test]
+    fn plain_text_shows_sign_and_strength_with_layer_zero_at_the_bottom() {
+        let null = Cell { exact_null: true, ..Cell::of(0.0) };
+        let text = plain(&map([[Cell::of(-1.0), null], [Cell::of(0.5), Cell::default()]]));
+        assert!(
+            text.contains("\n1 |++++????\n0 |iiii 0  \n".trim_end())
+                || text.contains("\n1 |++++????\n0 |iiii 0\n"),
+            "{text}"
+        );
+        assert!(text.contains("0 a  1 ·b*"), "{text}");
+        assert!(text.contains("−1 [igeb :+#@] 1"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_number_and_what_was_not_measured_have_signs_of_their_own() {
+        let not_finite = Cell { not_finite: true, trivial: true, ..Cell::default() };
+        let map = map([[Cell::of(-1.0), not_finite], [Cell::of(0.5), Cell::default()]]);
+        let text = plain(&map);
+        assert!(text.contains("\n1 |++++????\n0 |iiii////\n"), "{text}");
+        assert!(text.contains("/ not finite") && text.contains("? not measured"), "{text}");
+        assert!(render(&map, Options { width: 40, colour: Colour::Full }).contains("m////\x1b[0m"));
+    }
+
+    #[test]
+    fn a_grid_with_too_few_cells_is_filled_up() {
+        let mut map = map([[Cell::of(1.0); 2]; 2]);
+        map.cells[1].pop();
+        assert!(plain(&map).contains("\n1 |@@@@????\n0 |@@@@@@@@\n"), "{}", plain(&map));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_heatmap_panics_and_every_line_fits(
+            texts in prop::collection::vec(any::<String>(), 0..40),
+            rows in 0usize..20,
+            values in prop::collection::vec(prop::option::of(any::<f64>()), 1..50),
+            flags in any::<u64>(),
+            width in 0usize..120,
+        ) {
+            let cell = |i: usize| Cell {
+                value: values[i % values.len()],
+                not_finite: flags >> (i % 41) & 1 == 1,
+                exact_null: flags >> (i % 61) & 1 == 1,
+                trivial: flags >> (i % 37) & 1 == 1,
+            };
+            let pick = |i: usize| texts.get(i).cloned().unwrap_or_default();
+            let column = |(i, text): (usize, &String)| Column { text: text.clone(), marked: flags >> (i % 13) & 1 == 1 };
+            let map = Heatmap {
+                title: pick(0),
+                subtitle: pick(1),
+                y_label: pick(2),
+                x_label: pick(3),
+                value_label: pick(4),
+                mark_label: pick(5),
+                references: vec![Reference { label: pick(6), value: values[0].unwrap_or(f64::NAN) }],
+                rows: (0..rows).map(pick).collect(),
+                columns: texts.iter().enumerate().map(column).collect(),
+                cells: (0..rows).map(|r| (0..texts.len()).map(|c| cell(r * texts.len() + c)).collect()).collect(),
+            };
+            for colour in [Colour::Never, Colour::Palette, Colour::Full] {
+                let text = render(&map, Options { width, colour });
+                if colour == Colour::Never {
+                    for line in text.lines() {
+                        prop_assert!(line.width() <= width.max(40), "{:?}", line);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -14,16 +14,16 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::Settings;
-use crate::engine::row_budget::RowBudget;
-use crate::engine::{Computing, Model, Ready, load};
-use crate::kernels::cpu::Cpu;
-use crate::model::config::ModelConfig;
-use crate::plan::Plan;
-use crate::plan::pack::{Mode, Packing};
-use crate::spec::device::Device;
-use crate::spec::dtype::Dtype;
 use measure::{Measured, Section, best, compute, floor};
+use mediant::config::Settings;
+use mediant::engine::row_budget::RowBudget;
+use mediant::engine::{Computing, Model, Ready, load};
+use mediant::kernels::cpu::Cpu;
+use mediant::model::config::ModelConfig;
+use mediant::plan::Plan;
+use mediant::plan::pack::{Mode, Packing};
+use mediant::spec::device::Device;
+use mediant::spec::dtype::Dtype;
 
 /// The prompt of the literature this project starts from.
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
@@ -35,7 +35,7 @@ const TRACE_STD: f64 = 0.1;
 
 /// What to measure.
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -121,7 +121,7 @@ fn dtype(given: &str) -> Result<Dtype, String> {
 }
 
 /// Measures and prints.
-pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let numbers = [&args.samples[..], &args.tokens, &[args.repeat]];
     ensure!(numbers.iter().all(|n| !n.contains(&0)), "--tokens, --samples and --repeat must be at least 1");
     let settings = Settings { config: args.config.clone(), model: args.model.clone(), ..Settings::default() };
@@ -197,7 +197,7 @@ fn used_on(devices: &[Device]) -> Vec<u64> {
         .iter()
         .filter_map(|device| match device {
             Device::Cpu => None,
-            Device::Cuda(ordinal) => crate::kernels::cuda::used_bytes(*ordinal as usize),
+            Device::Cuda(ordinal) => mediant::kernels::cuda::used_bytes(*ordinal as usize),
         })
         .collect();
     #[cfg(not(feature = "cuda"))]
@@ -248,7 +248,7 @@ fn check(
     };
     let patches = sweeps::self_patches(config, ids, target);
     let scores = run(&patches.plan, budget)?;
-    let log_p = |score: &crate::plan::Score| f64::from(score.logits[0]) - score.log_sum_exp;
+    let log_p = |score: &mediant::plan::Score| f64::from(score.logits[0]) - score.log_sum_exp;
     let effect = |score| (log_p(score) - log_p(&scores[0])).abs();
     Ok(Checks {
         self_patches: patches.cells(),

@@ -6,7 +6,7 @@ use super::numbers::{Mean, flat, items, short, signed, with_error};
 use super::requests::{self, CURRENT, Case, LOG_P, Noise, P, PUNS};
 use super::show::Align::{Left, Right};
 use super::story::Story;
-use crate::result::bars::{Bar, Bars, Series};
+use mediant::draw::bars::{Bar, Bars, Series};
 
 impl Story {
     pub(super) async fn average_effects(&mut self) -> anyhow::Result<()> {

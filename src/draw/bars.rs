@@ -62,7 +62,7 @@ impl Bar {
     }
 
     /// Height and the ends of the error bar, if the height is finite.
-    pub(crate) fn finite(&self) -> Option<(f64, Option<[f64; 2]>)> {
+    pub(super) fn finite(&self) -> Option<(f64, Option<[f64; 2]>)> {
         let value = self.value.filter(|v| v.is_finite())?;
         let ordered = |ends: &[f64; 2]| ends.iter().all(|end| end.is_finite()) && ends[0] < ends[1];
         let around = self.error.filter(|e| e.is_finite() && *e > 0.0).map(|e| [value - e, value + e]);

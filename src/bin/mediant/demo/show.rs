@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::result::heatmap::Heatmap;
-use crate::result::terminal::{self, Colour};
+use super::terminal::{self, Colour};
+use mediant::draw::heatmap::Heatmap;
 
 /// Columns where standard output is no terminal.
 const PIPE_WIDTH: usize = 100;

@@ -6,13 +6,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
-use crate::kernels::{Heads, Kernels, Norm, OutOfMemory, Output, Partial, Projections, RopeTable, RowChange};
-use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
-use crate::model::shard::Shard;
-use crate::model::weights::{Layer, Neurons, PositionWeights, Weights};
-use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
+use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
+use mediant::kernels::{
+    Heads, Kernels, Norm, OutOfMemory, Output, Partial, Projections, RopeTable, RowChange,
+};
+use mediant::model::config::ModelConfig;
+use mediant::model::decoder::Decoder;
+use mediant::model::shard::Shard;
+use mediant::model::weights::{Layer, Neurons, PositionWeights, Weights};
+use mediant::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
 /// Kernels that note how long each operation takes.
 pub(super) struct Timed {

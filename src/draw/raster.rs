@@ -93,7 +93,7 @@ fn load_embedded() -> fontdb::Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::svg::{Svg, TextStyle};
+    use crate::draw::svg::{Svg, TextStyle};
 
     fn decode(png: &[u8]) -> tiny_skia::Pixmap {
         tiny_skia::Pixmap::decode_png(png).expect("a PNG")

@@ -7,12 +7,12 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::sweeps::Sweep;
-use crate::engine::row_budget::RowBudget;
-use crate::engine::{Model, Ready};
-use crate::kernels::facts::Rates;
-use crate::model::config::ModelConfig;
-use crate::plan::pack::{Mode, Packing};
-use crate::plan::{Plan, Score};
+use mediant::engine::row_budget::RowBudget;
+use mediant::engine::{Model, Ready};
+use mediant::kernels::facts::Rates;
+use mediant::model::config::ModelConfig;
+use mediant::plan::pack::{Mode, Packing};
+use mediant::plan::{Plan, Score};
 
 /// What a plan took and gave.
 pub(super) struct Computed {

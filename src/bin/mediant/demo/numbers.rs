@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::result::scale::significant;
+use mediant::draw::scale::significant;
 
 /// Mean and standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::TRACE_STD;
-use crate::lower::noise::numpy_legacy;
-use crate::lower::window;
-use crate::model::config::ModelConfig;
-use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score, Source};
-use crate::spec::site::Site;
+use mediant::lower::noise::numpy_legacy;
+use mediant::lower::window;
+use mediant::model::config::ModelConfig;
+use mediant::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score, Source};
+use mediant::spec::site::Site;
 
 /// Layers restored together by [`window_trace`], as ROME does.
 pub(super) const WINDOW: u32 = 10;
@@ -15,13 +15,13 @@ pub(super) const WINDOW: u32 = 10;
 /// A plan whose cells form a grid of layers and something else.
 pub(super) struct Sweep {
     /// What is computed: readout 0 is of the unpatched run.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// Layers.
-    pub layers: usize,
+    pub(crate) layers: usize,
     /// Positions or heads of each layer.
-    pub across: usize,
+    pub(crate) across: usize,
     /// Noise samples, the outermost axis of the cells.
-    pub samples: usize,
+    pub(crate) samples: usize,
 }
 
 impl Sweep {
@@ -130,8 +130,19 @@ fn started(ids: &Arc<[u32]>, target: u32) -> (Plan, RunId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lower::facts::Facts;
-    use crate::lower::testing::Fake;
+    use mediant::load::Preset;
+    use mediant::load::dummy;
+
+    /// Four layers of two heads of four.
+    fn config() -> ModelConfig {
+        ModelConfig {
+            num_layers: 4,
+            num_heads: 2,
+            num_kv_heads: 2,
+            head_dim: 4,
+            ..dummy::config(Preset::Tiny)
+        }
+    }
 
     fn ids(n: u32) -> Arc<[u32]> {
         (0..n).collect()
@@ -139,8 +150,7 @@ mod tests {
 
     #[test]
     fn a_head_sweep_writes_one_head_at_the_last_position_from_the_other_prompts_last() {
-        let fake = Fake::default();
-        let sweep = head_sweep(fake.config(), &ids(5), &ids(3), 7);
+        let sweep = head_sweep(&config(), &ids(5), &ids(3), 7);
         assert_eq!((sweep.cells(), sweep.plan.readouts.len(), sweep.plan.runs.len()), (8, 9, 10));
         // Layer 2, head 1.
         let cell = sweep.plan.run(sweep.plan.readouts[1 + 2 * 2 + 1].run);
@@ -153,9 +163,7 @@ mod tests {
 
     #[test]
     fn a_window_trace_restores_ten_layers_clipped_to_the_model() {
-        let mut fake = Fake::default();
-        fake.config.num_layers = 30;
-        let sweep = window_trace(fake.config(), &ids(3), 7, 2);
+        let sweep = window_trace(&ModelConfig { num_layers: 30, ..config() }, &ids(3), 7, 2);
         assert_eq!((sweep.cells(), sweep.plan.readouts.len()), (180, 181));
         let layers = |cell: usize| {
             let run = sweep.plan.run(sweep.plan.readouts[1 + cell].run);

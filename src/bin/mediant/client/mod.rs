@@ -15,36 +15,36 @@ use self::server::Server;
 
 /// Which server.
 #[derive(Debug, Clone, Args)]
-pub struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// The server's address
     #[arg(long, value_name = "URL", env = "MEDIANT_SERVER", default_value = "http://127.0.0.1:8080")]
-    pub server: String,
+    pub(crate) server: String,
 }
 
 /// `mediant submit`
 #[derive(Debug, Args)]
-pub struct SubmitArgs {
+pub(crate) struct SubmitArgs {
     /// The request, a JSON file as POST /v1/sweep takes it; `-` for standard input
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The endpoint that it is for
     #[arg(long, value_enum, default_value_t = Endpoint::Sweep)]
-    pub to: Endpoint,
+    pub(crate) to: Endpoint,
     /// Cases to upload and sweep over, as .json, .jsonl or .csv
     #[arg(long, value_name = "FILE")]
-    pub dataset: Option<PathBuf>,
+    pub(crate) dataset: Option<PathBuf>,
     /// Repeated with the same key, the request is the same job
     #[arg(long, value_name = "KEY")]
-    pub idempotency_key: Option<String>,
+    pub(crate) idempotency_key: Option<String>,
     /// Watch the job until it is done
     #[arg(long)]
-    pub watch: bool,
+    pub(crate) watch: bool,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 /// Endpoints whose requests can be answered later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// POST /v1/sweep
     Sweep,
     /// POST /v1/trace
@@ -68,33 +68,33 @@ impl Endpoint {
 
 /// `mediant watch`, `mediant cancel`
 #[derive(Debug, Args)]
-pub struct JobArgs {
+pub(crate) struct JobArgs {
     /// The job, as `mediant submit` printed it
-    pub job: String,
+    pub(crate) job: String,
     #[command(flatten)]
     server: ServerArgs,
 }
 
 /// `mediant result`
 #[derive(Debug, Args)]
-pub struct ResultArgs {
+pub(crate) struct ResultArgs {
     /// The job, as `mediant submit` printed it
-    pub job: String,
+    pub(crate) job: String,
     /// json, jsonl, csv, npz, safetensors, parquet, svg or png; by default what the output's name ends with, else json
     #[arg(long)]
-    pub format: Option<String>,
+    pub(crate) format: Option<String>,
     /// Of csv, jsonl and parquet: averages, cells, cases, differences or top
     #[arg(long)]
-    pub table: Option<String>,
+    pub(crate) table: Option<String>,
     /// The one metric of a table, file or picture
     #[arg(long)]
-    pub metric: Option<String>,
+    pub(crate) metric: Option<String>,
     /// What a running sweep has found so far
     #[arg(long)]
-    pub partial: bool,
+    pub(crate) partial: bool,
     /// Where it is written; standard output if left out
     #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArgs,
 }
@@ -103,7 +103,7 @@ pub struct ResultArgs {
 ///
 /// # Errors
 /// The file cannot be read, or the server refuses it.
-pub fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
+pub(crate) fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
     block_on(async {
         let server = Server::new(&args.server.server)?;
         let mut body: Value = serde_json::from_str(&text(&args.file)?)
@@ -123,7 +123,7 @@ pub fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// There is no such job, or it failed or was cancelled.
-pub fn watch(args: &JobArgs) -> anyhow::Result<()> {
+pub(crate) fn watch(args: &JobArgs) -> anyhow::Result<()> {
     block_on(async { bar::watch(&Server::new(&args.server.server)?, &args.job).await })
 }
 
@@ -131,7 +131,7 @@ pub fn watch(args: &JobArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// There is no result, or no such form of it; the file cannot be written.
-pub fn result(args: &ResultArgs) -> anyhow::Result<()> {
+pub(crate) fn result(args: &ResultArgs) -> anyhow::Result<()> {
     block_on(async {
         let server = Server::new(&args.server.server)?;
         let ending = args.output.as_deref().and_then(Path::extension).and_then(|e| e.to_str());
@@ -160,7 +160,7 @@ pub fn result(args: &ResultArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// There is no such job.
-pub fn cancel(args: &JobArgs) -> anyhow::Result<()> {
+pub(crate) fn cancel(args: &JobArgs) -> anyhow::Result<()> {
     block_on(async {
         let job = Server::new(&args.server.server)?.cancel(&args.job).await?;
         say(job.state()?)

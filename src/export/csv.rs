@@ -105,7 +105,7 @@ pub fn write(columns: &[Column]) -> Result<Vec<u8>, EncodeError> {
 ///
 /// # Errors
 /// As [`write()`].
-pub(super) fn append(out: &mut Vec<u8>, columns: &[Column], header: bool) -> Result<(), EncodeError> {
+pub fn append(out: &mut Vec<u8>, columns: &[Column], header: bool) -> Result<(), EncodeError> {
     let rows = check(columns)?;
     if columns.is_empty() {
         return Ok(());

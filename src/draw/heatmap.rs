@@ -107,12 +107,12 @@ impl Heatmap {
     }
 
     /// Whether any cell satisfies `test`; decides which legend entries appear.
-    pub(crate) fn any(&self, test: impl Fn(&Cell) -> bool) -> bool {
+    pub fn any(&self, test: impl Fn(&Cell) -> bool) -> bool {
         self.cells.iter().flatten().any(test)
     }
 
     /// `panel` is the index named in the error.
-    pub(crate) fn check(&self, panel: usize) -> Result<(), PictureError> {
+    pub(super) fn check(&self, panel: usize) -> Result<(), PictureError> {
         if self.cells.len() != self.rows.len() {
             return Err(PictureError::RowCount { panel, expected: self.rows.len(), got: self.cells.len() });
         }
@@ -124,7 +124,7 @@ impl Heatmap {
     }
 
     /// The subtitle followed by the references, each held together by no-break spaces.
-    pub(crate) fn full_subtitle(&self) -> String {
+    pub fn full_subtitle(&self) -> String {
         let references = self
             .references
             .iter()
@@ -163,7 +163,7 @@ impl Figure {
     }
 
     /// The end of the colour scale of panel `index`.
-    pub(crate) fn scale_end(&self, index: usize) -> Option<f64> {
+    pub(super) fn scale_end(&self, index: usize) -> Option<f64> {
         if self.shared_scale {
             scale::max_abs(self.panels.iter().filter_map(Heatmap::max_abs))
         } else {

@@ -1,12 +1,9 @@
 //! Pictures of every kind, for tests and for eyes: `cargo test --lib gallery -- --ignored` writes them to
 //! `target/gallery` as SVG and PNG.
 
-use std::collections::BTreeMap;
-
-use super::array::{ArrayData, NamedArray};
 use super::bars::{Bar, Bars, Baseline, Series};
 use super::heatmap::{Arrangement, Cell, Column, Figure, Heatmap, Reference};
-use super::{csv, raster, terminal};
+use super::raster;
 
 /// A smooth made-up trace: an early site at the subject, a late one at the last token, some of it negative.
 pub(super) fn heatmap(rows: usize, tokens: &[&str], subject: std::ops::Range<usize>) -> Heatmap {
@@ -204,34 +201,6 @@ pub(super) fn charts() -> Vec<(&'static str, Bars)> {
     ]
 }
 
-fn tables() -> (Vec<NamedArray>, BTreeMap<String, String>, Vec<csv::Column>) {
-    let map = heatmap(4, &PUN, 1..3);
-    let flat = || map.cells.iter().flatten();
-    let values: Vec<Option<f64>> = flat().map(|c| c.value).collect();
-    let named =
-        |name: &str, shape: &[usize], data| NamedArray { name: name.into(), shape: shape.to_vec(), data };
-    let texts: Vec<String> = map.columns.iter().map(|c| c.text.clone()).collect();
-    let repeated: Vec<String> = flat().enumerate().map(|(i, _)| texts[i % texts.len()].clone()).collect();
-    let arrays = vec![
-        NamedArray::from_options("effect", vec![4, 12], &values),
-        named("exact_null", &[4, 12], ArrayData::Bool(flat().map(|c| c.exact_null).collect())),
-        named("f32", &[2, 2], ArrayData::F32(vec![0.5, f32::NAN, -1.0e-30, 7.0])),
-        named("token_ids", &[3], ArrayData::U32(vec![0, 5, u32::MAX])),
-        named("layers", &[4], ArrayData::I64(vec![-1, 0, i64::MAX, i64::MIN])),
-        named("tokens", &[12], ArrayData::Text(texts)),
-        named("p_clean", &[], ArrayData::F64(vec![0.656])),
-    ];
-    let columns = vec![
-        csv::Column { name: "token".into(), data: csv::ColumnData::Text(repeated) },
-        csv::Column { name: "effect".into(), data: csv::ColumnData::Float(values) },
-    ];
-    (
-        arrays,
-        BTreeMap::from([("model".into(), "smollm2".into()), ("prompt".into(), "a \"b\"\n".into())]),
-        columns,
-    )
-}
-
 #[test]
 #[ignore = "writes pictures to look at"]
 fn gallery() {
@@ -245,19 +214,5 @@ fn gallery() {
         println!("{name}: svg {} kB, png {} kB in {:?}", svg.len() / 1000, png.len() / 1000, start.elapsed());
         std::fs::write(folder.join(format!("{name}.svg")), svg).expect("written");
         std::fs::write(folder.join(format!("{name}.png")), png).expect("written");
-    }
-    let (arrays, metadata, columns) = tables();
-    std::fs::write(folder.join("a.npz"), super::npz::write(&arrays).expect("npz")).expect("written");
-    let tensors: Vec<_> = arrays.into_iter().filter(|a| !matches!(a.data, ArrayData::Text(_))).collect();
-    let bytes = super::safetensors::write(&tensors, &metadata).expect("safetensors");
-    std::fs::write(folder.join("a.safetensors"), bytes).expect("written");
-    std::fs::write(folder.join("a.csv"), csv::write(&columns).expect("csv")).expect("written");
-    for (name, figure) in figures().into_iter().take(8) {
-        for panel in figure.panels.iter().take(1) {
-            for colour in [terminal::Colour::Never, terminal::Colour::Full] {
-                let text = terminal::render(panel, terminal::Options { width: 80, colour });
-                println!("{name}:\n{text}");
-            }
-        }
     }
 }

@@ -12,15 +12,15 @@ mod parts;
 mod requests;
 mod show;
 mod story;
+mod terminal;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::cli::Settings;
-use crate::config::Loaded;
-use crate::{app, telemetry};
+use mediant::config::{Loaded, Settings};
+use mediant::{app, telemetry};
 
 use client::Client;
 use files::Files;
@@ -32,29 +32,29 @@ const QUIET: &str = "warn";
 
 /// Flags of the demo.
 #[derive(Debug, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Folder for pictures and numbers
     #[arg(long, value_name = "DIR", default_value = "demo-output")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Folder, GGUF file, hub id, "smollm2-135m" or "dummy:tiny"
     #[arg(long, value_name = "REF")]
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Configuration file; see config/default.toml for every key
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Noise samples of the traces; fewer are faster, with wider error bars
     #[arg(long, value_name = "N", default_value_t = requests::USUAL_SAMPLES, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub samples: u64,
+    pub(crate) samples: u64,
     /// Keep serving at the end, until ctrl-c
     #[arg(long)]
-    pub keep: bool,
+    pub(crate) keep: bool,
 }
 
 /// Starts the server on a free port of the loopback, tells the story, stops the server.
 ///
 /// # Errors
 /// The server cannot start, a request fails, or a file cannot be written.
-pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     // A folder of its own: the usual one may be in use by a server.
     let kept = tempfile::tempdir().context("cannot make a temporary folder")?;
     let settings = Settings {
@@ -64,7 +64,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
         data_dir: Some(kept.path().to_owned()),
     };
     let Loaded { mut config, sources } = settings.load()?;
-    if sources.of("telemetry.filter") == crate::config::Source::Default {
+    if sources.of("telemetry.filter") == mediant::config::Source::Default {
         QUIET.clone_into(&mut config.telemetry.filter);
     }
     telemetry::init(&config.telemetry)?;

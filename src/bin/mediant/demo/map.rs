@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::numbers::{flat, items};
-use crate::result::heatmap::{Cell, Column, Heatmap, Reference};
+use mediant::draw::heatmap::{Cell, Column, Heatmap, Reference};
 
 /// Effects of one arm on one metric.
 pub(super) fn of_arm(response: &Value, arm: &str, metric: &str, what: &str) -> Heatmap {

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::result::bars::Bars;
-use crate::result::raster;
+use mediant::draw::bars::Bars;
+use mediant::draw::raster;
 
 /// Pixels of a PNG per unit of its SVG, as the server draws them.
 const PNG_SCALE: f32 = 2.0;

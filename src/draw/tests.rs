@@ -7,7 +7,6 @@ use super::bars::{Bar, Bars, Series};
 use super::font::{self, Weight};
 use super::gallery::{PUN, charts, figures, heatmap};
 use super::heatmap::{Cell, Column, Figure, Heatmap, Reference};
-use super::terminal;
 use super::{PictureError, scale};
 
 fn number(node: &Node<'_, '_>, name: &str) -> f64 {
@@ -127,11 +126,6 @@ fn a_grid_that_is_not_rows_by_columns_is_an_error() {
     map.cells[1].pop();
     let ragged = PictureError::RaggedRow { panel: 0, row: 1, expected: 12, got: 11 };
     assert_eq!(Figure::from(map.clone()).to_svg(), Err(ragged));
-    // The terminal prints what there is.
-    assert!(
-        terminal::render(&map, terminal::Options { width: 80, colour: terminal::Colour::Never })
-            .contains('?')
-    );
     map.cells.pop();
     assert_eq!(Figure::from(map).to_svg(), Err(PictureError::RowCount { panel: 0, expected: 3, got: 2 }));
     let rows = vec![String::new(); super::MAX_MARKS + 1];
@@ -140,30 +134,10 @@ fn a_grid_that_is_not_rows_by_columns_is_an_error() {
 }
 
 #[test]
-fn plain_text_shows_sign_and_strength_with_layer_zero_at_the_bottom() {
-    let mut map = heatmap(2, &["a", " b"], 1..2);
-    let null = Cell { exact_null: true, ..Cell::of(0.0) };
-    map.cells = vec![vec![Cell::of(-1.0), null], vec![Cell::of(0.5), Cell::default()]];
-    let text = terminal::render(&map, terminal::Options { width: 40, colour: terminal::Colour::Never });
-    assert!(
-        text.contains("\n1 |++++????\n0 |iiii 0  \n".trim_end())
-            || text.contains("\n1 |++++????\n0 |iiii 0\n"),
-        "{text}"
-    );
-    assert!(text.contains("0 a  1 ·b*"), "{text}");
-    assert!(text.contains("−1 [igeb :+#@] 1"), "{text}");
-}
-
-#[test]
 fn what_is_no_number_is_hatched_and_what_was_not_measured_is_grey() {
     let not_finite = Cell { not_finite: true, trivial: true, ..Cell::default() };
     let mut map = heatmap(2, &["a", " b"], 1..2);
     map.cells = vec![vec![Cell::of(-1.0), not_finite], vec![Cell::of(0.5), Cell::default()]];
-    let text = |colour| terminal::render(&map, terminal::Options { width: 40, colour });
-    let plain = text(terminal::Colour::Never);
-    assert!(plain.contains("\n1 |++++????\n0 |iiii////\n"), "{plain}");
-    assert!(plain.contains("/ not finite") && plain.contains("? not measured"), "{plain}");
-    assert!(text(terminal::Colour::Full).contains("m////\x1b[0m"));
     let svg = Figure::from(map.clone()).to_svg().expect("drawn");
     assert!(svg.contains("b (1): not finite") && svg.contains("b (1): not measured"), "{svg}");
     assert_eq!(svg.matches("stroke=\"#7a7a7a\"").count(), 2, "the cells' hatching, and the legend's");
@@ -191,12 +165,11 @@ fn the_place_of_a_bar_that_is_no_number_is_hatched() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn no_heatmap_panics_and_every_line_fits_the_terminal(
+    fn no_heatmap_panics_and_all_are_well_formed(
         texts in prop::collection::vec(any::<String>(), 0..40),
         rows in 0usize..20,
         values in prop::collection::vec(prop::option::of(any::<f64>()), 1..50),
         flags in any::<u64>(),
-        width in 0usize..120,
     ) {
         let cell = |i: usize| Cell {
             value: values[i % values.len()],
@@ -212,15 +185,9 @@ proptest! {
             columns: texts.iter().enumerate().map(|(i, t)| Column { text: t.clone(), marked: flags >> (i % 13) & 1 == 1 }).collect(),
             cells: (0..rows).map(|r| (0..texts.len()).map(|c| cell(r * texts.len() + c)).collect()).collect(),
         };
-        let svg = Figure { panels: vec![map.clone(), map.clone()], shared_scale: flags & 1 == 1, ..Figure::default() }.to_svg();
-        let svg = svg.expect("a full grid");
+        let figure = Figure { panels: vec![map.clone(), map], shared_scale: flags & 1 == 1, ..Figure::default() };
+        let svg = figure.to_svg().expect("a full grid");
         prop_assert!(Document::parse(&svg).is_ok());
-        prop_assert_eq!(&svg, &Figure { panels: vec![map.clone(), map.clone()], shared_scale: flags & 1 == 1, ..Figure::default() }.to_svg().expect("again"));
-        let text = terminal::render(&map, terminal::Options { width, colour: terminal::Colour::Never });
-        for line in text.lines() {
-            prop_assert!(unicode_width::UnicodeWidthStr::width(line) <= width.max(40), "{:?}", line);
-        }
-        let _ = terminal::render(&map, terminal::Options { width, colour: terminal::Colour::Palette });
-        let _ = terminal::render(&map, terminal::Options { width, colour: terminal::Colour::Full });
+        prop_assert_eq!(&svg, &figure.to_svg().expect("again"));
     }
 }

@@ -5,9 +5,9 @@ use serde_json::Value;
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
-    pub id: Option<i64>,
-    pub kind: String,
-    pub data: Value,
+    pub(crate) id: Option<i64>,
+    pub(crate) kind: String,
+    pub(crate) data: Value,
 }
 
 /// Bytes that are no whole event yet.

@@ -5,15 +5,15 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::timed::Timed;
-use crate::kernels::Kernels;
-use crate::kernels::cpu::{Cpu, Matrix, PackedWeight};
-use crate::load::{Checkpoint, LoadError};
-use crate::model::config::ModelConfig;
-use crate::model::decoder::Decoder;
-use crate::model::shard::Shard;
-use crate::model::weights::load;
-use crate::plan::Plan;
-use crate::plan::pack::{Mode, Packing};
+use mediant::kernels::Kernels;
+use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight};
+use mediant::load::{Checkpoint, LoadError};
+use mediant::model::config::ModelConfig;
+use mediant::model::decoder::Decoder;
+use mediant::model::shard::Shard;
+use mediant::model::weights::load;
+use mediant::plan::Plan;
+use mediant::plan::pack::{Mode, Packing};
 
 /// A trace through kernels with a stopwatch each: seconds by operation.
 pub(super) fn profile(checkpoint: &Checkpoint, cpu: Cpu, plan: &Plan, rows: usize) -> anyhow::Result<Value> {

@@ -1,9 +1,14 @@
-//! The `mediant` command.
+//! The `mediant` command: the server, a client of its job queue, a tour, measurements.
+
+mod bench;
+mod cli;
+mod client;
+mod demo;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use mediant::cli::Cli;
+use cli::Cli;
 
 /// Gives memory back to the system soon after a burst: glibc's kept 97 MiB of what 64 bodies of a megabyte had taken, for as
 /// long as it was watched, this one nothing.
