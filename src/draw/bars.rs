@@ -1,5 +1,7 @@
 //! What a bar chart shows: one number a label, e.g. the effect of each layer of a sweep.
 
+mod svg;
+
 use super::{MAX_MARKS, PictureError};
 
 /// Bars over labels, in one or several series side by side, with horizontal baselines.
@@ -91,7 +93,7 @@ impl BarPanels {
         if marks > MAX_MARKS {
             return Err(PictureError::TooMany { got: marks, limit: MAX_MARKS });
         }
-        Ok(super::bars_svg::draw_panels(self))
+        Ok(svg::draw_panels(self))
     }
 }
 
@@ -107,7 +109,7 @@ impl Bars {
         if got > MAX_MARKS {
             return Err(PictureError::TooMany { got, limit: MAX_MARKS });
         }
-        Ok(super::bars_svg::draw(self))
+        Ok(svg::draw(self))
     }
 
     /// How many marks it has.

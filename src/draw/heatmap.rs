@@ -1,7 +1,9 @@
 //! What a heatmap shows: layers by tokens, one value a cell.
 //!
 //! Layers are on y with layer 0 at the bottom, the way the network is usually drawn (the ROME paper's figures have
-//! layers on x); tokens are on x in reading order. [`Figure::to_svg`] draws, [`super::terminal`] prints.
+//! layers on x); tokens are on x in reading order. [`Figure::to_svg`] draws.
+
+mod svg;
 
 use super::{MAX_MARKS, PictureError, scale};
 
@@ -159,7 +161,7 @@ impl Figure {
         if got > MAX_MARKS {
             return Err(PictureError::TooMany { got, limit: MAX_MARKS });
         }
-        Ok(super::heatmap_svg::draw(self))
+        Ok(svg::draw(self))
     }
 
     /// The end of the colour scale of panel `index`.

@@ -4,14 +4,12 @@
 //! bytes (PNG: as long as the text needs no font beyond the embedded one, see [`font`]).
 
 pub mod bars;
-mod bars_svg;
 mod colour_bar;
 pub mod font;
 mod frame;
 #[cfg(test)]
 mod gallery;
 pub mod heatmap;
-mod heatmap_svg;
 pub mod label;
 pub mod plane;
 pub mod raster;

@@ -1,6 +1,7 @@
 //! What a response shows: a trace as heatmaps, a sweep as bars or a heatmap.
 
-use super::patch::{Masks, PatchResponse};
+use super::common::Masks;
+use super::patch::PatchResponse;
 use super::phrases;
 use super::trace::{ArmResult, TraceResponse};
 use crate::draw::PictureError;

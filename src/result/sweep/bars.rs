@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::SweepOutcome;
+use super::arm::{Arm, Plot, class, subtitle, what};
 use super::dense::CLASS;
-use super::picture::{Arm, Plot, class, subtitle, what};
 use crate::draw::bars::{Bar, BarPanels, Bars, Series};
 use crate::effect::average::Average;
 use crate::result::phrases;

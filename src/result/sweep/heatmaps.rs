@@ -1,12 +1,11 @@
 //! Averages of two axes as heatmaps, one panel an arm, all on one scale.
 
 use super::SweepOutcome;
+use super::arm::{Arm, Plot, class, subtitle, what};
 use super::dense::CLASS;
-use super::picture::{Arm, Plot, class, subtitle, what};
 use crate::draw::heatmap::{Arrangement, Column, Figure, Heatmap};
 use crate::lower::layout::Axis;
-use crate::result::common::NdArray;
-use crate::result::patch::Masks;
+use crate::result::common::{Masks, NdArray};
 use crate::result::phrases;
 use crate::result::pictures::{PictureRequestError, WIDE, laid_out};
 use crate::result::render::RenderError;

@@ -1,12 +1,12 @@
 //! Draws [`Bars`].
 
-use super::bars::{BarPanels, Bars, Baseline};
-use super::font::{self, Weight};
-use super::frame::{AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
-use super::label;
-use super::scale;
-use super::svg::push;
-use super::svg::{Anchor, Svg, TextStyle};
+use super::{BarPanels, Bars, Baseline};
+use crate::draw::font::{self, Weight};
+use crate::draw::frame::{AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
+use crate::draw::label;
+use crate::draw::scale;
+use crate::draw::svg::push;
+use crate::draw::svg::{Anchor, Svg, TextStyle};
 
 const TICK: f64 = 10.0;
 const LINE: f64 = TICK * 1.25;
@@ -34,7 +34,7 @@ impl Axis {
     /// One that holds everything in any of the charts.
     fn new(charts: &[Bars]) -> Self {
         let bars = charts.iter().flat_map(|bars| &bars.series).flat_map(|s| &s.bars);
-        let ends = bars.filter_map(super::bars::Bar::finite);
+        let ends = bars.filter_map(super::Bar::finite);
         let values = ends.flat_map(|(value, error)| [Some(value), error.map(|e| e[0]), error.map(|e| e[1])]);
         let baselines = charts.iter().flat_map(|bars| &bars.baselines).map(|b| b.value);
         let values = values.flatten().chain(baselines).filter(|v| v.is_finite());

@@ -1,13 +1,13 @@
 //! Draws a [`Figure`]: measures every panel, places it, then writes it.
 
-use super::colour_bar::ColourBar;
-use super::font::{self, Weight};
-use super::frame::{ACCENT, AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
-use super::heatmap::{Arrangement, Figure, Heatmap};
-use super::label;
-use super::scale;
-use super::svg::push;
-use super::svg::{Anchor, Svg, TextStyle, number};
+use super::{Arrangement, Figure, Heatmap};
+use crate::draw::colour_bar::ColourBar;
+use crate::draw::font::{self, Weight};
+use crate::draw::frame::{ACCENT, AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
+use crate::draw::label;
+use crate::draw::scale;
+use crate::draw::svg::push;
+use crate::draw::svg::{Anchor, Svg, TextStyle, number};
 
 const TICK: f64 = 10.0;
 /// Baseline to baseline of labels that stand above each other.
@@ -107,7 +107,7 @@ pub(super) fn draw(figure: &Figure) -> String {
 }
 
 fn legend_entries(figure: &Figure) -> Vec<(Swatch<'static>, String)> {
-    let any = |test: fn(&super::heatmap::Cell) -> bool| figure.panels.iter().any(|p| p.any(test));
+    let any = |test: fn(&super::Cell) -> bool| figure.panels.iter().any(|p| p.any(test));
     let mut entries = Vec::new();
     if figure.panels.iter().any(|p| p.columns.iter().any(|c| c.marked)) {
         let name = figure.panels.iter().map(|p| p.mark_label.as_str()).find(|l| !l.is_empty());
@@ -277,7 +277,7 @@ impl<'a> Panel<'a> {
         );
     }
 
-    fn tooltip(&self, row: usize, column: usize, cell: &super::heatmap::Cell) -> String {
+    fn tooltip(&self, row: usize, column: usize, cell: &super::Cell) -> String {
         let token = label::shorten(&label::visible(&self.map.columns[column].text), 60);
         let name = label::one_line(&self.map.y_label);
         let mut text = format!("{name} {}, {token} ({column}): ", label::one_line(&self.map.rows[row]));
