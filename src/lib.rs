@@ -25,6 +25,9 @@ pub mod load;
 // numbers to findings
 pub mod effect;
 pub mod result;
+// findings to pictures and files
+pub mod draw;
+pub mod export;
 // what outlives the process
 pub mod store;
 // the whole flow, and what is around it
@@ -35,7 +38,3 @@ pub mod config;
 pub mod http;
 pub mod telemetry;
 pub mod app;
-pub mod bench;
-pub mod demo;
-pub mod client;
-pub mod cli;

@@ -1,4 +1,4 @@
-//! The direction of dependencies: what each module may use. A line added here is a decision; add it with its reason.
+//! The direction of dependencies: what each module may use, and that files do not go in circles. A line added here is a decision; add it with its reason.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
@@ -28,7 +28,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke.
     ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config"]),
     ("effect", &["spec", "lower", "plan"]),
-    ("result", &["spec", "tokens", "activations", "lower", "plan", "effect"]),
+    // Pictures and files, whatever they show: texts and numbers go in, bytes come out.
+    ("draw", &[]),
+    ("export", &[]),
+    ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
     // What outlives the process knows no request from another: they are texts to it.
     ("store", &["disk"]),
     ("config", &["spec"]),
@@ -90,11 +93,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     // Ends the engine process when the server ends.
     ("app", &["capacity", "config", "engine", "http", "jobs", "service"]),
-    // Sees a server from outside.
-    ("client", &[]),
-    ("bench", &["cli", "engine", "kernels", "load", "lower", "model", "plan", "spec"]),
-    ("demo", &["app", "cli", "config", "http", "result", "spec", "telemetry"]),
-    ("cli", &["app", "bench", "client", "config", "demo", "engine", "http", "telemetry"]),
 ];
 
 #[test]
@@ -107,8 +105,9 @@ fn modules_use_only_what_they_may() {
     for file in rust_files(&source) {
         let relative = file.strip_prefix(&source).unwrap();
         let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        // `arithmetic` is a crate of its own, which depends on nothing of ours by its manifest.
-        if ["main", "lib", "arithmetic"].contains(&module.as_str()) {
+        // `arithmetic` is a crate of its own, which depends on nothing of ours by its manifest; `bin` is the program, which
+        // sees of the library what any user of it does.
+        if ["lib", "arithmetic", "bin"].contains(&module.as_str()) {
             continue;
         }
         seen.insert(module.clone());
@@ -132,16 +131,14 @@ fn modules_use_only_what_they_may() {
 
 /// First path segments after `crate::`, unit tests at the end of a file left out.
 fn uses(text: &str) -> BTreeSet<String> {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-    let code = code.split("#[cfg(test)]\n#[expect").next().unwrap();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = without_tests(text);
     let after = |line: &str| -> Vec<String> {
         line.split("crate::")
             .skip(1)
             .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
             .collect()
     };
-    let mut found: BTreeSet<String> = lines.flat_map(after).filter(|name| !name.is_empty()).collect();
+    let mut found: BTreeSet<String> = code.lines().flat_map(after).filter(|name| !name.is_empty()).collect();
     // `use crate::{app, http};`
     for group in code.split("use crate::{").skip(1) {
         let inside = group.split("};").next().unwrap();
@@ -152,6 +149,13 @@ fn uses(text: &str) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// The code of a file without comments and without the unit tests at its end.
+fn without_tests(text: &str) -> String {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let code = code.split("#[cfg(test)]\n#[").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -165,4 +169,215 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Files of one folder that use each other in a circle, with the reason. The list shrinks: a circle that is gone, or that
+/// became smaller, must go from here too.
+const CIRCLES: &[(&[&str], &str)] = &[
+    (
+        &[
+            "spec/activation",
+            "spec/align",
+            "spec/body",
+            "spec/cases",
+            "spec/corruption",
+            "spec/derive",
+            "spec/experiment",
+            "spec/hints",
+            "spec/intervention",
+            "spec/metric",
+            "spec/named",
+            "spec/op",
+            "spec/patch",
+            "spec/prompt",
+            "spec/read",
+            "spec/readout",
+            "spec/run",
+            "spec/select",
+            "spec/sweep",
+            "spec/tokenize",
+            "spec/trace",
+        ],
+        "the reader asks `hints` where a field belongs, and `hints` asks every body for its fields: goes with one \
+         declaration a body",
+    ),
+    (
+        &[
+            "lower/align",
+            "lower/basis",
+            "lower/given",
+            "lower/inside",
+            "lower/run",
+            "lower/source",
+            "lower/template",
+        ],
+        "the data of a template stand beside its reader: goes with one pipeline",
+    ),
+    (&["lower/prompts", "lower/select"], "`TokenRun` is in the wrong file: goes with one pipeline"),
+    (&["lower/corrupt", "lower/swap"], "`Corrupted` belongs below both: goes with one pipeline"),
+    (
+        &["model/architecture", "model/config", "model/rope"],
+        "a configuration names its family, whose shape it is made of",
+    ),
+    (&["model/decoder", "model/output"], "the parts of a batch's output, and how ranks join them"),
+    (&["plan/edits", "plan/tables"], "two halves of one table"),
+    (&["engine/gpus", "engine/ranks"], "a rank is made where its GPU is opened"),
+    (
+        &["http/problem", "http/request_id"],
+        "a problem names its request, and a request's id completes problems",
+    ),
+    (&["http/jobs", "http/sweeps"], "they share how an answer is picked: belongs into a file of its own"),
+    (&["tokens/build", "tokens/table"], "`BuildError` is in the wrong file"),
+];
+
+/// Ordinary Rust is left out: a file and the ones below it (`x.rs` and `x/`), and what `mod.rs` gives its children.
+#[test]
+fn files_of_a_folder_do_not_use_each_other_in_circles() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = BTreeMap::new();
+    for file in rust_files(&source) {
+        let relative = file.strip_prefix(&source).unwrap().with_extension("");
+        let mut path: Vec<String> = relative.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+        if path.last().is_some_and(|last| ["mod", "lib"].contains(&last.as_str())) {
+            path.pop();
+        }
+        if !relative.starts_with("arithmetic") {
+            files.insert(path, std::fs::read_to_string(&file).unwrap());
+        }
+    }
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (from, text) in &files {
+        if from.iter().any(|part| part.contains("test")) {
+            continue;
+        }
+        for to in used_files(from, text, &files) {
+            let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+            // Modules are in the table above; here it is their files.
+            if shared > 0 && shared < from.len().min(to.len()) {
+                uses.entry(from[..=shared].join("/")).or_default().insert(to[..=shared].join("/"));
+            }
+        }
+    }
+    let mut faults = Vec::new();
+    let found = circles(&uses);
+    for circle in &found {
+        let allowed =
+            CIRCLES.iter().any(|(files, _)| circle.iter().all(|file| files.contains(&file.as_str())));
+        if !allowed {
+            let edges = circle.iter().map(|file| (file, uses[file].intersection(circle).collect::<Vec<_>>()));
+            faults.push(format!("a circle: {:?}", edges.collect::<BTreeMap<_, _>>()));
+        }
+    }
+    for (files, reason) in CIRCLES {
+        let free: Vec<_> =
+            files.iter().filter(|file| !found.iter().any(|circle| circle.contains(**file))).collect();
+        if !free.is_empty() {
+            faults.push(format!("in no circle any more, take them off the list: {free:?} ({reason})"));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// The files that a file's paths lead to; unit tests left out.
+fn used_files(from: &[String], text: &str, files: &BTreeMap<Vec<String>, String>) -> BTreeSet<Vec<String>> {
+    let mut found = BTreeSet::new();
+    let code = without_tests(text);
+    for (word, base) in [("crate", 0), ("self", from.len()), ("super", from.len())] {
+        for (at, _) in code.match_indices(&format!("{word}::")) {
+            if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                continue;
+            }
+            let mut ends = Vec::new();
+            let up = if word == "super" { vec!["super".to_owned()] } else { Vec::new() };
+            paths(&code[at + word.len() + 2..], up, &mut ends);
+            for end in ends {
+                let above = end.iter().take_while(|part| *part == "super").count();
+                let mut path: Vec<String> = from[..base.saturating_sub(above)].to_vec();
+                path.extend(end.into_iter().skip(above));
+                while !path.is_empty() && !files.contains_key(&path) {
+                    path.pop();
+                }
+                if !path.is_empty() && path != from {
+                    found.insert(path);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Reads a path, or a tree of them in braces, and adds each to `ends`; returns what follows.
+fn paths<'t>(text: &'t str, mut before: Vec<String>, ends: &mut Vec<Vec<String>>) -> &'t str {
+    let text = text.trim_start();
+    if let Some(mut inside) = text.strip_prefix('{') {
+        loop {
+            let rest = paths(inside, before.clone(), ends);
+            match rest.find([',', '}']) {
+                Some(at) if rest[at..].starts_with(',') => inside = &rest[at + 1..],
+                Some(at) => return &rest[at + 1..],
+                None => return rest,
+            }
+        }
+    }
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    if end == 0 {
+        return text;
+    }
+    before.push(text[..end].to_owned());
+    match text[end..].strip_prefix("::") {
+        Some(rest) => paths(rest, before, ends),
+        None => {
+            ends.push(before);
+            &text[end..]
+        }
+    }
+}
+
+/// Groups of files that reach each other.
+fn circles(uses: &BTreeMap<String, BTreeSet<String>>) -> Vec<BTreeSet<String>> {
+    let reached = |from: &String| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(file) = open.pop() {
+            let next = uses.get(&file).into_iter().flatten().filter(|to| seen.insert((*to).clone()));
+            open.extend(next.cloned().collect::<Vec<_>>());
+        }
+        seen
+    };
+    let all: BTreeMap<&String, BTreeSet<String>> = uses.keys().map(|file| (file, reached(file))).collect();
+    let mut found: Vec<BTreeSet<String>> = Vec::new();
+    for (file, reaches) in &all {
+        if reaches.contains(*file) && !found.iter().any(|circle| circle.contains(*file)) {
+            let back = |to: &&String| all.get(to).is_some_and(|own| own.contains(*file));
+            found.push(reaches.iter().filter(back).cloned().collect());
+        }
+    }
+    found
+}
+
+#[test]
+fn circles_are_seen() {
+    let files: BTreeMap<Vec<String>, String> = [
+        ("m/a", "use super::{b::{X, Y}, c as d};\nfn f() { crate::m::b::g(); }\n"),
+        (
+            "m/b",
+            "//! [`super::a`]\nuse crate::m::c::Z;\n#[cfg(test)]\nmod tests {\n    use super::super::a;\n}\n",
+        ),
+        ("m/c", "use self::below::W;\n"),
+        ("m/c/below", "use super::super::a::V;\n"),
+    ]
+    .map(|(path, text)| (path.split('/').map(str::to_owned).collect(), text.to_owned()))
+    .into();
+    let used = |file: &str| -> Vec<String> {
+        let path: Vec<String> = file.split('/').map(str::to_owned).collect();
+        used_files(&path, &files[&path], &files).iter().map(|path| path.join("/")).collect()
+    };
+    assert_eq!(
+        (used("m/a"), used("m/b")),
+        (vec!["m/b".to_owned(), "m/c".to_owned()], vec!["m/c".to_owned()])
+    );
+    assert_eq!((used("m/c"), used("m/c/below")), (vec!["m/c/below".to_owned()], vec!["m/a".to_owned()]));
+    let edge = |from: &str, to: &[&str]| (from.to_owned(), to.iter().map(|to| (*to).to_owned()).collect());
+    let uses =
+        [edge("a", &["b"]), edge("b", &["c", "d"]), edge("c", &["a"]), edge("d", &["c"]), edge("e", &["a"])];
+    assert_eq!(circles(&uses.into()), [["a", "b", "c", "d"].map(str::to_owned).into()]);
 }

@@ -4,6 +4,7 @@
 //! error in every other layer, and a value's type is known before any section is deserialised.
 
 mod database_url;
+mod flags;
 mod layers;
 mod nearest;
 mod sections;
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use database_url::DatabaseUrl;
+pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
 pub use sections::{Activations, Config, Engine, Http, Jobs, Limits, Model, Store, Telemetry, Wheel};

@@ -7,12 +7,12 @@ use half::{bf16, f16};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::array::{ArrayData, EncodeError, NamedArray};
 use super::common::NdArray;
 use super::files::metadata_array;
 use super::render::Format;
-use super::{npz, safetensors};
 use crate::activations::{Activation, ActivationId, Numbers, Page, Selection, Usage};
+use crate::export::array::{ArrayData, EncodeError, NamedArray};
+use crate::export::{npz, safetensors};
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
 use crate::spec::site::Site;

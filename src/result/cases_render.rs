@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::array::NamedArray;
 use super::cases::{CasesResponse, ClassArm, ClassEstimates};
 use super::common::NdArray;
-use super::csv::Column as TableColumn;
 use super::files::{Arrays, metadata, part, wanted};
-use super::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
 use super::phrases;
 use super::pictures::{DOT, PictureRequestError, chosen};
 use super::tables::Table;
+use crate::draw::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::stats::Estimate;
+use crate::export::array::NamedArray;
+use crate::export::csv::Column as TableColumn;
 use crate::spec::named::Named;
 use crate::spec::select::TokenClass;
 

@@ -5,7 +5,6 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::patch::Masks;
 use crate::effect::measure::{noise_floor, value};
 use crate::effect::nulls::Null;
 use crate::lower::facts::{Facts, Words};
@@ -117,6 +116,21 @@ impl<T: Serialize> Serialize for Slice<'_, T> {
         }
         list.end()
     }
+}
+
+/// Cells known beforehand, in the order of the axes; null where a cell, or what it is compared with, is not finite.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Masks {
+    /// The edit can't reach the readout: the effect is exactly 0.
+    #[schema(value_type = serde_json::Value)]
+    pub exact_null: NdArray<Option<bool>>,
+    /// The answer is the source's by construction.
+    #[schema(value_type = serde_json::Value)]
+    pub trivial: NdArray<Option<bool>>,
+    /// Cells that could not be computed.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub lost: Vec<bool>,
 }
 
 /// One of the most probable tokens.

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 
-use super::array::{ArrayData, NamedArray};
-use super::common::{NdArray, Provenance, TopToken};
-use super::patch::{Masks, PatchResponse};
+use super::common::{Masks, NdArray, Provenance, TopToken};
+use super::patch::PatchResponse;
 use super::run::RunResponse;
 use super::trace::TraceResponse;
+use crate::export::array::{ArrayData, NamedArray};
 use crate::lower::layout::Axis;
 use crate::lower::lint::Lint;
 use crate::spec::named::Named;

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::{
-    ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
+    ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
     TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
 use crate::effect::derived::{Cells, Derived};
@@ -72,21 +72,6 @@ pub struct PatchResponse {
     pub usage: Usage,
     /// How the numbers came about.
     pub provenance: Provenance,
-}
-
-/// Cells known beforehand, in the order of the axes; null where a cell, or what it is compared with, is not finite.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Masks {
-    /// The edit can't reach the readout: the effect is exactly 0.
-    #[schema(value_type = serde_json::Value)]
-    pub exact_null: NdArray<Option<bool>>,
-    /// The answer is the source's by construction.
-    #[schema(value_type = serde_json::Value)]
-    pub trivial: NdArray<Option<bool>>,
-    /// Cells that could not be computed.
-    #[serde(skip)]
-    #[schema(ignore)]
-    pub lost: Vec<bool>,
 }
 
 /// Lengths of a grid's axes.

@@ -1,8 +1,8 @@
 //! Words for pictures: what a metric measures, how a run was corrupted, what was written.
 
 use super::cases::CasesResponse;
-use super::scale::significant;
 use super::trace::TraceResponse;
+use crate::draw::scale::significant;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::{Replaced, SigmaUsed};
 use crate::lower::measure::TargetToken;

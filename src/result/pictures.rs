@@ -1,12 +1,13 @@
 //! What a response shows: a trace as heatmaps, a sweep as bars or a heatmap.
 
-use super::PictureError;
-use super::bars::{Bar, Bars, Baseline, Series};
-use super::heatmap::{Arrangement, Column, Figure, Heatmap};
+use super::common::Masks;
 use super::patch::PatchResponse;
 use super::phrases;
-use super::plane::Plane;
 use super::trace::{ArmResult, TraceResponse};
+use crate::draw::PictureError;
+use crate::draw::bars::{Bar, Bars, Baseline, Series};
+use crate::draw::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
+use crate::draw::plane;
 use crate::lower::layout::Axis;
 use crate::spec::intervention::SourceSpec;
 use crate::tokens::Token;
@@ -131,7 +132,7 @@ fn arm_panel(
 ) -> Result<Heatmap, PictureRequestError> {
     let of = || format!("arm {name}");
     let effects = arm.effects.get(key).map(|map| &map.mean.data[..]).unwrap_or_default();
-    let plane = plane(&arm.axes, of)?;
+    check_axes(&arm.axes, of)?;
     if effects.is_empty() {
         return Err(PictureRequestError::NoCells { of: of() });
     }
@@ -139,13 +140,13 @@ fn arm_panel(
         Some([start, end]) => (start..end).contains(&position),
         None => response.tokens.get(position as usize).is_some_and(|token| token.corrupted),
     };
-    let column = |axis: &Axis, value: u32| match response.tokens.get(value as usize) {
+    let tick = |axis: &Axis, value: u32| match response.tokens.get(value as usize) {
         Some(token) if axis.name == "position" => {
             Column { text: token.token.text.clone(), marked: in_subject(value) }
         }
         _ => Column { text: value.to_string(), marked: false },
     };
-    let mut panel = plane.heatmap(effects, &arm.masks, arm.site.name(), column);
+    let mut panel = laid_out(&arm.axes, effects, &arm.masks, arm.site.name(), tick, of)?;
     let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
     panel.title = format!("{name}: {}{window}", arm.site);
     if arm.window > 1 && panel.y_label == "layer" {
@@ -162,12 +163,42 @@ fn arm_panel(
     Ok(panel)
 }
 
-fn plane(axes: &[Axis], of: impl Fn() -> String) -> Result<Plane<'_>, PictureRequestError> {
+fn check_axes(axes: &[Axis], of: impl Fn() -> String) -> Result<(), PictureRequestError> {
     if axes.iter().any(|axis| axis.values.is_empty()) {
         return Err(PictureRequestError::NoCells { of: of() });
     }
+    Ok(())
+}
+
+/// Values in row-major order of their axes as a heatmap without words but those of its axes: layers and heads go up,
+/// tokens and what else there is go right. `alone` labels the only row or column where there is no axis.
+pub(super) fn laid_out(
+    axes: &[Axis],
+    values: &[Option<f64>],
+    masks: &Masks,
+    alone: &str,
+    tick: impl Fn(&Axis, u32) -> Column,
+    of: impl Fn() -> String,
+) -> Result<Heatmap, PictureRequestError> {
+    let sides = axes.iter().map(|axis| plane::Axis {
+        // Tokens speak for themselves.
+        name: if axis.name == "position" { String::new() } else { axis.name.replace('_', " ") },
+        ticks: axis.values.iter().map(|value| tick(axis, *value)).collect(),
+        height: match axis.name {
+            "layer" => 0,
+            "head" => 1,
+            _ => 2,
+        },
+    });
+    let cell = |at: usize| Cell {
+        value: values[at],
+        not_finite: values[at].is_none() && !masks.lost[at],
+        exact_null: masks.exact_null.data[at] == Some(true),
+        trivial: masks.trivial.data[at] == Some(true),
+    };
     let names = || axes.iter().map(|axis| axis.name).collect();
-    Plane::new(axes).ok_or_else(|| PictureRequestError::TooManyAxes { of: of(), axes: names() })
+    plane::lay_out(sides.collect(), cell, alone)
+        .ok_or_else(|| PictureRequestError::TooManyAxes { of: of(), axes: names() })
 }
 
 /// Runs other than the base that interventions read, in order.
@@ -190,7 +221,7 @@ pub(super) fn sources(response: &PatchResponse) -> Vec<&str> {
 pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Picture, PictureRequestError> {
     let key = chosen(metric, &response.values.names())?;
     let of = || "the patch".to_owned();
-    let plane = plane(&response.axes, of)?;
+    check_axes(&response.axes, of)?;
     let values = response.values.get(key).map(|values| &values.data[..]).unwrap_or_default();
     let effects = response.effects.get(key).map(|effects| &effects.data[..]).unwrap_or_default();
     if values.is_empty() || effects.len() != values.len() {
@@ -206,7 +237,7 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
     let tokens = response.runs.get(&request.base).map(|run| &run.tokens[..]).unwrap_or_default();
     if let [_, _] = &response.axes[..] {
         let column = |axis: &Axis, value| Column { text: tick(axis, value, tokens), marked: false };
-        let mut panel = plane.heatmap(effects, &response.masks, "", column);
+        let mut panel = laid_out(&response.axes, effects, &response.masks, "", column, of)?;
         panel.value_label = format!("effect on {}", phrases::unbroken(&what));
         let numbers = runs.iter().map(|run| phrases::number(run, baseline(run)));
         return Ok(Picture::Figure(Figure {
@@ -215,6 +246,10 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
             panels: vec![panel],
             ..Figure::default()
         }));
+    }
+    if response.axes.len() > 2 {
+        let axes = response.axes.iter().map(|axis| axis.name).collect();
+        return Err(PictureRequestError::TooManyAxes { of: of(), axes });
     }
     let axis = response.axes.first();
     let labels = axis.map_or_else(

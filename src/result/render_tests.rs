@@ -7,13 +7,13 @@ use ::safetensors::{Dtype, SafeTensors};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::bars::Bars;
 use super::common::{Envelope, Provenance};
 use super::patch::PatchResponse;
 use super::pictures::{Picture, PictureRequestError, of_patch, of_trace};
 use super::render::{Format, RenderError, Rendered, fill_plots};
 use super::run::RunResponse;
 use super::trace::TraceResponse;
+use crate::draw::bars::Bars;
 use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::plan::output::PlanOutput;

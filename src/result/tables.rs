@@ -1,11 +1,11 @@
 //! Responses as tidy tables for CSV: one row a measurement, missing values empty.
 
-use super::csv::{Column, ColumnData};
 use super::files::wanted;
 use super::patch::PatchResponse;
 use super::pictures::sources;
 use super::run::RunResponse;
 use super::trace::TraceResponse;
+use crate::export::csv::{Column, ColumnData};
 use crate::lower::layout::CellKey;
 use crate::tokens::Token;
 

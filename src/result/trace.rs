@@ -3,11 +3,12 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::common::Masks;
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
-use super::patch::{Masks, masks, shape};
+use super::patch::{masks, shape};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;

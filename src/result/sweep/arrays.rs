@@ -32,7 +32,7 @@ use super::dense::{CLASS, Dense};
 use crate::effect::average::Average;
 use crate::effect::cells::{ArmHead, Cells, MetricColumns};
 use crate::effect::stats::estimate;
-use crate::result::array::{ArrayData, NamedArray};
+use crate::export::array::{ArrayData, NamedArray};
 use crate::result::files::{part, truths};
 use crate::spec::select::TokenClass;
 

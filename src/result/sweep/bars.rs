@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::SweepOutcome;
+use super::arm::{Arm, Plot, class, subtitle, what};
 use super::dense::CLASS;
-use super::picture::{Arm, Plot, class, subtitle, what};
+use crate::draw::bars::{Bar, BarPanels, Bars, Series};
 use crate::effect::average::Average;
-use crate::result::bars::{Bar, BarPanels, Bars, Series};
 use crate::result::phrases;
 use crate::result::render::RenderError;
 use crate::spec::select::TokenClass;

@@ -1,15 +1,13 @@
 //! Averages of two axes as heatmaps, one panel an arm, all on one scale.
 
 use super::SweepOutcome;
+use super::arm::{Arm, Plot, class, subtitle, what};
 use super::dense::CLASS;
-use super::picture::{Arm, Plot, class, subtitle, what};
+use crate::draw::heatmap::{Arrangement, Column, Figure, Heatmap};
 use crate::lower::layout::Axis;
-use crate::result::common::NdArray;
-use crate::result::heatmap::{Arrangement, Column, Figure, Heatmap};
-use crate::result::patch::Masks;
+use crate::result::common::{Masks, NdArray};
 use crate::result::phrases;
-use crate::result::pictures::WIDE;
-use crate::result::plane::Plane;
+use crate::result::pictures::{PictureRequestError, WIDE, laid_out};
 use crate::result::render::RenderError;
 use crate::spec::select::TokenClass;
 
@@ -24,12 +22,12 @@ pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Resu
     let what = what(metric);
     let panels: Vec<Heatmap> = shown
         .iter()
-        .filter_map(|arm| {
+        .map(|arm| {
             let mut panel = panel(arm)?;
             panel.value_label = format!("mean effect on {}", phrases::unbroken(&what));
-            Some(panel)
+            Ok(panel)
         })
-        .collect();
+        .collect::<Result<_, PictureRequestError>>()?;
     let widest = panels.iter().map(|panel| panel.columns.len()).max().unwrap_or(0);
     let arrangement = if panels.len() * widest > WIDE { Arrangement::Column } else { Arrangement::Row };
     let mut title = format!("Average indirect effect: {what}");
@@ -46,7 +44,7 @@ pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Resu
     })
 }
 
-fn panel(arm: &Arm<'_>) -> Option<Heatmap> {
+fn panel(arm: &Arm<'_>) -> Result<Heatmap, PictureRequestError> {
     let mut axes: Vec<Axis> = (0..arm.axes.len()).map(|i| arm.axis(i).clone()).collect();
     // Layers alone go up, beside the other arms' layers.
     if let [Axis { name: "layer", .. }] = axes[..] {
@@ -66,12 +64,13 @@ fn panel(arm: &Arm<'_>) -> Option<Heatmap> {
         _ => Column { text: value.to_string(), marked: false },
     };
     let values = arm.dense.numbers(|row| row.effect.mean);
-    let mut map = Plane::new(&axes)?.heatmap(&values, &masks, &sites, column);
+    let mut map = laid_out(&axes, &values, &masks, &sites, column, || arm.name())?;
     map.title = if sites.is_empty() { arm.name() } else { format!("{}: {sites}", arm.name()) };
     map.x_label = axes
         .iter()
-        .find(|axis| axis.name != map.y_label)
-        .map_or_else(String::new, |axis| axis.name.replace('_', " "));
+        .map(|axis| axis.name.replace('_', " "))
+        .find(|name| *name != map.y_label)
+        .unwrap_or_default();
     "subject".clone_into(&mut map.mark_label);
-    Some(map)
+    Ok(map)
 }

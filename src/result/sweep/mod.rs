@@ -3,6 +3,7 @@
 //!
 //! [`render()`] gives it as a file, [`picture()`] as a picture.
 
+mod arm;
 pub mod arrays;
 mod bars;
 mod dense;
@@ -17,7 +18,8 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use picture::{Plot, picture};
+pub use arm::Plot;
+pub use picture::picture;
 pub use render::render;
 pub use tables::Table;
 

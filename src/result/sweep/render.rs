@@ -1,8 +1,8 @@
 //! A sweep's result as a file.
 
 use super::{SweepOutcome, Table, arrays, picture};
+use crate::export::{csv, jsonl, parquet};
 use crate::result::render::{Format, RenderError, check_metric, numpy, tensors};
-use crate::result::{csv, jsonl, parquet};
 
 /// What a sweep found in `format`: in tables `table`, by default the averages; as arrays everything; as a picture what suits
 /// its averages, see [`picture()`]. `metric`: that one alone, by default all, and of pictures the first.

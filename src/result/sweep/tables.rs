@@ -22,7 +22,7 @@ use crate::effect::average::{Key, Place};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::cells::{CaseHead, Cells};
 use crate::effect::stats::{Estimate, finite};
-use crate::result::csv::{Column, ColumnData};
+use crate::export::csv::{Column, ColumnData};
 use crate::result::files::part;
 use crate::spec::select::TokenClass;
 

@@ -105,7 +105,7 @@ fn arrays_are_dense_where_axes_agree_and_by_class_where_positions_differ() {
     let cells = dense.cells.as_ref().unwrap();
     let mine = (0..cells.len()).filter(|i| cells.arm[*i] == 1);
     let expected: Vec<f64> = mine.map(|i| cells.metrics[1].effect[i].unwrap()).collect();
-    assert_eq!(effect.data, crate::result::array::ArrayData::F64(expected));
+    assert_eq!(effect.data, crate::export::array::ArrayData::F64(expected));
     assert!(!shapes(&dense).keys().any(|name| name.starts_with("columns/")));
     assert!(!found.iter().any(|array| array.name.contains("prob:target")));
     assert_eq!(shapes(&grouped())["groups/pun/averages/mlp/prob:target/n"], [3, 5]);

@@ -1,0 +1,115 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::bench::BenchArgs;
+use crate::client::{JobArgs, ResultArgs, SubmitArgs};
+use crate::demo::DemoArgs;
+use crate::{bench, client, demo};
+use mediant::config::{Loaded, Settings};
+use mediant::{app, engine, http, telemetry};
+
+/// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models and GPT-2.
+#[derive(Debug, Parser)]
+#[command(name = "mediant", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model over HTTP until SIGTERM or ctrl-c
+    Serve(Settings),
+    /// Start a server, send it a tour of experiments over HTTP and show what came back
+    Demo(DemoArgs),
+    /// Measure the causal trace on this machine
+    Bench(BenchArgs),
+    /// Hand a request to a server's job queue, and print the job's id
+    Submit(SubmitArgs),
+    /// Follow a job with a progress bar until it is over
+    Watch(JobArgs),
+    /// Fetch what a job found
+    Result(ResultArgs),
+    /// Call a job off; what was computed stays its result
+    Cancel(JobArgs),
+    /// Print the configuration in force, and where each value came from; fails if it is not valid
+    CheckConfig(Settings),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Hold a model for the server that started this process; ends with it
+    #[command(hide = true)]
+    Engine(EngineArgs),
+}
+
+/// What a server tells its engine process. All else comes over the socket.
+#[derive(Debug, Args)]
+struct EngineArgs {
+    /// The server's socket
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// Which of the server's engine processes this is
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    epoch: u64,
+}
+
+impl Cli {
+    /// Runs the command.
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Serve(settings) => {
+                let Loaded { config, .. } = settings.load()?;
+                telemetry::init(&config.telemetry)?;
+                app::serve(config)
+            }
+            Command::Demo(args) => demo::run(&args),
+            Command::Bench(args) => bench::run(&args),
+            Command::Submit(args) => client::submit(&args),
+            Command::Watch(args) => client::watch(&args),
+            Command::Result(args) => client::result(&args),
+            Command::Cancel(args) => client::cancel(&args),
+            Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
+            Command::Openapi => print(&http::openapi()),
+            Command::Engine(EngineArgs { socket, epoch }) => {
+                let engine = engine::process::Process::connect(&socket, epoch)
+                    .with_context(|| format!("cannot serve as an engine at {}", socket.display()))?;
+                telemetry::init(&engine.order.config.telemetry)?;
+                Ok(engine.serve()?)
+            }
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_takes_the_documented_flags_and_they_reach_the_configuration() {
+        let args = "mediant serve --listen 127.0.0.1:0 --model dummy:tiny --data-dir /var/lib/mediant";
+        let cli = Cli::try_parse_from(args.split(' ')).unwrap();
+        let Command::Serve(settings) = cli.command else { panic!("{cli:?}") };
+        let config = settings.load().unwrap().config;
+        assert_eq!(config.http.listen, "127.0.0.1:0");
+        assert_eq!(config.model.reference, "dummy:tiny");
+        assert_eq!(config.store.data_dir(), PathBuf::from("/var/lib/mediant"));
+    }
+}
