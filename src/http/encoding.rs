@@ -69,6 +69,11 @@ impl Encoding {
         }
     }
 
+    /// Whether it is text, which becomes much shorter when it is compressed.
+    pub(super) const fn is_text(self) -> bool {
+        matches!(self, Self::Json | Self::Csv | Self::Jsonl | Self::Svg)
+    }
+
     /// Media type without parameters, as matched against `Accept`.
     fn essence(self) -> &'static str {
         self.media_type().split(';').next().unwrap_or_default()

@@ -16,6 +16,7 @@ mod json;
 mod later;
 pub mod listen;
 mod models;
+mod packing;
 mod places;
 mod problem;
 mod request_id;
@@ -33,6 +34,7 @@ use axum::{Extension, Router, middleware};
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{DefaultPredicate, Predicate};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -116,8 +118,12 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
     Router::new()
         .fallback_service(inner)
         .layer(middleware::from_fn(request_id::layer))
-        // Answers of many megabytes are compressed as they are sent, on the async workers: as quickly as that can be done.
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
+        .layer(middleware::from_fn(packing::layer))
+        .layer(
+            CompressionLayer::new()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(DefaultPredicate::new().and(packing::is_small)),
+        )
 }
 
 /// CORS for the configured origins; none by default, so that no web page can use a server on the visitor's loopback.

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::body::Posted;
 use super::wants::{self, Wants, accepted};
-use super::{AppState, Encoding, Problem, jobs, json, query};
+use super::{AppState, Encoding, Problem, jobs, json, packing, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
 use crate::jobs::{Asked, Jobs, LOCAL};
@@ -107,6 +107,10 @@ pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -
 
 /// An answer in bytes, which hold the request's memory until the client has taken them.
 pub(super) fn tied(encoding: Encoding, bytes: Vec<u8>, share: Share) -> Response {
+    let (length, holds) = (bytes.len(), share.clone());
     let body = Body::from(Bytes::from_owner(share.tie(bytes)));
-    (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], body).into_response()
+    let mut response =
+        (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], body).into_response();
+    packing::mark(&mut response, encoding, length, &holds);
+    response
 }

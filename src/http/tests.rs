@@ -127,6 +127,33 @@ async fn a_panic_answers_500_without_saying_what_happened() {
     assert!(!body.to_string().contains("secret"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_can_be_read_by_a_client_that_accepts_gzip() {
+    let request = Request::get("/v1/panic").header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let router = wrap(api().routes(routes!(panics)), state(Readiness::Ready));
+    let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+    let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    assert_eq!(head.headers[header::CONTENT_ENCODING], "gzip");
+    let text = crate::jobs::compress::restored(&bytes).expect("the body is what its head says");
+    let told: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((head.status.as_u16(), &told["status"]), (500, &json!(500)));
+    assert_eq!(told["instance"], head.headers["x-request-id"].to_str().unwrap());
+    // Through a socket, with a client that takes off by itself what the head names.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1/panic", listener.local_addr().unwrap());
+    let limits = listen::Limits::from(&config::load(None, [], &[]).unwrap().config.http);
+    let phase = watch::Sender::new(listen::Phase::Run);
+    let serving = tokio::spawn(listen::serve(listener, router, limits, phase.subscribe()));
+    let client = reqwest::Client::builder().gzip(true).build().unwrap();
+    for _ in 0..2 {
+        let answer = client.get(&url).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 500);
+        let told: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(told["type"], "urn:mediant:problem:internal");
+    }
+    serving.abort();
+}
+
 #[tokio::test]
 async fn bodies_are_read_strictly() {
     let typed = |kind: &str, body: &str| {

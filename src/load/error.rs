@@ -78,7 +78,7 @@ pub enum LoadError {
     /// A GGUF file has tensors of a type that is not read.
     #[error(
         "{file} has tensors of type {kind}, which is not read; read are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, \
-         Q3_K, Q4_K, Q5_K and Q6_K"
+         Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0 and MXFP4"
     )]
     GgufType {
         /// The file.

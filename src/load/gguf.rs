@@ -3,16 +3,18 @@
 //! llama.cpp stores the rows of Q and K of `llama` models in the order of its own rotary embedding, which turns neighbouring dimensions
 //! where the checkpoint turns halves; [`unpermute`] puts them back.
 
+mod blocks;
+mod header;
 mod metadata;
 
 use std::collections::HashMap;
-use std::io::BufReader;
 use std::ops::Range;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::{Device, Tensor};
 
+use self::blocks::Blocks;
 use super::file::OpenFile;
 use super::tensors::part_of;
 use super::{LoadError, TensorSource, tensors};
@@ -27,13 +29,20 @@ const MOST_HEADER: u64 = 64 << 20;
 /// An open GGUF file.
 pub(super) struct Gguf {
     file: OpenFile,
+    header: Header,
+}
+
+/// What a file says of itself and its tensors.
+struct Header {
     content: Content,
+    /// Tensors of types that the library does not know.
+    blocks: HashMap<String, Blocks>,
 }
 
 /// The weights of a GGUF file.
 pub(super) struct GgufSource {
     file: OpenFile,
-    content: Content,
+    header: Header,
     /// By Hugging Face's names.
     tensors: HashMap<String, Stored>,
 }
@@ -51,36 +60,36 @@ impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
         let file = OpenFile::open(path)?;
         let name = || path.display().to_string();
-        let read = || Content::read(&mut BufReader::new(file.reader(MOST_HEADER)));
+        let read = || header::read(file.reader(MOST_HEADER));
         // Some numbers that make no sense divide by zero in there.
         let content = caught(read).map_err(|why| LoadError::Damaged { file: name(), why })?;
-        let content = content.map_err(|error| fault_of(name(), &error))?;
+        let (content, blocks) = content.map_err(|error| fault_of(name(), &error))?;
         metadata::whole(&content, path)?;
-        Ok(Self { file, content })
+        Ok(Self { file, header: Header { content, blocks } })
     }
 
     /// The model's shape.
     pub(super) fn config(&self) -> Result<ModelConfig, LoadError> {
         let divisors = "rope_freqs.weight";
-        let factors = self.content.tensor_infos.contains_key(divisors);
-        let factors = factors.then(|| read(&self.file, &self.content, divisors)).transpose()?;
-        metadata::config(&self.content, factors)
+        let factors = self.header.content.tensor_infos.contains_key(divisors);
+        let factors = factors.then(|| read(&self.file, &self.header, divisors)).transpose()?;
+        metadata::config(&self.header.content, factors)
     }
 
     /// The tokenizer's parts.
     pub(super) fn vocabulary(&self) -> Result<GgufVocabulary, LoadError> {
-        metadata::vocabulary(&self.content)
+        metadata::vocabulary(&self.header.content)
     }
 
     /// What is to be said about the file.
     pub(super) fn warnings(&self) -> Vec<String> {
-        metadata::warnings(&self.content)
+        metadata::warnings(&self.header.content)
     }
 
     /// The weights, after checking names and shapes against the configuration.
     pub(super) fn tensors(mut self, config: &ModelConfig) -> Result<GgufSource, LoadError> {
         let file = self.file.path().display().to_string();
-        let infos = &self.content.tensor_infos;
+        let infos = &self.header.content.tensor_infos;
         let (mut tensors, mut expected) = (HashMap::new(), Vec::new());
         for tensor in config.tensors() {
             tensors.insert(tensor.name.clone(), Stored { name: tensor.gguf, pairs: tensor.pairs });
@@ -93,8 +102,8 @@ impl Gguf {
             infos.get(&tensors.get(name)?.name).map(|info| info.shape.dims().to_vec())
         })?;
         // Vocabulary and merges are large and not needed for weights.
-        self.content.metadata = HashMap::new();
-        Ok(GgufSource { file: self.file, content: self.content, tensors })
+        self.header.content.metadata = HashMap::new();
+        Ok(GgufSource { file: self.file, header: self.header, tensors })
     }
 }
 
@@ -111,7 +120,7 @@ impl GgufSource {
 impl TensorSource for GgufSource {
     fn tensor(&self, name: &str) -> Result<Tensor, LoadError> {
         let stored = self.stored(name)?;
-        let tensor = read(&self.file, &self.content, &stored.name)?;
+        let tensor = read(&self.file, &self.header, &stored.name)?;
         let Some(heads) = stored.pairs else { return Ok(tensor) };
         unpermute(&tensor, heads).map_err(|e| LoadError::Tensor { name: name.to_owned(), why: e.to_string() })
     }
@@ -119,9 +128,9 @@ impl TensorSource for GgufSource {
     fn part(&self, name: &str, rows: Range<usize>, columns: Range<usize>) -> Result<Piece<'_>, LoadError> {
         let stored = self.stored(name)?;
         // Rows of most tensors lie in the file one after the other, each a whole number of quantised blocks.
-        match self.content.tensor_infos[&stored.name].shape.dims() {
+        match self.header.content.tensor_infos[&stored.name].shape.dims() {
             [_, width] if stored.pairs.is_none() => {
-                let tensor = read_rows(&self.file, &self.content, &stored.name, &rows, *width)?;
+                let tensor = read_rows(&self.file, &self.header, &stored.name, &rows, *width)?;
                 part_of(&tensor, name, 0..rows.len(), columns)
             }
             _ => part_of(&self.tensor(name)?, name, rows, columns),
@@ -131,25 +140,64 @@ impl TensorSource for GgufSource {
 
 fn read_rows(
     file: &OpenFile,
-    content: &Content,
+    header: &Header,
     stored: &str,
     rows: &Range<usize>,
     width: usize,
 ) -> Result<Tensor, LoadError> {
-    let whole = &content.tensor_infos[stored];
+    let whole = &header.content.tensor_infos[stored];
     let kind = whole.ggml_dtype;
-    let row_bytes = width / kind.block_size() * kind.type_size();
-    let offset = whole.offset + (rows.start * row_bytes) as u64;
+    let (numbers, bytes) = match header.blocks.get(stored) {
+        Some(blocks) => (blocks.numbers(), blocks.bytes()),
+        None => (kind.block_size(), kind.type_size()),
+    };
+    let offset = whole.offset.saturating_add((rows.start * (width / numbers * bytes)) as u64);
     let part = TensorInfo { ggml_dtype: kind, shape: (rows.len(), width).into(), offset };
-    part.read(&mut file.reader(u64::MAX), content.tensor_data_offset, &Device::Cpu)
-        .and_then(|t| t.dequantize(&Device::Cpu))
-        .map_err(|e| LoadError::Tensor { name: stored.to_owned(), why: words(&e) })
+    read_part(file, header, stored, &part)
 }
 
-fn read(file: &OpenFile, content: &Content, stored: &str) -> Result<Tensor, LoadError> {
-    let read = || content.tensor(&mut file.reader(u64::MAX), stored, &Device::Cpu)?.dequantize(&Device::Cpu);
+fn read(file: &OpenFile, header: &Header, stored: &str) -> Result<Tensor, LoadError> {
+    let Some(info) = header.content.tensor_infos.get(stored) else {
+        return Err(LoadError::Tensor { name: stored.to_owned(), why: "it is not in the file".to_owned() });
+    };
+    read_part(file, header, stored, info)
+}
+
+/// A tensor, or rows of it at a place of their own.
+fn read_part(file: &OpenFile, header: &Header, stored: &str, part: &TensorInfo) -> Result<Tensor, LoadError> {
+    let start = header.content.tensor_data_offset;
+    let read = || match header.blocks.get(stored) {
+        Some(blocks) => read_blocks(file, *blocks, part, start.saturating_add(part.offset)),
+        None => part.read(&mut file.reader(u64::MAX), start, &Device::Cpu)?.dequantize(&Device::Cpu),
+    };
     let fault = |why: String| LoadError::Tensor { name: stored.to_owned(), why };
     caught(read).map_err(fault)?.map_err(|error| fault(words(&error)))
+}
+
+fn read_blocks(
+    file: &OpenFile,
+    blocks: Blocks,
+    part: &TensorInfo,
+    start: u64,
+) -> candle_core::Result<Tensor> {
+    let dims = part.shape.dims();
+    let width = dims.last().copied().unwrap_or(1);
+    if !width.is_multiple_of(blocks.numbers()) {
+        let block = blocks.numbers();
+        return Err(candle_core::Error::Msg(format!(
+            "rows of {width} numbers are not whole blocks of {block}"
+        )));
+    }
+    let bytes = dims.iter().product::<usize>() / blocks.numbers() * blocks.bytes();
+    let remaining = file.bytes().saturating_sub(start);
+    if bytes as u64 > remaining {
+        let what =
+            format!("tensor needs {bytes} bytes at offset {start}, only {remaining} remaining in file");
+        return Err(candle_core::Error::Msg(what));
+    }
+    let mut raw = vec![0; bytes];
+    file.read_at(start, &mut raw).map_err(|error| candle_core::Error::Msg(error.to_string()))?;
+    Tensor::from_vec(blocks.dequantize(&raw), dims, &Device::Cpu)
 }
 
 /// What the library says, without the backtrace that it appends where one is asked for.
@@ -172,24 +220,19 @@ fn fault_of(file: String, error: &candle_core::Error) -> LoadError {
 
 /// llama.cpp's name of a type of tensors that is not read.
 fn type_name(number: u32) -> String {
-    const NAMES: [(u32, &str); 18] = [
+    const NAMES: [(u32, &str); 13] = [
         (16, "IQ2_XXS"),
         (17, "IQ2_XS"),
         (18, "IQ3_XXS"),
         (19, "IQ1_S"),
-        (20, "IQ4_NL"),
         (21, "IQ3_S"),
         (22, "IQ2_S"),
-        (23, "IQ4_XS"),
         (24, "I8"),
         (25, "I16"),
         (26, "I32"),
         (27, "I64"),
         (28, "F64"),
         (29, "IQ1_M"),
-        (34, "TQ1_0"),
-        (35, "TQ2_0"),
-        (39, "MXFP4"),
         (40, "NVFP4"),
     ];
     let name = NAMES.iter().find(|(n, _)| *n == number);

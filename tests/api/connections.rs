@@ -163,6 +163,65 @@ async fn requests_that_proxies_may_read_differently_are_refused_and_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn heads_are_read_as_rfc_9112_says() {
+    let server = slow_server(limits()).await;
+    let post = |lines: &str, body: &str| format!("POST /body HTTP/1.1\r\nhost: x\r\n{lines}\r\n{body}");
+    let hidden = "GET /quick HTTP/1.1\r\nhost: x\r\n\r\n";
+    let refused = [
+        // Section 5.1: no space before the colon; 5.2: no folding; 5: nothing before the first field.
+        post("content-length : 2\r\n", "{}"),
+        post("x-a: b\r\n c\r\ncontent-length: 2\r\n", "{}"),
+        post("x-a: b\r\n\tcontent-length: 2\r\n", "{}"),
+        format!("POST /body HTTP/1.1\r\n host: x\r\ncontent-length: 2\r\n\r\n{{}}"),
+        // 2.2: a bare CR is no end of a line; neither it nor NUL may stand in a value.
+        post("x-a: b\rx-b: c\r\ncontent-length: 2\r\n", "{}"),
+        post("x-a: b\0c\r\ncontent-length: 2\r\n", "{}"),
+        // 6.3: lengths that differ, in two lines or in one, or that are no numbers.
+        post("content-length: 2\r\ncontent-length: 3\r\n", "{} "),
+        post("content-length: 2, 3\r\n", "{} "),
+        post("content-length: 0x2\r\n", "{}"),
+        post("content-length: -2\r\n", "{}"),
+        post("content-length: 2 2\r\n", "{}"),
+        post("content-length: 99999999999999999999\r\n", "{}"),
+        post("content-length: \r\n", "{}"),
+        // 6.1: chunked that is not the last coding; HTTP/1.0 has no chunks.
+        post("transfer-encoding: chunked, identity\r\n", "2\r\n{}\r\n0\r\n\r\n"),
+        post("transfer-encoding: \x0bchunked\r\n", "2\r\n{}\r\n0\r\n\r\n"),
+        "POST /body HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
+        // 7.1: sizes of chunks.
+        post("transfer-encoding: chunked\r\n", "0x2\r\n{}\r\n0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\n", "-2\r\n{}\r\n0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n{}\r\n0\r\n\r\n"),
+        post("transfer-encoding: chunked\r\n", "2\r\n{}0\r\n\r\n"),
+        // 3: the request line; 2.3: the version.
+        "POST  /body HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "POST /body HTTP/1.1 \r\nhost: x\r\n\r\n".to_owned(),
+        "POST /bo dy HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /quick HTTP/3.1\r\nhost: x\r\n\r\n".to_owned(),
+        "GET /quick\r\n\r\n".to_owned(),
+    ];
+    for head in refused {
+        let answer = server.exchange(format!("{head}{hidden}").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.0 4"), "{head:?} -> {answer}");
+        assert_eq!(answer.matches("HTTP/1.").count(), 1, "{head:?} -> {answer}");
+    }
+    let close = "connection: close\r\n";
+    for head in [
+        // 2.2: a line may end in LF alone.
+        format!("POST /body HTTP/1.1\nhost: x\n{}content-length: 2\n\n{{}}", "connection: close\n"),
+        // 6.3: the same length twice is that length.
+        post(&format!("{close}content-length: 2\r\ncontent-length: 2\r\n"), "{}"),
+        // 2.2: an empty line before the request line is passed over; 5.1: spaces around a value.
+        format!("\r\n{}", post(&format!("{close}content-length:  2 \t\r\n"), "{}")),
+        // 7.1: extensions of chunks, and trailers.
+        post(&format!("{close}transfer-encoding: chunked\r\n"), "2;a=b\r\n{}\r\n0\r\nx-t: u\r\n\r\n"),
+    ] {
+        let answer = server.exchange(head.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{}"), "{head:?} -> {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_cannot_hide_behind_two_lengths() {
     let server = slow_server(limits()).await;
     // By its length the body holds a whole second request; by its chunks it ends before.

@@ -45,7 +45,16 @@ fn same(a: &Score, b: &Score) -> bool {
 
 #[test]
 fn random_requests_agree_with_an_independent_forward() {
-    let golden = golden("fuzz");
+    check("fuzz");
+}
+
+#[test]
+fn what_heads_of_other_layers_wrote_comes_without_their_layers_bias() {
+    check("head_out_gpt2");
+}
+
+fn check(name: &str) {
+    let golden = golden(name);
     let models = list(&golden["models"]);
     let mut worst = (0.0_f64, 0);
     for (i, case) in list(&golden["cases"]).iter().enumerate() {
