@@ -148,6 +148,8 @@ struct SiteFacts {
     layers: usize,
     /// Whether it can be written.
     editable: bool,
+    /// The number that tells its noise from that of other sites: n of op `noise`.
+    stream: u32,
 }
 
 /// What can be asked of this server
@@ -163,6 +165,7 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
         heads: config.site_heads(site),
         layers: if site.has_layer() { config.num_layers } else { 0 },
         editable: site.is_editable(),
+        stream: site.facts().stream,
     });
     Ok(Json(Capabilities {
         sites: sites.collect(),

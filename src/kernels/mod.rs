@@ -60,7 +60,7 @@ pub trait Kernels {
     fn add_positions(&self, x: &mut Self::Matrix, table: &Self::Table, positions: &[u32]);
 
     /// `out` = the norm of each row of `x`, statistics in f32. A row whose squares add up to more than f32 holds comes out NaN,
-    /// and so do heads in [`Kernels::project`].
+    /// and so do heads in [`Kernels::norm_heads`].
     fn norm(&self, x: &Self::Matrix, norm: &Norm<Self::Vector>, out: &mut Self::Matrix);
 
     /// `x += y; out = norm(x)`: the bits of [`Kernels::add`] and [`Kernels::norm`] one after the other.
@@ -75,18 +75,20 @@ pub trait Kernels {
         self.norm(x, norm, out);
     }
 
-    /// `q [rows, h*e]`, `k` and `v [rows, k*e]` of `x [rows, d]`, with bias and head norms where the model has them; q and k
-    /// also rotated, by `rotate` (positions of the rows, table), where nothing looks at them before. The bits of the parts one
-    /// after the other.
+    /// `q [rows, h*e]`, `k` and `v [rows, k*e]` of `x [rows, d]`, with bias where the model has one, and with what is done to q
+    /// and k on the way. The bits of [`Kernels::norm_heads`] and [`Kernels::rope`] one after the other.
     fn project(
         &self,
         x: &Self::Matrix,
         weights: &Projections<Self>,
-        rotate: Option<(&[u32], &Self::Rope)>,
+        on_the_way: OnTheWay<'_, Self>,
         q: &mut Self::Matrix,
         k: &mut Self::Matrix,
         v: &mut Self::Matrix,
     );
+
+    /// RMS norm of each head of `x [rows, heads*e]` by a weight `[e]`, in place.
+    fn norm_heads(&self, heads: Heads, x: &mut Self::Matrix, weight: &Self::Vector, eps: f32);
 
     /// Rotates each head by the row of the table that its row's position names, in place.
     fn rope(&self, x: &mut Self::Matrix, positions: &[u32], rope: &Self::Rope);
@@ -203,8 +205,14 @@ pub struct Projections<K: Kernels + ?Sized> {
     pub stack: K::Stack,
     /// Their biases, one after the other.
     pub bias: Option<K::Vector>,
-    /// Norms of each head of q and of k before RoPE (Qwen3).
-    pub norms: Option<HeadNorms<K::Vector>>,
+}
+
+/// What is done to q and k as they come out of their projection, where nothing looks at them in between.
+pub struct OnTheWay<'a, K: Kernels + ?Sized> {
+    /// The norms of their heads, of models that have them.
+    pub norms: Option<&'a HeadNorms<K::Vector>>,
+    /// The rotation: positions of the rows, and the table.
+    pub rotate: Option<(&'a [u32], &'a K::Rope)>,
 }
 
 /// RMS norms of each head of q and of each head of k.

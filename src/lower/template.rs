@@ -337,12 +337,12 @@ fn noise(
             Site::Embed => numpy_legacy(seed, of_layer),
             site => {
                 let layer = if site.has_layer() { layer } else { 0 };
-                numpy_legacy_of(&[seed, site as u32, layer], of_layer)
+                numpy_legacy_of(&[seed, site.facts().stream, layer], of_layer)
             }
         };
         Arc::new(layers.into_iter().map(|layer| (layer, of(layer))).collect())
     });
-    let stream = 1 + place.site as u32;
+    let stream = 1 + place.site.facts().stream;
     Some(OpPlan::Noise(NoisePlan { std, seed, stream, numpy, chosen: None }))
 }
 

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::architecture::{BlockShape, Family, PositionShape};
 use super::rope::Rope;
-use crate::spec::site::{HeadKind, Site, Width};
+use crate::spec::site::{HeadKind, Needs, Site, Width};
 
 /// Shape and constants of a decoder. Built by [`crate::load`], never from defaults: a constant that
 /// the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
@@ -113,13 +113,12 @@ impl ModelConfig {
         }
     }
 
-    /// Why a site is not there in this model, and what to write instead.
-    pub fn absent(&self, site: Site) -> Option<&'static str> {
-        match (site, &self.block.positions) {
-            (Site::KRope, PositionShape::Learned) => Some("write k, which is what attention reads here"),
-            (Site::QRope, PositionShape::Learned) => Some("write q, which is what attention reads here"),
-            _ => None,
-        }
+    /// What this model lacks for a site to be there.
+    pub fn absent(&self, site: Site) -> Option<Needs> {
+        site.facts().needs.filter(|needs| match needs {
+            Needs::Rope => self.rope().is_none(),
+            Needs::HeadNorms => !self.block.head_norms,
+        })
     }
 
     /// Checks that the numbers make a model. The first fault found is returned.

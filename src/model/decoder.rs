@@ -12,7 +12,7 @@ use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
 use super::turns;
 use super::weights::{Layer, Neurons, PositionWeights, Weights};
-use crate::kernels::{Heads, Kernels, Norm, OutOfMemory};
+use crate::kernels::{Heads, Kernels, Norm, OnTheWay, OutOfMemory};
 use crate::plan::Score;
 use crate::plan::batch::{
     AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, Step, Tap, Values,
@@ -258,11 +258,20 @@ impl<K: Kernels> Pass<'_, K> {
     fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
         let (kernels, heads, rope) = (self.kernels, self.heads, self.rope);
         self.tap(Site::AttnNorm, &tables[Site::AttnNorm], &mut b.h, [&mut b.x]);
-        // Rows that join in between copy rows of the same position: rotated already or not, they come out the same.
-        let unseen = tables[Site::K].is_empty() && tables[Site::Q].is_empty();
-        let rotate = rope.filter(|_| unseen).map(|rope| (self.turned(), rope));
-        kernels.project(&b.h, &layer.qkv, rotate, &mut b.q, &mut b.k, &mut b.v);
+        // Rows that join in between copy rows of the same position: normed and rotated already or not, they come out the same.
+        let between = [Site::K, Site::KNorm, Site::Q, Site::QNorm];
+        let unseen = between.iter().all(|site| tables[*site].is_empty());
+        let norms = layer.head_norms.as_ref();
+        let on_the_way = OnTheWay {
+            norms: norms.filter(|_| unseen),
+            rotate: rope.filter(|_| unseen).map(|rope| (self.turned(), rope)),
+        };
+        kernels.project(&b.h, &layer.qkv, on_the_way, &mut b.q, &mut b.k, &mut b.v);
         self.tap(Site::K, &tables[Site::K], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
+        if let Some(norms) = norms.filter(|_| !unseen) {
+            kernels.norm_heads(heads, &mut b.k, &norms.key, norms.eps);
+        }
+        self.tap(Site::KNorm, &tables[Site::KNorm], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
         self.tap(Site::V, &tables[Site::V], &mut b.v, [&mut b.k, &mut b.q, &mut b.x]);
         if let Some(rope) = rope.filter(|_| !unseen) {
             kernels.rope(&mut b.k, self.turned(), rope);
@@ -272,6 +281,10 @@ impl<K: Kernels> Pass<'_, K> {
         // From here on only the rows that something still needs, and those that begin to differ here.
         self.select(&tables.attention, b);
         self.tap(Site::Q, &tables[Site::Q], &mut b.q, [&mut b.x]);
+        if let Some(norms) = norms.filter(|_| !unseen) {
+            kernels.norm_heads(heads, &mut b.q, &norms.query, norms.eps);
+        }
+        self.tap(Site::QNorm, &tables[Site::QNorm], &mut b.q, [&mut b.x]);
         if let Some(rope) = rope.filter(|_| !unseen) {
             kernels.rope(&mut b.q, self.turned(), rope);
         }

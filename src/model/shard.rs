@@ -11,7 +11,7 @@ use super::architecture::NormKind;
 use super::config::ModelConfig;
 use crate::kernels::Heads;
 use crate::plan::batch::{EditRows, RowOp, Values};
-use crate::spec::site::Site;
+use crate::spec::site::{Site, Width};
 
 /// Vocabularies are divided in multiples of so many tokens: whole panels and tiles on every device.
 const TOKENS: usize = 64;
@@ -166,17 +166,17 @@ impl Shard {
     pub fn columns(&self, site: Site, keys: usize) -> Columns {
         let all = self.config.site_width(site, keys);
         let part = |of: &Range<usize>, each: usize| of.start * each..of.end * each;
-        let (own, primary) = match site {
-            Site::K | Site::V | Site::KRope => {
+        let (own, primary) = match site.facts().width {
+            Width::KeyValues => {
                 let copies = (self.world / self.config.num_kv_heads).max(1);
                 (part(&self.kv_heads, self.config.head_dim), self.rank.is_multiple_of(copies))
             }
-            Site::Q | Site::QRope | Site::Scores | Site::Pattern | Site::Z | Site::HeadOut => {
+            Width::Queries | Width::Keys | Width::HeadOutputs => {
                 (part(&self.heads, all / self.config.num_heads), true)
             }
-            Site::MlpAct => (self.mlp.clone(), true),
-            Site::Logits => (self.vocabulary.clone(), true),
-            _ => (0..all, self.rank == 0),
+            Width::Neurons => (self.mlp.clone(), true),
+            Width::Vocabulary => (self.vocabulary.clone(), true),
+            Width::Hidden => (0..all, self.rank == 0),
         };
         Columns { own: own.start as u32..own.end as u32, width: all as u32, primary }
     }

@@ -15,6 +15,8 @@ pub struct Layer<K: Kernels> {
     pub attention_norm: Norm<K::Vector>,
     /// Query, key and value projections.
     pub qkv: Projections<K>,
+    /// Norms of each head of q and of k before RoPE (Qwen3).
+    pub head_norms: Option<HeadNorms<K::Vector>>,
     /// Output projection, `[d, h*e]`.
     pub o: Output<K>,
     /// Before the MLP.
@@ -112,11 +114,8 @@ where
         };
         let layer = Layer {
             attention_norm: source.norm(Role::AttentionNorm, l)?,
-            qkv: Projections {
-                stack: source.stack(&projections)?,
-                bias: source.biases(&projections)?,
-                norms: config.block.head_norms.then(head_norms).transpose()?,
-            },
+            qkv: Projections { stack: source.stack(&projections)?, bias: source.biases(&projections)? },
+            head_norms: config.block.head_norms.then(head_norms).transpose()?,
             o: source.output(Role::AttentionOutput, l, &q)?,
             mlp_norm: source.norm(Role::MlpNorm, l)?,
             neurons: match config.block.mlp {

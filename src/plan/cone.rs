@@ -5,15 +5,19 @@
 //! parent's row. Exact nulls (an edit that no readout can see, an edit that writes what is there already) fall out of
 //! this: such a run's readout is its parent's row.
 
+use super::batch::SITES as BLOCK_SITES;
 use super::sequences::Expansion;
 use super::{Address, EditGroup, Op, Plan, Readout, Run, RunId, Source};
-use crate::spec::site::Site;
+use crate::spec::site::{Scope, Site};
 
 /// A moment of the forward pass; later moments are larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stage(u32);
 
-const PER_LAYER: u32 = 18;
+/// Moments of a block: its sites in the order of computation, and attention, where a position begins to see what changed
+/// before it, between the keys and the queries.
+const PER_LAYER: u32 = BLOCK_SITES as u32 + 1;
+const ATTENTION: u32 = Site::Q as u32 - Site::ResidPre as u32;
 
 impl Stage {
     /// Before which nothing exists: the embeddings.
@@ -23,33 +27,20 @@ impl Stage {
 
     /// The moment at which a site is tapped.
     pub fn of(at: Address) -> Stage {
-        let offset = match at.site {
-            Site::Embed => return Stage::EMBED,
-            Site::ResidPre | Site::FinalNorm => 0,
-            Site::AttnNorm | Site::Logits => 1,
-            Site::K => 2,
-            Site::V => 3,
-            Site::KRope => 4,
-            // 5: attention, where a position begins to see what changed before it.
-            Site::Q => 6,
-            Site::QRope => 7,
-            Site::Scores => 8,
-            Site::Pattern => 9,
-            Site::Z => 10,
-            Site::HeadOut => 11,
-            Site::AttnOut => 12,
-            Site::ResidMid => 13,
-            Site::MlpNorm => 14,
-            Site::MlpAct => 15,
-            Site::MlpOut => 16,
-            Site::ResidPost => 17,
+        let offset = match at.site.facts().scope {
+            Scope::Start => return Stage::EMBED,
+            Scope::Block => {
+                let place = at.site as u32 - Site::ResidPre as u32;
+                if place < ATTENTION { place } else { place + 1 }
+            }
+            Scope::End => at.site as u32 - Site::FinalNorm as u32,
         };
         Stage(1 + at.layer * PER_LAYER + offset)
     }
 
     /// The moment at which attention mixes positions in a layer.
     pub fn attention(layer: u32) -> Stage {
-        Stage(1 + layer * PER_LAYER + 5)
+        Stage(1 + layer * PER_LAYER + ATTENTION)
     }
 
     /// The moment at which a readout is taken.

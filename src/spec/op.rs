@@ -58,8 +58,8 @@ pub enum OpSpec {
         #[schema(required = false)]
         seed: u64,
         /// Generator; its philox stream is another one than that of corruptions. `numpy_legacy` draws, for each layer,
-        /// `RandomState([seed, n, layer]).randn(positions, width)`, where n is the place of the site in the list of
-        /// `/v1/capabilities`, from 0, positions are in the order named and width is that of the whole site; the layer is 0
+        /// `RandomState([seed, n, layer]).randn(positions, width)`, where n is the site's `stream` in
+        /// `/v1/capabilities`, positions are in the order named and width is that of the whole site; the layer is 0
         /// at `final_norm`. At `embed` it draws `RandomState(seed).randn(positions, width)`, as ROME does.
         #[schema(required = false)]
         rng: Rng,

@@ -20,14 +20,18 @@ pub enum Site {
     // Stored activations may have the name that it had before.
     #[serde(alias = "attn_in")]
     AttnNorm,
-    /// Keys before RoPE (after the head norm of models that have one), `[k, e]`.
+    /// Keys as they come out of their projection, `[k, e]`.
     K,
+    /// Keys after the norm of each head, before RoPE, `[k, e]`; of models that have head norms (Qwen3).
+    KNorm,
     /// Values, `[k, e]`.
     V,
     /// Keys after RoPE, `[k, e]`; models without RoPE have `k` alone.
     KRope,
-    /// Queries before RoPE (after the head norm of models that have one), `[h, e]`.
+    /// Queries as they come out of their projection, `[h, e]`.
     Q,
+    /// Queries after the norm of each head, before RoPE, `[h, e]`; of models that have head norms (Qwen3).
+    QNorm,
     /// Queries after RoPE, `[h, e]`; models without RoPE have `q` alone.
     QRope,
     /// Scaled scores of the position's query with each key, before the softmax, `[h, t]`.
@@ -97,6 +101,15 @@ pub enum Width {
     Vocabulary,
 }
 
+/// What only some models have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Rotations of q and k.
+    Rope,
+    /// A norm of each head of q and k.
+    HeadNorms,
+}
+
 /// What is known of a site: its row in the one table from which names, widths, documentation and the peers' names follow.
 #[derive(Debug, Clone, Copy)]
 pub struct SiteFacts {
@@ -108,6 +121,10 @@ pub struct SiteFacts {
     pub scope: Scope,
     /// How many numbers it has.
     pub width: Width,
+    /// What a model must have for the site to be there.
+    pub needs: Option<Needs>,
+    /// The site's own number in the seeds of noise: see [`super::op::OpSpec::Noise`]. Never changes, whatever site is added.
+    pub stream: u32,
     /// Its name in TransformerLens, inside `blocks.l.` for sites of a block.
     pub transformer_lens: &'static str,
     /// Its place in nnsight and transformers, inside `model.layers[l].` for sites of a block (Llama's names).
@@ -119,35 +136,58 @@ pub struct SiteFacts {
 }
 
 /// Every site, in the order of computation.
-pub const SITES: [SiteFacts; 20] = {
+pub const SITES: [SiteFacts; 22] = {
     use Scope::{Block, End, Start};
     use Width::{HeadOutputs, Hidden, KeyValues, Keys, Neurons, Queries, Vocabulary};
     [
-        row(Site::Embed, "embed", Start, Hidden, ["hook_embed", "embed_tokens.output", "-", "embed"]),
-        row(Site::ResidPre, "resid_pre", Block, Hidden, ["hook_resid_pre", "input", "block_input", "-"]),
+        row(0, Site::Embed, "embed", Start, Hidden, ["hook_embed", "embed_tokens.output", "-", "embed"]),
+        row(1, Site::ResidPre, "resid_pre", Block, Hidden, ["hook_resid_pre", "input", "block_input", "-"]),
         row(
+            2,
             Site::AttnNorm,
             "attn_norm",
             Block,
             Hidden,
             ["ln1.hook_normalized x weight", "input_layernorm.output", "attention_input", "-"],
         ),
-        row(Site::K, "k", Block, KeyValues, ["attn.hook_k", "self_attn.k_proj.output", "key_output", "-"]),
-        row(Site::V, "v", Block, KeyValues, ["attn.hook_v", "self_attn.v_proj.output", "value_output", "-"]),
-        row(Site::KRope, "k_rope", Block, KeyValues, ["attn.hook_rot_k", "-", "-", "-"]),
-        row(Site::Q, "q", Block, Queries, ["attn.hook_q", "self_attn.q_proj.output", "query_output", "-"]),
-        row(Site::QRope, "q_rope", Block, Queries, ["attn.hook_rot_q", "-", "-", "-"]),
-        row(Site::Scores, "scores", Block, Keys, ["attn.hook_attn_scores", "-", "-", "-"]),
-        row(Site::Pattern, "pattern", Block, Keys, ["attn.hook_pattern", "attention weights", "-", "-"]),
+        row(3, Site::K, "k", Block, KeyValues, ["attn.hook_k", "self_attn.k_proj.output", "key_output", "-"]),
         row(
+            20,
+            Site::KNorm,
+            "k_norm",
+            Block,
+            KeyValues,
+            ["attn.k_norm", "self_attn.k_norm.output", "-", "-"],
+        )
+        .needing(Needs::HeadNorms),
+        row(
+            4,
+            Site::V,
+            "v",
+            Block,
+            KeyValues,
+            ["attn.hook_v", "self_attn.v_proj.output", "value_output", "-"],
+        ),
+        row(5, Site::KRope, "k_rope", Block, KeyValues, ["attn.hook_rot_k", "-", "-", "-"])
+            .needing(Needs::Rope),
+        row(6, Site::Q, "q", Block, Queries, ["attn.hook_q", "self_attn.q_proj.output", "query_output", "-"]),
+        row(21, Site::QNorm, "q_norm", Block, Queries, ["attn.q_norm", "self_attn.q_norm.output", "-", "-"])
+            .needing(Needs::HeadNorms),
+        row(7, Site::QRope, "q_rope", Block, Queries, ["attn.hook_rot_q", "-", "-", "-"])
+            .needing(Needs::Rope),
+        row(8, Site::Scores, "scores", Block, Keys, ["attn.hook_attn_scores", "-", "-", "-"]),
+        row(9, Site::Pattern, "pattern", Block, Keys, ["attn.hook_pattern", "attention weights", "-", "-"]),
+        row(
+            10,
             Site::Z,
             "z",
             Block,
             Queries,
             ["attn.hook_z", "self_attn.o_proj.input", "attention_value_output", "-"],
         ),
-        row(Site::HeadOut, "head_out", Block, HeadOutputs, ["attn.hook_result", "-", "-", "-"]),
+        row(11, Site::HeadOut, "head_out", Block, HeadOutputs, ["attn.hook_result", "-", "-", "-"]),
         row(
+            12,
             Site::AttnOut,
             "attn_out",
             Block,
@@ -155,6 +195,7 @@ pub const SITES: [SiteFacts; 20] = {
             ["hook_attn_out", "self_attn.output[0]", "attention_output", "attn"],
         ),
         row(
+            13,
             Site::ResidMid,
             "resid_mid",
             Block,
@@ -162,6 +203,7 @@ pub const SITES: [SiteFacts; 20] = {
             ["hook_resid_mid", "post_attention_layernorm.input", "-", "-"],
         ),
         row(
+            14,
             Site::MlpNorm,
             "mlp_norm",
             Block,
@@ -169,14 +211,16 @@ pub const SITES: [SiteFacts; 20] = {
             ["ln2.hook_normalized x weight", "post_attention_layernorm.output", "mlp_input", "-"],
         ),
         row(
+            15,
             Site::MlpAct,
             "mlp_act",
             Block,
             Neurons,
             ["mlp.hook_post", "mlp.down_proj.input", "mlp_activation", "-"],
         ),
-        row(Site::MlpOut, "mlp_out", Block, Hidden, ["hook_mlp_out", "mlp.output", "mlp_output", "mlp"]),
+        row(16, Site::MlpOut, "mlp_out", Block, Hidden, ["hook_mlp_out", "mlp.output", "mlp_output", "mlp"]),
         row(
+            17,
             Site::ResidPost,
             "resid_post",
             Block,
@@ -184,17 +228,19 @@ pub const SITES: [SiteFacts; 20] = {
             ["hook_resid_post", "output", "block_output", "hidden"],
         ),
         row(
+            18,
             Site::FinalNorm,
             "final_norm",
             End,
             Hidden,
             ["ln_final.hook_normalized x weight", "norm.output", "-", "-"],
         ),
-        row(Site::Logits, "logits", End, Vocabulary, ["the output", "lm_head.output", "-", "-"]),
+        row(19, Site::Logits, "logits", End, Vocabulary, ["the output", "lm_head.output", "-", "-"]),
     ]
 };
 
 const fn row(
+    stream: u32,
     site: Site,
     name: &'static str,
     scope: Scope,
@@ -202,7 +248,14 @@ const fn row(
     peers: [&'static str; 4],
 ) -> SiteFacts {
     let [transformer_lens, nnsight, pyvene, rome] = peers;
-    SiteFacts { site, name, scope, width, transformer_lens, nnsight, pyvene, rome }
+    SiteFacts { site, name, scope, width, needs: None, stream, transformer_lens, nnsight, pyvene, rome }
+}
+
+impl SiteFacts {
+    const fn needing(mut self, needs: Needs) -> Self {
+        self.needs = Some(needs);
+        self
+    }
 }
 
 impl Site {
@@ -319,6 +372,9 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_stands_in_the_place_of_its_site() {
+        let mut streams: Vec<u32> = SITES.iter().map(|facts| facts.stream).collect();
+        streams.sort_unstable();
+        assert!(streams.is_sorted_by(|a, b| a < b), "two sites would have the same noise: {streams:?}");
         for (place, facts) in SITES.iter().enumerate() {
             assert_eq!(facts.site as usize, place);
             assert_eq!(serde_json::to_value(facts.site).unwrap(), facts.name);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
 use mediant::kernels::upload::{Piece, Upload};
-use mediant::kernels::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use mediant::kernels::{
+    Heads, Kernels, Norm, OnTheWay, OutOfMemory, Partial, Projections, RopeTable, RowChange,
+};
 use mediant::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
 /// A fault.
@@ -97,16 +99,16 @@ impl Kernels for Faulty {
         &self,
         x: &Matrix,
         weights: &Projections<Faulty>,
-        rotate: Option<(&[u32], &RopeTable)>,
+        on_the_way: OnTheWay<'_, Faulty>,
         q: &mut Matrix,
         k: &mut Matrix,
         v: &mut Matrix,
     ) {
-        assert!(weights.bias.is_none() && weights.norms.is_none());
+        assert!(weights.bias.is_none() && on_the_way.norms.is_none());
         for (weight, out) in weights.stack.iter().zip([&mut *q, &mut *k, v]) {
             self.linear(x, weight, out);
         }
-        if let Some((positions, table)) = rotate {
+        if let Some((positions, table)) = on_the_way.rotate {
             self.inner.rope(q, positions, table);
             self.inner.rope(k, positions, table);
         }
@@ -178,6 +180,11 @@ impl Kernels for Faulty {
     fn norm(&self, x: &Matrix, norm: &Norm<Vec<f32>>, out: &mut Matrix) {
         self.inner.norm(x, norm, out);
     }
+
+    fn norm_heads(&self, heads: Heads, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
+        self.inner.norm_heads(heads, x, weight, eps);
+    }
+
     fn rope_table(&self, table: &RopeTable) -> Result<RopeTable, OutOfMemory> {
         self.inner.rope_table(table)
     }

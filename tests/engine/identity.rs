@@ -37,8 +37,9 @@ fn layers_of(site: Site) -> std::ops::Range<u32> {
     }
 }
 
-/// One with rotary positions, RMS norms and a gate, one with learned positions, LayerNorms and biases.
-const MODELS: [&str; 2] = ["tiny_llama", "tiny_gpt2"];
+/// One with rotary positions, RMS norms and a gate, one with norms of heads beside, one with learned positions, LayerNorms and
+/// biases.
+const MODELS: [&str; 3] = ["tiny_llama", "tiny_qwen3", "tiny_gpt2"];
 
 /// Columns of a site of a tiny model with runs of [`TOKENS`].
 fn width(model: &str, site: Site) -> usize {

@@ -34,8 +34,8 @@ class Block:
     down: torch.nn.Module
 
     def head_norm(self, site: str):
-        """Qwen3's norm of each head of q or k."""
-        return getattr(self.attn, f"{site}_norm", None)
+        """Qwen3's norm of each head, whose output is the site q_norm or k_norm."""
+        return getattr(self.attn, site, None)
 
     def neurons(self, x):
         """What the down projection gets."""

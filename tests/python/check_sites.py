@@ -18,6 +18,7 @@ from interventions import (
     addresses,
     direct_bias,
     direct_logits,
+    exists,
     forward,
     head_width,
     lens,
@@ -89,12 +90,14 @@ def what_is_captured(name: str, model):
         see("attn_norm = norm(resid_pre)", block.attn_norm(a["resid_pre", k]), a["attn_norm", k])
         see("mlp_norm = norm(resid_mid)", block.mlp_norm(a["resid_mid", k]), a["mlp_norm", k])
         for site, (module, columns) in block.qkv.items():
-            made = module(a["attn_norm", k])[..., columns]
-            if block.head_norm(site) is not None:
-                made = block.head_norm(site)(made.view(t, -1, e)).flatten(1)
-            see(f"{site} of attn_norm", made, a[site, k])
+            see(f"{site} of attn_norm", module(a["attn_norm", k])[..., columns], a[site, k])
         for site in ("q", "k"):
-            see(f"{site}_rope = rotated {site}", rotated(split(a[site, k], e)), split(a[f"{site}_rope", k], e))
+            before = site
+            if exists(model, f"{site}_norm"):
+                before = f"{site}_norm"
+                normed = block.head_norm(before)(a[site, k].view(t, -1, e)).flatten(1)
+                see(f"{before} = head norm of {site}", normed, a[before, k])
+            see(f"{site}_rope = rotated {before}", rotated(split(a[before, k], e)), split(a[f"{site}_rope", k], e))
         q, keys, v = split(a["q_rope", k], e), split(a["k_rope", k], e), split(a["v", k], e)
         scores, pattern, z = split(a["scores", k], t), split(a["pattern", k], t), split(a["z", k], e)
         for h in range(HEADS):
@@ -142,6 +145,9 @@ def what_edits_do(name: str, model):
     same("q, k, v at some = attn_norm at some", at("q", "k", "v"), at("attn_norm"))
     same("q = q_rope at the same positions", at("q"), at("q_rope"))
     same("k = k_rope at the same positions", at("k"), at("k_rope"))
+    for site in ("q", "k"):
+        if exists(model, f"{site}_norm"):
+            same(f"{site} = {site}_norm at the same positions", at(site), at(f"{site}_norm"))
     same("q, k everywhere = scores everywhere", every("q", "k"), every("scores"))
     same("scores = pattern", at("scores"), at("pattern"))
     same("pattern and v everywhere = z everywhere", every("pattern", "v"), every("z"))
@@ -153,7 +159,7 @@ def what_edits_do(name: str, model):
     for site in ("q", "z", "scores", "pattern", "k", "v", "q_rope", "k_rope"):
         heads = [(site, k, several, h) for h in range(site_heads(model, site))]
         same(f"all heads of {site} = {site}", heads, at(site))
-    for site in EDITABLE:
+    for site in (site for site in EDITABLE if exists(model, site)):
         layer = 0 if site in NO_LAYER else k
         rows = pair.base[site, layer][several]
         z, after = forward(model, BASE, [Edit(site, layer, several, "replace", rows)], [(site, layer)])

@@ -4,8 +4,9 @@ SITES, as `[t, width]` of one run (T: positions of the run, e: head dimension, d
 
     embed resid_pre resid_mid resid_post attn_out mlp_out   d
     attn_norm mlp_norm                                          d          outputs of the block's two norms
-    q                                                       heads x e  what RoPE gets (Qwen3: after the head norm)
+    q                                                       heads x e  as they come out of their projections
     k v                                                     kv heads x e
+    q_norm k_norm                                           as q, k    after the norm of each head (Qwen3 alone)
     q_rope k_rope                                           as q, k    after RoPE
     scores                                                  heads x T  scaled q k^T before softmax, 0 at later keys
     pattern                                                 heads x T  after softmax, 0 at later keys
@@ -32,11 +33,13 @@ from transformers import AttentionInterface
 import anatomy
 
 RESIDUAL = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_norm", "mlp_norm", "attn_out", "mlp_out", "final_norm"]
-HEAD_SITES = ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
+HEAD_NORMS = ["q_norm", "k_norm"]
+COMMON_HEAD_SITES = ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
+HEAD_SITES = [*COMMON_HEAD_SITES, *HEAD_NORMS]
 EDITABLE = [*RESIDUAL, *HEAD_SITES, "mlp_act"]
 SITES = [*EDITABLE, "head_out", "logits"]
 NO_LAYER = ["embed", "final_norm", "logits"]
-KV_SITES = ["k", "v", "k_rope"]
+KV_SITES = ["k", "v", "k_rope", "k_norm"]
 IN_ATTENTION = ["q_rope", "k_rope", "scores", "pattern"]
 
 
@@ -63,10 +66,15 @@ def site_width(model, site: str, count: int) -> int:
     return model.config.vocab_size if site == "logits" else model.config.hidden_size
 
 
+def exists(model, site: str) -> bool:
+    """Whether a model has a site."""
+    return site not in HEAD_NORMS or anatomy.block(model, 0).head_norm(site) is not None
+
+
 def addresses(model) -> list[tuple[str, int]]:
     """Every (site, layer) of a model; layer 0 where the site has none."""
     layers = range(anatomy.layers(model))
-    return [(s, k) for s in SITES for k in (layers if s not in NO_LAYER else [0])]
+    return [(s, k) for s in SITES if exists(model, s) for k in (layers if s not in NO_LAYER else [0])]
 
 
 @dataclass
@@ -191,7 +199,7 @@ def _register(model, site: str, layer: int, act):
     if site in IN_ATTENTION:
         block.attn.taps[site] = act
         return lambda: block.attn.taps.pop(site)
-    if site in ("q", "k") and block.head_norm(site) is not None:
+    if site in HEAD_NORMS:
         return block.head_norm(site).register_forward_hook(on_heads).remove
     if site in block.qkv:
         module, columns = block.qkv[site]

@@ -26,7 +26,7 @@ Sources with `dims` are read at the same columns. Edits of one address apply in 
 edits of their own run, and never feel those of the edited one.
 """
 
-from interventions import HEAD_SITES, IN_ATTENTION, KV_SITES, NO_LAYER, RESIDUAL
+from interventions import COMMON_HEAD_SITES, HEAD_NORMS, IN_ATTENTION, KV_SITES, NO_LAYER, RESIDUAL
 from tiny_cases import BASE, HEADS, LAST, LAYERS, LONGER, SAME_LENGTH, SHORTER
 
 RUNS = {"base": BASE, "same": SAME_LENGTH, "shorter": SHORTER, "longer": LONGER}
@@ -140,7 +140,7 @@ def new_ops_at_old_sites() -> list[dict]:
     ]
 
 
-def heads(sites=HEAD_SITES) -> list[dict]:
+def heads(sites=COMMON_HEAD_SITES) -> list[dict]:
     """Each head of each head site: one head's columns and no other's."""
     cases = []
     for i, site in enumerate(sites):
@@ -331,9 +331,11 @@ def gpt2_site_cases() -> list[dict]:
     return [c for c in llama_site_cases() if c["name"] != "k_rope from k"]
 
 
-def projection_cases() -> list[dict]:
+PROJECTED = ["q", "k", "v", "q_rope", "k_rope"]
+
+
+def projection_cases(sites=(*PROJECTED, *HEAD_NORMS)) -> list[dict]:
     """What head norms, biases and a head dimension of its own change: q, k and v."""
-    sites = ["q", "k", "v", "q_rope", "k_rope"]
     whole = [
         single(site, *PLACES[(i + j) % len(PLACES)], op)
         for i, site in enumerate(sites)
@@ -344,4 +346,4 @@ def projection_cases() -> list[dict]:
 
 def bias_cases() -> list[dict]:
     """What biases change: q, k and v are read and written with theirs."""
-    return [c for c in projection_cases() if "head" not in c["name"]]
+    return [c for c in projection_cases(PROJECTED) if "head" not in c["name"]]

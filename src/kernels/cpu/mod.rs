@@ -14,7 +14,7 @@ pub use mediant_arithmetic::{Dtype, Matrix, PackedWeight, Table};
 use mediant_arithmetic::{attention, gated, linear, rows};
 use rayon::prelude::*;
 
-use super::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use super::{Heads, Kernels, Norm, OnTheWay, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 
@@ -166,7 +166,7 @@ impl Kernels for Cpu {
         &self,
         x: &Matrix,
         weights: &Projections<Cpu>,
-        rotate: Option<(&[u32], &RopeTable)>,
+        on_the_way: OnTheWay<'_, Cpu>,
         q: &mut Matrix,
         k: &mut Matrix,
         v: &mut Matrix,
@@ -177,14 +177,18 @@ impl Kernels for Cpu {
             bias = rest;
             self.product(x, weight, own, self.dtype, out);
         }
-        if let Some(norms) = &weights.norms {
+        if let Some(norms) = on_the_way.norms {
             self.head_norm(q, &norms.query, norms.eps);
             self.head_norm(k, &norms.key, norms.eps);
         }
-        if let Some((positions, table)) = rotate {
+        if let Some((positions, table)) = on_the_way.rotate {
             self.rope(q, positions, table);
             self.rope(k, positions, table);
         }
+    }
+
+    fn norm_heads(&self, _: Heads, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
+        self.head_norm(x, weight, eps);
     }
 
     fn linear(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {

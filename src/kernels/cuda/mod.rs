@@ -50,7 +50,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Heads, Kernels, Norm, OutOfMemory, Partial, Projections, RopeTable, RowChange};
+use super::{Heads, Kernels, Norm, OnTheWay, OutOfMemory, Partial, Projections, RopeTable, RowChange};
 use crate::comm::{Collective, Single, Threads};
 use crate::plan::batch::{AttentionBatch, EditRows, ReadoutBatch};
 use crate::spec::dtype::Dtype;
@@ -354,7 +354,7 @@ impl Kernels for Cuda {
         &self,
         x: &Matrix,
         qkv: &Projections<Self>,
-        rotate: Option<(&[u32], &Rope)>,
+        on_the_way: OnTheWay<'_, Self>,
         q: &mut Matrix,
         k: &mut Matrix,
         v: &mut Matrix,
@@ -364,6 +364,7 @@ impl Kernels for Cuda {
         }
         let dim = qkv.stack.dim();
         let heads = (q.columns / dim, k.columns / dim);
+        let OnTheWay { norms, rotate } = on_the_way;
         let (positions, rope) = rotate.unzip();
         let vector = |v: Option<&Vector>| v.map_or(Arg::NULL, Vector::start);
         Self::blocks(x.rows, |first, rows| {
@@ -371,8 +372,8 @@ impl Kernels for Cuda {
             let args = [
                 product,
                 vector(qkv.bias.as_ref()),
-                vector(qkv.norms.as_ref().map(|norms| &norms.query)),
-                vector(qkv.norms.as_ref().map(|norms| &norms.key)),
+                vector(norms.map(|norms| &norms.query)),
+                vector(norms.map(|norms| &norms.key)),
                 positions.map_or(Arg::NULL, |p| self.device.table(&p[first..first + rows])),
                 rope.map_or(Arg::NULL, Rope::cosines),
                 rope.map_or(Arg::NULL, Rope::sines),
@@ -381,10 +382,39 @@ impl Kernels for Cuda {
                 v.row(first),
                 (heads.0 as u32).into(),
                 (heads.1 as u32).into(),
-                qkv.norms.as_ref().map_or(0.0, |norms| norms.eps).into(),
+                norms.map_or(0.0, |norms| norms.eps).into(),
             ];
             // Few rows would not keep the device busy.
             let blocks = if rows < 1024 { (heads.0 + 2 * heads.1).div_ceil(8) } else { 1 };
+            let shape = Shape { grid: (rows as u32, blocks as u32), block: 256, shared: 0 };
+            self.device.launch("split_heads", shape, args);
+        });
+    }
+
+    fn norm_heads(&self, heads: Heads, x: &mut Matrix, weight: &Vector, eps: f32) {
+        let all = x.columns / heads.dim;
+        let product = self.scratch.product.borrow();
+        let copy = product.as_ref().expect("BUG: room is made before the batch").arg();
+        // The kernel that norms heads on their way out of the projection, of q alone: so the bits are the same.
+        Self::blocks(x.rows, |first, rows| {
+            self.device.copy(x.row(first), copy, rows * x.bytes_per_row());
+            let none = Arg::NULL;
+            let args = [
+                copy,
+                none,
+                weight.start(),
+                none,
+                none,
+                none,
+                none,
+                x.row(first),
+                none,
+                none,
+                (all as u32).into(),
+                0_u32.into(),
+                eps.into(),
+            ];
+            let blocks = if rows < 1024 { all.div_ceil(8) } else { 1 };
             let shape = Shape { grid: (rows as u32, blocks as u32), block: 256, shared: 0 };
             self.device.launch("split_heads", shape, args);
         });

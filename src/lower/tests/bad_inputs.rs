@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::problems;
 use crate::lower;
 use crate::lower::testing::Fake;
-use crate::model::architecture::{GPT2, PositionShape};
+use crate::model::architecture::{BlockShape, GPT2, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::spec::activation::UploadSpec;
 use crate::spec::problem::Problems;
@@ -601,4 +601,17 @@ fn sites_of_rotary_models_are_refused_by_name_where_positions_are_learned() {
     let upload = UploadSpec::read(&upload, &mut Problems::default()).unwrap();
     let refused = lower::upload(upload, &gpt2()).unwrap_err();
     assert_eq!((refused.0[0].pointer.as_str(), refused.0[0].fix.contains("write k,")), ("/site", true));
+}
+
+#[test]
+fn sites_after_head_norms_are_refused_where_heads_have_none() {
+    let body = with(
+        "patch",
+        "/interventions",
+        json!([{"site": "q_norm", "layers": 1, "op": "zero", "positions": "last"}]),
+    );
+    assert_eq!(problems("patch", &body, &Fake::default()), ["/interventions/0/site not_supported"]);
+    let llama = Fake::default().config;
+    let normed = ModelConfig { block: BlockShape { head_norms: true, ..llama.block.clone() }, ..llama };
+    assert_eq!(problems("patch", &body, &Fake { config: normed, ..Fake::default() }), [""; 0]);
 }

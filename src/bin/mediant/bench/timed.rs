@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mediant::kernels::cpu::{Cpu, Matrix, PackedWeight, Table};
 use mediant::kernels::{
-    Heads, Kernels, Norm, OutOfMemory, Output, Partial, Projections, RopeTable, RowChange,
+    Heads, Kernels, Norm, OnTheWay, OutOfMemory, Output, Partial, Projections, RopeTable, RowChange,
 };
 use mediant::model::config::ModelConfig;
 use mediant::model::decoder::Decoder;
@@ -29,7 +29,8 @@ impl Timed {
         let output = |o: Output<Cpu>| Output { weight: o.weight, bias: o.bias };
         let layer = |l: Layer<Cpu>| Layer {
             attention_norm: l.attention_norm,
-            qkv: Projections { stack: l.qkv.stack, bias: l.qkv.bias, norms: l.qkv.norms },
+            qkv: Projections { stack: l.qkv.stack, bias: l.qkv.bias },
+            head_norms: l.head_norms,
             o: output(l.o),
             mlp_norm: l.mlp_norm,
             neurons: match l.neurons {
@@ -101,15 +102,20 @@ impl Kernels for Timed {
         &self,
         x: &Matrix,
         weights: &Projections<Timed>,
-        rotate: Option<(&[u32], &RopeTable)>,
+        on_the_way: OnTheWay<'_, Timed>,
         q: &mut Matrix,
         k: &mut Matrix,
         v: &mut Matrix,
     ) {
         // Clones of packed weights share the numbers.
-        let Projections { stack, bias, norms } = weights;
-        let weights = Projections { stack: stack.clone(), bias: bias.clone(), norms: norms.clone() };
-        self.time("project", |cpu| cpu.project(x, &weights, rotate, q, k, v));
+        let Projections { stack, bias } = weights;
+        let weights = Projections { stack: stack.clone(), bias: bias.clone() };
+        let OnTheWay { norms, rotate } = on_the_way;
+        self.time("project", |cpu| cpu.project(x, &weights, OnTheWay { norms, rotate }, q, k, v));
+    }
+
+    fn norm_heads(&self, heads: Heads, x: &mut Matrix, weight: &Vec<f32>, eps: f32) {
+        self.time("norm", |cpu| cpu.norm_heads(heads, x, weight, eps));
     }
 
     fn linear(&self, x: &Matrix, weight: &PackedWeight, out: &mut Matrix) {
