@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 
-from fuzz_model import KEY_HEADS, QUERY_HEADS, RESIDUAL, SITES, WIDE, Model, Request
+from fuzz_model import KEY_HEADS, QUERY_HEADS, RESIDUAL, WIDE, Model, Request
 from reference import formula_weight, torch
 
 TOLERANCE = 2e-5
@@ -135,7 +135,7 @@ class Random(random.Random):
         return True
 
     def one(self, base: str, lengths: dict, sweep: list[str]) -> dict:
-        site = self.choice(SITES if self.chance(0.6) else ("scores", "scores", "pattern", "z", "head_out", "resid_post"))
+        site = self.choice(self.model.sites if self.chance(0.6) else ("scores", "scores", "pattern", "z", "head_out", "resid_post"))
         model, length = self.model, lengths[base]
         one = {"site": site}
         if site not in ("embed", "final_norm"):
@@ -233,9 +233,9 @@ class Random(random.Random):
             return [site]
         if site in WIDE:
             return list(WIDE)
-        for family in (("q", "q_rope", "z"), KEY_HEADS):
+        for family in (("q", "q_norm", "q_rope", "z"), KEY_HEADS):
             if site in family:
-                return list(family)
+                return [one for one in family if one in self.model.sites]
         return [site]
 
 

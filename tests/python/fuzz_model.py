@@ -17,13 +17,18 @@ from reference import formula_weight
 NO_LAYER = ("embed", "final_norm")
 RESIDUAL = ("embed", "resid_pre", "resid_mid", "resid_post")
 WIDE = (*RESIDUAL, "attn_norm", "mlp_norm", "attn_out", "mlp_out", "final_norm")
-QUERY_HEADS = ("q", "q_rope", "scores", "pattern", "z", "head_out")
-KEY_HEADS = ("k", "v", "k_rope")
+QUERY_HEADS = ("q", "q_norm", "q_rope", "scores", "pattern", "z", "head_out")
+KEY_HEADS = ("k", "k_norm", "v", "k_rope")
+# Of models with head norms.
+HEAD_NORMS = ("q_norm", "k_norm")
 # In the order of computation, as `/v1/capabilities` lists them.
 SITES = (
-    "embed", "resid_pre", "attn_norm", "k", "v", "k_rope", "q", "q_rope", "scores", "pattern", "z", "head_out", "attn_out",
-    "resid_mid", "mlp_norm", "mlp_act", "mlp_out", "resid_post", "final_norm",
+    "embed", "resid_pre", "attn_norm", "k", "k_norm", "v", "k_rope", "q", "q_norm", "q_rope", "scores", "pattern", "z",
+    "head_out", "attn_out", "resid_mid", "mlp_norm", "mlp_act", "mlp_out", "resid_post", "final_norm",
 )  # fmt: skip
+
+# Sites by their number in streams of noise (docs/NUMBERS.md): later sites came last.
+NUMBERED = [*(site for site in SITES if site not in HEAD_NORMS), "logits", "k_norm", "q_norm"]
 
 
 class Model:
@@ -41,6 +46,10 @@ class Model:
         if name not in self.weights:
             self.weights[name] = torch.from_numpy(formula_weight(name, shape)).to(self.dtype)
         return self.weights[name]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(s for s in SITES if s not in HEAD_NORMS or self.config["model_type"] == "qwen3")
 
     def site_heads(self, site: str) -> int | None:
         return self.heads if site in QUERY_HEADS else self.kv if site in KEY_HEADS else None
@@ -90,15 +99,15 @@ class Model:
             def project(name, n):
                 y = h @ self.w(f"{p}.self_attn.{name}_proj.weight", n * self.e, self.d).T
                 y = y + self.w(f"{p}.self_attn.{name}_proj.bias", n * self.e) if qwen2 else y
+                y = tap(name, layer, y)
                 if self.config["model_type"] == "qwen3" and name != "v":
                     y = self.norm(y.view(t, n, self.e), f"{p}.self_attn.{name}_norm.weight").reshape(t, n * self.e)
+                    y = tap(f"{name}_norm", layer, y)
                 return y
 
-            k = tap("k", layer, project("k", self.kv))
-            v = tap("v", layer, project("v", self.kv))
+            k, v = project("k", self.kv), project("v", self.kv)
             k = tap("k_rope", layer, self.rope(k, self.kv))
-            q = tap("q", layer, project("q", self.heads))
-            q = tap("q_rope", layer, self.rope(q, self.heads))
+            q = tap("q_rope", layer, self.rope(project("q", self.heads), self.heads))
             group = self.heads // self.kv
             k, v = (heads_of(y, self.kv).repeat_interleave(group, 0) for y in (k, v))
             scores = torch.zeros(self.heads, t, keys, dtype=self.dtype)
@@ -299,7 +308,7 @@ class Request:
             place, of = one.get("noise_row", (None, len(positions)))
             key = one["seed"]
             if site != "embed":
-                key = [key, SITES.index(site), 0 if site == "final_norm" else layer]
+                key = [key, NUMBERED.index(site), 0 if site == "final_norm" else layer]
             noise = np.random.RandomState(key).randn(of, width) * one["sigma"]["abs"]
             noise = torch.from_numpy(noise.astype(np.float32)).to(dtype)
             noise = noise if place is None else noise[place : place + 1]
