@@ -77,11 +77,7 @@ impl Answer {
             (Encoding::Json, Some(json)) => Ok(tied(Encoding::Json, json, share)),
             (_, Some(json)) => {
                 let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
-                let Ok(outcome) = share.run(Lane::Finish, read).await else {
-                    let detail =
-                        "the stored result cannot be read in this form by this version; ask for json";
-                    return Err(Problem::new(Kind::Internal, detail));
-                };
+                let outcome = share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?;
                 self.rendered(outcome, share).await
             }
             (_, None) => self.rendered(so_far(jobs, job).await?, share).await,
@@ -160,9 +156,18 @@ async fn so_far(jobs: &Jobs, job: &Job) -> Result<SweepOutcome, Problem> {
         Ok(outcome) => Ok(outcome),
         Err(Unfinished::Nothing) => Err(not_ready(job, "nothing of it has been computed")),
         Err(Unfinished::Unreadable) => {
-            Err(Problem::new(Kind::Gone, "what was computed can't be read by this version of the server"))
+            let detail = "another version of the server computed what there is of this job, and this one can't read it";
+            Err(Problem::new(Kind::Gone, format!("{detail}; send its request again")))
         }
     }
+}
+
+/// A result that can be handed out as it was stored, and not be turned into anything else.
+fn of_another_version(id: &JobId) -> Problem {
+    let detail =
+        "another version of the server stored this result, and this one can only hand it out as it is";
+    let fix = format!("ask for GET /v1/jobs/{id}/result?format=json, or send the request again");
+    Problem::new(Kind::Gone, format!("{detail}; {fix}")).error("?format", code::NOT_SUPPORTED, detail, fix)
 }
 
 fn not_ready(job: &Job, why: &str) -> Problem {
@@ -334,15 +339,7 @@ async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> R
     let outcome = match file(jobs, job.id, "json", &share).await? {
         Some(json) => {
             let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
-            match share.run(Lane::Finish, read).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    return Err(Problem::new(
-                        Kind::Internal,
-                        "the stored result cannot be drawn by this version",
-                    ));
-                }
-            }
+            share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?
         }
         None => so_far(jobs, &job).await?,
     };

@@ -14,7 +14,7 @@ pub fn file(name: &str, bytes: &[u8]) -> File {
 }
 
 /// Bytes as gzip, quickly rather than small.
-pub fn compressed(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.expect("BUG: writing to memory can't fail")

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use outcome::Unfinished;
+pub use outcome::{LAYOUT, Unfinished};
 pub use submit::{Asked, NotTaken};
 
 use crate::result::sweep::SweepOutcome;

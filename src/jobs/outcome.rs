@@ -1,5 +1,6 @@
 //! A sweep's units put together. Nothing here depends on who computed them, or when.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::effect::average::How;
@@ -18,9 +19,31 @@ pub enum Unfinished {
     Unreadable,
 }
 
+/// How units and their outputs are written. What another layout wrote is not read, since numbers that are packed say nothing of
+/// what they are: whoever changes [`Cut`], [`CaseHead`] or [`Part`] adds one.
+pub const LAYOUT: u32 = 1;
+
+/// A cut as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored<C> {
+    layout: u32,
+    #[serde(flatten)]
+    cut: C,
+}
+
+/// A cut as text to store.
+pub(super) fn text(cut: &Cut) -> String {
+    serde_json::to_string(&Stored { layout: LAYOUT, cut })
+        .expect("BUG: a cut has string keys and finite numbers")
+}
+
 /// A stored sweep.
 pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
-    let cut: Cut = serde_json::from_str(&job.cut).map_err(|_| Unfinished::Unreadable)?;
+    let stored: Stored<Value> = serde_json::from_str(&job.cut).map_err(|_| Unfinished::Unreadable)?;
+    if stored.layout != LAYOUT {
+        return Err(Unfinished::Unreadable);
+    }
+    let cut: Cut = serde_json::from_value(stored.cut).map_err(|_| Unfinished::Unreadable)?;
     let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
     Opened::new(&request, cut).ok_or(Unfinished::Unreadable)
 }

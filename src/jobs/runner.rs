@@ -325,7 +325,11 @@ async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
         Failed::Request(Refusal::Lost(lost)) => (lost.to_string(), lost == Lost::EngineCrash),
         Failed::Request(Refusal::Store(error)) => (error.to_string(), false),
         Failed::Request(Refusal::Checkpoint(error)) => (error.to_string(), true),
-        Failed::Unreadable => ("it was stored by a version that this one can't read".to_owned(), false),
+        Failed::Unreadable => (
+            "another version of the server stored it, and this one can't read it; send its request again"
+                .to_owned(),
+            false,
+        ),
         Failed::Store(error) if error.is_temporary() => {
             tracing::warn!(job.id = %claim.job.id, unit = claim.seq, "the store failed: {error}");
             tokio::time::sleep(STORE_PAUSE).await;

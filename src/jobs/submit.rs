@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Jobs, LOCAL};
+use super::{Jobs, LOCAL, outcome};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::plan::cost::Ceiling;
-use crate::service::sweep::{Cut, Priced};
+use crate::service::sweep::Priced;
 use crate::service::{Refusal, Service};
 use crate::spec::canonical::{hex, sorted};
 use crate::spec::dry_run::Planned;
@@ -64,7 +64,7 @@ impl Jobs {
                     .price_sweep(Arc::clone(&body), settings.unit_s, service.jobs.cells, share)
                     .await?;
                 let Priced { cut, cost, .. } = priced;
-                (text(&cut), cut.units(), cost)
+                (outcome::text(&cut), cut.units(), cost)
             }
             Some(planned) => {
                 ("{}".to_owned(), [0, 0, 1], service.price(planned, Arc::clone(&body), share).await?)
@@ -101,10 +101,6 @@ impl Jobs {
         }
         Ok(submitted)
     }
-}
-
-fn text(cut: &Cut) -> String {
-    serde_json::to_string(cut).expect("BUG: a cut has string keys and finite numbers")
 }
 
 fn planned(kind: Kind) -> Option<Planned> {

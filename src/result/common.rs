@@ -306,6 +306,22 @@ impl Nulls {
         }
     }
 
+    /// The same of attention scores, some of which are minus infinity.
+    pub(super) fn numbers_and_cuts(&mut self, pointer: &str, numbers: &[Option<f32>], cut: usize) {
+        let missing = numbers.iter().filter(|number| number.is_none()).count();
+        if missing == 0 || cut == 0 {
+            return self.numbers(pointer, numbers);
+        }
+        let all = numbers.len();
+        self.add(
+            pointer,
+            format!("cut: {cut} of {all} scores are minus infinity, of edges that a knockout cuts"),
+        );
+        if missing > cut {
+            self.add(pointer, format!("not_finite: {} of {all} numbers are NaN or infinite", missing - cut));
+        }
+    }
+
     /// The predictions of runs.
     pub(super) fn runs(&mut self, common: &Common, scores: &[Score]) {
         for (name, (_, readout)) in common.runs.iter() {

@@ -86,7 +86,8 @@ pub struct CaptureResult {
     pub shape: Vec<usize>,
     /// Number format.
     pub dtype: &'static str,
-    /// The numbers, nested as `shape`; null where not finite. Absent where they are kept by the server.
+    /// The numbers, nested as `shape`; null where not finite, such as the `scores` of edges that a knockout cuts, which
+    /// are minus infinity (`nulls` counts them). Absent where they are kept by the server.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<serde_json::Value>)]
     pub values: Option<NdArray<Option<f32>>>,
@@ -132,8 +133,9 @@ pub fn respond(
         let captures = layout.captures.iter().filter(|key| key.run == i).enumerate();
         let captures = captures.map(|(n, key)| {
             let found = capture(key, output);
+            let at = format!("{at}/captures/{n}/values");
             let numbers = found.values.as_ref().map(|values| &values.data[..]).unwrap_or_default();
-            nulls.numbers(&format!("{at}/captures/{n}/values"), numbers);
+            nulls.numbers_and_cuts(&at, numbers, cuts(key, output));
             found
         });
         let captures = captures.collect();
@@ -204,6 +206,14 @@ fn capture(key: &CaptureKey, output: &PlanOutput) -> CaptureResult {
         }),
         kept: None,
         shape,
+    }
+}
+
+/// Scores that are minus infinity, which is what a knockout writes.
+fn cuts(key: &CaptureKey, output: &PlanOutput) -> usize {
+    match key.site {
+        Site::Scores => captured(key, output).filter(|score| **score == f32::NEG_INFINITY).count(),
+        _ => 0,
     }
 }
 

@@ -3,6 +3,7 @@
 use mediant::http::AppState;
 use serde_json::{Value, json};
 
+use crate::schema::check_response;
 use crate::support::{ok, post, tiny};
 
 const LAYERS: usize = 4;
@@ -617,4 +618,27 @@ async fn a_joint_target_is_the_product_of_its_tokens_in_runs_patches_and_traces(
     let axes = &traced["arms"]["hidden"]["axes"];
     let positions = axes[1]["values"].as_array().unwrap();
     assert_eq!(positions.len(), traced["tokens"].as_array().unwrap().len(), "the prompt's and no more");
+}
+
+#[tokio::test]
+async fn captured_scores_of_cut_edges_are_null_because_they_are_cut() {
+    let cut = |layers: Value| json!({"site": "scores", "op": "knockout", "layers": layers, "heads": [0], "keys": [0, 1], "positions": [3]});
+    let capture = |site: &str| json!({"site": site, "layers": [1, 2], "positions": [3]});
+    let body = json!({"runs": {"a": "The Tower", "b": {"from": "a", "interventions": [cut(json!(1))]}},
+                      "read": {"capture": [capture("scores"), capture("pattern")]}});
+    let reply = post(&tiny(), "/v1/run", &body).await;
+    let answer = reply.json();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    check_response("post", "/v1/run", "200", &answer);
+    let [scores, pattern] = [0, 1].map(|n| answer["runs"]["b"]["captures"][n]["values"].clone());
+    for key in 0..10 {
+        assert_eq!(scores[0][0][key].is_null(), key < 2, "{scores}");
+        assert_eq!(pattern[0][0][key] == 0.0, !(2..4).contains(&key), "{pattern}");
+        assert!(!scores[1][0][key].is_null());
+    }
+    assert_eq!(
+        answer["nulls"],
+        json!([{"where": "/runs/b/captures/0/values",
+                "reason": "cut: 2 of 80 scores are minus infinity, of edges that a knockout cuts"}])
+    );
 }

@@ -5,8 +5,12 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{Request, header};
 use http_body_util::BodyExt;
+use mediant::effect::sweep::Part;
 use mediant::http::{AppState, router};
 use mediant::jobs::runner::Runner;
+use mediant::jobs::{LAYOUT, LOCAL, compress};
+use mediant::store::Limits;
+use mediant::store::job::{Done, JobId, NewJob};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -295,6 +299,139 @@ async fn a_stopped_runner_leaves_its_job_to_the_next_with_the_same_bytes() {
     let bytes = |reply: Reply| reply.bytes;
     let interrupted = bytes(get(&state, &format!("{job}/result")).await);
     assert!(interrupted == bytes(get(&whole, &format!("{once}/result")).await));
+}
+
+#[tokio::test]
+async fn what_another_version_stored_is_handed_out_as_it_is_or_gone_in_words_and_never_a_failure() {
+    let state = queue(tiny()).await;
+    let jobs = state.jobs.get().unwrap();
+    let body = small(2);
+    let job = later(&state, "/v1/sweep", &body, &[]).await.json()["id"].as_str().unwrap().to_owned();
+    let template = jobs.job(LOCAL, JobId::parse(&job).unwrap()).await.unwrap().unwrap();
+    assert_eq!(delete(&state, &format!("/v1/jobs/{job}?purge=true")).await.status, 200);
+    let cut: Value = serde_json::from_str(&template.cut).unwrap();
+    assert_eq!(cut["layout"], json!(LAYOUT));
+    let with = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut cut = cut.clone();
+        change(cut.as_object_mut().unwrap());
+        cut.to_string()
+    };
+    let cuts = [
+        // Before there were layouts, of a later one, of another shape, of none.
+        with(&|cut| drop(cut.remove("layout"))),
+        with(&|cut| drop(cut.insert("layout".to_owned(), json!(LAYOUT + 1)))),
+        with(&|cut| drop(cut.remove("cells"))),
+        with(&|cut| drop(cut.insert("cases_per_unit".to_owned(), json!(0)))),
+        "{\"rows\": 8}".to_owned(),
+        "[]".to_owned(),
+    ];
+    let submit = async |cut: &str| {
+        let new = NewJob {
+            id: JobId::new(),
+            owner: LOCAL.to_owned(),
+            kind: template.kind,
+            model: template.model.clone(),
+            model_sha: template.model_sha.clone(),
+            request: template.request.clone(),
+            cut: cut.to_owned(),
+            priority: template.priority,
+            units: [1, 1, 1],
+            max_attempts: 3,
+            keep_s: 3600,
+            estimate_s: 0.1,
+            idempotency: None,
+        };
+        let id = jobs.store.submit(new, Limits { queued_per_owner: 100 }).await.unwrap().job.id;
+        format!("/v1/jobs/{id}")
+    };
+    let result = r#"{"averages": "as they were told in those days"}"#;
+    let compute = async |units: u32| {
+        for seq in 0..units {
+            let claim = jobs.store.claim(&template.model_sha).await.unwrap().expect("a unit");
+            let files = if seq == 2 { vec![compress::file("json", result.as_bytes())] } else { vec![] };
+            let done = Done { output: b"[{\"kept\": 1}]".to_vec(), files, ..Done::default() };
+            jobs.store.commit(&claim, done).await.unwrap();
+        }
+    };
+    let gone = async |path: String| {
+        let reply = get(&state, &path).await;
+        assert_eq!(reply.status, 410, "{path}: {}", reply.text());
+        let told = reply.json();
+        let detail = told["detail"].as_str().unwrap();
+        assert!(detail.contains("another version") && detail.contains("request again"), "{path}: {detail}");
+    };
+    for cut in &cuts {
+        // Finished: as it was stored, and in no other form.
+        let done = submit(cut).await;
+        compute(3).await;
+        assert_eq!(get(&state, &done).await.json()["state"], "succeeded");
+        assert_eq!(get(&state, &format!("{done}/result")).await.text(), result);
+        for form in ["result?format=csv", "result?format=parquet", "result?format=npz", "plot"] {
+            gone(format!("{done}/{form}")).await;
+        }
+        // Half-way, and called off.
+        let half = submit(cut).await;
+        compute(2).await;
+        gone(format!("{half}/result?partial=true")).await;
+        gone(format!("{half}/plot?partial=true")).await;
+        assert_eq!(get(&state, &format!("{half}/result")).await.status, 409);
+        assert_eq!(delete(&state, &half).await.status, 200);
+        gone(format!("{half}/result")).await;
+    }
+    // Not begun: whoever claims it says why it can't be done.
+    let mut waiting = Vec::new();
+    for cut in &cuts {
+        waiting.push(submit(cut).await);
+    }
+    let runner = Runner::start(jobs);
+    for job in &waiting {
+        let view = until(&state, job, "failed").await;
+        let error = view["error"].as_str().unwrap();
+        assert!(error.contains("send its request again") || error.contains("not be possible"), "{error}");
+    }
+    runner.stop().await;
+    let listed = get(&state, "/v1/jobs").await;
+    assert_eq!(
+        (listed.status.as_u16(), listed.json()["jobs"].as_array().unwrap().len()),
+        (200, 3 * cuts.len())
+    );
+}
+
+/// The names and kinds of what a value is made of.
+fn shape_of(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), shape_of(value))).collect(),
+        Value::Array(items) => Value::Array(items.first().map(shape_of).into_iter().collect()),
+        Value::String(_) => json!("text"),
+        Value::Number(_) => json!("number"),
+        Value::Bool(_) => json!("truth"),
+        Value::Null => Value::Null,
+    }
+}
+
+#[tokio::test]
+async fn units_are_written_as_their_layout_says() {
+    let state = working().await;
+    let job = later(&state, "/v1/sweep", &small(2), &[]).await.json()["id"].as_str().unwrap().to_owned();
+    until(&state, &format!("/v1/jobs/{job}"), "succeeded").await;
+    let jobs = state.jobs.get().unwrap();
+    let id = JobId::parse(&job).unwrap();
+    let stored = jobs.job(LOCAL, id).await.unwrap().unwrap();
+    let outputs = jobs.store.outputs(id).await.unwrap();
+    let cut: Value = serde_json::from_str(&stored.cut).unwrap();
+    let heads: Value = serde_json::from_slice(&outputs[0].1).unwrap();
+    let part: Part = postcard::from_bytes(&outputs[1].1).unwrap();
+    let shapes = json!({"layout": LAYOUT, "cut": shape_of(&cut), "heads": shape_of(&heads),
+                        "part": shape_of(&serde_json::to_value(part).unwrap())});
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/job_layout.json");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, serde_json::to_string_pretty(&shapes).unwrap() + "\n").unwrap();
+    }
+    let known: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(
+        shapes, known,
+        "units are written otherwise than before: add one to LAYOUT in src/jobs/outcome.rs, then run this with UPDATE=1"
+    );
 }
 
 #[tokio::test]

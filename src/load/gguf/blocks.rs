@@ -71,7 +71,7 @@ impl Blocks {
                     for (digits, powers) in [(0..32, 5), (32..48, 5), (48..52, 4)] {
                         for power in [1_u8, 3, 9, 27, 81].into_iter().take(powers) {
                             let digit =
-                                |byte: &u8| (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as f32 - 1.0;
+                                |byte: &u8| f32::from((u16::from(byte.wrapping_mul(power)) * 3) >> 8) - 1.0;
                             out.extend(block[digits.clone()].iter().map(|byte| scale * digit(byte)));
                         }
                     }
