@@ -27,7 +27,7 @@ SITES = (
     "head_out", "attn_out", "resid_mid", "mlp_norm", "mlp_act", "mlp_out", "resid_post", "final_norm",
 )  # fmt: skip
 
-# Sites by their number in streams of noise (docs/NUMBERS.md): later sites came last.
+# Sites by their number in streams of noise, `stream` in `/v1/capabilities`: later sites came last.
 NUMBERED = [*(site for site in SITES if site not in HEAD_NORMS), "logits", "k_norm", "q_norm"]
 
 
