@@ -84,6 +84,26 @@ pub enum Strength {
     Magnitude,
 }
 
+impl Strength {
+    /// Towards what the whole patch would do.
+    pub fn towards(whole: Option<f64>) -> Self {
+        match whole {
+            None => Self::Magnitude,
+            Some(whole) if whole < 0.0 => Self::Decrease,
+            Some(_) => Self::Increase,
+        }
+    }
+
+    /// How strong an effect is.
+    pub const fn of(self, effect: f64) -> f64 {
+        match self {
+            Self::Increase => effect,
+            Self::Decrease => -effect,
+            Self::Magnitude => effect.abs(),
+        }
+    }
+}
+
 /// The strongest cell and how surely it is that.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Strongest {

@@ -5,7 +5,6 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cases::answer;
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
 use super::derived::{Cells as Line, Derived, Strength};
 use super::measure::value;
@@ -37,6 +36,35 @@ pub struct Part {
     pub written: EditStats,
     /// Cells of which a sample is not finite.
     pub not_finite: u32,
+}
+
+/// What remarks need of cells, which need not be held for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tally {
+    /// How many there are.
+    pub cells: usize,
+    /// Those of which a sample could not be computed.
+    pub lost: u32,
+    /// Those of which a sample is not finite.
+    pub not_finite: u32,
+    /// Whether one of them can change the answer.
+    pub reached: bool,
+    /// What was written.
+    pub written: EditStats,
+}
+
+impl Tally {
+    /// Of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cells: self.cells + other.cells,
+            lost: self.lost + other.lost,
+            not_finite: self.not_finite + other.not_finite,
+            reached: self.reached || other.reached,
+            written: self.written.and(other.written),
+        }
+    }
 }
 
 /// Scores of some readouts of a plan, by their places in the whole plan.
@@ -89,17 +117,16 @@ pub fn arm_heads(spec: &SweepSpec, layout: &SweepLayout) -> Vec<ArmHead> {
     arms.map(head).collect()
 }
 
-/// A case without its cells. `metrics`: how many of the plan's are those asked for; the probability of the target is among
-/// all where a filter needs it.
+/// A case without its cells, in all metrics of the plan: those asked for, and the probability of the target, which filters
+/// need, if it isn't one of them.
 pub fn head(
     layout: &SweepLayout,
     case: &SweepCase,
     scores: &Scores,
-    metrics: usize,
     filters: &Filters,
     text: &dyn Fn(u32) -> String,
 ) -> CaseHead {
-    let measures = &layout.common.measures[..metrics];
+    let measures = &layout.common.measures;
     let clean = layout.common.runs.0[layout.clean].1.1;
     let reference = scores.top1(clean);
     let run = |name: &str, tokens: &[u32], readouts: &[usize]| CaseRun {
@@ -145,8 +172,8 @@ fn total_of(arm: &ArmLayout, measure: &Measure, scores: &Scores) -> Estimate {
     let Some(reference) = &arm.reference else { return Estimate::default() };
     let samples = reference.len().max(arm.base.len());
     let of = |readouts: &[usize], sample: usize| {
-        let base = arm.base[sample % arm.base.len()];
-        scores.value(measure, readouts[sample % readouts.len()], scores.top1(base))
+        let answer = arm.answer[sample % arm.answer.len()];
+        scores.value(measure, readouts[sample % readouts.len()], scores.top1(answer))
     };
     estimate((0..samples).map(|sample| difference(of(reference, sample), of(&arm.base, sample))))
 }
@@ -158,6 +185,14 @@ fn answers(layout: &SweepLayout, scores: &Scores) -> Option<bool> {
     let (target, top1) = (layout.common.targets.of(context).get(TARGET)?, scores.top1(clean));
     // There is no answer where the logits are not finite, and that is not the target either.
     Some(target.iter().any(|token| Some(token.id) == top1))
+}
+
+/// What the clean run answers, for a filter by it.
+fn answer(top1: Option<u32>, text: &dyn Fn(u32) -> String) -> String {
+    match top1 {
+        Some(top1) => format!("the clean run's most probable token is {:?}", text(top1)),
+        None => "the clean run has no most probable token, for its logits are NaN or infinite".to_owned(),
+    }
 }
 
 /// Every filter that a case fails. What is filtered by is the probability of the target in the clean run.
@@ -257,7 +292,7 @@ fn add(
         let mut values = Vec::with_capacity(readouts.len());
         let mut effects = Vec::with_capacity(readouts.len());
         for (sample, readout) in readouts.iter().enumerate() {
-            let top1 = scores.top1(base(sample));
+            let top1 = scores.top1(arm.answer[sample % arm.answer.len()]);
             let value = scores.value(measure, *readout, top1);
             values.push(value);
             effects.push(difference(value, scores.value(measure, base(sample), top1)));
@@ -337,6 +372,13 @@ impl Part {
         self.written = self.written.and(other.written);
         self.not_finite += other.not_finite;
     }
+
+    /// What remarks need of it.
+    pub fn tally(&self) -> Tally {
+        let reached = self.cells.exact_null.iter().any(|null| *null != Some(true));
+        let Self { lost, not_finite, written, .. } = *self;
+        Tally { cells: self.cells.len(), lost, not_finite, reached, written }
+    }
 }
 
 /// Quantities derived from the cells of each case and arm, as `derive` asks for: `{case, arm, …}`.
@@ -365,11 +407,7 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
                 let effects = &cells.metrics[i].effect[first..end];
                 let normalised: Vec<Option<f64>> =
                     effects.iter().map(|effect| fraction(*effect, whole)).collect();
-                let by = match whole {
-                    None => Strength::Magnitude,
-                    Some(whole) if whole < 0.0 => Strength::Decrease,
-                    Some(_) => Strength::Increase,
-                };
+                let by = Strength::towards(whole);
                 let undefined = undefined(whole, "reference and base");
                 of_arm.add(
                     &metric.to_string(),

@@ -21,7 +21,6 @@ use crate::result::patch::PatchResponse;
 use crate::result::render::{Format, RenderError, Rendered, TraceAnswer};
 use crate::result::run::RunResponse;
 use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
-use crate::spec::cases::has_cases;
 use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
 use crate::store::job::Kind;
@@ -153,23 +152,11 @@ async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<R
     if later.is_wanted() {
         return later.submit(body).await;
     }
-    let service = state.service()?;
-    let answered = if has_cases(&body) {
-        service.trace_cases((body, &share)).await.map(|response| {
-            let plots = !response.request.plot.is_empty();
-            (TraceAnswer::Cases(Box::new(response)), plots)
-        })
-    } else {
-        service.trace((body, &share)).await.map(|response| {
-            let plots = !response.request.plot.is_empty();
-            (TraceAnswer::One(Box::new(response)), plots)
-        })
-    };
-    let (mut result, plots) = match answered {
+    let mut result = match state.service()?.trace((body, &share)).await {
         Ok(answered) => answered,
         Err(refusal) => return later.instead(refusal).await,
     };
-    if plots {
+    if result.wants_plots() {
         let draw = move |_: &Abandoned| {
             result.fill_plots();
             result

@@ -12,7 +12,6 @@ use crate::plan::output::Usage;
 use crate::result::render::{Format, Rendered};
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
-use crate::spec::cases::has_cases;
 use crate::store::StoreError;
 use crate::store::job::{Claim, Cost, Done, JobId, Kind, Phase};
 
@@ -130,14 +129,9 @@ async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
             let usage = response.usage;
             Ok(answered(response, usage, &PICTURES).await)
         }
-        Kind::Trace if has_cases(&body) => {
-            let response = service.trace_cases(body).await?;
-            let usage = response.usage;
-            Ok(answered(response, usage, &PICTURES).await)
-        }
         Kind::Trace | Kind::Sweep => {
             let response = service.trace(body).await?;
-            let usage = response.usage;
+            let usage = response.usage();
             Ok(answered(response, usage, &PICTURES).await)
         }
     }

@@ -121,11 +121,17 @@ impl Derived {
 /// Edits of templates that apply jointly. At one place what is frozen comes first, so that the others have the last word, and
 /// what is cut last, so that no edge comes back; else they keep their order.
 pub(super) fn edits(templates: &[Template], builder: &mut Builder<'_>) -> Vec<Edit> {
+    let ends =
+        templates.iter().filter(|template| !template.frozen).map(|template| template.end(builder.config));
+    let end = ends.max().unwrap_or(0);
     let mut ordered: Vec<&Template> = templates.iter().collect();
     ordered.sort_by_key(|template| match template {
         template if template.frozen => 0,
         Template { op: OpPlan::Cut, .. } => 2,
         _ => 1,
     });
-    ordered.into_iter().flat_map(|template| template.edits(builder)).collect()
+    let edits = |template: &Template, builder: &mut Builder<'_>| {
+        if template.above { template.held_above(end).edits(builder) } else { template.edits(builder) }
+    };
+    ordered.into_iter().flat_map(|template| edits(template, builder)).collect()
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::diff::Segment;
@@ -13,6 +13,7 @@ use super::prompts::TokenRun;
 use super::trivial::Triviality;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
+use crate::spec::corruption::SigmaOf;
 use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
 use crate::spec::patch::{Control, PatchSpec};
@@ -328,14 +329,14 @@ pub struct Replaced {
 }
 
 /// The standard deviation of the noise (of `uniform`, half the width of its range), and how it came about.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SigmaUsed {
     /// Sigma.
     pub abs: f64,
     /// Multiple of the reference; null if it was given absolutely.
     pub k: Option<f64>,
-    /// The reference: `subjects` or `vocab`.
-    pub of: Option<&'static str>,
+    /// The reference: `subjects` (the corrupted tokens, of all cases together where there are several) or `vocab`.
+    pub of: Option<SigmaOf>,
     /// Standard deviation of the reference.
     pub reference: Option<f64>,
 }

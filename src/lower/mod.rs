@@ -8,7 +8,6 @@ use std::collections::HashSet;
 
 mod align;
 mod basis;
-pub mod cases;
 pub mod classes;
 mod control;
 mod corrupt;
@@ -55,11 +54,13 @@ use self::prelude::Prelude;
 use self::prompts::TokenRun;
 pub use self::run::{heads, width};
 pub use self::select::window;
+use self::sweep::Sweep;
 use self::template::Builder;
 pub use self::upload::upload;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::canonical::hex;
+use crate::spec::cases::CasesSpec;
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::metric::{MetricKind, TargetScoring};
 use crate::spec::named::Named;
@@ -106,7 +107,25 @@ pub fn align(body: &Value, facts: &dyn Facts) -> Result<Lowered<AlignLayout>, Pr
     )
 }
 
-/// `POST /v1/trace`: a body to a plan, or everything that is wrong with it.
+/// What a body of `POST /v1/trace` is.
+#[derive(Debug)]
+pub enum Traced {
+    /// The trace of one prompt.
+    One(Box<Lowered<TraceLayout>>),
+    /// Those of many (`cases`): a sweep, and the form in which it was written.
+    Many(Box<CasesSpec>, Box<Sweep>),
+}
+
+/// `POST /v1/trace`, whichever of its forms a body has.
+pub fn traced(body: &Value, facts: &dyn Facts) -> Result<Traced, Problems> {
+    if CasesSpec::is_form_of(body) {
+        let (spec, sweep) = sweep::traces(body, facts)?;
+        return Ok(Traced::Many(Box::new(spec), Box::new(sweep)));
+    }
+    Ok(Traced::One(Box::new(trace(body, facts)?)))
+}
+
+/// The trace of one prompt: a body to a plan, or everything that is wrong with it.
 pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Problems> {
     let mut read = Problems::default();
     let spec = TraceSpec::read(body, &mut read);

@@ -15,22 +15,24 @@ use super::facts::Facts;
 use super::gather::Gathered;
 use super::grid::{Scene, Swept, list, unswept};
 use super::knockout;
-use super::layout::{Axis, Common, Grid, Lowered};
-use super::prompts::{Span, TokenRun};
+use super::layout::{Axis, Common, Grid, Lowered, SigmaUsed};
+use super::prompts::{Span, TokenRun, find};
 use super::template::{Builder, Scope, Template, keys, template};
 use super::trivial::judge;
 use super::{Prepared, Size, Started, admit, fingerprint, lint_effect_metrics, prepare, start};
 use crate::plan::RunId;
+use crate::spec::cases::CasesSpec;
 use crate::spec::corruption::Sigma;
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::SourceSpec;
 use crate::spec::metric::{Metric, MetricKind};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
-use crate::spec::problem::{Problems, code};
+use crate::spec::problem::{FieldProblem, Problems, code};
 use crate::spec::prompt::{Prompt, PromptText};
 use crate::spec::read::escape;
-use crate::spec::sweep::{CORRUPTED, SweepArm, SweepSpec, TARGET};
+use crate::spec::select::TokenClass;
+use crate::spec::sweep::{CORRUPTED, Form, SweepArm, SweepCase, SweepSpec, TARGET};
 
 /// A sweep that was read, and what its cases share.
 #[derive(Debug, Clone)]
@@ -45,22 +47,9 @@ pub struct Sweep {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shared {
     /// The size of the noise, if it has one.
-    pub sigma: Option<Noise>,
+    pub sigma: Option<SigmaUsed>,
     /// SHA-256 of the request and all token ids, in hex.
     pub plan_sha256: String,
-}
-
-/// The standard deviation of a sweep's noise, and how it came about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Noise {
-    /// Sigma.
-    pub abs: f64,
-    /// Multiple of the reference; null if it was given absolutely.
-    pub k: Option<f64>,
-    /// The reference: `subjects` (the corrupted tokens of all cases) or `vocab`.
-    pub of: Option<String>,
-    /// Standard deviation of the reference.
-    pub reference: Option<f64>,
 }
 
 /// Which part of a case is lowered.
@@ -96,6 +85,9 @@ pub struct ArmLayout {
     pub base: Vec<usize>,
     /// The same of the run that its cells could at most reach.
     pub reference: Option<Vec<usize>>,
+    /// Readouts of the run whose most probable token `top1_flip` compares with, as many: the patched run, and in a trace the
+    /// clean one.
+    pub answer: Vec<usize>,
     /// Number of tokens of the run that is patched.
     pub len: u32,
     /// Its token span named `subject`.
@@ -108,21 +100,89 @@ pub struct ArmLayout {
 pub fn sweep(body: &Value, facts: &dyn Facts) -> Result<Sweep, Problems> {
     let mut read = Problems::default();
     let spec = SweepSpec::read(body, &mut read);
-    let spec = read.or(spec)?;
-    let limits = facts.limits();
+    open(spec, body, read, facts)
+}
+
+/// `POST /v1/trace` with `cases`: the same of the sweep that it is.
+pub fn traces(body: &Value, facts: &dyn Facts) -> Result<(CasesSpec, Sweep), Problems> {
+    let mut read = Problems::default();
+    let spec = CasesSpec::read(body, &mut read);
+    let sweep = open(spec.as_ref().map(CasesSpec::sweep), body, read, facts)?;
+    // It is answered at once, intervals and all.
+    let (cases, draws) = (sweep.spec.cases.len(), u64::from(sweep.spec.aggregate.ci.resamples));
+    let averages = TokenClass::ALL.len() * facts.config().num_layers * sweep.spec.arms.len();
+    let work = draws.saturating_mul((cases * averages * sweep.spec.metrics.len()) as u64);
+    let limit = facts.limits().resampled;
+    let mut out = Problems::default();
+    if work > limit {
+        let detail = format!("{work} numbers to sum for confidence intervals, the limit is {limit}");
+        out.push("/aggregate/ci/resamples", code::LIMIT, detail, "choose fewer resamples, arms or metrics");
+    }
+    Ok((out.or(spec)?, sweep))
+}
+
+/// Tokenises the cases of a sweep, and finds what they share. `read`: what was wrong with the body so far.
+fn open(
+    spec: Option<SweepSpec>,
+    body: &Value,
+    mut read: Problems,
+    facts: &dyn Facts,
+) -> Result<Sweep, Problems> {
+    let Some(spec) = spec else { return Err(read) };
     let mut found = Gathered::new(OfSweep { spec: &spec, body });
+    let (runs, ids) = tokenised(&spec, read.is_empty(), facts, &mut found);
+    if !read.is_empty() {
+        // What couldn't be read has its default here. Only what is said of the cases that were read is true of them.
+        let of_cases =
+            |p: &FieldProblem| p.pointer.strip_prefix(spec.form.list()).is_some_and(|p| !p.is_empty());
+        read.0.extend(found.problems().0.into_iter().filter(of_cases));
+        read.0.truncate(Problems::MOST);
+        return Err(read);
+    }
+    found.problems().or(Some(()))?;
+    let sigma = spec.corrupt.as_ref().and_then(|corrupt| corrupt.method.sigma());
+    let mut out = Problems::default();
+    let sigma = sigma.and_then(|sigma| {
+        let subjects: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        corrupt::pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
+    });
+    out.or(Some(()))?;
+    let shared = Shared { sigma, plan_sha256: fingerprint(&spec, &Named(runs)) };
+    Ok(Sweep { spec, shared })
+}
+
+/// The tokens of all runs of all cases, and of each case those that get noise. `corrupts`: whether it is known which.
+fn tokenised(
+    spec: &SweepSpec,
+    corrupts: bool,
+    facts: &dyn Facts,
+    found: &mut Gathered<OfSweep<'_>>,
+) -> (Vec<(String, TokenRun)>, Vec<Vec<u32>>) {
+    let limits = facts.limits();
+    let (mut runs, mut ids) = (Vec::with_capacity(spec.cases.len()), Vec::new());
     if spec.cases.len() as u64 > limits.cases {
         let detail = format!("{} cases, the limit is {}", spec.cases.len(), limits.cases);
-        found.all("/dataset", code::LIMIT, detail, "send fewer cases per sweep");
-        found.problems().or(Some(()))?;
+        found.all(spec.form.list(), code::LIMIT, detail, "send fewer cases per request");
+        return (runs, ids);
     }
-    let mut ids: Vec<Vec<u32>> = Vec::new();
-    let mut runs = Vec::with_capacity(spec.cases.len());
+    // What is answered at once has no more prompts than any other request.
+    let mut budget = if spec.form == Form::Trace { limits.prompt_bytes } else { u64::MAX };
     for case in 0..spec.cases.len() {
+        let (field, bytes) = prompt_bytes(&spec.cases[case]);
+        if bytes > budget {
+            let detail =
+                format!("{bytes} bytes of prompt; {budget} of {} bytes are left for it", limits.prompt_bytes);
+            let at = format!("{}/{field}", spec.places[case]);
+            found.all(&at, code::LIMIT, detail, "shorten the prompt, or send fewer cases");
+            break;
+        }
+        budget -= bytes;
         let mut problems = Problems::default();
         let experiment = spec.experiment(case);
         let mut prepared = prepare(&experiment, facts, &mut problems);
-        if let (Some(corrupt), Some(clean)) = (&spec.corrupt, prepared.runs.get(spec.from()).cloned())
+        if let Some(corrupt) = spec.corrupt.as_ref().filter(|_| corrupts)
+            && let Some(clean) =
+                find(&corrupt.from, "/corrupt/from", &experiment, &prepared.runs, &mut problems).cloned()
             && let Some(draws) = corrupt.method.draws()
         {
             let at = &draws.positions;
@@ -135,24 +195,18 @@ pub fn sweep(body: &Value, facts: &dyn Facts) -> Result<Sweep, Problems> {
         found.add_problems(case, problems);
         runs.extend(prepared.runs.0);
     }
-    found.problems().or(Some(()))?;
-    let mut out = Problems::default();
-    let sigma = match spec.corrupt.as_ref().and_then(|corrupt| corrupt.method.sigma()) {
-        Some(sigma) => {
-            let subjects: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-            corrupt::pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
-        }
-        None => None,
+    (runs, ids)
+}
+
+/// Bytes of a case's prompts, and the field of the first.
+fn prompt_bytes(case: &SweepCase) -> (&'static str, u64) {
+    let of = |prompt: &Prompt| match &prompt.text {
+        PromptText::Prompt(text) => ("prompt", text.len()),
+        PromptText::Tokens(ids) => ("tokens", 4 * ids.len()),
+        PromptText::Derived { .. } => ("prompt", 0),
     };
-    out.or(Some(()))?;
-    let sigma = sigma.map(|used| Noise {
-        abs: used.abs,
-        k: used.k,
-        of: used.of.map(str::to_owned),
-        reference: used.reference,
-    });
-    let shared = Shared { sigma, plan_sha256: fingerprint(&spec, &Named(runs)) };
-    Ok(Sweep { spec, shared })
+    let all: Vec<(&str, usize)> = case.runs.iter().map(|(_, prompt)| of(prompt)).collect();
+    (all.first().map_or("prompt", |(field, _)| field), all.iter().map(|(_, bytes)| *bytes as u64).sum())
 }
 
 impl Sweep {
@@ -288,6 +342,7 @@ impl Sweep {
             };
             let layout = ArmLayout {
                 base: all(arm.base),
+                answer: all(if spec.form == Form::Trace { clean_run } else { arm.base }),
                 reference: arm.reference.map(all),
                 len: arm.len,
                 subject: arm.subject.clone(),

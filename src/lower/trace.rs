@@ -171,6 +171,7 @@ fn arms(
             dims: Some(keys_cut),
             keys,
             frozen: false,
+            above: false,
             op: OpPlan::Cut,
         });
         (name.to_owned(), ArmPlan { site, window: arm.window, columns, layers, joint, sever, cut })

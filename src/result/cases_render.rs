@@ -206,7 +206,7 @@ pub fn cases_metadata(response: &CasesResponse) -> BTreeMap<String, String> {
 /// [`PictureRequestError`]: an unknown metric, or nothing that can be drawn.
 pub fn figure(response: &CasesResponse, metric: Option<&str>) -> Result<Figure, PictureRequestError> {
     let key = chosen(metric, &response.total_effect.names())?;
-    let what = phrases::metric(key, &response.request.experiment(0), &Named::default());
+    let what = phrases::metric(key, &response.request.sweep().experiment(0), &Named::default());
     let panels = response.arms.iter().map(|(name, arm)| {
         let mut panel = panel(response, name, arm, key)?;
         panel.value_label = format!("mean indirect effect on {}", phrases::unbroken(&what));

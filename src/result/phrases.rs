@@ -114,7 +114,7 @@ fn noise(method: &Method, sigma: Option<SigmaUsed>, samples: usize) -> String {
     let size = sigma.map_or_else(String::new, |sigma| {
         let abs = significant(sigma.abs, DIGITS);
         match (sigma.k, sigma.of) {
-            (Some(k), Some(of)) => format!(" {}σ of {of} ({abs})", significant(k, DIGITS)),
+            (Some(k), Some(of)) => format!(" {}σ of {} ({abs})", significant(k, DIGITS), of.name()),
             _ => format!(" σ = {abs}"),
         }
     });
@@ -222,6 +222,7 @@ fn layers(layers: &Layers) -> String {
             format!("layers {from} to {to}{step}")
         }
         Layers::Word(AllWord::All) => "all layers".to_owned(),
+        Layers::Above(_) => "the layers above".to_owned(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::draw::raster::{self, RasterError};
 use crate::export::array::{ArrayData, EncodeError, NamedArray};
 use crate::export::{csv, npz, safetensors};
 use crate::lower::lint::{Lint, Severity};
+use crate::plan::output::Usage;
 use crate::spec::named::Named;
 use crate::spec::problem::{FieldProblem, code};
 use crate::spec::trace::PlotFormat;
@@ -211,6 +212,22 @@ impl Rendered for TraceAnswer {
 }
 
 impl TraceAnswer {
+    /// Whether pictures are asked for.
+    pub fn wants_plots(&self) -> bool {
+        match self {
+            Self::One(one) => !one.request.plot.is_empty(),
+            Self::Cases(many) => !many.request.plot.is_empty(),
+        }
+    }
+
+    /// Cost.
+    pub fn usage(&self) -> Usage {
+        match self {
+            Self::One(one) => one.usage,
+            Self::Cases(many) => many.usage,
+        }
+    }
+
     /// Fills `plots` with the pictures that the request's `plot` asks for; see [`fill_plots`].
     pub fn fill_plots(&mut self) {
         match self {

@@ -3,7 +3,7 @@
 mod reading;
 
 pub use reading::CORRUPTION_NAMES;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Problems, code};
@@ -200,13 +200,22 @@ pub enum Sigma {
 }
 
 /// Whose embeddings' standard deviation counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SigmaOf {
     /// The tokens that get noise: over all their embeddings' elements, with n - 1.
     Subjects,
     /// The whole embedding matrix.
     Vocab,
+}
+
+impl SigmaOf {
+    const ALL: [(&'static str, Self); 2] = [("subjects", Self::Subjects), ("vocab", Self::Vocab)];
+
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
 }
 
 /// A generator of random numbers.
@@ -348,8 +357,7 @@ impl Sigma {
             return Some(Self::Absolute { abs: abs.positive(out)? });
         }
         let k = fields.need("k", "write {\"k\": 3} or {\"abs\": 0.1}", out).and_then(|n| n.positive(out));
-        let choices = [("subjects", SigmaOf::Subjects), ("vocab", SigmaOf::Vocab)];
-        let of = fields.get("of").map_or(Some(SigmaOf::Subjects), |n| n.choice(&choices, &[], out));
+        let of = fields.get("of").map_or(Some(SigmaOf::Subjects), |n| n.choice(&SigmaOf::ALL, &[], out));
         Some(Self::Relative { k: k?, of: of? })
     }
 }

@@ -16,7 +16,9 @@ use super::site::Site;
 pub struct Intervention {
     /// Site written.
     pub site: Site,
-    /// Layers written; absent at `embed` and `final_norm`, which have none.
+    /// Layers written; absent at `embed` and `final_norm`, which have none. Of a `freeze`, `"above"` are all layers above
+    /// those that the other interventions write in a cell, at the cell's positions where these are swept (ROME's severed
+    /// traces).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// Positions written: by default the last one, and all of them for `freeze`.
@@ -67,7 +69,9 @@ impl Intervention {
         let site = fields
             .need("site", "name the site to write, as resid_post", out)
             .and_then(|n| read_site(&n, out));
-        let layers = read_layers(&fields, site, out);
+        let above = fields.get("layers").filter(|n| n.value == "above" && site.is_none_or(Site::has_layer));
+        let layers =
+            if above.is_some() { Some(Some(Layers::ABOVE)) } else { read_layers(&fields, site, out) };
         if let (Some(node), Some(site)) = (fields.get("site"), site.filter(|site| !site.is_editable())) {
             let detail = format!("{site} can be read, not written");
             out.push(&node.at, code::NOT_SUPPORTED, detail, "write final_norm, from which the logits follow");
@@ -82,6 +86,10 @@ impl Intervention {
         }
         let dims = fields.get("dims").map_or(Some(None), |n| Dims::read(&n, out).map(Some));
         let window = read_window(&fields, site, out);
+        if let Some(node) = above.filter(|_| op.is_some() && (!everywhere || window.is_some_and(|w| w > 1))) {
+            let detail = "only `freeze`, without a window, holds the layers above what others write";
+            out.push(&node.at, code::CONFLICT, detail, "name the layers, or write \"op\": \"freeze\"");
+        }
         Some(Self {
             site: site?,
             layers: layers?,

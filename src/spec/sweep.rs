@@ -39,6 +39,9 @@ pub struct SweepSpec {
     /// Where each of them stands in the request: a pointer to it, empty for `runs`.
     #[serde(skip)]
     pub places: Vec<String>,
+    /// The form in which it was written.
+    #[serde(skip)]
+    pub form: Form,
     /// What is computed from every readout.
     #[schema(value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
@@ -65,6 +68,26 @@ pub struct SweepSpec {
     pub strict: bool,
     /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
     pub allow_trivial: bool,
+}
+
+/// The wire forms of a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A body of `POST /v1/sweep`.
+    #[default]
+    Sweep,
+    /// A body of `POST /v1/trace` with `cases`.
+    Trace,
+}
+
+impl Form {
+    /// Pointer to the list of cases.
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::Sweep => "/dataset",
+            Self::Trace => "/cases",
+        }
+    }
 }
 
 /// What is kept of a sweep beside averages.
@@ -178,6 +201,7 @@ impl SweepSpec {
             model: fields.get("model").and_then(|n| n.name(out)),
             cases,
             places,
+            form: Form::Sweep,
             metrics,
             read: read.unwrap_or_else(|| Read::last(1)),
             corrupt,

@@ -148,7 +148,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
     let mut body =
         example("trace-seed-part4", &json!({"layers": [5, 25], "arms": {"mlp": {"site": "mlp_out"}}}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace_cases(body).await);
+    let answer = answered(service().trace(body).await);
     assert_eq!(answer["kept"], 4);
     let effects = &answer["arms"]["mlp"]["effects"]["prob:target"];
     let classes = answer["classes"].as_array().unwrap();
@@ -159,7 +159,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
 
     let mut body = example("trace-seed-exercise3", &json!({"layers": [5, 25]}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace_cases(body).await);
+    let answer = answered(service().trace(body).await);
     let groups = answer["groups"].as_object().unwrap();
     assert_eq!(groups.len(), 3, "homograph, homophone, compound");
     // " impasta" counts as a whole: less probable than its first token alone.

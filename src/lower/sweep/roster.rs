@@ -1,15 +1,19 @@
-//! The cases of a sweep, as problems and remarks name them.
+//! The cases of a sweep, as problems and remarks name them, in each of its wire forms.
+
+use std::borrow::Cow;
 
 use serde_json::Value;
 
 use crate::lower::gather::Roster;
-use crate::spec::sweep::SweepSpec;
+use crate::spec::sweep::{Form, SweepSpec};
 
 /// The cases of a sweep and the body that they were read from.
 #[derive(Debug)]
 pub struct OfSweep<'s> {
-    pub(super) spec: &'s SweepSpec,
-    pub(super) body: &'s Value,
+    /// The request.
+    pub spec: &'s SweepSpec,
+    /// As it was written.
+    pub body: &'s Value,
 }
 
 /// Pointers into a case on its own, and the field of the short form that they come from.
@@ -39,7 +43,15 @@ impl Roster for OfSweep<'_> {
     /// The first that the body has: the field of the short form, the same field of the case, the same field of the request.
     fn pointer(&self, case: usize, pointer: &str) -> String {
         let place = &self.spec.places[case];
-        if place.is_empty() {
+        let written = match self.spec.form {
+            Form::Sweep => Cow::Borrowed(pointer),
+            Form::Trace => of_trace(pointer),
+        };
+        let pointer = written.as_ref();
+        // Positions of the request itself stand where they are; only those left out are the subject's.
+        let given = || self.body.pointer("/corrupt/positions").is_some_and(|positions| !positions.is_null());
+        let own = pointer.starts_with("/corrupt/positions") && given();
+        if place.is_empty() || own {
             return pointer.to_owned();
         }
         let short = SHORT.iter().find_map(|(long, short)| {
@@ -51,5 +63,25 @@ impl Roster for OfSweep<'_> {
         let mut candidates = shorts.chain([format!("{place}{pointer}"), pointer.to_owned()]);
         let there = candidates.find(|at| at != place && self.body.pointer(at).is_some());
         there.or(short.map(|(whole, _)| whole)).unwrap_or_else(|| pointer.to_owned())
+    }
+}
+
+/// A pointer into a sweep as a trace with `cases` would write it: arms name a site and what it severs, not interventions, and
+/// layers are those of all arms.
+fn of_trace(pointer: &str) -> Cow<'_, str> {
+    let mut parts = pointer.splitn(6, '/').skip(1);
+    match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some("read"), Some("at"), ..) => Cow::Borrowed("/runs/clean/prompt"),
+        // Readouts are not asked for: their number is that of the cells.
+        (Some("read" | "sweep"), ..) => Cow::Borrowed("/arms"),
+        (Some("arms"), Some(_), Some("0"), Some("layers"), rest) => {
+            Cow::Owned(rest.map_or_else(|| "/layers".to_owned(), |rest| format!("/layers/{rest}")))
+        }
+        (Some("arms"), Some(arm), Some("0"), Some(field), rest) => {
+            let rest = rest.map(|rest| format!("/{rest}")).unwrap_or_default();
+            Cow::Owned(format!("/arms/{arm}/{field}{rest}"))
+        }
+        (Some("arms"), Some(arm), Some(_), ..) => Cow::Owned(format!("/arms/{arm}/sever")),
+        _ => Cow::Borrowed(pointer),
     }
 }

@@ -190,7 +190,7 @@ fn the_schema_writes_words_as_strings_and_metrics_too() {
     let schema =
         |s: utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>| serde_json::to_value(s).unwrap();
     assert_eq!(schema(AllWord::schema())["enum"], json!(["all"]));
-    assert_eq!(schema(Layers::schema())["oneOf"].as_array().unwrap().len(), 4);
+    assert_eq!(schema(Layers::schema())["oneOf"].as_array().unwrap().len(), 5);
     let experiment = schema(crate::spec::experiment::Experiment::schema());
     assert_eq!(experiment["properties"]["metrics"]["items"]["type"], "string");
     assert!(experiment["properties"].get("origins").is_none());

@@ -125,7 +125,7 @@ fn relative_sigma_is_the_deviation_of_the_subjects_embeddings() {
     let mean = row.iter().sum::<f64>() / 8.0;
     let std = (row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 7.0).sqrt();
     assert!((sigma.abs - 2.0 * std).abs() < 1e-12, "{sigma:?}");
-    assert_eq!((sigma.k, sigma.of), (Some(2.0), Some("subjects")));
+    assert_eq!((sigma.k, sigma.of), (Some(2.0), Some(crate::spec::corruption::SigmaOf::Subjects)));
     let vocab = small_trace(json!({"corrupt": {"sigma": {"k": 3, "of": "vocab"}, "samples": 2}}));
     assert_eq!(trace(&vocab).layout.sigma.unwrap().abs, 1.5);
 }

@@ -11,6 +11,7 @@ use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::Prompt;
 use crate::spec::read::{Fields, Node, escape};
 use crate::spec::select::{Layers, Positions};
+use crate::spec::site::Site;
 use crate::spec::trace::Arm;
 
 /// One way to patch.
@@ -83,23 +84,38 @@ pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) ->
 }
 
 fn preset(name: &str, ends: &Ends) -> Option<(String, SweepArm)> {
-    let arm = Arm::preset(name)?;
-    let source = SourceSpec::Run { run: ends.reference.clone()?, positions: None, site: None, layer: None };
-    let intervention = Intervention {
-        site: arm.site,
-        layers: Some(Layers::ALL),
-        positions: Positions::ALL,
-        heads: None,
-        dims: None,
-        window: arm.window,
-        op: OpSpec::Replace { source },
-    };
-    let arm = SweepArm {
-        base: ends.base.clone()?,
-        reference: ends.reference.clone(),
-        interventions: vec![intervention],
-    };
-    Some((name.to_owned(), arm))
+    let (base, reference) = (ends.base.as_deref()?, ends.reference.as_deref()?);
+    Some((name.to_owned(), SweepArm::restoring(&Arm::preset(name)?, &Layers::ALL, base, reference)))
+}
+
+impl SweepArm {
+    /// An arm of a trace: the reference's states in the base, or edges of attention that are cut in it; above what is written,
+    /// the base's states are held at the sites that the arm severs.
+    pub(in crate::spec) fn restoring(arm: &Arm, layers: &Layers, base: &str, reference: &str) -> Self {
+        let everywhere = |site: Site, layers: &Layers, op| Intervention {
+            site,
+            layers: site.has_layer().then(|| layers.clone()),
+            positions: arm.positions.clone().unwrap_or(Positions::ALL),
+            heads: None,
+            dims: None,
+            window: 1,
+            op,
+        };
+        let source = SourceSpec::Run { run: reference.to_owned(), positions: None, site: None, layer: None };
+        let op = match &arm.keys {
+            Some(keys) => OpSpec::Knockout { keys: keys.clone() },
+            None => OpSpec::Replace { source },
+        };
+        let written = Intervention {
+            heads: arm.heads.clone(),
+            dims: arm.dims.clone(),
+            window: arm.window,
+            ..everywhere(arm.site, layers, op)
+        };
+        let held = |site: &Site| everywhere(*site, &Layers::ABOVE, OpSpec::Freeze { source: None });
+        let interventions = std::iter::once(written).chain(arm.sever.iter().map(held)).collect();
+        Self { base: base.to_owned(), reference: Some(reference.to_owned()), interventions }
+    }
 }
 
 /// A list of interventions, one of them, or an object that names the runs too.
