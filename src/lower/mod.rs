@@ -228,8 +228,7 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
         out.push("/read/topk", code::LIMIT, detail, "ask for fewer tokens");
     }
     // What was written says nothing of the answer.
-    let mut kinds =
-        measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != MetricKind::DeltaNorm).peekable();
+    let mut kinds = measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer()).peekable();
     if kinds.peek().is_some() && kinds.all(MetricKind::is_discrete) {
         let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
         lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
@@ -294,8 +293,8 @@ fn continuations(
 
 /// Remarks on metrics of effects.
 pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
-    use crate::spec::metric::MetricKind::{DeltaNorm, Prob};
-    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != DeltaNorm);
+    use crate::spec::metric::MetricKind::Prob;
+    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer());
     if kinds().next().is_some() && kinds().all(|kind| kind == Prob) {
         let detail = "probability saturates and can hide components that lower the answer".to_owned();
         prepared.lints.info("PROB_ONLY", "/metrics", detail, "add logprob or logit_diff");

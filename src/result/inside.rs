@@ -11,7 +11,7 @@ use crate::effect::stats::finite;
 use crate::lower::facts::Words;
 use crate::lower::layout::{AttentionKey, AttributionKey, Common, LensKey};
 use crate::plan::Score;
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::{MetricKind, Of};
 use crate::spec::named::Named;
 use crate::spec::read::escape;
 
@@ -90,7 +90,7 @@ pub(super) fn lens(
 ) -> LensResult {
     let shape = [key.layers.len(), key.positions.len()];
     let cells = &scores[key.first..key.first + shape[0] * shape[1]];
-    let defined = |kind| !matches!(kind, MetricKind::Kl | MetricKind::Top1Flip | MetricKind::DeltaNorm);
+    let defined = |kind: MetricKind| matches!(kind.facts().of, Of::Target | Of::Pair);
     let measures = common.measures.iter().filter(|measure| defined(measure.metric.kind));
     let missing: Vec<_> = cells.iter().map(|score| score.missing).collect();
     for array in ["topk", "entropy"] {

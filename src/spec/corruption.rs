@@ -2,7 +2,7 @@
 
 mod reading;
 
-pub use reading::CORRUPTION_NAMES;
+pub use reading::{METHODS, MethodFacts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

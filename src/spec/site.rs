@@ -171,8 +171,15 @@ pub const SITES: [SiteFacts; 22] = {
         row(5, Site::KRope, "k_rope", Block, KeyValues, ["attn.hook_rot_k", "-", "-", "-"])
             .needing(Needs::Rope),
         row(6, Site::Q, "q", Block, Queries, ["attn.hook_q", "self_attn.q_proj.output", "query_output", "-"]),
-        row(21, Site::QNorm, "q_norm", Block, Queries, ["attn.hook_q_normed", "self_attn.q_norm.output", "-", "-"])
-            .needing(Needs::HeadNorms),
+        row(
+            21,
+            Site::QNorm,
+            "q_norm",
+            Block,
+            Queries,
+            ["attn.hook_q_normed", "self_attn.q_norm.output", "-", "-"],
+        )
+        .needing(Needs::HeadNorms),
         row(7, Site::QRope, "q_rope", Block, Queries, ["attn.hook_rot_q", "-", "-", "-"])
             .needing(Needs::Rope),
         row(8, Site::Scores, "scores", Block, Keys, ["attn.hook_attn_scores", "-", "-", "-"]),
