@@ -60,6 +60,7 @@ pub enum MetricKind {
     Logprob,
     Logit,
     LogitDiff,
+    ProbDiff,
     Rank,
     Kl,
     Top1Flip,
@@ -132,7 +133,7 @@ pub struct MetricFacts {
 }
 
 /// Every metric.
-pub const METRICS: [MetricFacts; 8] = [
+pub const METRICS: [MetricFacts; 9] = [
     MetricFacts {
         bounds: [Some(0.0), Some(1.0)],
         per_token: ", geometric mean over tokens",
@@ -181,6 +182,19 @@ pub const METRICS: [MetricFacts; 8] = [
             Unit::Logits,
             "logit difference {}",
             "Logit of the first target minus that of the second, which is the difference of their log-probabilities too (of texts, only that).",
+        )
+    },
+    MetricFacts {
+        bounds: [Some(-1.0), Some(1.0)],
+        side: "P({})",
+        per_token: ", geometric means over tokens",
+        ..row(
+            MetricKind::ProbDiff,
+            "prob_diff",
+            Of::Pair,
+            Unit::Probability,
+            "probability difference {}",
+            "Probability of the first target minus that of the second: of sets, of the sums (Hanna et al. 2023 compare years above and below one).",
         )
     },
     MetricFacts {
