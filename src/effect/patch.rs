@@ -1,6 +1,6 @@
 //! Effects of patching a base.
 
-use super::derived::Strength;
+use super::derived::{Said, Strength};
 use super::measure::{value, values};
 use super::stats::{difference, fraction};
 use crate::lower::layout::PatchLayout;
@@ -47,10 +47,11 @@ pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> Patc
     PatchEffect { values, effects, normalised, undefined, by }
 }
 
-/// For each cell whether its most probable token is another than the base's; `None` where one of them has no such token.
-pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<Option<bool>> {
-    let base = reference_top1(layout, scores);
-    layout.grid.readouts.iter().map(|readout| Some(scores[*readout].top1()? != base?)).collect()
+/// What the model says in each cell.
+pub fn said(layout: &PatchLayout, scores: &[Score], text: &dyn Fn(u32) -> String) -> Vec<Said> {
+    let goal: Vec<usize> = layout.normalise.map(|(_, one)| one).into_iter().collect();
+    let cells = layout.grid.readouts.iter();
+    cells.map(|cell| Said::of(&[*cell], &[layout.base], &goal, |i| scores[i].top1(), text)).collect()
 }
 
 /// Why nothing can be divided by `whole`.

@@ -4,7 +4,7 @@
 //! clean - corrupted, and recovery the mean effect over the mean of what the whole patch would do: the total
 //! effect, or its negative.
 
-use super::derived::Strength;
+use super::derived::{Said, Strength};
 use super::measure::{value, values};
 use super::patch::{largest, undefined};
 use super::stats::{Estimate, difference, estimate, fraction};
@@ -109,25 +109,11 @@ pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Sc
     }
 }
 
-/// For each cell whether its most probable token is another than its unpatched run's, in more than half of the samples; `None`
-/// where one of them has no such token.
-pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<Option<bool>> {
-    let parents = layout.parents();
-    (0..grid.cells())
-        .map(|cell| in_most(grid.cell(cell), &parents, |readout| scores[readout].top1()))
-        .collect()
-}
-
-/// Whether in more than half of the samples the most probable token is another than the unpatched run's. `parents`: the
-/// unpatched readout of each sample.
-pub(super) fn in_most(
-    readouts: &[usize],
-    parents: &[usize],
-    top1: impl Fn(usize) -> Option<u32>,
-) -> Option<bool> {
-    let differs = |(readout, parent): (&usize, &usize)| Some(top1(*readout)? != top1(*parent)?);
-    let flips = readouts.iter().zip(parents.iter().cycle()).map(differs).collect::<Option<Vec<bool>>>()?;
-    Some(2 * flips.iter().filter(|flips| **flips).count() > flips.len())
+/// What the model says in each cell.
+pub fn said(layout: &TraceLayout, grid: &Grid, scores: &[Score], text: &dyn Fn(u32) -> String) -> Vec<Said> {
+    let (parents, goals) = (layout.parents(), layout.goals());
+    let of = |cell| Said::of(grid.cell(cell), &parents, &goals, |i| scores[i].top1(), text);
+    (0..grid.cells()).map(of).collect()
 }
 
 /// Largest absolute effect of the self-patch control over all arms and metrics; `None` without the control.

@@ -315,6 +315,14 @@ impl TraceLayout {
             Direction::Noising => vec![self.clean; self.corrupted.len()],
         }
     }
+
+    /// The run whose states are written into each sample's cells, by its readout.
+    pub fn goals(&self) -> Vec<usize> {
+        match self.spec.direction {
+            Direction::Denoising => vec![self.clean; self.corrupted.len()],
+            Direction::Noising => self.corrupted.clone(),
+        }
+    }
 }
 
 /// A prompt that took the clean one's place.

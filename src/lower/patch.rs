@@ -122,6 +122,8 @@ fn check_derive(spec: &PatchSpec, out: &mut Problems) {
             ("layers are not swept", "add \"layers\" to `sweep`")
         } else if *derive == Derive::HalfRecoveryLayer && spec.normalise.is_none() {
             ("there is no whole to take half of", "add `normalise`: {\"zero\": run, \"one\": run}")
+        } else if *derive == Derive::ReachesSource && spec.normalise.is_none() {
+            ("no one run is the source", "add `normalise`: {\"zero\": run, \"one\": run}")
         } else {
             continue;
         };

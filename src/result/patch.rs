@@ -110,8 +110,9 @@ pub fn respond(
     let (mut normalised, mut reasons) = (Named::default(), Nulls::default());
     reasons.runs(common, scores);
     let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
+    let text = |id| words.text(id);
     let mut derived =
-        Derived::new(&layout.spec.derive, &grid.axes, &trivial, || effects::flipped(layout, scores));
+        Derived::new(&layout.spec.derive, &grid.axes, &trivial, || effects::said(layout, scores, &text));
     for measure in &common.measures {
         let key = measure.metric.to_string();
         let effect = effects::effect(layout, measure, scores);

@@ -196,7 +196,7 @@ pub fn respond(
     let arms = layout.arms.iter().map(|(name, grid)| {
         let nulls = grid.exact_nulls(resolved, &parents);
         all_nulls.extend_from_slice(&nulls);
-        (name.to_owned(), arm(layout, name, grid, &nulls, scores, &mut reasons))
+        (name.to_owned(), arm(layout, name, grid, &nulls, scores, &|id| words.text(id), &mut reasons))
     });
     let arms: Named<ArmResult> = arms.collect();
     let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
@@ -306,6 +306,7 @@ fn arm(
     grid: &Grid,
     nulls: &[bool],
     scores: &[Score],
+    text: &dyn Fn(u32) -> String,
     reasons: &mut Nulls,
 ) -> ArmResult {
     let (top1, parents) = (effects::reference_top1(layout, scores), layout.parents());
@@ -331,7 +332,7 @@ fn arm(
         masks: masks(grid, nulls, scores, &parents),
         argmax: Named::default(),
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-            effects::flipped(layout, grid, scores)
+            effects::said(layout, grid, scores, text)
         }),
         controls: Named::default(),
     };

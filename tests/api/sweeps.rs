@@ -132,7 +132,7 @@ async fn a_pun_switch_is_two_patches() {
     let body = json!({"runs": {"pun": {"prompt": a}, "literal": {"prompt": b}}, "base": "literal",
                       "arms": {"pun_into_literal": [intervention]}, "swap": true, "sweep": ["layers"],
                       "targets": {"x": ["v", "e"], "y": ["f"]}, "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
-                      "derive": ["first_flip_layer", "half_recovery_layer"]});
+                      "derive": ["leaves_base", "reaches_source", "half_recovery_layer"]});
     let outcome = ok(&state, "/v1/sweep", &body).await;
     for (arm, base, source) in
         [("pun_into_literal", "literal", "pun"), ("pun_into_literal_swapped", "pun", "literal")]
@@ -142,7 +142,7 @@ async fn a_pun_switch_is_two_patches() {
                                               "source": {"run": source, "positions": "last"}}],
                            "sweep": ["layers"], "targets": {"x": ["v", "e"], "y": ["f"]},
                            "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
-                           "derive": ["first_flip_layer", "half_recovery_layer"]});
+                           "derive": ["leaves_base", "reaches_source", "half_recovery_layer"]});
         let patch = ok(&state, "/v1/patch", &patch).await;
         let arms = outcome["arms"].as_array().unwrap();
         let index = arms.iter().position(|a| a["name"] == arm).unwrap();
@@ -156,7 +156,12 @@ async fn a_pun_switch_is_two_patches() {
         }
         let derived = outcome["derived"].as_array().unwrap();
         let derived = derived.iter().find(|entry| entry["arm"] == arm).unwrap();
-        assert_eq!(derived["first_flip_layer"], patch["derived"]["first_flip_layer"]);
+        for name in ["leaves_base", "reaches_source"] {
+            assert_eq!(derived[name], patch["derived"][name]);
+        }
+        let reached = &derived["reaches_source"][0];
+        assert_eq!(reached["lasting"]["layer"], 3, "the last state is all that is read: {reached}");
+        assert_eq!(reached["lasting"]["token"]["text"], patch["runs"][source]["topk"][0]["text"]);
         let half = &patch["derived"]["half_recovery_layer"]["logit_diff:x-y"];
         assert_eq!(&derived["half_recovery_layer"]["logit_diff:x-y"], half);
     }
