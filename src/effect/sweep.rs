@@ -232,14 +232,14 @@ fn dropped(
 /// Gives a token's text.
 pub type Text<'t> = &'t dyn Fn(u32) -> String;
 
-/// Some cells of a case, counted through all arms. `text`: of tokens, if what the model says in each cell is wanted.
+/// Some cells of a case, counted through all arms.
 pub fn part(
     layout: &SweepLayout,
     case: u32,
     range: &Range<usize>,
     scores: &Scores,
     written: EditStats,
-    text: Option<Text<'_>>,
+    text: Text<'_>,
 ) -> Part {
     let measures = &layout.common.measures;
     let mut part = Part { written, ..Part::default() };
@@ -265,7 +265,7 @@ fn add(
     index: u32,
     cell: usize,
     scores: &Scores,
-    text: Option<Text<'_>>,
+    text: Text<'_>,
 ) {
     let grid: &Grid = &arm.grid;
     let readouts = grid.cell(cell);
@@ -305,7 +305,7 @@ fn add(
         columns.effect.push(effect.mean);
         columns.effect_se.push(effect.se);
     }
-    if let Some(text) = text {
+    if layout.says {
         let goals = arm.reference.as_deref().unwrap_or_default();
         part.said.push(Said::of(readouts, &arm.base, goals, |readout| scores.top1(readout), text));
     }

@@ -56,7 +56,7 @@ pub use self::run::{heads, width};
 pub use self::select::window;
 use self::sweep::Sweep;
 use self::template::Builder;
-pub use self::upload::upload;
+pub use self::upload::{check_mean, upload};
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::canonical::hex;

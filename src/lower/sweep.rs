@@ -23,6 +23,7 @@ use super::{Prepared, Size, Started, admit, fingerprint, lint_effect_metrics, pr
 use crate::plan::RunId;
 use crate::spec::cases::CasesSpec;
 use crate::spec::corruption::Sigma;
+use crate::spec::derive::Derive;
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::SourceSpec;
 use crate::spec::metric::{Metric, MetricKind};
@@ -64,6 +65,8 @@ pub enum Part {
 /// Meaning of the plan of one case.
 #[derive(Debug, Clone)]
 pub struct SweepLayout {
+    /// Whether something is derived from what the model says in each cell.
+    pub says: bool,
     /// Runs, metrics, targets.
     pub common: Common,
     /// Index of the run that corruption starts from, among the runs.
@@ -352,6 +355,7 @@ impl Sweep {
         }
         let tokens = corrupted.runs.first().map(|(run, _)| plan.run(*run).tokens.to_vec());
         let layout = SweepLayout {
+            says: Derive::of_answers(&spec.derive),
             clean: clean_run,
             corrupted: corrupted.runs.iter().map(|(_, readout)| *readout).collect(),
             corrupted_tokens: tokens.unwrap_or_default(),

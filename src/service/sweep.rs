@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Computed, Refusal, Service, Turn};
 use crate::capacity::{Abandoned, Share};
 use crate::effect::cells::{ArmHead, CaseHead};
-use crate::effect::sweep::{Part, Scores, Text, arm_heads, head, part, written};
+use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::{Engine, EngineError};
 use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
@@ -23,7 +23,6 @@ use crate::plan::pack::{Mode, PackError};
 use crate::result::common::{Provenance, RngUsed};
 use crate::result::dry_run::PlanResponse;
 use crate::result::sweep::SweepFacts;
-use crate::spec::derive::Derive;
 use crate::spec::dry_run::Planned;
 use crate::spec::problem::{Problems, code};
 use crate::spec::sweep::{Form, SweepSpec, TARGET};
@@ -440,13 +439,11 @@ impl Service {
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
         super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
-        let sweep = Arc::clone(opened);
         let made = self.respond(share, move |facts| {
             let text = |id| facts.words().text(id);
-            let text = Derive::of_answers(&sweep.spec().derive).then_some(&text as Text<'_>);
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
-            let part = part(&lowered.layout, case as u32, &range, &scores, written, text);
+            let part = part(&lowered.layout, case as u32, &range, &scores, written, &text);
             Ok(Computation { part, written: by_kind, usage })
         });
         made.await

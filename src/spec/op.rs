@@ -405,6 +405,12 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
     let positions = read_positions(&source, out);
     let layer = source.get("layer").map_or(Some(None), |n| Layers::read(&n, out).map(Some));
     if let Some(node) = source.get("mean_of") {
+        if node.value.is_object() {
+            let detail = "the mean over a data set is computed once and kept under a handle";
+            let fix = "POST /v1/activations {\"site\": …, \"mean_of\": {\"dataset\": …}}, and write {\"activation\": handle} here";
+            out.push(&node.at, code::NOT_SUPPORTED, detail, fix);
+            return None;
+        }
         let mean_of = node.each(out, Node::name);
         return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
     }
