@@ -350,7 +350,9 @@ pub fn reaches_source(axes: &[Axis], said: &[Said], trivial: &[bool]) -> Vec<Tur
     let turned: Vec<Option<bool>> = said.iter().map(|said| said.reaches_source.known()).collect();
     let mut found = turns(axes, &turned, said, trivial);
     if let Some(why) = said.iter().find_map(|said| said.reaches_source.undefined()) {
-        found.iter_mut().for_each(|turn| turn.reason = Some(why.to_owned()));
+        for turn in &mut found {
+            turn.reason = Some(why.to_owned());
+        }
     }
     found
 }

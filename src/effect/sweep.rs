@@ -257,6 +257,7 @@ pub fn part(
     part
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one cell")]
 fn add(
     part: &mut Part,
     layout: &SweepLayout,

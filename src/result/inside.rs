@@ -48,7 +48,7 @@ pub struct AttentionResult {
 }
 
 /// Shares of a logit under the final norm's scale as it is (a LayerNorm also takes the mean off each). `embed`, `positions`,
-/// `attn_out`, `mlp_out` and `bias` add up to `logit` but for rounding; the heads of a layer, with its `attn_bias` if the model has
+/// `attn_out`, `mlp_out` and `bias` add up to `mean_logit` but for rounding; the heads of a layer, with its `attn_bias` if the model has
 /// such, to its `attn_out`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AttributionResult {
@@ -56,7 +56,9 @@ pub struct AttributionResult {
     pub target: String,
     /// Position.
     pub position: u32,
-    /// The logit, or the difference of two.
+    /// The target's logit, or the difference of two. A set of several tokens counts as the **mean** of their logits, of which
+    /// shares can be taken; the metric `logit` of a set is the log-sum-exp, which is no sum of shares.
+    #[serde(rename = "mean_logit")]
     pub logit: Option<f64>,
     /// The token embedding's share.
     pub embed: Option<f64>,

@@ -56,7 +56,7 @@ impl Service {
                 }
                 // Of long prompts, or many layers, fewer go together.
                 Err(Refusal::Invalid(problems)) if chunk.len() > 1 && too_many(&problems) => {
-                    at_once = chunk.len() / 2
+                    at_once = chunk.len() / 2;
                 }
                 Err(Refusal::TooLarge { .. }) if chunk.len() > 1 => at_once = chunk.len() / 2,
                 Err(Refusal::Invalid(problems)) => return Err(placed(problems, prompts).into()),

@@ -155,20 +155,13 @@ impl Prompts {
                 break;
             }
             let Some(case) = SweepCase::check(item, i, out) else { continue };
-            match case.clean() {
-                Some(prompt) => {
-                    list.push(prompt.clone());
-                    short.push(item.value.get("subject").is_some());
-                }
-                None => {
-                    let detail = "none of its prompts is the run `clean`";
-                    out.push(
-                        &item.at,
-                        code::MISSING,
-                        detail,
-                        "give the case one prompt, or call one of them clean",
-                    );
-                }
+            if let Some(prompt) = case.clean() {
+                list.push(prompt.clone());
+                short.push(item.value.get("subject").is_some());
+            } else {
+                let detail = "none of its prompts is the run `clean`";
+                let fix = "give the case one prompt, or call one of them clean";
+                out.push(&item.at, code::MISSING, detail, fix);
             }
         }
         Some(Self { at: cases.at.clone(), list, short })

@@ -46,7 +46,8 @@ pub struct Intervention {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
     /// Columns written: channels of the residual stream, neurons of `mlp_act`, a head's dimensions, at `scores` and
-    /// `pattern` the key positions; all of them if left out.
+    /// `pattern` the key positions; all of them if left out. At a per-head site they are columns of a head, counted from 0: of every
+    /// head if `heads` is left out. A given `vector` then has a number for each of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dims: Option<Dims>,
     /// Layers written together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).

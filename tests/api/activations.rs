@@ -819,7 +819,7 @@ async fn a_mean_over_a_data_set_is_computed_and_serves_as_source_and_direction()
             json!({"mean_of": {"dataset": {"id": stored}, "positions": {"span": "object"}}}),
             "/mean_of/positions/span unknown_name",
         ),
-        (json!({"layers": [9]}), "/layers out_of_range"),
+        (json!({"layers": [9]}), "/layers/0 out_of_range"),
         (json!({"values": [1.0]}), "/values conflict"),
         (
             json!({"mean_of": {"dataset": {"id": stored}, "minus": {"inline": [{"runs": {"x": "a", "y": "b"}}]}}}),

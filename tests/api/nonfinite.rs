@@ -128,7 +128,7 @@ async fn of_a_sweep_some_cells_are_null_and_the_others_as_they_are() {
     let bad =
         json!({"site": "mlp_act", "layers": {"from": 2}, "positions": "last", "op": "scale", "factor": 3e38});
     let base = json!({"runs": {"a": {"prompt": "hello there"}}, "base": "a", "targets": {"t": ["b"]}, "sweep": ["layers"],
-        "metrics": ["prob:t", "rank:t", "top1_flip"], "derive": ["leaves_base", "reaches_source", "argmax", "concentration"],
+        "metrics": ["prob:t", "rank:t", "top1_flip"], "derive": ["leaves_base", "argmax", "concentration"],
         "controls": ["self_patch", "random_vector"]});
     let patch = |interventions: Value| with(base.clone(), &json!({"interventions": interventions}));
     let scaled = |factor: f64| json!([{"site": "mlp_act", "layers": "all", "positions": "last", "op": "scale", "factor": factor}]);
@@ -340,8 +340,8 @@ async fn runs_their_lenses_and_attributions_are_null_where_a_token_has_no_number
         assert_eq!(at(&lens["metrics"]["rank:target"]), expected);
         assert_eq!(lens["entropy"][layer][1], good["logit_lens"]["entropy"][layer][1]);
     }
-    assert!(all_null(&bad["attribution"]["attn_out"]) && bad["attribution"]["logit"].is_null());
-    assert!(good["attribution"]["logit"].is_f64());
+    assert!(all_null(&bad["attribution"]["attn_out"]) && bad["attribution"]["mean_logit"].is_null());
+    assert!(good["attribution"]["mean_logit"].is_f64());
 
     let align = json!({"runs": run["runs"], "target": "x", "metrics": ["prob:target"]});
     let answer = ok(&state, "/v1/align", &align).await;

@@ -24,8 +24,8 @@ fn turned(axes: &[Axis], turned: &[Option<bool>], trivial: &[bool]) -> Vec<Turn>
     turns(axes, turned, &said(turned.len()), trivial)
 }
 
-fn layer(at: &Option<TurnedAt>) -> Option<u32> {
-    at.as_ref().map(|at| at.layer)
+fn layer(at: Option<&TurnedAt>) -> Option<u32> {
+    at.map(|at| at.layer)
 }
 
 fn some(numbers: &[f64]) -> Vec<Option<f64>> {
@@ -44,7 +44,7 @@ fn an_answer_turns_first_and_for_good_at_layers_in_their_own_order() {
             // Cells are in the order of the request.
             assert_eq!(order[at.token.id as usize], at.layer);
         }
-        (layer(&found[0].first), layer(&found[0].lasting))
+        (layer(found[0].first.as_ref()), layer(found[0].lasting.as_ref()))
     };
     assert_eq!(turn(&[0, 1, 2, 3], &[false, true, false, true]), (Some(1), Some(3)));
     assert_eq!(turn(&[0, 1, 2, 3], &[false, true, true, true]), (Some(1), Some(1)));
@@ -59,7 +59,7 @@ fn a_turn_that_depends_on_a_layer_without_an_answer_is_not_known() {
     let turn = |flipped: &[Option<bool>]| {
         let found = turned(&[layers(&[0, 1, 2, 3])], flipped, &[true; 4]).remove(0);
         assert!(found.first.iter().chain(&found.lasting).all(|at| at.trivial));
-        (layer(&found.first), layer(&found.lasting), found.reason.is_some())
+        (layer(found.first.as_ref()), layer(found.lasting.as_ref()), found.reason.is_some())
     };
     let (yes, no) = (Some(true), Some(false));
     assert_eq!(turn(&[None, no, yes, yes]), (None, Some(2), true), "it may have turned at layer 0");
@@ -80,7 +80,12 @@ fn every_position_and_head_has_a_line_of_layers_and_no_layers_give_none() {
     let lines: Vec<_> = found
         .iter()
         .map(|f| {
-            (f.line.position, f.line.head, layer(&f.first), f.first.as_ref().is_some_and(|at| at.trivial))
+            (
+                f.line.position,
+                f.line.head,
+                layer(f.first.as_ref()),
+                f.first.as_ref().is_some_and(|at| at.trivial),
+            )
         })
         .collect();
     let expected = [
