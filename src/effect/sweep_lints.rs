@@ -142,7 +142,9 @@ pub(super) fn of_runs(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], li
         );
     }
     of_corruption(spec, &kept, lints);
-    for (i, metric) in spec.metrics.iter().enumerate().filter(|(_, metric)| metric.kind.facts().falls_by_damage) {
+    for (i, metric) in
+        spec.metrics.iter().enumerate().filter(|(_, metric)| metric.kind.facts().falls_by_damage)
+    {
         let total = |arm: usize| {
             let of_case = |case: &&CaseHead| case.total_effect.get(arm)?.get(i)?.mean;
             estimate(kept.iter().map(of_case)).mean

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::sweeps::{tied, with_dataset_at};
+use super::answer::tied;
+use super::sweeps::with_dataset_at;
 use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::activations::{Activation, import, indices};
 use crate::capacity::{Abandoned, Lane};

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Encoding, Kind, NoQuery, Problem, body, json, query, sweeps};
+use super::{AppState, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
 use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane};
 use crate::jobs::LOCAL;
@@ -190,7 +190,7 @@ async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Resu
     let text = state.jobs()?.store.dataset_text(LOCAL, &id).await?.ok_or_else(|| unknown(&id))?;
     let share = state.capacity.share();
     share.resize(text.len() as u64).await?;
-    Ok(sweeps::tied(Encoding::Jsonl, text.into_bytes(), share))
+    Ok(answer::tied(Encoding::Jsonl, text.into_bytes(), share))
 }
 
 /// Delete a data set

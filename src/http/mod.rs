@@ -4,6 +4,7 @@
 //! document follows the router. Layers are all in `wrap`, the accept loop in [`listen`].
 
 mod activations;
+mod answer;
 mod body;
 mod datasets;
 mod encoding;

@@ -30,6 +30,8 @@ use crate::store::{Filter, Page, Store, StoreError};
 
 /// Whose jobs these are, until there are keys.
 pub const LOCAL: &str = "local";
+/// The file of a result that holds what can be drawn of it.
+pub const PICTURES_FILE: &str = "pictures";
 
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]

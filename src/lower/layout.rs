@@ -16,7 +16,7 @@ use crate::spec::align::AlignSpec;
 use crate::spec::corruption::SigmaOf;
 use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
-use crate::spec::patch::{Control, PatchSpec};
+use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 use crate::spec::trace::{Direction, TraceSpec};
@@ -97,6 +97,17 @@ pub struct CellKey {
 }
 
 impl CellKey {
+    /// Its coordinate on an axis.
+    pub const fn get(&self, axis: SweepAxis) -> Option<u32> {
+        match axis {
+            SweepAxis::Layers => self.layer,
+            SweepAxis::Positions => self.position,
+            SweepAxis::Heads => self.head,
+            SweepAxis::Dims => self.dim,
+            SweepAxis::SourceLayers => self.source_layer,
+        }
+    }
+
     /// Coordinates of a cell, counted in row-major order of the axes.
     pub fn of(axes: &[Axis], mut cell: usize) -> Self {
         let mut key = Self::default();

@@ -15,7 +15,7 @@ use crate::spec::metric::{Metric, Of, TargetItem, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{did_you_mean, escape};
-use crate::tokens::{Changed, TokenizeError};
+use crate::tokens::{Changed, TokenizeError, joined};
 
 /// One member of a target set as it was understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -335,7 +335,8 @@ impl Reading<'_> {
         let text = match scoring {
             TargetScoring::FirstToken => words.text(id),
             TargetScoring::Joint | TargetScoring::MeanLogprob => {
-                tokens.iter().map(|id| words.text(*id)).collect()
+                let texts: Vec<String> = tokens.iter().map(|id| words.text(*id)).collect();
+                joined(texts.iter().map(String::as_str))
             }
         };
         if tokens.len() > 1 && scoring == TargetScoring::FirstToken {

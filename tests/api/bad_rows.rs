@@ -1134,7 +1134,7 @@ fn protocol() -> Vec<Row> {
     for (path, expected) in [
         ("/v1/run?x=1", "?x unknown_parameter"),
         ("/v1/run?format=xml", "?format unknown_format"),
-        ("/v1/run?format=svg", "?format unknown_format"),
+        ("/v1/run?format=svg", "?format not_supported"),
         ("/v1/run?format=csv&format=csv", "?format duplicate_parameter"),
         ("/v1/trace?metrics=prob:x", "?metrics unknown_parameter"),
         ("/v1/plan?format=json", "?format unknown_parameter"),
@@ -1144,7 +1144,7 @@ fn protocol() -> Vec<Row> {
         rows.push(Row { path: path.to_owned(), ..row });
     }
     let accept = |accept| vec![("content-type", "application/json"), ("accept", accept)];
-    for unserved in ["application/pdf", "image/png", "text/html, image/*;q=0.5"] {
+    for unserved in ["application/pdf", "image/gif", "text/html, video/*;q=0.5"] {
         let row = Row::raw("run", body.clone(), 406, "not-acceptable", &[""; 0]);
         rows.push(Row { headers: accept(unserved), ..row });
     }

@@ -384,9 +384,13 @@ async fn a_result_has_every_form_and_a_picture() {
         assert_eq!(reply.status, 200, "{table}: {}", reply.text());
         assert!(reply.text().lines().count() > 2, "{table}");
     }
-    for (path, media) in
-        [("plot", "image/svg+xml"), ("plot?format=png", "image/png"), ("plot?kind=heatmap", "image/svg+xml")]
-    {
+    for (path, media) in [
+        ("plot", "image/svg+xml"),
+        ("plot?format=png", "image/png"),
+        ("plot?kind=heatmap", "image/svg+xml"),
+        ("plot?kind=bars&token_class=last&title=Mine&vmax=2", "image/svg+xml"),
+        ("result?format=svg", "image/svg+xml"),
+    ] {
         let reply = fetch(&state, &format!("{job}/{path}")).await;
         assert_eq!((reply.status.as_u16(), reply.media_type()), (200, media), "{path}: {}", reply.text());
     }
@@ -395,7 +399,12 @@ async fn a_result_has_every_form_and_a_picture() {
         "result?table=x",
         "result?format=csv&metric=prob:x",
         "plot?kind=pie",
-        "result?format=svg",
+        "plot?kind=lens",
+        "plot?group=nobody",
+        "plot?arm=nobody",
+        "plot?run=clean",
+        "plot?vmax=-1",
+        "result?format=csv&title=x",
     ] {
         assert_eq!(fetch(&state, &format!("{job}/{bad}")).await.status, 422, "{bad}");
     }

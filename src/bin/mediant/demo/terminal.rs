@@ -317,6 +317,7 @@ mod tests {
                 value_label: pick(4),
                 mark_label: pick(5),
                 references: vec![Reference { label: pick(6), value: values[0].unwrap_or(f64::NAN) }],
+                texts: Vec::new(),
                 rows: (0..rows).map(pick).collect(),
                 columns: texts.iter().enumerate().map(column).collect(),
                 cells: (0..rows).map(|r| (0..texts.len()).map(|c| cell(r * texts.len() + c)).collect()).collect(),
