@@ -11,7 +11,7 @@ use crate::lower::measure::TargetToken;
 use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
-use crate::spec::metric::{Metric, Of};
+use crate::spec::metric::{Metric, MetricKind, Of, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
 use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
@@ -31,7 +31,7 @@ pub(super) fn metric(key: &str, experiment: &Experiment, targets: &Named<Vec<Tar
     let named = match facts.of {
         Of::Target => vec![set(of, targets)],
         Of::Pair => match pair(of, targets) {
-            Some(pair) => pair.to_vec(),
+            Some(two) => two,
             None => return key.to_owned(),
         },
         Of::Run => vec![of.clone()],
@@ -42,18 +42,19 @@ pub(super) fn metric(key: &str, experiment: &Experiment, targets: &Named<Vec<Tar
 
 /// The logit of a target, or the difference of two.
 pub(super) fn logit(of: &str, targets: &Named<Vec<TargetToken>>) -> String {
-    match pair(of, targets) {
-        Some([a, b]) => format!("logit({a}) − logit({b})"),
-        None => format!("logit({})", set(of, targets)),
-    }
+    let (kind, named) = match pair(of, targets) {
+        Some(two) => (MetricKind::LogitDiff, two),
+        None => (MetricKind::Logit, vec![set(of, targets)]),
+    };
+    kind.facts().label_of(&named, TargetScoring::FirstToken)
 }
 
 /// Two targets, if these words are the names of two.
-fn pair(of: &str, targets: &Named<Vec<TargetToken>>) -> Option<[String; 2]> {
+fn pair(of: &str, targets: &Named<Vec<TargetToken>>) -> Option<Vec<String>> {
     let known = |name: &str| targets.get(name).is_some();
     let mut splits = of.match_indices('-').map(|(at, _)| (&of[..at], &of[at + 1..]));
     let (a, b) = splits.find(|(a, b)| known(a) && known(b))?;
-    Some([set(a, targets), set(b, targets)])
+    Some(vec![set(a, targets), set(b, targets)])
 }
 
 /// A target set: its only token; of several the name that the caller gave it, or else the first ones.

@@ -258,7 +258,9 @@ async fn what_a_run_was_read_for_has_a_picture_rows_and_arrays() {
     let first: Vec<f64> =
         of("lens_topk").filter(|row| row["rank"] == "1").map(|row| row["prob"].parse().unwrap()).collect();
     assert_eq!(first, expected);
-    assert_eq!(of("lens_metric").count(), layers * tokens);
+    let metric = of("lens_metric").filter(|row| row["metric"] == "prob:target");
+    let metric: Vec<f64> = metric.map(|row| row["value"].parse().unwrap()).collect();
+    assert_eq!(metric, numbers(&lens["metrics"]["prob:target"]));
     // Keys after a query are left out.
     assert_eq!(of("attention").count(), 2 * tokens * (tokens + 1) / 2);
     let shares = of("attribution").filter(|row| row["part"] == "mlp_out");
