@@ -1,6 +1,7 @@
 //! Cells of an arm against the run that is patched: what patches, traces and sweeps have in common. An effect is the value of
 //! a cell minus that of its unpatched run, paired by sample.
 
+use super::derived::Said;
 use super::measure::value;
 use super::stats::{Estimate, difference, estimate};
 use crate::lower::layout::ArmLayout;
@@ -72,15 +73,15 @@ pub fn means(arm: &ArmLayout, numbers: &[Option<f64>]) -> Vec<Estimate> {
     numbers.chunks(arm.grid.samples).map(|cell| estimate(cell.iter().copied())).collect()
 }
 
-/// Whether a cell's most probable token is another than its unpatched run's, in more than half of the samples; `None` where
-/// one of them has no such token.
-pub fn flipped<R: Readouts + ?Sized>(arm: &ArmLayout, scores: &R, cell: usize) -> Option<bool> {
-    let differs = |(sample, readout): (usize, &usize)| {
-        Some(scores.top1(*readout)? != scores.top1(arm.base_of(sample))?)
-    };
-    let readouts = arm.grid.cell(cell).iter().enumerate();
-    let flips: Vec<bool> = readouts.map(differs).collect::<Option<_>>()?;
-    Some(2 * flips.iter().filter(|flips| **flips).count() > flips.len())
+/// What the model says in a cell. `text` gives a token's text.
+pub fn said<R: Readouts + ?Sized>(
+    arm: &ArmLayout,
+    scores: &R,
+    cell: usize,
+    text: &dyn Fn(u32) -> String,
+) -> Said {
+    let goals = arm.reference.as_deref().unwrap_or_default();
+    Said::of(arm.grid.cell(cell), &arm.base, goals, |readout| scores.top1(readout), text)
 }
 
 /// Mean effects of a control on one metric, one per cell.

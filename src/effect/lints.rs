@@ -9,7 +9,7 @@ use crate::lower::lint::Lints;
 use crate::lower::measure::Measure;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, Lost, Missing};
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::{MetricKind, Unit};
 use crate::spec::read::escape;
 
 /// A corruption that removes less than this share of the answer's probability is weak.
@@ -27,7 +27,7 @@ pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
     let targets = &common.targets;
     let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
     let alike = |name: &str| near(first_logprob(targets, name, a), first_logprob(targets, name, b));
-    let in_nats = |m: &&Measure| matches!(m.metric.kind, MetricKind::Logit | MetricKind::LogitDiff);
+    let in_nats = |m: &&Measure| m.metric.kind.facts().unit == Unit::Logits;
     let mut logits = common.measures.iter().filter(in_nats);
     !targets.sets.is_empty()
         && targets.sets.iter().all(|(name, _)| alike(name))
@@ -297,18 +297,13 @@ pub fn control_as_large(
     lints.warn("CONTROL_AS_LARGE", at, detail, fix);
 }
 
-/// Metrics that anything lowers which harms a run.
-pub(super) fn falls_by_damage(kind: MetricKind) -> bool {
-    matches!(kind, MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit)
-}
-
 /// What to do where damage can't be told from success.
 pub(super) const DAMAGE_FIX: &str = "measure kl to the run that counts as 1, or a logit difference with a foil, which damage does not move one way";
 
 /// The remark that the run that counts as 1 has less of the target than the one that counts as 0.
 fn damage_as_success(layout: &PatchLayout, scores: &[Score], lints: &mut Lints) {
     let Some((zero, one)) = layout.normalise else { return };
-    for measure in layout.common.measures.iter().filter(|m| falls_by_damage(m.metric.kind)) {
+    for measure in layout.common.measures.iter().filter(|m| m.metric.kind.facts().falls_by_damage) {
         let at = |readout: usize| value(measure, &scores[readout], None);
         if let (Some(zero), Some(one)) = (at(zero), at(one))
             && one < zero

@@ -5,9 +5,9 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::arm::{Readouts, flipped, paired, total_effect};
+use super::arm::{Readouts, paired, said, total_effect};
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
-use super::derived::{Cells as Line, Derived, Strength};
+use super::derived::{Cells as Line, Derived, Said, Strength};
 use super::nulls::{is_lost, is_not_finite};
 use super::patch::undefined;
 use super::stats::{difference, estimate, fraction};
@@ -25,9 +25,8 @@ use crate::spec::sweep::{CORRUPTED, SweepCase, SweepSpec, TARGET};
 pub struct Part {
     /// The cells.
     pub cells: Cells,
-    /// For each cell whether its most probable token is another than its base's, in more than half of the samples; `None`
-    /// where one of them has no such token.
-    pub flipped: Vec<Option<bool>>,
+    /// What the model says in each cell; empty where nothing derived needs it.
+    pub said: Vec<Said>,
     /// Cells of which a sample could not be computed.
     pub lost: u32,
     /// What was written.
@@ -212,6 +211,9 @@ fn dropped(
     failed
 }
 
+/// Gives a token's text.
+pub type Text<'t> = &'t dyn Fn(u32) -> String;
+
 /// Some cells of a case, counted through all arms.
 pub fn part(
     layout: &CaseLayout,
@@ -219,6 +221,7 @@ pub fn part(
     range: &Range<usize>,
     scores: &Scores,
     written: EditStats,
+    text: Text<'_>,
 ) -> Part {
     let measures = &layout.common.measures;
     let mut part = Part { written, ..Part::default() };
@@ -229,13 +232,14 @@ pub fn part(
         let own =
             range.start.clamp(first, first + cells) - first..range.end.clamp(first, first + cells) - first;
         for cell in own {
-            add(&mut part, layout, arm, case, index as u32, cell, scores);
+            add(&mut part, layout, arm, case, index as u32, cell, scores, text);
         }
         first += cells;
     }
     part
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one cell")]
 fn add(
     part: &mut Part,
     layout: &CaseLayout,
@@ -244,6 +248,7 @@ fn add(
     index: u32,
     cell: usize,
     scores: &Scores,
+    text: Text<'_>,
 ) {
     let grid: &Grid = &arm.grid;
     let readouts = grid.cell(cell);
@@ -275,7 +280,9 @@ fn add(
         columns.effect.push(effect.mean);
         columns.effect_se.push(effect.se);
     }
-    part.flipped.push(flipped(arm, scores, cell));
+    if layout.says {
+        part.said.push(said(arm, scores, cell, text));
+    }
     let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(is_lost));
     part.lost += u32::from(lost);
 }
@@ -314,7 +321,7 @@ impl Part {
                 columns.effect_se.append(&mut more.effect_se);
             }
         }
-        self.flipped.append(&mut other.flipped);
+        self.said.append(&mut other.said);
         self.lost += other.lost;
         self.written = self.written.and(other.written);
         self.not_finite += other.not_finite;
@@ -347,8 +354,8 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
             let trivial: Vec<bool> =
                 cells.trivial[first..end].iter().map(|trivial| *trivial == Some(true)).collect();
             let trivial = &trivial[..];
-            let flipped = part.flipped[first..end].to_vec();
-            let mut of_arm = Derived::new(&spec.derive, &axes, trivial, || flipped);
+            let said = || part.said[first..end].to_vec();
+            let mut of_arm = Derived::new(&spec.derive, &axes, trivial, said);
             for (i, metric) in spec.metrics.iter().enumerate() {
                 let whole = head.total_effect[arm as usize].get(i).and_then(|total| total.mean);
                 let effects = &cells.metrics[i].effect[first..end];

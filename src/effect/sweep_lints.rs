@@ -3,7 +3,7 @@
 use super::average::{Dominated, Place};
 use super::cells::{ArmHead, CaseHead};
 use super::flips::SignFlips;
-use super::lints::{DAMAGE_FIX, NotFinite, falls_by_damage, norm_lost, useless};
+use super::lints::{DAMAGE_FIX, NotFinite, norm_lost, useless};
 use super::stats::estimate;
 use super::sweep::Tally;
 use crate::lower::lint::Lints;
@@ -142,7 +142,9 @@ pub(super) fn of_runs(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], li
         );
     }
     of_corruption(spec, &kept, lints);
-    for (i, metric) in spec.metrics.iter().enumerate().filter(|(_, metric)| falls_by_damage(metric.kind)) {
+    for (i, metric) in
+        spec.metrics.iter().enumerate().filter(|(_, metric)| metric.kind.facts().falls_by_damage)
+    {
         let total = |arm: usize| {
             let of_case = |case: &&CaseHead| case.total_effect.get(arm)?.get(i)?.mean;
             estimate(kept.iter().map(of_case)).mean

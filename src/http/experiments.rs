@@ -13,6 +13,7 @@ use super::sweeps::{tied, with_dataset};
 use super::wants::take_async;
 use super::{AppState, Encoding, NoQuery, Problem, problem, query};
 use crate::capacity::{Abandoned, Lane, Share};
+use crate::jobs::strongest;
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
@@ -182,9 +183,11 @@ async fn plan(
         }
     }
     if let Some(sweep) = body.get_mut("sweep")
-        && sweep.pointer("/dataset/id").is_some()
+        && (sweep.pointer("/dataset/id").is_some() || strongest::is_asked(sweep))
     {
-        with_dataset(state.jobs()?, sweep, &share).await?;
+        let jobs = state.jobs()?;
+        with_dataset(jobs, sweep, &share).await?;
+        strongest::write_out(jobs, sweep, &share).await?;
     }
     Ok(Json(state.service()?.plan((body, &share)).await?))
 }

@@ -14,7 +14,7 @@ use super::wants::{self, Wants, accepted};
 use super::{AppState, Encoding, Problem, jobs, json, packing, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
-use crate::jobs::{Asked, Jobs, LOCAL};
+use crate::jobs::{Asked, Jobs, LOCAL, strongest};
 use crate::result::sweep::SweepOutcome;
 use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
@@ -49,6 +49,7 @@ async fn sweep(
     let asked = jobs::Answer::of(&parts.headers, &known)?;
     let (service, jobs) = (state.service()?, state.jobs()?);
     with_dataset(jobs, &mut body, &share).await?;
+    strongest::write_out(jobs, &mut body, &share).await?;
     let asked_for = Asked { kind: Kind::Sweep, body, key: wants.key };
     let submitted = jobs.submit(service, asked_for, &share).await?;
     // The job has what it needs; its answer is made of what it leaves.
@@ -77,18 +78,28 @@ async fn sweep(
 
 /// Writes a stored data set out in a request that names it.
 pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -> Result<(), Problem> {
-    let Some(dataset) = body.get_mut("dataset").and_then(Value::as_object_mut) else { return Ok(()) };
+    with_dataset_at(jobs, body, "/dataset", share).await
+}
+
+/// The same of one that stands elsewhere.
+pub(super) async fn with_dataset_at(
+    jobs: &Jobs,
+    body: &mut Value,
+    at: &str,
+    share: &Share,
+) -> Result<(), Problem> {
+    let Some(dataset) = body.pointer_mut(at).and_then(Value::as_object_mut) else { return Ok(()) };
     let Some(id) = dataset.get("id").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
     let mut problems = Problems::default();
     if dataset.get("inline").is_some_and(|inline| !inline.is_null()) {
         let detail = "`id` and `inline` exclude each other";
-        problems.push("/dataset/id", code::CONFLICT, detail, "leave out one of them");
+        problems.push(format!("{at}/id"), code::CONFLICT, detail, "leave out one of them");
         return Err(problems.into());
     }
     let Some(text) = jobs.store.dataset_text(LOCAL, &id).await? else {
         let detail = format!("no data set is called {id:?}");
         problems.push(
-            "/dataset/id",
+            format!("{at}/id"),
             code::UNKNOWN_NAME,
             detail,
             "GET /v1/datasets lists those that there are",

@@ -10,6 +10,7 @@ pub mod compress;
 mod outcome;
 pub mod runner;
 pub mod start;
+pub mod strongest;
 mod submit;
 pub mod view;
 mod work;

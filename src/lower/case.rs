@@ -16,6 +16,7 @@ use super::trivial::judge;
 use super::{Prepared, Started, lint_effect_metrics, prepare, start, twins};
 use crate::plan::RunId;
 use crate::spec::corruption::Corruption;
+use crate::spec::derive::Derive;
 use crate::spec::experiment::Experiment;
 use crate::spec::named::Named;
 use crate::spec::patch::{Control, SweepAxis};
@@ -40,6 +41,8 @@ pub(super) struct Case<'s, S> {
     pub arms: &'s Named<SweepArm>,
     /// Axes along which arms are enumerated.
     pub sweep: &'s [SweepAxis],
+    /// What is derived from the cells.
+    pub derive: &'s [Derive],
     /// Controls beside each cell.
     pub controls: &'s [Control],
     /// Which run's most probable token `top1_flip` compares with.
@@ -142,6 +145,7 @@ impl<S: Serialize> Case<'_, S> {
         }
         let tokens = corrupted_runs.first().map(|run| plan.run(*run).tokens.to_vec());
         let layout = CaseLayout {
+            says: Derive::of_answers(self.derive),
             clean_run,
             clean: readouts[clean_run].1,
             corrupted,

@@ -292,6 +292,8 @@ pub struct TraceLayout {
 /// Meaning of the plan of one case: of a trace, or of a sweep.
 #[derive(Debug, Clone)]
 pub struct CaseLayout {
+    /// Whether something is derived from what the model says in each cell.
+    pub says: bool,
     /// Runs, metrics, targets.
     pub common: Common,
     /// Index of the run that corruption starts from, among the runs.

@@ -58,7 +58,7 @@ pub use self::run::{heads, width};
 pub use self::select::window;
 use self::sweep::Sweep;
 use self::template::Builder;
-pub use self::upload::upload;
+pub use self::upload::{check_mean, upload};
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::canonical::hex;
@@ -230,8 +230,7 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
         out.push("/read/topk", code::LIMIT, detail, "ask for fewer tokens");
     }
     // What was written says nothing of the answer.
-    let mut kinds =
-        measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != MetricKind::DeltaNorm).peekable();
+    let mut kinds = measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer()).peekable();
     if kinds.peek().is_some() && kinds.all(MetricKind::is_discrete) {
         let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
         lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
@@ -296,8 +295,8 @@ fn continuations(
 
 /// Remarks on metrics of effects.
 pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
-    use crate::spec::metric::MetricKind::{DeltaNorm, Prob};
-    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != DeltaNorm);
+    use crate::spec::metric::MetricKind::Prob;
+    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer());
     if kinds().next().is_some() && kinds().all(|kind| kind == Prob) {
         let detail = "probability saturates and can hide components that lower the answer".to_owned();
         prepared.lints.info("PROB_ONLY", "/metrics", detail, "add logprob or logit_diff");

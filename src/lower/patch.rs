@@ -62,9 +62,10 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));
     let base = vec![common.runs.0[base_index].1.1];
+    let reference = normalise.map(|(_, one)| vec![one]);
     let ArmPlan { len, subject, .. } = &arms[0];
     let (len, subject) = (*len, subject.clone());
-    let arm = ArmLayout { answer: base.clone(), base, reference: None, len, subject, grid };
+    let arm = ArmLayout { answer: base.clone(), base, reference, len, subject, grid };
     Some(Lowered { prelude: prelude.into_plan(), plan, layout: PatchLayout { spec, common, normalise, arm } })
 }
 
@@ -98,6 +99,8 @@ fn check_derive(spec: &PatchSpec, out: &mut Problems) {
             ("layers are not swept", "add \"layers\" to `sweep`")
         } else if *derive == Derive::HalfRecoveryLayer && spec.normalise.is_none() {
             ("there is no whole to take half of", "add `normalise`: {\"zero\": run, \"one\": run}")
+        } else if *derive == Derive::ReachesSource && spec.normalise.is_none() {
+            ("no one run is the source", "add `normalise`: {\"zero\": run, \"one\": run}")
         } else {
             continue;
         };

@@ -204,6 +204,7 @@ impl Sweep {
             corrupted: CORRUPTED,
             arms: &spec.arms,
             sweep: &spec.sweep,
+            derive: &spec.derive,
             controls: &[],
             answer: if spec.form == Form::Trace { Answer::Clean } else { Answer::Base },
             twin: false,

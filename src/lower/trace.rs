@@ -40,6 +40,7 @@ pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> O
         corrupted: &corrupted,
         arms: &arms,
         sweep: &sweep,
+        derive: &spec.derive,
         controls: &spec.controls,
         answer: Answer::Clean,
         twin: true,

@@ -7,7 +7,7 @@ use super::common::{
     ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
     TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
-use crate::effect::arm::{control, flipped, self_patch};
+use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{Null, lost_cells, of_cells, of_effect, of_value, undefined_cells};
 use crate::effect::{lints, patch as effects};
@@ -112,8 +112,9 @@ pub fn respond(
     let (mut normalised, mut reasons) = (Named::default(), Nulls::default());
     reasons.runs(common, scores);
     let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
+    let text = |id| words.text(id);
     let mut derived = Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-        (0..grid.cells()).map(|cell| flipped(arm, &scores[..], cell)).collect()
+        (0..grid.cells()).map(|cell| said(arm, &scores[..], cell, &text)).collect()
     });
     for measure in &common.measures {
         let key = measure.metric.to_string();

@@ -9,7 +9,7 @@ use crate::lower::measure::TargetToken;
 use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
-use crate::spec::metric::{Metric, MetricKind, TargetScoring};
+use crate::spec::metric::{Metric, Of};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
 use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
@@ -24,27 +24,19 @@ pub(super) fn metric(key: &str, experiment: &Experiment, targets: &Named<Vec<Tar
     let Some(Metric { kind, of }) = experiment.metrics.iter().find(|metric| metric.to_string() == key) else {
         return key.to_owned();
     };
-    let per_token = experiment.target_scoring == TargetScoring::MeanLogprob;
-    let word = if experiment.target_scoring == TargetScoring::FirstToken { "logit" } else { "log P" };
-    match kind {
-        MetricKind::Prob if per_token => format!("P({}), geometric mean over tokens", set(of, targets)),
-        MetricKind::Prob => format!("P({})", set(of, targets)),
-        MetricKind::Logprob if per_token => format!("log P({}) in nats per token", set(of, targets)),
-        MetricKind::Logprob => format!("log P({}) in nats", set(of, targets)),
-        MetricKind::Logit => format!("logit({})", set(of, targets)),
-        MetricKind::LogitDiff => {
+    let facts = kind.facts();
+    let named = match facts.of {
+        Of::Target => vec![set(of, targets)],
+        Of::Pair => {
             let known = |name: &str| targets.get(name).is_some();
             let mut splits = of.match_indices('-').map(|(at, _)| (&of[..at], &of[at + 1..]));
-            splits.find(|(a, b)| known(a) && known(b)).map_or_else(
-                || key.to_owned(),
-                |(a, b)| format!("{word}({}) − {word}({})", set(a, targets), set(b, targets)),
-            )
+            let Some((a, b)) = splits.find(|(a, b)| known(a) && known(b)) else { return key.to_owned() };
+            vec![set(a, targets), set(b, targets)]
         }
-        MetricKind::Rank => format!("rank of {}", set(of, targets)),
-        MetricKind::Kl => format!("KL divergence from {of} in nats"),
-        MetricKind::DeltaNorm => "L2 norm of what was written".to_owned(),
-        MetricKind::Top1Flip => "top-1 flip (1 = another token)".to_owned(),
-    }
+        Of::Run => vec![of.clone()],
+        Of::Base | Of::Edits => Vec::new(),
+    };
+    facts.label_of(&named, experiment.target_scoring)
 }
 
 /// A target set: its tokens where they are few, else its name.

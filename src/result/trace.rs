@@ -9,7 +9,7 @@ use super::common::{
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{masks, shape};
-use crate::effect::arm::{control, flipped, self_patch};
+use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;
@@ -196,7 +196,8 @@ pub fn respond(
     let arms = layout.case.arms.iter().map(|(name, own)| {
         let nulls = own.grid.exact_nulls(resolved, &own.base);
         all_nulls.extend_from_slice(&nulls);
-        (name.to_owned(), arm(layout, name, own, &nulls, scores, &mut reasons))
+        let text = |id| words.text(id);
+        (name.to_owned(), arm(layout, name, own, &nulls, scores, &text, &mut reasons))
     });
     let arms: Named<ArmResult> = arms.collect();
     let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
@@ -309,6 +310,7 @@ fn arm(
     arm: &ArmLayout,
     nulls: &[bool],
     scores: &[Score],
+    text: &dyn Fn(u32) -> String,
     reasons: &mut Nulls,
 ) -> ArmResult {
     let (top1, parents, grid) = (scores[layout.case.clean].top1(), &arm.base, &arm.grid);
@@ -334,7 +336,7 @@ fn arm(
         masks: masks(grid, nulls, scores, parents),
         argmax: Named::default(),
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-            (0..grid.cells()).map(|cell| flipped(arm, scores, cell)).collect()
+            (0..grid.cells()).map(|cell| said(arm, scores, cell, text)).collect()
         }),
         controls: Named::default(),
     };

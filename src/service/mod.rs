@@ -5,6 +5,7 @@
 mod activations;
 mod cases;
 mod lost;
+mod mean;
 mod served;
 pub mod start;
 pub mod sweep;

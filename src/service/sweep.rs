@@ -439,10 +439,11 @@ impl Service {
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
         super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
-        let made = self.respond(share, move |_| {
+        let made = self.respond(share, move |facts| {
+            let text = |id| facts.words().text(id);
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
-            let part = part(&lowered.layout, case as u32, &range, &scores, written);
+            let part = part(&lowered.layout, case as u32, &range, &scores, written, &text);
             Ok(Computation { part, written: by_kind, usage })
         });
         made.await

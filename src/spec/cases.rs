@@ -304,6 +304,7 @@ impl CasesSpec {
             cases: self.cases.iter().map(|case| case.of_sweep(self.target_scoring)).collect(),
             places: self.places.iter().map(|place| format!("/cases/{place}")).collect(),
             form: Form::Trace,
+            common: Vec::new(),
             metrics: self.metrics.clone(),
             read: Read::last(1),
             corrupt: Some(self.corrupt.clone()),

@@ -2,7 +2,7 @@
 
 mod reading;
 
-pub use reading::CORRUPTION_NAMES;
+pub use reading::{METHODS, MethodFacts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -203,7 +203,8 @@ pub enum Sigma {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SigmaOf {
-    /// The tokens that get noise: over all their embeddings' elements, with n - 1.
+    /// The tokens that get noise, as they stand in the prompt, with its spaces: over all their embeddings' elements, with n - 1. (ROME
+    /// tokenises each subject alone and pools those of its 1,209 facts; of one prompt this is its rule, not its number.)
     Subjects,
     /// The whole embedding matrix.
     Vocab,

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::lower::arms::as_restored;
 use crate::lower::gather::Roster;
+use crate::spec::read::escape;
 use crate::spec::sweep::{Form, SweepSpec};
 
 /// The cases of a sweep and the body that they were read from.
@@ -52,7 +53,11 @@ impl Roster for OfSweep<'_> {
         // Positions of the request itself stand where they are; only those left out are the subject's.
         let given = || self.body.pointer("/corrupt/positions").is_some_and(|positions| !positions.is_null());
         let own = pointer.starts_with("/corrupt/positions") && given();
-        if place.is_empty() || own {
+        let of_common = |name: &String| {
+            let rest = pointer.strip_prefix(&format!("/runs/{}", escape(name)));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if place.is_empty() || own || self.spec.common.iter().any(of_common) {
             return pointer.to_owned();
         }
         let short = SHORT.iter().find_map(|(long, short)| {

@@ -8,7 +8,7 @@ use crate::effect::stats::Estimate;
 use crate::lower::layout::Axis;
 use crate::result::phrases;
 use crate::result::pictures::DOT;
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::METRICS;
 use crate::spec::select::TokenClass;
 
 /// A kind of picture.
@@ -90,17 +90,8 @@ pub(super) fn class(value: u32) -> String {
 /// What a metric measures, with its unit.
 pub(super) fn what(metric: &str) -> String {
     let (word, of) = metric.split_once(':').unwrap_or((metric, ""));
-    match MetricKind::ALL.iter().find(|(name, _)| *name == word).map(|(_, kind)| kind) {
-        Some(MetricKind::Prob) => format!("P({of})"),
-        Some(MetricKind::Logprob) => format!("log P({of}) in nats"),
-        Some(MetricKind::Logit) => format!("logit({of})"),
-        Some(MetricKind::LogitDiff) => format!("logit difference {of}"),
-        Some(MetricKind::Rank) => format!("rank of {of}"),
-        Some(MetricKind::Kl) => format!("KL divergence from {of} in nats"),
-        Some(MetricKind::Top1Flip) => "top-1 flip (1 = another token)".to_owned(),
-        Some(MetricKind::DeltaNorm) => "L2 norm of what was written".to_owned(),
-        None => metric.to_owned(),
-    }
+    let facts = METRICS.iter().find(|facts| facts.name == word);
+    facts.map_or_else(|| metric.to_owned(), |facts| facts.label(of))
 }
 
 /// The line under the title. `intervals`: whether the picture shows any; `left_out`: arms that it can't show.

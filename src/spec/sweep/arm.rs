@@ -105,6 +105,7 @@ impl SweepArm {
             heads: None,
             dims: None,
             window: 1,
+            cells: (),
             op,
         };
         let source = SourceSpec::Run { run: reference.to_owned(), positions: None, site: None, layer: None };
