@@ -171,10 +171,10 @@ pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: Ed
         damage_as_success(layout, scores, &mut lints);
     }
     let mut found = NotFinite::of_runs(&layout.common, scores);
-    let (bad, all) = not_finite_cells([&layout.grid], scores);
+    let (bad, all) = not_finite_cells([&layout.arm.grid], scores);
     found.count(bad, all, "cells", "/interventions");
     found.lint(&mut lints);
-    lost_cells([&layout.grid], scores, "/interventions", &mut lints);
+    lost_cells([&layout.arm.grid], scores, "/interventions", &mut lints);
     norm_lost("/interventions", written, &mut lints);
     nothing_written(scores, nulls, written, "/interventions", &mut lints);
     lints
@@ -193,17 +193,17 @@ pub fn trace(
     corruption(layout, scores, &mut lints);
     not_finite(layout, scores).lint(&mut lints);
     norm_lost("/arms", written, &mut lints);
-    lost_cells(layout.arms.iter().map(|(_, grid)| grid), scores, "/arms", &mut lints);
+    lost_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores, "/arms", &mut lints);
     nothing_written(scores, nulls, written, "/arms", &mut lints);
     lints
 }
 
 /// What of a trace is not finite.
 pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
-    let mut found = NotFinite::of_runs(&layout.common, scores);
-    let bad = layout.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
-    found.count(bad, layout.corrupted.len(), "corrupted runs", "/corrupt");
-    let (bad, all) = not_finite_cells(layout.arms.iter().map(|(_, grid)| grid), scores);
+    let mut found = NotFinite::of_runs(&layout.case.common, scores);
+    let bad = layout.case.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
+    found.count(bad, layout.case.corrupted.len(), "corrupted runs", "/corrupt");
+    let (bad, all) = not_finite_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores);
     found.count(bad, all, "cells", "/arms");
     found
 }
@@ -211,10 +211,10 @@ pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
 /// Names the expected target and the clean run's answer if they differ. There is no answer where the run's logits are not
 /// finite, and that is not what was expected either.
 pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, Option<u32>)> {
-    let sets = layout.common.targets.of(scores[layout.clean].context);
+    let sets = layout.case.common.targets.of(scores[layout.case.clean].context);
     let name =
         layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
-    let top1 = super::trace::reference_top1(layout, scores);
+    let top1 = scores[layout.case.clean].top1();
     let expected = sets.get(&name)?.iter().any(|token| Some(token.id) == top1);
     (!expected).then_some((name, top1))
 }
@@ -240,7 +240,7 @@ fn unexpected_answer(
 fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     // Another prompt is meant to have another answer: that leaves its own distribution, which noise may not.
     let noise = layout.spec.corrupt.method.draws().is_some();
-    for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
+    for measure in layout.case.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
         let b = baselines(layout, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
         if let Some((code, fix)) = useless(clean, corrupted, noise) {

@@ -1,5 +1,6 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`, and [`nulls`] says why.
 
+pub mod arm;
 pub mod average;
 pub mod bootstrap;
 pub mod cells;

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 
 mod align;
+mod arms;
 mod basis;
+mod case;
 pub mod classes;
 mod control;
 mod corrupt;
@@ -135,7 +137,7 @@ pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Pr
         origins,
         read,
         |out| trace::lower(spec?, facts, out),
-        |l| (&l.spec.experiment, &mut l.common),
+        |l| (&l.spec.experiment, &mut l.case.common),
     )
 }
 

@@ -219,8 +219,11 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
     );
     if site == Site::HeadOut && (!linear || has_dims) {
-        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
-        return refuse(detail, "use attn_out for vectors of the residual stream, or z for a head's own", out);
+        let field = if linear { "dims" } else { "op" };
+        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole";
+        let fix = "use attn_out for vectors and columns of the residual stream, or z for a head's own";
+        out.push(format!("{at}/{field}"), code::NOT_SUPPORTED, detail, fix);
+        return None;
     }
     if has_dims && matches!(op, OpSpec::Add { norm_match: true, .. }) {
         let fix = "leave out `norm_match`, or write whole rows";

@@ -57,8 +57,8 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
                           "metrics": ["prob:target", "logit:target"], "corrupt": {"samples": 2, "seed": 7}});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::trace(&body, &Fake::default()).unwrap();
-    let roots = lowered.layout.corrupted.len() + 1;
-    let (_, twin) = lowered.layout.common.twins.unwrap();
+    let roots = lowered.layout.case.corrupted.len() + 1;
+    let (_, twin) = lowered.layout.case.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.8, " Paris"),
         i if i == twin => score(0.8, " Paris"),
@@ -67,8 +67,8 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
     });
     let mut resolved = resolved(&lowered.plan);
     // The first cell of the first arm changes nothing that is read.
-    for (sample, corrupted) in lowered.layout.corrupted.iter().enumerate() {
-        resolved[lowered.layout.arms.0[0].1.cell(0)[sample]] = resolved[*corrupted];
+    for (sample, corrupted) in lowered.layout.case.corrupted.iter().enumerate() {
+        resolved[lowered.layout.case.arms.0[0].1.grid.cell(0)[sample]] = resolved[*corrupted];
     }
     let output = output(scores.collect());
     super::trace::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()

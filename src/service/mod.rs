@@ -204,7 +204,7 @@ impl Service {
             };
         drop(body);
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, lost::compared_in_trace(&layout))?;
+        lost::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
             move |facts: &Served| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
@@ -276,7 +276,7 @@ impl Service {
                 Planned::Patch => lower::patch(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
-                    Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
+                    Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),
                     Traced::Many(spec, sweep) => {
                         return cases::plan(&spec, &sweep, inner, facts, &engine, ceiling, abandoned);
                     }

@@ -13,10 +13,10 @@ use crate::effect::cells::{ArmHead, CaseHead};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::{Engine, EngineError};
 use crate::lower::facts::Facts;
-use crate::lower::layout::Lowered;
+use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
-use crate::lower::sweep::{ArmLayout, Part as Which, Shared, Sweep, SweepLayout};
+use crate::lower::sweep::{Part as Which, Shared, Sweep};
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{EditStats, Usage};
 use crate::plan::pack::{Mode, PackError};
@@ -79,7 +79,7 @@ pub struct Opened {
     /// How it is cut.
     pub cut: Cut,
     /// The case lowered last: its units follow each other.
-    last: Mutex<Option<(usize, Arc<Lowered<SweepLayout>>)>>,
+    last: Mutex<Option<(usize, Arc<Lowered<CaseLayout>>)>>,
 }
 
 impl Cut {
@@ -153,7 +153,7 @@ impl Opened {
         &self.sweep.spec
     }
 
-    fn whole(&self, case: usize, facts: &dyn Facts) -> Result<Arc<Lowered<SweepLayout>>, Problems> {
+    fn whole(&self, case: usize, facts: &dyn Facts) -> Result<Arc<Lowered<CaseLayout>>, Problems> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, lowered)) = last.as_ref().filter(|(lowered, _)| *lowered == case) {
             return Ok(Arc::clone(lowered));
@@ -423,7 +423,7 @@ impl Service {
     pub(super) async fn patched(
         &self,
         share: &Share,
-        lowered: Arc<Lowered<SweepLayout>>,
+        lowered: Arc<Lowered<CaseLayout>>,
         case: usize,
         range: Range<usize>,
     ) -> Result<Computation, Refusal> {

@@ -14,7 +14,7 @@ use super::problem::{Problems, code};
 use super::prompt::{Prompt, PromptText, SpanText};
 use super::read::Node;
 use super::readout::Read;
-use super::select::Layers;
+use super::select::{Layers, Positions};
 use super::sweep::{
     Averaging, CLEAN, CORRUPTED, Form, KeepCells, Key, SweepArm, SweepCase, SweepSpec, TARGET,
 };
@@ -294,7 +294,7 @@ impl CasesSpec {
             Direction::Noising => (CLEAN, CORRUPTED),
         };
         let arm = |(name, arm): (&str, &Arm)| {
-            (name.to_owned(), SweepArm::restoring(arm, &self.layers, base, reference))
+            (name.to_owned(), SweepArm::restoring(arm, &self.layers, &Positions::ALL, base, reference))
         };
         let layers = self.arms.iter().any(|(_, arm)| arm.site.has_layer()).then_some(SweepAxis::Layers);
         let mut by = vec![Key::Arm, Key::Layer, Key::TokenClass];

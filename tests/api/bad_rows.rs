@@ -681,7 +681,10 @@ fn unserved_ops() -> Vec<(Value, &'static str)> {
             "/interventions/3/source conflict",
         ),
         (at("head_out", json!({"op": "add", "source": b})), AT),
-        (at("head_out", json!({"op": "zero", "heads": 0, "dims": [1]})), AT),
+        (
+            at("head_out", json!({"op": "zero", "heads": 0, "dims": [1]})),
+            "/interventions/3/dims not_supported",
+        ),
         (at("head_out", json!({"op": "project_out", "heads": 0, "basis": [unit(16)]})), AT),
         (
             at("resid_post", json!({"op": "project_out", "basis": [unit(64)], "dims": [1]})),

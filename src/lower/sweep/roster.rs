@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::lower::arms::as_restored;
 use crate::lower::gather::Roster;
 use crate::spec::read::escape;
 use crate::spec::sweep::{Form, SweepSpec};
@@ -46,7 +47,7 @@ impl Roster for OfSweep<'_> {
         let place = &self.spec.places[case];
         let written = match self.spec.form {
             Form::Sweep => Cow::Borrowed(pointer),
-            Form::Trace => of_trace(pointer),
+            Form::Trace => Cow::Owned(of_trace(pointer)),
         };
         let pointer = written.as_ref();
         // Positions of the request itself stand where they are; only those left out are the subject's.
@@ -71,22 +72,13 @@ impl Roster for OfSweep<'_> {
     }
 }
 
-/// A pointer into a sweep as a trace with `cases` would write it: arms name a site and what it severs, not interventions, and
-/// layers are those of all arms.
-fn of_trace(pointer: &str) -> Cow<'_, str> {
-    let mut parts = pointer.splitn(6, '/').skip(1);
-    match (parts.next(), parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some("read"), Some("at"), ..) => Cow::Borrowed("/runs/clean/prompt"),
+/// A pointer into a sweep as a trace with `cases` would write it.
+fn of_trace(pointer: &str) -> String {
+    let mut parts = pointer.splitn(4, '/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("read"), Some("at")) => "/runs/clean/prompt".to_owned(),
         // Readouts are not asked for: their number is that of the cells.
-        (Some("read" | "sweep"), ..) => Cow::Borrowed("/arms"),
-        (Some("arms"), Some(_), Some("0"), Some("layers"), rest) => {
-            Cow::Owned(rest.map_or_else(|| "/layers".to_owned(), |rest| format!("/layers/{rest}")))
-        }
-        (Some("arms"), Some(arm), Some("0"), Some(field), rest) => {
-            let rest = rest.map(|rest| format!("/{rest}")).unwrap_or_default();
-            Cow::Owned(format!("/arms/{arm}/{field}{rest}"))
-        }
-        (Some("arms"), Some(arm), Some(_), ..) => Cow::Owned(format!("/arms/{arm}/sever")),
-        _ => Cow::Borrowed(pointer),
+        (Some("read"), _) => "/arms".to_owned(),
+        _ => as_restored(pointer, |_| false),
     }
 }

@@ -63,10 +63,14 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
             let expected = crate::lower::trace(&body, &Fake::default()).unwrap();
             let found = opened.case(case, Part::Whole, &Fake::default()).unwrap();
             let (single, swept) = (&expected.layout, &found.layout);
-            assert_eq!(single.arms.names(), swept.arms.names());
-            for ((name, one), (_, arm)) in single.arms.iter().zip(swept.arms.iter()) {
-                assert_eq!((&one.axes, &one.trivial), (&arm.grid.axes, &arm.grid.trivial), "{name}");
-                let cells = one.readouts.iter().zip(&arm.grid.readouts);
+            assert_eq!(single.case.arms.names(), swept.arms.names());
+            for ((name, one), (_, arm)) in single.case.arms.iter().zip(swept.arms.iter()) {
+                assert_eq!(
+                    (&one.grid.axes, &one.grid.trivial),
+                    (&arm.grid.axes, &arm.grid.trivial),
+                    "{name}"
+                );
+                let cells = one.grid.readouts.iter().zip(&arm.grid.readouts);
                 for (a, b) in cells {
                     let (a, b) = (&expected.plan.readouts[*a], &found.plan.readouts[*b]);
                     assert_eq!(a.position, b.position);
@@ -77,7 +81,7 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
             let unpatched = opened.case(case, Part::Baselines, &Fake::default()).unwrap();
             assert_eq!(unpatched.layout.cells(), 0);
             assert_eq!(unpatched.layout.corrupted.len(), 2);
-            for (a, b) in single.corrupted.iter().zip(&unpatched.layout.corrupted) {
+            for (a, b) in single.case.corrupted.iter().zip(&unpatched.layout.corrupted) {
                 let (a, b) = (expected.plan.readouts[*a].run, unpatched.plan.readouts[*b].run);
                 assert_eq!(edits(&expected.plan, a), edits(&unpatched.plan, b));
                 assert_eq!(edits(&unpatched.plan, b).len(), 1);

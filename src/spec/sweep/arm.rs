@@ -24,6 +24,9 @@ pub struct SweepArm {
     pub reference: Option<String>,
     /// What is written.
     pub interventions: Vec<Intervention>,
+    /// Whether all positions are written together, although other arms are enumerated along them.
+    #[serde(skip)]
+    pub together: bool,
 }
 
 /// The runs between which arms patch, where they don't say otherwise.
@@ -85,17 +88,20 @@ pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) ->
 
 fn preset(name: &str, ends: &Ends) -> Option<(String, SweepArm)> {
     let (base, reference) = (ends.base.as_deref()?, ends.reference.as_deref()?);
-    Some((name.to_owned(), SweepArm::restoring(&Arm::preset(name)?, &Layers::ALL, base, reference)))
+    Some((
+        name.to_owned(),
+        SweepArm::restoring(&Arm::preset(name)?, &Layers::ALL, &Positions::ALL, base, reference),
+    ))
 }
 
 impl SweepArm {
     /// An arm of a trace: the reference's states in the base, or edges of attention that are cut in it; above what is written,
     /// the base's states are held at the sites that the arm severs.
-    pub(in crate::spec) fn restoring(arm: &Arm, layers: &Layers, base: &str, reference: &str) -> Self {
+    pub fn restoring(arm: &Arm, layers: &Layers, positions: &Positions, base: &str, reference: &str) -> Self {
         let everywhere = |site: Site, layers: &Layers, op| Intervention {
             site,
             layers: site.has_layer().then(|| layers.clone()),
-            positions: arm.positions.clone().unwrap_or(Positions::ALL),
+            positions: arm.positions.as_ref().unwrap_or(positions).clone(),
             heads: None,
             dims: None,
             window: 1,
@@ -115,7 +121,12 @@ impl SweepArm {
         };
         let held = |site: &Site| everywhere(*site, &Layers::ABOVE, OpSpec::Freeze { source: None });
         let interventions = std::iter::once(written).chain(arm.sever.iter().map(held)).collect();
-        Self { base: base.to_owned(), reference: Some(reference.to_owned()), interventions }
+        Self {
+            base: base.to_owned(),
+            reference: Some(reference.to_owned()),
+            interventions,
+            together: arm.positions.is_some(),
+        }
     }
 }
 
@@ -155,7 +166,7 @@ fn read_arm(node: &Node<'_>, ends: &Ends, out: &mut Problems) -> Option<SweepArm
         }
     });
     let reference = reference.filter(|reference| *reference != base);
-    Some(SweepArm { base, reference, interventions })
+    Some(SweepArm { base, reference, interventions, together: false })
 }
 
 /// An intervention without operation and source restores the reference.
@@ -265,5 +276,6 @@ fn swapped(name: &str, arm: &SweepArm, out: &mut Problems) -> Option<SweepArm> {
             }
         }
     }
-    Some(SweepArm { base: reference.clone(), reference: Some(arm.base.clone()), interventions })
+    let (base, reference) = (reference.clone(), Some(arm.base.clone()));
+    Some(SweepArm { base, reference, interventions, together: arm.together })
 }
