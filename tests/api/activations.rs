@@ -823,7 +823,7 @@ async fn a_mean_over_a_data_set_is_computed_and_serves_as_source_and_direction()
         (json!({"values": [1.0]}), "/values conflict"),
         (
             json!({"mean_of": {"dataset": {"id": stored}, "minus": {"inline": [{"runs": {"x": "a", "y": "b"}}]}}}),
-            "/mean_of/minus/inline/0 missing",
+            "/mean_of/minus/inline/0 missing_field",
         ),
     ] {
         let reply = post(&state, "/v1/activations", &asked(more.clone())).await;

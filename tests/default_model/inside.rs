@@ -42,7 +42,7 @@ async fn attributions_are_those_of_pytorch_and_add_up_to_the_logit() {
     let (expected, found) = (&golden["attribution"], &run["attribution"]);
     let mut worst = Worst::logits();
     for (name, other) in [
-        ("logit", "logit"),
+        ("mean_logit", "logit"),
         ("embed", "embed"),
         ("attn_out", "attn_out"),
         ("mlp_out", "mlp_out"),

@@ -251,6 +251,7 @@ mod tests {
             rows: vec!["0".into(), "1".into()],
             columns: vec![column("a", false), column(" b", true)],
             cells: cells.map(|row| row.to_vec()).to_vec(),
+            title: "of a test".into(),
             y_label: "layer".into(),
             value_label: "effect".into(),
             ..Heatmap::default()
