@@ -70,26 +70,17 @@ pub(super) fn with_show(own: &[&'static str]) -> Vec<&'static str> {
 /// # Errors
 /// A value that is not known, or a choice that the form does not have.
 pub(super) fn show(query: &mut BTreeMap<String, String>, encoding: Encoding) -> Result<Show, Problem> {
+    let given: Vec<&str> = ShowParams::NAMES.into_iter().filter(|name| query.contains_key(*name)).collect();
     let params = ShowParams::of(query);
     let mut out = Problems::default();
-    let given = [
-        ("metric", params.metric.is_some(), Kindred::Numbers),
-        ("kind", params.kind.is_some(), Kindred::Pictures),
-        ("group", params.group.is_some(), Kindred::Pictures),
-        ("token_class", params.token_class.is_some(), Kindred::Pictures),
-        ("arm", params.arm.is_some(), Kindred::Pictures),
-        ("run", params.run.is_some(), Kindred::Pictures),
-        ("title", params.title.is_some(), Kindred::Pictures),
-        ("vmax", params.vmax.is_some(), Kindred::Pictures),
-    ];
     let is_picture = matches!(encoding, Encoding::Svg | Encoding::Png);
-    for (name, _, kindred) in given.iter().filter(|(_, given, _)| *given) {
-        let fix = match kindred {
-            Kindred::Pictures if !is_picture => "leave it out, or ask for svg or png",
-            Kindred::Numbers if encoding == Encoding::Json => {
-                "leave it out, or ask for csv, jsonl or parquet"
-            }
-            _ => continue,
+    for name in given {
+        // Tables and files have a metric, too; all else is of pictures.
+        let fix = match name {
+            "metric" if encoding == Encoding::Json => "leave it out, or ask for csv, jsonl or parquet",
+            "metric" => continue,
+            _ if is_picture => continue,
+            _ => "leave it out, or ask for svg or png",
         };
         out.push(
             format!("?{name}"),
@@ -117,14 +108,6 @@ pub(super) fn show(query: &mut BTreeMap<String, String>, encoding: Encoding) -> 
     }
     let ShowParams { metric, group, arm, run, title, .. } = params;
     Ok(Show { metric, kind, group, token_class, arm, run, title, vmax })
-}
-
-/// Which forms a parameter belongs to.
-#[derive(Clone, Copy)]
-enum Kindred {
-    /// Tables, files and pictures.
-    Numbers,
-    Pictures,
 }
 
 fn chosen<T: Copy>(
