@@ -119,7 +119,8 @@ where
     let jobs = Arc::new(OnceLock::from(jobs));
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
-    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity };
+    let metrics = Arc::default();
+    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity, metrics };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");

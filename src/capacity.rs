@@ -41,6 +41,7 @@ pub struct Capacity(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     all: Semaphore,
+    total: u32,
     /// What requests of more than a small part may hold together. Whoever holds much for long, such as one who takes an
     /// answer slowly, leaves the rest to small requests.
     large: Semaphore,
@@ -59,6 +60,7 @@ impl Capacity {
         let lane = || Arc::new(Semaphore::new(ABREAST));
         Self(Arc::new(Shared {
             all: Semaphore::new(all as usize),
+            total: all,
             large: Semaphore::new(most as usize),
             most,
             small: all / 64,
@@ -72,6 +74,11 @@ impl Capacity {
     pub fn share(&self) -> Share {
         let held = Mutex::default();
         Share(Some(Arc::new(Holding { of: self.clone(), held, slow: AtomicBool::new(false) })))
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        u64::from(self.0.total) * UNIT
     }
 
     /// Bytes that are free.

@@ -88,9 +88,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "service",
             "store",
             "jobs",
+            "telemetry",
         ],
     ),
-    ("telemetry", &["config"]),
+    // Numbers to be shown, whoever counts them.
+    ("telemetry", &["config", "engine"]),
     // Ends the engine process when the server ends.
     ("app", &["capacity", "config", "engine", "http", "jobs", "service"]),
 ];

@@ -16,6 +16,7 @@ mod jobs;
 mod json;
 mod later;
 pub mod listen;
+mod metrics;
 mod models;
 mod packing;
 mod places;
@@ -69,6 +70,7 @@ struct Api;
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(sweeps::routes())
@@ -105,11 +107,14 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
         })
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
+        .route_layer(middleware::from_fn(request_id::route))
         .layer(Extension(health::Document(Arc::from(render(&document)))));
     let router = match cors(&state.config.http.cors_origins) {
         Some(layer) => router.layer(layer),
         None => router,
     };
+    let metrics = Arc::clone(&state.metrics);
+    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
@@ -118,7 +123,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
     // documents completed here repeat it.
     Router::new()
         .fallback_service(inner)
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(metrics, request_id::layer))
         .layer(middleware::from_fn(packing::layer))
         .layer(
             CompressionLayer::new()

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engine::Health;
 use crate::jobs::Jobs;
 use crate::service::Service;
+use crate::telemetry::metrics::Metrics;
 
 /// Shared by all handlers; cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct AppState {
     pub jobs: Arc<OnceLock<Jobs>>,
     /// Memory and threads for requests.
     pub capacity: Capacity,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl AppState {
@@ -97,6 +100,10 @@ pub struct ReadinessReport {
 }
 
 impl Readiness {
+    /// Every `status` of a [`ReadinessReport`].
+    pub const STATUSES: [&str; 7] =
+        ["ready", "loading", "draining", "engine-restarting", "engine-unhealthy", "store-failed", "failed"];
+
     /// The state in words.
     pub fn report(&self) -> ReadinessReport {
         let (status, reason) = match self {
