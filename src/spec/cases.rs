@@ -91,7 +91,7 @@ pub struct Case {
 }
 
 /// Which cases count. The others are dropped, and listed with the reason. Probabilities are those of the target.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Filters {
     /// The target that the clean run must rank first, by default `target`; or `false` for none.
     #[schema(required = false)]
@@ -209,13 +209,6 @@ const OF_ONE: [&str; 12] = [
     "on_unexpected",
     "spans",
 ];
-
-impl Default for Filters {
-    fn default() -> Self {
-        // ROME traces what the model answers as expected.
-        Self { expect_top1: Expected::default(), min_clean_prob: None, min_total_effect: None }
-    }
-}
 
 impl Default for Bootstrap {
     fn default() -> Self {

@@ -41,6 +41,7 @@ impl Expected {
 }
 
 impl Default for Expected {
+    /// What a case is about (ROME traces what the model answers as expected).
     fn default() -> Self {
         Self(Some(TARGET.to_owned()))
     }
