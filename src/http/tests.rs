@@ -33,6 +33,7 @@ fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
     }
 }
 
@@ -205,6 +206,7 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
         readiness: watch::channel(Readiness::Ready).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
     };
     let (status, headers, _) = send_to(state.clone(), preflight()).await;
     assert_eq!(

@@ -26,6 +26,7 @@ mod experiments;
 mod formats;
 mod gpt2;
 mod loading;
+mod metrics;
 mod models;
 mod nonfinite;
 mod openapi;
