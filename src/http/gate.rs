@@ -87,6 +87,6 @@ pub(super) async fn readiness(State(state): State<AppState>, request: Request, n
         Readiness::Loading | Readiness::Draining => 5,
         Readiness::Unhealthy(_) | Readiness::Failed(_) => 60,
     };
-    let reason = readiness.report().reason.unwrap_or_default();
+    let reason = readiness.report(&state.access).reason.unwrap_or_default();
     Problem::new(Kind::Unavailable, reason).retry_after(retry_after_s).into_response()
 }

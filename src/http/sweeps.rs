@@ -14,7 +14,7 @@ use super::wants::{self, Wants, accepted};
 use super::{AppState, Encoding, Problem, jobs, json, packing, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
-use crate::jobs::{Asked, Jobs, LOCAL};
+use crate::jobs::{Asked, Jobs};
 use crate::result::sweep::SweepOutcome;
 use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
@@ -85,7 +85,7 @@ pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -
         problems.push("/dataset/id", code::CONFLICT, detail, "leave out one of them");
         return Err(problems.into());
     }
-    let Some(text) = jobs.store.dataset_text(LOCAL, &id).await? else {
+    let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
         let detail = format!("no data set is called {id:?}");
         problems.push(
             "/dataset/id",

@@ -27,9 +27,6 @@ use crate::service::Service;
 use crate::store::job::{Job, JobId, Kind, State};
 use crate::store::{Filter, Page, Store, StoreError};
 
-/// Whose jobs these are, until there are keys.
-pub const LOCAL: &str = "local";
-
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Refusal, Served, Service};
+use super::{Refusal, ServedTo, Service};
 use crate::activations::{
-    Activation, ActivationId, Asked, Captured, Draft, HeadLayout, LOCAL, Origin, Reading, Reservation,
-    Selection, Store, StoreError, TokenAt, checksum_bytes, read,
+    Activation, ActivationId, Asked, Captured, Draft, HeadLayout, Origin, Reading, Reservation, Selection,
+    Store, StoreError, TokenAt, checksum_bytes, read,
 };
 use crate::capacity::Share;
 use crate::lower;
 use crate::lower::layout::{CaptureKey, RunLayout};
+use crate::owner::Owner;
 use crate::plan::output::PlanOutput;
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
 use crate::result::run::{Kept, RunResponse, captured};
@@ -42,27 +43,27 @@ impl Service {
         self.served.activations.trouble().map(|error| format!("activations cannot be stored: {error}"))
     }
 
-    /// `GET /v1/activations`: at most `limit` after one of them.
-    pub fn activations(&self, after: Option<&ActivationId>, limit: usize) -> ActivationList {
+    /// `GET /v1/activations`: at most `limit` of an owner after one of them.
+    pub fn activations(&self, owner: &Owner, after: Option<&ActivationId>, limit: usize) -> ActivationList {
         let store = &self.served.activations;
-        ActivationList::new(store.list(LOCAL, after, limit), store.usage(LOCAL))
+        ActivationList::new(store.list(owner, after, limit), store.usage(owner))
     }
 
     /// `GET /v1/activations/{id}`, without numbers.
     pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.find(LOCAL, &id))).await??.meta)
+        Ok(self.lower(share, move |served| Ok(served.activations.find(&served.owner, &id))).await??.meta)
     }
 
     /// `DELETE /v1/activations/{id}`
     pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.delete(LOCAL, &id))).await??)
+        Ok(self.lower(share, move |served| Ok(served.activations.delete(&served.owner, &id))).await??)
     }
 
     /// `POST /v1/activations`
     pub async fn upload(&self, spec: UploadSpec, share: &Share) -> Result<Arc<Activation>, Refusal> {
         let stored = self.lower(share, move |served| {
             let draft = lower::upload(spec, served)?;
-            Ok(served.activations.put(LOCAL, &draft, None))
+            Ok(served.activations.put(&served.owner, &draft, None))
         });
         Ok(stored.await??)
     }
@@ -110,8 +111,8 @@ impl From<Problems> for Fault {
     }
 }
 
-fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
-    let set = served.activations.find(LOCAL, id)?;
+fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
+    let set = served.activations.find(&served.owner, id)?;
     let mut out = Problems::default();
     let part = Asked {
         layers: asked.layers.as_deref(),
@@ -121,7 +122,7 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
     let selection = Selection::of(&set.meta, &part, &mut out);
     let other = match &asked.cosine {
         None => None,
-        Some(other) => match served.activations.find(LOCAL, other) {
+        Some(other) => match served.activations.find(&served.owner, other) {
             Ok(other) if other.meta.shape == set.meta.shape => Some(other),
             Ok(other) => {
                 let detail = format!("{:?} here, {:?} there", set.meta.shape, other.meta.shape);
@@ -172,7 +173,11 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
 const HEADER_BYTES: u64 = 4096;
 
 /// Promises the space that a request's handles are going to take: refused before anything is computed.
-pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<Reservation>, StoreError> {
+pub(super) fn reserve(
+    store: &Arc<Store>,
+    owner: &Owner,
+    layout: &RunLayout,
+) -> Result<Option<Reservation>, StoreError> {
     let kept = layout.captures.iter().filter_map(|key| Some((key, key.handle?)));
     let bytes = kept.map(|(key, dtype)| {
         let rows = (key.depth() * key.positions.len()) as u64;
@@ -185,13 +190,13 @@ pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<R
     });
     match bytes.sum() {
         0 => Ok(None),
-        bytes => store.reserve(LOCAL, bytes).map(Some),
+        bytes => store.reserve(owner, bytes).map(Some),
     }
 }
 
 /// Stores what was captured for handles, all or nothing, and puts the handles into the response.
 pub(super) fn keep(
-    served: &Served,
+    served: &ServedTo,
     layout: &RunLayout,
     output: &PlanOutput,
     mut promised: Option<Reservation>,
@@ -203,7 +208,7 @@ pub(super) fn keep(
         for (key, capture) in keys.zip(&mut result.captures) {
             let Some(dtype) = key.handle else { continue };
             let draft = draft(served, layout, key, dtype, output, &response.id);
-            match served.activations.put(LOCAL, &draft, promised.as_mut()) {
+            match served.activations.put(&served.owner, &draft, promised.as_mut()) {
                 Ok(meta) => {
                     capture.kept =
                         Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
@@ -212,7 +217,7 @@ pub(super) fn keep(
                 Err(error) => {
                     // Nobody learns these handles.
                     for meta in kept {
-                        if let Err(error) = served.activations.delete(LOCAL, meta.id.as_str()) {
+                        if let Err(error) = served.activations.delete(&served.owner, meta.id.as_str()) {
                             tracing::warn!(%error, "cannot delete what a failed request stored");
                         }
                     }
@@ -225,7 +230,7 @@ pub(super) fn keep(
 }
 
 fn draft(
-    served: &Served,
+    served: &ServedTo,
     layout: &RunLayout,
     key: &CaptureKey,
     dtype: Dtype,

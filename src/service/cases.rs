@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Asked, Computed, Refusal, Served, Service, Turn, lost};
+use super::{Asked, Computed, Refusal, ServedTo, Service, Turn, lost};
 use crate::capacity::{Abandoned, Share};
 use crate::effect::cases::{judge, of_baselines, reduce};
 use crate::effect::lints;
@@ -61,7 +61,7 @@ impl Service {
             let done = self.one(share, &cases, case, turn, Cases::baseline).await?;
             usage = usage.and(&done.output.usage);
             let filters = cases.spec.filters;
-            let judged = move |facts: &Served| {
+            let judged = move |facts: &ServedTo| {
                 let (layout, scores) = (&done.layout, &done.output.scores);
                 let measures = &layout.common.measures;
                 let mut remarks = Lints::default();
@@ -92,7 +92,7 @@ impl Service {
                 *sum = sum.and(one);
             }
             let (subject, len) = (cases.subject(case), cases.runs[case].len());
-            let reduced = move |facts: &Served| {
+            let reduced = move |facts: &ServedTo| {
                 let Done { layout, output, resolved } = &done;
                 let parents = layout.parents();
                 let nulls = layout.arms.iter().flat_map(|(_, grid)| grid.exact_nulls(resolved, &parents));
@@ -114,7 +114,7 @@ impl Service {
         let totals = Totals { receipt, usage, lints, layers };
         let envelope = self.envelope("trace");
         let answer =
-            move |facts: &Served| Ok(cases::respond(&cases, &computed, totals, facts.words(), envelope));
+            move |facts: &ServedTo| Ok(cases::respond(&cases, &computed, totals, facts.words(), envelope));
         self.respond(share, answer).await
     }
 

@@ -16,6 +16,7 @@ use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::sweep::{Part as Which, Shared, Sweep, SweepLayout};
+use crate::owner::Owner;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::Usage;
 use crate::plan::pack::Mode;
@@ -72,6 +73,7 @@ pub struct Priced {
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
+    owner: Owner,
     sweep: Sweep,
     /// How it is cut.
     pub cut: Cut,
@@ -133,10 +135,10 @@ impl Cut {
 
 impl Opened {
     /// A sweep as it was stored. `None` if this version can't read it any more.
-    pub fn new(request: &Value, cut: Cut) -> Option<Self> {
+    pub fn new(owner: Owner, request: &Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
         let spec = SweepSpec::read(request, &mut out).filter(|_| out.is_empty())?;
-        Some(Self { sweep: Sweep { spec, shared: cut.shared.clone() }, cut, last: Mutex::default() })
+        Some(Self { owner, sweep: Sweep { spec, shared: cut.shared.clone() }, cut, last: Mutex::default() })
     }
 
     /// The request with every default.
@@ -273,7 +275,7 @@ impl Service {
         cases: Range<usize>,
     ) -> Result<(Vec<CaseHead>, Usage), Refusal> {
         // A job's size was bounded when it was taken on.
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
         for case in cases {
@@ -306,7 +308,7 @@ impl Service {
         case: usize,
         range: Range<usize>,
     ) -> Result<(Part, Usage), Refusal> {
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
         let asked = range.clone();
         let (lowered, readouts, plan) = self

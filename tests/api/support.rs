@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use mediant::capacity::Capacity;
 use mediant::config;
 use mediant::http::listen::{self, Ended, Limits, Phase};
-use mediant::http::{AppState, Readiness, router};
+use mediant::http::{Access, AppState, Readiness, router};
 use mediant::jobs::runner::Runner;
 use mediant::service::start;
 use serde_json::Value;
@@ -42,6 +42,7 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        access: Access::Anyone,
     }
 }
 
