@@ -234,7 +234,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &["http/problem", "http/request_id"],
         "a problem names its request, and a request's id completes problems",
     ),
-    (&["http/jobs", "http/sweeps"], "they share how an answer is picked: belongs into a file of its own"),
     (&["tokens/build", "tokens/table"], "`BuildError` is in the wrong file"),
 ];
 
@@ -332,13 +331,11 @@ fn paths<'t>(text: &'t str, mut before: Vec<String>, ends: &mut Vec<Vec<String>>
         return text;
     }
     before.push(text[..end].to_owned());
-    match text[end..].strip_prefix("::") {
-        Some(rest) => paths(rest, before, ends),
-        None => {
-            ends.push(before);
-            &text[end..]
-        }
+    if let Some(rest) = text[end..].strip_prefix("::") {
+        return paths(rest, before, ends);
     }
+    ends.push(before);
+    &text[end..]
 }
 
 /// Groups of files that reach each other.

@@ -4,12 +4,19 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use mediant::lower::lint::LINTS;
+use mediant::spec::corruption::METHODS;
+use mediant::spec::metric::{METRICS, Unit};
+use mediant::spec::op::OPS;
 use mediant::spec::site::{SITES, Width};
 
 /// Compares the part of a document between two comments, or writes it.
 fn generated(document: &str, part: &str, expected: &str) {
+    // Several parts of one document are written by tests that run side by side.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
     let text = std::fs::read_to_string(&path).unwrap();
     let begin = format!("<!-- {part}: generated, UPDATE=1 cargo test --test documents -->\n");
@@ -53,4 +60,63 @@ fn the_table_of_lints_is_that_of_the_code() {
         writeln!(table, "| `{}` | {} |", lint.code, lint.means).unwrap();
     }
     generated("READING-RESULTS.md", "lints", &table);
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let mut table = String::from("| metric | unit | range | what it is |\n|---|---|---|---|\n");
+    for metric in &METRICS {
+        let unit = match metric.unit {
+            Unit::Probability => "probability",
+            Unit::Nats => "nats",
+            Unit::Logits => "logits",
+            Unit::Rank => "rank",
+            Unit::Flag => "0 or 1",
+            Unit::Activation => "as the site",
+        };
+        let range = match metric.bounds {
+            [Some(least), Some(most)] => format!("{least} to {most}"),
+            [Some(least), None] => format!("{least} or more"),
+            [None, Some(most)] => format!("{most} or less"),
+            [None, None] => "any".to_owned(),
+        };
+        writeln!(table, "| `{}` | {unit} | {range} | {} |", metric.form(), metric.means).unwrap();
+    }
+    generated("EXPERIMENTS.md", "metrics", &table);
+}
+
+/// `a`, `b`
+fn listed(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_table_of_operations_is_that_of_the_code() {
+    let mut table =
+        String::from("| `op` | its fields | what it does | in the literature |\n|---|---|---|---|\n");
+    for op in &OPS {
+        writeln!(table, "| `{}` | {} | {} | {} |", op.name, listed(op.fields), op.means, op.known_as)
+            .unwrap();
+    }
+    generated("EXPERIMENTS.md", "operations", &table);
+}
+
+#[test]
+fn the_table_of_corruptions_is_that_of_the_code() {
+    let mut table =
+        String::from("| `method` | its fields | what it does | in the literature |\n|---|---|---|---|\n");
+    for method in &METHODS {
+        let shared = ["from", "method"];
+        let fields: Vec<&str> = method.fields().into_iter().filter(|field| !shared.contains(field)).collect();
+        writeln!(
+            table,
+            "| `{}` | {} | {} | {} |",
+            method.name,
+            listed(&fields),
+            method.means,
+            method.known_as
+        )
+        .unwrap();
+    }
+    generated("EXPERIMENTS.md", "corruptions", &table);
 }

@@ -141,6 +141,19 @@ pub enum Origin {
     Captured(Captured),
     /// Uploaded by its owner.
     Uploaded,
+    /// A mean over prompts, computed here.
+    Mean(Mean),
+}
+
+/// How many prompts a mean is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ActivationMean)]
+pub struct Mean {
+    /// Prompts averaged.
+    pub prompts: u32,
+    /// Prompts whose mean was subtracted; null if none was.
+    pub minus: Option<u32>,
 }
 
 /// The run that a set was captured from.

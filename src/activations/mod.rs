@@ -16,7 +16,7 @@ mod store;
 mod sums;
 mod time;
 
-pub use block::{Activation, ActivationId, Captured, Draft, HeadLayout, Origin, TokenAt};
+pub use block::{Activation, ActivationId, Captured, Draft, HeadLayout, Mean, Origin, TokenAt};
 pub use file::{ActivationSet, Reader};
 pub use import::import;
 pub use numbers::{Numbers, Reading, read};

@@ -2,10 +2,13 @@
 
 mod svg;
 
+use serde::{Deserialize, Serialize};
+
 use super::{MAX_MARKS, PictureError};
 
 /// Bars over labels, in one or several series side by side, with horizontal baselines.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Bars {
     /// Bold first line; wrapped. May be empty.
     pub title: String,
@@ -21,10 +24,15 @@ pub struct Bars {
     pub series: Vec<Series>,
     /// Dashed lines over the whole width, e.g. the base and the source run's probability.
     pub baselines: Vec<Baseline>,
+    /// Where bars begin, e.g. the base run's value: what does nothing then has no bar. Not finite: 0.
+    pub origin: f64,
+    /// How far the y axis reaches to either side of `origin`; as far as anything drawn if left out. Bars beyond are cut.
+    pub reach: Option<f64>,
 }
 
 /// Bars of one colour.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Series {
     /// Name in the legend.
     pub name: String,
@@ -33,7 +41,8 @@ pub struct Series {
 }
 
 /// One bar.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Bar {
     /// Its height. `None` or not finite: no bar.
     pub value: Option<f64>,
@@ -49,7 +58,8 @@ pub struct Bar {
 }
 
 /// A dashed horizontal line.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Baseline {
     /// Its name, printed at its right end with the value.
     pub label: String,
@@ -73,7 +83,8 @@ impl Bar {
 }
 
 /// Several charts below each other on one scale, each with its own title, with one legend below them: that of the first.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BarPanels {
     /// Bold first line; wrapped. May be empty.
     pub title: String,
@@ -98,8 +109,8 @@ impl BarPanels {
 }
 
 impl Bars {
-    /// Draws the chart as SVG; bars carry their exact value as a tooltip. The y axis always includes 0, every bar,
-    /// error bar and baseline.
+    /// Draws the chart as SVG; bars carry their exact value as a tooltip. The y axis includes `origin`,
+    /// every bar, error bar and baseline, unless `reach` says otherwise.
     ///
     /// # Errors
     /// [`PictureError::RaggedSeries`]: a series has not one bar for each label; [`PictureError::TooMany`]: more than
@@ -110,6 +121,11 @@ impl Bars {
             return Err(PictureError::TooMany { got, limit: MAX_MARKS });
         }
         Ok(svg::draw(self))
+    }
+
+    /// Where bars begin.
+    pub(super) fn start(&self) -> f64 {
+        if self.origin.is_finite() { self.origin } else { 0.0 }
     }
 
     /// How many marks it has.
@@ -161,6 +177,26 @@ mod tests {
         assert!((zero_from_above - zero_from_below).abs() < 0.02);
         assert!((bars[1].1 / bars[0].1 - 2.0).abs() < 0.01);
         assert!(svg.contains("0.3333333333333333"), "the exact value is in the tooltip");
+    }
+
+    #[test]
+    fn bars_begin_at_the_origin_so_that_what_does_nothing_has_none() {
+        let bars = Bars {
+            labels: ["up", "none", "down"].map(str::to_owned).to_vec(),
+            series: vec![Series { name: String::new(), bars: [-8.0, -8.7, -9.4].map(Bar::of).to_vec() }],
+            origin: -8.7,
+            ..Bars::default()
+        };
+        let drawn = rects(&bars.to_svg().expect("drawn"));
+        let start = drawn[1].0;
+        assert!(drawn[1].1 < 0.01, "{drawn:?}");
+        assert!((drawn[0].0 + drawn[0].1 - start).abs() < 0.02 && drawn[0].1 > 20.0, "{drawn:?}");
+        assert!((drawn[2].0 - start).abs() < 0.02 && (drawn[2].1 - drawn[0].1).abs() < 0.02, "{drawn:?}");
+        // Far from 0, the axis shows what there is.
+        assert!(!bars.to_svg().expect("drawn").contains(">0.0<"));
+        let wide = Bars { reach: Some(7.0), ..bars }.to_svg().expect("drawn");
+        let low = rects(&wide)[0].1;
+        assert!(low > 1.0 && low < drawn[0].1 / 8.0, "{low} {drawn:?}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Heading {
     pub(super) fn new(title: &str, subtitle: &str, size: f64, width: f64) -> Self {
         Self {
             title: font::wrap(&label::one_line(title), size, Weight::Bold, width, 3),
-            subtitle: font::wrap(&label::one_line(subtitle), SUBTITLE.size, Weight::Regular, width, 4),
+            subtitle: font::wrap(&label::one_line(subtitle), SUBTITLE.size, Weight::Regular, width, 8),
             title_size: size,
         }
     }

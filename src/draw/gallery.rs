@@ -42,6 +42,7 @@ pub(super) fn heatmap(rows: usize, tokens: &[&str], subject: std::ops::Range<usi
         x_label: String::new(),
         value_label: "indirect effect on P(\" current\")".into(),
         mark_label: "subject (corrupted)".into(),
+        texts: Vec::new(),
     }
 }
 
@@ -94,6 +95,7 @@ pub(super) fn figures() -> Vec<(&'static str, Figure)> {
         panels: arms(),
         shared_scale: true,
         arrangement: Arrangement::Row,
+        ..Figure::default()
     };
     let mut zero = heatmap(6, &PUN[..5], 1..3);
     for cell in zero.cells.iter_mut().flatten() {
@@ -103,6 +105,10 @@ pub(super) fn figures() -> Vec<(&'static str, Figure)> {
     for cell in none.cells.iter_mut().flatten() {
         *cell = Cell { value: Some(f64::NAN), ..Cell::default() };
     }
+    let mut lens = heatmap(12, &ODD, 4..6);
+    lens.texts = (0..12).map(|row| (0..14).map(|col| ODD[(row + col) % 14].to_owned()).collect()).collect();
+    let mut grid = Figure { arrangement: Arrangement::Grid(2), scale_end: Some(0.2), ..three.clone() };
+    grid.panels.extend(arms());
     let mut tiny = heatmap(12, &["a", " b", " c"], 0..1);
     for cell in tiny.cells.iter_mut().flatten() {
         cell.value = cell.value.map(|v| v * 1e-6);
@@ -113,6 +119,8 @@ pub(super) fn figures() -> Vec<(&'static str, Figure)> {
         ("deep", heatmap(80, &[&PUN[..], &[" kind", " of"]].concat(), 1..3).into()),
         ("arms", three.clone()),
         ("arms-own-scales", Figure { shared_scale: false, ..three.clone() }),
+        ("lens", Figure { from_zero: true, scale_end: Some(1.0), ..lens.into() }),
+        ("grid", grid),
         ("arms-stacked", Figure { arrangement: Arrangement::Column, ..three }),
         ("one", heatmap(1, &[" x"], 0..1).into()),
         ("huge", heatmap(128, &tokens, 9..12).into()),
@@ -146,6 +154,8 @@ pub(super) fn charts() -> Vec<(&'static str, Bars)> {
                 .collect(),
         }],
         baselines: vec![baseline("base run", 0.03), baseline("source run", 0.64), baseline("mean", 0.615)],
+        origin: 0.03,
+        ..Bars::default()
     };
     let grouped = Bars {
         title: "Average indirect effect".into(),
@@ -163,7 +173,7 @@ pub(super) fn charts() -> Vec<(&'static str, Bars)> {
                     .collect(),
             })
             .collect(),
-        baselines: vec![],
+        ..Bars::default()
     };
     let negative = Bars {
         title: "All below zero".into(),

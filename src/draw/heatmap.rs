@@ -5,10 +5,13 @@
 
 mod svg;
 
+use serde::{Deserialize, Serialize};
+
 use super::{MAX_MARKS, PictureError, scale};
 
 /// One or several heatmaps in one picture, e.g. the arms hidden, mlp and attn of a causal trace.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Figure {
     /// Bold first line. Empty: the panel's own title where there is one panel, else none.
     pub title: String,
@@ -21,20 +24,27 @@ pub struct Figure {
     pub shared_scale: bool,
     /// Where each panel lies from the one before.
     pub arrangement: Arrangement,
+    /// Colours run from 0 up instead of to both sides of it, e.g. for probabilities. Negative values have the colour of 0.
+    pub from_zero: bool,
+    /// The end of the colour scale; the largest magnitude if left out. What lies beyond has the colour of the end.
+    pub scale_end: Option<f64>,
 }
 
 /// Where panels lie.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arrangement {
     /// Side by side.
     #[default]
     Row,
     /// Each below the one before.
     Column,
+    /// So many side by side, then the next ones below; at least one.
+    Grid(usize),
 }
 
 /// A layer x token grid.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Heatmap {
     /// Bold first line.
     pub title: String,
@@ -57,10 +67,12 @@ pub struct Heatmap {
     pub value_label: String,
     /// What marked columns are, for the legend, e.g. `subject`.
     pub mark_label: String,
+    /// A short text in each cell, `[rows][cols]`; empty for none.
+    pub texts: Vec<Vec<String>>,
 }
 
 /// A number named in the subtitle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
     /// Its name, e.g. `P(clean)`.
     pub label: String,
@@ -69,7 +81,7 @@ pub struct Reference {
 }
 
 /// One token position.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// The token as decoded; anything goes (see [`super::label::visible`]).
     pub text: String,
@@ -78,7 +90,7 @@ pub struct Column {
 }
 
 /// One measurement.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The value. `None` or not finite: grey.
     pub value: Option<f64>,
@@ -88,6 +100,17 @@ pub struct Cell {
     pub exact_null: bool,
     /// Nothing is left to compute after the edit (it restores the answer itself): outlined.
     pub trivial: bool,
+}
+
+impl Arrangement {
+    /// How many panels of so many lie side by side.
+    pub(super) fn across(self, panels: usize) -> usize {
+        match self {
+            Self::Row => panels.max(1),
+            Self::Column => 1,
+            Self::Grid(across) => across.clamp(1, panels.max(1)),
+        }
+    }
 }
 
 impl Cell {
@@ -121,7 +144,16 @@ impl Heatmap {
         let expected = self.columns.len();
         match self.cells.iter().position(|row| row.len() != expected) {
             Some(row) => Err(PictureError::RaggedRow { panel, row, expected, got: self.cells[row].len() }),
-            None => Ok(()),
+            None if self.texts.is_empty() => Ok(()),
+            None if self.texts.len() != self.rows.len() => {
+                Err(PictureError::RowCount { panel, expected: self.rows.len(), got: self.texts.len() })
+            }
+            None => match self.texts.iter().position(|row| row.len() != expected) {
+                Some(row) => {
+                    Err(PictureError::RaggedRow { panel, row, expected, got: self.texts[row].len() })
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -165,11 +197,12 @@ impl Figure {
     }
 
     /// The end of the colour scale of panel `index`.
-    pub(super) fn scale_end(&self, index: usize) -> Option<f64> {
-        if self.shared_scale {
+    pub(super) fn end_of(&self, index: usize) -> Option<f64> {
+        let measured = if self.shared_scale {
             scale::max_abs(self.panels.iter().filter_map(Heatmap::max_abs))
         } else {
             self.panels.get(index).and_then(Heatmap::max_abs)
-        }
+        };
+        measured.and(self.scale_end).or(measured)
     }
 }

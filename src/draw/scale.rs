@@ -55,6 +55,13 @@ pub fn diverging(t: f64) -> Rgb {
     Rgb(mix(r0, r1), mix(g0, g1), mix(b0, b1))
 }
 
+/// The colour of a text that reads on `ground`.
+pub fn ink(ground: Rgb) -> &'static str {
+    // Rec. 709 luma of gamma-coded bytes.
+    let luma = 0.2126 * f64::from(ground.0) + 0.7152 * f64::from(ground.1) + 0.0722 * f64::from(ground.2);
+    if luma > 140.0 { "#111" } else { "#fff" }
+}
+
 /// `value / max` within -1 ..= 1, for a scale whose end is `max`; 0 where the scale has no extent.
 pub fn relative(value: f64, max: f64) -> f64 {
     if max > 0.0 { (value / max).clamp(-1.0, 1.0) } else { 0.0 }

@@ -6,7 +6,7 @@ use resvg::usvg::roxmltree::{Document, Node};
 use super::bars::{Bar, Bars, Series};
 use super::font::{self, Weight};
 use super::gallery::{PUN, charts, figures, heatmap};
-use super::heatmap::{Cell, Column, Figure, Heatmap, Reference};
+use super::heatmap::{Arrangement, Cell, Column, Figure, Heatmap, Reference};
 use super::{PictureError, scale};
 
 fn number(node: &Node<'_, '_>, name: &str) -> f64 {
@@ -121,6 +121,61 @@ fn a_shared_scale_makes_equal_values_equal_colours() {
 }
 
 #[test]
+fn a_given_end_of_the_scale_makes_pictures_comparable_and_one_from_zero_has_no_blue() {
+    let figure = |value, scale_end, from_zero| Figure {
+        panels: vec![Heatmap { cells: vec![vec![Cell::of(value)]], ..heatmap(1, &["a"], 0..0) }],
+        scale_end,
+        from_zero,
+        ..Figure::default()
+    };
+    let colour =
+        |value, end, from_zero| fills(&figure(value, end, from_zero).to_svg().expect("drawn"))[0].0.clone();
+    assert_eq!(colour(0.25, Some(1.0), false), scale::diverging(0.25).to_string());
+    assert_eq!(colour(0.25, None, false), scale::diverging(1.0).to_string());
+    assert_eq!(colour(3.0, Some(1.0), false), scale::diverging(1.0).to_string());
+    assert_eq!(colour(-3.0, Some(1.0), true), scale::diverging(0.0).to_string());
+    let svg = figure(0.25, Some(1.0), true).to_svg().expect("drawn");
+    assert!(svg.contains(">0.50</text>") && !svg.contains("−"), "{svg}");
+}
+
+#[test]
+fn texts_stand_in_their_cells_with_what_is_invisible_shown() {
+    let mut map = heatmap(2, &["a", "b"], 0..0);
+    map.cells = vec![vec![Cell::of(1.0), Cell::of(0.1)], vec![Cell::of(0.5), Cell::default()]];
+    map.texts = vec![vec![" Paris".into(), "\n".into()], vec!["<E6>".into(), String::new()]];
+    let svg = Figure::from(map.clone()).to_svg().expect("drawn");
+    let document = Document::parse(&svg).expect("well-formed");
+    let find = |text: &str| document.descendants().find(|n| n.has_tag_name("text") && n.text() == Some(text));
+    let place = |text: &str| find(text).map(|n| (number(&n, "x"), number(&n, "y"))).expect("drawn");
+    let (paris, feed, east) = (place("·Paris"), place("⏎"), place("<E6>"));
+    assert!(paris.0 < feed.0 && (paris.1 - feed.1).abs() < 0.1, "one row: {paris:?} {feed:?}");
+    assert!((paris.0 - east.0).abs() < 0.1 && east.1 < paris.1, "layer 1 above layer 0");
+    assert_eq!(find("·Paris").and_then(|n| n.attribute("fill")), Some("#fff"), "white on the dark end");
+    assert!(svg.contains("0, a (0): ·Paris, 1.0"), "the tooltip has both");
+    map.texts[0].pop();
+    assert!(matches!(Figure::from(map).to_svg(), Err(PictureError::RaggedRow { .. })));
+}
+
+#[test]
+fn a_grid_of_panels_fills_its_lines() {
+    let panels = vec![heatmap(2, &["a", "b"], 0..0); 5];
+    let figure =
+        |arrangement| Figure { panels: panels.clone(), shared_scale: true, arrangement, ..Figure::default() };
+    let places = |arrangement| {
+        let svg = figure(arrangement).to_svg().expect("drawn");
+        let document = Document::parse(&svg).expect("well-formed");
+        let cells = document.descendants().filter(|n| n.has_tag_name("rect") && n.has_children());
+        let all: Vec<_> = cells.map(|n| (number(&n, "x"), number(&n, "y"))).collect();
+        all.chunks(4).map(|panel| panel[0]).collect::<Vec<_>>()
+    };
+    let grid = places(Arrangement::Grid(2));
+    assert!(grid[0].0 < grid[1].0 && (grid[0].1 - grid[1].1).abs() < 0.1);
+    assert!((grid[0].0 - grid[2].0).abs() < 0.1 && grid[2].1 > grid[0].1 && grid[4].1 > grid[2].1);
+    assert_eq!(places(Arrangement::Grid(9)), places(Arrangement::Row));
+    assert!(places(Arrangement::Grid(0)).windows(2).all(|two| two[0].1 < two[1].1));
+}
+
+#[test]
 fn a_grid_that_is_not_rows_by_columns_is_an_error() {
     let mut map = heatmap(3, &PUN, 1..3);
     map.cells[1].pop();
@@ -184,6 +239,7 @@ proptest! {
             rows: (0..rows).map(pick).collect(),
             columns: texts.iter().enumerate().map(|(i, t)| Column { text: t.clone(), marked: flags >> (i % 13) & 1 == 1 }).collect(),
             cells: (0..rows).map(|r| (0..texts.len()).map(|c| cell(r * texts.len() + c)).collect()).collect(),
+            texts: if flags & 2 == 2 { (0..rows).map(|r| (0..texts.len()).map(|c| pick(r + c)).collect()).collect() } else { Vec::new() },
         };
         let figure = Figure { panels: vec![map.clone(), map], shared_scale: flags & 1 == 1, ..Figure::default() };
         let svg = figure.to_svg().expect("a full grid");

@@ -39,6 +39,35 @@ pub struct CaseEstimate {
     pub robust: Option<Robust>,
 }
 
+impl CaseEstimate {
+    /// The same of the negative of each case.
+    #[must_use]
+    pub fn negated(self) -> Self {
+        let (mean, ci, ci_t) = (self.mean.map(negative), self.ci.map(mirrored), self.ci_t.map(mirrored));
+        Self { mean, ci, ci_t, robust: self.robust.map(Robust::negated), ..self }
+    }
+}
+
+impl Robust {
+    fn negated(self) -> Self {
+        Self {
+            median: self.median.map(negative),
+            median_ci: self.median_ci.map(mirrored),
+            trimmed_mean: self.trimmed_mean.map(negative),
+            trimmed_mean_ci: self.trimmed_mean_ci.map(mirrored),
+        }
+    }
+}
+
+/// Never -0.
+fn negative(x: f64) -> f64 {
+    0.0 - x
+}
+
+fn mirrored([low, high]: [f64; 2]) -> [f64; 2] {
+    [negative(high), negative(low)]
+}
+
 /// What a standard error is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -131,6 +131,19 @@ pub struct MetricColumns {
     pub effect_se: Vec<Option<f64>>,
 }
 
+impl CaseHead {
+    /// Whether an unpatched run of it is not finite.
+    pub fn is_not_finite(&self) -> bool {
+        self.runs.iter().any(|run| run.not_finite > 0)
+    }
+
+    /// Keeps the first `metrics` only: those asked for.
+    pub fn keep(&mut self, metrics: usize) {
+        self.runs.iter_mut().for_each(|run| run.values.truncate(metrics));
+        self.total_effect.iter_mut().for_each(|totals| totals.truncate(metrics));
+    }
+}
+
 impl Cells {
     /// How many.
     pub fn len(&self) -> usize {

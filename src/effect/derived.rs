@@ -4,7 +4,7 @@
 //! Pure functions of effects and masks. Trivial cells, whose answer is their source's by construction, are marked where a
 //! layer is named, and left out where cells compete.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::stats::{Estimate, estimate, finite};
@@ -20,9 +20,14 @@ pub const MOST: f64 = 0.8;
 /// Derived quantities of one grid: those that the request's `derive` names.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 pub struct Derived {
-    /// Where the most probable token turns, for every position and head of the grid; empty without a layer axis.
+    /// Where the most probable token stops being the unpatched run's, for every position and head of the grid; empty without a
+    /// layer axis. It may be any other token: a broken answer counts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_flip_layer: Option<Vec<FirstFlip>>,
+    pub leaves_base: Option<Vec<Turn>>,
+    /// Where the most probable token becomes the source's: that of the run that `normalise` calls one (patch), of the clean or
+    /// corrupted run (trace), of the arm's `reference` (sweep).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reaches_source: Option<Vec<Turn>>,
     /// Where half of the effect is reached, by metric, for every position and head; empty without a layer axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, Vec<HalfRecovery>>>)]
@@ -37,22 +42,128 @@ pub struct Derived {
     pub concentration: Option<Named<Concentration>>,
 }
 
-/// Where the most probable token turns, along the layers of one position and head.
+/// Where an answer turns, along the layers of one position and head.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct FirstFlip {
+pub struct Turn {
     /// Position and head, where they are axes.
     #[serde(flatten)]
     pub line: CellKey,
-    /// First layer at which the most probable token is not the unpatched run's; null if there is none. With noise samples:
-    /// in more than half of them.
-    pub first: Option<u32>,
-    /// First layer from which that holds up to the last layer computed; null if it doesn't hold there.
-    pub lasting: Option<u32>,
-    /// Whether the answer at `first` is the source's by construction.
-    pub trivial: bool,
-    /// Why `first` or `lasting` is null although the answer may turn: a layer that it depends on has no answer.
+    /// The first layer at which it has turned; null if there is none. With noise samples: in more than half of them.
+    pub first: Option<TurnedAt>,
+    /// The first layer from which that holds up to the last layer computed; null if it doesn't hold there.
+    pub lasting: Option<TurnedAt>,
+    /// Why `first` or `lasting` is null although the answer may turn: a layer that it depends on has no answer, or there is
+    /// nothing to turn to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// A layer, and what the model says if it is patched.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct TurnedAt {
+    /// The layer.
+    pub layer: u32,
+    /// The most probable token there; with samples the most frequent one.
+    pub token: SaidToken,
+    /// Whether the answer there is the source's by construction.
+    pub trivial: bool,
+}
+
+/// A token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SaidToken {
+    /// Token id.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// What the model says in a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Said {
+    /// The most probable token, of samples the most frequent; `None` where a sample has none.
+    pub token: Option<SaidToken>,
+    /// Whether it is another than the unpatched run's, in more than half of the samples; `None` if that is not known.
+    pub leaves_base: Option<bool>,
+    /// Whether it is the source's.
+    pub reaches_source: Reaches,
+}
+
+/// Whether a cell's most probable token is the source's, in more than half of the samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reaches {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// One of them has no most probable token.
+    #[default]
+    Unknown,
+    /// There is no run to reach.
+    NoSource,
+    /// The source says what the unpatched run says.
+    SameAsBase,
+}
+
+impl Reaches {
+    fn known(self) -> Option<bool> {
+        match self {
+            Self::Yes => Some(true),
+            Self::No => Some(false),
+            Self::Unknown | Self::NoSource | Self::SameAsBase => None,
+        }
+    }
+
+    /// Why no cell can say.
+    fn undefined(self) -> Option<&'static str> {
+        match self {
+            Self::NoSource => Some("there is no run whose answer could be reached"),
+            Self::SameAsBase => Some("the source's most probable token is the unpatched run's"),
+            Self::Yes | Self::No | Self::Unknown => None,
+        }
+    }
+}
+
+impl Said {
+    /// Of a cell's readouts, one per sample. `parents`, `goals`: readouts of the unpatched run and of the source, of each
+    /// sample or one for all; no goals: there is no source. `top1` gives a readout's most probable token.
+    pub fn of(
+        readouts: &[usize],
+        parents: &[usize],
+        goals: &[usize],
+        top1: impl Fn(usize) -> Option<u32>,
+        text: &dyn Fn(u32) -> String,
+    ) -> Self {
+        let others = |readouts: &[usize]| readouts.iter().map(|readout| top1(*readout)).collect::<Vec<_>>();
+        let (own, base, goal) = (others(readouts), others(parents), others(goals));
+        // Whether a and b agree in more than half of the samples.
+        let agree = |a: &[Option<u32>], b: &[Option<u32>]| {
+            let pairs = a.iter().cycle().zip(b.iter().cycle()).take(a.len().max(b.len()));
+            let same = pairs.map(|(a, b)| Some((*a)? == (*b)?)).collect::<Option<Vec<bool>>>()?;
+            Some((same.iter().filter(|same| **same).count(), same.len()))
+        };
+        let most = |(count, of): (usize, usize)| 2 * count > of;
+        let reaches_source = match (goal.is_empty(), agree(&goal, &base), agree(&own, &goal)) {
+            (true, ..) => Reaches::NoSource,
+            (_, Some(same), _) if most(same) => Reaches::SameAsBase,
+            (_, Some(_), Some(reached)) if most(reached) => Reaches::Yes,
+            (_, Some(_), Some(_)) => Reaches::No,
+            _ => Reaches::Unknown,
+        };
+        Self {
+            token: frequent(&own).map(|id| SaidToken { id, text: text(id) }),
+            leaves_base: agree(&own, &base).map(|(count, of)| most((of - count, of))),
+            reaches_source,
+        }
+    }
+}
+
+/// The most frequent token, the smallest id of equals; `None` if one is not known.
+fn frequent(tokens: &[Option<u32>]) -> Option<u32> {
+    let mut known = tokens.iter().copied().collect::<Option<Vec<u32>>>()?;
+    known.sort_unstable();
+    let runs = known.chunk_by(|a, b| a == b).map(|run| (run.len(), run[0]));
+    runs.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, id)| id)
 }
 
 /// Where half of the effect is reached, along the layers of one position and head.
@@ -82,6 +193,26 @@ pub enum Strength {
     Decrease,
     /// The largest in magnitude, since there is no source value to move towards.
     Magnitude,
+}
+
+impl Strength {
+    /// Towards what the whole patch would do.
+    pub fn towards(whole: Option<f64>) -> Self {
+        match whole {
+            None => Self::Magnitude,
+            Some(whole) if whole < 0.0 => Self::Decrease,
+            Some(_) => Self::Increase,
+        }
+    }
+
+    /// How strong an effect is.
+    pub const fn of(self, effect: f64) -> f64 {
+        match self {
+            Self::Increase => effect,
+            Self::Decrease => -effect,
+            Self::Magnitude => effect.abs(),
+        }
+    }
 }
 
 /// The strongest cell and how surely it is that.
@@ -184,25 +315,46 @@ fn lines(axes: &[Axis]) -> Vec<Line> {
     lines
 }
 
-/// Where the most probable token turns. `flipped`, `trivial`: `[cells]`; whether it turns in a cell may not be known.
-pub fn first_flip(axes: &[Axis], flipped: &[Option<bool>], trivial: &[bool]) -> Vec<FirstFlip> {
+/// Where an answer turns. `turned`, `said`, `trivial`: `[cells]`; whether it has turned in a cell may not be known.
+pub fn turns(axes: &[Axis], turned: &[Option<bool>], said: &[Said], trivial: &[bool]) -> Vec<Turn> {
+    let at = |(layer, cell): &(u32, usize)| {
+        let token = said[*cell].token.clone()?;
+        Some(TurnedAt { layer: *layer, token, trivial: trivial[*cell] })
+    };
     let of = |line: Line| {
         // What is not known before the first turn may be an earlier one; after the last layer at which it holds, a turn back.
-        let turn = line.cells.iter().find(|(_, cell)| flipped[*cell] != Some(false));
-        let first = turn.filter(|(_, cell)| flipped[*cell] == Some(true));
-        let holds = || line.cells.iter().rev().take_while(|(_, cell)| flipped[*cell] == Some(true));
+        let turn = line.cells.iter().find(|(_, cell)| turned[*cell] != Some(false));
+        let first = turn.filter(|(_, cell)| turned[*cell] == Some(true));
+        let holds = || line.cells.iter().rev().take_while(|(_, cell)| turned[*cell] == Some(true));
         let before = line.cells.iter().rev().nth(holds().count());
-        let lasting = holds().last().filter(|_| before.is_none_or(|(_, cell)| flipped[*cell].is_some()));
-        let unknown = [turn.filter(|_| first.is_none()), before.filter(|(_, cell)| flipped[*cell].is_none())];
-        FirstFlip {
+        let lasting = holds().last().filter(|_| before.is_none_or(|(_, cell)| turned[*cell].is_some()));
+        let unknown = [turn.filter(|_| first.is_none()), before.filter(|(_, cell)| turned[*cell].is_none())];
+        Turn {
             line: line.key,
-            first: first.map(|(layer, _)| *layer),
-            lasting: lasting.map(|(layer, _)| *layer),
-            trivial: first.is_some_and(|(_, cell)| trivial[*cell]),
+            first: first.and_then(at),
+            lasting: lasting.and_then(at),
             reason: unknown.into_iter().flatten().next().map(|(layer, _)| unknown_at(*layer)),
         }
     };
     lines(axes).into_iter().map(of).collect()
+}
+
+/// Where the answer leaves the unpatched run's.
+pub fn leaves_base(axes: &[Axis], said: &[Said], trivial: &[bool]) -> Vec<Turn> {
+    let turned: Vec<Option<bool>> = said.iter().map(|said| said.leaves_base).collect();
+    turns(axes, &turned, said, trivial)
+}
+
+/// Where the answer becomes the source's.
+pub fn reaches_source(axes: &[Axis], said: &[Said], trivial: &[bool]) -> Vec<Turn> {
+    let turned: Vec<Option<bool>> = said.iter().map(|said| said.reaches_source.known()).collect();
+    let mut found = turns(axes, &turned, said, trivial);
+    if let Some(why) = said.iter().find_map(|said| said.reaches_source.undefined()) {
+        for turn in &mut found {
+            turn.reason = Some(why.to_owned());
+        }
+    }
+    found
 }
 
 /// A reason for a null.
@@ -365,17 +517,13 @@ pub struct Cells<'c> {
 }
 
 impl Derived {
-    /// What is asked for, of no metric yet. `flipped`: for each cell whether the most probable token is another than the
-    /// unpatched run's, if that is known.
-    pub fn new(
-        wanted: &[Derive],
-        axes: &[Axis],
-        trivial: &[bool],
-        flipped: impl FnOnce() -> Vec<Option<bool>>,
-    ) -> Self {
+    /// What is asked for, of no metric yet. `said`: what the model says in each cell.
+    pub fn new(wanted: &[Derive], axes: &[Axis], trivial: &[bool], said: impl FnOnce() -> Vec<Said>) -> Self {
         let asked = |derive| wanted.contains(&derive);
+        let said = if Derive::of_answers(wanted) { said() } else { Vec::new() };
         Self {
-            first_flip_layer: asked(Derive::FirstFlipLayer).then(|| first_flip(axes, &flipped(), trivial)),
+            leaves_base: asked(Derive::LeavesBase).then(|| leaves_base(axes, &said, trivial)),
+            reaches_source: asked(Derive::ReachesSource).then(|| reaches_source(axes, &said, trivial)),
             half_recovery_layer: asked(Derive::HalfRecoveryLayer).then(Named::default),
             argmax: asked(Derive::Argmax).then(Named::default),
             concentration: asked(Derive::Concentration).then(Named::default),

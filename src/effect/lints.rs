@@ -1,19 +1,16 @@
 //! Remarks that need results.
 
-use super::cells::{ArmHead, CaseHead};
-use super::flips::SignFlips;
 use super::measure::{first_logprob, value};
 use super::nulls::{is_lost, is_not_finite};
-use super::stats::{difference, estimate};
+use super::stats::difference;
 use super::trace::baselines;
 use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
 use crate::lower::measure::Measure;
 use crate::plan::Score;
 use crate::plan::output::{EditStats, Lost, Missing};
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::{MetricKind, Unit};
 use crate::spec::read::escape;
-use crate::spec::sweep::{CORRUPTED, SweepSpec};
 
 /// A corruption that removes less than this share of the answer's probability is weak.
 pub const WEAK_SHARE: f64 = 0.1;
@@ -30,7 +27,7 @@ pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
     let targets = &common.targets;
     let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
     let alike = |name: &str| near(first_logprob(targets, name, a), first_logprob(targets, name, b));
-    let in_nats = |m: &&Measure| matches!(m.metric.kind, MetricKind::Logit | MetricKind::LogitDiff);
+    let in_nats = |m: &&Measure| m.metric.kind.facts().unit == Unit::Logits;
     let mut logits = common.measures.iter().filter(in_nats);
     !targets.sets.is_empty()
         && targets.sets.iter().all(|(name, _)| alike(name))
@@ -174,10 +171,10 @@ pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: Ed
         damage_as_success(layout, scores, &mut lints);
     }
     let mut found = NotFinite::of_runs(&layout.common, scores);
-    let (bad, all) = not_finite_cells([&layout.grid], scores);
+    let (bad, all) = not_finite_cells([&layout.arm.grid], scores);
     found.count(bad, all, "cells", "/interventions");
     found.lint(&mut lints);
-    lost_cells([&layout.grid], scores, "/interventions", &mut lints);
+    lost_cells([&layout.arm.grid], scores, "/interventions", &mut lints);
     norm_lost("/interventions", written, &mut lints);
     nothing_written(scores, nulls, written, "/interventions", &mut lints);
     lints
@@ -196,17 +193,17 @@ pub fn trace(
     corruption(layout, scores, &mut lints);
     not_finite(layout, scores).lint(&mut lints);
     norm_lost("/arms", written, &mut lints);
-    lost_cells(layout.arms.iter().map(|(_, grid)| grid), scores, "/arms", &mut lints);
+    lost_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores, "/arms", &mut lints);
     nothing_written(scores, nulls, written, "/arms", &mut lints);
     lints
 }
 
 /// What of a trace is not finite.
 pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
-    let mut found = NotFinite::of_runs(&layout.common, scores);
-    let bad = layout.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
-    found.count(bad, layout.corrupted.len(), "corrupted runs", "/corrupt");
-    let (bad, all) = not_finite_cells(layout.arms.iter().map(|(_, grid)| grid), scores);
+    let mut found = NotFinite::of_runs(&layout.case.common, scores);
+    let bad = layout.case.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
+    found.count(bad, layout.case.corrupted.len(), "corrupted runs", "/corrupt");
+    let (bad, all) = not_finite_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores);
     found.count(bad, all, "cells", "/arms");
     found
 }
@@ -214,10 +211,10 @@ pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
 /// Names the expected target and the clean run's answer if they differ. There is no answer where the run's logits are not
 /// finite, and that is not what was expected either.
 pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, Option<u32>)> {
-    let sets = layout.common.targets.of(scores[layout.clean].context);
+    let sets = layout.case.common.targets.of(scores[layout.case.clean].context);
     let name =
         layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
-    let top1 = super::trace::reference_top1(layout, scores);
+    let top1 = scores[layout.case.clean].top1();
     let expected = sets.get(&name)?.iter().any(|token| Some(token.id) == top1);
     (!expected).then_some((name, top1))
 }
@@ -243,7 +240,7 @@ fn unexpected_answer(
 fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     // Another prompt is meant to have another answer: that leaves its own distribution, which noise may not.
     let noise = layout.spec.corrupt.method.draws().is_some();
-    for measure in layout.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
+    for measure in layout.case.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
         let b = baselines(layout, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
         if let Some((code, fix)) = useless(clean, corrupted, noise) {
@@ -254,7 +251,7 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
 }
 
 /// Why a corruption says little, from the answer's probability with and without it, and what to do.
-fn useless(clean: f64, corrupted: f64, noise: bool) -> Option<(&'static str, &'static str)> {
+pub(super) fn useless(clean: f64, corrupted: f64, noise: bool) -> Option<(&'static str, &'static str)> {
     if corrupted >= clean {
         let fix = "there is nothing to restore: corrupt other tokens, or choose a target that they support";
         return Some(("CORRUPTION_HELPS", fix));
@@ -269,92 +266,6 @@ fn useless(clean: f64, corrupted: f64, noise: bool) -> Option<(&'static str, &'s
     }
     let saturated = noise && corrupted < SATURATED_SHARE * clean;
     saturated.then_some(("SATURATED_CORRUPTION", "corrupt fewer tokens, or lower sigma"))
-}
-
-/// Fewer cases than this leave a standard error uncertain by more than a third of itself.
-const FEW_CASES: usize = 5;
-/// With fewer than this the percentile bootstrap is visibly too narrow.
-const FEW_TO_DRAW: usize = 15;
-/// Cases that a remark names, at most.
-const NAMED: usize = 5;
-
-/// Remarks on how many cases count, found at `at`, the list of cases. `dropped`: names of those that don't, with the filters
-/// that they fail.
-pub fn of_count<'c>(
-    at: &str,
-    all: usize,
-    dropped: impl IntoIterator<Item = (&'c str, Vec<&'c str>)>,
-    lints: &mut Lints,
-) {
-    let dropped: Vec<String> =
-        dropped.into_iter().map(|(id, filters)| format!("{id:?} ({})", filters.join(", "))).collect();
-    let kept = all - dropped.len();
-    if kept == 0 {
-        let detail = format!("the filters drop all {all} cases");
-        let fix = "choose prompts that the model answers, or lower the filters";
-        lints.error("NO_CASE_KEPT", "/filters", detail, fix);
-        return;
-    }
-    if !dropped.is_empty() {
-        let what = if dropped.len() == 1 { "case is" } else { "cases are" };
-        let detail =
-            format!("{} of {all} {what} left out by the filters: {}", dropped.len(), listed(&dropped));
-        let fix = "what is said is of the others; `\"filters\": {\"expect_top1\": false}` keeps those that the model \
-                   answers otherwise";
-        lints.info("CASES_DROPPED", "/filters", detail, fix);
-    }
-    let fix = "tens of cases are usual";
-    if kept == 1 {
-        let detail = "one case: `se` is over its samples, and says nothing of other prompts".to_owned();
-        lints.info("SMALL_N", at, detail, fix);
-    } else if kept < FEW_CASES {
-        let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
-        lints.info("SMALL_N", at, detail, fix);
-    } else if kept < FEW_TO_DRAW {
-        let detail = format!(
-            "of {kept} cases the bootstrap's intervals (`ci`) are too narrow: with 6, those of 95 % cover 86 %; those by \
-             Student's t (`ci_t`) hold"
-        );
-        lints.info("SMALL_N", at, detail, fix);
-    }
-}
-
-/// The first few, and how many more there are.
-fn listed(names: &[String]) -> String {
-    let mut text = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > NAMED {
-        text = format!("{text} and {} more", names.len() - NAMED);
-    }
-    text
-}
-
-/// A remark of the strongest averages that one case makes.
-pub fn one_case_dominates(at: &str, found: &Dominance<'_>, lints: &mut Lints) {
-    let Dominance { metric, case, averages: [some, of], first, mean, without } = found;
-    let detail = format!(
-        "{metric}: case {case:?} makes more than half of {some} of the {of} strongest averages, first of all of {first}: \
-         {mean:.3}, without it {without:.3}"
-    );
-    let fix = "look at this case, leave it out, or ask for averages that one case doesn't decide: `\"aggregate\": \
-               {\"stats\": [\"median\", \"trimmed_mean\"]}`";
-    lints.warn("ONE_CASE_DOMINATES", at, detail, fix);
-}
-
-/// What [`one_case_dominates`] says.
-#[derive(Debug, Clone, Copy)]
-pub struct Dominance<'d> {
-    /// The metric.
-    pub metric: &'d str,
-    /// The case.
-    pub case: &'d str,
-    /// How many of the strongest averages, and of how many.
-    pub averages: [usize; 2],
-    /// The strongest of them, in words.
-    pub first: &'d str,
-    /// Its mean.
-    pub mean: f64,
-    /// The mean of its other cases.
-    pub without: f64,
 }
 
 /// A control whose mean effect is at least this share of the patch's is as large.
@@ -386,18 +297,13 @@ pub fn control_as_large(
     lints.warn("CONTROL_AS_LARGE", at, detail, fix);
 }
 
-/// Metrics that anything lowers which harms a run.
-fn falls_by_damage(kind: MetricKind) -> bool {
-    matches!(kind, MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit)
-}
-
 /// What to do where damage can't be told from success.
-const DAMAGE_FIX: &str = "measure kl to the run that counts as 1, or a logit difference with a foil, which damage does not move one way";
+pub(super) const DAMAGE_FIX: &str = "measure kl to the run that counts as 1, or a logit difference with a foil, which damage does not move one way";
 
 /// The remark that the run that counts as 1 has less of the target than the one that counts as 0.
 fn damage_as_success(layout: &PatchLayout, scores: &[Score], lints: &mut Lints) {
     let Some((zero, one)) = layout.normalise else { return };
-    for measure in layout.common.measures.iter().filter(|m| falls_by_damage(m.metric.kind)) {
+    for measure in layout.common.measures.iter().filter(|m| m.metric.kind.facts().falls_by_damage) {
         let at = |readout: usize| value(measure, &scores[readout], None);
         if let (Some(zero), Some(one)) = (at(zero), at(one))
             && one < zero
@@ -408,95 +314,6 @@ fn damage_as_success(layout: &PatchLayout, scores: &[Score], lints: &mut Lints) 
             );
             lints.warn("DAMAGE_LOOKS_LIKE_SUCCESS", "/normalise", detail, DAMAGE_FIX);
         }
-    }
-}
-
-/// Remarks on what a sweep found: its cases' unpatched runs, and what its averages rest on.
-pub fn sweep(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], lints: &mut Lints) {
-    let kept: Vec<&CaseHead> = cases.iter().filter(|case| case.kept).collect();
-    let unexpected: Vec<&&CaseHead> = kept.iter().filter(|case| case.answers == Some(false)).collect();
-    if let Some(first) = unexpected.first() {
-        let run = first.runs.iter().find(|run| run.name == spec.from());
-        let top1 = run.and_then(|run| run.top1.as_deref()).unwrap_or_default();
-        let detail = format!(
-            "in {} of {} cases the clean run's most probable token is not in the target; of case {:?} it is {top1:?}",
-            unexpected.len(),
-            kept.len(),
-            first.id
-        );
-        lints.info(
-            "TARGET_NOT_TOP1",
-            "/dataset",
-            detail,
-            "choose prompts that the model answers as expected",
-        );
-    }
-    sweep_corruption(spec, &kept, lints);
-    for (i, metric) in spec.metrics.iter().enumerate().filter(|(_, metric)| falls_by_damage(metric.kind)) {
-        let total = |arm: usize| {
-            let of_case = |case: &&CaseHead| case.total_effect.get(arm)?.get(i)?.mean;
-            estimate(kept.iter().map(of_case)).mean
-        };
-        let own = |arm: &ArmHead| arm.base != CORRUPTED && arm.reference.as_deref() != Some(CORRUPTED);
-        let mut found = arms.iter().enumerate().filter(|(_, arm)| own(arm));
-        if let Some((arm, total)) =
-            found.find_map(|(i, arm)| Some((arm, total(i).filter(|total| *total < 0.0)?)))
-        {
-            let detail = format!(
-                "{metric}: on average {total:.3e} from {} to {} (arm {:?}), so whatever harms the run counts as recovery",
-                arm.base,
-                arm.reference.as_deref().unwrap_or_default(),
-                arm.name
-            );
-            lints.info("DAMAGE_LOOKS_LIKE_SUCCESS", "/arms", detail, DAMAGE_FIX);
-        }
-    }
-}
-
-/// Remarks on a sweep's corrupted runs, said once of all cases.
-fn sweep_corruption(spec: &SweepSpec, kept: &[&CaseHead], lints: &mut Lints) {
-    let noise = spec.corrupt.as_ref().is_some_and(|corrupt| corrupt.method.draws().is_some());
-    let mut told: Vec<&str> = Vec::new();
-    for kind in [MetricKind::Prob, MetricKind::Logprob] {
-        let metrics = spec.metrics.iter().enumerate().filter(|(_, metric)| metric.kind == kind);
-        for (i, metric) in metrics {
-            // Both kinds of a target say the same.
-            if told.contains(&metric.of.as_str()) {
-                continue;
-            }
-            told.push(&metric.of);
-            let prob = |case: &CaseHead, name: &str| {
-                let mean = case.runs.iter().find(|run| run.name == name)?.values.get(i)?.mean?;
-                Some(if kind == MetricKind::Prob { mean } else { mean.exp() })
-            };
-            let found = kept.iter().filter_map(|case| {
-                let (clean, corrupted) = (prob(case, spec.from())?, prob(case, CORRUPTED)?);
-                let (code, fix) = useless(clean, corrupted, noise)?;
-                Some((code, fix, case.id.as_str(), clean, corrupted))
-            });
-            let found: Vec<_> = found.collect();
-            for code in ["CORRUPTION_HELPS", "WEAK_CORRUPTION", "SATURATED_CORRUPTION"] {
-                let mut of_code = found.iter().filter(|(of, ..)| *of == code);
-                let count = of_code.clone().count();
-                let Some((_, fix, id, clean, corrupted)) = of_code.next() else { continue };
-                let detail = format!(
-                    "{} of {} cases; case {id:?}: prob:{} {clean:.3e} clean, {corrupted:.3e} corrupted",
-                    count,
-                    kept.len(),
-                    metric.of
-                );
-                lints.warn(code, "/corrupt", detail, fix);
-            }
-        }
-    }
-}
-
-/// The remark that no p-value can be small, however clear an effect is.
-pub fn out_of_reach(test: &SignFlips, lints: &mut Lints) {
-    if test.smallest_p > 0.05 {
-        let detail =
-            format!("with {} cases the smallest p-value there can be is {}", test.cases, test.smallest_p);
-        lints.info("P_OUT_OF_REACH", "/aggregate/top_k", detail, "6 cases reach 0.031, 8 reach 0.008");
     }
 }
 

@@ -17,6 +17,9 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
             MetricKind::Rank => tokens(set)?.iter().map(|i| score.ranks[*i]).min().map(f64::from),
             _ => finite(logit(score, &tokens(set)?)),
         },
+        Reads::Difference(a, b) if measure.metric.kind == MetricKind::ProbDiff => {
+            finite(logprob(score, a)?.exp() - logprob(score, b)?.exp())
+        }
         // Of tokens alone the log-sum cancels, and is best left out.
         Reads::Difference(a, b) => match (tokens(a), tokens(b)) {
             (Some(a), Some(b)) => finite(logit(score, &a) - logit(score, &b)),

@@ -1,9 +1,8 @@
 //! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`, and [`nulls`] says why.
 
-pub mod aggregate;
+pub mod arm;
 pub mod average;
 pub mod bootstrap;
-pub mod cases;
 pub mod cells;
 pub mod attribution;
 pub mod derived;
@@ -15,6 +14,7 @@ pub mod patch;
 pub mod stats;
 pub mod student;
 pub mod sweep;
+pub mod sweep_lints;
 #[cfg(test)]
 mod tests;
 pub mod trace;

@@ -1,12 +1,12 @@
 //! Effects of patching a base.
 
+use super::arm::{Paired, paired};
 use super::derived::Strength;
-use super::measure::{value, values};
+use super::measure::value;
 use super::stats::{difference, fraction};
 use crate::lower::layout::PatchLayout;
 use crate::lower::measure::Measure;
 use crate::plan::Score;
-use crate::spec::patch::Control;
 
 /// One metric over the cells of a patch.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,34 +23,17 @@ pub struct PatchEffect {
     pub by: Strength,
 }
 
-/// Most probable token of the base.
-pub fn reference_top1(layout: &PatchLayout, scores: &[Score]) -> Option<u32> {
-    scores[layout.base].top1()
-}
-
 /// Effects of one metric.
 pub fn effect(layout: &PatchLayout, measure: &Measure, scores: &[Score]) -> PatchEffect {
-    let top1 = reference_top1(layout, scores);
+    let top1 = scores[layout.arm.base_of(0)].top1();
     let at = |readout: usize| value(measure, &scores[readout], top1);
-    let base = at(layout.base);
-    let values = values(measure, scores, &layout.grid.readouts, top1);
-    let effects = values.iter().map(|v| difference(*v, base)).collect();
+    let Paired { values, effects } = paired(&layout.arm, measure, scores, &layout.arm.grid.readouts);
     let span = layout.normalise.map(|(zero, one)| (at(zero), difference(at(one), at(zero))));
     let normalised =
         span.map(|(zero, span)| values.iter().map(|v| fraction(difference(*v, zero), span)).collect());
     let undefined = span.and_then(|(_, span)| undefined(span, "the baselines"));
-    let by = match span {
-        None | Some((_, None)) => Strength::Magnitude,
-        Some((_, Some(span))) if span < 0.0 => Strength::Decrease,
-        Some(_) => Strength::Increase,
-    };
+    let by = Strength::towards(span.and_then(|(_, span)| span));
     PatchEffect { values, effects, normalised, undefined, by }
-}
-
-/// For each cell whether its most probable token is another than the base's; `None` where one of them has no such token.
-pub fn flipped(layout: &PatchLayout, scores: &[Score]) -> Vec<Option<bool>> {
-    let base = reference_top1(layout, scores);
-    layout.grid.readouts.iter().map(|readout| Some(scores[*readout].top1()? != base?)).collect()
 }
 
 /// Why nothing can be divided by `whole`.
@@ -62,31 +45,4 @@ pub(super) fn undefined(whole: Option<f64>, of: &str) -> Option<String> {
         }
         Some(_) => None,
     }
-}
-
-/// Largest absolute effect of the self-patch control over all metrics; `None` without the control.
-pub fn self_patch(layout: &PatchLayout, scores: &[Score]) -> Option<f64> {
-    let top1 = reference_top1(layout, scores);
-    let of = |measure| {
-        let base = value(measure, &scores[layout.base], top1);
-        largest(
-            values(measure, scores, layout.grid.control(Control::SelfPatch), top1)
-                .into_iter()
-                .map(|v| difference(v, base)),
-        )
-    };
-    layout.common.measures.iter().filter_map(of).reduce(f64::max)
-}
-
-/// Effects of a control on one metric, one per cell.
-pub fn control(layout: &PatchLayout, kind: Control, measure: &Measure, scores: &[Score]) -> Vec<Option<f64>> {
-    let top1 = reference_top1(layout, scores);
-    let base = value(measure, &scores[layout.base], top1);
-    let values = values(measure, scores, layout.grid.control(kind), top1);
-    values.into_iter().map(|v| difference(v, base)).collect()
-}
-
-/// Largest absolute value. Infinite if one of them isn't known, so that a broken control can't look clean.
-pub(super) fn largest(effects: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    effects.map(|e| e.map_or(f64::INFINITY, f64::abs)).reduce(f64::max)
 }

@@ -5,18 +5,15 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::cases::answer;
+use super::arm::{Readouts, paired, said, total_effect};
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
-use super::derived::{Cells as Line, Derived, Strength};
-use super::measure::value;
+use super::derived::{Cells as Line, Derived, Said, Strength};
 use super::nulls::{is_lost, is_not_finite};
 use super::patch::undefined;
-use super::stats::{Estimate, difference, estimate, fraction};
-use super::trace::in_most;
+use super::stats::{difference, estimate, fraction};
 use crate::lower::classes::class_of;
-use crate::lower::layout::{Axis, Grid};
+use crate::lower::layout::{ArmLayout, Axis, CaseLayout, Grid};
 use crate::lower::measure::Measure;
-use crate::lower::sweep::{ArmLayout, SweepLayout};
 use crate::plan::output::{EditStats, PlanOutput};
 use crate::plan::{EditGroup, RunId, Score};
 use crate::spec::cases::Filters;
@@ -28,15 +25,43 @@ use crate::spec::sweep::{CORRUPTED, SweepCase, SweepSpec, TARGET};
 pub struct Part {
     /// The cells.
     pub cells: Cells,
-    /// For each cell whether its most probable token is another than its base's, in more than half of the samples; `None`
-    /// where one of them has no such token.
-    pub flipped: Vec<Option<bool>>,
+    /// What the model says in each cell; empty where nothing derived needs it.
+    pub said: Vec<Said>,
     /// Cells of which a sample could not be computed.
     pub lost: u32,
     /// What was written.
     pub written: EditStats,
     /// Cells of which a sample is not finite.
     pub not_finite: u32,
+}
+
+/// What remarks need of cells, which need not be held for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tally {
+    /// How many there are.
+    pub cells: usize,
+    /// Those of which a sample could not be computed.
+    pub lost: u32,
+    /// Those of which a sample is not finite.
+    pub not_finite: u32,
+    /// Whether one of them can change the answer.
+    pub reached: bool,
+    /// What was written.
+    pub written: EditStats,
+}
+
+impl Tally {
+    /// Of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            cells: self.cells + other.cells,
+            lost: self.lost + other.lost,
+            not_finite: self.not_finite + other.not_finite,
+            reached: self.reached || other.reached,
+            written: self.written.and(other.written),
+        }
+    }
 }
 
 /// Scores of some readouts of a plan, by their places in the whole plan.
@@ -58,25 +83,19 @@ impl Scores {
         all
     }
 
-    fn score(&self, readout: usize) -> Option<&Score> {
-        self.scores[readout].as_ref()
-    }
-
-    fn top1(&self, readout: usize) -> Option<u32> {
-        self.score(readout)?.top1()
-    }
-
     fn is_not_finite(&self, readout: usize) -> bool {
         self.score(readout).is_some_and(is_not_finite)
     }
+}
 
-    fn value(&self, measure: &Measure, readout: usize, top1: Option<u32>) -> Option<f64> {
-        value(measure, self.score(readout)?, top1)
+impl Readouts for Scores {
+    fn score(&self, readout: usize) -> Option<&Score> {
+        self.scores[readout].as_ref()
     }
 }
 
 /// The arms of a sweep, as its first case has them.
-pub fn arm_heads(spec: &SweepSpec, layout: &SweepLayout) -> Vec<ArmHead> {
+pub fn arm_heads(spec: &SweepSpec, layout: &CaseLayout) -> Vec<ArmHead> {
     let arms = spec.arms.iter().zip(layout.arms.iter());
     let head =
         |((name, arm), (_, built)): ((&str, &crate::spec::sweep::SweepArm), (&str, &ArmLayout))| ArmHead {
@@ -89,18 +108,17 @@ pub fn arm_heads(spec: &SweepSpec, layout: &SweepLayout) -> Vec<ArmHead> {
     arms.map(head).collect()
 }
 
-/// A case without its cells. `metrics`: how many of the plan's are those asked for; the probability of the target is among
-/// all where a filter needs it.
+/// A case without its cells, in all metrics of the plan: those asked for, and the probability of the target, which filters
+/// need, if it isn't one of them.
 pub fn head(
-    layout: &SweepLayout,
+    layout: &CaseLayout,
     case: &SweepCase,
     scores: &Scores,
-    metrics: usize,
     filters: &Filters,
     text: &dyn Fn(u32) -> String,
 ) -> CaseHead {
-    let measures = &layout.common.measures[..metrics];
-    let clean = layout.common.runs.0[layout.clean].1.1;
+    let measures = &layout.common.measures;
+    let clean = layout.clean;
     let reference = scores.top1(clean);
     let run = |name: &str, tokens: &[u32], readouts: &[usize]| CaseRun {
         name: name.to_owned(),
@@ -135,40 +153,37 @@ pub fn head(
         total_effect: layout
             .arms
             .iter()
-            .map(|(_, arm)| measures.iter().map(|measure| total_of(arm, measure, scores)).collect())
+            .map(|(_, arm)| measures.iter().map(|measure| total_effect(arm, measure, scores)).collect())
             .collect(),
     }
 }
 
-/// Reference minus base over samples; of a run without samples each sample is the same.
-fn total_of(arm: &ArmLayout, measure: &Measure, scores: &Scores) -> Estimate {
-    let Some(reference) = &arm.reference else { return Estimate::default() };
-    let samples = reference.len().max(arm.base.len());
-    let of = |readouts: &[usize], sample: usize| {
-        let base = arm.base[sample % arm.base.len()];
-        scores.value(measure, readouts[sample % readouts.len()], scores.top1(base))
-    };
-    estimate((0..samples).map(|sample| difference(of(reference, sample), of(&arm.base, sample))))
-}
-
 /// Whether the clean run's most probable token begins a member of the target.
-fn answers(layout: &SweepLayout, scores: &Scores) -> Option<bool> {
-    let clean = layout.common.runs.0[layout.clean].1.1;
+fn answers(layout: &CaseLayout, scores: &Scores) -> Option<bool> {
+    let clean = layout.clean;
     let context = scores.score(clean).map_or(0, |score| score.context);
     let (target, top1) = (layout.common.targets.of(context).get(TARGET)?, scores.top1(clean));
     // There is no answer where the logits are not finite, and that is not the target either.
     Some(target.iter().any(|token| Some(token.id) == top1))
 }
 
+/// What the clean run answers, for a filter by it.
+fn answer(top1: Option<u32>, text: &dyn Fn(u32) -> String) -> String {
+    match top1 {
+        Some(top1) => format!("the clean run's most probable token is {:?}", text(top1)),
+        None => "the clean run has no most probable token, for its logits are NaN or infinite".to_owned(),
+    }
+}
+
 /// Every filter that a case fails. What is filtered by is the probability of the target in the clean run.
 fn dropped(
-    layout: &SweepLayout,
+    layout: &CaseLayout,
     scores: &Scores,
     filters: &Filters,
     text: &dyn Fn(u32) -> String,
 ) -> Vec<DroppedBy> {
     let mut failed = Vec::new();
-    let clean = layout.common.runs.0[layout.clean].1.1;
+    let clean = layout.clean;
     if filters.expect_top1 && answers(layout, scores) == Some(false) {
         failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail: answer(scores.top1(clean), text) });
     }
@@ -177,7 +192,7 @@ fn dropped(
     let at = |readout: usize| prob.and_then(|prob| scores.value(prob, readout, None));
     let total = if layout.corrupted.is_empty() {
         let arm = layout.arms.iter().next().map(|(_, arm)| arm);
-        arm.zip(prob).and_then(|(arm, prob)| total_of(arm, prob, scores).mean)
+        arm.zip(prob).and_then(|(arm, prob)| total_effect(arm, prob, scores).mean)
     } else {
         estimate(layout.corrupted.iter().map(|corrupted| difference(at(clean), at(*corrupted)))).mean
     };
@@ -196,13 +211,17 @@ fn dropped(
     failed
 }
 
+/// Gives a token's text.
+pub type Text<'t> = &'t dyn Fn(u32) -> String;
+
 /// Some cells of a case, counted through all arms.
 pub fn part(
-    layout: &SweepLayout,
+    layout: &CaseLayout,
     case: u32,
     range: &Range<usize>,
     scores: &Scores,
     written: EditStats,
+    text: Text<'_>,
 ) -> Part {
     let measures = &layout.common.measures;
     let mut part = Part { written, ..Part::default() };
@@ -213,25 +232,26 @@ pub fn part(
         let own =
             range.start.clamp(first, first + cells) - first..range.end.clamp(first, first + cells) - first;
         for cell in own {
-            add(&mut part, layout, arm, case, index as u32, cell, scores);
+            add(&mut part, layout, arm, case, index as u32, cell, scores, text);
         }
         first += cells;
     }
     part
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one cell")]
 fn add(
     part: &mut Part,
-    layout: &SweepLayout,
+    layout: &CaseLayout,
     arm: &ArmLayout,
     case: u32,
     index: u32,
     cell: usize,
     scores: &Scores,
+    text: Text<'_>,
 ) {
     let grid: &Grid = &arm.grid;
     let readouts = grid.cell(cell);
-    let base = |sample: usize| arm.base[sample % arm.base.len()];
     let key = grid.key(cell);
     let class = key.position.zip(subject(layout, arm));
     let class = class.and_then(|(position, subject)| class_of(position, subject, arm.len));
@@ -250,63 +270,32 @@ fn add(
     cells.trivial.push(defined.then(|| grid.trivial[cell].is_some()));
     let null = |(sample, readout): (usize, &usize)| {
         let run = scores.resolved[*readout];
-        run.is_some() && run == scores.resolved[base(sample)]
+        run.is_some() && run == scores.resolved[arm.base_of(sample)]
     };
     cells.exact_null.push(defined.then(|| readouts.iter().enumerate().all(null)));
     for (measure, columns) in layout.common.measures.iter().zip(&mut cells.metrics) {
-        let mut values = Vec::with_capacity(readouts.len());
-        let mut effects = Vec::with_capacity(readouts.len());
-        for (sample, readout) in readouts.iter().enumerate() {
-            let top1 = scores.top1(base(sample));
-            let value = scores.value(measure, *readout, top1);
-            values.push(value);
-            effects.push(difference(value, scores.value(measure, base(sample), top1)));
-        }
-        let effect = estimate(effects);
-        columns.value.push(estimate(values).mean);
+        let found = paired(arm, measure, scores, readouts);
+        let effect = estimate(found.effects);
+        columns.value.push(estimate(found.values).mean);
         columns.effect.push(effect.mean);
         columns.effect_se.push(effect.se);
     }
-    part.flipped.push(in_most(readouts, &arm.base, |readout| scores.top1(readout)));
+    if layout.says {
+        part.said.push(said(arm, scores, cell, text));
+    }
     let lost = readouts.iter().any(|readout| scores.score(*readout).is_none_or(is_lost));
     part.lost += u32::from(lost);
 }
 
 /// The subject's range in the run that is patched: its own, or the clean run's in a run of the same length.
-fn subject(layout: &SweepLayout, arm: &ArmLayout) -> Option<Range<u32>> {
-    let clean = &layout.common.runs.0[layout.clean].1.0;
+fn subject(layout: &CaseLayout, arm: &ArmLayout) -> Option<Range<u32>> {
+    let clean = &layout.common.runs.0[layout.clean_run].1.0;
     arm.subject.clone().or_else(|| layout.subject.clone().filter(|_| clean.len() == arm.len))
 }
 
 /// What the cells wrote.
 pub fn written(output: &PlanOutput) -> EditStats {
     output.receipt(EditGroup::Patch)
-}
-
-impl SweepLayout {
-    /// Readouts of the unpatched runs.
-    pub fn unpatched(&self) -> Vec<usize> {
-        let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
-        // A run that took the clean one's place is read once.
-        let mut readouts: Vec<usize> = runs.chain(self.corrupted.iter().copied()).collect();
-        readouts.sort_unstable();
-        readouts.dedup();
-        readouts
-    }
-
-    /// Number of cells of all arms.
-    pub fn cells(&self) -> usize {
-        self.arms.iter().map(|(_, arm)| arm.grid.cells()).sum()
-    }
-
-    /// Readouts of the unpatched runs and of some cells, counted through all arms.
-    pub fn readouts(&self, range: &Range<usize>) -> Vec<usize> {
-        let mut readouts = self.unpatched();
-        let cells =
-            self.arms.iter().flat_map(|(_, arm)| (0..arm.grid.cells()).map(|cell| arm.grid.cell(cell)));
-        readouts.extend(cells.skip(range.start).take(range.len()).flatten().copied());
-        readouts
-    }
 }
 
 impl Part {
@@ -332,10 +321,17 @@ impl Part {
                 columns.effect_se.append(&mut more.effect_se);
             }
         }
-        self.flipped.append(&mut other.flipped);
+        self.said.append(&mut other.said);
         self.lost += other.lost;
         self.written = self.written.and(other.written);
         self.not_finite += other.not_finite;
+    }
+
+    /// What remarks need of it.
+    pub fn tally(&self) -> Tally {
+        let reached = self.cells.exact_null.iter().any(|null| *null != Some(true));
+        let Self { lost, not_finite, written, .. } = *self;
+        Tally { cells: self.cells.len(), lost, not_finite, reached, written }
     }
 }
 
@@ -358,18 +354,14 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
             let trivial: Vec<bool> =
                 cells.trivial[first..end].iter().map(|trivial| *trivial == Some(true)).collect();
             let trivial = &trivial[..];
-            let flipped = part.flipped[first..end].to_vec();
-            let mut of_arm = Derived::new(&spec.derive, &axes, trivial, || flipped);
+            let said = || part.said[first..end].to_vec();
+            let mut of_arm = Derived::new(&spec.derive, &axes, trivial, said);
             for (i, metric) in spec.metrics.iter().enumerate() {
                 let whole = head.total_effect[arm as usize].get(i).and_then(|total| total.mean);
                 let effects = &cells.metrics[i].effect[first..end];
                 let normalised: Vec<Option<f64>> =
                     effects.iter().map(|effect| fraction(*effect, whole)).collect();
-                let by = match whole {
-                    None => Strength::Magnitude,
-                    Some(whole) if whole < 0.0 => Strength::Decrease,
-                    Some(_) => Strength::Increase,
-                };
+                let by = Strength::towards(whole);
                 let undefined = undefined(whole, "reference and base");
                 of_arm.add(
                     &metric.to_string(),

@@ -4,15 +4,14 @@
 //! clean - corrupted, and recovery the mean effect over the mean of what the whole patch would do: the total
 //! effect, or its negative.
 
+use super::arm::{means, paired, total_effect};
 use super::derived::Strength;
 use super::measure::{value, values};
-use super::patch::{largest, undefined};
+use super::patch::undefined;
 use super::stats::{Estimate, difference, estimate, fraction};
-use crate::lower::layout::{CellKey, Grid, TraceLayout};
+use crate::lower::layout::{ArmLayout, CellKey, TraceLayout};
 use crate::lower::measure::Measure;
 use crate::plan::Score;
-use crate::spec::patch::Control;
-use crate::spec::trace::Direction;
 
 /// One metric's baselines.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,47 +47,24 @@ pub struct ArmEffect {
     pub by: Strength,
 }
 
-/// Most probable token of the clean run, which `top1_flip` compares with.
-pub fn reference_top1(layout: &TraceLayout, scores: &[Score]) -> Option<u32> {
-    scores[layout.clean].top1()
-}
-
 /// Baselines of one metric.
 pub fn baselines(layout: &TraceLayout, measure: &Measure, scores: &[Score]) -> Baselines {
-    let top1 = reference_top1(layout, scores);
-    let clean = value(measure, &scores[layout.clean], top1);
-    let corrupted = values(measure, scores, &layout.corrupted, top1);
+    let top1 = scores[layout.case.clean].top1();
+    let clean = value(measure, &scores[layout.case.clean], top1);
+    let corrupted = values(measure, scores, &layout.case.corrupted, top1);
     let total_effect = estimate(corrupted.iter().map(|c| difference(clean, *c)));
     Baselines { clean, corrupted_mean: estimate(corrupted.iter().copied()), corrupted, total_effect }
 }
 
-/// What a cell of each sample is compared with: its unpatched run.
-fn parents(layout: &TraceLayout, baselines: &Baselines) -> Vec<Option<f64>> {
-    match layout.spec.direction {
-        Direction::Denoising => baselines.corrupted.clone(),
-        Direction::Noising => vec![baselines.clean; baselines.corrupted.len()],
-    }
-}
-
 /// Effects of one metric on one arm.
-pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Score]) -> ArmEffect {
-    let top1 = reference_top1(layout, scores);
-    let baselines = baselines(layout, measure, scores);
-    let parents = parents(layout, &baselines);
-    let samples = values(measure, scores, &grid.readouts, top1);
-    let cells = || samples.chunks(grid.samples);
-    let paired: Vec<Option<f64>> =
-        cells().flat_map(|cell| cell.iter().zip(&parents).map(|(v, p)| difference(*v, *p))).collect();
-    let effects: Vec<Estimate> =
-        paired.chunks(grid.samples).map(|cell| estimate(cell.iter().copied())).collect();
-    let whole = match layout.spec.direction {
-        Direction::Denoising => baselines.total_effect.mean,
-        Direction::Noising => baselines.total_effect.mean.map(|x| -x),
-    };
-    let recovery = effects.iter().map(|e| fraction(e.mean, whole)).collect();
-    let (sign, by) = match whole {
-        Some(whole) if whole < 0.0 => (-1.0, Strength::Decrease),
-        _ => (1.0, Strength::Increase),
+pub fn effect(arm: &ArmLayout, measure: &Measure, scores: &[Score]) -> ArmEffect {
+    let grid = &arm.grid;
+    let found = paired(arm, measure, scores, &grid.readouts);
+    let effects = means(arm, &found.effects);
+    let whole = total_effect(arm, measure, scores).mean;
+    let by = match whole {
+        Some(whole) if whole < 0.0 => Strength::Decrease,
+        _ => Strength::Increase,
     };
     let best = effects
         .iter()
@@ -96,65 +72,15 @@ pub fn effect(layout: &TraceLayout, grid: &Grid, measure: &Measure, scores: &[Sc
         .filter(|(cell, _)| grid.trivial[*cell].is_none())
         .filter_map(|(cell, effect)| Some((cell, effect.mean?)))
         // The first of equals, so that the answer doesn't depend on the iteration.
-        .reduce(|best, next| if sign * next.1 > sign * best.1 { next } else { best });
+        .reduce(|best, next| if by.of(next.1) > by.of(best.1) { next } else { best });
     ArmEffect {
-        values: cells().map(|cell| estimate(cell.iter().copied())).collect(),
+        values: means(arm, &found.values),
+        recovery: effects.iter().map(|e| fraction(e.mean, whole)).collect(),
         argmax: best.map(|(cell, effect)| (grid.key(cell), effect)),
         undefined: undefined(whole, "clean and corrupted run"),
-        samples,
-        paired,
+        samples: found.values,
+        paired: found.effects,
         by,
         effects,
-        recovery,
     }
-}
-
-/// For each cell whether its most probable token is another than its unpatched run's, in more than half of the samples; `None`
-/// where one of them has no such token.
-pub fn flipped(layout: &TraceLayout, grid: &Grid, scores: &[Score]) -> Vec<Option<bool>> {
-    let parents = layout.parents();
-    (0..grid.cells())
-        .map(|cell| in_most(grid.cell(cell), &parents, |readout| scores[readout].top1()))
-        .collect()
-}
-
-/// Whether in more than half of the samples the most probable token is another than the unpatched run's. `parents`: the
-/// unpatched readout of each sample.
-pub(super) fn in_most(
-    readouts: &[usize],
-    parents: &[usize],
-    top1: impl Fn(usize) -> Option<u32>,
-) -> Option<bool> {
-    let differs = |(readout, parent): (&usize, &usize)| Some(top1(*readout)? != top1(*parent)?);
-    let flips = readouts.iter().zip(parents.iter().cycle()).map(differs).collect::<Option<Vec<bool>>>()?;
-    Some(2 * flips.iter().filter(|flips| **flips).count() > flips.len())
-}
-
-/// Largest absolute effect of the self-patch control over all arms and metrics; `None` without the control.
-pub fn self_patch(layout: &TraceLayout, scores: &[Score]) -> Option<f64> {
-    let top1 = reference_top1(layout, scores);
-    let of = |measure: &Measure| {
-        let parents = parents(layout, &baselines(layout, measure, scores));
-        let controls = layout.arms.iter().flat_map(|(_, grid)| grid.control(Control::SelfPatch));
-        let effects = controls.enumerate().map(|(i, readout)| {
-            difference(value(measure, &scores[*readout], top1), parents[i % parents.len()])
-        });
-        largest(effects)
-    };
-    layout.common.measures.iter().filter_map(of).reduce(f64::max)
-}
-
-/// Mean effects of a control of an arm on one metric, one per cell.
-pub fn control(
-    layout: &TraceLayout,
-    grid: &Grid,
-    kind: Control,
-    measure: &Measure,
-    scores: &[Score],
-) -> Vec<Option<f64>> {
-    let top1 = reference_top1(layout, scores);
-    let parents = parents(layout, &baselines(layout, measure, scores));
-    let values = values(measure, scores, grid.control(kind), top1);
-    let cells = values.chunks(grid.samples);
-    cells.map(|cell| estimate(cell.iter().zip(&parents).map(|(v, p)| difference(*v, *p))).mean).collect()
 }

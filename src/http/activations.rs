@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::sweeps::tied;
+use super::answer::tied;
+use super::sweeps::with_dataset_at;
 use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::activations::{Activation, import, indices};
 use crate::capacity::{Abandoned, Lane};
@@ -106,8 +107,13 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
         service.upload(spec, &share).await.map_err(|refusal| as_query(refusal.into()))
     } else {
         let _: NoQuery = NoQuery::from_request_parts(&mut parts, &state).await?;
-        let body::Posted { value, share, .. } =
+        let body::Posted { mut value, share, .. } =
             body::json(Request::from_parts(parts, content), &state, EXAMPLE).await?;
+        for at in ["/mean_of/dataset", "/mean_of/minus"] {
+            if value.pointer(at).is_some() {
+                with_dataset_at(state.jobs()?, &mut value, at, &share).await?;
+            }
+        }
         let read = move |_: &Abandoned| {
             let mut out = Problems::default();
             let spec = UploadSpec::read(&value, &mut out);

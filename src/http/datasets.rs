@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, json, query, sweeps};
+use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
 use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane};
 use crate::spec::body::CaseForm;
@@ -195,7 +195,7 @@ async fn get(
     let text = state.jobs()?.store.dataset_text(&caller.owner, &id).await?.ok_or_else(|| unknown(&id))?;
     let share = state.capacity.share(&caller.owner);
     share.resize(text.len() as u64).await?;
-    Ok(sweeps::tied(Encoding::Jsonl, text.into_bytes(), share))
+    Ok(answer::tied(Encoding::Jsonl, text.into_bytes(), share))
 }
 
 /// Delete a data set

@@ -7,28 +7,26 @@ use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answer::{ShowParams, format, show, tied, with_show};
 use super::body::Posted;
 use super::later::Later;
-use super::sweeps::{tied, with_dataset};
+use super::sweeps::with_dataset;
 use super::wants::take_async;
 use super::{AppState, Encoding, NoQuery, Problem, problem, query};
 use crate::capacity::{Abandoned, Lane, Share};
+use crate::jobs::strongest;
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
-use crate::result::render::{Format, RenderError, Rendered, TraceAnswer};
+use crate::result::plates::Show;
+use crate::result::render::{RenderError, Rendered, TraceAnswer};
 use crate::result::run::RunResponse;
 use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
-use crate::spec::cases::has_cases;
 use crate::spec::problem::Problems;
 use crate::spec::tokenize::TokenizeSpec;
 use crate::store::job::Kind;
-
-const NUMBERS: [Encoding; 4] = [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors];
-const PICTURES: [Encoding; 6] =
-    [Encoding::Json, Encoding::Csv, Encoding::Npz, Encoding::Safetensors, Encoding::Svg, Encoding::Png];
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
@@ -43,14 +41,15 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// In which form a result is asked for.
 struct Asked {
     encoding: Encoding,
-    metric: Option<String>,
+    show: Show,
 }
 
 impl Asked {
-    fn of(parts: &Parts, served: &[Encoding]) -> Result<Self, Problem> {
-        let mut query = query(parts, &["format", "metric"])?;
-        let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), served)?;
-        Ok(Self { encoding, metric: query.remove("metric") })
+    fn of(parts: &Parts) -> Result<Self, Problem> {
+        let mut query = query(parts, &with_show(&["format"]))?;
+        let format = query.get("format").map(String::as_str);
+        let encoding = Encoding::negotiate(&parts.headers, format, &Encoding::ALL)?;
+        Ok(Self { encoding, show: show(&mut query, encoding)? })
     }
 
     /// Encodes on a thread where it may take its time: a picture takes a good part of a second. The memory is held until the
@@ -59,20 +58,10 @@ impl Asked {
     where
         R: Rendered + serde::Serialize + Send + 'static,
     {
-        let Self { encoding, metric } = self;
-        let format = match encoding {
-            Encoding::Json => None,
-            Encoding::Csv => Some(Format::Csv),
-            Encoding::Npz => Some(Format::Npz),
-            Encoding::Safetensors => Some(Format::Safetensors),
-            Encoding::Jsonl => Some(Format::Jsonl),
-            Encoding::Parquet => Some(Format::Parquet),
-            Encoding::Svg => Some(Format::Svg),
-            Encoding::Png => Some(Format::Png),
-        };
-        let encode = move |_: &Abandoned| match format {
+        let Self { encoding, show } = self;
+        let encode = move |_: &Abandoned| match format(encoding) {
             None => Ok(serde_json::to_vec(&result).expect("BUG: results have string keys")),
-            Some(format) => result.render(format, metric.as_deref()),
+            Some(format) => result.render(format, &show),
         };
         let bytes = share.run(Lane::Finish, encode).await?;
         Ok(tied(encoding, bytes, share))
@@ -93,14 +82,13 @@ impl From<RenderError> for Problem {
 /// One or several prompts: tokens, metrics of targets, most probable next tokens, activations.
 /// The shortest body is `{"prompt": "..."}`.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
-    params(("format" = Option<String>, Query, description = "json, csv, npz or safetensors; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
+    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
            ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "What the runs gave", body = RunResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts, &NUMBERS)?;
+    let asked = Asked::of(&parts)?;
     let (body, share, later) = Later::of(&state, &parts, Kind::Run, posted)?;
     if later.is_wanted() {
         return later.submit(body).await;
@@ -116,14 +104,13 @@ async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Res
 /// Interventions on a base run, jointly or swept over layers, positions and heads.
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
-    params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)"),
+    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
            ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "What the patches did", body = PatchResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts, &PICTURES)?;
+    let asked = Asked::of(&parts)?;
     let (body, share, later) = Later::of(&state, &parts, Kind::Patch, posted)?;
     if later.is_wanted() {
         return later.submit(body).await;
@@ -141,35 +128,22 @@ async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<R
 /// traced one by one, and their effects averaged by token class with confidence intervals; the answer then is a
 /// `CasesResponse`.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
-    params(("format" = Option<String>, Query, description = "json, csv, npz, safetensors, svg or png; else by Accept"),
-           ("metric" = Option<String>, Query, description = "The one metric drawn (the first by default) or written to a table or file (all)"),
+    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
            ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
            ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
     responses((status = 200, description = "The causal map", body = TraceAnswer),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts, &PICTURES)?;
+    let asked = Asked::of(&parts)?;
     let (body, share, later) = Later::of(&state, &parts, Kind::Trace, posted)?;
     if later.is_wanted() {
         return later.submit(body).await;
     }
-    let service = state.service()?;
-    let answered = if has_cases(&body) {
-        service.trace_cases((body, &share)).await.map(|response| {
-            let plots = !response.request.plot.is_empty();
-            (TraceAnswer::Cases(Box::new(response)), plots)
-        })
-    } else {
-        service.trace((body, &share)).await.map(|response| {
-            let plots = !response.request.plot.is_empty();
-            (TraceAnswer::One(Box::new(response)), plots)
-        })
-    };
-    let (mut result, plots) = match answered {
+    let mut result = match state.service()?.trace((body, &share)).await {
         Ok(answered) => answered,
         Err(refusal) => return later.instead(refusal).await,
     };
-    if plots {
+    if result.wants_plots() {
         let draw = move |_: &Abandoned| {
             result.fill_plots();
             result
@@ -195,9 +169,11 @@ async fn plan(
         }
     }
     if let Some(sweep) = body.get_mut("sweep")
-        && sweep.pointer("/dataset/id").is_some()
+        && (sweep.pointer("/dataset/id").is_some() || strongest::is_asked(sweep))
     {
-        with_dataset(state.jobs()?, sweep, &share).await?;
+        let jobs = state.jobs()?;
+        with_dataset(jobs, sweep, &share).await?;
+        strongest::write_out(jobs, sweep, &share).await?;
     }
     Ok(Json(state.service()?.plan((body, &share)).await?))
 }

@@ -10,23 +10,21 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::sweeps::tied;
+use super::answer::{ShowParams, format, one_of, show, tied, with_show};
 use super::wants::retry_after;
 use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};
-use crate::jobs::{Jobs, NotTaken, Unfinished, compress};
+use crate::jobs::{Jobs, NotTaken, PICTURES_FILE, Unfinished, compress};
+use crate::result::plates::{Pictures, Show};
 use crate::result::render::Format;
-use crate::result::sweep::{Plot, SweepOutcome, Table, picture, render};
+use crate::result::sweep::{SweepOutcome, Table, render};
 use crate::spec::problem::{Problems, code};
 use crate::store::job::{self, Job, JobId, State as JobState};
 use crate::store::{Filter, Page};
 
 /// Entries of a list: by default, and at most.
 const PAGE: (u32, u32) = (50, 500);
-/// Forms of a sweep's result.
-const TABLES: [Encoding; 6] =
-    [Encoding::Json, Encoding::Jsonl, Encoding::Csv, Encoding::Npz, Encoding::Safetensors, Encoding::Parquet];
 /// Forms of a picture.
 const PICTURES: [Encoding; 2] = [Encoding::Svg, Encoding::Png];
 
@@ -42,29 +40,24 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 pub(super) struct Answer {
     encoding: Encoding,
     table: Option<Table>,
-    metric: Option<String>,
+    show: Show,
 }
 
 impl Answer {
-    pub(super) fn of(headers: &HeaderMap, query: &BTreeMap<String, String>) -> Result<Self, Problem> {
+    pub(super) fn of(headers: &HeaderMap, mut query: BTreeMap<String, String>) -> Result<Self, Problem> {
         let encoding = Encoding::negotiate(headers, query.get("format").map(String::as_str), &Encoding::ALL)?;
         let table = match query.get("table") {
             Some(name) => Some(one_of("table", name, &Table::ALL)?),
             None => None,
         };
-        let metric = query.get("metric").cloned();
         let tables = [Encoding::Jsonl, Encoding::Csv, Encoding::Parquet];
-        let without = [
-            ("table", table.is_some() && !tables.contains(&encoding)),
-            ("metric", metric.is_some() && encoding == Encoding::Json),
-        ];
-        if let Some((name, _)) = without.iter().find(|(_, refused)| *refused) {
-            let detail = format!("{} has no {name} to choose", encoding.name());
+        if table.is_some() && !tables.contains(&encoding) {
+            let detail = format!("{} has no table to choose", encoding.name());
             let fix = "leave it out, or ask for csv, jsonl or parquet";
-            let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}; {fix}"));
-            return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, fix));
+            let problem = Problem::new(Kind::InvalidRequest, format!("?table: {detail}; {fix}"));
+            return Err(problem.error("?table", code::NOT_SUPPORTED, detail, fix));
         }
-        Ok(Self { encoding, table, metric })
+        Ok(Self { encoding, table, show: show(&mut query, encoding)? })
     }
 
     /// The result of a job that has one.
@@ -84,66 +77,56 @@ impl Answer {
         }
     }
 
-    /// A result that was stored in every form that it has.
+    /// A result that was stored in every form that it has; its pictures are drawn as they are asked for.
     async fn stored(self, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
-        if let Some((name, _)) = [("metric", self.metric.is_some()), ("table", self.table.is_some())]
-            .iter()
-            .find(|(_, given)| *given)
-        {
+        let format = format(self.encoding).filter(|format| matches!(format, Format::Svg | Format::Png));
+        let whole =
+            [("metric", self.show.metric.is_some() && format.is_none()), ("table", self.table.is_some())];
+        if let Some((name, _)) = whole.iter().find(|(_, given)| *given) {
             let detail = format!("the result of a {} has no {name} to choose", job.kind.name());
             let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}"));
             return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, "leave it out"));
         }
-        let name = self.encoding.name();
+        let name = if format.is_some() { PICTURES_FILE } else { self.encoding.name() };
         if let Some(file) = file(jobs, job.id, name, &share).await? {
+            let Some(format) = format else { return Ok(tied(self.encoding, file, share)) };
+            let Self { show, encoding, .. } = self;
+            let draw = move |_: &Abandoned| {
+                let pictures = serde_json::from_slice::<Pictures>(&file);
+                pictures.map(|pictures| pictures.draw(&show, format))
+            };
+            let drawn = share.run(Lane::Finish, draw).await.map_err(|_| of_another_version(&job.id))?;
+            return Ok(tied(encoding, drawn?, share));
+        }
+        // What an earlier version stored.
+        if format.is_some()
+            && self.show == Show::default()
+            && let Some(file) = file(jobs, job.id, self.encoding.name(), &share).await?
+        {
             return Ok(tied(self.encoding, file, share));
         }
         let there = jobs.store.files(job.id).await?;
         if there.is_empty() {
             return Err(Problem::new(Kind::Gone, "the job left no result"));
         }
-        let fix = format!("ask for one of {}", there.join(", "));
-        let detail = format!("this result has no form called {name}");
+        let forms: Vec<&str> = there.iter().map(String::as_str).collect();
+        let fix = format!("ask for one of {}", forms.join(", ").replace(PICTURES_FILE, "svg, png"));
+        let detail = format!("this result has no form called {}", self.encoding.name());
         let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
         Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix))
     }
 
     async fn rendered(self, outcome: SweepOutcome, share: Share) -> Result<Response, Problem> {
-        let Self { encoding, table, metric } = self;
-        let rendered = share.run(Lane::Finish, move |_| {
-            let metric = metric.as_deref();
-            let format = match encoding {
-                Encoding::Json => {
-                    return Ok(serde_json::to_vec(&outcome).expect("BUG: results have string keys"));
-                }
-                Encoding::Svg => return picture(&outcome, metric, None, Format::Svg),
-                Encoding::Png => return picture(&outcome, metric, None, Format::Png),
-                Encoding::Jsonl => Format::Jsonl,
-                Encoding::Csv => Format::Csv,
-                Encoding::Npz => Format::Npz,
-                Encoding::Safetensors => Format::Safetensors,
-                Encoding::Parquet => Format::Parquet,
-            };
-            render(&outcome, format, table, metric)
+        let Self { encoding, table, show } = self;
+        let rendered = share.run(Lane::Finish, move |_| match format(encoding) {
+            None => Ok(serde_json::to_vec(&outcome).expect("BUG: results have string keys")),
+            Some(format) => render(&outcome, format, table, &show),
         });
         let rendered = rendered.await?;
         Ok(tied(encoding, rendered, share))
     }
 }
 
-/// One of a few words in the query.
-fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&'static str, T)]) -> Result<T, Problem> {
-    if let Some((_, found)) = choices.iter().find(|(word, _)| *word == value) {
-        return Ok(*found);
-    }
-    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-    let detail = format!("{value:?} is not known");
-    let fix = format!("write one of {}", words.join(", "));
-    let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}; {fix}"));
-    Err(problem.error(format!("?{name}"), code::UNKNOWN_VALUE, detail, fix))
-}
-
-/// What a sweep that has no stored result has found so far.
 /// A file of a job's result, as it was before it was compressed.
 async fn file(jobs: &Jobs, id: JobId, name: &str, share: &Share) -> Result<Option<Vec<u8>>, Problem> {
     let Some(packed) = jobs.store.file(id, name).await? else { return Ok(None) };
@@ -151,6 +134,7 @@ async fn file(jobs: &Jobs, id: JobId, name: &str, share: &Share) -> Result<Optio
     Ok(share.run(Lane::Finish, move |_| compress::restored(&packed)).await)
 }
 
+/// What a sweep that has no stored result has found so far.
 async fn so_far(jobs: &Jobs, job: &Job) -> Result<SweepOutcome, Problem> {
     match jobs.outcome(job).await? {
         Ok(outcome) => Ok(outcome),
@@ -266,9 +250,8 @@ async fn cancel(
 /// been computed so far. Its `complete` then is false.
 #[utoipa::path(get, path = "/v1/jobs/{id}/result", tag = "jobs",
     params(("id" = String, Path, description = "The job"),
-           ("format" = Option<String>, Query, description = "json, jsonl, csv, npz, safetensors or parquet (of a run, patch or trace json, csv, npz, safetensors, svg or png); else by Accept"),
+           ("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
            ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells, cases, differences or top"),
-           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
            ("partial" = Option<bool>, Query, description = "Answer with what a running sweep has found so far")),
     responses((status = 200, description = "The result; of a run, patch or trace as its endpoint answers it", body = SweepOutcome),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
@@ -280,19 +263,11 @@ async fn result(
     Path(id): Path<String>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let query = query(&parts, &["format", "table", "metric", "partial"])?;
-    let asked = Answer::of(&parts.headers, &query)?;
-    let flags = [("true", true), ("false", false)];
-    let partial =
-        query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
+    let query = query(&parts, &with_show(&["format", "table", "partial"]))?;
+    let partial = partial(&query)?;
+    let asked = Answer::of(&parts.headers, query)?;
     let jobs = state.jobs()?;
     let job = with_result(jobs, &caller, &id, partial).await?;
-    if job.kind == job::Kind::Sweep && !TABLES.contains(&asked.encoding) {
-        let fix = "ask for a picture at /v1/jobs/{id}/plot";
-        let detail = format!("the result of a sweep has no form called {}", asked.encoding.name());
-        let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
-        return Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix));
-    }
     asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
 }
 
@@ -326,9 +301,7 @@ async fn with_result(jobs: &Jobs, caller: &Caller, id: &str, partial: bool) -> R
 /// or positions.
 #[utoipa::path(get, path = "/v1/jobs/{id}/plot", tag = "jobs",
     params(("id" = String, Path, description = "The job"),
-           ("kind" = Option<String>, Query, description = "Of a sweep: bars or heatmap; what suits its averages if left out"),
-           ("metric" = Option<String>, Query, description = "Of a sweep: the metric drawn; the first if left out"),
-           ("format" = Option<String>, Query, description = "svg or png; else by Accept"),
+           ("format" = Option<String>, Query, description = "svg or png; else by Accept"), ShowParams,
            ("partial" = Option<bool>, Query, description = "Draw what a running sweep has found so far")),
     responses((status = 200, description = "The picture", body = String, content_type = "image/svg+xml"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
@@ -340,29 +313,19 @@ async fn plot(
     Path(id): Path<String>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let query = query(&parts, &["kind", "metric", "format", "partial"])?;
+    let mut query = query(&parts, &with_show(&["format", "partial"]))?;
     let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), &PICTURES)?;
-    let kind = query.get("kind").map(|name| one_of("kind", name, &Plot::ALL)).transpose()?;
-    let flags = [("true", true), ("false", false)];
-    let partial =
-        query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false);
-    let metric = query.get("metric").cloned();
+    let partial = partial(&query)?;
+    let asked = Answer { encoding, table: None, show: show(&mut query, encoding)? };
     let jobs = state.jobs()?;
-    let (job, share) = (with_result(jobs, &caller, &id, partial).await?, state.capacity.share(&caller.owner));
-    if job.kind != job::Kind::Sweep {
-        return Answer { encoding, table: None, metric }.answer(jobs, &job, share).await;
-    }
-    let outcome = match file(jobs, job.id, "json", &share).await? {
-        Some(json) => {
-            let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
-            share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?
-        }
-        None => so_far(jobs, &job).await?,
-    };
-    let format = if encoding == Encoding::Png { Format::Png } else { Format::Svg };
-    let draw = move |_: &Abandoned| picture(&outcome, metric.as_deref(), kind, format);
-    let drawn = share.run(Lane::Finish, draw).await?;
-    Ok(tied(encoding, drawn, share))
+    let job = with_result(jobs, &caller, &id, partial).await?;
+    asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
+}
+
+/// Whether what there is so far is asked for.
+fn partial(query: &BTreeMap<String, String>) -> Result<bool, Problem> {
+    let flags = [("true", true), ("false", false)];
+    Ok(query.get("partial").map(|text| one_of("partial", text, &flags)).transpose()?.unwrap_or(false))
 }
 
 impl From<NotTaken> for Problem {

@@ -5,6 +5,7 @@
 
 mod activations;
 mod admin;
+mod answer;
 mod body;
 mod datasets;
 mod encoding;

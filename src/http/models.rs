@@ -13,10 +13,10 @@ use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
 use crate::service::Service;
-use crate::spec::corruption::{CORRUPTION_NAMES, Rng};
+use crate::spec::corruption::{self, MethodFacts, Rng};
 use crate::spec::dtype::Dtype;
-use crate::spec::metric::MetricKind;
-use crate::spec::op::op_names;
+use crate::spec::metric::{METRICS, MetricFacts, Of, Unit};
+use crate::spec::op::{OPS, OpFacts, Sourced};
 use crate::spec::patch::{Control, SweepAxis};
 use crate::spec::site::Site;
 
@@ -116,11 +116,11 @@ struct Capabilities {
     /// Places to read and write in this model, in the order of computation.
     sites: Vec<SiteFacts>,
     /// What interventions can do.
-    ops: Vec<&'static str>,
+    ops: Vec<Operation>,
     /// What can be measured.
-    metrics: Vec<&'static str>,
+    metrics: Vec<MetricOf>,
     /// How the clean run can be corrupted.
-    corruptions: Vec<&'static str>,
+    corruptions: Vec<CorruptionMethod>,
     /// Generators of noise.
     generators: [Rng; 2],
     /// Axes that a patch can sweep.
@@ -152,6 +152,74 @@ struct SiteFacts {
     stream: u32,
 }
 
+/// An operation.
+#[derive(Debug, Serialize, ToSchema)]
+struct Operation {
+    /// Its name.
+    op: &'static str,
+    /// The fields of an intervention that belong to it.
+    fields: &'static [&'static str],
+    /// Whether it takes its values from a `source`.
+    source: Sourced,
+    /// What the literature calls it; empty if it has no name there.
+    known_as: &'static str,
+    /// What it does.
+    means: &'static str,
+}
+
+/// A metric.
+#[derive(Debug, Serialize, ToSchema)]
+struct MetricOf {
+    /// Its name.
+    metric: &'static str,
+    /// How it is written: `logit_diff:A-B`.
+    form: String,
+    /// What it is of.
+    of: Of,
+    /// What its numbers are.
+    unit: Unit,
+    /// Its least value; null where there is none.
+    min: Option<f64>,
+    /// Its greatest value; null where there is none.
+    max: Option<f64>,
+    /// What it is.
+    means: &'static str,
+}
+
+/// A method of corruption.
+#[derive(Debug, Serialize, ToSchema)]
+struct CorruptionMethod {
+    /// Its name.
+    method: &'static str,
+    /// The fields of a corruption that belong to it.
+    fields: Vec<&'static str>,
+    /// Who used it, or what it is called; empty if neither is known.
+    known_as: &'static str,
+    /// What it does.
+    means: &'static str,
+}
+
+impl Operation {
+    fn of(facts: &OpFacts) -> Self {
+        let OpFacts { name, fields, source, known_as, means, .. } = *facts;
+        Self { op: name, fields, source, known_as, means }
+    }
+}
+
+impl MetricOf {
+    fn of(facts: &MetricFacts) -> Self {
+        let MetricFacts { name, of, unit, bounds: [min, max], means, .. } = *facts;
+        Self { metric: name, form: facts.form(), of, unit, min, max, means }
+    }
+}
+
+impl CorruptionMethod {
+    fn of(facts: &MethodFacts) -> Self {
+        let MethodFacts { name, known_as, means, .. } = *facts;
+        Self { method: name, fields: facts.fields(), known_as, means }
+    }
+}
+
 /// What can be asked of this server
 #[utoipa::path(get, path = "/v1/capabilities", tag = "models",
     responses((status = 200, description = "Sites, operations, metrics, limits", body = Capabilities), Problem))]
@@ -169,9 +237,9 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
     });
     Ok(Json(Capabilities {
         sites: sites.collect(),
-        ops: op_names(),
-        metrics: MetricKind::ALL.map(|(name, _)| name).to_vec(),
-        corruptions: CORRUPTION_NAMES.to_vec(),
+        ops: OPS.iter().map(Operation::of).collect(),
+        metrics: METRICS.iter().map(MetricOf::of).collect(),
+        corruptions: corruption::METHODS.iter().map(CorruptionMethod::of).collect(),
         generators: [Rng::Philox, Rng::NumpyLegacy],
         sweep: SweepAxis::ALL.map(|(name, _)| name).to_vec(),
         controls: Control::ALL.map(|(name, _)| name).to_vec(),

@@ -1,20 +1,19 @@
 //! Sweeps: taken on as jobs, and answered at once if they are short.
 
-use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::answer::{ShowParams, with_show};
 use super::body::Posted;
 use super::wants::{self, Wants, accepted};
-use super::{AppState, Encoding, Problem, jobs, json, packing, query};
+use super::{AppState, Problem, jobs, json, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
-use crate::jobs::{Asked, Jobs};
+use crate::jobs::{Asked, Jobs, strongest};
 use crate::result::sweep::SweepOutcome;
 use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
@@ -32,9 +31,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// is estimated to take no longer than `limits.sync_limit_s` and `Prefer: respond-async` is not sent, the answer waits for
 /// it.
 #[utoipa::path(post, path = "/v1/sweep", tag = "experiments", request_body = SweepBody,
-    params(("format" = Option<String>, Query, description = "json, jsonl, csv, npz, safetensors or parquet; else by Accept"),
+    params(("format" = Option<String>, Query, description = "json, jsonl, csv, npz, safetensors or parquet, svg or png; else by Accept"), ShowParams,
            ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells, cases, differences or top"),
-           ("metric" = Option<String>, Query, description = "The one metric of a table or file; all by default"),
            ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
            ("Idempotency-Key" = Option<String>, Header, description = "A request repeated with the same key is the same job")),
     responses((status = 200, description = "What it found", body = SweepOutcome),
@@ -45,10 +43,11 @@ async fn sweep(
     Posted { value: mut body, share, .. }: Posted,
 ) -> Result<Response, Problem> {
     let wants = Wants::of(&parts, &mut body)?;
-    let known = query(&parts, &["format", "table", "metric"])?;
-    let asked = jobs::Answer::of(&parts.headers, &known)?;
+    let known = query(&parts, &with_show(&["format", "table"]))?;
+    let asked = jobs::Answer::of(&parts.headers, known)?;
     let (service, jobs) = (state.service()?, state.jobs()?);
     with_dataset(jobs, &mut body, &share).await?;
+    strongest::write_out(jobs, &mut body, &share).await?;
     let asked_for = Asked { kind: Kind::Sweep, body, key: wants.key };
     let submitted = jobs.submit(service, asked_for, &share).await?;
     // The job has what it needs; its answer is made of what it leaves.
@@ -77,18 +76,28 @@ async fn sweep(
 
 /// Writes a stored data set out in a request that names it.
 pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -> Result<(), Problem> {
-    let Some(dataset) = body.get_mut("dataset").and_then(Value::as_object_mut) else { return Ok(()) };
+    with_dataset_at(jobs, body, "/dataset", share).await
+}
+
+/// The same of one that stands elsewhere.
+pub(super) async fn with_dataset_at(
+    jobs: &Jobs,
+    body: &mut Value,
+    at: &str,
+    share: &Share,
+) -> Result<(), Problem> {
+    let Some(dataset) = body.pointer_mut(at).and_then(Value::as_object_mut) else { return Ok(()) };
     let Some(id) = dataset.get("id").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
     let mut problems = Problems::default();
     if dataset.get("inline").is_some_and(|inline| !inline.is_null()) {
         let detail = "`id` and `inline` exclude each other";
-        problems.push("/dataset/id", code::CONFLICT, detail, "leave out one of them");
+        problems.push(format!("{at}/id"), code::CONFLICT, detail, "leave out one of them");
         return Err(problems.into());
     }
     let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
         let detail = format!("no data set is called {id:?}");
         problems.push(
-            "/dataset/id",
+            format!("{at}/id"),
             code::UNKNOWN_NAME,
             detail,
             "GET /v1/datasets lists those that there are",
@@ -103,14 +112,4 @@ pub(super) async fn with_dataset(jobs: &Jobs, body: &mut Value, share: &Share) -
         cases.map_err(|_| Problem::new(super::Kind::Internal, "the stored data set cannot be read"))?;
     dataset.insert("inline".to_owned(), Value::Array(cases));
     Ok(())
-}
-
-/// An answer in bytes, which hold the request's memory until the client has taken them.
-pub(super) fn tied(encoding: Encoding, bytes: Vec<u8>, share: Share) -> Response {
-    let (length, holds) = (bytes.len(), share.clone());
-    let body = Body::from(Bytes::from_owner(share.tie(bytes)));
-    let mut response =
-        (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], body).into_response();
-    packing::mark(&mut response, encoding, length, &holds);
-    response
 }

@@ -10,6 +10,7 @@ pub mod compress;
 mod outcome;
 pub mod runner;
 pub mod start;
+pub mod strongest;
 mod submit;
 pub mod view;
 mod work;
@@ -26,6 +27,9 @@ use crate::result::sweep::SweepOutcome;
 use crate::service::Service;
 use crate::store::job::{Job, JobId, Kind, State};
 use crate::store::{Filter, Page, Store, StoreError};
+
+/// The file of a result that holds what can be drawn of it.
+pub const PICTURES_FILE: &str = "pictures";
 
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]

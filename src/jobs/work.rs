@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::outcome::{open, outcome};
-use super::{Jobs, Unfinished, compress};
+use super::{Jobs, PICTURES_FILE, Unfinished, compress};
 use crate::capacity::Share;
 use crate::effect::cells::CaseHead;
 use crate::owner::Owner;
 use crate::plan::output::Usage;
+use crate::result::plates::Show;
 use crate::result::render::{Format, Rendered};
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
-use crate::spec::cases::has_cases;
 use crate::store::StoreError;
 use crate::store::job::{Claim, Cost, Done, JobId, Kind, Phase};
 
@@ -127,47 +127,35 @@ async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
         Kind::Run => {
             let response = service.run((body, share)).await?;
             let usage = response.usage;
-            Ok(answered(response, usage, &NUMBERS).await)
+            Ok(answered(response, usage).await)
         }
         Kind::Patch => {
             let response = service.patch((body, share)).await?;
             let usage = response.usage;
-            Ok(answered(response, usage, &PICTURES).await)
-        }
-        Kind::Trace if has_cases(&body) => {
-            let response = service.trace_cases((body, share)).await?;
-            let usage = response.usage;
-            Ok(answered(response, usage, &PICTURES).await)
+            Ok(answered(response, usage).await)
         }
         Kind::Trace | Kind::Sweep => {
             let response = service.trace((body, share)).await?;
-            let usage = response.usage;
-            Ok(answered(response, usage, &PICTURES).await)
+            let usage = response.usage();
+            Ok(answered(response, usage).await)
         }
     }
 }
 
-const NUMBERS: [(&str, Format); 3] =
-    [("csv", Format::Csv), ("npz", Format::Npz), ("safetensors", Format::Safetensors)];
-const PICTURES: [(&str, Format); 5] = [
-    ("csv", Format::Csv),
-    ("npz", Format::Npz),
-    ("safetensors", Format::Safetensors),
-    ("svg", Format::Svg),
-    ("png", Format::Png),
-];
-
-async fn answered<R>(response: R, usage: Usage, formats: &'static [(&'static str, Format)]) -> Done
+async fn answered<R>(response: R, usage: Usage) -> Done
 where
     R: Rendered + Serialize + Send + 'static,
 {
     let files = off_workers(move || {
         let mut files = vec![compress::file("json", &json(&response))];
         // A format that has nothing to show of this result is left out.
-        files.extend(formats.iter().filter_map(|(name, format)| {
-            let bytes = response.render(*format, None).ok()?;
-            Some(compress::file(name, &bytes))
+        files.extend(Format::NUMBERS.iter().filter_map(|format| {
+            let bytes = response.render(*format, &Show::default()).ok()?;
+            Some(compress::file(format.name(), &bytes))
         }));
+        // Drawn when they are asked for, in the way that is asked for.
+        files
+            .extend(response.pictures().ok().map(|pictures| compress::file(PICTURES_FILE, &json(&pictures))));
         files
     });
     Done { output: Vec::new(), cost: cost(&usage), files: files.await }

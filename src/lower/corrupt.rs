@@ -226,8 +226,8 @@ pub(super) fn pooled_sigma(
     };
     let sigma = match spec {
         Sigma::Absolute { abs } => SigmaUsed { abs, k: None, of: None, reference: None },
-        Sigma::Relative { k, of: SigmaOf::Vocab } => relative(k, "vocab", facts.vocab_sigma()),
-        Sigma::Relative { k, of: SigmaOf::Subjects } => relative(k, "subjects", deviation(subjects, facts)),
+        Sigma::Relative { k, of: of @ SigmaOf::Vocab } => relative(k, of, facts.vocab_sigma()),
+        Sigma::Relative { k, of: of @ SigmaOf::Subjects } => relative(k, of, deviation(subjects, facts)),
     };
     // A draw is never a hundred deviations away.
     let drawn = (100.0 * sigma.abs) as f32;

@@ -119,13 +119,22 @@ impl Derived {
 }
 
 /// Edits of templates that apply jointly. At one place what is frozen comes first, so that the others have the last word, and
-/// what is cut last, so that no edge comes back; else they keep their order.
+/// what is cut last, so that no edge comes back; else they keep their order. What is held above all others comes at the end,
+/// layer by layer.
 pub(super) fn edits(templates: &[Template], builder: &mut Builder<'_>) -> Vec<Edit> {
-    let mut ordered: Vec<&Template> = templates.iter().collect();
+    let (above, mut ordered): (Vec<&Template>, Vec<&Template>) =
+        templates.iter().partition(|template| template.above);
     ordered.sort_by_key(|template| match template {
         template if template.frozen => 0,
         Template { op: OpPlan::Cut, .. } => 2,
         _ => 1,
     });
-    ordered.into_iter().flat_map(|template| template.edits(builder)).collect()
+    let written = ordered.iter().filter(|template| !template.frozen);
+    let end = written.map(|template| template.end(builder.config)).max().unwrap_or(0);
+    let mut edits: Vec<Edit> = ordered.into_iter().flat_map(|template| template.edits(builder)).collect();
+    let mut held: Vec<Edit> =
+        above.into_iter().flat_map(|template| template.held_above(end).edits(builder)).collect();
+    held.sort_by_key(|edit| edit.at.layer);
+    edits.append(&mut held);
+    edits
 }

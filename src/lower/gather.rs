@@ -1,7 +1,6 @@
 //! Problems and remarks of many cases, said once: where several cases have the same, one is named and the rest counted.
 
 use super::lint::{Lint, Lints};
-use crate::spec::cases::CasesSpec;
 use crate::spec::problem::{FieldProblem, Problems};
 
 /// The cases of a request, as problems and remarks name them.
@@ -44,32 +43,6 @@ struct Said<T> {
     count: usize,
     /// Whether in the same words of all of them.
     same: bool,
-}
-
-/// Pointers into a case's trace, and the field of the case that they come from; empty: the case.
-const OWN: [(&str, &str); 7] = [
-    ("/runs/clean/prompt", "/prompt"),
-    ("/runs/clean/tokens", "/tokens"),
-    ("/runs/clean/bos", "/bos"),
-    ("/runs/clean/spans/subject", "/subject"),
-    ("/runs", ""),
-    ("/targets/target", "/target"),
-    ("/read/at", "/prompt"),
-];
-
-/// The cases of a trace.
-#[derive(Debug)]
-pub struct OfTrace<'s> {
-    spec: &'s CasesSpec,
-    /// Whether the corruption's positions are the default: the subject.
-    on_subject: bool,
-}
-
-impl<'s> Gathered<OfTrace<'s>> {
-    /// Of the cases of a trace. `on_subject`: whether the corruption's positions are the default.
-    pub(super) fn of_trace(spec: &'s CasesSpec, on_subject: bool) -> Self {
-        Self::new(OfTrace { spec, on_subject })
-    }
 }
 
 impl<R: Roster> Gathered<R> {
@@ -167,38 +140,6 @@ impl<R: Roster> Gathered<R> {
             1 => format!("{named}; and another case alike"),
             more => format!("{named}; and {more} other cases alike"),
         }
-    }
-}
-
-impl Roster for OfTrace<'_> {
-    fn len(&self) -> usize {
-        self.spec.cases.len()
-    }
-
-    fn id(&self, case: usize) -> &str {
-        &self.spec.cases[case].id
-    }
-
-    fn place(&self, case: usize) -> String {
-        format!("/cases/{}", self.spec.places[case])
-    }
-
-    fn pointer(&self, case: usize, pointer: &str) -> String {
-        let rest =
-            |long: &str| pointer.strip_prefix(long).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-        let place = self.spec.places[case];
-        if let Some((field, rest)) = OWN.iter().find_map(|(long, field)| Some((*field, rest(long)?))) {
-            // A target given as one value has no index to point at.
-            let rest = if field == "/target" && self.spec.cases[case].target.len() == 1 { "" } else { rest };
-            // Of the run itself nothing is left to point at.
-            let rest = if field.is_empty() { "" } else { rest };
-            return format!("/cases/{place}{field}{rest}");
-        }
-        if pointer == "/corrupt/positions" && self.on_subject {
-            return format!("/cases/{place}/subject");
-        }
-        // Readouts are not asked for: their number is that of the cells.
-        if rest("/read").is_some() { "/arms".to_owned() } else { pointer.to_owned() }
     }
 }
 

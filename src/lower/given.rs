@@ -217,7 +217,7 @@ fn read(
     };
     let end = names.iter().max().map_or(0, |last| last + 1);
     let layers = match layers {
-        Layers::Word(_) => names.clone(),
+        Layers::Word(_) | Layers::Above(_) => names.clone(),
         Layers::Range { from, to, step } => {
             (*from..to.unwrap_or(end)).step_by(*step as usize).take(MOST_LAYERS).collect()
         }

@@ -63,7 +63,7 @@ impl Swept<'_> {
     /// Layers, positions and edits per layer of a template in one cell, at most.
     fn extent(&self, t: &Template, config: &ModelConfig) -> [u64; 3] {
         let one_if_swept =
-            |axis, n: usize| if self.sweep.contains(&axis) && !t.frozen { 1 } else { n as u64 };
+            |axis, n: usize| if self.sweep.contains(&axis) && t.follows(axis) { 1 } else { n as u64 };
         let layers = one_if_swept(SweepAxis::Layers, t.layers.len()).saturating_mul(u64::from(t.window));
         let positions = one_if_swept(SweepAxis::Positions, t.positions.len());
         let mut one = t.clone();
@@ -155,7 +155,7 @@ impl Swept<'_> {
 /// Values of a template on an axis, if it has one.
 pub(super) fn list(template: &Template, axis: SweepAxis) -> Option<&[u32]> {
     match axis {
-        _ if template.frozen => None,
+        _ if !template.follows(axis) => None,
         SweepAxis::Layers => template.site.has_layer().then_some(&template.layers),
         SweepAxis::Positions => Some(&template.positions),
         SweepAxis::Heads => template.heads.as_deref(),

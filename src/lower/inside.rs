@@ -151,7 +151,7 @@ fn direction(
         let (direction, constant) = find(spec, sets, out)?;
         return Some(Direct { direction: direction.iter().map(|x| *x as f32).collect(), constant });
     }
-    let (a, b) = split_pair(spec, sets, AT, out)?;
+    let (a, b) = split_pair(spec, sets, (AT, "write A-B"), out)?;
     let (a, b) = (find(a, sets, out), find(b, sets, out));
     let ((a, of_a), (b, of_b)) = (a?, b?);
     let direction = a.iter().zip(&b).map(|(a, b)| (a - b) as f32).collect();

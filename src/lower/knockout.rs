@@ -6,7 +6,7 @@ use super::lint::Lints;
 use super::measure::Measure;
 use super::template::{OpPlan, Template};
 use crate::model::config::ModelConfig;
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::Of;
 use crate::spec::problem::{Problems, code};
 
 /// A position all of whose keys are cut.
@@ -18,7 +18,7 @@ pub(super) struct Blind {
 
 /// A remark on the size of what is written, where some of it is infinite.
 pub(super) fn lint(templates: &[Template], at: &str, measures: &[Measure], lints: &mut Lints) {
-    let asked = measures.iter().any(|measure| measure.metric.kind == MetricKind::DeltaNorm);
+    let asked = measures.iter().any(|measure| measure.metric.kind.facts().of == Of::Edits);
     if asked && templates.iter().any(cuts) {
         let detail =
             "the score of an edge that is cut falls by infinity: delta_norm of such cells is null".to_owned();

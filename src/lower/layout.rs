@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::diff::Segment;
@@ -13,12 +13,13 @@ use super::prompts::TokenRun;
 use super::trivial::Triviality;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
+use crate::spec::corruption::SigmaOf;
 use crate::spec::dtype::Dtype;
 use crate::spec::named::Named;
-use crate::spec::patch::{Control, PatchSpec};
+use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
-use crate::spec::trace::{Direction, TraceSpec};
+use crate::spec::trace::TraceSpec;
 use crate::tokens::Token;
 
 /// A plan and what its numbers mean.
@@ -96,6 +97,17 @@ pub struct CellKey {
 }
 
 impl CellKey {
+    /// Its coordinate on an axis.
+    pub const fn get(&self, axis: SweepAxis) -> Option<u32> {
+        match axis {
+            SweepAxis::Layers => self.layer,
+            SweepAxis::Positions => self.position,
+            SweepAxis::Heads => self.head,
+            SweepAxis::Dims => self.dim,
+            SweepAxis::SourceLayers => self.source_layer,
+        }
+    }
+
     /// Coordinates of a cell, counted in row-major order of the axes.
     pub fn of(axes: &[Axis], mut cell: usize) -> Self {
         let mut key = Self::default();
@@ -136,11 +148,11 @@ impl Grid {
     }
 
     /// Cells whose every readout is really its baseline's: `resolved[readout]` is the run whose row it is
-    /// (`plan::cone`), `baselines` holds the baseline readout of each sample.
+    /// (`plan::cone`), `baselines` holds the baseline readout of each sample, or one for all.
     pub fn exact_nulls(&self, resolved: &[RunId], baselines: &[usize]) -> Vec<bool> {
         let null = |cell| {
-            let readouts = self.cell(cell).iter().zip(baselines);
-            readouts.into_iter().all(|(cell, baseline)| resolved[*cell] == resolved[*baseline])
+            let mut readouts = self.cell(cell).iter().zip(baselines.iter().cycle());
+            readouts.all(|(cell, baseline)| resolved[*cell] == resolved[*baseline])
         };
         (0..self.cells()).map(null).collect()
     }
@@ -273,12 +285,10 @@ pub struct PatchLayout {
     pub spec: PatchSpec,
     /// Runs, metrics, targets.
     pub common: Common,
-    /// Readout of the base.
-    pub base: usize,
     /// Readouts that count as 0 and 1.
     pub normalise: Option<(usize, usize)>,
-    /// Cells.
-    pub grid: Grid,
+    /// The one arm that it is.
+    pub arm: ArmLayout,
 }
 
 /// Meaning of a [`TraceSpec`]'s plan.
@@ -286,33 +296,90 @@ pub struct PatchLayout {
 pub struct TraceLayout {
     /// The request.
     pub spec: TraceSpec,
+    /// The one case that it is.
+    pub case: CaseLayout,
+}
+
+/// Meaning of the plan of one case: of a trace, or of a sweep.
+#[derive(Debug, Clone)]
+pub struct CaseLayout {
+    /// Whether something is derived from what the model says in each cell.
+    pub says: bool,
     /// Runs, metrics, targets.
     pub common: Common,
-    /// Index of the clean run among the runs.
+    /// Index of the run that corruption starts from, among the runs.
     pub clean_run: usize,
-    /// Readout of the clean run.
+    /// Its readout.
     pub clean: usize,
-    /// Readout of each sample of the corrupted run.
+    /// Readout of each sample of the corrupted run; none without a corruption.
     pub corrupted: Vec<usize>,
+    /// Token ids of the first corrupted run.
+    pub corrupted_tokens: Vec<u32>,
     /// Positions that got noise, or whose token differs.
     pub corrupted_positions: Vec<u32>,
     /// Prompts that took the clean one's place, one per sample; none if there was noise.
     pub replaced: Vec<Replaced>,
-    /// Token span named `subject`.
-    pub subject: Option<Range<u32>>,
     /// The noise used.
     pub sigma: Option<SigmaUsed>,
-    /// Cells of each arm.
-    pub arms: Named<Grid>,
+    /// Token span named `subject` of the clean run.
+    pub subject: Option<Range<u32>>,
+    /// Arms.
+    pub arms: Named<ArmLayout>,
 }
 
-impl TraceLayout {
-    /// The unpatched run that each sample's cells are compared with, by its readout.
-    pub fn parents(&self) -> Vec<usize> {
-        match self.spec.direction {
-            Direction::Denoising => self.corrupted.clone(),
-            Direction::Noising => vec![self.clean; self.corrupted.len()],
-        }
+/// Meaning of one arm.
+#[derive(Debug, Clone)]
+pub struct ArmLayout {
+    /// Readouts of the run that is patched: one, or one per sample.
+    pub base: Vec<usize>,
+    /// The same of the run that its cells could at most reach.
+    pub reference: Option<Vec<usize>>,
+    /// Readouts of the run whose most probable token `top1_flip` compares with, as many: the patched run, and in a trace the
+    /// clean one.
+    pub answer: Vec<usize>,
+    /// Number of tokens of the run that is patched.
+    pub len: u32,
+    /// Its token span named `subject`.
+    pub subject: Option<Range<u32>>,
+    /// Cells; none where only unpatched runs are wanted.
+    pub grid: Grid,
+}
+
+impl ArmLayout {
+    /// Readout of the unpatched run of a sample.
+    pub fn base_of(&self, sample: usize) -> usize {
+        self.base[sample % self.base.len()]
+    }
+
+    /// Readout of the run whose most probable token a sample is compared with.
+    pub fn answer_of(&self, sample: usize) -> usize {
+        self.answer[sample % self.answer.len()]
+    }
+}
+
+impl CaseLayout {
+    /// Readouts of the unpatched runs.
+    pub fn unpatched(&self) -> Vec<usize> {
+        let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
+        // A run that took the clean one's place is read once.
+        let mut readouts: Vec<usize> = runs.chain(self.corrupted.iter().copied()).collect();
+        readouts.sort_unstable();
+        readouts.dedup();
+        readouts
+    }
+
+    /// Number of cells of all arms.
+    pub fn cells(&self) -> usize {
+        self.arms.iter().map(|(_, arm)| arm.grid.cells()).sum()
+    }
+
+    /// Readouts of the unpatched runs and of some cells, counted through all arms.
+    pub fn readouts(&self, range: &Range<usize>) -> Vec<usize> {
+        let mut readouts = self.unpatched();
+        let cells =
+            self.arms.iter().flat_map(|(_, arm)| (0..arm.grid.cells()).map(|cell| arm.grid.cell(cell)));
+        readouts.extend(cells.skip(range.start).take(range.len()).flatten().copied());
+        readouts
     }
 }
 
@@ -328,14 +395,14 @@ pub struct Replaced {
 }
 
 /// The standard deviation of the noise (of `uniform`, half the width of its range), and how it came about.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SigmaUsed {
     /// Sigma.
     pub abs: f64,
     /// Multiple of the reference; null if it was given absolutely.
     pub k: Option<f64>,
-    /// The reference: `subjects` or `vocab`.
-    pub of: Option<&'static str>,
+    /// The reference: `subjects` (the corrupted tokens, of all cases together where there are several) or `vocab`.
+    pub of: Option<SigmaOf>,
     /// Standard deviation of the reference.
     pub reference: Option<f64>,
 }

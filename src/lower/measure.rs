@@ -11,11 +11,11 @@ use super::lint::Lints;
 use super::prompts::TokenRun;
 use crate::plan::Score;
 use crate::spec::experiment::Experiment;
-use crate::spec::metric::{Metric, MetricKind, TargetItem, TargetScoring};
+use crate::spec::metric::{Metric, Of, TargetItem, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{did_you_mean, escape};
-use crate::tokens::{Changed, TokenizeError};
+use crate::tokens::{Changed, TokenizeError, joined};
 
 /// One member of a target set as it was understood.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -335,7 +335,8 @@ impl Reading<'_> {
         let text = match scoring {
             TargetScoring::FirstToken => words.text(id),
             TargetScoring::Joint | TargetScoring::MeanLogprob => {
-                tokens.iter().map(|id| words.text(*id)).collect()
+                let texts: Vec<String> = tokens.iter().map(|id| words.text(*id)).collect();
+                joined(texts.iter().map(String::as_str))
             }
         };
         if tokens.len() > 1 && scoring == TargetScoring::FirstToken {
@@ -460,18 +461,19 @@ pub fn measures(
     let read = metrics.filter_map(|(i, metric)| {
         let at = format!("/metrics/{i}");
         let mut reads = |context: u32| {
-            Some(match metric.kind {
-                MetricKind::Prob | MetricKind::Logprob | MetricKind::Logit | MetricKind::Rank => {
+            Some(match metric.kind.facts().of {
+                Of::Target => {
                     let members = set(&metric.of, context, &at, experiment, targets, out)?;
                     single_tokens(metric, &members, &at, targets, out)?;
                     Reads::Set(members)
                 }
-                MetricKind::LogitDiff => {
-                    let (a, b) = split_pair(&metric.of, &targets.sets, &at, out)?;
+                Of::Pair => {
+                    let fix = format!("write {}", metric.kind.facts().form());
+                    let (a, b) = split_pair(&metric.of, &targets.sets, (&at, &fix), out)?;
                     let first = set(a, context, &at, experiment, targets, out)?;
                     Reads::Difference(first, set(b, context, &at, experiment, targets, out)?)
                 }
-                MetricKind::Kl => {
+                Of::Run => {
                     if experiment.runs.get(&metric.of).is_none() {
                         super::prompts::unknown_run(&metric.of, &at, &experiment.runs, out);
                         return None;
@@ -482,8 +484,8 @@ pub fn measures(
                         refs.len() - 1
                     }))
                 }
-                MetricKind::Top1Flip => Reads::Top1,
-                MetricKind::DeltaNorm => Reads::Written,
+                Of::Base => Reads::Top1,
+                Of::Edits => Reads::Written,
             })
         };
         let reads = (0..targets.contexts()).map(&mut reads).collect::<Option<_>>()?;
@@ -500,7 +502,7 @@ fn single_tokens(
     targets: &Targets,
     out: &mut Problems,
 ) -> Option<()> {
-    let of_tokens = matches!(metric.kind, MetricKind::Logit | MetricKind::Rank);
+    let of_tokens = metric.kind.facts().tokens_only;
     let sequence = members.iter().find_map(|member| match member {
         Member::Sequence { index, .. } if of_tokens => Some(&targets.sequences[*index]),
         _ => None,
@@ -553,7 +555,7 @@ pub fn unknown_target<T>(name: &str, at: &str, sets: &Named<T>, out: &mut Proble
 pub(super) fn split_pair<'p, T>(
     pair: &'p str,
     sets: &Named<T>,
-    at: &str,
+    (at, fix): (&str, &str),
     out: &mut Problems,
 ) -> Option<(&'p str, &'p str)> {
     let splits: Vec<(&str, &str)> =
@@ -561,7 +563,7 @@ pub(super) fn split_pair<'p, T>(
     let known = |name: &str| sets.get(name).is_some();
     let best = splits.iter().find(|(a, b)| known(a) && known(b)).or(splits.first());
     if best.is_none() {
-        out.push(at, code::UNKNOWN_VALUE, format!("{pair:?} names one target"), "write logit_diff:A-B");
+        out.push(at, code::UNKNOWN_VALUE, format!("{pair:?} names one target"), fix);
     }
     best.copied()
 }

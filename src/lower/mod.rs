@@ -7,8 +7,9 @@
 use std::collections::HashSet;
 
 mod align;
+mod arms;
 mod basis;
-pub mod cases;
+mod case;
 pub mod classes;
 mod control;
 mod corrupt;
@@ -55,11 +56,13 @@ use self::prelude::Prelude;
 use self::prompts::TokenRun;
 pub use self::run::{heads, width};
 pub use self::select::window;
+use self::sweep::Sweep;
 use self::template::Builder;
-pub use self::upload::upload;
+pub use self::upload::{check_mean, upload};
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::canonical::hex;
+use crate::spec::cases::CasesSpec;
 use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::metric::{MetricKind, TargetScoring};
 use crate::spec::named::Named;
@@ -106,7 +109,25 @@ pub fn align(body: &Value, facts: &dyn Facts) -> Result<Lowered<AlignLayout>, Pr
     )
 }
 
-/// `POST /v1/trace`: a body to a plan, or everything that is wrong with it.
+/// What a body of `POST /v1/trace` is.
+#[derive(Debug)]
+pub enum Traced {
+    /// The trace of one prompt.
+    One(Box<Lowered<TraceLayout>>),
+    /// Those of many (`cases`): a sweep, and the form in which it was written.
+    Many(Box<CasesSpec>, Box<Sweep>),
+}
+
+/// `POST /v1/trace`, whichever of its forms a body has.
+pub fn traced(body: &Value, facts: &dyn Facts) -> Result<Traced, Problems> {
+    if CasesSpec::is_form_of(body) {
+        let (spec, sweep) = sweep::traces(body, facts)?;
+        return Ok(Traced::Many(Box::new(spec), Box::new(sweep)));
+    }
+    Ok(Traced::One(Box::new(trace(body, facts)?)))
+}
+
+/// The trace of one prompt: a body to a plan, or everything that is wrong with it.
 pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Problems> {
     let mut read = Problems::default();
     let spec = TraceSpec::read(body, &mut read);
@@ -116,7 +137,7 @@ pub fn trace(body: &Value, facts: &dyn Facts) -> Result<Lowered<TraceLayout>, Pr
         origins,
         read,
         |out| trace::lower(spec?, facts, out),
-        |l| (&l.spec.experiment, &mut l.common),
+        |l| (&l.spec.experiment, &mut l.case.common),
     )
 }
 
@@ -209,8 +230,7 @@ pub(super) fn prepare(experiment: &Experiment, facts: &dyn Facts, out: &mut Prob
         out.push("/read/topk", code::LIMIT, detail, "ask for fewer tokens");
     }
     // What was written says nothing of the answer.
-    let mut kinds =
-        measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != MetricKind::DeltaNorm).peekable();
+    let mut kinds = measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer()).peekable();
     if kinds.peek().is_some() && kinds.all(MetricKind::is_discrete) {
         let detail = "ranks and flips jump, and stay still while the probability moves".to_owned();
         lints.warn("DISCRETE_METRIC_ONLY", "/metrics", detail, "add logprob, logit_diff or kl");
@@ -275,8 +295,8 @@ fn continuations(
 
 /// Remarks on metrics of effects.
 pub(super) fn lint_effect_metrics(prepared: &mut Prepared) {
-    use crate::spec::metric::MetricKind::{DeltaNorm, Prob};
-    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| *kind != DeltaNorm);
+    use crate::spec::metric::MetricKind::Prob;
+    let kinds = || prepared.measures.iter().map(|m| m.metric.kind).filter(|kind| kind.is_of_the_answer());
     if kinds().next().is_some() && kinds().all(|kind| kind == Prob) {
         let detail = "probability saturates and can hide components that lower the answer".to_owned();
         prepared.lints.info("PROB_ONLY", "/metrics", detail, "add logprob or logit_diff");

@@ -1,16 +1,16 @@
 //! Patch runs to a plan: every run as a root, and a branch of the base per cell.
 
+use super::arms::{ArmPlan, Asked, Runs, Stage, admit_all};
 use super::control::Controls;
 use super::derive;
 use super::facts::Facts;
-use super::grid::{Scene, Swept};
 use super::knockout;
-use super::layout::{Grid, Lowered, PatchLayout};
+use super::layout::{ArmLayout, Lowered, PatchLayout};
 use super::prompts::find;
 use super::source::ValuesPlan;
-use super::template::{Builder, OpPlan, Scope, Template, keys, template};
+use super::template::{OpPlan, Template};
 use super::trivial::judge;
-use super::{Started, admit, lint_effect_metrics, prepare, start, twins};
+use super::{Started, lint_effect_metrics, prepare, start, twins};
 use crate::spec::derive::Derive;
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
@@ -19,7 +19,7 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     let experiment = &spec.experiment;
     let mut prepared = prepare(experiment, facts, out);
     lint_effect_metrics(&mut prepared);
-    let base = find(&spec.base, "/base", experiment, &prepared.runs, out).cloned();
+    let base = find(&spec.base, "/base", experiment, &prepared.runs, out).is_some();
     if let Some(normalise) = &spec.normalise {
         find(&normalise.zero, "/normalise/zero", experiment, &prepared.runs, out);
         find(&normalise.one, "/normalise/one", experiment, &prepared.runs, out);
@@ -28,68 +28,45 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
             out.push("/normalise", code::SELF_REFERENCE, detail, "name two runs");
         }
     }
-    let base = base?;
+    if !base {
+        return None;
+    }
+    let base_index = prepared.runs.place(&spec.base)?;
     let mut lints = std::mem::take(&mut prepared.lints);
-    let scope = Scope {
+    let runs = Runs { experiment, tokens: &prepared.runs, corrupted: None, samples: 1 };
+    let asked = Asked {
+        name: "",
         at: "/interventions".to_owned(),
-        base: &spec.base,
-        run: &base,
+        base: base_index,
+        reference: None,
         interventions: &spec.interventions,
         sweep: &spec.sweep,
-        experiment,
-        runs: &prepared.runs,
-        keys: keys(&prepared.runs),
     };
-    let templates: Vec<Option<Template>> =
-        (0..spec.interventions.len()).map(|i| template(i, &scope, facts, &mut lints, out)).collect();
+    let arm = ArmPlan::new(&asked, &runs, |_, _| true, facts, &mut lints, out);
     prepared.lints = lints;
-    let mut templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
-    knockout::lint(&templates, "/interventions", &prepared.measures, &mut prepared.lints);
-    check_controls(&spec, &templates, out);
-    let swept = Swept { at: "/interventions", sweep: &spec.sweep };
-    let axes = swept.axes(&templates, out)?;
-    let copies = 1 + spec.controls.len() as u64;
-    let size = swept.size(&templates, &axes, copies, facts.config());
-    admit(&size, experiment.runs.len() as u64, &prepared, experiment.read.topk, facts.limits(), out);
-    swept.check_constants(&templates, size.cells, facts, out);
+    let mut arms = [arm?];
+    check_controls(&spec, &arms[0].templates, out);
     check_derive(&spec, out);
-    if !out.is_empty() {
-        return None;
-    }
-    for (i, template) in templates.iter_mut().enumerate() {
-        template.load(&format!("/interventions/{i}"), &spec.sweep, facts.config(), out);
-    }
-    if !out.is_empty() {
-        return None;
-    }
+    let (copies, unpatched) = (1 + spec.controls.len() as u64, experiment.runs.len() as u64);
+    admit_all(&mut arms, "/sweep", copies, unpatched, &mut prepared, experiment.read.topk, facts, out)?;
 
-    let base_index = prepared.runs.place(&spec.base)?;
     let inherited = derive::inherited(&prepared.derived, base_index);
     let Started { mut plan, roots, mut prelude, mut common } =
         start(&spec, &spec.experiment, prepared, facts);
     let reads: Vec<u32> = common.runs.0.iter().map(|(_, (run, _))| run.read).collect();
     let controls = Controls::new(&spec.controls, &common.runs, &roots, &mut plan, facts);
-    let mut builder = Builder { config: facts.config(), roots: &roots, prelude: &mut prelude };
-    let scene = Scene { roots: &roots, reads: &reads, base: base_index };
-    let mut grid = Grid { axes, samples: 1, readouts: vec![], controls: controls.empty(), trivial: vec![] };
-    for cell in 0..grid.axes.iter().map(|axis| axis.values.len()).product() {
-        let chosen = swept.cell(&templates, &grid.axes, cell);
-        if let Some(blind) = knockout::blind(&chosen, &inherited, facts.config()) {
-            blind.report_in(&chosen, "/interventions", out);
-            return None;
-        }
-        scene.add(&mut plan, &chosen, cell, &mut grid, &controls, &mut builder);
-    }
+    let stage = Stage { roots: &roots, reads: &reads, corrupted: &[], controls: &controls };
+    let grid = arms[0].build(&inherited, &stage, &mut plan, &mut prelude, facts.config(), out)?;
     twins(&mut plan, &mut common, base_index, roots[base_index]);
     judge("/interventions", &grid.trivial, experiment.allow_trivial, &mut common.lints, out);
     let readout = |name: &str| common.runs.get(name).map(|(_, readout)| *readout);
     let normalise = spec.normalise.as_ref().and_then(|n| Some((readout(&n.zero)?, readout(&n.one)?)));
-    let base = common.runs.0[base_index].1.1;
-    Some(Lowered {
-        prelude: prelude.into_plan(),
-        plan,
-        layout: PatchLayout { spec, common, base, normalise, grid },
-    })
+    let base = vec![common.runs.0[base_index].1.1];
+    let reference = normalise.map(|(_, one)| vec![one]);
+    let ArmPlan { len, subject, .. } = &arms[0];
+    let (len, subject) = (*len, subject.clone());
+    let arm = ArmLayout { answer: base.clone(), base, reference, len, subject, grid };
+    Some(Lowered { prelude: prelude.into_plan(), plan, layout: PatchLayout { spec, common, normalise, arm } })
 }
 
 /// Refuses controls that would only repeat the patch: those of positions and prompts, where no other run is read.
@@ -122,6 +99,8 @@ fn check_derive(spec: &PatchSpec, out: &mut Problems) {
             ("layers are not swept", "add \"layers\" to `sweep`")
         } else if *derive == Derive::HalfRecoveryLayer && spec.normalise.is_none() {
             ("there is no whole to take half of", "add `normalise`: {\"zero\": run, \"one\": run}")
+        } else if *derive == Derive::ReachesSource && spec.normalise.is_none() {
+            ("no one run is the source", "add `normalise`: {\"zero\": run, \"one\": run}")
         } else {
             continue;
         };

@@ -8,7 +8,7 @@ use super::{Prepared, Size, Started, admit, prepare, start};
 use crate::model::config::ModelConfig;
 use crate::plan::{Address, Capture};
 use crate::spec::experiment::Experiment;
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::Of;
 use crate::spec::problem::{Problems, code};
 use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
@@ -55,10 +55,10 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
 /// Reports metrics that compare an answer with its base's, where there is none.
 pub(super) fn refuse_flips(experiment: &Experiment, out: &mut Problems) {
     for (i, metric) in experiment.metrics.iter().enumerate() {
-        let detail = match metric.kind {
-            MetricKind::Top1Flip => "a clean run has no base to differ from",
-            MetricKind::DeltaNorm => "a clean run has no edits",
-            _ => continue,
+        let detail = match metric.kind.facts().of {
+            Of::Base => "a clean run has no base to differ from",
+            Of::Edits => "a clean run has no edits",
+            Of::Target | Of::Pair | Of::Run => continue,
         };
         let fix = format!("use {} in /v1/patch or /v1/trace", metric.kind.name());
         out.push(format!("/metrics/{i}"), code::NOT_SUPPORTED, detail, fix);

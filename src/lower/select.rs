@@ -18,7 +18,8 @@ pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Opt
         out.push(at, code::OUT_OF_RANGE, detail, format!("use layers 0 to {}", n - 1));
     };
     match spec {
-        Layers::Word(AllWord::All) => Some((0..n).collect()),
+        // Which of them lie above is known cell by cell.
+        Layers::Word(AllWord::All) | Layers::Above(_) => Some((0..n).collect()),
         Layers::One(layer) if *layer < n => Some(vec![*layer]),
         Layers::One(layer) => {
             beyond(*layer, at.to_owned(), out);

@@ -21,7 +21,7 @@ use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
-use crate::spec::select::Positions;
+use crate::spec::select::{Layers, Positions};
 use crate::spec::site::Site;
 
 /// What a list of interventions belongs to.
@@ -70,6 +70,8 @@ pub(super) struct Template {
     pub keys: usize,
     /// Takes part in every cell, before the others.
     pub frozen: bool,
+    /// Holds the layers above those that the others write in a cell, at the swept positions; frozen too.
+    pub above: bool,
     /// What is written.
     pub op: OpPlan,
 }
@@ -172,9 +174,17 @@ pub(super) fn template(
         keys,
     };
     let op = op(&place, scope, facts, lints, out)?;
-    let frozen = matches!(intervention.op, OpSpec::Freeze { .. });
+    let freezes = |i: &Intervention| matches!(i.op, OpSpec::Freeze { .. });
+    let (frozen, above) = (freezes(intervention), matches!(intervention.layers, Some(Layers::Above(_))));
+    if above && scope.interventions.iter().all(freezes) {
+        let detail = "nothing is written that layers could be above";
+        let fix = "add an intervention that writes below, or name the layers";
+        out.push(format!("{at}/layers"), code::CONFLICT, detail, fix);
+        return None;
+    }
     let at = intervention.site;
-    Some(Template { at, site, window: intervention.window, layers, positions, heads, dims, keys, frozen, op })
+    let window = intervention.window;
+    Some(Template { at, site, window, layers, positions, heads, dims, keys, frozen, above, op })
 }
 
 /// Columns of one head of a site, or of the whole site if it has none.
@@ -209,8 +219,11 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
     );
     if site == Site::HeadOut && (!linear || has_dims) {
-        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole".to_owned();
-        return refuse(detail, "use attn_out for vectors of the residual stream, or z for a head's own", out);
+        let field = if linear { "dims" } else { "op" };
+        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole";
+        let fix = "use attn_out for vectors and columns of the residual stream, or z for a head's own";
+        out.push(format!("{at}/{field}"), code::NOT_SUPPORTED, detail, fix);
+        return None;
     }
     if has_dims && matches!(op, OpSpec::Add { norm_match: true, .. }) {
         let fix = "leave out `norm_match`, or write whole rows";
@@ -396,6 +409,30 @@ impl Template {
         }
     }
 
+    /// Whether it changes along an axis.
+    pub(super) fn follows(&self, axis: SweepAxis) -> bool {
+        !self.frozen || (self.above && axis == SweepAxis::Positions)
+    }
+
+    /// The same at the layers from `end` on.
+    pub(super) fn held_above(&self, end: u32) -> Self {
+        let mut held = self.clone();
+        held.layers.retain(|layer| *layer >= end);
+        held
+    }
+
+    /// The first layer above all that it writes.
+    pub(super) fn end(&self, config: &ModelConfig) -> u32 {
+        let depth = config.num_layers as u32;
+        match self.site {
+            Site::Embed => 0,
+            site => {
+                let written = layers_written(site, &self.layers, self.window, config);
+                written.last().map_or(0, |layer| depth.min(layer + 1))
+            }
+        }
+    }
+
     /// Keeps only one value of a swept axis. A single value stays in every cell, and so does what is frozen.
     pub(super) fn choose(&mut self, axis: SweepAxis, index: usize) {
         let one = |list: &mut Vec<u32>| {
@@ -404,7 +441,7 @@ impl Template {
             }
         };
         match axis {
-            _ if self.frozen => {}
+            _ if !self.follows(axis) => {}
             SweepAxis::Layers => one(&mut self.layers),
             SweepAxis::Heads => self.heads.iter_mut().for_each(one),
             SweepAxis::SourceLayers => {

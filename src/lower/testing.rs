@@ -9,7 +9,7 @@ use crate::model::architecture::{LLAMA, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::model::rope::Rope;
 use crate::owner::LOCAL;
-use crate::tokens::{Changed, Continuation, Encoded, SpanError, Token, TokenizeError, Tokenizer};
+use crate::tokens::{Changed, Continuation, Encoded, SpanError, Token, TokenizeError, Tokenizer, spelled};
 
 /// Words with ids from 256; ids below are bytes.
 const WORDS: [&str; 24] = [
@@ -212,7 +212,7 @@ impl Words for Fake {
     fn text(&self, id: u32) -> String {
         match id.checked_sub(256) {
             Some(word) => WORDS[word as usize].to_owned(),
-            None => String::from_utf8_lossy(&[id as u8]).into_owned(),
+            None => spelled(&[id as u8]),
         }
     }
     fn vocab_size(&self) -> usize {

@@ -5,12 +5,34 @@ use std::collections::HashSet;
 use super::facts::Facts;
 use super::run::{heads, width};
 use super::select;
-use crate::activations::{Draft, HeadLayout, Origin};
-use crate::spec::activation::UploadSpec;
+use crate::activations::{Draft, HeadLayout, Mean, Origin};
+use crate::spec::activation::{Prompts, UploadSpec};
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
 use crate::spec::site::Site;
+
+/// What is wrong with a mean that is to be computed, as far as its prompts are not needed to know it.
+pub fn check_mean(spec: &UploadSpec, facts: &dyn Facts) -> Result<(), Problems> {
+    let mut out = Problems::default();
+    if let Some(detail) = unusable(spec.site) {
+        out.push(
+            "/site",
+            code::NOT_SUPPORTED,
+            detail,
+            "average a site that can be written, as resid_post or z",
+        );
+    }
+    let most = facts.limits().cases;
+    for prompts in spec.mean_of.iter().flat_map(|mean| [Some(&mean.dataset), mean.minus.as_ref()]).flatten() {
+        let n = prompts.list.len() as u64;
+        if n > most {
+            let detail = format!("{n} prompts, the most is {most}");
+            out.push(&prompts.at, code::LIMIT, detail, "average fewer prompts at once");
+        }
+    }
+    out.or(Some(()))
+}
 
 /// `POST /v1/activations`: checks an upload against the model served.
 pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
@@ -66,7 +88,10 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         shape,
         dtype: spec.dtype,
         ttl_s: spec.ttl_s,
-        origin: Origin::Uploaded,
+        origin: spec.mean_of.map_or(Origin::Uploaded, |mean| {
+            let count = |prompts: &Prompts| prompts.list.len() as u32;
+            Origin::Mean(Mean { prompts: count(&mean.dataset), minus: mean.minus.as_ref().map(count) })
+        }),
         values: spec.values.data,
     }))
 }

@@ -1,26 +1,27 @@
-//! Response of `POST /v1/trace` with `cases`.
+//! Response of `POST /v1/trace` with `cases`: what a sweep found, as arrays of token classes and layers.
+
+use std::collections::HashMap;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::common::{Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed};
-use crate::effect::aggregate::{Average, Pool};
+use super::common::{Envelope, NdArray, NullReason, Nulls, Provenance, Receipts};
+use crate::effect::average::{Average, Averaged, Averages, CaseMean, Peak, Place};
 use crate::effect::bootstrap::{CaseEstimate, Robust};
-use crate::effect::cases::{CLASSES, CaseArm, CaseBaselines, CaseEffects, Dropped, Peak};
-use crate::effect::lints::{Dominance, of_count, one_case_dominates};
+use crate::effect::cells::{CaseHead, CaseRun, DroppedBy, Observed};
 use crate::effect::stats::Estimate;
-use crate::lower::cases::Cases;
-use crate::lower::facts::Words;
 use crate::lower::layout::{CellKey, SigmaUsed};
-use crate::lower::lint::{Lint, Lints};
+use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
 use crate::plan::output::{Missing, Usage};
 use crate::spec::cases::CasesSpec;
+use crate::spec::metric::{Metric, MetricKind};
 use crate::spec::named::Named;
 use crate::spec::read::escape;
 use crate::spec::select::{Heads, TokenClass};
 use crate::spec::site::Site;
-use crate::spec::trace::Direction;
+use crate::spec::sweep::{CLEAN, CORRUPTED, TARGET};
+use crate::spec::trace::{Arm, Direction};
 
 /// What traces of many prompts gave on average. Arrays are `[classes, layers]`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -87,7 +88,7 @@ pub struct CaseResult {
     /// Whether it counts.
     pub kept: bool,
     /// The filters that it fails; empty for those that count.
-    pub dropped: Vec<Dropped>,
+    pub dropped: Vec<DroppedBy>,
     /// Its token ids.
     pub tokens: Vec<u32>,
     /// The token range of its subject, half-open.
@@ -252,132 +253,96 @@ pub struct GroupDifference {
     pub effects: Named<Named<ClassEstimates>>,
 }
 
-/// One case as it was computed.
-#[derive(Debug, Clone)]
-pub struct Computed {
-    /// Its unpatched runs, whose metrics include those asked for.
-    pub baselines: CaseBaselines,
-    /// The metrics of these baselines.
-    pub metrics: Vec<String>,
-    /// The filters that it fails.
-    pub dropped: Vec<Dropped>,
-    /// Its effects, if it counts.
-    pub effects: Option<CaseEffects>,
-}
-
-impl Computed {
-    /// Takes the effects of a case that counts. What is told of its unpatched runs is what its effects refer to: computed in
-    /// other batches, they can differ in the last bits.
-    pub fn traced(&mut self, effects: CaseEffects) {
-        let CaseBaselines { clean, corrupted, total_effect, .. } = &effects.baselines;
-        let n = clean.len();
-        self.baselines.clean[..n].copy_from_slice(clean);
-        self.baselines.corrupted[..n].copy_from_slice(corrupted);
-        self.baselines.total_effect[..n].copy_from_slice(total_effect);
-        self.effects = Some(effects);
-    }
-}
-
-/// What the traces share.
+/// What the sweep of all traces gave.
 #[derive(Debug)]
-pub struct Totals {
+pub struct Traced {
+    /// Averages.
+    pub averages: Averages,
+    /// Each case's target as it was understood.
+    pub targets: Vec<Vec<TargetToken>>,
+    /// Each arm's layers; none at sites without.
+    pub layers: Vec<Option<Vec<u32>>>,
+    /// The size of the noise.
+    pub sigma: Option<SigmaUsed>,
     /// What was written.
     pub receipt: Receipts,
     /// Cost.
     pub usage: Usage,
     /// Remarks.
     pub lints: Vec<Lint>,
-    /// Each arm's layers; none at sites without.
-    pub layers: Vec<Option<Vec<u32>>>,
 }
 
 /// Puts a response together.
 pub fn respond(
-    cases: &Cases,
-    computed: &[Computed],
-    totals: Totals,
-    words: &dyn Words,
+    spec: CasesSpec,
+    averaged: &Averaged<'_>,
+    traced: Traced,
     envelope: Envelope,
 ) -> CasesResponse {
-    let spec = &cases.spec;
-    let kept: Vec<&CaseEffects> = computed.iter().filter_map(|case| case.effects.as_ref()).collect();
-    let count = kept.len();
-    let mut all = Pool::new(kept, spec.direction, &spec.aggregate, 0);
-    let mut nulls = Nulls::default();
-    let layers = &totals.layers;
-    let total_effect = total_effects(spec, &mut all);
-    let arms = arms(spec, &mut all, layers);
-    for (metric, total) in total_effect.iter() {
-        let small = |mean: f64| mean.abs() < crate::effect::MIN_TOTAL_EFFECT;
-        let reason = match total.mean {
-            _ if count == 0 => "no case was kept".to_owned(),
-            None => format!("not_finite: {metric} has no number in every case, see /cases"),
-            Some(mean) if small(mean) => format!("the mean total effect is {mean:.1e}"),
-            Some(_) => continue,
-        };
-        let at = |name: &str| format!("/arms/{}/recovery/{}", escape(name), escape(metric));
-        for name in spec.arms.names() {
-            nulls.add(at(name), &reason);
-        }
-        nulls.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(&reason));
+    let Traced { averages: found, targets, layers, sigma, receipt, usage, lints } = traced;
+    let observed = averaged.observed();
+    let mut means: Vec<Vec<CaseMean>> = vec![Vec::new(); observed.cases.len()];
+    if spec.keep.per_case {
+        averaged.of_cases().for_each(|mean| means[mean.case as usize].push(mean));
     }
-    let (groups, difference) = groups(spec, computed, layers);
-    reasons(computed, count, &arms, &mut nulls);
-    for (name, group) in groups.iter() {
-        let mut own = Nulls::default();
-        for (metric, total) in group.total_effect.iter() {
-            let reason = average_reason(group.kept);
-            own.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(reason));
-        }
-        averages(group.kept, &group.arms, &mut own);
-        let under = format!("/groups/{}", escape(name));
-        nulls.0.extend(
-            own.0
-                .into_iter()
-                .map(|null| NullReason { pointer: format!("{under}{}", null.pointer), reason: null.reason }),
-        );
+    let mut rows: HashMap<_, Vec<&Average>> = HashMap::new();
+    for row in &found.rows {
+        let key = (row.at.arm.as_str(), row.at.group.as_deref(), row.metric.as_str());
+        rows.entry(key).or_default().push(row);
     }
-    if totals.receipt.patched.max_abs_delta.is_none() {
+    let mut peaks: HashMap<&str, Vec<&Peak>> = HashMap::new();
+    found.peaks.iter().for_each(|peak| peaks.entry(&peak.case).or_default().push(peak));
+    let view = View { spec: &spec, observed, averages: &found, rows, layers: &layers };
+    let cases = observed.cases.iter().zip(targets).zip(means).map(|((head, target), means)| {
+        view.case(head, target, peaks.get(head.id.as_str()).map_or(&[], Vec::as_slice), &means)
+    });
+    let cases: Vec<CaseResult> = cases.collect();
+    let (total_effect, arms) = (view.total_effects(None), view.arms(None));
+    let (groups, difference) = (view.groups(), view.difference());
+    let mut nulls = view.nulls(&total_effect);
+    of_cases(&cases, &mut nulls);
+    of_averages(found.kept, &arms, &mut nulls);
+    groups.iter().for_each(|(name, group)| of_group(name, group, &mut nulls));
+    if receipt.patched.max_abs_delta.is_none() {
         let reason = "not_finite: a number was changed from or to NaN or infinity";
         nulls.add("/receipt/max_abs_delta", reason);
     }
-    let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     CasesResponse {
         id: envelope.id,
         model: envelope.model,
-        request: spec.clone(),
-        cases: computed.iter().enumerate().map(|(i, one)| case(cases, i, one, layers, words)).collect(),
-        kept: count,
-        dropped: computed.len() - count,
+        cases,
+        kept: found.kept,
+        dropped: found.dropped,
         direction: spec.direction,
         classes: TokenClass::ALL.iter().map(|(_, class)| *class).collect(),
         total_effect,
-        sigma: cases.sigma,
+        sigma,
         samples: spec.corrupt.method.samples(),
         arms,
         groups,
         difference,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
-        receipt: totals.receipt,
+        receipt,
         nulls: nulls.0,
         plots: Named::default(),
-        lints: totals.lints,
-        usage: totals.usage,
-        provenance: Provenance { plan_sha256: cases.plan_sha256.clone(), rng, ..envelope.provenance },
+        lints,
+        usage,
+        provenance: envelope.provenance,
+        request: spec,
     }
 }
 
-/// Why numbers are null: of each case's unpatched runs, and of the averages.
-fn reasons(computed: &[Computed], kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
-    for (i, case) in computed.iter().enumerate() {
-        let CaseBaselines { clean, corrupted, total_effect, top1 } = &case.baselines;
+/// Why numbers of each case's unpatched runs are null.
+fn of_cases(cases: &[CaseResult], nulls: &mut Nulls) {
+    for (i, case) in cases.iter().enumerate() {
         let not_finite = Missing::NotFinite;
-        nulls.one(format!("/cases/{i}/top1"), top1.is_none().then_some(not_finite));
-        for (j, metric) in case.metrics.iter().enumerate() {
+        nulls.one(format!("/cases/{i}/top1"), case.top1.is_none().then_some(not_finite));
+        for (metric, clean) in case.clean.iter() {
+            let mean = |of: &Named<Estimate>| of.get(metric).and_then(|estimate| estimate.mean);
             let fields = [
-                ("clean", clean[j]),
-                ("corrupted", corrupted[j].mean),
-                ("total_effect", total_effect[j].mean),
+                ("clean", *clean),
+                ("corrupted", mean(&case.corrupted)),
+                ("total_effect", mean(&case.total_effect)),
             ];
             for (field, number) in fields {
                 let at = format!("/cases/{i}/{field}/{}", escape(metric));
@@ -385,7 +350,6 @@ fn reasons(computed: &[Computed], kept: usize, arms: &Named<ClassArm>, nulls: &m
             }
         }
     }
-    averages(kept, arms, nulls);
 }
 
 const fn average_reason(kept: usize) -> &'static str {
@@ -393,7 +357,7 @@ const fn average_reason(kept: usize) -> &'static str {
 }
 
 /// Why averages are null.
-fn averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
+fn of_averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
     for (name, arm) in arms.iter() {
         for (metric, effects) in arm.effects.iter() {
             let of = |(mean, n): (&Option<f64>, &usize)| match (mean, n) {
@@ -413,82 +377,261 @@ fn averages(kept: usize, arms: &Named<ClassArm>, nulls: &mut Nulls) {
     }
 }
 
-/// So many of the strongest averages are looked at for whether one case makes them.
-const STRONGEST: usize = 10;
+/// Why numbers of a group are null.
+fn of_group(name: &str, group: &GroupResult, nulls: &mut Nulls) {
+    let mut own = Nulls::default();
+    for (metric, total) in group.total_effect.iter() {
+        let reason = average_reason(group.kept);
+        own.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(reason));
+    }
+    of_averages(group.kept, &group.arms, &mut own);
+    let under = format!("/groups/{}", escape(name));
+    let told = own.0.into_iter();
+    nulls.0.extend(
+        told.map(|null| NullReason { pointer: format!("{under}{}", null.pointer), reason: null.reason }),
+    );
+}
 
-/// Remarks on how many cases count, and on averages that one of them makes.
-pub fn remarks(cases: &Cases, computed: &[Computed]) -> Lints {
-    let spec = &cases.spec;
-    let mut lints = Lints::default();
-    let all = || spec.cases.iter().zip(computed);
-    let dropped = all().filter(|(_, one)| one.effects.is_none());
-    let dropped = dropped
-        .map(|(case, one)| (case.id.as_str(), one.dropped.iter().map(|dropped| dropped.filter).collect()));
-    of_count("/cases", computed.len(), dropped, &mut lints);
-    let (ids, kept): (Vec<&str>, Vec<&CaseEffects>) =
-        all().filter_map(|(case, one)| Some((case.id.as_str(), one.effects.as_ref()?))).unzip();
-    let pool = Pool::new(kept, spec.direction, &spec.aggregate, 0);
-    for (measure, metric) in spec.metrics.iter().enumerate() {
-        let (found, of) = pool.dominated(measure, STRONGEST);
-        let mut told: Vec<usize> = Vec::new();
-        for one in &found {
-            if told.contains(&one.case) {
-                continue;
+/// Number of token classes.
+const CLASSES: usize = TokenClass::ALL.len();
+
+/// What was found, and how it is laid out.
+struct View<'v> {
+    spec: &'v CasesSpec,
+    observed: &'v Observed,
+    averages: &'v Averages,
+    /// Averages by arm, group and metric.
+    rows: HashMap<(&'v str, Option<&'v str>, &'v str), Vec<&'v Average>>,
+    layers: &'v [Option<Vec<u32>>],
+}
+
+impl<'v> View<'v> {
+    /// The index of a place in an arm's arrays, `[classes, layers]`.
+    fn cell(&self, arm: usize, at: &Place) -> Option<usize> {
+        let class = TokenClass::ALL.iter().position(|(name, _)| at.token_class.as_deref() == Some(name))?;
+        match (&self.layers[arm], at.layer) {
+            (Some(layers), Some(layer)) => {
+                Some(class * layers.len() + layers.iter().position(|l| *l == layer)?)
             }
-            told.push(one.case);
-            let class = TokenClass::ALL[pool.class_of(one)].0.replace('_', " ");
-            let first = format!("arm {:?}, {class}", spec.arms.names()[one.arm]);
-            let dominance = Dominance {
-                metric: &metric.to_string(),
-                case: ids[one.case],
-                averages: [found.iter().filter(|other| other.case == one.case).count(), of],
-                first: &first,
-                mean: one.mean,
-                without: one.without,
-            };
-            one_case_dominates("/cases", &dominance, &mut lints);
+            _ => Some(class),
         }
     }
-    lints
-}
 
-fn total_effects(spec: &CasesSpec, pool: &mut Pool<'_>) -> Named<CaseEstimate> {
-    let metrics = spec.metrics.iter().enumerate();
-    metrics.map(|(i, metric)| (metric.to_string(), pool.total_effect(i))).collect()
-}
+    /// What `found` says of each cell of an arm; the default where it says nothing.
+    fn array<'f, T: Default + Clone, F: 'f>(
+        &self,
+        arm: usize,
+        found: impl Iterator<Item = &'f F>,
+        of: impl Fn(&'f F) -> (&'f Place, T),
+    ) -> Vec<T> {
+        let mut array = vec![T::default(); CLASSES * self.depth(arm)];
+        for (at, value) in found.map(of) {
+            if let Some(cell) = self.cell(arm, at) {
+                array[cell] = value;
+            }
+        }
+        array
+    }
 
-fn arms(spec: &CasesSpec, pool: &mut Pool<'_>, layers: &[Option<Vec<u32>>]) -> Named<ClassArm> {
-    let all = spec.arms.iter().enumerate().map(|(index, (name, arm))| {
-        let values = layers[index].as_deref();
-        let depth = values.map_or(1, <[u32]>::len);
-        let shape = [CLASSES, depth];
-        let counted = |data: Vec<usize>| NdArray::new(&shape, data);
+    fn rows<'s>(&'s self, arm: &'s str, group: Option<&'s str>, metric: &'s str) -> &'s [&'v Average] {
+        self.rows.get(&(arm, group, metric)).map_or(&[], Vec::as_slice)
+    }
+
+    fn depth(&self, arm: usize) -> usize {
+        self.layers[arm].as_ref().map_or(1, Vec::len)
+    }
+
+    fn shape(&self, arm: usize) -> [usize; 2] {
+        [CLASSES, self.depth(arm)]
+    }
+
+    /// Clean minus corrupted, which of noising is the negative of what its arms could reach at most.
+    fn total(&self, reached: Estimate) -> Estimate {
+        match self.spec.direction {
+            Direction::Denoising => reached,
+            Direction::Noising => Estimate { mean: reached.mean.map(|x| 0.0 - x), ..reached },
+        }
+    }
+
+    /// Mean total effects over all cases or a group's; all arms are between the same runs.
+    fn total_effects(&self, group: Option<&str>) -> Named<CaseEstimate> {
+        let first = self.observed.arms.first().map(|arm| arm.name.as_str());
+        let totals = self.averages.totals.iter();
+        let own = totals.filter(|total| Some(total.arm.as_str()) == first && total.group.as_deref() == group);
+        let named = own.map(|total| {
+            let total_effect = match self.spec.direction {
+                Direction::Denoising => total.total_effect,
+                Direction::Noising => total.total_effect.negated(),
+            };
+            (total.metric.clone(), total_effect)
+        });
+        named.collect()
+    }
+
+    /// Why shares of these total effects are null.
+    fn nulls(&self, totals: &Named<CaseEstimate>) -> Nulls {
+        let mut nulls = Nulls::default();
+        for (metric, total) in totals.iter() {
+            let small = |mean: f64| mean.abs() < crate::effect::MIN_TOTAL_EFFECT;
+            let reason = match total.mean {
+                _ if self.averages.kept == 0 => "no case was kept".to_owned(),
+                None => format!("not_finite: {metric} has no number in every case, see /cases"),
+                Some(mean) if small(mean) => format!("the mean total effect is {mean:.1e}"),
+                Some(_) => continue,
+            };
+            let at = |name: &str| format!("/arms/{}/recovery/{}", escape(name), escape(metric));
+            for name in self.spec.arms.names() {
+                nulls.add(at(name), &reason);
+            }
+            nulls.one(format!("/total_effect/{}", escape(metric)), total.mean.is_none().then_some(&reason));
+        }
+        nulls
+    }
+
+    fn arms(&self, group: Option<&str>) -> Named<ClassArm> {
+        let arms = self.spec.arms.iter().enumerate();
+        arms.map(|(index, (name, arm))| (name.to_owned(), self.arm(index, name, arm, group))).collect()
+    }
+
+    fn arm(&self, index: usize, name: &str, arm: &Arm, group: Option<&str>) -> ClassArm {
+        let shape = self.shape(index);
         let (mut effects, mut recovery, mut histogram) =
             (Named::default(), Named::default(), Named::default());
-        for (i, metric) in spec.metrics.iter().enumerate() {
-            let key = metric.to_string();
-            let averages = pool.averages(index, i, depth);
-            let estimates: Vec<CaseEstimate> = averages.iter().map(|average| average.effect).collect();
-            effects.0.push((key.clone(), ClassEstimates::new(&shape, &estimates)));
-            recovery.0.push((key.clone(), ClassShares::new(&shape, &averages)));
-            histogram.0.push((key, counted(pool.peaks(index, i, values))));
+        let mut all = Vec::new();
+        for metric in &self.observed.metrics {
+            let rows = self.rows(name, group, metric);
+            let cells = self.array(index, rows.iter().copied(), |row| (&row.at, Some(row)));
+            let estimates: Vec<CaseEstimate> =
+                cells.iter().map(|row| row.map(|row| row.effect).unwrap_or_default()).collect();
+            effects.0.push((metric.clone(), ClassEstimates::new(&shape, &estimates)));
+            recovery.0.push((metric.clone(), ClassShares::new(&shape, &cells)));
+            histogram.0.push((metric.clone(), counted(&shape, &cells, |row| row.peaks)));
+            all = cells;
         }
-        let cells = pool.positions(index).into_iter().flat_map(|n| std::iter::repeat_n(n, depth)).collect();
-        let result = ClassArm {
+        ClassArm {
             site: arm.site,
             window: arm.window,
             heads: arm.heads.clone(),
-            layers: layers[index].clone(),
+            layers: self.layers[index].clone(),
             effects,
             recovery,
-            trivial: counted(pool.counts(depth, |case| &case.arms[index].trivial)),
-            exact_null: counted(pool.counts(depth, |case| &case.arms[index].exact_null)),
-            cells: counted(cells),
+            trivial: counted(&shape, &all, |row| row.trivial),
+            exact_null: counted(&shape, &all, |row| row.exact_null),
+            cells: counted(&shape, &all, |row| row.cells),
             argmax_histogram: histogram,
+        }
+    }
+
+    /// The groups, in the order in which the cases name them.
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        if self.spec.aggregate.by_group() {
+            for name in self.spec.cases.iter().filter_map(|case| case.group.as_deref()) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    fn groups(&self) -> Named<GroupResult> {
+        let groups = self.names().into_iter().map(|name| {
+            let of = |case: &&CaseHead| case.group.as_deref() == Some(name);
+            let (kept, dropped): (Vec<_>, Vec<_>) =
+                self.observed.cases.iter().filter(of).partition(|case| case.kept);
+            let result = GroupResult {
+                kept: kept.len(),
+                dropped: dropped.len(),
+                total_effect: self.total_effects(Some(name)),
+                arms: self.arms(Some(name)),
+            };
+            (name.to_owned(), result)
+        });
+        groups.collect()
+    }
+
+    /// The first group minus the second, where there are two.
+    fn difference(&self) -> Option<GroupDifference> {
+        let [first, second] = self.names()[..] else { return None };
+        let arms = self.spec.arms.names().into_iter().enumerate().map(|(index, name)| {
+            let metrics = self.observed.metrics.iter().map(|metric| {
+                let found = self.averages.differences.iter();
+                let found = found.filter(|one| one.at.arm == name && one.metric == *metric);
+                let mut cells = self.array(index, found, |one| (&one.at, one.difference));
+                // Where only one of them has the class, there is nothing but its cases.
+                let rows = self.rows(name, None, metric);
+                let counts = self.array(index, rows.iter().copied(), |row| (&row.at, row.effect.n));
+                cells.iter_mut().zip(counts).for_each(|(cell, n)| cell.n = n);
+                (metric.clone(), ClassEstimates::new(&self.shape(index), &cells))
+            });
+            (name.to_owned(), metrics.collect())
+        });
+        Some(GroupDifference { of: [first.to_owned(), second.to_owned()], effects: arms.collect() })
+    }
+
+    /// A case with its own peaks and means.
+    fn case(
+        &self,
+        head: &CaseHead,
+        target: Vec<TargetToken>,
+        peaks: &[&Peak],
+        means: &[CaseMean],
+    ) -> CaseResult {
+        let run = |name: &str| head.runs.iter().find(|run| run.name == name);
+        let (clean, corrupted) = (run(CLEAN), run(CORRUPTED));
+        let values = |run: Option<&CaseRun>| run.map(|run| run.values.clone()).unwrap_or_default();
+        let totals = head.total_effect.first().cloned().unwrap_or_default();
+        // The probability of the target decides, whether it is asked for or not.
+        let prob = Metric::new(MetricKind::Prob, TARGET).to_string();
+        let keys: Vec<String> = self.observed.metrics.iter().cloned().chain([prob]).collect();
+        let named = |values: Vec<Estimate>| keys.iter().cloned().zip(values);
+        let peaks = |arm: &str| -> Named<CasePeak> {
+            let own = peaks.iter().filter(|peak| peak.at.arm == arm);
+            own.filter_map(|peak| Some((peak.metric.clone(), CasePeak::of(peak)?))).collect()
         };
-        (name.to_owned(), result)
-    });
-    all.collect()
+        let effects = |(arm, name): (usize, &str)| -> Named<NdArray<Option<f64>>> {
+            let metrics = self.observed.metrics.iter().enumerate().map(|(metric, key)| {
+                let own = means.iter().filter(|mean| (mean.at.arm.as_str(), mean.metric) == (name, metric));
+                let cells = self.array(arm, own, |mean| (&mean.at, mean.effect));
+                (key.clone(), NdArray::new(&self.shape(arm), cells))
+            });
+            metrics.collect()
+        };
+        let arms = || self.spec.arms.names().into_iter().filter(|_| head.kept).enumerate();
+        CaseResult {
+            id: head.id.clone(),
+            group: head.group.clone(),
+            kept: head.kept,
+            dropped: head.dropped.clone(),
+            tokens: clean.map(|run| run.tokens.clone()).unwrap_or_default(),
+            subject: head.subject.unwrap_or_default(),
+            target,
+            top1: clean.and_then(|run| run.top1.clone()),
+            clean: named(values(clean)).map(|(key, value)| (key, value.mean)).collect(),
+            corrupted: named(values(corrupted)).collect(),
+            total_effect: named(totals).map(|(key, total)| (key, self.total(total))).collect(),
+            argmax: arms().map(|(_, name)| (name.to_owned(), peaks(name))).collect(),
+            effects: arms()
+                .filter(|_| self.spec.keep.per_case)
+                .map(|(arm, name)| (name.to_owned(), effects((arm, name))))
+                .collect(),
+        }
+    }
+}
+
+impl CasePeak {
+    fn of(peak: &Peak) -> Option<Self> {
+        let Place { layer, position, head, dim, source_layer, .. } = peak.at;
+        let class = TokenClass::ALL.iter().find(|(name, _)| peak.at.token_class.as_deref() == Some(name))?.1;
+        let cell = CellKey { layer, position, head, dim, source_layer };
+        Some(Self { cell, class, effect: peak.effect, recovery: peak.recovery })
+    }
+}
+
+/// A count of each cell.
+fn counted(shape: &[usize], cells: &[Option<&Average>], of: impl Fn(&Average) -> usize) -> NdArray<usize> {
+    NdArray::new(shape, cells.iter().map(|row| row.map_or(0, &of)).collect())
 }
 
 /// A robust average and its interval.
@@ -522,131 +665,14 @@ impl ClassEstimates {
 }
 
 impl ClassShares {
-    fn new(shape: &[usize], cells: &[Average]) -> Self {
-        let array =
-            |of: &dyn Fn(&Average) -> Option<f64>| NdArray::new(shape, cells.iter().map(of).collect());
+    fn new(shape: &[usize], cells: &[Option<&Average>]) -> Self {
+        let array = |of: &dyn Fn(&Average) -> Option<f64>| {
+            NdArray::new(shape, cells.iter().map(|row| row.and_then(of)).collect())
+        };
         Self {
             value: array(&|cell| cell.recovery),
             ci_low: array(&|cell| cell.recovery_ci.map(|[low, _]| low)),
             ci_high: array(&|cell| cell.recovery_ci.map(|[_, high]| high)),
         }
     }
-}
-
-/// Averages within groups, in the order in which the cases name them, and the difference of two.
-fn groups(
-    spec: &CasesSpec,
-    computed: &[Computed],
-    layers: &[Option<Vec<u32>>],
-) -> (Named<GroupResult>, Option<GroupDifference>) {
-    if !spec.aggregate.by_group() {
-        return (Named::default(), None);
-    }
-    let mut names: Vec<&str> = Vec::new();
-    for name in spec.cases.iter().filter_map(|case| case.group.as_deref()) {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let of = |name: &str| -> Vec<&Computed> {
-        let members = spec.cases.iter().zip(computed);
-        members.filter(|(case, _)| case.group.as_deref() == Some(name)).map(|(_, one)| one).collect()
-    };
-    let mut pools: Vec<Pool<'_>> = (1..)
-        .zip(&names)
-        .map(|(set, name)| {
-            let kept = of(name).into_iter().filter_map(|case| case.effects.as_ref()).collect();
-            Pool::new(kept, spec.direction, &spec.aggregate, set)
-        })
-        .collect();
-    let results = names.iter().zip(&mut pools).map(|(name, pool)| {
-        let kept = pool.len();
-        let result = GroupResult {
-            kept,
-            dropped: of(name).len() - kept,
-            total_effect: total_effects(spec, pool),
-            arms: arms(spec, pool, layers),
-        };
-        ((*name).to_owned(), result)
-    });
-    let results: Named<GroupResult> = results.collect();
-    let difference = match (&mut pools[..], &names[..]) {
-        ([a, b], [first, second]) => Some(GroupDifference {
-            of: [(*first).to_owned(), (*second).to_owned()],
-            effects: differences(spec, a, b, layers),
-        }),
-        _ => None,
-    };
-    (results, difference)
-}
-
-fn differences(
-    spec: &CasesSpec,
-    a: &mut Pool<'_>,
-    b: &mut Pool<'_>,
-    layers: &[Option<Vec<u32>>],
-) -> Named<Named<ClassEstimates>> {
-    let arms = spec.arms.names().into_iter().enumerate().map(|(arm, name)| {
-        let depth = layers[arm].as_ref().map_or(1, Vec::len);
-        let metrics = spec.metrics.iter().enumerate().map(|(i, metric)| {
-            let cells = a.differences(b, arm, i, depth);
-            (metric.to_string(), ClassEstimates::new(&[CLASSES, depth], &cells))
-        });
-        (name.to_owned(), metrics.collect())
-    });
-    arms.collect()
-}
-
-fn case(
-    cases: &Cases,
-    index: usize,
-    computed: &Computed,
-    layers: &[Option<Vec<u32>>],
-    words: &dyn Words,
-) -> CaseResult {
-    let (spec, given) = (&cases.spec, &cases.spec.cases[index]);
-    let metrics: Vec<String> = spec.metrics.iter().map(ToString::to_string).collect();
-    let mut result = CaseResult {
-        id: given.id.clone(),
-        group: given.group.clone(),
-        kept: computed.effects.is_some(),
-        dropped: computed.dropped.clone(),
-        tokens: cases.runs[index].ids.to_vec(),
-        subject: [cases.subject(index).start, cases.subject(index).end],
-        target: cases.targets[index].clone(),
-        top1: computed.baselines.top1.map(|id| words.text(id)),
-        clean: Named::default(),
-        corrupted: Named::default(),
-        total_effect: Named::default(),
-        argmax: Named::default(),
-        effects: Named::default(),
-    };
-    let baselines = &computed.baselines;
-    for (i, key) in computed.metrics.iter().enumerate() {
-        result.clean.0.push((key.clone(), baselines.clean[i]));
-        result.corrupted.0.push((key.clone(), baselines.corrupted[i]));
-        result.total_effect.0.push((key.clone(), baselines.total_effect[i]));
-    }
-    let Some(effects) = &computed.effects else { return result };
-    let named = |arm: &CaseArm| -> Named<CasePeak> {
-        let peak = |peak: &Peak| CasePeak {
-            cell: peak.cell,
-            class: peak.class,
-            effect: peak.effect,
-            recovery: peak.recovery,
-        };
-        let peaks = metrics.iter().zip(&arm.argmax);
-        peaks.filter_map(|(key, found)| Some((key.clone(), found.as_ref().map(peak)?))).collect()
-    };
-    let by_arm = || spec.arms.names().into_iter().map(ToOwned::to_owned).zip(&effects.arms);
-    result.argmax = by_arm().map(|(name, arm)| (name, named(arm))).collect();
-    if spec.keep.per_case {
-        let arrays = |(i, (name, arm)): (usize, (String, &CaseArm))| {
-            let shape = [CLASSES, layers[i].as_ref().map_or(1, Vec::len)];
-            let array = |data: &Vec<Option<f64>>| NdArray::new(&shape, data.clone());
-            (name, metrics.iter().cloned().zip(arm.effects.iter().map(array)).collect())
-        };
-        result.effects = by_arm().enumerate().map(arrays).collect();
-    }
-    result
 }

@@ -6,9 +6,10 @@ use super::cases::{CasesResponse, ClassArm, ClassEstimates};
 use super::common::NdArray;
 use super::files::{Arrays, metadata, part, wanted};
 use super::phrases;
-use super::pictures::{DOT, PictureRequestError, chosen};
+use super::pictures::{DOT, PictureRequestError, arrangement};
+use super::plates::{Picture, Plate, Plot};
 use super::tables::Table;
-use crate::draw::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
+use crate::draw::heatmap::{Cell, Column, Figure, Heatmap};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::stats::Estimate;
 use crate::export::array::NamedArray;
@@ -200,19 +201,35 @@ pub fn cases_metadata(response: &CasesResponse) -> BTreeMap<String, String> {
 }
 
 /// The heatmaps of averages: one panel per arm on one scale, layers by token class, each cell the mean indirect effect on
-/// `metric` (the first one if left out).
-///
-/// # Errors
-/// [`PictureRequestError`]: an unknown metric, or nothing that can be drawn.
-pub fn figure(response: &CasesResponse, metric: Option<&str>) -> Result<Figure, PictureRequestError> {
-    let key = chosen(metric, &response.total_effect.names())?;
-    let what = phrases::metric(key, &response.request.experiment(0), &Named::default());
-    let panels = response.arms.iter().map(|(name, arm)| {
-        let mut panel = panel(response, name, arm, key)?;
-        panel.value_label = format!("mean indirect effect on {}", phrases::unbroken(&what));
-        Ok(panel)
-    });
-    let panels = panels.collect::<Result<Vec<Heatmap>, PictureRequestError>>()?;
+/// a metric; where there are groups, each has panels of its own. `only`: of this group alone.
+fn figure(
+    response: &CasesResponse,
+    key: &str,
+    only: Option<&str>,
+) -> Result<(Figure, Vec<String>), PictureRequestError> {
+    let what = phrases::metric(key, &response.request.sweep().experiment(0), &Named::default());
+    let mut pools = vec![(None, &response.arms, &response.total_effect)];
+    pools.extend(response.groups.iter().map(|(name, group)| (Some(name), &group.arms, &group.total_effect)));
+    let facets = only.is_none() && pools.len() > 1;
+    if only.is_some() {
+        pools.retain(|(name, ..)| *name == only);
+    }
+    let (mut parts, mut panels) = (Vec::new(), Vec::new());
+    for (group, arms, _) in &pools {
+        for (name, arm) in arms.iter() {
+            let mut panel = panel(response, name, arm, key)?;
+            panel.value_label = format!("mean indirect effect on {}", phrases::unbroken(&what));
+            if facets {
+                panel.title = format!("{}, {}", panel.title, group.unwrap_or("all cases"));
+            }
+            panels.push(panel);
+            parts.push(if facets {
+                group.map_or_else(|| name.to_owned(), |group| format!("{name}, {group}"))
+            } else {
+                name.to_owned()
+            });
+        }
+    }
     if panels.is_empty() || response.kept == 0 {
         return Err(PictureRequestError::NoCells { of: "the average".to_owned() });
     }
@@ -222,15 +239,37 @@ pub fn figure(response: &CasesResponse, metric: Option<&str>) -> Result<Figure, 
         phrases::corruption_of_cases(response),
         format!("{} of {} cases", response.kept, response.cases.len()).replace(' ', "\u{a0}"),
     ];
-    let total = response.total_effect.get(key).map(|total| Estimate { mean: total.mean, se: total.se });
-    subtitle.extend(total.map(|total| phrases::estimate("total effect", &total)));
-    Ok(Figure {
-        title: format!("Average causal trace: {what}"),
-        subtitle: subtitle.join(DOT),
-        panels,
-        shared_scale: true,
-        arrangement: Arrangement::Row,
-    })
+    subtitle.extend(only.map(|group| format!("group: {group}")));
+    for (group, _, totals) in &pools {
+        let Some(total) = totals.get(key) else { continue };
+        let total = Estimate { mean: total.mean, se: total.se };
+        let of = group.filter(|_| facets).map_or_else(String::new, |group| format!(" of {group}"));
+        subtitle.push(phrases::estimate(&format!("total effect{of}"), &total));
+    }
+    subtitle.extend(phrases::warnings(&response.lints));
+    let arrangement = arrangement(&panels, facets.then_some(response.arms.0.len()));
+    let title = format!("Average causal trace: {what}");
+    let subtitle = subtitle.join(DOT);
+    Ok((Figure { title, subtitle, panels, shared_scale: true, arrangement, ..Figure::default() }, parts))
+}
+
+/// The pictures of averages: of each metric one of everything, and one of each group.
+pub(super) fn plates(response: &CasesResponse) -> Result<Vec<Plate>, PictureRequestError> {
+    let mut plates = Vec::new();
+    for metric in response.total_effect.names() {
+        for group in std::iter::once(None).chain(response.groups.names().into_iter().map(Some)) {
+            let (figure, parts) = figure(response, metric, group)?;
+            plates.push(Plate {
+                kind: Plot::Heatmap,
+                metric: Some(metric.to_owned()),
+                run: None,
+                group: group.map(str::to_owned),
+                parts,
+                picture: Picture::Figure(figure),
+            });
+        }
+    }
+    Ok(plates)
 }
 
 fn panel(

@@ -110,6 +110,10 @@ pub fn patch_arrays(response: &PatchResponse, only: Option<&str>) -> Vec<NamedAr
 /// `{run}/{site}` is a capture, `[layers, positions, width]` in 32 bits (at `embed` without layers), with its
 /// `{run}/{site}/layers` and `{run}/{site}/positions`; a site captured again is `{site}.2`. Of captures that the server
 /// keeps, the handles are in the metadata `activations`. `{run}/{metric}`;
+/// of the logit lens `{run}/logit_lens/` + `layers`, `positions`, `topk_ids`, `topk_logprobs`, `topk_texts`, `entropy`, `{metric}`; of
+/// attention patterns `{run}/attention`, `[layers, heads, positions, keys]` in 32 bits, with its `layers`, `heads`, `positions` (a second
+/// entry is `attention.2`); of an attribution `{run}/attribution/` + `position`, `logit`, `embed`, `positions`, `bias`, `attn_out`,
+/// `mlp_out`, `attn_bias`, `heads`, `remainder`;
 /// `{run}/topk_ids`, `{run}/topk_logprobs`; `{run}/tokens`, `{run}/token_starts`, `{run}/token_ends`,
 /// `{run}/token_texts`.
 pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray> {
@@ -130,8 +134,53 @@ pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray>
             }
             out.ints(format!("{site}/positions"), capture.positions.iter().copied());
             if let Some(values) = &capture.values {
-                let values = values.data.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
-                out.push(site, capture.shape.clone(), ArrayData::F32(values));
+                out.singles(site, values);
+            }
+        }
+        if let Some(lens) = &run.logit_lens {
+            let path = format!("{path}logit_lens/");
+            out.ints(format!("{path}layers"), lens.layers.iter().copied());
+            out.ints(format!("{path}positions"), lens.positions.iter().copied());
+            out.topk(&path, &lens.topk.shape, &lens.topk.data);
+            out.top_texts(&path, &lens.topk.shape, &lens.topk.data);
+            out.floats(format!("{path}entropy"), &lens.entropy);
+            for (key, values) in wanted(&lens.metrics, only) {
+                out.floats(format!("{path}{}", part(key)), values);
+            }
+        }
+        for (i, attention) in run.attention.iter().enumerate() {
+            let again = if i > 0 { format!(".{}", i + 1) } else { String::new() };
+            let path = format!("{path}attention{again}");
+            out.ints(format!("{path}/layers"), attention.layers.iter().copied());
+            out.ints(format!("{path}/heads"), attention.heads.iter().copied());
+            out.ints(format!("{path}/positions"), attention.positions.iter().copied());
+            out.singles(path, &attention.values);
+        }
+        if let Some(found) = &run.attribution {
+            let path = format!("{path}attribution");
+            out.ints(format!("{path}/position"), [found.position]);
+            for (name, value) in [
+                ("logit", found.logit),
+                ("embed", found.embed),
+                ("positions", found.positions),
+                ("bias", found.bias),
+                ("remainder", found.remainder),
+            ] {
+                out.scalar(format!("{path}/{name}"), value);
+            }
+            let none = Vec::new();
+            let biases = found.attn_bias.as_ref().unwrap_or(&none);
+            for (name, values) in
+                [("attn_out", &found.attn_out), ("mlp_out", &found.mlp_out), ("attn_bias", biases)]
+            {
+                if !values.is_empty() {
+                    let array =
+                        NamedArray::from_options(format!("{path}/{name}"), vec![values.len()], values);
+                    out.list.push(array);
+                }
+            }
+            if let Some(heads) = &found.heads {
+                out.floats(format!("{path}/heads"), heads);
             }
         }
     }
@@ -245,6 +294,22 @@ impl Arrays {
 
     pub(super) fn floats(&mut self, name: String, array: &NdArray<Option<f64>>) {
         self.list.push(NamedArray::from_options(name, array.shape.clone(), &array.data));
+    }
+
+    fn singles(&mut self, name: String, array: &NdArray<Option<f32>>) {
+        let values = array.data.iter().map(|x| x.unwrap_or(f32::NAN)).collect();
+        self.push(name, array.shape.clone(), ArrayData::F32(values));
+    }
+
+    /// The texts of predictions; the last axis is as long as the longest list.
+    fn top_texts(&mut self, prefix: &str, shape: &[usize], cells: &[Option<Vec<TopToken>>]) {
+        let k = cells.iter().flatten().map(Vec::len).max().unwrap_or(0);
+        let text = |cell: &Option<Vec<TopToken>>, i: usize| {
+            cell.as_ref().and_then(|top| top.get(i)).map(|token| token.text.clone()).unwrap_or_default()
+        };
+        let texts = cells.iter().flat_map(|cell| (0..k).map(move |i| text(cell, i))).collect();
+        let shape = shape.iter().copied().chain([k]).collect();
+        self.push(format!("{prefix}topk_texts"), shape, ArrayData::Text(texts));
     }
 
     pub(super) fn scalar(&mut self, name: String, value: Option<f64>) {

@@ -11,7 +11,7 @@ use crate::effect::stats::finite;
 use crate::lower::facts::Words;
 use crate::lower::layout::{AttentionKey, AttributionKey, Common, LensKey};
 use crate::plan::Score;
-use crate::spec::metric::MetricKind;
+use crate::spec::metric::{MetricKind, Of};
 use crate::spec::named::Named;
 use crate::spec::read::escape;
 
@@ -48,7 +48,7 @@ pub struct AttentionResult {
 }
 
 /// Shares of a logit under the final norm's scale as it is (a LayerNorm also takes the mean off each). `embed`, `positions`,
-/// `attn_out`, `mlp_out` and `bias` add up to `logit` but for rounding; the heads of a layer, with its `attn_bias` if the model has
+/// `attn_out`, `mlp_out` and `bias` add up to `mean_logit` but for rounding; the heads of a layer, with its `attn_bias` if the model has
 /// such, to its `attn_out`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct AttributionResult {
@@ -56,7 +56,9 @@ pub struct AttributionResult {
     pub target: String,
     /// Position.
     pub position: u32,
-    /// The logit, or the difference of two.
+    /// The target's logit, or the difference of two. A set of several tokens counts as the **mean** of their logits, of which
+    /// shares can be taken; the metric `logit` of a set is the log-sum-exp, which is no sum of shares.
+    #[serde(rename = "mean_logit")]
     pub logit: Option<f64>,
     /// The token embedding's share.
     pub embed: Option<f64>,
@@ -90,7 +92,7 @@ pub(super) fn lens(
 ) -> LensResult {
     let shape = [key.layers.len(), key.positions.len()];
     let cells = &scores[key.first..key.first + shape[0] * shape[1]];
-    let defined = |kind| !matches!(kind, MetricKind::Kl | MetricKind::Top1Flip | MetricKind::DeltaNorm);
+    let defined = |kind: MetricKind| matches!(kind.facts().of, Of::Target | Of::Pair);
     let measures = common.measures.iter().filter(|measure| defined(measure.metric.kind));
     let missing: Vec<_> = cells.iter().map(|score| score.missing).collect();
     for array in ["topk", "entropy"] {

@@ -11,13 +11,16 @@ pub mod common;
 pub mod dry_run;
 pub mod inside;
 pub mod files;
+pub mod format;
 pub mod patch;
 mod phrases;
 pub mod pictures;
+pub mod plates;
 pub mod render;
 #[cfg(test)]
 mod render_tests;
 pub mod run;
+mod run_plates;
 pub mod sweep;
 pub mod tables;
 pub mod trace;

@@ -7,6 +7,7 @@ use super::common::{
     ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
     TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
+use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{Null, lost_cells, of_cells, of_effect, of_value, undefined_cells};
 use crate::effect::{lints, patch as effects};
@@ -102,16 +103,19 @@ pub fn respond(
     words: &dyn Words,
     envelope: Envelope,
 ) -> Result<PatchResponse, Problems> {
-    let (common, grid, scores) = (&layout.common, &layout.grid, &output.scores);
+    let (common, arm, scores) = (&layout.common, &layout.arm, &output.scores);
+    let (grid, base) = (&arm.grid, arm.base_of(0));
     let shape = shape(grid);
     let shown = layout.spec.experiment.read.topk;
-    let top1 = effects::reference_top1(layout, scores);
+    let top1 = scores[base].top1();
     let (mut values, mut differences) = (Named::default(), Named::default());
     let (mut normalised, mut reasons) = (Named::default(), Nulls::default());
     reasons.runs(common, scores);
     let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
-    let mut derived =
-        Derived::new(&layout.spec.derive, &grid.axes, &trivial, || effects::flipped(layout, scores));
+    let text = |id| words.text(id);
+    let mut derived = Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
+        (0..grid.cells()).map(|cell| said(arm, &scores[..], cell, &text)).collect()
+    });
     for measure in &common.measures {
         let key = measure.metric.to_string();
         let effect = effects::effect(layout, measure, scores);
@@ -130,9 +134,9 @@ pub fn respond(
             let null = of_value(measure, &scores[*readout], top1);
             reasons.one(format!("/baselines/{}/{at}", escape(name)), null);
         }
-        let base = of_value(measure, &scores[layout.base], top1);
+        let compared = of_value(measure, &scores[base], top1);
         let own = of_cells(measure, scores, &grid.readouts, 1, top1);
-        let compared: Vec<Option<Null>> = own.iter().map(|own| of_effect(*own, base)).collect();
+        let compared: Vec<Option<Null>> = own.iter().map(|own| of_effect(*own, compared)).collect();
         reasons.array(&format!("/values/{at}"), &shape, &own);
         reasons.array(&format!("/effects/{at}"), &shape, &compared);
         if let Some(data) = effect.normalised {
@@ -145,7 +149,7 @@ pub fn respond(
         differences.0.push((key.clone(), NdArray::new(&shape, effect.effects)));
         values.0.push((key, NdArray::new(&shape, effect.values)));
     }
-    let nulls = grid.exact_nulls(resolved, &[layout.base]);
+    let nulls = grid.exact_nulls(resolved, &[base]);
     let mut found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
     let noise_floor = noise_floors(common, scores);
     for (metric, floor) in noise_floor.iter() {
@@ -159,14 +163,14 @@ pub fn respond(
         for measure in &common.measures {
             let key = measure.metric.to_string();
             let own = differences.get(&key).map(|effects| &effects.data[..]).unwrap_or_default();
-            let control = effects::control(layout, *kind, measure, scores);
+            let control = control(arm, *kind, measure, scores);
             let pairs = (0..own.len()).filter(unknown).map(|cell| (own[cell], control[cell]));
             lints::control_as_large("/controls", &key, kind.name(), pairs, &mut found);
         }
     }
     let others = grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch).map(|(kind, _)| {
         let of = |measure: &Measure| {
-            let effects = effects::control(layout, *kind, measure, scores);
+            let effects = control(arm, *kind, measure, scores);
             (measure.metric.to_string(), ControlEffects::new(&shape, effects))
         };
         (kind.name().to_owned(), common.measures.iter().map(of).collect())
@@ -178,20 +182,20 @@ pub fn respond(
             let Some(effects) = others.get(kind.name()).and_then(|of_kind| of_kind.get(&key)) else {
                 continue;
             };
-            let base = of_value(measure, &scores[layout.base], top1);
+            let compared = of_value(measure, &scores[base], top1);
             let own = of_cells(measure, scores, readouts, 1, top1);
-            let own: Vec<Option<Null>> = own.into_iter().map(|own| of_effect(own, base)).collect();
+            let own: Vec<Option<Null>> = own.into_iter().map(|own| of_effect(own, compared)).collect();
             reasons.control(&format!("/controls/{}/{}", kind.name(), escape(&key)), effects, &own);
         }
     }
     let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
     reasons.array("/topk", &shape, &missing);
     let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
-    let masks = masks(grid, &nulls, scores, &[layout.base]);
+    let masks = masks(grid, &nulls, scores, &[base]);
     reasons.masks("", &masks);
     reasons.strongest("/derived/argmax", derived.without_strongest());
     let (receipt, controls) =
-        (Receipts::of(output), Controls::of(effects::self_patch(layout, scores), others));
+        (Receipts::of(output), Controls::of(self_patch([arm], &common.measures, scores), others));
     reasons.accounts(&receipt, controls.self_patch, &noise_floor);
     Ok(PatchResponse {
         id: envelope.id,

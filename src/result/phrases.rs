@@ -2,19 +2,22 @@
 
 use super::cases::CasesResponse;
 use super::trace::TraceResponse;
+use crate::draw::label::shorten;
 use crate::draw::scale::significant;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::{Replaced, SigmaUsed};
+use crate::lower::lint::{Lint, Severity};
 use crate::lower::measure::TargetToken;
 use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
-use crate::spec::metric::{Metric, MetricKind, TargetScoring};
+use crate::spec::metric::{Metric, MetricKind, Of, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
 use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
 use crate::spec::site::Site;
 use crate::spec::trace::Direction;
+use crate::tokens::{Token, joined};
 
 /// Digits of numbers in subtitles.
 const DIGITS: usize = 4;
@@ -24,38 +27,69 @@ pub(super) fn metric(key: &str, experiment: &Experiment, targets: &Named<Vec<Tar
     let Some(Metric { kind, of }) = experiment.metrics.iter().find(|metric| metric.to_string() == key) else {
         return key.to_owned();
     };
-    let per_token = experiment.target_scoring == TargetScoring::MeanLogprob;
-    let word = if experiment.target_scoring == TargetScoring::FirstToken { "logit" } else { "log P" };
-    match kind {
-        MetricKind::Prob if per_token => format!("P({}), geometric mean over tokens", set(of, targets)),
-        MetricKind::Prob => format!("P({})", set(of, targets)),
-        MetricKind::Logprob if per_token => format!("log P({}) in nats per token", set(of, targets)),
-        MetricKind::Logprob => format!("log P({}) in nats", set(of, targets)),
-        MetricKind::Logit => format!("logit({})", set(of, targets)),
-        MetricKind::LogitDiff => {
-            let known = |name: &str| targets.get(name).is_some();
-            let mut splits = of.match_indices('-').map(|(at, _)| (&of[..at], &of[at + 1..]));
-            splits.find(|(a, b)| known(a) && known(b)).map_or_else(
-                || key.to_owned(),
-                |(a, b)| format!("{word}({}) − {word}({})", set(a, targets), set(b, targets)),
-            )
-        }
-        MetricKind::Rank => format!("rank of {}", set(of, targets)),
-        MetricKind::Kl => format!("KL divergence from {of} in nats"),
-        MetricKind::DeltaNorm => "L2 norm of what was written".to_owned(),
-        MetricKind::Top1Flip => "top-1 flip (1 = another token)".to_owned(),
-    }
+    let facts = kind.facts();
+    let named = match facts.of {
+        Of::Target => vec![set(of, targets)],
+        Of::Pair => match pair(of, targets) {
+            Some(two) => two,
+            None => return key.to_owned(),
+        },
+        Of::Run => vec![of.clone()],
+        Of::Base | Of::Edits => Vec::new(),
+    };
+    facts.label_of(&named, experiment.target_scoring)
 }
 
-/// A target set: its tokens where they are few, else its name.
+/// The logit of a target, or the difference of two.
+pub(super) fn logit(of: &str, targets: &Named<Vec<TargetToken>>) -> String {
+    let (kind, named) = match pair(of, targets) {
+        Some(two) => (MetricKind::LogitDiff, two),
+        None => (MetricKind::Logit, vec![set(of, targets)]),
+    };
+    kind.facts().label_of(&named, TargetScoring::FirstToken)
+}
+
+/// Two targets, if these words are the names of two.
+fn pair(of: &str, targets: &Named<Vec<TargetToken>>) -> Option<Vec<String>> {
+    let known = |name: &str| targets.get(name).is_some();
+    let mut splits = of.match_indices('-').map(|(at, _)| (&of[..at], &of[at + 1..]));
+    let (a, b) = splits.find(|(a, b)| known(a) && known(b))?;
+    Some(vec![set(a, targets), set(b, targets)])
+}
+
+/// A target set: its only token; of several the name that the caller gave it, or else the first ones.
 fn set(name: &str, targets: &Named<Vec<TargetToken>>) -> String {
+    let given = !["target", "foil"].contains(&name);
     match targets.get(name).map(Vec::as_slice) {
-        Some(tokens @ [_, ..]) if tokens.len() <= 3 => {
+        Some([only]) => format!("{:?}", only.text),
+        Some(tokens @ ([_, _] | [_, _, _])) if !given => {
             tokens.iter().map(|token| format!("{:?}", token.text)).collect::<Vec<_>>().join(" or ")
         }
         Some(tokens) => format!("{name}: {} tokens", tokens.len()),
         None => name.to_owned(),
     }
+}
+
+/// The text of a prompt in quotes, cut where it is long. A BOS is no text.
+pub(super) fn prompt<'t>(tokens: impl Iterator<Item = &'t Token>) -> String {
+    let text = joined(tokens.filter(|token| token.start < token.end).map(|token| token.text.as_str()));
+    format!("“{}”", shorten(text.trim(), 90))
+}
+
+/// Warnings and errors of a result by their codes, each once; `None`: there are none.
+pub(super) fn lints<'l>(found: impl Iterator<Item = (&'l str, bool)>) -> Option<String> {
+    let mut codes: Vec<&str> = Vec::new();
+    for (code, _) in found.filter(|(_, grave)| *grave) {
+        if !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    (!codes.is_empty()).then(|| format!("warnings: {}", codes.join(", ")))
+}
+
+/// The same of lints as a response has them.
+pub(super) fn warnings(found: &[Lint]) -> Option<String> {
+    lints(found.iter().map(|lint| (lint.code, lint.severity > Severity::Info)))
 }
 
 /// The same on one line wherever a label wraps, unless it would be long.
@@ -114,7 +148,7 @@ fn noise(method: &Method, sigma: Option<SigmaUsed>, samples: usize) -> String {
     let size = sigma.map_or_else(String::new, |sigma| {
         let abs = significant(sigma.abs, DIGITS);
         match (sigma.k, sigma.of) {
-            (Some(k), Some(of)) => format!(" {}σ of {of} ({abs})", significant(k, DIGITS)),
+            (Some(k), Some(of)) => format!(" {}σ of {} ({abs})", significant(k, DIGITS), of.name()),
             _ => format!(" σ = {abs}"),
         }
     });
@@ -134,8 +168,8 @@ fn noise(method: &Method, sigma: Option<SigmaUsed>, samples: usize) -> String {
 
 /// The texts that took the place of tokens.
 fn replaced(response: &TraceResponse) -> String {
-    let text = |one: &Replaced| -> String {
-        one.differing_positions.iter().map(|p| one.tokens[*p as usize].text.as_str()).collect()
+    let text = |one: &Replaced| {
+        joined(one.differing_positions.iter().map(|p| one.tokens[*p as usize].text.as_str()))
     };
     let texts: Vec<String> = response.replaced.iter().map(|one| format!("“{}”", text(one).trim())).collect();
     format!("tokens replaced by {}", listed(&texts))
@@ -222,6 +256,7 @@ fn layers(layers: &Layers) -> String {
             format!("layers {from} to {to}{step}")
         }
         Layers::Word(AllWord::All) => "all layers".to_owned(),
+        Layers::Above(_) => "the layers above".to_owned(),
     }
 }
 
@@ -267,7 +302,7 @@ mod tests {
         let layout = lower::patch(&body, &Fake::default()).unwrap().layout;
         let said = |key: &str| metric(key, &layout.spec.experiment, &layout.common.targets.sets);
         for (key, expected) in [
-            ("prob:x", "P(\" Paris\" or \" Rome\")"),
+            ("prob:x", "P(x: 2 tokens)"),
             ("logprob:y-z", "log P(\"\\n\") in nats"),
             ("logit:x-y", "logit(x-y: 4 tokens)"),
             ("logit_diff:x-y-y-z", "logit(x-y: 4 tokens) − logit(\"\\n\")"),

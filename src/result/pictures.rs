@@ -1,10 +1,11 @@
 //! What a response shows: a trace as heatmaps, a sweep as bars or a heatmap.
 
-use super::common::Masks;
+use super::common::{Masks, NdArray};
+pub use super::format::PictureRequestError;
 use super::patch::PatchResponse;
 use super::phrases;
+use super::plates::{Picture, Plate, Plot, unknown};
 use super::trace::{ArmResult, TraceResponse};
-use crate::draw::PictureError;
 use crate::draw::bars::{Bar, Bars, Baseline, Series};
 use crate::draw::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
 use crate::draw::plane;
@@ -14,71 +15,19 @@ use crate::tokens::Token;
 
 /// Panels stand below each other where they would be wider than this many columns side by side.
 pub(super) const WIDE: usize = 72;
+/// Panels beside each other, at most.
+const MAX_ACROSS: usize = 6;
 /// What separates the parts of a subtitle; lines break after it.
 pub(super) const DOT: &str = "\u{a0}·  ";
-
-/// Why a response has no picture.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PictureRequestError {
-    /// A metric that the response doesn't have.
-    #[error("the result has no metric {asked:?}; it has {}", known.join(", "))]
-    UnknownMetric {
-        /// The metric asked for.
-        asked: String,
-        /// Those of the response.
-        known: Vec<String>,
-    },
-    /// A response without metrics.
-    #[error("the result has no metrics, so there is nothing to draw")]
-    NoMetrics,
-    /// A response without cells.
-    #[error("{of} has no cells, so there is nothing to draw")]
-    NoCells {
-        /// What has none.
-        of: String,
-    },
-    /// More axes than a page has.
-    #[error("{of} has the axes {}; a picture shows at most two", axes.join(", "))]
-    TooManyAxes {
-        /// What has them.
-        of: String,
-        /// Their names.
-        axes: Vec<&'static str>,
-    },
-}
-
-/// A picture of a patch.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Picture {
-    /// Of two axes.
-    Figure(Figure),
-    /// Of one axis or none.
-    Bars(Bars),
-}
-
-impl Picture {
-    /// Draws it.
-    ///
-    /// # Errors
-    /// [`PictureError::TooMany`]: more cells than a picture shows.
-    pub fn to_svg(&self) -> Result<String, PictureError> {
-        match self {
-            Self::Figure(figure) => figure.to_svg(),
-            Self::Bars(bars) => bars.to_svg(),
-        }
-    }
-}
 
 /// The metric asked for, or else the first.
 ///
 /// # Errors
-/// [`PictureRequestError::UnknownMetric`], [`PictureRequestError::NoMetrics`].
+/// [`PictureRequestError::Unknown`], [`PictureRequestError::NoMetrics`].
 pub(super) fn chosen<'r>(asked: Option<&str>, known: &[&'r str]) -> Result<&'r str, PictureRequestError> {
     let Some(asked) = asked else { return known.first().copied().ok_or(PictureRequestError::NoMetrics) };
-    known.iter().find(|name| **name == asked).copied().ok_or_else(|| PictureRequestError::UnknownMetric {
-        asked: asked.to_owned(),
-        known: known.iter().map(|name| (*name).to_owned()).collect(),
-    })
+    let found = known.iter().find(|name| **name == asked).copied();
+    found.ok_or_else(|| unknown("metric", asked, known.iter().copied()))
 }
 
 /// The heatmaps of a trace: one panel per arm on one scale, layers by tokens, each cell the mean indirect effect on
@@ -95,19 +44,18 @@ pub fn of_trace(response: &TraceResponse, metric: Option<&str>) -> Result<Figure
     if response.arms.is_empty() {
         return Err(PictureRequestError::NoCells { of: "the trace".to_owned() });
     }
-    let panels = response
-        .arms
-        .iter()
-        .map(|(name, arm)| {
-            let mut panel = arm_panel(response, name, arm, key)?;
+    let panels = trace_parts(response)
+        .into_iter()
+        .map(|part| {
+            let mut panel = arm_panel(response, &part, key)?;
             panel.value_label = format!("indirect effect on {}", phrases::unbroken(&what));
             Ok(panel)
         })
         .collect::<Result<Vec<Heatmap>, PictureRequestError>>()?;
-    let widest = panels.iter().map(|panel| panel.columns.len()).max().unwrap_or(0);
-    let arrangement = if panels.len() * widest > WIDE { Arrangement::Column } else { Arrangement::Row };
+    let arrangement = arrangement(&panels, None);
     let mut subtitle = vec![
         response.model.clone(),
+        phrases::prompt(response.tokens.iter().map(|token| &token.token)),
         phrases::direction(response.direction).to_owned(),
         phrases::corruption(response),
     ];
@@ -115,23 +63,84 @@ pub fn of_trace(response: &TraceResponse, metric: Option<&str>) -> Result<Figure
     let corrupted = response.baselines.corrupted.get(key);
     subtitle.extend(corrupted.map(|c| phrases::estimate("corrupted", &c.estimate)));
     subtitle.extend(response.total_effect.get(key).map(|te| phrases::estimate("total effect", te)));
+    subtitle.extend(phrases::warnings(&response.lints));
     Ok(Figure {
         title: format!("Causal trace: {what}"),
         subtitle: subtitle.join(DOT),
         panels,
         shared_scale: true,
         arrangement,
+        ..Figure::default()
     })
 }
 
-fn arm_panel(
-    response: &TraceResponse,
-    name: &str,
-    arm: &ArmResult,
-    key: &str,
-) -> Result<Heatmap, PictureRequestError> {
+/// A panel of a trace: an arm, or one of its controls.
+struct Part<'r> {
+    arm: (&'r str, &'r ArmResult),
+    control: Option<&'r str>,
+}
+
+impl Part<'_> {
+    fn name(&self) -> String {
+        match self.control {
+            None => self.arm.0.to_owned(),
+            Some(control) => format!("{}: {control}", self.arm.0),
+        }
+    }
+}
+
+/// Each arm, followed by its controls.
+fn trace_parts(response: &TraceResponse) -> Vec<Part<'_>> {
+    let arms = response.arms.iter().flat_map(|arm| {
+        let controls = arm.1.controls.iter().map(|(name, _)| Some(name));
+        std::iter::once(None).chain(controls).map(move |control| Part { arm, control })
+    });
+    arms.collect()
+}
+
+/// The pictures of a trace, one a metric.
+pub(super) fn trace_plates(response: &TraceResponse) -> Result<Vec<Plate>, PictureRequestError> {
+    let names = response.total_effect.names();
+    let plates = names.iter().map(|metric| {
+        Ok(Plate {
+            kind: Plot::Heatmap,
+            metric: Some((*metric).to_owned()),
+            run: None,
+            group: None,
+            parts: trace_parts(response).iter().map(Part::name).collect(),
+            picture: Picture::Figure(of_trace(response, Some(metric))?),
+        })
+    });
+    plates.collect()
+}
+
+/// The pictures of a patch, one a metric.
+pub(super) fn patch_plates(response: &PatchResponse) -> Result<Vec<Plate>, PictureRequestError> {
+    let names = response.values.names();
+    let plates = names.iter().map(|metric| {
+        let picture = of_patch(response, Some(metric))?;
+        let kind = if matches!(picture, Picture::Bars(_)) { Plot::Bars } else { Plot::Heatmap };
+        Ok(Plate {
+            kind,
+            metric: Some((*metric).to_owned()),
+            run: None,
+            group: None,
+            parts: Vec::new(),
+            picture,
+        })
+    });
+    plates.collect()
+}
+
+fn arm_panel(response: &TraceResponse, part: &Part<'_>, key: &str) -> Result<Heatmap, PictureRequestError> {
+    let (name, arm) = part.arm;
     let of = || format!("arm {name}");
-    let effects = arm.effects.get(key).map(|map| &map.mean.data[..]).unwrap_or_default();
+    let control = part.control.map(|control| arm.controls.get(control));
+    let (effects, masks) = match control {
+        None => (arm.effects.get(key).map(|map| &map.mean), arm.masks.clone()),
+        Some(control) => (control.and_then(|of| of.get(key)).map(|of| &of.effects), unmasked(&arm.masks)),
+    };
+    let effects = effects.map(|effects| &effects.data[..]).unwrap_or_default();
     check_axes(&arm.axes, of)?;
     if effects.is_empty() {
         return Err(PictureRequestError::NoCells { of: of() });
@@ -146,9 +155,12 @@ fn arm_panel(
         }
         _ => Column { text: value.to_string(), marked: false },
     };
-    let mut panel = laid_out(&arm.axes, effects, &arm.masks, arm.site.name(), tick, of)?;
+    let mut panel = laid_out(&arm.axes, effects, &masks, arm.site.name(), tick, of)?;
     let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
-    panel.title = format!("{name}: {}{window}", arm.site);
+    panel.title = match part.control {
+        None => format!("{name}: {}{window}", arm.site),
+        Some(control) => format!("{name}, control: {}", control.replace('_', " ")),
+    };
     if arm.window > 1 && panel.y_label == "layer" {
         "centre layer".clone_into(&mut panel.y_label);
     }
@@ -213,8 +225,9 @@ pub(super) fn sources(response: &PatchResponse) -> Vec<&str> {
     found
 }
 
-/// The picture of a patch. One axis, or a single cell: bars of the values of `metric` (the first one if left out) with
-/// the values of base and source runs as dashed lines. Two axes: a heatmap of effects, patched minus base.
+/// The picture of a patch. One axis, or a single cell: bars of the values of `metric` (the first one if left out) that
+/// begin at the base run's, with the values of base and source runs as dashed lines, beside those of controls. Two axes:
+/// heatmaps of effects, patched minus base, and of the controls'.
 ///
 /// # Errors
 /// [`PictureRequestError`]: an unknown metric, three axes, or nothing that can be drawn.
@@ -230,20 +243,45 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
     let request = &response.request;
     let what = phrases::metric(key, &request.experiment, &response.targets);
     let title = format!("Patching {}: {what}", request.base);
-    let written = phrases::interventions(&request.interventions, &request.sweep);
-    let subtitle = vec![response.model.clone(), written];
     let runs: Vec<&str> = [request.base.as_str()].into_iter().chain(sources(response)).collect();
     let baseline = |run: &str| response.baselines.get(run).and_then(|metrics| *metrics.get(key)?);
+    let prompts = runs.iter().filter_map(|name| {
+        let run = response.runs.get(name)?;
+        Some(format!("{name}: {}", phrases::prompt(run.tokens.iter())))
+    });
+    let mut subtitle = vec![response.model.clone()];
+    subtitle.extend(prompts);
+    subtitle.push(phrases::interventions(&request.interventions, &request.sweep));
     let tokens = response.runs.get(&request.base).map(|run| &run.tokens[..]).unwrap_or_default();
-    if let [_, _] = &response.axes[..] {
+    let controls = response.controls.others.iter().filter_map(|(name, metrics)| {
+        let found = metrics.get(key)?;
+        (found.effects.data.len() == effects.len()).then_some((name.replace('_', " "), &found.effects.data))
+    });
+    let controls: Vec<(String, &Vec<Option<f64>>)> = controls.collect();
+    if response.axes.len() == 2 {
         let column = |axis: &Axis, value| Column { text: tick(axis, value, tokens), marked: false };
-        let mut panel = laid_out(&response.axes, effects, &response.masks, "", column, of)?;
-        panel.value_label = format!("effect on {}", phrases::unbroken(&what));
-        let numbers = runs.iter().map(|run| phrases::number(run, baseline(run)));
+        let laid = |title: &str, effects: &[Option<f64>], masks: &Masks| {
+            let mut panel = laid_out(&response.axes, effects, masks, "", column, of)?;
+            panel.value_label = format!("effect on {}", phrases::unbroken(&what));
+            title.clone_into(&mut panel.title);
+            Ok::<_, PictureRequestError>(panel)
+        };
+        let mut panels = vec![laid("patch", effects, &response.masks)?];
+        // What is known of a patch's cells is not known of a control's.
+        let unknown = unmasked(&response.masks);
+        for (name, effects) in &controls {
+            panels.push(laid(&format!("control: {name}"), effects, &unknown)?);
+        }
+        subtitle.extend(runs.iter().map(|run| phrases::number(run, baseline(run))));
+        subtitle.extend(phrases::warnings(&response.lints));
+        let arrangement = arrangement(&panels, None);
+        let subtitle = subtitle.join(DOT);
         return Ok(Picture::Figure(Figure {
             title,
-            subtitle: subtitle.into_iter().chain(numbers).collect::<Vec<_>>().join(DOT),
-            panels: vec![panel],
+            subtitle,
+            panels,
+            shared_scale: true,
+            arrangement,
             ..Figure::default()
         }));
     }
@@ -252,35 +290,69 @@ pub fn of_patch(response: &PatchResponse, metric: Option<&str>) -> Result<Pictur
         return Err(PictureRequestError::TooManyAxes { of: of(), axes });
     }
     let axis = response.axes.first();
+    // Tokens stand in the order in which they are read.
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    if let Some(axis) = axis.filter(|axis| axis.name == "position") {
+        order.sort_by_key(|at| axis.values[*at]);
+    }
     let labels = axis.map_or_else(
         || vec!["patched".to_owned()],
-        |axis| axis.values.iter().map(|value| tick(axis, *value, tokens)).collect(),
+        |axis| order.iter().map(|at| tick(axis, axis.values[*at], tokens)).collect(),
     );
     let masks = &response.masks;
-    let bars = values.iter().zip(&masks.trivial.data).zip(&masks.lost);
-    let bars = bars.map(|((value, trivial), lost)| Bar {
-        value: *value,
-        not_finite: value.is_none() && !lost,
-        trivial: *trivial == Some(true),
+    let bar = |at: &usize| Bar {
+        value: values[*at],
+        not_finite: values[*at].is_none() && !masks.lost[*at],
+        trivial: masks.trivial.data[*at] == Some(true),
         ..Bar::default()
-    });
-    let bars = bars.collect();
+    };
+    let origin = baseline(&request.base);
+    let mut series = vec![Series { name: "patch".to_owned(), bars: order.iter().map(bar).collect() }];
+    series.extend(controls.iter().filter_map(|(name, effects)| {
+        let base = origin?;
+        let bar = |at: &usize| Bar { value: effects[*at].map(|effect| base + effect), ..Bar::default() };
+        Some(Series { name: format!("control: {name}"), bars: order.iter().map(bar).collect() })
+    }));
+    subtitle.extend(phrases::warnings(&response.lints));
     let lines =
         runs.iter().filter_map(|run| Some(Baseline { label: (*run).to_owned(), value: baseline(run)? }));
     Ok(Picture::Bars(Bars {
         title,
         subtitle: subtitle.join(DOT),
         labels,
-        x_label: axis.map_or_else(String::new, |axis| axis_name(axis).to_owned()),
+        x_label: axis.map_or_else(String::new, axis_name),
         value_label: what,
-        series: vec![Series { name: String::new(), bars }],
+        series,
         baselines: lines.collect(),
+        origin: origin.unwrap_or(0.0),
+        ..Bars::default()
     }))
 }
 
+/// Masks of cells of which nothing is known beforehand.
+fn unmasked(masks: &Masks) -> Masks {
+    let none = |mask: &NdArray<Option<bool>>| NdArray::new(&mask.shape, vec![None; mask.data.len()]);
+    Masks {
+        exact_null: none(&masks.exact_null),
+        trivial: none(&masks.trivial),
+        lost: vec![false; masks.lost.len()],
+    }
+}
+
+/// Side by side, as long as that is not too wide; where there are facets, so many of each on a line.
+pub(super) fn arrangement(panels: &[Heatmap], facet: Option<usize>) -> Arrangement {
+    let widest = panels.iter().map(|panel| panel.columns.len()).max().unwrap_or(0);
+    let room = (WIDE / widest.max(1)).clamp(1, MAX_ACROSS);
+    match facet.unwrap_or(room).min(room) {
+        columns if columns >= panels.len() => Arrangement::Row,
+        1 => Arrangement::Column,
+        columns => Arrangement::Grid(columns),
+    }
+}
+
 /// What an axis shows: positions are shown by their tokens.
-fn axis_name(axis: &Axis) -> &'static str {
-    if axis.name == "position" { "token" } else { axis.name }
+fn axis_name(axis: &Axis) -> String {
+    if axis.name == "position" { "token".to_owned() } else { axis.name.replace('_', " ") }
 }
 
 /// A value of an axis: positions by their token.

@@ -9,106 +9,24 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::cases::CasesResponse;
+pub use super::format::{Format, RenderError};
 use super::patch::PatchResponse;
-use super::pictures::{PictureRequestError, chosen, of_patch, of_trace};
+use super::pictures::{PictureRequestError, chosen, patch_plates, trace_plates};
+use super::plates::{Pictures, Show};
 use super::run::RunResponse;
+use super::run_plates::run_plates;
 use super::trace::TraceResponse;
 use super::{cases_render, files, tables};
 use crate::draw::PictureError;
-use crate::draw::raster::{self, RasterError};
-use crate::export::array::{ArrayData, EncodeError, NamedArray};
-use crate::export::{csv, npz, safetensors};
+use crate::draw::raster::RasterError;
+use crate::export::array::{ArrayData, NamedArray};
+use crate::export::csv::Column;
+use crate::export::{csv, jsonl, npz, parquet, safetensors};
 use crate::lower::lint::{Lint, Severity};
+use crate::plan::output::Usage;
 use crate::spec::named::Named;
 use crate::spec::problem::{FieldProblem, code};
 use crate::spec::trace::PlotFormat;
-
-/// Pixels of a PNG per unit of its SVG.
-pub(super) const PNG_SCALE: f32 = 2.0;
-
-/// A format of a result beside JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// A tidy table.
-    Csv,
-    /// `NumPy` arrays.
-    Npz,
-    /// Named tensors.
-    Safetensors,
-    /// A table, one JSON object a line.
-    Jsonl,
-    /// A table by columns.
-    Parquet,
-    /// Vector graphics.
-    Svg,
-    /// Pixels.
-    Png,
-}
-
-impl Format {
-    /// Those of a single response; tables by lines or columns are of sweeps.
-    pub const ALL: [Self; 5] = [Self::Csv, Self::Npz, Self::Safetensors, Self::Svg, Self::Png];
-    /// Those that carry numbers.
-    pub const NUMBERS: [Self; 3] = [Self::Csv, Self::Npz, Self::Safetensors];
-
-    /// Its name in `?format=`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Csv => "csv",
-            Self::Npz => "npz",
-            Self::Safetensors => "safetensors",
-            Self::Jsonl => "jsonl",
-            Self::Parquet => "parquet",
-            Self::Svg => "svg",
-            Self::Png => "png",
-        }
-    }
-}
-
-/// Why a response could not be rendered.
-#[derive(Debug, thiserror::Error)]
-pub enum RenderError {
-    /// The picture asked for can't be of this response, or the metric isn't in it.
-    #[error(transparent)]
-    Request(#[from] PictureRequestError),
-    /// A format that this kind of response doesn't have.
-    #[error("this result has no {} form; it has {}", asked.name(), names(served))]
-    Format {
-        /// The format asked for.
-        asked: Format,
-        /// Those it has.
-        served: &'static [Format],
-    },
-    /// A table that the result of a sweep doesn't have in this format.
-    #[error("no table `{asked}`: {reason}")]
-    Table {
-        /// Its name.
-        asked: &'static str,
-        /// Why not.
-        reason: &'static str,
-        /// What to ask for.
-        fix: String,
-    },
-    /// A kind of picture that can't be of these averages.
-    #[error("no {asked}: {reason}")]
-    Plot {
-        /// Its name.
-        asked: &'static str,
-        /// Why not.
-        reason: String,
-        /// What to ask for.
-        fix: &'static str,
-    },
-    /// The picture can't be drawn.
-    #[error(transparent)]
-    Picture(#[from] PictureError),
-    /// The picture can't be made of pixels.
-    #[error(transparent)]
-    Raster(#[from] RasterError),
-    /// The numbers can't be written.
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-}
 
 fn names(formats: &[Format]) -> String {
     formats.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
@@ -120,20 +38,28 @@ impl RenderError {
     pub fn problem(&self) -> Option<FieldProblem> {
         let numbers = || format!("ask for numbers: {}", names(&Format::NUMBERS));
         let (pointer, code, fix) = match self {
-            Self::Request(PictureRequestError::UnknownMetric { known, .. }) if !known.is_empty() => {
-                ("?metric", code::UNKNOWN_NAME, format!("write one of {}", known.join(", ")))
+            Self::Request(PictureRequestError::Unknown { parameter, known, .. }) => {
+                let fix = if known.is_empty() {
+                    format!("leave `{parameter}` out")
+                } else {
+                    format!("write one of {}", known.join(", "))
+                };
+                return Some(self.at(&format!("?{parameter}"), code::UNKNOWN_NAME, fix));
             }
-            Self::Request(PictureRequestError::UnknownMetric { .. }) => {
-                ("?metric", code::UNKNOWN_NAME, "leave `metric` out".to_owned())
+            Self::Request(PictureRequestError::NotHere { parameter, .. }) => {
+                let fix = format!("leave `{parameter}` out");
+                return Some(self.at(&format!("?{parameter}"), code::NOT_SUPPORTED, fix));
+            }
+            Self::Request(PictureRequestError::NoReadout) => {
+                let fix =
+                    "add `logit_lens`, `attention` or `attribution` to `read`, or ".to_owned() + &numbers();
+                ("?format", code::NOT_SUPPORTED, fix)
             }
             Self::Request(PictureRequestError::NoMetrics | PictureRequestError::NoCells { .. }) => {
                 ("?format", code::EMPTY, numbers())
             }
             Self::Request(PictureRequestError::TooManyAxes { .. }) => {
                 ("?format", code::NOT_SUPPORTED, format!("sweep two axes, or {}", numbers()))
-            }
-            Self::Format { served, .. } => {
-                ("?format", code::NOT_SUPPORTED, format!("write one of {}", names(served)))
             }
             Self::Table { fix, .. } => ("?table", code::NOT_SUPPORTED, fix.clone()),
             Self::Plot { fix, .. } => ("?kind", code::NOT_SUPPORTED, (*fix).to_owned()),
@@ -143,51 +69,95 @@ impl RenderError {
             }
             Self::Picture(_) | Self::Raster(_) | Self::Encode(_) => return None,
         };
-        Some(FieldProblem { pointer: pointer.to_owned(), code, detail: self.to_string(), fix })
+        Some(self.at(pointer, code, fix))
+    }
+
+    fn at(&self, pointer: &str, code: &'static str, fix: String) -> FieldProblem {
+        FieldProblem { pointer: pointer.to_owned(), code, detail: self.to_string(), fix }
     }
 }
 
 /// A response that has other forms than JSON.
 pub trait Rendered {
-    /// The response in `format`. `metric`: the metric drawn, by default the first; tables and arrays have that one alone,
-    /// by default all.
+    /// Names of its metrics.
+    fn metrics(&self) -> Vec<&str>;
+    /// Its numbers as a table, of one metric or of all.
+    fn table(&self, metric: Option<&str>) -> Vec<Column>;
+    /// Its numbers as arrays, of one metric or of all.
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray>;
+    /// Where its numbers come from.
+    fn metadata(&self) -> BTreeMap<String, String>;
+    /// Everything that can be drawn of it.
+    ///
+    /// # Errors
+    /// [`PictureRequestError`]: there is nothing.
+    fn pictures(&self) -> Result<Pictures, PictureRequestError>;
+
+    /// The response in `format`. Tables and arrays have all metrics, unless one is asked for.
     ///
     /// # Errors
     /// [`RenderError`]; those with a [`RenderError::problem`] are the caller's.
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError>;
-}
-
-impl Rendered for TraceResponse {
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
-        check_metric(metric, &self.total_effect.names())?;
+    fn render(&self, format: Format, show: &Show) -> Result<Vec<u8>, RenderError> {
+        let metric = show.metric.as_deref();
+        if matches!(format, Format::Svg | Format::Png) {
+            return self.pictures()?.draw(show, format);
+        }
+        check_metric(metric, &self.metrics())?;
         match format {
-            Format::Csv => Ok(csv::write(&tables::trace_table(self, metric))?),
-            Format::Npz => numpy(files::trace_arrays(self, metric), &files::trace_metadata(self)),
-            Format::Safetensors => tensors(files::trace_arrays(self, metric), &files::trace_metadata(self)),
-            Format::Svg => Ok(of_trace(self, metric)?.to_svg()?.into_bytes()),
-            Format::Png => Ok(raster::png(&of_trace(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => {
-                Err(RenderError::Format { asked: format, served: &Format::ALL })
+            Format::Csv => Ok(csv::write(&self.table(metric))?),
+            Format::Jsonl => {
+                let mut out = Vec::new();
+                jsonl::append(&mut out, &self.table(metric))?;
+                Ok(out)
             }
+            Format::Parquet => Ok(parquet::write([self.table(metric)], &self.metadata())?),
+            Format::Npz => numpy(self.arrays(metric), &self.metadata()),
+            Format::Safetensors | Format::Svg | Format::Png => tensors(self.arrays(metric), &self.metadata()),
         }
     }
 }
 
+impl Rendered for TraceResponse {
+    fn metrics(&self) -> Vec<&str> {
+        self.total_effect.names()
+    }
+
+    fn table(&self, metric: Option<&str>) -> Vec<Column> {
+        tables::trace_table(self, metric)
+    }
+
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
+        files::trace_arrays(self, metric)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        files::trace_metadata(self)
+    }
+
+    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+        trace_plates(self).map(Pictures)
+    }
+}
+
 impl Rendered for CasesResponse {
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
-        check_metric(metric, &self.total_effect.names())?;
-        match format {
-            Format::Csv => Ok(csv::write(&cases_render::table(self, metric))?),
-            Format::Npz => numpy(cases_render::arrays(self, metric), &cases_render::cases_metadata(self)),
-            Format::Safetensors => {
-                tensors(cases_render::arrays(self, metric), &cases_render::cases_metadata(self))
-            }
-            Format::Svg => Ok(cases_render::figure(self, metric)?.to_svg()?.into_bytes()),
-            Format::Png => Ok(raster::png(&cases_render::figure(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => {
-                Err(RenderError::Format { asked: format, served: &Format::ALL })
-            }
-        }
+    fn metrics(&self) -> Vec<&str> {
+        self.total_effect.names()
+    }
+
+    fn table(&self, metric: Option<&str>) -> Vec<Column> {
+        cases_render::table(self, metric)
+    }
+
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
+        cases_render::arrays(self, metric)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        cases_render::cases_metadata(self)
+    }
+
+    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+        cases_render::plates(self).map(Pictures)
     }
 }
 
@@ -201,16 +171,54 @@ pub enum TraceAnswer {
     Cases(Box<CasesResponse>),
 }
 
-impl Rendered for TraceAnswer {
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
+impl TraceAnswer {
+    fn rendered(&self) -> &dyn Rendered {
         match self {
-            Self::One(response) => response.render(format, metric),
-            Self::Cases(response) => response.render(format, metric),
+            Self::One(response) => &**response,
+            Self::Cases(response) => &**response,
         }
     }
 }
 
+impl Rendered for TraceAnswer {
+    fn metrics(&self) -> Vec<&str> {
+        self.rendered().metrics()
+    }
+
+    fn table(&self, metric: Option<&str>) -> Vec<Column> {
+        self.rendered().table(metric)
+    }
+
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
+        self.rendered().arrays(metric)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.rendered().metadata()
+    }
+
+    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+        self.rendered().pictures()
+    }
+}
+
 impl TraceAnswer {
+    /// Whether pictures are asked for.
+    pub fn wants_plots(&self) -> bool {
+        match self {
+            Self::One(one) => !one.request.plot.is_empty(),
+            Self::Cases(many) => !many.request.plot.is_empty(),
+        }
+    }
+
+    /// Cost.
+    pub fn usage(&self) -> Usage {
+        match self {
+            Self::One(one) => one.usage,
+            Self::Cases(many) => many.usage,
+        }
+    }
+
     /// Fills `plots` with the pictures that the request's `plot` asks for; see [`fill_plots`].
     pub fn fill_plots(&mut self) {
         match self {
@@ -225,33 +233,47 @@ impl TraceAnswer {
 }
 
 impl Rendered for PatchResponse {
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
-        check_metric(metric, &self.values.names())?;
-        match format {
-            Format::Csv => Ok(csv::write(&tables::patch_table(self, metric))?),
-            Format::Npz => numpy(files::patch_arrays(self, metric), &files::patch_metadata(self)),
-            Format::Safetensors => tensors(files::patch_arrays(self, metric), &files::patch_metadata(self)),
-            Format::Svg => Ok(of_patch(self, metric)?.to_svg()?.into_bytes()),
-            Format::Png => Ok(raster::png(&of_patch(self, metric)?.to_svg()?, PNG_SCALE)?),
-            Format::Jsonl | Format::Parquet => {
-                Err(RenderError::Format { asked: format, served: &Format::ALL })
-            }
-        }
+    fn metrics(&self) -> Vec<&str> {
+        self.values.names()
+    }
+
+    fn table(&self, metric: Option<&str>) -> Vec<Column> {
+        tables::patch_table(self, metric)
+    }
+
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
+        files::patch_arrays(self, metric)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        files::patch_metadata(self)
+    }
+
+    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+        patch_plates(self).map(Pictures)
     }
 }
 
 impl Rendered for RunResponse {
-    /// Clean runs have no picture.
-    fn render(&self, format: Format, metric: Option<&str>) -> Result<Vec<u8>, RenderError> {
+    fn metrics(&self) -> Vec<&str> {
         // Every run has the same metrics.
-        let known = self.runs.0.first().map(|(_, run)| run.metrics.names()).unwrap_or_default();
-        check_metric(metric, &known)?;
-        match format {
-            Format::Csv => Ok(csv::write(&tables::run_table(self, metric))?),
-            Format::Npz => numpy(files::run_arrays(self, metric), &files::run_metadata(self)),
-            Format::Safetensors => tensors(files::run_arrays(self, metric), &files::run_metadata(self)),
-            _ => Err(RenderError::Format { asked: format, served: &Format::NUMBERS }),
-        }
+        self.runs.0.first().map(|(_, run)| run.metrics.names()).unwrap_or_default()
+    }
+
+    fn table(&self, metric: Option<&str>) -> Vec<Column> {
+        tables::run_table(self, metric)
+    }
+
+    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
+        files::run_arrays(self, metric)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        files::run_metadata(self)
+    }
+
+    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+        run_plates(self).map(Pictures)
     }
 }
 
@@ -289,8 +311,10 @@ fn drawn(response: &impl Rendered, formats: &[PlotFormat]) -> (Named<String>, Ve
     let (mut plots, mut lints): (Named<String>, Vec<Lint>) = (Named::default(), Vec::new());
     for format in formats {
         let (name, picture) = match format {
-            PlotFormat::Svg => ("svg", response.render(Format::Svg, None).map(text)),
-            PlotFormat::Png => ("png", response.render(Format::Png, None).map(|png| STANDARD.encode(png))),
+            PlotFormat::Svg => ("svg", response.render(Format::Svg, &Show::default()).map(text)),
+            PlotFormat::Png => {
+                ("png", response.render(Format::Png, &Show::default()).map(|png| STANDARD.encode(png)))
+            }
         };
         if plots.get(name).is_some() {
             continue;

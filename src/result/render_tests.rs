@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::common::{Envelope, Provenance};
 use super::patch::PatchResponse;
-use super::pictures::{Picture, PictureRequestError, of_patch, of_trace};
-use super::render::{Format, RenderError, Rendered, fill_plots};
+use super::pictures::{PictureRequestError, of_patch, of_trace};
+use super::plates::{Picture, Pictures, Plot, Show};
+use super::render::{Format, Rendered, fill_plots};
 use super::run::RunResponse;
 use super::trace::TraceResponse;
 use crate::draw::bars::Bars;
@@ -18,6 +19,12 @@ use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::plan::output::PlanOutput;
 use crate::plan::{Plan, RunId, Score};
+use crate::spec::patch::SweepAxis;
+
+/// This metric alone.
+fn of(metric: &str) -> Show {
+    Show { metric: Some(metric.to_owned()), ..Show::default() }
+}
 
 fn score(probability: f64, top: &str) -> Score {
     Score {
@@ -50,8 +57,8 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
                           "metrics": ["prob:target", "logit:target"], "corrupt": {"samples": 2, "seed": 7}});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::trace(&body, &Fake::default()).unwrap();
-    let roots = lowered.layout.corrupted.len() + 1;
-    let (_, twin) = lowered.layout.common.twins.unwrap();
+    let roots = lowered.layout.case.corrupted.len() + 1;
+    let (_, twin) = lowered.layout.case.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.8, " Paris"),
         i if i == twin => score(0.8, " Paris"),
@@ -60,8 +67,8 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
     });
     let mut resolved = resolved(&lowered.plan);
     // The first cell of the first arm changes nothing that is read.
-    for (sample, corrupted) in lowered.layout.corrupted.iter().enumerate() {
-        resolved[lowered.layout.arms.0[0].1.cell(0)[sample]] = resolved[*corrupted];
+    for (sample, corrupted) in lowered.layout.case.corrupted.iter().enumerate() {
+        resolved[lowered.layout.case.arms.0[0].1.grid.cell(0)[sample]] = resolved[*corrupted];
     }
     let output = output(scores.collect());
     super::trace::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()
@@ -229,7 +236,11 @@ fn a_sweep_is_drawn_as_values_between_the_runs_it_is_made_of() {
     let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
     let bars = bars(&r, None);
     assert_eq!(bars.title, "Patching base: P(\" Paris\")");
-    assert_eq!(bars.subtitle, "fake\u{a0}·  resid_post from source, last position");
+    assert_eq!(
+        bars.subtitle,
+        "fake\u{a0}·  base: “The river has a strong current”\u{a0}·  source: “The Eiffel Tower is in London”\u{a0}·  \
+         resid_post from source, last position\u{a0}·  warnings: ZERO_CELLS_WRITTEN"
+    );
     assert_eq!(bars.labels, ["0", "1", "2", "3"]);
     assert_eq!((bars.x_label.as_str(), bars.value_label.as_str()), ("layer", "P(\" Paris\")"));
     let heights: Vec<f64> = bars.series[0].bars.iter().map(|b| b.value.unwrap()).collect();
@@ -244,6 +255,139 @@ fn a_sweep_is_drawn_as_values_between_the_runs_it_is_made_of() {
     assert_eq!(lines, ["base", "source"]);
     near(bars.baselines[0].value, 0.1);
     near(bars.baselines[1].value, 0.7);
+    near(bars.origin, 0.1);
+}
+
+#[test]
+fn controls_are_drawn_beside_the_patch_and_positions_in_reading_order() {
+    let interventions =
+        json!([{"site": "resid_post", "layers": 1, "positions": [3, 1, 2], "source": {"run": "source"}}]);
+    let more = json!({"interventions": interventions, "sweep": ["positions"], "controls": ["random_vector"]});
+    let r = patch(&more, wave);
+    let drawn = bars(&r, None);
+    let names: Vec<_> = drawn.series.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(names, ["patch", "control: random vector"]);
+    let effects = &r.controls.others.get("random_vector").unwrap().get("prob:target").unwrap().effects.data;
+    let base = r.baselines.get("base").unwrap().get("prob:target").unwrap().unwrap();
+    // Sent as 3, 1, 2.
+    for (bar, at) in drawn.series[1].bars.iter().zip([1, 2, 0]) {
+        near(bar.value.unwrap(), base + effects[at].unwrap());
+    }
+    for (bar, at) in drawn.series[0].bars.iter().zip([1, 2, 0]) {
+        assert_eq!(bar.value, r.values.get("prob:target").unwrap().data[at]);
+    }
+    let tokens = &r.runs.get("base").unwrap().tokens;
+    let texts: Vec<_> = tokens[1..4].iter().map(|token| token.text.clone()).collect();
+    assert_eq!(drawn.labels, texts);
+    let both = json!({"controls": ["random_vector"], "sweep": ["layers", "positions"], "interventions":
+        [{"site": "resid_post", "layers": [0, 1], "positions": [1, 2, 3], "source": {"run": "source"}}]});
+    let Picture::Figure(maps) = of_patch(&patch(&both, wave), None).unwrap() else { panic!("bars") };
+    let titles: Vec<_> = maps.panels.iter().map(|panel| panel.title.as_str()).collect();
+    assert_eq!(titles, ["patch", "control: random vector"]);
+    assert!(maps.panels[1].cells.iter().flatten().all(|cell| !cell.trivial && !cell.exact_null));
+}
+
+/// For each axis interventions swept along it alone, its values, and the site.
+fn swept(axis: SweepAxis) -> (Value, Vec<u32>) {
+    let source = json!({"run": "source"});
+    let (mut one, values) = match axis {
+        SweepAxis::Layers => {
+            (json!({"site": "mlp_out", "layers": [0, 2], "positions": [1], "source": source}), vec![0, 2])
+        }
+        SweepAxis::Positions => {
+            (json!({"site": "mlp_out", "layers": 1, "positions": [1, 3], "source": source}), vec![1, 3])
+        }
+        SweepAxis::Heads => (
+            json!({"site": "z", "layers": 1, "positions": [1], "heads": [0, 1], "source": source}),
+            vec![0, 1],
+        ),
+        SweepAxis::Dims => (
+            json!({"site": "mlp_out", "layers": 1, "positions": [1], "dims": [5, 2, 7], "source": source}),
+            vec![5, 2, 7],
+        ),
+        SweepAxis::SourceLayers => {
+            let source = json!({"run": "source", "layer": [0, 3]});
+            (json!({"site": "mlp_out", "layers": 1, "positions": [1], "source": source}), vec![0, 3])
+        }
+    };
+    one["op"] = json!("replace");
+    (
+        json!({"interventions": [one], "sweep": [SweepAxis::ALL[axis as usize].0], "metrics": ["prob:target"]}),
+        values,
+    )
+}
+
+#[test]
+fn every_axis_has_its_column_in_every_table_and_its_array_in_every_file() {
+    for (_, axis) in SweepAxis::ALL {
+        let (more, values) = swept(axis);
+        let r = patch(&more, wave);
+        let name = axis.singular();
+        let texts: Vec<String> = values.iter().map(u32::to_string).collect();
+        let rows = csv(&r.render(Format::Csv, &Show::default()).unwrap());
+        assert_eq!(rows.iter().map(|row| row[name].clone()).collect::<Vec<_>>(), texts, "{name}");
+        let lines = r.render(Format::Jsonl, &Show::default()).unwrap();
+        let lines: Vec<Value> = lines
+            .split(|byte| *byte == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
+        assert_eq!(
+            lines.iter().map(|line| line[name].clone()).collect::<Vec<_>>(),
+            json!(values).as_array().unwrap()[..]
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r.render(Format::Parquet, &Show::default()).unwrap()).unwrap();
+        let reader = parquet::file::reader::SerializedFileReader::new(file.reopen().unwrap()).unwrap();
+        let column = |row: parquet::record::Row| {
+            row.get_column_iter().find(|(n, _)| *n == name).unwrap().1.to_string()
+        };
+        let read: Vec<String> = reader.into_iter().map(|row| column(row.unwrap())).collect();
+        assert_eq!(read, texts, "{name}");
+        let bytes = r.render(Format::Safetensors, &Show::default()).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let array = tensors.tensor(&format!("{name}s")).unwrap();
+        let numbers: Vec<u32> =
+            array.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as u32).collect();
+        assert_eq!(numbers, values, "{name}");
+        assert!(npz_names(&r.render(Format::Npz, &Show::default()).unwrap()).contains(&format!("{name}s")));
+        let drawn = bars(&r, None);
+        let label = if axis == SweepAxis::Positions { "token" } else { &name.replace('_', " ") };
+        assert_eq!((drawn.x_label.as_str(), drawn.labels.len()), (label, values.len()));
+    }
+}
+
+#[test]
+fn what_is_asked_of_a_picture_is_there_or_the_choices_are_named() {
+    let pictures = trace(&json!({"arms": ["hidden", "mlp"]}), wave).pictures().unwrap();
+    let Picture::Figure(all) = pictures.chosen(&Show::default()).unwrap() else { panic!("bars") };
+    let names = pictures.0[0].parts.clone();
+    assert_eq!((all.panels.len(), names.len()), (2, 2));
+    let show = Show {
+        arm: Some(names[1].clone()),
+        title: Some("Mine".into()),
+        vmax: Some(0.25),
+        metric: Some("logit:target".into()),
+        ..Show::default()
+    };
+    let Picture::Figure(one) = pictures.chosen(&show).unwrap() else { panic!("bars") };
+    assert_eq!((one.panels.len(), one.title.as_str(), one.scale_end), (1, "Mine", Some(0.25)));
+    assert!(one.panels[0].value_label.contains("logit"), "{}", one.panels[0].value_label);
+    // As a job keeps them.
+    let kept: Pictures = serde_json::from_slice(&serde_json::to_vec(&pictures).unwrap()).unwrap();
+    assert_eq!(kept.draw(&show, Format::Svg).unwrap(), pictures.draw(&show, Format::Svg).unwrap());
+    let refused = |show: &Show| pictures.draw(show, Format::Svg).unwrap_err().problem().unwrap();
+    for (pointer, show, fix) in [
+        ("?arm", Show { arm: Some("x".into()), ..Show::default() }, names.join(", ")),
+        ("?metric", of("x"), "prob:target".to_owned()),
+        ("?kind", Show { kind: Some(Plot::Lens), ..Show::default() }, "heatmap".to_owned()),
+        ("?group", Show { group: Some("x".into()), ..Show::default() }, "leave `group` out".to_owned()),
+        ("?run", Show { run: Some("x".into()), ..Show::default() }, "leave `run` out".to_owned()),
+    ] {
+        let problem = refused(&show);
+        assert_eq!(problem.pointer, pointer);
+        assert!(problem.fix.contains(&fix), "{pointer}: {}", problem.fix);
+    }
 }
 
 #[test]
@@ -279,22 +423,20 @@ fn a_patch_without_axes_is_one_bar_with_two_a_heatmap_and_with_three_an_error() 
 #[test]
 fn a_wrong_metric_and_a_format_that_is_not_there_say_what_is() {
     let (t, p, r) = (trace(&json!({}), wave), patch(&json!({}), |_| 0.2), run(&json!({})));
-    for format in Format::ALL {
-        for response in [&t as &dyn Rendered, &p, &r] {
-            let error = response.render(format, Some("prob:nobody")).unwrap_err();
+    let all: [(&dyn Rendered, bool); 3] = [(&t, true), (&p, true), (&r, false)];
+    for format in Format::NUMBERS.into_iter().chain([Format::Svg, Format::Png]) {
+        let picture = matches!(format, Format::Svg | Format::Png);
+        for (response, _) in all.iter().filter(|(_, drawn)| *drawn || !picture) {
+            let error = response.render(format, &of("prob:nobody")).unwrap_err();
             let problem = error.problem().unwrap();
             assert_eq!((problem.pointer.as_str(), problem.code), ("?metric", "unknown_name"));
             assert!(problem.fix.contains("prob:target"), "{}", problem.fix);
         }
     }
     for format in [Format::Svg, Format::Png] {
-        let error = r.render(format, None).unwrap_err();
-        assert!(matches!(error, RenderError::Format { .. }));
-        let problem = error.problem().unwrap();
-        assert_eq!(
-            (problem.pointer.as_str(), problem.fix.as_str()),
-            ("?format", "write one of csv, npz, safetensors")
-        );
+        let problem = r.render(format, &Show::default()).unwrap_err().problem().unwrap();
+        assert_eq!((problem.pointer.as_str(), problem.code), ("?format", "not_supported"));
+        assert!(problem.fix.contains("`logit_lens`"), "{}", problem.fix);
     }
 }
 
@@ -317,7 +459,7 @@ fn responses_without_cells_are_not_drawn() {
 #[test]
 fn a_trace_in_safetensors_holds_every_number_under_its_name() {
     let r = trace(&json!({"layers": [1, 2], "positions": [0, 2, 5], "keep": {"per_sample": true}}), wave);
-    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let bytes = r.render(Format::Safetensors, &Show::default()).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let (shape, effects) = f64s(&tensors, "hidden/prob:target/effect_mean");
     assert_eq!(shape, [2, 3]);
@@ -355,14 +497,14 @@ fn a_trace_in_safetensors_holds_every_number_under_its_name() {
 #[test]
 fn npz_holds_the_same_arrays_and_texts_and_one_metric_if_asked() {
     let r = trace(&json!({}), wave);
-    let names = npz_names(&r.render(Format::Npz, None).unwrap());
-    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let names = npz_names(&r.render(Format::Npz, &Show::default()).unwrap());
+    let bytes = r.render(Format::Safetensors, &Show::default()).unwrap();
     for name in SafeTensors::deserialize(&bytes).unwrap().names() {
         assert!(names.iter().any(|n| n == name), "{name}");
     }
     assert!(names.contains(&"metadata".to_owned()) && names.contains(&"token_texts".to_owned()));
     assert!(!names.iter().any(|name| name.contains("samples") && name.starts_with("hidden")));
-    let names = npz_names(&r.render(Format::Npz, Some("logit:target")).unwrap());
+    let names = npz_names(&r.render(Format::Npz, &of("logit:target")).unwrap());
     assert!(names.contains(&"hidden/logit:target/recovery".to_owned()));
     assert!(!names.iter().any(|name| name.contains("prob:target")), "{names:?}");
 }
@@ -374,7 +516,7 @@ fn names_chosen_by_the_caller_are_one_part_of_a_path_each() {
     let lowered = lower::run(&body, &Fake::default()).unwrap();
     let scores = (0..3).map(|_| score(0.5, " Rome")).collect();
     let r = super::run::respond(&lowered.layout, &output(scores), &Fake::default(), envelope()).unwrap();
-    let names = npz_names(&r.render(Format::Npz, None).unwrap());
+    let names = npz_names(&r.render(Format::Npz, &Show::default()).unwrap());
     for name in ["~../prob:x~1y", "a~1b/tokens", "a/tokens"] {
         assert!(names.iter().any(|n| n == name), "{name} in {names:?}");
     }
@@ -382,13 +524,13 @@ fn names_chosen_by_the_caller_are_one_part_of_a_path_each() {
     let arms = json!({"corrupted": {"site": "mlp_out"}, "clean": {"site": "mlp_out"}, "total_effect": {"site": "mlp_out"},
                       "tokens": {"site": "mlp_out"}});
     let r = trace(&json!({"arms": arms, "keep": {"per_sample": true}}), wave);
-    r.render(Format::Npz, None).unwrap();
+    r.render(Format::Npz, &Show::default()).unwrap();
 }
 
 #[test]
 fn a_patch_and_its_runs_are_arrays_too() {
     let r = patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]);
-    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let bytes = r.render(Format::Safetensors, &Show::default()).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     near(f64s(&tensors, "effects/prob:target").1[2], 0.4);
     near(f64s(&tensors, "normalised/prob:target").1[3], 1.0);
@@ -404,7 +546,7 @@ fn a_patch_and_its_runs_are_arrays_too() {
 #[test]
 fn captures_keep_their_layers_and_positions() {
     let r = run(&json!({}));
-    let bytes = r.render(Format::Safetensors, None).unwrap();
+    let bytes = r.render(Format::Safetensors, &Show::default()).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let capture = tensors.tensor("run/resid_post").unwrap();
     assert_eq!((capture.dtype(), capture.shape()), (Dtype::F32, &[2, 1, 8][..]));
@@ -426,7 +568,7 @@ fn captures_keep_their_layers_and_positions() {
 #[test]
 fn tables_have_a_row_for_each_measurement() {
     let r = trace(&json!({"arms": ["hidden", "mlp"], "layers": [1, 3], "positions": [0, 1, 7]}), wave);
-    let rows = csv(&r.render(Format::Csv, None).unwrap());
+    let rows = csv(&r.render(Format::Csv, &Show::default()).unwrap());
     assert_eq!(rows.len(), 2 * 6 * 2);
     let row = rows
         .iter()
@@ -442,13 +584,14 @@ fn tables_have_a_row_for_each_measurement() {
     assert_eq!((row["token"].as_str(), row["head"].as_str(), row["window"].as_str()), (" Eiffel", "", "1"));
     assert_eq!((row["site"].as_str(), row["trivial"].as_str()), ("resid_post", "false"));
     assert_eq!(rows.iter().filter(|r| r["exact_null"] == "true").count(), 2);
-    let header = "arm,site,window,layer,position,token,head,metric,value,value_se,effect,effect_se,recovery,exact_null,\
+    let header = "arm,site,window,layer,position,token,head,dim,source_layer,metric,value,value_se,effect,effect_se,recovery,exact_null,\
                   trivial,clean,corrupted\n";
-    let text = r.render(Format::Csv, Some("logit:target")).unwrap();
+    let text = r.render(Format::Csv, &of("logit:target")).unwrap();
     assert!(text.starts_with(header.as_bytes()));
     assert_eq!(csv(&text).len(), 12);
 
-    let rows = csv(&patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]).render(Format::Csv, None).unwrap());
+    let rows =
+        csv(&patch(&json!({}), |i| [0.1, 0.3, 0.5, 0.7][i]).render(Format::Csv, &Show::default()).unwrap());
     assert_eq!(rows.len(), 8);
     for (name, expected) in
         [("value", 0.5), ("effect", 0.4), ("normalised", 2.0 / 3.0), ("base", 0.1), ("source", 0.7)]
@@ -457,7 +600,7 @@ fn tables_have_a_row_for_each_measurement() {
     }
     assert_eq!((rows[2]["layer"].as_str(), rows[2]["position"].as_str()), ("2", ""));
 
-    let rows = csv(&run(&json!({})).render(Format::Csv, None).unwrap());
+    let rows = csv(&run(&json!({})).render(Format::Csv, &Show::default()).unwrap());
     let kinds: Vec<_> =
         rows.iter().map(|r| (r["kind"].as_str(), r["metric"].as_str(), r["token"].as_str())).collect();
     let expected = [
@@ -476,10 +619,10 @@ fn plots_asked_for_are_put_into_the_response() {
     let mut r = trace(&json!({"plot": ["svg", "png", "svg"]}), wave);
     fill_plots(&mut r);
     assert_eq!(r.plots.names(), ["svg", "png"]);
-    assert_eq!(r.plots.0[0].1.as_bytes(), r.render(Format::Svg, None).unwrap());
+    assert_eq!(r.plots.0[0].1.as_bytes(), r.render(Format::Svg, &Show::default()).unwrap());
     let png = base64::engine::general_purpose::STANDARD.decode(&r.plots.0[1].1).unwrap();
     assert!(png.starts_with(b"\x89PNG"));
-    assert_eq!(png, r.render(Format::Png, None).unwrap());
+    assert_eq!(png, r.render(Format::Png, &Show::default()).unwrap());
     let mut broken = trace(&json!({"plot": ["svg"]}), wave);
     let lints = broken.lints.len();
     broken.arms.0.clear();
@@ -505,11 +648,20 @@ fn response_gallery() {
         ("response-sweep-two", Box::new(patch(&sweep, wave))),
     ];
     for (name, response) in all {
-        std::fs::write(folder.join(format!("{name}.png")), response.render(Format::Png, None).unwrap())
-            .unwrap();
-        std::fs::write(folder.join(format!("{name}.npz")), response.render(Format::Npz, None).unwrap())
-            .unwrap();
-        std::fs::write(folder.join(format!("{name}.csv")), response.render(Format::Csv, None).unwrap())
-            .unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.png")),
+            response.render(Format::Png, &Show::default()).unwrap(),
+        )
+        .unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.npz")),
+            response.render(Format::Npz, &Show::default()).unwrap(),
+        )
+        .unwrap();
+        std::fs::write(
+            folder.join(format!("{name}.csv")),
+            response.render(Format::Csv, &Show::default()).unwrap(),
+        )
+        .unwrap();
     }
 }

@@ -1,12 +1,15 @@
 //! Responses as tidy tables for CSV: one row a measurement, missing values empty.
 
+use super::common::TopToken;
 use super::files::wanted;
+use super::inside::{AttentionResult, AttributionResult, LensResult};
 use super::patch::PatchResponse;
 use super::pictures::sources;
 use super::run::RunResponse;
 use super::trace::TraceResponse;
 use crate::export::csv::{Column, ColumnData};
 use crate::lower::layout::CellKey;
+use crate::spec::patch::SweepAxis;
 use crate::tokens::Token;
 
 /// Rows that become columns.
@@ -45,16 +48,17 @@ impl<R> Table<R> {
     /// The columns of a cell's coordinates, with the text of its token.
     fn cell<'r>(self, key: impl Fn(&R) -> CellKey, token: impl Fn(u32) -> Option<&'r Token>) -> Self {
         let text = |row: &R| key(row).position.and_then(&token).map_or("", |token| token.text.as_str());
-        self.int("layer", |row| key(row).layer)
-            .int("position", |row| key(row).position)
-            .text("token", text)
-            .int("head", |row| key(row).head)
+        // From the one list of axes, so that none is forgotten.
+        SweepAxis::ALL.into_iter().fold(self, |table, (_, axis)| {
+            let table = table.int(axis.singular(), |row| key(row).get(axis));
+            if axis == SweepAxis::Positions { table.text("token", text) } else { table }
+        })
     }
 }
 
 /// A trace: a row for each metric (`only` that one, if given) of each cell of each arm.
 ///
-/// Columns: arm, site, window, layer, position, token, head, metric, value, value_se, effect, effect_se, recovery,
+/// Columns: arm, site, window, layer, position, token, head, dim, source_layer, metric, value, value_se, effect, effect_se, recovery,
 /// exact_null, trivial, clean, corrupted. Values, effects and `corrupted` are means over the noise samples.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
 pub fn trace_table(response: &TraceResponse, only: Option<&str>) -> Vec<Column> {
@@ -142,8 +146,6 @@ pub fn patch_table(response: &PatchResponse, only: Option<&str>) -> Vec<Column> 
     let tokens = response.runs.get(base).map(|run| &run.tokens[..]).unwrap_or_default();
     Table::new(rows)
         .cell(|row| row.cell, |position| tokens.get(position as usize))
-        .int("dim", |row| row.cell.dim)
-        .int("source_layer", |row| row.cell.source_layer)
         .text("metric", |row| row.metric)
         .float("value", |row| row.value)
         .float("effect", |row| row.effect)
@@ -165,27 +167,157 @@ struct PatchRow<'r> {
     baselines: [Option<f64>; 2],
 }
 
-/// Clean runs: a row for each metric (`only` that one, if given) and for each of the most probable tokens.
+/// Clean runs: a row for each metric (`only` that one, if given), for each of the most probable tokens, and for each number of
+/// the logit lens, of attention patterns and of the attribution of a logit.
 ///
-/// Columns: run, kind (`metric` or `topk`), metric, value, rank, id, token, logit, logprob, prob; those of the other kind
-/// are empty. Captures have no place in a table: `npz` and `safetensors` carry them.
+/// Columns: run, kind, layer, position, at, head, key, part, metric, value, rank, id, token, logit, logprob, prob; those that a kind
+/// doesn't have are empty. Kinds: `metric` (metric, value), `topk` (rank, id, token, logit, logprob, prob); of the lens, each with
+/// layer, position and the token there (`at`): `lens_topk`, `lens_metric`, `lens_entropy` (value in nats); `attention` (layer, head,
+/// position, `at`, key, value); `attribution` (part, value, and layer and head where the part has them; metric is the target).
+/// Captures have no place in a table: `npz` and `safetensors` carry them.
 pub fn run_table(response: &RunResponse, only: Option<&str>) -> Vec<Column> {
     let mut rows = Vec::new();
     for (name, run) in response.runs.iter() {
-        let metrics = wanted(&run.metrics, only);
-        rows.extend(metrics.map(|(key, value)| (name, Err((key, *value)))));
-        rows.extend(run.tokens.topk.iter().flatten().map(|token| (name, Ok(token))));
+        let of = |kind| RunRow { run: name, kind, ..RunRow::default() };
+        for (key, value) in wanted(&run.metrics, only) {
+            rows.push(RunRow { metric: key, value: *value, ..of("metric") });
+        }
+        for token in run.tokens.topk.iter().flatten() {
+            rows.push(RunRow { top: Some(token), ..of("topk") });
+        }
+        let text =
+            |position: u32| run.tokens.tokens.get(position as usize).map_or("", |token| token.text.as_str());
+        if let Some(lens) = &run.logit_lens {
+            lens_rows(lens, only, &of, &text, &mut rows);
+        }
+        for attention in &run.attention {
+            attention_rows(attention, &of, &text, &mut rows);
+        }
+        if let Some(found) = &run.attribution {
+            attribution_rows(found, &of, &text, &mut rows);
+        }
     }
     Table::new(rows)
-        .text("run", |(run, _)| run)
-        .text("kind", |(_, row)| if row.is_ok() { "topk" } else { "metric" })
-        .text("metric", |(_, row)| row.err().map_or("", |(key, _)| key))
-        .float("value", |(_, row)| row.err()?.1)
-        .int("rank", |(_, row)| Some(row.ok()?.rank))
-        .int("id", |(_, row)| Some(row.ok()?.id))
-        .text("token", |(_, row)| row.map_or("", |token| token.text.as_str()))
-        .float("logit", |(_, row)| row.ok()?.logit)
-        .float("logprob", |(_, row)| row.ok()?.logprob)
-        .float("prob", |(_, row)| row.ok()?.prob)
+        .text("run", |row| row.run)
+        .text("kind", |row| row.kind)
+        .int("layer", |row| row.layer)
+        .int("position", |row| row.position)
+        .text("at", |row| row.at)
+        .int("head", |row| row.head)
+        .int("key", |row| row.key)
+        .text("part", |row| row.part)
+        .text("metric", |row| row.metric)
+        .float("value", |row| row.value)
+        .int("rank", |row| Some(row.top?.rank))
+        .int("id", |row| Some(row.top?.id))
+        .text("token", |row| row.top.map_or("", |token| token.text.as_str()))
+        .float("logit", |row| row.top?.logit)
+        .float("logprob", |row| row.top?.logprob)
+        .float("prob", |row| row.top?.prob)
         .columns
+}
+
+#[derive(Clone, Copy, Default)]
+struct RunRow<'r> {
+    run: &'r str,
+    kind: &'static str,
+    layer: Option<u32>,
+    position: Option<u32>,
+    at: &'r str,
+    head: Option<u32>,
+    key: Option<u32>,
+    part: &'static str,
+    metric: &'r str,
+    value: Option<f64>,
+    top: Option<&'r TopToken>,
+}
+
+fn lens_rows<'r>(
+    lens: &'r LensResult,
+    only: Option<&str>,
+    of: &dyn Fn(&'static str) -> RunRow<'r>,
+    text: &dyn Fn(u32) -> &'r str,
+    rows: &mut Vec<RunRow<'r>>,
+) {
+    let layers = lens.layers.iter();
+    let places = layers.flat_map(|layer| lens.positions.iter().map(move |position| (*layer, *position)));
+    for (i, (layer, position)) in places.enumerate() {
+        let of =
+            |kind| RunRow { layer: Some(layer), position: Some(position), at: text(position), ..of(kind) };
+        let top = lens.topk.data[i].iter().flatten();
+        rows.extend(top.map(|token| RunRow { top: Some(token), ..of("lens_topk") }));
+        rows.push(RunRow { value: lens.entropy.data[i], ..of("lens_entropy") });
+        let metrics = wanted(&lens.metrics, only);
+        rows.extend(metrics.map(|(metric, all)| RunRow { metric, value: all.data[i], ..of("lens_metric") }));
+    }
+}
+
+/// Keys after the query are left out: nothing attends to them.
+fn attention_rows<'r>(
+    attention: &'r AttentionResult,
+    of: &dyn Fn(&'static str) -> RunRow<'r>,
+    text: &dyn Fn(u32) -> &'r str,
+    rows: &mut Vec<RunRow<'r>>,
+) {
+    let keys = attention.values.shape[3];
+    let mut weights = attention.values.data.chunks(keys.max(1));
+    for layer in &attention.layers {
+        for head in &attention.heads {
+            for position in &attention.positions {
+                let weights = weights.next().unwrap_or_default().iter().take(*position as usize + 1);
+                rows.extend(weights.zip(0..).map(|(weight, key)| RunRow {
+                    layer: Some(*layer),
+                    head: Some(*head),
+                    position: Some(*position),
+                    at: text(*position),
+                    key: Some(key),
+                    value: weight.map(f64::from),
+                    ..of("attention")
+                }));
+            }
+        }
+    }
+}
+
+fn attribution_rows<'r>(
+    found: &'r AttributionResult,
+    of: &dyn Fn(&'static str) -> RunRow<'r>,
+    text: &dyn Fn(u32) -> &'r str,
+    rows: &mut Vec<RunRow<'r>>,
+) {
+    let of = |part| RunRow {
+        position: Some(found.position),
+        at: text(found.position),
+        metric: &found.target,
+        part,
+        ..of("attribution")
+    };
+    for (part, value) in [
+        ("logit", found.logit),
+        ("embed", found.embed),
+        ("positions", found.positions),
+        ("bias", found.bias),
+        ("remainder", found.remainder),
+    ] {
+        rows.push(RunRow { value, ..of(part) });
+    }
+    let none = Vec::new();
+    let biases = found.attn_bias.as_ref().unwrap_or(&none);
+    for (part, values) in [("attn_out", &found.attn_out), ("mlp_out", &found.mlp_out), ("attn_bias", biases)]
+    {
+        rows.extend(values.iter().zip(0..).map(|(value, layer)| RunRow {
+            layer: Some(layer),
+            value: *value,
+            ..of(part)
+        }));
+    }
+    if let Some(heads) = &found.heads {
+        let across = heads.shape[1].max(1) as u32;
+        rows.extend(heads.data.iter().zip(0..).map(|(value, i)| RunRow {
+            layer: Some(i / across),
+            head: Some(i % across),
+            value: *value,
+            ..of("head")
+        }));
+    }
 }

@@ -9,12 +9,13 @@ use super::common::{
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{masks, shape};
+use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
 use crate::lower::facts::Words;
-use crate::lower::layout::{Axis, CellKey, Grid, Replaced, SigmaUsed, TraceLayout};
+use crate::lower::layout::{ArmLayout, Axis, CellKey, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::{Measure, TargetToken};
 use crate::plan::output::{PlanOutput, Usage};
@@ -186,17 +187,17 @@ pub fn respond(
     words: &dyn Words,
     envelope: Envelope,
 ) -> Result<TraceResponse, Problems> {
-    let (common, scores, spec) = (&layout.common, &output.scores, &layout.spec);
+    let (common, scores, spec) = (&layout.case.common, &output.scores, &layout.spec);
     refuse_unexpected(layout, scores, words)?;
-    let top1 = effects::reference_top1(layout, scores);
-    let parents = layout.parents();
+    let top1 = scores[layout.case.clean].top1();
     let mut reasons = Nulls::default();
     reasons.runs(common, scores);
     let mut all_nulls = Vec::new();
-    let arms = layout.arms.iter().map(|(name, grid)| {
-        let nulls = grid.exact_nulls(resolved, &parents);
+    let arms = layout.case.arms.iter().map(|(name, own)| {
+        let nulls = own.grid.exact_nulls(resolved, &own.base);
         all_nulls.extend_from_slice(&nulls);
-        (name.to_owned(), arm(layout, name, grid, &nulls, scores, &mut reasons))
+        let text = |id| words.text(id);
+        (name.to_owned(), arm(layout, name, own, &nulls, scores, &text, &mut reasons))
     });
     let arms: Named<ArmResult> = arms.collect();
     let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
@@ -204,8 +205,8 @@ pub fn respond(
         let key = measure.metric.to_string();
         let b = effects::baselines(layout, measure, scores);
         let at = escape(&key);
-        let clean = of_value(measure, &scores[layout.clean], top1);
-        let samples = of_cells(measure, scores, &layout.corrupted, 1, top1);
+        let clean = of_value(measure, &scores[layout.case.clean], top1);
+        let samples = of_cells(measure, scores, &layout.case.corrupted, 1, top1);
         let first = samples.iter().find_map(|null| *null);
         reasons.one(format!("/baselines/clean/{at}"), clean);
         reasons.array(&format!("/baselines/corrupted/{at}/samples"), &[samples.len()], &samples);
@@ -243,9 +244,12 @@ pub fn respond(
             }
         }
     }
-    let clean = &common.runs.0[layout.clean_run].1.0;
+    let clean = &common.runs.0[layout.case.clean_run].1.0;
     let receipt = Receipts::of(output);
-    let controls = Controls::of(effects::self_patch(layout, scores), Named::default());
+    let controls = Controls::of(
+        self_patch(layout.case.arms.iter().map(|(_, arm)| arm), &common.measures, scores),
+        Named::default(),
+    );
     reasons.accounts(&receipt, controls.self_patch, &noise_floor);
     let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
     Ok(TraceResponse {
@@ -255,16 +259,16 @@ pub fn respond(
         targets: target_sets(common),
         runs: run_tokens(common, scores, spec.experiment.read.topk, words),
         tokens: (0..).zip(&clean.tokens).map(|(p, token)| trace_token(layout, p, token)).collect(),
-        subject: layout.subject.as_ref().map(|span| [span.start, span.end]),
+        subject: layout.case.subject.as_ref().map(|span| [span.start, span.end]),
         direction: spec.direction,
         baselines: TraceBaselines {
-            clean: metrics(&common.measures, &scores[layout.clean], top1),
+            clean: metrics(&common.measures, &scores[layout.case.clean], top1),
             corrupted,
         },
         total_effect,
-        sigma: layout.sigma,
-        samples: layout.corrupted.len(),
-        replaced: layout.replaced.clone(),
+        sigma: layout.case.sigma,
+        samples: layout.case.corrupted.len(),
+        replaced: layout.case.replaced.clone(),
         arms,
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         receipt,
@@ -283,7 +287,7 @@ pub fn respond(
 }
 
 fn trace_token(layout: &TraceLayout, position: u32, token: &Token) -> TraceToken {
-    TraceToken { token: token.clone(), corrupted: layout.corrupted_positions.contains(&position) }
+    TraceToken { token: token.clone(), corrupted: layout.case.corrupted_positions.contains(&position) }
 }
 
 /// `on_unexpected: refuse`: an answer other than the expected one is an error.
@@ -303,12 +307,13 @@ fn refuse_unexpected(layout: &TraceLayout, scores: &[Score], words: &dyn Words) 
 fn arm(
     layout: &TraceLayout,
     name: &str,
-    grid: &Grid,
+    arm: &ArmLayout,
     nulls: &[bool],
     scores: &[Score],
+    text: &dyn Fn(u32) -> String,
     reasons: &mut Nulls,
 ) -> ArmResult {
-    let (top1, parents) = (effects::reference_top1(layout, scores), layout.parents());
+    let (top1, parents, grid) = (scores[layout.case.clean].top1(), &arm.base, &arm.grid);
     let at = format!("/arms/{}", escape(name));
     let shape = shape(grid);
     let with_samples: Vec<usize> = shape.iter().copied().chain([grid.samples]).collect();
@@ -328,10 +333,10 @@ fn arm(
         values: Named::default(),
         effects: Named::default(),
         recovery: Named::default(),
-        masks: masks(grid, nulls, scores, &parents),
+        masks: masks(grid, nulls, scores, parents),
         argmax: Named::default(),
         derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-            effects::flipped(layout, grid, scores)
+            (0..grid.cells()).map(|cell| said(arm, scores, cell, text)).collect()
         }),
         controls: Named::default(),
     };
@@ -340,9 +345,9 @@ fn arm(
         |measure: &Measure| parents.iter().find_map(|parent| of_value(measure, &scores[*parent], top1));
     for (kind, readouts) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
         let mut controls = Named::default();
-        for measure in &layout.common.measures {
+        for measure in &layout.case.common.measures {
             let key = measure.metric.to_string();
-            let effects = effects::control(layout, grid, *kind, measure, scores);
+            let effects = control(arm, *kind, measure, scores);
             let effects = ControlEffects::new(&shape, effects);
             let own = of_cells(measure, scores, readouts, grid.samples, top1);
             let own: Vec<_> = own.into_iter().map(|own| of_effect(own, compared(measure))).collect();
@@ -351,7 +356,7 @@ fn arm(
         }
         result.controls.0.push((kind.name().to_owned(), controls));
     }
-    for measure in &layout.common.measures {
+    for measure in &layout.case.common.measures {
         let key = measure.metric.to_string();
         let own = of_cells(measure, scores, &grid.readouts, grid.samples, top1);
         let compared = compared(measure);
@@ -363,7 +368,7 @@ fn arm(
             let each = of_cells(measure, scores, &grid.readouts, 1, top1);
             reasons.array(&format!("{}/samples", named("values")), &with_samples, &each);
         }
-        let effect = effects::effect(layout, grid, measure, scores);
+        let effect = effects::effect(arm, measure, scores);
         let cells = Cells {
             axes: &grid.axes,
             trivial: &trivial,

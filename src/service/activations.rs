@@ -60,7 +60,10 @@ impl Service {
     }
 
     /// `POST /v1/activations`
-    pub async fn upload(&self, spec: UploadSpec, share: &Share) -> Result<Arc<Activation>, Refusal> {
+    pub async fn upload(&self, mut spec: UploadSpec, share: &Share) -> Result<Arc<Activation>, Refusal> {
+        if spec.mean_of.is_some() {
+            spec = self.averaged(spec, share).await?;
+        }
         let stored = self.lower(share, move |served| {
             let draft = lower::upload(spec, served)?;
             Ok(served.activations.put(&served.owner, &draft, None))

@@ -1,7 +1,7 @@
 //! What cannot be done without: where it is lost, there is no result.
 
 use super::Refusal;
-use crate::lower::layout::{Common, PatchLayout, TraceLayout};
+use crate::lower::layout::PatchLayout;
 use crate::plan::output::{Missing, PlanOutput};
 
 /// An error if anything was lost.
@@ -22,15 +22,6 @@ pub(super) fn none_of(output: &PlanOutput, readouts: impl IntoIterator<Item = us
 /// What a patch's cells are compared with.
 pub(super) fn compared_in_patch(layout: &PatchLayout) -> Vec<usize> {
     let ends = layout.normalise.into_iter().flat_map(|(zero, one)| [zero, one]);
-    readouts_of_runs(&layout.common).chain([layout.base]).chain(ends).collect()
-}
-
-/// What a trace's cells are compared with.
-pub(super) fn compared_in_trace(layout: &TraceLayout) -> Vec<usize> {
-    let corrupted = layout.corrupted.iter().copied();
-    readouts_of_runs(&layout.common).chain([layout.clean]).chain(corrupted).collect()
-}
-
-fn readouts_of_runs(common: &Common) -> impl Iterator<Item = usize> {
-    common.runs.iter().map(|(_, (_, readout))| *readout)
+    let runs = layout.common.runs.iter().map(|(_, (_, readout))| *readout);
+    runs.chain(layout.arm.base.clone()).chain(ends).collect()
 }

@@ -5,6 +5,7 @@
 mod activations;
 mod cases;
 mod lost;
+mod mean;
 mod served;
 pub mod start;
 pub mod sweep;
@@ -22,9 +23,9 @@ use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::{Engine, EngineError, Prepared};
 use crate::load::LoadError;
-use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
+use crate::lower::{self, Traced};
 use crate::owner::Owner;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
@@ -35,10 +36,9 @@ use crate::result::align::AlignResponse;
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
+use crate::result::render::TraceAnswer;
 use crate::result::run::RunResponse;
-use crate::result::trace::TraceResponse;
 use crate::result::{align, patch, run, trace};
-use crate::spec::cases::has_cases;
 use crate::spec::dry_run::{self, Planned};
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::Problems;
@@ -192,17 +192,25 @@ impl Service {
     }
 
     /// `POST /v1/trace`
-    pub async fn trace(&self, asked: impl Into<Asked>) -> Result<TraceResponse, Refusal> {
+    pub async fn trace(&self, asked: impl Into<Asked>) -> Result<TraceAnswer, Refusal> {
         let Asked { body, share } = asked.into();
-        let share = &share;
+        let (body, share) = (Arc::new(body), &share);
+        let written = Arc::clone(&body);
         let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::trace(&body, facts)).await?;
+            match self.lower(share, move |facts| lower::traced(&written, facts)).await? {
+                Traced::One(one) => *one,
+                Traced::Many(spec, sweep) => {
+                    let response = self.trace_cases(share, *spec, *sweep, body).await?;
+                    return Ok(TraceAnswer::Cases(Box::new(response)));
+                }
+            };
+        drop(body);
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, lost::compared_in_trace(&layout))?;
+        lost::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
             move |facts: &ServedTo| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
-        self.respond(share, answer).await
+        Ok(TraceAnswer::One(Box::new(self.respond(share, answer).await?)))
     }
 
     /// `POST /v1/align`: the model runs only if something is to be measured.
@@ -265,16 +273,17 @@ impl Service {
         let (engine, ceiling, inner) = (self.engine.clone(), self.ceiling, inner.into());
         let planned = self.lower_long(share, move |facts, abandoned| {
             let inner = &*inner;
-            if kind == Planned::Trace && has_cases(inner) {
-                return cases::plan(inner, facts, &engine, ceiling, abandoned);
-            }
             let (prelude, plan, request, common) = match kind {
                 Planned::Run => lower::run(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Patch => lower::patch(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Trace | Planned::Sweep => lower::trace(inner, facts)
-                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
+                Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
+                    Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),
+                    Traced::Many(spec, sweep) => {
+                        return cases::plan(&spec, &sweep, inner, facts, &engine, ceiling, abandoned);
+                    }
+                },
             }?;
             let cost = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
             let first = prelude.as_ref().map_or(Ok(Cost::default()), cost);

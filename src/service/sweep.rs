@@ -8,24 +8,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Computed, Refusal, Service, Turn};
-use crate::capacity::Share;
+use crate::capacity::{Abandoned, Share};
 use crate::effect::cells::{ArmHead, CaseHead};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::lower::facts::Facts;
-use crate::lower::layout::Lowered;
+use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
-use crate::lower::sweep::{Part as Which, Shared, Sweep, SweepLayout};
+use crate::lower::measure::TargetToken;
+use crate::lower::sweep::{Part as Which, Shared, Sweep};
 use crate::owner::Owner;
 use crate::plan::cost::{Ceiling, Cost};
-use crate::plan::output::Usage;
-use crate::plan::pack::Mode;
+use crate::plan::output::{EditStats, Usage};
+use crate::plan::pack::{Mode, PackError};
 use crate::result::common::{Provenance, RngUsed};
 use crate::result::dry_run::PlanResponse;
 use crate::result::sweep::SweepFacts;
 use crate::spec::dry_run::Planned;
 use crate::spec::problem::{Problems, code};
-use crate::spec::sweep::SweepSpec;
+use crate::spec::sweep::{Form, SweepSpec, TARGET};
 
 /// Cases whose whole plans are priced; of more, these stand for all.
 const PRICED: usize = 12;
@@ -74,11 +75,13 @@ pub struct Priced {
 #[derive(Debug)]
 pub struct Opened {
     owner: Owner,
-    sweep: Sweep,
+    sweep: Arc<Sweep>,
+    /// The request, as it was written.
+    body: Value,
     /// How it is cut.
     pub cut: Cut,
     /// The case lowered last: its units follow each other.
-    last: Mutex<Option<(usize, Arc<Lowered<SweepLayout>>)>>,
+    last: Mutex<Option<(usize, Arc<Lowered<CaseLayout>>)>>,
 }
 
 impl Cut {
@@ -138,7 +141,13 @@ impl Opened {
     pub fn new(owner: Owner, request: &Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
         let spec = SweepSpec::read(request, &mut out).filter(|_| out.is_empty())?;
-        Some(Self { owner, sweep: Sweep { spec, shared: cut.shared.clone() }, cut, last: Mutex::default() })
+        let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone() });
+        Some(Self { owner, sweep, body: request.clone(), cut, last: Mutex::default() })
+    }
+
+    /// The request, as it was written.
+    pub fn body(&self) -> &Value {
+        &self.body
     }
 
     /// The request with every default.
@@ -146,7 +155,7 @@ impl Opened {
         &self.sweep.spec
     }
 
-    fn whole(&self, case: usize, facts: &dyn Facts) -> Result<Arc<Lowered<SweepLayout>>, Problems> {
+    fn whole(&self, case: usize, facts: &dyn Facts) -> Result<Arc<Lowered<CaseLayout>>, Problems> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, lowered)) = last.as_ref().filter(|(lowered, _)| *lowered == case) {
             return Ok(Arc::clone(lowered));
@@ -155,6 +164,126 @@ impl Opened {
         *last = Some((case, Arc::clone(&lowered)));
         Ok(lowered)
     }
+}
+
+/// What is known of a sweep before any of it is computed.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Remarks.
+    pub lints: Vec<Lint>,
+    /// What the cases that were priced cost together, all taken to be kept.
+    pub cost: Cost,
+    /// Their runs and readouts.
+    pub runs: usize,
+    /// Readouts.
+    pub readouts: usize,
+    /// Their cells.
+    of_priced: u64,
+    /// Cells of each case looked at: fewer than all if these were enough.
+    pub cells: Vec<u32>,
+    /// Cells of all of them, and samples of each.
+    total: u64,
+    /// Samples of each corrupted run.
+    pub samples: u64,
+    /// Arms, as the first case has them.
+    pub arms: Vec<ArmHead>,
+    /// Each arm's layers; none at sites without.
+    pub layers: Vec<Option<Vec<u32>>>,
+}
+
+/// Makes the plan of every case once: what is wrong with it, what is to be said of it, and, of every `priced`th, what it
+/// costs. Stops where that is `enough` already.
+pub(super) fn survey(
+    sweep: &Sweep,
+    body: &Value,
+    facts: &dyn Facts,
+    engine: &Engine,
+    priced: usize,
+    abandoned: &Abandoned,
+    enough: impl Fn(&Survey) -> bool,
+) -> Result<Result<Survey, PackError>, Problems> {
+    let mut found = sweep.gather(body);
+    let mut survey = Survey { samples: 1, ..Survey::default() };
+    for case in 0..sweep.len() {
+        if abandoned.is_set() || found.is_full() {
+            break;
+        }
+        let lowered = match sweep.case(case, Which::Whole, facts) {
+            Ok(lowered) => lowered,
+            Err(problems) => {
+                found.add_problems(case, problems);
+                continue;
+            }
+        };
+        let layout = &lowered.layout;
+        found.add_lints(case, layout.common.lints.clone());
+        survey.cells.push(layout.cells() as u32);
+        survey.samples = layout.corrupted.len().max(1) as u64;
+        survey.total += layout.cells() as u64;
+        if survey.arms.is_empty() {
+            survey.arms = arm_heads(&sweep.spec, layout);
+            let layers = |(_, arm): (&str, &ArmLayout)| {
+                let axis = arm.grid.axes.iter().find(|axis| axis.name == "layer");
+                axis.map(|axis| axis.values.clone())
+            };
+            survey.layers = layout.arms.iter().map(layers).collect();
+        }
+        if case % priced == 0 {
+            survey.of_priced += layout.cells() as u64;
+            // A job's estimate is that of its cells, which its units are cut by.
+            let at_once = sweep.spec.form == Form::Trace;
+            let unpatched = at_once.then(|| sweep.case(case, Which::Baselines, facts)).transpose()?;
+            let unpatched = unpatched.as_ref().map(|unpatched| &unpatched.plan);
+            for plan in lowered.prelude.iter().chain([&lowered.plan]).chain(unpatched) {
+                match engine.prepare(plan, Mode::Branching) {
+                    Ok(prepared) => survey.cost = survey.cost.and(&prepared.cost),
+                    Err(error) => return Ok(Err(error)),
+                }
+                survey.runs += plan.runs.len();
+                survey.readouts += plan.readouts.len();
+            }
+        }
+        if enough(&survey) {
+            break;
+        }
+    }
+    found.problems().or(Some(()))?;
+    survey.lints = found.lints();
+    refused(&sweep.spec, &survey.lints)?;
+    Ok(Ok(survey))
+}
+
+/// What `strict` refuses of these remarks.
+pub(super) fn refused(spec: &SweepSpec, lints: &[Lint]) -> Result<(), Problems> {
+    let refused = Lints(lints.to_vec()).refused();
+    if spec.strict && !refused.is_empty() { Err(refused) } else { Ok(()) }
+}
+
+/// How the numbers of a sweep come about.
+pub(super) fn provenance(sweep: &Sweep, provenance: Provenance) -> Provenance {
+    let draws = sweep.spec.corrupt.as_ref().and_then(|corrupt| corrupt.method.draws());
+    let rng = draws.map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
+    Provenance { rng, plan_sha256: sweep.shared.plan_sha256.clone(), ..provenance }
+}
+
+/// The unpatched runs of a case.
+pub(super) struct Unpatched {
+    /// What they gave: the metrics asked for, and the probability of the target if a filter may need it.
+    pub head: CaseHead,
+    /// Its target as it was understood.
+    pub target: Vec<TargetToken>,
+    /// Cost.
+    pub usage: Usage,
+}
+
+/// Some cells of a case.
+pub(super) struct Computation {
+    /// What they gave.
+    pub part: Part,
+    /// What was written, by kind.
+    pub written: [EditStats; 3],
+    /// Cost.
+    pub usage: Usage,
 }
 
 impl Service {
@@ -170,67 +299,31 @@ impl Service {
         let (engine, body) = (self.engine.clone(), body.into());
         // Whoever computes it, with however many threads.
         let device = self.engine.ready().kind();
-        let provenance = Provenance { device, ..self.envelope("sweep").provenance };
+        let envelope = Provenance { device, ..self.envelope("sweep").provenance };
         let priced = self.lower_long(share, move |facts, abandoned| {
             let sweep = crate::lower::sweep::sweep(&body, facts)?;
-            let mut found = sweep.gather(&body);
-            let mut priced = Cost::default();
-            let (mut cells, mut of_priced, mut samples) = (Vec::with_capacity(sweep.len()), 0_u64, 1);
-            let (mut arms, mut total) = (None, 0_u64);
             let every = sweep.len().div_ceil(PRICED).max(1);
-            for case in 0..sweep.len() {
-                if abandoned.is_set() || found.is_full() {
-                    break;
-                }
-                let lowered = match sweep.case(case, Which::Whole, facts) {
-                    Ok(lowered) => lowered,
-                    Err(problems) => {
-                        found.add_problems(case, problems);
-                        continue;
-                    }
-                };
-                let layout = &lowered.layout;
-                found.add_lints(case, layout.common.lints.clone());
-                cells.push(layout.cells() as u32);
-                samples = layout.corrupted.len().max(1) as u64;
-                total += layout.cells() as u64;
-                if total.saturating_mul(samples) > most_cells {
-                    // The other cases need not be looked at.
-                    let mut problems = Problems::default();
-                    let detail = format!(
-                        "{} patched runs in the first {} cases, the limit is {most_cells}",
-                        total * samples,
-                        case + 1
-                    );
-                    let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
-                    problems.push("/sweep", code::LIMIT, detail, fix);
-                    return Err(problems);
-                }
-                arms.get_or_insert_with(|| arm_heads(&sweep.spec, layout));
-                if case % every == 0 {
-                    of_priced += layout.cells() as u64;
-                    for plan in lowered.prelude.iter().chain([&lowered.plan]) {
-                        match engine.prepare(plan, Mode::Branching) {
-                            Ok(prepared) => priced = priced.and(&prepared.cost),
-                            Err(error) => return Ok(Err(error)),
-                        }
-                    }
-                }
+            let cells = |survey: &Survey| survey.total.saturating_mul(survey.samples);
+            let too_many = |survey: &Survey| cells(survey) > most_cells;
+            let survey = match survey(&sweep, &body, facts, &engine, every, abandoned, too_many)? {
+                Ok(survey) => survey,
+                Err(error) => return Ok(Err(error)),
+            };
+            if too_many(&survey) {
+                // The other cases were not looked at.
+                let mut problems = Problems::default();
+                let (cells, cases) = (cells(&survey), survey.cells.len());
+                let detail =
+                    format!("{cells} patched runs in the first {cases} cases, the limit is {most_cells}");
+                let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
+                problems.push("/sweep", code::LIMIT, detail, fix);
+                return Err(problems);
             }
-            found.problems().or(Some(()))?;
-            let lints = found.lints();
-            let strict = sweep.spec.strict;
-            let refused = Lints(lints.clone()).refused();
-            if strict && !refused.is_empty() {
-                return Err(refused);
-            }
-            let cost = scaled(&priced, total as f64 / of_priced.max(1) as f64);
+            let Survey { cost, total, of_priced, cells, samples, arms, lints, .. } = survey;
+            let cost = scaled(&cost, total as f64 / of_priced.max(1) as f64);
             let per_cell = (cost.seconds / total.max(1) as f64).max(1e-9);
             let per_unit = (unit_s / per_cell).clamp(1.0, f64::from(MOST_CELLS)) as u32;
-            let rng = sweep.spec.corrupt.as_ref().and_then(|corrupt| corrupt.method.draws());
-            let rng = rng.map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
-            let plan_sha256 = sweep.shared.plan_sha256.clone();
-            let provenance = Provenance { rng, plan_sha256, ..provenance };
+            let provenance = provenance(&sweep, envelope);
             let request = json(&sweep.spec);
             let cut = Cut {
                 shared: sweep.shared,
@@ -239,7 +332,7 @@ impl Service {
                 cases_per_unit: MOST_CASES.min((unit_s / (2.0 * per_cell)).max(1.0) as u32),
                 samples,
                 model: facts.model().to_owned(),
-                arms: arms.unwrap_or_default(),
+                arms,
                 lints: lints.iter().map(json).collect(),
                 provenance: json(&provenance),
             };
@@ -278,25 +371,12 @@ impl Service {
         let share = &Share::unbounded(opened.owner.clone());
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
+        let asked = opened.spec().metrics.len();
         for case in cases {
-            let sweep = Arc::clone(opened);
-            let lowered =
-                self.lower(share, move |facts| sweep.sweep.case(case, Which::Baselines, facts)).await?;
-            let Lowered { prelude, plan, layout } = lowered;
-            let Computed { output, resolved } = self.compute_in(Turn::Next, share, prelude, plan).await?;
-            super::lost::none(&output)?;
-            usage = usage.and(&output.usage);
-            let sweep = Arc::clone(opened);
-            let head = self.respond(share, move |facts| {
-                let spec = sweep.spec();
-                let len = output.scores.len();
-                let all: Vec<usize> = (0..len).collect();
-                let scores = Scores::new(len, &all, output, &resolved);
-                let text = |id| facts.words().text(id);
-                let asked = spec.metrics.len();
-                Ok(head(&layout, &spec.cases[case], &scores, asked, &spec.filters, &text))
-            });
-            heads.push(head.await?);
+            let mut one = self.unpatched(share, &opened.sweep, case, Turn::Next).await?;
+            one.head.keep(asked);
+            usage = usage.and(&one.usage);
+            heads.push(one.head);
         }
         Ok((heads, usage))
     }
@@ -310,10 +390,48 @@ impl Service {
     ) -> Result<(Part, Usage), Refusal> {
         let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
+        let lowered = self.lower(share, move |facts| sweep.whole(case, facts)).await?;
+        let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;
+        Ok((part, usage))
+    }
+
+    /// The unpatched runs of a case, with the probability of its target.
+    pub(super) async fn unpatched(
+        &self,
+        share: &Share,
+        sweep: &Arc<Sweep>,
+        case: usize,
+        turn: Turn,
+    ) -> Result<Unpatched, Refusal> {
+        let of_case = Arc::clone(sweep);
+        let lowered = self.lower(share, move |facts| of_case.case(case, Which::Baselines, facts)).await?;
+        let Lowered { prelude, plan, layout } = lowered;
+        let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
+        super::lost::none(&output)?;
+        let usage = output.usage;
+        let sweep = Arc::clone(sweep);
+        let made = self.respond(share, move |facts| {
+            let spec = &sweep.spec;
+            let all: Vec<usize> = (0..output.scores.len()).collect();
+            let scores = Scores::new(all.len(), &all, output, &resolved);
+            let head = head(&layout, &spec.cases[case], &scores, &spec.filters, &|id| facts.words().text(id));
+            let target = layout.common.targets.sets.get(TARGET).cloned().unwrap_or_default();
+            Ok(Unpatched { head, target, usage })
+        });
+        made.await
+    }
+
+    /// Some cells of a case, counted through all arms.
+    pub(super) async fn patched(
+        &self,
+        share: &Share,
+        lowered: Arc<Lowered<CaseLayout>>,
+        case: usize,
+        range: Range<usize>,
+    ) -> Result<Computation, Refusal> {
         let asked = range.clone();
         let (lowered, readouts, plan) = self
-            .lower(share, move |facts| {
-                let lowered = sweep.whole(case, facts)?;
+            .lower(share, move |_| {
                 let readouts = lowered.layout.readouts(&asked);
                 let plan = lowered.plan.only(&readouts);
                 Ok((lowered, readouts, plan))
@@ -322,13 +440,15 @@ impl Service {
         let Computed { output, resolved } =
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
         super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
-        let usage = output.usage;
-        let part = self.respond(share, move |_| {
+        let (usage, by_kind) = (output.usage, output.receipts);
+        let made = self.respond(share, move |facts| {
+            let text = |id| facts.words().text(id);
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
-            Ok(part(&lowered.layout, case as u32, &range, &scores, written))
+            let part = part(&lowered.layout, case as u32, &range, &scores, written, &text);
+            Ok(Computation { part, written: by_kind, usage })
         });
-        Ok((part.await?, usage))
+        made.await
     }
 }
 

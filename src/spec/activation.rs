@@ -1,4 +1,4 @@
-//! Uploaded activations: `POST /v1/activations`.
+//! Uploaded activations, and means that are computed: `POST /v1/activations`.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -7,10 +7,12 @@ use utoipa::ToSchema;
 use super::dtype::Dtype;
 use super::hints::Endpoint;
 use super::problem::{Problems, code};
+use super::prompt::Prompt;
 use super::read::Node;
 use super::readout::{read_dtype, read_site};
-use super::select::Layers;
+use super::select::{Layers, Positions};
 use super::site::Site;
+use super::sweep::SweepCase;
 
 /// Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -36,9 +38,42 @@ pub struct UploadSpec {
     /// Format in which they are stored.
     #[schema(required = false)]
     pub dtype: Dtype,
-    /// The numbers.
-    #[schema(value_type = ValuesForm)]
+    /// The numbers; or `mean_of`.
+    #[schema(value_type = Option<ValuesForm>)]
     pub values: Values,
+    /// Computes the numbers: a mean over prompts, one vector for each layer (all layers if none are named). It serves every
+    /// position, as the source of `replace` (mean ablation) or `add` (steering), or as the `basis` of `project_out`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_of: Option<MeanOf>,
+}
+
+/// A mean activation over the prompts of a data set, or the difference of two such means.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = ActivationMeanOf)]
+pub struct MeanOf {
+    /// The prompts: `{"id": "ds_…"}` or `{"inline": [cases]}`. Of each case its run `clean`, or its only run. Every prompt counts once,
+    /// whatever its length.
+    #[serde(skip_serializing)]
+    #[schema(value_type = Object)]
+    pub dataset: Prompts,
+    /// Prompts whose mean is subtracted (difference of means).
+    #[serde(skip_serializing)]
+    #[schema(value_type = Option<Object>)]
+    pub minus: Option<Prompts>,
+    /// Positions averaged within each prompt; by default the last one.
+    #[schema(required = false)]
+    pub positions: Positions,
+}
+
+/// Prompts of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompts {
+    /// Pointer to the cases.
+    pub at: String,
+    /// Those of its cases.
+    pub list: Vec<Prompt>,
+    /// Whether the case calls its span `subject` in short.
+    pub short: Vec<bool>,
 }
 
 /// Numbers with their shape, of one to three axes.
@@ -69,7 +104,7 @@ impl UploadSpec {
 
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = Self::FIELDS.into_iter().chain(["values"]).collect();
+        let known: Vec<&str> = Self::FIELDS.into_iter().chain(["values", "mean_of"]).collect();
         let fields = Node::root(Endpoint::Activations, body).fields(&known, out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let site = fields
@@ -80,9 +115,56 @@ impl UploadSpec {
         let name = fields.get("name").and_then(|n| n.label(out));
         let ttl_s = fields.get("ttl_s").and_then(|n| n.natural(1, out));
         let dtype = fields.get("dtype").and_then(|n| read_dtype(&n, out)).unwrap_or_default();
-        let values = fields.need("values", "write the numbers as nested lists", out);
-        let values = values.and_then(|n| Values::read(&n, out));
-        Some(Self { model, site: site?, layers, positions, name, ttl_s, dtype, values: values? })
+        let (mut values, mut mean_of) = (Some(Values { shape: Vec::new(), data: Vec::new() }), None);
+        if let Some(node) = fields.get("mean_of") {
+            fields.exclude("mean_of", &["values", "positions"], out);
+            mean_of = Some(MeanOf::read(&node, out)?);
+        } else {
+            let fix = "write the numbers as nested lists, or `mean_of` for a mean over prompts";
+            values = fields.need("values", fix, out).and_then(|n| Values::read(&n, out));
+        }
+        Some(Self { model, site: site?, layers, positions, name, ttl_s, dtype, values: values?, mean_of })
+    }
+}
+
+impl MeanOf {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let fields = node.fields(&["dataset", "minus", "positions"], out)?;
+        let dataset = fields.need("dataset", DATASET, out).and_then(|n| Prompts::read(&n, out));
+        let minus = fields.get("minus").map(|n| Prompts::read(&n, out));
+        let positions = fields.get("positions").map(|n| Positions::read(&n, false, out));
+        let minus = minus.map_or(Some(None), |minus| minus.map(Some));
+        Some(Self {
+            dataset: dataset?,
+            minus: minus?,
+            positions: positions.unwrap_or(Some(Positions::LAST))?,
+        })
+    }
+}
+
+const DATASET: &str = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}";
+
+impl Prompts {
+    /// Reads a data set whose cases are written out.
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let cases = node.fields(&["inline", "id"], out)?.need("inline", DATASET, out)?;
+        let items = cases.items(out)?;
+        let (mut list, mut short) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+        for (i, item) in items.iter().enumerate() {
+            if out.is_full() {
+                break;
+            }
+            let Some(case) = SweepCase::check(item, i, out) else { continue };
+            if let Some(prompt) = case.clean() {
+                list.push(prompt.clone());
+                short.push(item.value.get("subject").is_some());
+            } else {
+                let detail = "none of its prompts is the run `clean`";
+                let fix = "give the case one prompt, or call one of them clean";
+                out.push(&item.at, code::MISSING, detail, fix);
+            }
+        }
+        Some(Self { at: cases.at.clone(), list, short })
     }
 }
 

@@ -256,7 +256,8 @@ pub struct SweepBody {
     model: Option<String>,
     /// The cases; or `runs`.
     dataset: Option<DatasetForm>,
-    /// The runs of a single case, by name.
+    /// The runs of a single case, by name; beside `dataset`, runs that every case has after its own, such as
+    /// `{"sent": {"from": "clean", "interventions": […]}}`.
     #[schema(value_type = Option<std::collections::BTreeMap<String, PromptBody>>)]
     runs: Option<Named<PromptBody>>,
     /// Targets of cases that have none of that name themselves.

@@ -1,22 +1,24 @@
-//! Causal traces of many prompts, averaged: `POST /v1/trace` with `cases`.
+//! Causal traces of many prompts, averaged: `POST /v1/trace` with `cases`. A wire form of a [`SweepSpec`].
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::corruption::Corruption;
-use super::experiment::{Experiment, Origins, read_metrics};
+use super::corruption::{Corruption, Method};
+use super::experiment::read_metrics;
 use super::hints::Endpoint;
 use super::metric::{Metric, MetricKind, TargetScoring, TargetSet, read_target};
 use super::named::Named;
+use super::patch::SweepAxis;
 use super::problem::{Problems, code};
 use super::prompt::{Prompt, PromptText, SpanText};
 use super::read::Node;
 use super::readout::Read;
 use super::select::{Layers, Positions};
-use super::trace::{
-    Arm, ArmsForm, Direction, OnUnexpected, PlotFormat, TraceSpec, read_arms, read_direction, read_plot,
+use super::sweep::{
+    Averaging, CLEAN, CORRUPTED, Form, KeepCells, Key, SweepArm, SweepCase, SweepSpec, TARGET,
 };
+use super::trace::{Arm, ArmsForm, Direction, PlotFormat, read_arms, read_direction, read_plot};
 
 /// A causal trace of many prompts (Meng et al. 2022): each is traced by itself, and effects are averaged by token class.
 ///
@@ -37,8 +39,8 @@ pub struct CasesSpec {
     /// What is computed from every readout; `target` is each case's own.
     #[schema(value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
-    /// How each case's corrupted run is made. `sigma` of `subjects` is of the subject tokens of all cases together, those
-    /// that are dropped included, as in ROME.
+    /// How each case's corrupted run is made. `sigma` of `subjects` is of the corrupted tokens of all cases together (their
+    /// subjects, if not told otherwise), those that are dropped included, as in ROME.
     pub corrupt: Corruption,
     /// What is restored, by name; without joint positions.
     #[schema(value_type = ArmsForm)]
@@ -233,12 +235,12 @@ impl Aggregate {
     }
 }
 
-/// Whether a body of `POST /v1/trace` is of many prompts.
-pub fn has_cases(body: &Value) -> bool {
-    body.get("cases").is_some_and(|cases| !cases.is_null())
-}
-
 impl CasesSpec {
+    /// Whether a body of `POST /v1/trace` has this form.
+    pub fn is_form_of(body: &Value) -> bool {
+        body.get("cases").is_some_and(|cases| !cases.is_null())
+    }
+
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = KNOWN.into_iter().chain(OF_ONE).collect();
@@ -248,7 +250,12 @@ impl CasesSpec {
         let aggregate = fields.get("aggregate").and_then(|n| Aggregate::read(&n, out)).unwrap_or_default();
         let cases = fields.need("cases", "list cases, each with prompt, subject and target", out);
         let (places, cases) = cases.and_then(|n| read_cases(&n, aggregate.by_group(), out))?;
-        let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, RUN, out));
+        let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, CLEAN, out));
+        if let Some(Method::Run { .. }) = corrupt.as_ref().map(|corrupt| &corrupt.method) {
+            let detail = "cases have no other runs";
+            let fix = "use noise or replace_tokens, or trace one pair of prompts at a time";
+            out.push("/corrupt/method", code::NOT_SUPPORTED, detail, fix);
+        }
         let arms = fields.get("arms").and_then(|n| read_arms(&n, out)).filter(|arms| !arms.is_empty());
         for (name, _) in arms.iter().flat_map(Named::iter).filter(|(_, arm)| arm.positions.is_some()) {
             let at = format!("/arms/{}/positions", super::read::escape(name));
@@ -267,7 +274,7 @@ impl CasesSpec {
             places,
             target_scoring: scoring.and_then(|n| n.choice(&TargetScoring::ALL, &[], out)).unwrap_or_default(),
             metrics: metrics.unwrap_or_else(default_metrics),
-            corrupt: corrupt.unwrap_or_else(|| Corruption::gaussian(RUN)),
+            corrupt: corrupt.unwrap_or_else(|| Corruption::gaussian(CLEAN)),
             arms: arms.unwrap_or_else(default_arms),
             layers: layers.unwrap_or(Layers::ALL),
             direction: direction.unwrap_or(Direction::Denoising),
@@ -280,50 +287,44 @@ impl CasesSpec {
         })
     }
 
-    /// One case as a trace of its own.
-    pub fn trace(&self, case: usize) -> TraceSpec {
-        TraceSpec {
-            experiment: self.experiment(case),
-            corrupt: self.corrupt.clone(),
-            arms: self.arms.clone(),
-            layers: self.layers.clone(),
-            positions: Positions::ALL,
-            direction: self.direction,
-            expect_top1: None,
-            on_unexpected: OnUnexpected::Warn,
-            controls: Vec::new(),
-            derive: Vec::new(),
-            keep: super::trace::Keep::default(),
-            plot: Vec::new(),
-        }
-    }
-
-    /// The prompt, target and metrics of one case, as the short form of a trace has them.
-    pub fn experiment(&self, case: usize) -> Experiment {
-        let case = &self.cases[case];
-        let text = match (&case.prompt, &case.tokens) {
-            (None, Some(tokens)) => PromptText::Tokens(tokens.clone()),
-            (prompt, _) => PromptText::Prompt(prompt.clone().unwrap_or_default()),
+    /// The sweep that it is: its arms restore the reference's states in the base at each layer and position.
+    pub fn sweep(&self) -> SweepSpec {
+        let (base, reference) = match self.direction {
+            Direction::Denoising => (CORRUPTED, CLEAN),
+            Direction::Noising => (CLEAN, CORRUPTED),
         };
-        let spans = Named::one("subject", case.subject.clone());
-        Experiment {
+        let arm = |(name, arm): (&str, &Arm)| {
+            (name.to_owned(), SweepArm::restoring(arm, &self.layers, &Positions::ALL, base, reference))
+        };
+        let layers = self.arms.iter().any(|(_, arm)| arm.site.has_layer()).then_some(SweepAxis::Layers);
+        let mut by = vec![Key::Arm, Key::Layer, Key::TokenClass];
+        by.extend(self.aggregate.by_group().then_some(Key::Group));
+        SweepSpec {
             model: self.model.clone(),
-            runs: Named::one(RUN, Prompt { text, spans, bos: case.bos }),
-            targets: Named::one(TARGET, case.target.clone()),
-            target_scoring: self.target_scoring,
+            cases: self.cases.iter().map(|case| case.of_sweep(self.target_scoring)).collect(),
+            places: self.places.iter().map(|place| format!("/cases/{place}")).collect(),
+            form: Form::Trace,
+            common: Vec::new(),
             metrics: self.metrics.clone(),
             read: Read::last(1),
-            strict: false,
+            corrupt: Some(self.corrupt.clone()),
+            arms: self.arms.iter().map(arm).collect(),
+            sweep: layers.into_iter().chain([SweepAxis::Positions]).collect(),
+            derive: Vec::new(),
+            filters: self.filters,
+            aggregate: Averaging {
+                by,
+                stats: self.aggregate.stats.clone(),
+                ci: self.aggregate.ci,
+                top_k: None,
+                compare: Vec::new(),
+            },
+            keep: KeepCells { per_case: self.keep.per_case },
+            strict: self.strict,
             allow_trivial: self.allow_trivial,
-            origins: Origins::default(),
         }
     }
 }
-
-/// Name of a case's clean run.
-pub const RUN: &str = "clean";
-/// Name of a case's target.
-pub const TARGET: &str = "target";
 
 fn default_arms() -> Named<Arm> {
     let names = ["hidden", "mlp", "attn"];
@@ -354,6 +355,21 @@ fn read_cases(node: &Node<'_>, grouped: bool, out: &mut Problems) -> Option<(Vec
 }
 
 impl Case {
+    fn of_sweep(&self, target_scoring: TargetScoring) -> SweepCase {
+        let text = match (&self.prompt, &self.tokens) {
+            (None, Some(tokens)) => PromptText::Tokens(tokens.clone()),
+            (prompt, _) => PromptText::Prompt(prompt.clone().unwrap_or_default()),
+        };
+        let spans = Named::one("subject", self.subject.clone());
+        SweepCase {
+            id: self.id.clone(),
+            group: self.group.clone(),
+            runs: Named::one(CLEAN, Prompt { text, spans, bos: self.bos }),
+            targets: Named::one(TARGET, self.target.clone()),
+            target_scoring,
+        }
+    }
+
     fn read(node: &Node<'_>, index: usize, grouped: bool, out: &mut Problems) -> Option<Self> {
         let fields = node.fields(&["id", "group", "prompt", "tokens", "bos", "subject", "target"], out)?;
         let id = fields.get("id").map_or(Some(index.to_string()), |n| n.label(out));

@@ -2,8 +2,8 @@
 
 mod reading;
 
-pub use reading::CORRUPTION_NAMES;
-use serde::Serialize;
+pub use reading::{METHODS, MethodFacts};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::{Problems, code};
@@ -200,13 +200,23 @@ pub enum Sigma {
 }
 
 /// Whose embeddings' standard deviation counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SigmaOf {
-    /// The tokens that get noise: over all their embeddings' elements, with n - 1.
+    /// The tokens that get noise, as they stand in the prompt, with its spaces: over all their embeddings' elements, with n - 1. (ROME
+    /// tokenises each subject alone and pools those of its 1,209 facts; of one prompt this is its rule, not its number.)
     Subjects,
     /// The whole embedding matrix.
     Vocab,
+}
+
+impl SigmaOf {
+    const ALL: [(&'static str, Self); 2] = [("subjects", Self::Subjects), ("vocab", Self::Vocab)];
+
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
 }
 
 /// A generator of random numbers.
@@ -348,8 +358,7 @@ impl Sigma {
             return Some(Self::Absolute { abs: abs.positive(out)? });
         }
         let k = fields.need("k", "write {\"k\": 3} or {\"abs\": 0.1}", out).and_then(|n| n.positive(out));
-        let choices = [("subjects", SigmaOf::Subjects), ("vocab", SigmaOf::Vocab)];
-        let of = fields.get("of").map_or(Some(SigmaOf::Subjects), |n| n.choice(&choices, &[], out));
+        let of = fields.get("of").map_or(Some(SigmaOf::Subjects), |n| n.choice(&SigmaOf::ALL, &[], out));
         Some(Self::Relative { k: k?, of: of? })
     }
 }

@@ -11,8 +11,11 @@ use super::read::Node;
 #[serde(rename_all = "snake_case")]
 pub enum Derive {
     /// The first layer at which the most probable token is another than the unpatched run's, and the first from which
-    /// it stays another.
-    FirstFlipLayer,
+    /// it stays another, with the token at each. Any other token counts, a nonsensical one too.
+    LeavesBase,
+    /// The first layer at which the most probable token is the source run's, and the first from which it stays that, with
+    /// the token at each.
+    ReachesSource,
     /// The first layer at which the normalised effect (`recovery` of a trace) reaches one half, by metric.
     HalfRecoveryLayer,
     /// The cell with the largest effect, how often it is that over samples, and how far ahead of the next, by metric.
@@ -23,8 +26,9 @@ pub enum Derive {
 
 impl Derive {
     /// Every quantity with its name.
-    pub const ALL: [(&'static str, Self); 4] = [
-        ("first_flip_layer", Self::FirstFlipLayer),
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("leaves_base", Self::LeavesBase),
+        ("reaches_source", Self::ReachesSource),
         ("half_recovery_layer", Self::HalfRecoveryLayer),
         ("argmax", Self::Argmax),
         ("concentration", Self::Concentration),
@@ -32,7 +36,12 @@ impl Derive {
 
     /// Whether it follows layers.
     pub const fn needs_layers(self) -> bool {
-        matches!(self, Self::FirstFlipLayer | Self::HalfRecoveryLayer)
+        matches!(self, Self::LeavesBase | Self::ReachesSource | Self::HalfRecoveryLayer)
+    }
+
+    /// Whether one of them is of what the model says.
+    pub fn of_answers(wanted: &[Self]) -> bool {
+        wanted.contains(&Self::LeavesBase) || wanted.contains(&Self::ReachesSource)
     }
 }
 
@@ -41,7 +50,15 @@ pub(super) fn read_derive(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Der
     if node.value.as_array().is_some_and(Vec::is_empty) {
         return Some(Vec::new());
     }
-    let list = node.each(out, |n, out| n.choice(&Derive::ALL, &[], out))?;
+    let list = node.each(out, |n, out| {
+        if n.value.as_str() == Some("first_flip_layer") {
+            let detail = "`first_flip_layer` is now `leaves_base`: any other answer counted, also one that is neither run's";
+            let fix = "write \"leaves_base\", or \"reaches_source\" for the layer at which the answer is the source's";
+            out.push(&n.at, code::UNKNOWN_VALUE, detail, fix);
+            return None;
+        }
+        n.choice(&Derive::ALL, &[], out)
+    })?;
     for i in (1..list.len()).filter(|&i| list[..i].contains(&list[i])) {
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
     }

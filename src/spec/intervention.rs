@@ -11,12 +11,32 @@ use super::readout::{read_layers, read_site};
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 
+/// The cells of an earlier sweep whose average effect on a metric is the largest by size, over all its cases; averages whose
+/// cells are all trivial are none of them. The sweep must be averaged by layer, and may be by head and column.
+#[derive(ToSchema)]
+#[schema(as = StrongestCells)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub struct CellsOf {
+    /// Its job.
+    of: String,
+    /// How many. A list makes an arm of each, `NAME_k4` of the arm `NAME`: a curve of faithfulness in one request.
+    k: serde_json::Value,
+    /// All cells of the earlier sweep's arm but the strongest, to see whether these alone do it.
+    complement: Option<bool>,
+    /// Its arm; may be left out if it has only one.
+    arm: Option<String>,
+    /// Its metric; the first if left out.
+    metric: Option<String>,
+}
+
 /// One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Intervention {
     /// Site written.
     pub site: Site,
-    /// Layers written; absent at `embed` and `final_norm`, which have none.
+    /// Layers written; absent at `embed` and `final_norm`, which have none. Of a `freeze`, `"above"` are all layers above
+    /// those that the other interventions write in a cell, at the cell's positions where these are swept (ROME's severed
+    /// traces).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
     /// Positions written: by default the last one, and all of them for `freeze`.
@@ -26,12 +46,18 @@ pub struct Intervention {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<Heads>,
     /// Columns written: channels of the residual stream, neurons of `mlp_act`, a head's dimensions, at `scores` and
-    /// `pattern` the key positions; all of them if left out.
+    /// `pattern` the key positions; all of them if left out. At a per-head site they are columns of a head, counted from 0: of every
+    /// head if `heads` is left out. A given `vector` then has a number for each of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dims: Option<Dims>,
     /// Layers written together around each layer, `[l - w/2, l + ceil(w/2))` clipped to the model (ROME).
     #[schema(required = false)]
     pub window: u32,
+    /// In arms of a sweep, in place of `layers`, `heads` and `dims`: the strongest cells of an earlier sweep, all written together. They are
+    /// written out before anything else is looked at, so that the request as it is told has plain layers and heads.
+    #[serde(skip_serializing)]
+    #[schema(value_type = Option<CellsOf>)]
+    pub cells: (),
     /// What is done. Interventions apply in the order of computation, whatever their order in the list; those of one site and
     /// layer in the order of the list, after `freeze` and before `knockout`.
     #[serde(flatten)]
@@ -48,6 +74,7 @@ impl Intervention {
             heads: None,
             dims: None,
             window: 1,
+            cells: (),
             op: OpSpec::Replace {
                 source: SourceSpec::Run {
                     run: source.to_owned(),
@@ -61,13 +88,21 @@ impl Intervention {
 
     /// Reads the object.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        const OWN: [&str; 7] = ["site", "layers", "positions", "heads", "dims", "window", "op"];
+        const OWN: [&str; 8] = ["site", "layers", "positions", "heads", "dims", "window", "cells", "op"];
         let known: Vec<&str> = OWN.into_iter().chain(FIELDS).collect();
         let fields = node.fields(&known, out)?;
+        if let Some(node) = fields.get("cells") {
+            let detail = "cells of an earlier result are named in the arms of a sweep";
+            let fix =
+                "send it to /v1/sweep, whose `runs` may be of a single case; or write out layers and heads";
+            out.push(&node.at, code::NOT_SUPPORTED, detail, fix);
+        }
         let site = fields
             .need("site", "name the site to write, as resid_post", out)
             .and_then(|n| read_site(&n, out));
-        let layers = read_layers(&fields, site, out);
+        let above = fields.get("layers").filter(|n| n.value == "above" && site.is_none_or(Site::has_layer));
+        let layers =
+            if above.is_some() { Some(Some(Layers::ABOVE)) } else { read_layers(&fields, site, out) };
         if let (Some(node), Some(site)) = (fields.get("site"), site.filter(|site| !site.is_editable())) {
             let detail = format!("{site} can be read, not written");
             out.push(&node.at, code::NOT_SUPPORTED, detail, "write final_norm, from which the logits follow");
@@ -82,6 +117,10 @@ impl Intervention {
         }
         let dims = fields.get("dims").map_or(Some(None), |n| Dims::read(&n, out).map(Some));
         let window = read_window(&fields, site, out);
+        if let Some(node) = above.filter(|_| op.is_some() && (!everywhere || window.is_some_and(|w| w > 1))) {
+            let detail = "only `freeze`, without a window, holds the layers above what others write";
+            out.push(&node.at, code::CONFLICT, detail, "name the layers, or write \"op\": \"freeze\"");
+        }
         Some(Self {
             site: site?,
             layers: layers?,
@@ -89,6 +128,7 @@ impl Intervention {
             heads: heads?,
             dims: dims?,
             window: window?,
+            cells: (),
             op: op?,
         })
     }

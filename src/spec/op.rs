@@ -187,7 +187,7 @@ pub struct AnyOf {
     pub positions: Option<Positions>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Replace,
     Add,
@@ -202,50 +202,136 @@ enum Kind {
     Freeze,
 }
 
-const OPS: [(&str, Kind); 11] = [
-    ("replace", Kind::Replace),
-    ("add", Kind::Add),
-    ("scale", Kind::Scale),
-    ("zero", Kind::Zero),
-    ("mean", Kind::Mean),
-    ("resample", Kind::Resample),
-    ("noise", Kind::Noise),
-    ("knockout", Kind::Knockout),
-    ("project_out", Kind::ProjectOut),
-    ("subspace", Kind::Subspace),
-    ("freeze", Kind::Freeze),
-];
-
-/// Names of the operations.
-pub fn op_names() -> Vec<&'static str> {
-    OPS.iter().map(|(name, _)| *name).collect()
+/// An operation: its row in the one table from which reading, `/v1/capabilities` and documents follow.
+#[derive(Debug, Clone, Copy)]
+pub struct OpFacts {
+    kind: Kind,
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// The fields that belong to it.
+    pub fields: &'static [&'static str],
+    /// Where its values come from.
+    pub source: Sourced,
+    /// What the literature calls it.
+    pub known_as: &'static str,
+    /// What it does, for people.
+    pub means: &'static str,
 }
+
+/// Where an operation's values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sourced {
+    /// `source` must be there.
+    Needed,
+    /// `source` may be left out.
+    Optional,
+    /// It has no `source`.
+    No,
+}
+
+/// Every operation.
+pub const OPS: [OpFacts; 11] = [
+    OpFacts {
+        kind: Kind::Replace,
+        name: "replace",
+        fields: &["source"],
+        source: Sourced::Needed,
+        known_as: "activation patching, interchange intervention, causal tracing",
+        means: "Writes the source's values.",
+    },
+    OpFacts {
+        kind: Kind::Add,
+        name: "add",
+        fields: &["source", "coef", "norm_match"],
+        source: Sourced::Needed,
+        known_as: "activation addition, steering",
+        means: "Adds `coef` times the source's values; `norm_match` keeps each row's norm.",
+    },
+    OpFacts {
+        kind: Kind::Scale,
+        name: "scale",
+        fields: &["factor"],
+        source: Sourced::No,
+        known_as: "",
+        means: "Multiplies by a factor.",
+    },
+    OpFacts {
+        kind: Kind::Zero,
+        name: "zero",
+        fields: &[],
+        source: Sourced::No,
+        known_as: "zero ablation",
+        means: "Writes zeros.",
+    },
+    OpFacts {
+        kind: Kind::Mean,
+        name: "mean",
+        fields: &["source"],
+        source: Sourced::Needed,
+        known_as: "mean ablation",
+        means: "Writes a mean, usually over runs: `{\"mean_of\": [..]}`.",
+    },
+    OpFacts {
+        kind: Kind::Resample,
+        name: "resample",
+        fields: &["source", "seed"],
+        source: Sourced::Needed,
+        known_as: "resample ablation",
+        means: "Writes the values of one run drawn from several: `{\"any_of\": [..]}`.",
+    },
+    OpFacts {
+        kind: Kind::Noise,
+        name: "noise",
+        fields: &["sigma", "seed", "rng"],
+        source: Sourced::No,
+        known_as: "",
+        means: "Adds one draw of gaussian noise, another one at every site, layer and position.",
+    },
+    OpFacts {
+        kind: Kind::Knockout,
+        name: "knockout",
+        fields: &["keys"],
+        source: Sourced::No,
+        known_as: "attention knockout (Geva et al. 2023)",
+        means: "Cuts the edges of attention from the `keys` to the positions written, at `scores`.",
+    },
+    OpFacts {
+        kind: Kind::ProjectOut,
+        name: "project_out",
+        fields: &["basis"],
+        source: Sourced::No,
+        known_as: "directional ablation",
+        means: "Removes what lies in the span of some vectors.",
+    },
+    OpFacts {
+        kind: Kind::Subspace,
+        name: "subspace",
+        fields: &["basis", "source"],
+        source: Sourced::Needed,
+        known_as: "subspace patching, distributed interchange intervention",
+        means: "Writes the source's part in the span of some vectors and keeps the rest.",
+    },
+    OpFacts {
+        kind: Kind::Freeze,
+        name: "freeze",
+        fields: &["source"],
+        source: Sourced::Optional,
+        known_as: "path patching, severed traces",
+        means: "Holds the site at a run's values while other interventions change what comes before it.",
+    },
+];
 
 /// Fields that belong to one operation or another.
 pub(super) const FIELDS: [&str; 9] =
     ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "keys", "basis"];
 
-impl Kind {
-    const fn fields(self) -> &'static [&'static str] {
-        match self {
-            Kind::Replace | Kind::Mean | Kind::Freeze => &["source"],
-            Kind::Add => &["source", "coef", "norm_match"],
-            Kind::Scale => &["factor"],
-            Kind::Zero => &[],
-            Kind::Resample => &["source", "seed"],
-            Kind::Noise => &["sigma", "seed", "rng"],
-            Kind::Knockout => &["keys"],
-            Kind::ProjectOut => &["basis"],
-            Kind::Subspace => &["basis", "source"],
-        }
-    }
-}
-
 /// Reads `op` and the fields that belong to it from among an intervention's.
 pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
-    let kind = fields.get("op").map_or(Some(Kind::Replace), |n| n.choice(&OPS, &[], out))?;
-    let name = OPS.iter().find(|(_, k)| *k == kind).map_or("", |(name, _)| *name);
-    for field in FIELDS.into_iter().filter(|field| !kind.fields().contains(field)) {
+    let named = OPS.map(|facts| (facts.name, facts));
+    let OpFacts { kind, name, fields: own, .. } =
+        fields.get("op").map_or(Some(OPS[0]), |n| n.choice(&named, &[], out))?;
+    for field in FIELDS.into_iter().filter(|field| !own.contains(field)) {
         if fields.get(field).is_some() {
             let detail = format!("op {name} takes no `{field}`");
             let fix = format!("leave out `{field}`, or change `op`");
@@ -319,6 +405,12 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
     let positions = read_positions(&source, out);
     let layer = source.get("layer").map_or(Some(None), |n| Layers::read(&n, out).map(Some));
     if let Some(node) = source.get("mean_of") {
+        if node.value.is_object() {
+            let detail = "the mean over a data set is computed once and kept under a handle";
+            let fix = "POST /v1/activations {\"site\": …, \"mean_of\": {\"dataset\": …}}, and write {\"activation\": handle} here";
+            out.push(&node.at, code::NOT_SUPPORTED, detail, fix);
+            return None;
+        }
         let mean_of = node.each(out, Node::name);
         return Some(SourceSpec::MeanOf { mean_of: mean_of?, positions: positions? });
     }
@@ -371,4 +463,22 @@ fn read_basis(fields: &Fields<'_>, out: &mut Problems) -> Option<Basis> {
 
 fn numbers(node: &Node<'_>, out: &mut Problems) -> Option<Vec<f32>> {
     node.all(out, |n, out| n.number(out).map(|x| x as f32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_belongs_to_an_operation_and_every_source_is_one() {
+        let mut fields: Vec<&str> = OPS.iter().flat_map(|facts| facts.fields).copied().collect();
+        fields.sort_unstable();
+        fields.dedup();
+        let mut known = FIELDS;
+        known.sort_unstable();
+        assert_eq!(fields, known);
+        for facts in OPS {
+            assert_eq!(facts.fields.contains(&"source"), facts.source != Sourced::No, "{}", facts.name);
+        }
+    }
 }

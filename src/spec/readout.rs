@@ -66,7 +66,8 @@ pub struct AttentionSpec {
 /// a logit is the sum of their inner products with the unembedding, under the final norm's scale as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AttributionSpec {
-    /// The target, or two as `a-b` for the difference of their logits. A set counts as the mean of its tokens.
+    /// The target, or two as `a-b` for the difference of their logits. A set of tokens counts as the mean of their logits (answered
+    /// as `mean_logit`), not as their log-sum-exp, which the metric `logit` is.
     pub target: String,
     /// Whether attention is divided among its heads.
     #[schema(required = false)]

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 
-/// Layers: `12`, `[0, 4]`, `{"from": 0, "to": 30, "step": 2}` (half-open) or `"all"`.
+/// Layers: `12`, `[0, 4]`, `{"from": 0, "to": 30, "step": 2}` (half-open) or `"all"`; of a `freeze` also `"above"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Layers {
@@ -28,6 +28,16 @@ pub enum Layers {
     },
     /// Every layer: `"all"`.
     Word(AllWord),
+    /// Of a `freeze`: every layer above those that the other interventions write in a cell: `"above"`.
+    Above(AboveWord),
+}
+
+/// `"above"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AboveWord {
+    /// The layers above.
+    Above,
 }
 
 /// `"all"`.
@@ -208,8 +218,10 @@ impl Dims {
 impl Layers {
     /// Every layer.
     pub const ALL: Self = Self::Word(AllWord::All);
+    /// The layers above those that other interventions write.
+    pub const ABOVE: Self = Self::Above(AboveWord::Above);
 
-    /// Reads any of its forms.
+    /// Reads any of its forms but `"above"`.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         match node.value {
             v if v.is_number() => Some(Self::One(node.index(out)?)),

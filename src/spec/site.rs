@@ -157,7 +157,7 @@ pub const SITES: [SiteFacts; 22] = {
             "k_norm",
             Block,
             KeyValues,
-            ["attn.k_norm", "self_attn.k_norm.output", "-", "-"],
+            ["attn.hook_k_normed", "self_attn.k_norm.output", "-", "-"],
         )
         .needing(Needs::HeadNorms),
         row(
@@ -171,8 +171,15 @@ pub const SITES: [SiteFacts; 22] = {
         row(5, Site::KRope, "k_rope", Block, KeyValues, ["attn.hook_rot_k", "-", "-", "-"])
             .needing(Needs::Rope),
         row(6, Site::Q, "q", Block, Queries, ["attn.hook_q", "self_attn.q_proj.output", "query_output", "-"]),
-        row(21, Site::QNorm, "q_norm", Block, Queries, ["attn.q_norm", "self_attn.q_norm.output", "-", "-"])
-            .needing(Needs::HeadNorms),
+        row(
+            21,
+            Site::QNorm,
+            "q_norm",
+            Block,
+            Queries,
+            ["attn.hook_q_normed", "self_attn.q_norm.output", "-", "-"],
+        )
+        .needing(Needs::HeadNorms),
         row(7, Site::QRope, "q_rope", Block, Queries, ["attn.hook_rot_q", "-", "-", "-"])
             .needing(Needs::Rope),
         row(8, Site::Scores, "scores", Block, Keys, ["attn.hook_attn_scores", "-", "-", "-"]),
@@ -216,7 +223,7 @@ pub const SITES: [SiteFacts; 22] = {
             "mlp_act",
             Block,
             Neurons,
-            ["mlp.hook_post", "mlp.down_proj.input", "mlp_activation", "-"],
+            ["mlp.hook_post", "mlp.down_proj.input", "mlp_activation, if not gated", "-"],
         ),
         row(16, Site::MlpOut, "mlp_out", Block, Hidden, ["hook_mlp_out", "mlp.output", "mlp_output", "mlp"]),
         row(

@@ -27,7 +27,8 @@ use super::readout::Read;
 
 /// A grid over cases: every arm of every case, enumerated along the swept axes, and averaged over cases.
 ///
-/// The cases are a data set (`dataset`), or one that is written out (`runs`). Each has a clean run, and with `corrupt` or a
+/// The cases are a data set (`dataset`), or one that is written out (`runs`); beside a data set, `runs` are added to every case,
+/// after its own, e.g. one that is derived from `clean`. Each has a clean run, and with `corrupt` or a
 /// prompt of its own a corrupted one; an arm patches one of them, by default the corrupted run from the clean one.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SweepSpec {
@@ -39,6 +40,12 @@ pub struct SweepSpec {
     /// Where each of them stands in the request: a pointer to it, empty for `runs`.
     #[serde(skip)]
     pub places: Vec<String>,
+    /// The form in which it was written.
+    #[serde(skip)]
+    pub form: Form,
+    /// Runs that the request gives to every case of a data set.
+    #[serde(skip)]
+    pub common: Vec<String>,
     /// What is computed from every readout.
     #[schema(value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
@@ -65,6 +72,26 @@ pub struct SweepSpec {
     pub strict: bool,
     /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
     pub allow_trivial: bool,
+}
+
+/// The wire forms of a sweep.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A body of `POST /v1/sweep`.
+    #[default]
+    Sweep,
+    /// A body of `POST /v1/trace` with `cases`.
+    Trace,
+}
+
+impl Form {
+    /// Pointer to the list of cases.
+    pub const fn list(self) -> &'static str {
+        match self {
+            Self::Sweep => "/dataset",
+            Self::Trace => "/cases",
+        }
+    }
 }
 
 /// What is kept of a sweep beside averages.
@@ -135,7 +162,9 @@ impl SweepSpec {
         let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
         let shared = case::Shared::read(&fields, out);
         let cases = case::read(&fields, &shared, grouped, out);
-        let of_dataset = fields.get("runs").is_none();
+        let of_dataset = fields.get("dataset").is_some() || fields.get("runs").is_none();
+        let common = fields.get("runs").filter(|_| of_dataset).and_then(|n| n.value.as_object());
+        let common = common.map_or_else(Vec::new, |runs| runs.keys().cloned().collect());
         let (places, cases) = cases.unwrap_or_default();
         let first = cases.first()?;
         let from = from_run(&first.runs).to_owned();
@@ -178,6 +207,8 @@ impl SweepSpec {
             model: fields.get("model").and_then(|n| n.name(out)),
             cases,
             places,
+            form: Form::Sweep,
+            common,
             metrics,
             read: read.unwrap_or_else(|| Read::last(1)),
             corrupt,

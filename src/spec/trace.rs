@@ -229,12 +229,7 @@ impl Arm {
                 out.push(&node.at, code::CONFLICT, "an arm that restores states has no keys", fix);
             }
         } else {
-            fields.exclude("op", &["dims"], out);
             keys = read_keys(&fields, out);
-            if let Some(site) = site.filter(|site| *site != Site::Scores) {
-                let detail = format!("edges of attention are cut before the softmax, not at {site}");
-                out.push(fields.pointer("op"), code::NOT_SUPPORTED, detail, "write \"site\": \"scores\"");
-            }
         }
         Some(Self {
             site: site?,

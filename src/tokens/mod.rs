@@ -7,6 +7,7 @@ mod caught;
 mod continuation;
 mod offsets;
 mod span;
+mod spelled;
 mod table;
 
 use std::ops::Range;
@@ -21,6 +22,7 @@ pub(crate) use self::caught::caught;
 pub use self::continuation::{Changed, Continuation};
 use self::offsets::CharIndex;
 pub use self::span::is_cut;
+pub use self::spelled::{joined, spelled};
 use self::table::TokenTable;
 
 /// One token of a prompt with its place in the text.
@@ -28,7 +30,7 @@ use self::table::TokenTable;
 pub struct Token {
     /// Token id.
     pub id: u32,
-    /// The text it stands for; bytes that are no UTF-8 of their own are shown as U+FFFD.
+    /// The text it stands for; bytes that are no character of their own are written as `<E6>`.
     pub text: String,
     /// First character in the prompt (characters, not bytes). BOS and other added tokens have `start == end`.
     pub start: usize,
@@ -198,9 +200,7 @@ impl Tokenizer {
     /// The text of one token, as [`Token::text`]; `<no token 7>` for an id that names none, which models with a padded
     /// embedding can predict.
     pub fn text(&self, id: u32) -> String {
-        self.table
-            .get(id)
-            .map_or_else(|| format!("<no token {id}>"), |bytes| String::from_utf8_lossy(bytes).into_owned())
+        self.table.get(id).map_or_else(|| format!("<no token {id}>"), spelled)
     }
 
     /// Whether words have tokens that begin with the space before them: then a prompt that ends in a space is cut where no text

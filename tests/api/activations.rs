@@ -7,7 +7,7 @@ use mediant::http::AppState;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::support::{Reply, get, ok, post, send, tiny, tiny_with};
+use crate::support::{Reply, get, ok, post, queue, send, tiny, tiny_with};
 
 const MEDIA: &str = "application/vnd.safetensors";
 /// Width of the residual stream of `dummy:tiny`, and of its `z`.
@@ -703,4 +703,133 @@ async fn names_hold_nothing_that_breaks_lines_or_turns_the_text_around_them() {
     for name in ["ünï \"code\"", "a\u{200d}b", "\u{5e9}\u{5dc}\u{5d5}\u{5dd}", "🧪", "a/b~c"] {
         upload(&state, &json!({"site": "resid_post", "name": name, "values": vec![1.0; wide]})).await;
     }
+}
+
+#[tokio::test]
+async fn a_mean_over_a_data_set_is_computed_and_serves_as_source_and_direction() {
+    // So few numbers at once that the prompts go one or two at a time.
+    let state = queue(tiny_with(&[("limits.response_numbers", "8192")])).await;
+    let texts = ["The Tower is", "A river", "They know the current of it", "Rome", "Water falls"];
+    let case = |text: &&str| json!({"prompt": text, "subject": [0, 1]});
+    let cases: Vec<Value> = texts.iter().map(case).collect();
+    let stored = post(&state, "/v1/datasets", &json!(cases)).await.json()["id"].clone();
+    let asked = |more: Value| {
+        let mut body = json!({"site": "mlp_out", "mean_of": {"dataset": {"id": stored}}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let numbers = async |id: &Value| {
+        let path = format!("/v1/activations/{}?format=json", id.as_str().unwrap());
+        get(&state, &path).await.json()["values"].clone()
+    };
+    // What plain captures give, prompt by prompt.
+    let row = async |text: &str, positions: &Value| -> Vec<Vec<f64>> {
+        let capture = json!([{"site": "mlp_out", "layers": [1, 3], "positions": positions}]);
+        let run = ok(&tiny(), "/v1/run", &json!({"prompt": text, "read": {"capture": capture}})).await;
+        let layers = run["runs"]["run"]["captures"][0]["values"].as_array().unwrap().clone();
+        let mean = |rows: &Value| -> Vec<f64> {
+            let rows = rows.as_array().unwrap();
+            let sum = |i: usize| rows.iter().map(|row| row[i].as_f64().unwrap()).sum::<f64>();
+            (0..rows[0].as_array().unwrap().len()).map(|i| sum(i) / rows.len() as f64).collect()
+        };
+        layers.iter().map(mean).collect()
+    };
+    let expected = async |texts: &[&str], positions: &Value| -> Vec<Vec<f64>> {
+        let mut sum: Vec<Vec<f64>> = Vec::new();
+        for text in texts {
+            let rows = row(text, positions).await;
+            if sum.is_empty() {
+                sum = rows.iter().map(|row| vec![0.0; row.len()]).collect();
+            }
+            for (sum, row) in sum.iter_mut().flatten().zip(rows.iter().flatten()) {
+                *sum += row / texts.len() as f64;
+            }
+        }
+        sum
+    };
+    let near = |got: &Value, expected: &[Vec<f64>]| {
+        for (layer, row) in expected.iter().enumerate() {
+            assert_eq!(got[layer][0].as_array().unwrap().len(), row.len());
+            for (i, x) in row.iter().enumerate() {
+                assert!((got[layer][0][i].as_f64().unwrap() - x).abs() < 1e-6, "{layer} {i}");
+            }
+        }
+    };
+    for positions in [json!("last"), json!("all")] {
+        let mean = upload(
+            &state,
+            &asked(json!({"layers": [1, 3], "name": "mean", "mean_of":
+            {"dataset": {"id": stored}, "positions": positions}})),
+        )
+        .await;
+        assert_eq!(
+            (&mean["shape"], &mean["layers"], &mean["positions"]),
+            (&json!([2, 1, 64]), &json!([1, 3]), &Value::Null)
+        );
+        assert_eq!(mean["origin"], json!({"mean": {"prompts": 5, "minus": null}}));
+        near(&numbers(&mean["id"]).await, &expected(&texts, &positions).await);
+    }
+    // All layers by default; a difference of two means, one of them written out.
+    let all = upload(&state, &asked(json!({}))).await;
+    assert_eq!(all["shape"], json!([4, 1, 64]));
+    let minus = json!([{"prompt": texts[0]}, {"prompt": texts[3]}]);
+    let difference = upload(
+        &state,
+        &asked(json!({"layers": [1, 3],
+        "mean_of": {"dataset": {"id": stored}, "minus": {"inline": minus}}})),
+    )
+    .await;
+    assert_eq!(difference["origin"], json!({"mean": {"prompts": 5, "minus": 2}}));
+    let (a, b) =
+        (expected(&texts, &json!("last")).await, expected(&[texts[0], texts[3]], &json!("last")).await);
+    let subtracted: Vec<Vec<f64>> =
+        a.iter().zip(&b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect()).collect();
+    near(&numbers(&difference["id"]).await, &subtracted);
+    // Mean ablation at any positions, a direction added, a direction removed.
+    let patch = |intervention: Value| {
+        json!({"runs": {"a": {"prompt": "The Tower is"}}, "base": "a", "target": "P",
+        "interventions": [intervention], "sweep": ["layers"]})
+    };
+    for more in [
+        json!({"op": "replace", "source": {"activation": all["id"]}}),
+        json!({"op": "add", "coef": 2.0, "source": {"activation": difference["id"]}}),
+        json!({"op": "project_out", "basis": {"activation": difference["id"]}}),
+    ] {
+        let mut one = json!({"site": "mlp_out", "layers": [1, 3], "positions": [1, 2]});
+        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = ok(&state, "/v1/patch", &patch(one)).await;
+        assert!(answer["effects"]["prob:target"][0].as_f64().unwrap() != 0.0, "{answer}");
+    }
+    let inline = numbers(&all["id"]).await[1][0].clone();
+    let one =
+        |source: Value| json!({"site": "mlp_out", "layers": [1], "positions": [1, 2], "source": source});
+    let by_handle = ok(&state, "/v1/patch", &patch(one(json!({"activation": all["id"]})))).await;
+    let by_value = ok(&state, "/v1/patch", &patch(one(json!({"vector": inline})))).await;
+    assert_eq!(by_handle["values"], by_value["values"]);
+    // What is wrong is named where it stands.
+    for (more, expected) in [
+        (json!({"site": "pattern"}), "/site not_supported"),
+        (json!({"mean_of": {"dataset": {"id": "ds_none"}}}), "/mean_of/dataset/id unknown_name"),
+        (json!({"mean_of": {"dataset": {"inline": []}}}), "/mean_of/dataset/inline empty"),
+        (
+            json!({"mean_of": {"dataset": {"inline": [{"prompt": "a"}, {"prompt": "b", "subject": "c"}]}}}),
+            "/mean_of/dataset/inline/1/subject span_absent",
+        ),
+        (
+            json!({"mean_of": {"dataset": {"id": stored}, "positions": {"span": "object"}}}),
+            "/mean_of/positions/span unknown_name",
+        ),
+        (json!({"layers": [9]}), "/layers/0 out_of_range"),
+        (json!({"values": [1.0]}), "/values conflict"),
+        (
+            json!({"mean_of": {"dataset": {"id": stored}, "minus": {"inline": [{"runs": {"x": "a", "y": "b"}}]}}}),
+            "/mean_of/minus/inline/0 missing_field",
+        ),
+    ] {
+        let reply = post(&state, "/v1/activations", &asked(more.clone())).await;
+        assert!(problems(&reply).contains(&expected.to_owned()), "{more}: {:?}", problems(&reply));
+    }
+    let reply = post(&state, "/v1/patch", &patch(one(json!({"mean_of": {"dataset": {"id": stored}}})))).await;
+    assert_eq!(problems(&reply), ["/interventions/0/source/mean_of not_supported"]);
+    assert!(reply.text().contains("POST /v1/activations"), "{}", reply.text());
 }

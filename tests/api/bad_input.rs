@@ -1,7 +1,7 @@
 //! Every bad request answers 4xx with the pointer to each wrong field and its fix; none costs memory, time or the server.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bad_rows::{self, Row};
 use crate::schema::check_response;
-use crate::support::{data_dir, post, read_to_close, tiny_with};
+use crate::support::{Client, data_dir, post, read_to_close, tiny_with};
 
 /// The program serving `dummy:tiny`; killed when dropped.
 struct Program {
@@ -59,8 +59,7 @@ impl Program {
 
     /// Sends a request and reads the answer; a server that stops reading is no error.
     fn exchange(&self, row: &Row) -> Answer {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut stream = Client::connect(self.address, Duration::from_secs(30));
         let (method, path, length) = (row.method, &row.path, row.body.len());
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n"

@@ -681,7 +681,10 @@ fn unserved_ops() -> Vec<(Value, &'static str)> {
             "/interventions/3/source conflict",
         ),
         (at("head_out", json!({"op": "add", "source": b})), AT),
-        (at("head_out", json!({"op": "zero", "heads": 0, "dims": [1]})), AT),
+        (
+            at("head_out", json!({"op": "zero", "heads": 0, "dims": [1]})),
+            "/interventions/3/dims not_supported",
+        ),
         (at("head_out", json!({"op": "project_out", "heads": 0, "basis": [unit(16)]})), AT),
         (
             at("resid_post", json!({"op": "project_out", "basis": [unit(64)], "dims": [1]})),
@@ -1134,7 +1137,7 @@ fn protocol() -> Vec<Row> {
     for (path, expected) in [
         ("/v1/run?x=1", "?x unknown_parameter"),
         ("/v1/run?format=xml", "?format unknown_format"),
-        ("/v1/run?format=svg", "?format unknown_format"),
+        ("/v1/run?format=svg", "?format not_supported"),
         ("/v1/run?format=csv&format=csv", "?format duplicate_parameter"),
         ("/v1/trace?metrics=prob:x", "?metrics unknown_parameter"),
         ("/v1/plan?format=json", "?format unknown_parameter"),
@@ -1144,7 +1147,7 @@ fn protocol() -> Vec<Row> {
         rows.push(Row { path: path.to_owned(), ..row });
     }
     let accept = |accept| vec![("content-type", "application/json"), ("accept", accept)];
-    for unserved in ["application/pdf", "image/png", "text/html, image/*;q=0.5"] {
+    for unserved in ["application/pdf", "image/gif", "text/html, video/*;q=0.5"] {
         let row = Row::raw("run", body.clone(), 406, "not-acceptable", &[""; 0]);
         rows.push(Row { headers: accept(unserved), ..row });
     }

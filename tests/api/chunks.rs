@@ -44,7 +44,7 @@ async fn traces_and_patches_are_the_same_however_they_are_cut() {
     let trace = json!({"prompt": "The Tower in a town", "subject": "Tower", "target": "P",
         "arms": {"hidden": {"site": "resid_post"}, "mlp": {"site": "mlp_out", "window": 2}}, "layers": [0, 2], "corrupt": {"samples": 2},
         "metrics": ["prob:target", "logit:target", "rank:target", "kl:clean", "delta_norm"],
-        "controls": ["self_patch"], "keep": {"per_sample": true}, "derive": ["first_flip_layer", "argmax"]});
+        "controls": ["self_patch"], "keep": {"per_sample": true}, "derive": ["leaves_base", "reaches_source", "argmax"]});
     let (found, chunks) = answers(&servers, "/v1/trace", &trace).await;
     same(&found, &chunks);
     // Noise on five tokens, twice.

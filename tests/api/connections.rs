@@ -1,7 +1,7 @@
 //! Clients that drag: every one is closed, and none keeps another from being served.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use mediant::http::listen::{Ended, Limits, Phase};
 use mediant::http::{JsonBody, Readiness, router};
 
-use crate::support::{Server, limits, queue, read_to_close, request, state, tiny};
+use crate::support::{Client, Server, limits, queue, read_to_close, request, state, tiny};
 
 /// The server's own routes.
 async fn server() -> Server {
@@ -60,10 +60,9 @@ async fn a_head_that_stops_half_way_is_closed() {
 async fn a_head_that_trickles_is_closed_at_the_same_time() {
     let server = server().await;
     let mut stream = server.connect();
-    let started = Instant::now();
     stream.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
     while stream.write_all(b"x-a: b\r\n").is_ok() {
-        assert!(started.elapsed() < QUICK.end, "still open");
+        assert!(stream.opened.elapsed() < QUICK.end, "still open");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -98,9 +97,8 @@ async fn a_client_that_reads_nothing_is_disconnected() {
     stream.write_all(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(100));
     // There is one place: this is answered only once the first has lost it.
-    let started = Instant::now();
     assert!(server.exchange(&request("GET", "/quick", "")).ends_with("ok"));
-    assert!(QUICK.contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(QUICK.contains(&stream.opened.elapsed()), "{:?}", stream.opened.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +109,7 @@ async fn silent_sockets_over_the_limit_give_way_at_once() {
     for _ in 0..20 {
         let started = Instant::now();
         assert!(server.exchange(&request("GET", "/healthz", "")).starts_with("HTTP/1.1 200"));
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        assert!(started.elapsed() < QUICK.end, "{:?}", started.elapsed());
     }
     drop(silent);
 }
@@ -129,7 +127,7 @@ async fn half_open_heads_below_the_limit_do_not_slow_others() {
         .collect();
     let started = Instant::now();
     assert!(server.exchange(&request("GET", "/healthz", "")).starts_with("HTTP/1.1 200"));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < QUICK.end, "{:?}", started.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,7 +267,7 @@ async fn stop_ends_at_once_whatever_is_in_flight() {
     let started = Instant::now();
     server.phase.send_replace(Phase::Stop);
     assert_eq!(server.ended.await.unwrap(), Ended::Cut(1));
-    assert!(started.elapsed() < Duration::from_millis(500));
+    assert!(started.elapsed() < QUICK.end);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,33 +276,34 @@ async fn an_idle_server_ends_at_once() {
     let started = Instant::now();
     server.phase.send_replace(Phase::Drain);
     assert_eq!(server.ended.await.unwrap(), Ended::Drained);
-    assert!(started.elapsed() < Duration::from_millis(500));
+    assert!(started.elapsed() < QUICK.end);
 }
 
 /// Connects from another address of the loopback.
-fn connect_from(server: &Server, last: u8) -> TcpStream {
+fn connect_from(server: &Server, last: u8) -> Client {
+    let opened = Instant::now();
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
     let stream = tokio::runtime::Handle::current().block_on(socket.connect(server.address)).unwrap();
     let stream = stream.into_std().unwrap();
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream
+    Client { stream, opened }
 }
 
 /// The answer to a request from an address, and how long it took.
 async fn asked(server: &Arc<Server>, from: u8, path: &'static str) -> (String, Duration) {
     let server = Arc::clone(server);
     let asked = tokio::task::spawn_blocking(move || {
-        let started = Instant::now();
         let mut stream = connect_from(&server, from);
         stream.write_all(&request("GET", path, "")).unwrap();
-        (read_to_close(&mut stream).0, started.elapsed())
+        read_to_close(&mut stream)
     });
     asked.await.unwrap()
 }
 
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Against the four seconds and more that anybody waits who must wait.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_cannot_take_all_places_and_probes_need_none() {
@@ -353,12 +352,14 @@ async fn idle_connections_and_event_streams_give_way_to_who_comes() {
     let idle: Vec<_> = (0..4).map(|_| open("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_owned())).collect();
     let _half_a_head = open("GET /heal".to_owned());
     tokio::time::sleep(Duration::from_millis(400)).await;
+    let pushed = Instant::now();
     let busy: Vec<_> = (0..7)
         .map(|_| open("POST /v1/run HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{".to_owned()))
         .collect();
     for mut idle in idle {
-        let (answer, took) = read_to_close(&mut idle);
-        assert!(answer.starts_with("HTTP/1.1 200") && took < 2 * AT_ONCE, "{took:?} {answer}");
+        let (answer, _) = read_to_close(&mut idle);
+        let took = pushed.elapsed();
+        assert!(answer.starts_with("HTTP/1.1 200") && took < AT_ONCE, "{took:?} {answer}");
     }
     // Streams have ended as streams do, so that clients take them up again.
     let (told, _) = read_to_close(&mut streams[0]);
@@ -392,13 +393,12 @@ async fn slow_uploads_keep_no_other_from_its_turn() {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header);
     file.extend_from_slice(&[0; 256]);
-    let started = Instant::now();
     let mut stream = server.connect();
     stream.write_all(head(file.len()).as_bytes()).unwrap();
     stream.write_all(&file).unwrap();
-    let (answer, _) = read_to_close(&mut stream);
+    let (answer, took) = read_to_close(&mut stream);
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    assert!(started.elapsed() < 2 * AT_ONCE, "{:?}", started.elapsed());
+    assert!(took < AT_ONCE, "{took:?}");
     drop(slow);
 }
 

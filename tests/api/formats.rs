@@ -170,7 +170,8 @@ async fn pictures_are_well_formed_and_of_the_metric_asked_for() {
         let svg = String::from_utf8(both(path, &body, "svg", "image/svg+xml").await).unwrap();
         let tree = resvg::usvg::Tree::from_str(&svg, &resvg::usvg::Options::default()).unwrap();
         let size = tree.size();
-        assert!(size.width() > 200.0 && size.height() > 100.0, "{size:?}");
+        let answer = ok(&tiny(), path, &body).await;
+        assert_eq!(drawn(&svg), shown(&answer), "{path}: every cell and its exact value");
         let other = post(&tiny(), &format!("{path}?format=svg&metric=logprob:target"), &body).await;
         assert_eq!(other.status, 200);
         assert_ne!(other.text(), svg);
@@ -179,9 +180,143 @@ async fn pictures_are_well_formed_and_of_the_metric_asked_for() {
         assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
         let pixels = resvg::tiny_skia::Pixmap::decode_png(&png).unwrap();
         assert_eq!(pixels.width(), (2.0 * size.width()).ceil() as u32);
-        let colours: std::collections::HashSet<_> =
-            pixels.pixels().iter().map(|p| (p.red(), p.green(), p.blue())).collect();
-        assert!(colours.len() > 10, "{path}: {} colours", colours.len());
+        // The centre of each cell or bar has the colour that the SVG gives it.
+        let document = resvg::usvg::roxmltree::Document::parse(&svg).unwrap();
+        let mut seen = 0;
+        for mark in document.descendants().filter(|n| n.has_tag_name("rect") && n.has_children()) {
+            let number = |name: &str| mark.attribute(name).unwrap().parse::<f64>().unwrap();
+            let (width, height) = (number("width"), number("height"));
+            // Dots and outlines lie on some cells, error bars on bars: a corner is free of them.
+            if width < 8.0 || height < 8.0 {
+                continue;
+            }
+            let at = |start: f64, extent: f64| (2.0 * (start + extent * 0.2)) as u32;
+            let pixel = pixels.pixel(at(number("x"), width), at(number("y"), height)).unwrap();
+            let colour = format!("#{:02x}{:02x}{:02x}", pixel.red(), pixel.green(), pixel.blue());
+            assert_eq!(Some(colour.as_str()), mark.attribute("fill"), "{path}");
+            seen += 1;
+        }
+        assert!(seen > 2, "{path}: {seen}");
+    }
+}
+
+/// The exact values of the marks of a picture, as its tooltips have them.
+fn drawn(svg: &str) -> Vec<f64> {
+    let document = resvg::usvg::roxmltree::Document::parse(svg).unwrap();
+    let marks = document.descendants().filter(|n| n.has_tag_name("rect") && n.has_children());
+    let tips = marks.map(|n| n.first_element_child().unwrap().text().unwrap().to_owned());
+    tips.map(|tip| {
+        // After the cell's text, where it has one; before what is known of it.
+        let value = tip.rsplit(": ").next().unwrap().rsplit(", ").next().unwrap().split(' ').next().unwrap();
+        value.parse().unwrap_or_else(|_| panic!("{tip}"))
+    })
+    .collect()
+}
+
+/// The numbers that the picture of an answer is of: of each arm, or of the patch.
+fn shown(answer: &Value) -> Vec<f64> {
+    match answer["arms"].as_object() {
+        Some(arms) => arms.values().flat_map(|arm| numbers(&arm["effects"]["prob:target"]["mean"])).collect(),
+        None => numbers(&answer["values"]["prob:target"]),
+    }
+}
+
+#[tokio::test]
+async fn what_a_run_was_read_for_has_a_picture_rows_and_arrays() {
+    let body = json!({"prompt": "The Tower", "target": "P", "read": {"topk": 1, "logit_lens": {"topk": 2},
+        "attention": [{"layers": [0, 2], "heads": [1]}], "attribution": {"target": "target"}}});
+    let state = tiny();
+    let answer = ok(&state, "/v1/run", &body).await;
+    let run = &answer["runs"]["run"];
+    let (lens, tokens) = (&run["logit_lens"], run["tokens"].as_array().unwrap().len());
+    let layers = lens["layers"].as_array().unwrap().len();
+
+    let svg = String::from_utf8(both("/v1/run", &body, "svg", "image/svg+xml").await).unwrap();
+    let cells = lens["topk"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
+    let expected: Vec<f64> = cells.map(|cell| cell[0]["prob"].as_f64().unwrap()).collect();
+    assert_eq!((drawn(&svg), expected.len()), (expected.clone(), layers * tokens), "the lens comes first");
+    let metric = post(&state, "/v1/run?format=svg&metric=prob:target", &body).await.text();
+    assert_eq!(drawn(&metric), numbers(&lens["metrics"]["prob:target"]));
+    // Queries go down, layer 0 of a lens lies at the bottom: both are drawn from the last row of the picture up.
+    let head = post(&state, "/v1/run?format=svg&kind=attention&arm=L2H1", &body).await.text();
+    let weights: Vec<f64> = drawn(&head);
+    let mut rows: Vec<Vec<f64>> =
+        run["attention"][0]["values"][1][0].as_array().unwrap().iter().map(numbers).collect();
+    rows.reverse();
+    for (found, expected) in weights.iter().zip(rows.concat()) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    assert_eq!(weights.len(), tokens * tokens);
+    let shares = post(&state, "/v1/run?format=svg&kind=attribution", &body).await.text();
+    assert!(drawn(&shares).len() >= 2 * layers);
+    refused(&post(&state, "/v1/run?format=svg&kind=attention&arm=L1H1", &body).await, 422, "?arm");
+    refused(&post(&state, "/v1/run?format=svg&run=other", &body).await, 422, "?run");
+
+    let rows = csv_rows(&both("/v1/run", &body, "csv", "text/csv").await);
+    let of = |kind: &'static str| rows.iter().filter(move |row| row["kind"] == kind);
+    assert_eq!(of("lens_topk").count(), 2 * layers * tokens);
+    let first: Vec<f64> =
+        of("lens_topk").filter(|row| row["rank"] == "1").map(|row| row["prob"].parse().unwrap()).collect();
+    assert_eq!(first, expected);
+    let metric = of("lens_metric").filter(|row| row["metric"] == "prob:target");
+    let metric: Vec<f64> = metric.map(|row| row["value"].parse().unwrap()).collect();
+    assert_eq!(metric, numbers(&lens["metrics"]["prob:target"]));
+    // Keys after a query are left out.
+    assert_eq!(of("attention").count(), 2 * tokens * (tokens + 1) / 2);
+    let shares = of("attribution").filter(|row| row["part"] == "mlp_out");
+    let shares: Vec<f64> = shares.map(|row| row["value"].parse().unwrap()).collect();
+    assert_eq!(shares, numbers(&run["attribution"]["mlp_out"]));
+    let lines = both("/v1/run", &body, "jsonl", "application/x-ndjson").await;
+    assert_eq!(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), rows.len());
+    assert_eq!(&both("/v1/run", &body, "parquet", "application/vnd.apache.parquet").await[..4], b"PAR1");
+    let npz = both("/v1/run", &body, "npz", "application/x-npz").await;
+    let archive = zip::ZipArchive::new(Cursor::new(npz)).unwrap();
+    let names: Vec<_> = archive.file_names().map(|name| name.unwrap().into_owned()).collect();
+    for name in [
+        "logit_lens/topk_ids",
+        "logit_lens/entropy",
+        "logit_lens/topk_texts",
+        "attention",
+        "attribution/attn_out",
+    ] {
+        assert!(names.contains(&format!("run/{name}.npy")), "{name} in {names:?}");
+    }
+}
+
+fn csv_rows(bytes: &[u8]) -> Vec<std::collections::BTreeMap<String, String>> {
+    csv::Reader::from_reader(bytes).deserialize().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn what_is_shown_can_be_chosen_and_what_cannot_says_what_can() {
+    let state = tiny();
+    let path = "/v1/trace?format=svg";
+    let whole = post(&state, path, &trace()).await.text();
+    let one = post(&state, &format!("{path}&arm=mlp&title=Mine%20only&vmax=0.75"), &trace()).await.text();
+    assert!(one.contains(">Mine only<") && one.contains(">0.750<") && one.contains(">−0.750<"), "{one}");
+    assert_eq!(drawn(&one), drawn(&whole)[drawn(&one).len()..]);
+    for (query, pointer) in [
+        ("&arm=nobody", "?arm"),
+        ("&vmax=0", "?vmax"),
+        ("&vmax=NaN", "?vmax"),
+        ("&vmax=wide", "?vmax"),
+        ("&kind=pie", "?kind"),
+        ("&kind=bars", "?kind"),
+        ("&token_class=first", "?token_class"),
+        ("&token_class=last", "?token_class"),
+        ("&group=a", "?group"),
+        ("&colour=red", "?colour"),
+    ] {
+        refused(&post(&state, &format!("{path}{query}"), &trace()).await, 422, pointer);
+    }
+    let long = "x".repeat(301);
+    refused(&post(&state, &format!("{path}&title={long}"), &trace()).await, 422, "?title");
+    for (format, query) in
+        [("csv", "title=x"), ("json", "vmax=1"), ("json", "metric=prob:target"), ("npz", "arm=mlp")]
+    {
+        let pointer = format!("?{}", query.split('=').next().unwrap());
+        let reply = post(&state, &format!("/v1/trace?format={format}&{query}"), &trace()).await;
+        refused(&reply, 422, &pointer);
     }
 }
 
@@ -201,7 +336,8 @@ fn refused(reply: &Reply, status: u16, pointer: &str) {
 async fn forms_that_a_result_does_not_have_are_refused() {
     let state = tiny();
     refused(&post(&state, "/v1/run?format=svg", &run()).await, 422, "?format");
-    refused(&post_accepting(&state, "/v1/run", &run(), "image/png").await, 406, "");
+    refused(&post_accepting(&state, "/v1/run", &run(), "image/png").await, 422, "?format");
+    refused(&post_accepting(&state, "/v1/run", &run(), "application/pdf").await, 406, "");
     refused(&post(&state, "/v1/trace?format=pdf", &trace()).await, 422, "?format");
     refused(&post(&state, "/v1/trace?format=", &trace()).await, 422, "?format");
     refused(&post(&state, "/v1/trace?format=svg&format=png", &trace()).await, 422, "?format");

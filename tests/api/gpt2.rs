@@ -84,8 +84,8 @@ async fn shares_of_a_logit_add_up_with_positions_and_biases_and_heads_with_their
         let of = |name: &str| number(&found[name]);
         let shares =
             of("embed") + of("positions") + sum(&found["attn_out"]) + sum(&found["mlp_out"]) + of("bias");
-        assert!((shares - of("logit")).abs() < 1e-5, "{found}");
-        assert!((of("logit") - number(&run["metrics"][metric])).abs() < 1e-4, "{found}");
+        assert!((shares - of("mean_logit")).abs() < 1e-5, "{found}");
+        assert!((of("mean_logit") - number(&run["metrics"][metric])).abs() < 1e-4, "{found}");
         assert!(of("remainder").abs() < 1e-5 && of("positions") != 0.0 && of("bias") != 0.0, "{found}");
         let Some(heads) = found["heads"].as_array() else {
             assert!(found.get("attn_bias").is_none());

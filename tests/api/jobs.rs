@@ -90,17 +90,20 @@ async fn run_patch_trace_and_sweep_can_be_answered_later_with_the_same_result() 
         for part in ["values", "effects", "arms", "runs", "cells", "averages", "cases", "provenance"] {
             assert_eq!(found.get(part), now.get(part), "{path} {part}");
         }
-        let formats: &[&str] = if path == "run" {
-            &["csv", "npz", "safetensors"]
-        } else {
-            &["csv", "npz", "safetensors", "svg"]
-        };
-        for format in formats.iter().filter(|format| path != "sweep" || **format != "svg") {
+        let formats = ["csv", "jsonl", "parquet", "npz", "safetensors", "svg"];
+        for format in formats.iter().filter(|format| path != "run" || **format != "svg") {
             let reply = get(&state, &format!("{job}/result?format={format}")).await;
             assert_eq!(reply.status, 200, "{path} {format}: {}", reply.text());
         }
         if path != "run" {
             assert_eq!(get(&state, &format!("{job}/plot?format=png")).await.media_type(), "image/png");
+            let mine = get(&state, &format!("{job}/plot?title=Mine%20alone&vmax=3")).await;
+            assert!(mine.text().contains(">Mine alone<"), "{path}: {}", mine.text());
+            let unknown = get(&state, &format!("{job}/plot?metric=prob:nobody")).await;
+            assert_eq!(
+                (unknown.status.as_u16(), &unknown.json()["errors"][0]["pointer"]),
+                (422, &json!("?metric"))
+            );
         }
     }
     let list = get(&state, "/v1/jobs?limit=2&kind=trace").await.json();

@@ -96,7 +96,7 @@ async fn capabilities_name_all_that_requests_accept() {
     assert_eq!(can["sites"].as_array().unwrap().len(), 20, "no head norms");
     for site in can["sites"].as_array().unwrap() {
         let name = site["site"].as_str().unwrap();
-        for op in can["ops"].as_array().unwrap() {
+        for op in can["ops"].as_array().unwrap().iter().map(|facts| &facts["op"]) {
             let body = json!({"runs": {"a": "abc", "b": "xyz"}, "base": "a", "interventions": [edit(site, op)],
                               "target": "P", "allow_trivial": true});
             let reply = post(&state, "/v1/patch", &body).await;
@@ -126,16 +126,15 @@ async fn capabilities_name_all_that_requests_accept() {
         assert_eq!(site["heads"], heads, "{name}");
     }
     for metric in can["metrics"].as_array().unwrap() {
-        let of = match metric.as_str().unwrap() {
-            alone @ ("top1_flip" | "delta_norm") => alone.to_owned(),
-            "logit_diff" => "logit_diff:x-y".to_owned(),
-            "kl" => "kl:clean".to_owned(),
-            name => format!("{name}:x"),
-        };
+        let form = metric["form"].as_str().unwrap();
+        let of = form.replace(":T", ":x").replace("A-B", "x-y").replace("RUN", "clean");
         let body = json!({"prompt": "abc", "subject": "b", "targets": {"x": "P", "y": "Q"}, "metrics": [of]});
         let reply = post(&state, "/v1/trace", &body).await;
         assert_eq!(reply.status, 200, "{metric}: {}", reply.text());
         assert!(reply.json()["total_effect"][&of]["mean"].is_f64(), "{metric}");
+        let clean = reply.json()["baselines"]["clean"][&of].as_f64().unwrap();
+        assert!(metric["min"].as_f64().is_none_or(|min| min <= clean), "{metric}: {clean}");
+        assert!(metric["max"].as_f64().is_none_or(|max| clean <= max), "{metric}: {clean}");
     }
     for axis in can["sweep"].as_array().unwrap() {
         let mut one = json!({"site": "z", "op": "zero", "positions": "all"});
@@ -159,7 +158,7 @@ async fn capabilities_name_all_that_requests_accept() {
         let moved = receipt["controls"]["max_abs_delta"].as_f64().unwrap() > 0.0;
         assert_eq!(moved, control != "self_patch", "{control}: {receipt}");
     }
-    for method in can["corruptions"].as_array().unwrap() {
+    for method in can["corruptions"].as_array().unwrap().iter().map(|facts| &facts["method"]) {
         let more = match method.as_str().unwrap() {
             "run" => json!({"run": "other"}),
             "replace_tokens" => json!({"with": "z"}),

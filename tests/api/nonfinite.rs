@@ -128,7 +128,7 @@ async fn of_a_sweep_some_cells_are_null_and_the_others_as_they_are() {
     let bad =
         json!({"site": "mlp_act", "layers": {"from": 2}, "positions": "last", "op": "scale", "factor": 3e38});
     let base = json!({"runs": {"a": {"prompt": "hello there"}}, "base": "a", "targets": {"t": ["b"]}, "sweep": ["layers"],
-        "metrics": ["prob:t", "rank:t", "top1_flip"], "derive": ["first_flip_layer", "argmax", "concentration"],
+        "metrics": ["prob:t", "rank:t", "top1_flip"], "derive": ["leaves_base", "argmax", "concentration"],
         "controls": ["self_patch", "random_vector"]});
     let patch = |interventions: Value| with(base.clone(), &json!({"interventions": interventions}));
     let scaled = |factor: f64| json!([{"site": "mlp_act", "layers": "all", "positions": "last", "op": "scale", "factor": factor}]);
@@ -138,7 +138,7 @@ async fn of_a_sweep_some_cells_are_null_and_the_others_as_they_are() {
     explained(&half);
     assert!(all_null(&half["values"]["prob:t"]));
     assert_eq!(half["nulls"][0]["where"], "/values/prob:t", "one reason for a whole array");
-    let flips = &half["derived"]["first_flip_layer"][0];
+    let flips = &half["derived"]["leaves_base"][0];
     assert!(flips["first"].is_null() && flips["reason"].as_str().unwrap().contains("layer 2"), "{flips}");
     assert!(half["derived"]["argmax"]["prob:t"].is_null());
     // Restoring a row of NaN from another run: only what reads it.
@@ -152,7 +152,7 @@ async fn of_a_sweep_some_cells_are_null_and_the_others_as_they_are() {
     assert_eq!(prob.iter().map(Value::is_null).collect::<Vec<_>>(), [false, true, true, false], "{some:#}");
     assert_eq!(some["masks"]["exact_null"], json!([true, null, null, true]));
     assert!(all_null(&some["baselines"]["b"]) && some["runs"]["b"]["topk"].is_null());
-    let flips = &some["derived"]["first_flip_layer"][0];
+    let flips = &some["derived"]["leaves_base"][0];
     assert_eq!((&flips["first"], &flips["lasting"]), (&Value::Null, &Value::Null));
     assert!(flips["reason"].as_str().unwrap().contains("layer 1"), "{flips}");
     let svg = post_accepting(&tiny(), "/v1/patch?format=svg", &some["request"], "*/*").await;
@@ -182,7 +182,7 @@ async fn what_is_compared_with_a_base_that_is_not_finite_is_null_too() {
 fn trace(sigma: f64) -> Value {
     json!({"prompt": "The Tower is in", "subject": "Tower", "target": "P", "arms": ["hidden", "mlp"],
         "metrics": ["prob:target", "logit:target", "rank:target"], "controls": ["self_patch", "random_vector"],
-        "derive": ["first_flip_layer", "half_recovery_layer", "argmax", "concentration"], "keep": {"per_sample": true},
+        "derive": ["leaves_base", "reaches_source", "half_recovery_layer", "argmax", "concentration"], "keep": {"per_sample": true},
         "corrupt": {"sigma": {"abs": sigma}, "samples": 3, "seed": 4}})
 }
 
@@ -240,7 +240,7 @@ async fn cases_and_sweeps_have_no_averages_of_what_is_no_number() {
     let sweep = json!({"dataset": {"inline": cases}, "corrupt": {"samples": 2}, "base": "clean",
         "arms": {"x": [{"site": "mlp_act", "layers": "all", "positions": "all", "op": "scale", "factor": 3e38}]},
         "sweep": ["layers"], "metrics": ["prob:target", "rank:target"], "filters": {"expect_top1": false},
-        "derive": ["first_flip_layer"], "aggregate": {"by": ["layer"], "top_k": {"k": 3}}});
+        "derive": ["leaves_base", "reaches_source"], "aggregate": {"by": ["layer"], "top_k": {"k": 3}}});
     let outcome = ok(&state, "/v1/sweep", &sweep).await;
     explained(&outcome);
     for row in outcome["averages"]["rows"].as_array().unwrap() {
@@ -251,7 +251,7 @@ async fn cases_and_sweeps_have_no_averages_of_what_is_no_number() {
     }
     assert!(outcome["averages"]["top"].as_array().unwrap().is_empty());
     assert!(all_null(&outcome["cells"]["exact_null"]) && all_null(&outcome["cells"]["trivial"]));
-    assert!(outcome["derived"][0]["first_flip_layer"][0]["reason"].is_string(), "{}", outcome["derived"]);
+    assert!(outcome["derived"][0]["leaves_base"][0]["reason"].is_string(), "{}", outcome["derived"]);
     for row in outcome["cases"].as_array().unwrap() {
         assert!(row["runs"][0]["top1"].is_string(), "{row}");
     }
@@ -340,8 +340,8 @@ async fn runs_their_lenses_and_attributions_are_null_where_a_token_has_no_number
         assert_eq!(at(&lens["metrics"]["rank:target"]), expected);
         assert_eq!(lens["entropy"][layer][1], good["logit_lens"]["entropy"][layer][1]);
     }
-    assert!(all_null(&bad["attribution"]["attn_out"]) && bad["attribution"]["logit"].is_null());
-    assert!(good["attribution"]["logit"].is_f64());
+    assert!(all_null(&bad["attribution"]["attn_out"]) && bad["attribution"]["mean_logit"].is_null());
+    assert!(good["attribution"]["mean_logit"].is_f64());
 
     let align = json!({"runs": run["runs"], "target": "x", "metrics": ["prob:target"]});
     let answer = ok(&state, "/v1/align", &align).await;

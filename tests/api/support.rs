@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
@@ -61,10 +62,8 @@ impl Server {
         Self { address, phase, ended }
     }
 
-    pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        stream
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(self.address, Duration::from_secs(5))
     }
 
     /// Sends `bytes` and reads until the server closes.
@@ -75,17 +74,46 @@ impl Server {
     }
 }
 
-/// What came until the server closed, and how long that took. Panics if it stays open for 5 s.
-pub(crate) fn read_to_close(stream: &mut TcpStream) -> (String, Duration) {
-    let started = Instant::now();
+/// A connection to a server, and when it was opened: before any clock of the server started, so that no pause of the
+/// test makes the server look quicker than it is.
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
+    pub(crate) opened: Instant,
+}
+
+impl Client {
+    /// Panics where a read waits longer than `patience`.
+    pub(crate) fn connect(address: SocketAddr, patience: Duration) -> Self {
+        let opened = Instant::now();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        Self { stream, opened }
+    }
+}
+
+impl Deref for Client {
+    type Target = TcpStream;
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+}
+
+/// What came until the server closed, and how long after its opening that was. Panics if it stays open for 5 s.
+pub(crate) fn read_to_close(client: &mut Client) -> (String, Duration) {
     let mut bytes = Vec::new();
-    match stream.read_to_end(&mut bytes) {
+    match client.stream.read_to_end(&mut bytes) {
         Ok(_) => {}
         // Closed with bytes of ours unread: also closed.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         Err(error) => panic!("the connection stayed open: {error}"),
     }
-    (String::from_utf8_lossy(&bytes).into_owned(), started.elapsed())
+    (String::from_utf8_lossy(&bytes).into_owned(), client.opened.elapsed())
 }
 
 /// A complete request that asks the server to close afterwards.

@@ -132,7 +132,7 @@ async fn a_pun_switch_is_two_patches() {
     let body = json!({"runs": {"pun": {"prompt": a}, "literal": {"prompt": b}}, "base": "literal",
                       "arms": {"pun_into_literal": [intervention]}, "swap": true, "sweep": ["layers"],
                       "targets": {"x": ["v", "e"], "y": ["f"]}, "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
-                      "derive": ["first_flip_layer", "half_recovery_layer"]});
+                      "derive": ["leaves_base", "reaches_source", "half_recovery_layer"]});
     let outcome = ok(&state, "/v1/sweep", &body).await;
     for (arm, base, source) in
         [("pun_into_literal", "literal", "pun"), ("pun_into_literal_swapped", "pun", "literal")]
@@ -142,7 +142,7 @@ async fn a_pun_switch_is_two_patches() {
                                               "source": {"run": source, "positions": "last"}}],
                            "sweep": ["layers"], "targets": {"x": ["v", "e"], "y": ["f"]},
                            "metrics": ["logit_diff:x-y", "kl:pun", "top1_flip"],
-                           "derive": ["first_flip_layer", "half_recovery_layer"]});
+                           "derive": ["leaves_base", "reaches_source", "half_recovery_layer"]});
         let patch = ok(&state, "/v1/patch", &patch).await;
         let arms = outcome["arms"].as_array().unwrap();
         let index = arms.iter().position(|a| a["name"] == arm).unwrap();
@@ -156,7 +156,15 @@ async fn a_pun_switch_is_two_patches() {
         }
         let derived = outcome["derived"].as_array().unwrap();
         let derived = derived.iter().find(|entry| entry["arm"] == arm).unwrap();
-        assert_eq!(derived["first_flip_layer"], patch["derived"]["first_flip_layer"]);
+        for name in ["leaves_base", "reaches_source"] {
+            assert_eq!(derived[name], patch["derived"][name]);
+        }
+        let reached = &derived["reaches_source"][0];
+        let lasting = reached["lasting"]["layer"].as_u64().unwrap() as usize;
+        let goal = &patch["runs"][source]["topk"][0]["id"];
+        assert!((lasting..4).all(|layer| patch["topk"][layer][0]["id"] == *goal), "{reached}");
+        assert!(lasting == 0 || patch["topk"][lasting - 1][0]["id"] != *goal);
+        assert_eq!(reached["lasting"]["token"]["text"], patch["runs"][source]["topk"][0]["text"]);
         let half = &patch["derived"]["half_recovery_layer"]["logit_diff:x-y"];
         assert_eq!(&derived["half_recovery_layer"]["logit_diff:x-y"], half);
     }
@@ -376,9 +384,13 @@ async fn a_result_has_every_form_and_a_picture() {
         assert_eq!(reply.status, 200, "{table}: {}", reply.text());
         assert!(reply.text().lines().count() > 2, "{table}");
     }
-    for (path, media) in
-        [("plot", "image/svg+xml"), ("plot?format=png", "image/png"), ("plot?kind=heatmap", "image/svg+xml")]
-    {
+    for (path, media) in [
+        ("plot", "image/svg+xml"),
+        ("plot?format=png", "image/png"),
+        ("plot?kind=heatmap", "image/svg+xml"),
+        ("plot?kind=bars&token_class=last&title=Mine&vmax=2", "image/svg+xml"),
+        ("result?format=svg", "image/svg+xml"),
+    ] {
         let reply = fetch(&state, &format!("{job}/{path}")).await;
         assert_eq!((reply.status.as_u16(), reply.media_type()), (200, media), "{path}: {}", reply.text());
     }
@@ -387,7 +399,12 @@ async fn a_result_has_every_form_and_a_picture() {
         "result?table=x",
         "result?format=csv&metric=prob:x",
         "plot?kind=pie",
-        "result?format=svg",
+        "plot?kind=lens",
+        "plot?group=nobody",
+        "plot?arm=nobody",
+        "plot?run=clean",
+        "plot?vmax=-1",
+        "result?format=csv&title=x",
     ] {
         assert_eq!(fetch(&state, &format!("{job}/{bad}")).await.status, 422, "{bad}");
     }
@@ -447,4 +464,140 @@ async fn edges_cut_and_layers_read_in_arms_are_those_of_patches() {
         outcome["averages"]["rows"].as_array().unwrap().iter().filter(|row| !row[key].is_null()).count()
     };
     assert_eq!((by("layer"), by("source_layer")), (2 + 4, 4));
+}
+
+/// Path patching over a data set: the run that is sent is derived from each case's clean run.
+#[tokio::test]
+async fn runs_beside_a_data_set_are_those_of_every_case() {
+    let state = working().await;
+    let texts = [("Rome is in", "Rome"), ("They know Paris", "Paris"), ("A river has water", "river")];
+    let cases: Vec<Value> = texts
+        .iter()
+        .map(|(text, subject)| json!({"prompt": text, "subject": subject, "target": "I"}))
+        .collect();
+    let sent = json!({"from": "clean", "interventions": [{"site": "mlp_out", "layers": 1, "positions": {"span": "subject"}, "op": "zero"}]});
+    let arm =
+        json!([{"site": "resid_post", "positions": "last", "layers": "all", "source": {"run": "sent"}}]);
+    let body = |dataset: Value, runs: Value| {
+        json!({"dataset": dataset, "runs": runs, "base": "clean", "reference": "sent",
+        "arms": {"path": arm}, "sweep": ["layers"], "filters": {"expect_top1": false}})
+    };
+    let common =
+        ok(&state, "/v1/sweep", &body(json!({"inline": cases}), json!({"sent": sent, "other": "Water"})))
+            .await;
+    for (i, (text, subject)) in texts.iter().enumerate() {
+        let alone = json!({"runs": {"clean": {"prompt": text, "spans": {"subject": subject}}, "sent": sent}, "base": "clean",
+            "interventions": arm, "sweep": ["layers"], "target": "I", "metrics": ["prob:target"]});
+        let alone = ok(&state, "/v1/patch", &alone).await;
+        for layer in 0..4 {
+            let row = 4 * i + layer;
+            assert_eq!(common["cells"]["metrics"][0]["effect"][row], alone["effects"]["prob:target"][layer]);
+        }
+    }
+    assert_eq!(common["cases"][0]["runs"].as_array().unwrap().len(), 3);
+    // What is wrong with them is said once, where they stand.
+    let stored = post(&state, "/v1/datasets", &json!(cases)).await.json()["id"].clone();
+    for (runs, expected) in [
+        (
+            json!({"sent": {"from": "clean", "interventions": [{"site": "mlp_out", "layers": 9, "op": "zero"}]}}),
+            "/runs/sent/interventions/0/layers",
+        ),
+        (
+            json!({"sent": {"from": "nobody", "interventions": [{"site": "mlp_out", "layers": 1, "op": "zero"}]}}),
+            "/runs/sent/from",
+        ),
+        (
+            json!({"sent": {"from": "clean", "interventions": [{"site": "mlp_out", "layers": 1, "positions": {"span": "object"}, "op": "zero"}]}}),
+            "/runs/sent/interventions/0/positions/span",
+        ),
+        (json!({"clean": "x"}), "/runs/clean"),
+    ] {
+        let reply = post(&state, "/v1/sweep", &body(json!({"id": stored}), runs.clone())).await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+        let told = reply.json();
+        let errors: Vec<&str> =
+            told["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+        assert!(errors.contains(&expected), "{runs}: {errors:?}");
+        assert!(errors.len() <= 2, "{errors:?}");
+    }
+}
+
+/// A curve of faithfulness: the strongest heads of an earlier sweep, and all but those, at several sizes in one request.
+#[tokio::test]
+async fn cells_of_an_earlier_sweep_are_the_strongest_of_it_or_all_but_those() {
+    let state = working().await;
+    let cases =
+        json!([{"prompt": "Rome is in", "target": "I"}, {"prompt": "They know Paris", "target": "x"}]);
+    let head = |more: Value| {
+        let mut one = json!({"site": "z", "positions": "all", "op": "zero"});
+        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!([one])
+    };
+    let body = |arms: Value, sweep: Value, by: Value| {
+        json!({"dataset": {"inline": cases}, "base": "clean", "arms": arms, "sweep": sweep,
+        "metrics": ["logit:target", "prob:target"], "filters": {"expect_top1": false}, "aggregate": {"by": by}})
+    };
+    let heads = json!({"heads": head(json!({"layers": "all", "heads": "all"}))});
+    let reply =
+        post(&state, "/v1/sweep", &body(heads, json!(["layers", "heads"]), json!(["layer", "head"]))).await;
+    let job = reply.headers["location"].to_str().map(|path| path.rsplit('/').next().unwrap().to_owned());
+    let (earlier, job) = (reply.json(), job.unwrap());
+    let mut ranked: Vec<(f64, u64, u64)> = earlier["averages"]["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["metric"] == "logit:target")
+        .map(|row| {
+            (
+                row["effect"]["mean"].as_f64().unwrap().abs(),
+                row["layer"].as_u64().unwrap(),
+                row["head"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(ranked.len(), 16);
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let by_hand = |chosen: &[(f64, u64, u64)]| -> Value {
+        let mut of_layers = std::collections::BTreeMap::<u64, Vec<u64>>::new();
+        for (_, layer, head) in chosen {
+            of_layers.entry(*layer).or_default().push(*head);
+        }
+        let one = |(layer, mut heads): (u64, Vec<u64>)| {
+            heads.sort_unstable();
+            head(json!({"layers": layer, "heads": heads}))[0].clone()
+        };
+        of_layers.into_iter().map(one).collect()
+    };
+    let curve = json!({"only": head(json!({"cells": {"of": job, "k": [1, 3, 7]}})),
+        "others": {"interventions": head(json!({"cells": {"of": job, "k": 3, "complement": true, "arm": "heads", "metric": "logit:target"}}))}});
+    let curve = ok(&state, "/v1/sweep", &body(curve, json!([]), json!(["arm"]))).await;
+    let plain = json!({"only_k1": by_hand(&ranked[..1]), "only_k3": by_hand(&ranked[..3]), "only_k7": by_hand(&ranked[..7]),
+        "others": by_hand(&ranked[3..])});
+    let plain = ok(&state, "/v1/sweep", &body(plain, json!([]), json!(["arm"]))).await;
+    assert_eq!(curve["averages"]["rows"], plain["averages"]["rows"]);
+    assert_eq!(curve["arms"], plain["arms"]);
+    // Priced alike.
+    let priced = json!({"sweep": body(json!({"only": head(json!({"cells": {"of": job, "k": 2}}))}), json!([]), json!(["arm"]))});
+    ok(&state, "/v1/plan", &priced).await;
+    for (arms, sweep, pointer) in [
+        (head(json!({"cells": {"of": "job_none", "k": 2}})), json!([]), "/arms/x/0/cells/of"),
+        (head(json!({"cells": {"of": job, "k": 17}})), json!([]), "/arms/x/0/cells/k"),
+        (head(json!({"cells": {"of": job, "k": 16, "complement": true}})), json!([]), "/arms/x/0/cells/k"),
+        (head(json!({"cells": {"of": job, "k": 2, "arm": "mlp"}})), json!([]), "/arms/x/0/cells/arm"),
+        (
+            head(json!({"cells": {"of": job, "k": 2, "metric": "kl:clean"}})),
+            json!([]),
+            "/arms/x/0/cells/metric",
+        ),
+        (head(json!({"cells": {"of": job, "k": 2, "kk": 1}})), json!([]), "/arms/x/0/cells/kk"),
+        (head(json!({"cells": {"of": job, "k": 2}, "heads": [1]})), json!([]), "/arms/x/0/heads"),
+        (head(json!({"cells": {"of": job, "k": 2}})), json!(["layers"]), "/sweep"),
+    ] {
+        let reply = post(&state, "/v1/sweep", &body(json!({"x": arms}), sweep, json!(["arm"]))).await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+        assert_eq!(reply.json()["errors"][0]["pointer"], pointer, "{}", reply.text());
+    }
+    let patch = json!({"prompt": "a", "runs": {"a": "x"}, "base": "a", "target": "I", "interventions": head(json!({"cells": {"of": job, "k": 2}}))});
+    let reply = post(&state, "/v1/patch", &patch).await;
+    assert!(reply.text().contains("/interventions/0/cells"), "{}", reply.text());
 }

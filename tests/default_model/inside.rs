@@ -42,7 +42,7 @@ async fn attributions_are_those_of_pytorch_and_add_up_to_the_logit() {
     let (expected, found) = (&golden["attribution"], &run["attribution"]);
     let mut worst = Worst::logits();
     for (name, other) in [
-        ("logit", "logit"),
+        ("mean_logit", "logit"),
         ("embed", "embed"),
         ("attn_out", "attn_out"),
         ("mlp_out", "mlp_out"),
@@ -56,7 +56,7 @@ async fn attributions_are_those_of_pytorch_and_add_up_to_the_logit() {
     }
     worst.tell("attribution", 300);
     assert!(number(&found["remainder"]).abs() < 1e-4);
-    assert!((number(&found["logit"]) - number(&run["metrics"]["logit:target"])).abs() < 1e-4);
+    assert!((number(&found["mean_logit"]) - number(&run["metrics"]["logit:target"])).abs() < 1e-4);
 }
 
 #[tokio::test]

@@ -53,3 +53,39 @@ async fn clean_runs_agree_with_pytorch_on_probability_rank_and_most_probable_tok
     probabilities.tell("P of clean runs", 100);
     logits.tell("logits of clean runs", 100);
 }
+
+#[tokio::test]
+async fn differences_of_probability_and_of_logits_agree_with_pytorch() {
+    let golden = golden("smollm2_runs");
+    let (mut probabilities, mut logits) = (Worst::probabilities(), Worst::logits());
+    for case in golden["runs"].as_array().unwrap() {
+        let prompt = case["prompt"].as_str().unwrap();
+        let top = case["top"].as_array().unwrap();
+        // The most probable token by itself, and the sets of the next three and the last six.
+        let parts = [("one", &top[..1]), ("three", &top[1..4]), ("six", &top[4..])];
+        let sets = parts.map(|(name, part)| {
+            (name.to_owned(), part.iter().map(|token| token[0].clone()).collect::<serde_json::Value>())
+        });
+        let pairs = [(0, 1), (0, 2), (2, 1)];
+        let metrics: Vec<String> = ["prob_diff", "logit_diff"]
+            .iter()
+            .flat_map(|kind| pairs.map(|(a, b)| format!("{kind}:{}-{}", parts[a].0, parts[b].0)))
+            .collect();
+        let targets: serde_json::Map<_, _> = sets.into_iter().collect();
+        let body = json!({"prompt": prompt, "targets": targets, "metrics": metrics});
+        let found = answered(service().run(body).await);
+        let sum =
+            |part: usize, of: fn(&serde_json::Value) -> f64| -> f64 { parts[part].1.iter().map(of).sum() };
+        for (a, b) in pairs {
+            let value = |kind: &str| {
+                number(&found["runs"]["run"]["metrics"][format!("{kind}:{}-{}", parts[a].0, parts[b].0)])
+            };
+            let prob = |token: &serde_json::Value| number(&token[2]);
+            let exp = |token: &serde_json::Value| number(&token[1]).exp();
+            probabilities.see(value("prob_diff"), sum(a, prob) - sum(b, prob), prompt);
+            logits.see(value("logit_diff"), sum(a, exp).ln() - sum(b, exp).ln(), prompt);
+        }
+    }
+    probabilities.tell("differences of P of clean runs", 12);
+    logits.tell("differences of logits of clean runs", 12);
+}

@@ -129,12 +129,21 @@ async fn exercise_1_goes_both_ways_and_to_other_positions_than_the_last() {
 #[tokio::test]
 async fn exercise_2_finds_the_layer_at_which_the_reading_flips_for_good() {
     let answer = answered(service().patch(example("patch-seed-exercise2", &json!({}))).await);
-    let flip = &answer["derived"]["first_flip_layer"][0];
+    let turn = |name: &str| answer["derived"][name][0].clone();
     let top = |layer: usize| answer["topk"][layer][0]["text"].as_str().unwrap().to_owned();
     let base = answer["runs"]["literal"]["topk"][0]["text"].as_str().unwrap();
-    let lasting = flip["lasting"].as_u64().unwrap() as usize;
-    assert!((lasting..30).all(|layer| top(layer) != base));
-    assert!(lasting == 0 || top(lasting - 1) == base);
+    // The literal answer is lost at once, to neither reading.
+    let leaves = turn("leaves_base");
+    assert!((0..30).all(|layer| top(layer) != base));
+    assert_eq!((&leaves["first"]["layer"], &leaves["lasting"]["layer"]), (&json!(0), &json!(0)));
+    assert_eq!(leaves["first"]["token"]["text"], top(0));
+    let goal = answer["runs"]["pun"]["topk"][0]["text"].as_str().unwrap();
+    assert!(top(0) != goal);
+    let reaches = turn("reaches_source");
+    let [first, lasting] = ["first", "lasting"].map(|at| reaches[at]["layer"].as_u64().unwrap() as usize);
+    assert!((0..first).all(|layer| top(layer) != goal) && top(first) == goal);
+    assert!((lasting..30).all(|layer| top(layer) == goal) && top(lasting - 1) != goal);
+    assert_eq!(reaches["lasting"]["token"]["text"], goal);
     // The pun's own answer is there from some layer on: its last state is all that is read in the end.
     assert_eq!(top(29), answer["runs"]["pun"]["topk"][0]["text"].as_str().unwrap());
     let half = &answer["derived"]["half_recovery_layer"]["logit_diff:electric-water"][0];
@@ -148,7 +157,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
     let mut body =
         example("trace-seed-part4", &json!({"layers": [5, 25], "arms": {"mlp": {"site": "mlp_out"}}}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace_cases(body).await);
+    let answer = answered(service().trace(body).await);
     assert_eq!(answer["kept"], 4);
     let effects = &answer["arms"]["mlp"]["effects"]["prob:target"];
     let classes = answer["classes"].as_array().unwrap();
@@ -159,7 +168,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
 
     let mut body = example("trace-seed-exercise3", &json!({"layers": [5, 25]}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace_cases(body).await);
+    let answer = answered(service().trace(body).await);
     let groups = answer["groups"].as_object().unwrap();
     assert_eq!(groups.len(), 3, "homograph, homophone, compound");
     // " impasta" counts as a whole: less probable than its first token alone.

@@ -81,20 +81,20 @@ fn check_trace(name: &str) {
     let (plan, layout) = (lowered.plan, lowered.layout);
     let scores = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).scores;
     let mut worst = Worst::default();
-    worst.see(probability(&scores[layout.clean]), &golden["clean_prob"], "clean");
-    for (sample, readout) in layout.corrupted.iter().enumerate() {
+    worst.see(probability(&scores[layout.case.clean]), &golden["clean_prob"], "clean");
+    for (sample, readout) in layout.case.corrupted.iter().enumerate() {
         worst.see(probability(&scores[*readout]), &golden["corrupted_prob"][sample], "corrupted");
     }
     let mut moved = 0.0_f64;
-    for (name, grid) in layout.arms.iter() {
+    for (name, grid) in layout.case.arms.iter() {
         let expected = match name {
             "hidden" => arm(&golden, "hidden", None),
             site => arm(&golden, "severed", Some(site)),
         };
-        for cell in 0..grid.cells() {
-            let key = grid.key(cell);
+        for cell in 0..grid.grid.cells() {
+            let key = grid.grid.key(cell);
             let (layer, position) = (key.layer.unwrap() as usize, key.position.unwrap() as usize);
-            for (sample, readout) in grid.cell(cell).iter().enumerate() {
+            for (sample, readout) in grid.grid.cell(cell).iter().enumerate() {
                 let at = format!("{name} layer {layer} position {position} sample {sample}");
                 let expected = &expected[sample][layer][position];
                 worst.see(probability(&scores[*readout]), expected, &at);

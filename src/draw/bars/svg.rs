@@ -13,6 +13,8 @@ const LINE: f64 = TICK * 1.25;
 /// Least space between labels beside each other.
 const GAP: f64 = 4.0;
 const PLOT_HEIGHT: f64 = 260.0;
+/// Baseline to baseline of the y axis' name.
+const VALUE_LINE: f64 = 13.0;
 /// Series colours: Okabe and Ito's palette for colour-blind readers (2008), without its black and yellow; then dark ones of
 /// Tol's muted palette. The eleventh series has the first colour again.
 const COLOURS: [&str; 10] = [
@@ -38,7 +40,14 @@ impl Axis {
         let values = ends.flat_map(|(value, error)| [Some(value), error.map(|e| e[0]), error.map(|e| e[1])]);
         let baselines = charts.iter().flat_map(|bars| &bars.baselines).map(|b| b.value);
         let values = values.flatten().chain(baselines).filter(|v| v.is_finite());
-        let (lo, hi) = values.fold((0.0, 0.0), |(lo, hi): (f64, f64), v| (lo.min(v), hi.max(v)));
+        let start = charts.first().map_or(0.0, Bars::start);
+        let (lo, hi) = values.fold((start, start), |(lo, hi): (f64, f64), v| (lo.min(v), hi.max(v)));
+        let reach =
+            charts.first().and_then(|bars| bars.reach).filter(|reach| reach.is_finite() && *reach > 0.0);
+        if let Some(reach) = reach {
+            let (ticks, top) = (scale::nice_ticks(start - reach, start + reach, 5), 0.0);
+            return Self { ticks, top };
+        }
         Self { ticks: scale::nice_ticks(lo, hi, 5), top: 0.0 }
     }
 
@@ -88,6 +97,8 @@ struct Chart<'b> {
     axis: Axis,
     tick_texts: Vec<String>,
     tick_width: f64,
+    /// The y axis' name.
+    value_lines: Vec<String>,
     /// Width of a group of bars with its gap, and of all of them.
     slot: f64,
     plot_width: f64,
@@ -128,7 +139,9 @@ impl<'b> Chart<'b> {
                 if slanted { text_width(text) * 0.7072 - centre } else { text_width(text) / 2.0 - centre }
             })
             .fold(0.0, f64::max);
-        let left = (16.0 + tick_width + 10.0).max(overhang);
+        let value_lines =
+            font::wrap(&label::one_line(&bars.value_label), 11.0, Weight::Regular, PLOT_HEIGHT, 3);
+        let left = (3.0 + value_lines.len().max(1) as f64 * VALUE_LINE + tick_width + 10.0).max(overhang);
         let baselines = place_baselines(bars, axis);
         let right = baselines.iter().map(|b| text_width(&b.text) + 16.0).fold(8.0, f64::max);
         let content = (left + plot_width + right).max(360.0);
@@ -138,6 +151,7 @@ impl<'b> Chart<'b> {
             axis: axis.clone(),
             tick_texts,
             tick_width,
+            value_lines,
             slot,
             plot_width,
             labels,
@@ -175,7 +189,8 @@ impl<'b> Chart<'b> {
         }
         draw_bars(svg, bars, &axis, x0 + shift, slot);
         svg.line((x0, axis.top), (x0, bottom), AXIS, 0.8);
-        svg.line((x0, axis.y(0.0)), (x0 + plot_width, axis.y(0.0)), AXIS, 1.0);
+        let start = axis.y(bars.start());
+        svg.line((x0, start), (x0 + plot_width, start), AXIS, 1.0);
         draw_baselines(svg, &self.baselines, axis.top, x0, plot_width);
         for (at, text) in &self.labels {
             let x = x0 + shift + (*at as f64 + 0.5) * slot;
@@ -196,9 +211,12 @@ impl<'b> Chart<'b> {
             let style = TextStyle { size: 11.0, anchor: Anchor::Middle, ..TextStyle::default() };
             svg.text(x0 + plot_width / 2.0, bottom + label_depth + 14.0, &text, style);
         }
-        let text = font::fit(&label::one_line(&bars.value_label), 11.0, Weight::Regular, PLOT_HEIGHT);
-        let style = TextStyle { size: 11.0, anchor: Anchor::Middle, rotate: -90.0, ..TextStyle::default() };
-        svg.text(x0 - tick_width - 14.0, axis.top + PLOT_HEIGHT / 2.0, &text, style);
+        for (line, text) in self.value_lines.iter().rev().enumerate() {
+            let style =
+                TextStyle { size: 11.0, anchor: Anchor::Middle, rotate: -90.0, ..TextStyle::default() };
+            let x = x0 - tick_width - 14.0 - line as f64 * VALUE_LINE;
+            svg.text(x, axis.top + PLOT_HEIGHT / 2.0, text, style);
+        }
         let caption = if bars.x_label.is_empty() { 0.0 } else { 16.0 };
         bottom + label_depth.max(6.0) + caption + 8.0
     }
@@ -219,7 +237,8 @@ fn draw_bars(svg: &mut Svg, bars: &Bars, axis: &Axis, x0: f64, slot: f64) {
                 }
                 continue;
             };
-            let (top, base) = (axis.y(value.max(0.0)), axis.y(value.min(0.0)));
+            let start = bars.start();
+            let (top, base) = (axis.y(value.max(start)), axis.y(value.min(start)));
             let fill = if bar.trivial { TRIVIAL } else { COLOURS[index % COLOURS.len()] };
             let mut tooltip = label::shorten(&label::visible(label), 60);
             if !one.name.is_empty() {
@@ -294,7 +313,8 @@ fn legend_entries(charts: &[Bars]) -> Vec<(Swatch<'static>, String)> {
         entries.push((Swatch::Hatched, "not finite".to_owned()));
     }
     if bars().any(|bar| bar.trivial && bar.finite().is_some()) {
-        entries.push((Swatch::Filled(TRIVIAL), "trivial: restores the readout itself".to_owned()));
+        entries
+            .push((Swatch::Filled(TRIVIAL), "trivial: the answer of the source by construction".to_owned()));
     }
     entries
 }

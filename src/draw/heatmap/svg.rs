@@ -1,6 +1,6 @@
 //! Draws a [`Figure`]: measures every panel, places it, then writes it.
 
-use super::{Arrangement, Figure, Heatmap};
+use super::{Figure, Heatmap};
 use crate::draw::colour_bar::ColourBar;
 use crate::draw::font::{self, Weight};
 use crate::draw::frame::{ACCENT, AXIS, HATCH, Heading, Legend, MARGIN, MUTED, Swatch, hatch};
@@ -10,6 +10,8 @@ use crate::draw::svg::push;
 use crate::draw::svg::{Anchor, Svg, TextStyle, number};
 
 const TICK: f64 = 10.0;
+/// Size of texts in cells.
+const CELL_TEXT: f64 = 8.5;
 /// Baseline to baseline of labels that stand above each other.
 const LINE: f64 = TICK * 1.2;
 
@@ -37,6 +39,7 @@ struct Panel<'a> {
     row_width: f64,
     rows: Vec<(usize, String)>,
     scale_end: Option<f64>,
+    from_zero: bool,
     bar: Option<ColourBar>,
     size: (f64, f64),
 }
@@ -45,20 +48,34 @@ struct Panel<'a> {
 pub(super) fn draw(figure: &Figure) -> String {
     let single = figure.panels.len() == 1;
     let panels: Vec<Panel<'_>> = (0..figure.panels.len()).map(|index| Panel::new(figure, index)).collect();
-    let side_by_side = figure.arrangement == Arrangement::Row;
     let gap = 22.0;
-    let along = |size: &dyn Fn(&Panel<'_>) -> f64| -> f64 {
-        panels.iter().map(size).sum::<f64>() + gap * panels.len().saturating_sub(1) as f64
+    let across = figure.arrangement.across(panels.len());
+    let side_by_side = across >= panels.len();
+    // Columns are as wide as the widest of their panels, rows as high as the highest with its plot's upper edge level with
+    // the others'.
+    let mut widths = vec![0.0_f64; across.min(panels.len())];
+    let mut rows: Vec<(f64, f64)> = Vec::new();
+    for (index, panel) in panels.iter().enumerate() {
+        let column = index % across;
+        if column == 0 {
+            rows.push((0.0, 0.0));
+        }
+        widths[column] = widths[column].max(panel.size.0);
+        if let Some((level, below)) = rows.last_mut() {
+            *level = level.max(panel.origin.1);
+            *below = below.max(panel.size.1 - panel.origin.1);
+        }
+    }
+    let together = |sizes: &mut dyn Iterator<Item = f64>| {
+        let (count, sum) = sizes.fold((0_usize, 0.0), |(n, sum), size| (n + 1, sum + size));
+        sum + gap * count.saturating_sub(1) as f64
     };
-    let across = |size: &dyn Fn(&Panel<'_>) -> f64| panels.iter().map(size).fold(0.0, f64::max);
-    let (width, height) = if side_by_side {
-        (along(&|p| p.size.0), across(&|p| p.size.1))
-    } else {
-        (across(&|p| p.size.0), along(&|p| p.size.1))
-    };
+    let width = together(&mut widths.iter().copied());
+    let height = together(&mut rows.iter().map(|(level, below)| level + below));
     let shared = (figure.shared_scale && !single && !panels.is_empty()).then(|| {
-        let room = if side_by_side { across(&|p| p.plot.1) } else { (height - 60.0).min(480.0) };
-        ColourBar::new(&figure.panels[0].value_label, figure.scale_end(0), room)
+        let plots = panels.iter().map(|p| p.plot.1).fold(0.0, f64::max);
+        let room = if side_by_side { plots } else { (height - 60.0).min(480.0) };
+        ColourBar::new(&figure.panels[0].value_label, figure.end_of(0), figure.from_zero, room)
     });
     let bar_width = shared.as_ref().map_or(0.0, |bar| bar.width);
     let content = (width + bar_width).max(360.0);
@@ -85,20 +102,17 @@ pub(super) fn draw(figure: &Figure) -> String {
     if panels.is_empty() {
         svg.text(MARGIN, top + 12.0, "no panels", TextStyle { fill: MUTED, ..TextStyle::default() });
     }
-    // Side by side, the plots' upper edges are level even where one panel's heading is longer.
-    let level = across(&|p| p.origin.1);
-    let (mut x, mut y) = (MARGIN, top);
-    for (index, panel) in panels.iter().enumerate() {
-        let drop = if side_by_side { level - panel.origin.1 } else { 0.0 };
-        panel.draw(&mut svg, index, x, y + drop, single);
-        if side_by_side {
-            x += panel.size.0 + gap;
-        } else {
-            y += panel.size.1 + gap;
+    let mut y = top;
+    for (row, (line, (level, below))) in panels.chunks(across).zip(&rows).enumerate() {
+        let mut x = MARGIN;
+        for (column, panel) in line.iter().enumerate() {
+            panel.draw(&mut svg, row * across + column, x, y + level - panel.origin.1, single);
+            x += widths[column] + gap;
         }
+        y += level + below + gap;
     }
     if let Some(bar) = &shared {
-        let bar_top = if side_by_side { top + level } else { top + panels[0].origin.1 };
+        let bar_top = top + rows.first().map_or(0.0, |(level, _)| *level);
         bar.draw(&mut svg, "scale", MARGIN + width + 14.0, bar_top);
     }
     legend.draw(&mut svg, MARGIN, legend_top);
@@ -117,7 +131,7 @@ fn legend_entries(figure: &Figure) -> Vec<(Swatch<'static>, String)> {
         entries.push((Swatch::Dot, "zero by construction".to_owned()));
     }
     if any(|cell| cell.trivial) {
-        entries.push((Swatch::Outline, "trivial: restores the readout itself".to_owned()));
+        entries.push((Swatch::Outline, "trivial: the answer of the source by construction".to_owned()));
     }
     if any(|cell| cell.finite().is_none() && cell.not_finite) {
         entries.push((Swatch::Hatched, "not finite".to_owned()));
@@ -133,16 +147,27 @@ impl<'a> Panel<'a> {
         let map = &figure.panels[index];
         let (rows, cols) = (map.rows.len(), map.columns.len());
         let single = figure.panels.len() == 1;
-        let row = figure.arrangement == Arrangement::Row;
+        let across = figure.arrangement.across(figure.panels.len());
+        let down = figure.panels.len().div_ceil(across);
         // Cells share a target extent, within sizes that can be seen and don't look silly.
         let extent = (
-            if single || !row { 560.0 } else { (900.0 / figure.panels.len() as f64).max(260.0) },
-            if single || row { 480.0 } else { (900.0 / figure.panels.len() as f64).max(200.0) },
+            if across == 1 { 560.0 } else { (900.0 / across as f64).max(260.0) },
+            if down == 1 { 480.0 } else { (900.0 / down as f64).max(200.0) },
         );
         let cell = (
             (extent.0 / cols.max(1) as f64).floor().clamp(5.0, 48.0),
             (extent.1 / rows.max(1) as f64).floor().clamp(4.0, 26.0),
         );
+        // Texts need room; the longest are cut.
+        let widest = map.texts.iter().flatten().map(|text| cell_text_width(text)).fold(0.0, f64::max);
+        let cell = if map.texts.is_empty() {
+            cell
+        } else {
+            {
+                let most = (1800.0 / cols.max(1) as f64).floor().clamp(24.0, 56.0);
+                (cell.0.min(most).max((widest + 6.0).ceil().clamp(24.0, most)), cell.1.max(15.0))
+            }
+        };
         let plot = (cell.0 * cols as f64, cell.1 * rows as f64);
 
         let (slant, columns) = place_columns(map, cell.0);
@@ -165,9 +190,9 @@ impl<'a> Panel<'a> {
         let left = (y_label + row_width + 8.0).max(overhang + 2.0);
         let caption = if map.x_label.is_empty() { 0.0 } else { 16.0 };
 
-        let scale_end = figure.scale_end(index);
-        let bar =
-            (single || !figure.shared_scale).then(|| ColourBar::new(&map.value_label, scale_end, plot.1));
+        let scale_end = figure.end_of(index);
+        let bar = (single || !figure.shared_scale)
+            .then(|| ColourBar::new(&map.value_label, scale_end, figure.from_zero, plot.1));
         let bar_width = bar.as_ref().map_or(0.0, |bar| bar.width);
         let right = columns.last().filter(|_| slant == Slant::Flat).map_or(0.0, |(column, text)| {
             (label_width(map, *column, text) / 2.0 + centre(*column) - plot.0).max(0.0)
@@ -190,6 +215,7 @@ impl<'a> Panel<'a> {
             row_width,
             rows: row_labels,
             scale_end,
+            from_zero: figure.from_zero,
             size: (left + wide + bar_width, heading.height() + 4.0 + tall),
             bar,
             heading,
@@ -217,6 +243,7 @@ impl<'a> Panel<'a> {
     fn draw_cells(&self, svg: &mut Svg, left: f64, top: f64) {
         let (w, h) = self.cell;
         let (mut dots, mut outlines, mut hatching) = (String::new(), String::new(), String::new());
+        let mut texts = Vec::new();
         let inset = 1.0;
         svg.open("g", &[("shape-rendering", "crispEdges".into())]);
         for (row, cells) in self.map.cells.iter().enumerate() {
@@ -224,8 +251,12 @@ impl<'a> Panel<'a> {
             for (column, cell) in cells.iter().enumerate() {
                 let x = left + column as f64 * w;
                 let fill = cell.finite().map_or(scale::MISSING, |value| {
+                    let value = if self.from_zero { value.max(0.0) } else { value };
                     scale::diverging(scale::relative(value, self.scale_end.unwrap_or(0.0)))
                 });
+                if let Some(text) = self.map.texts.get(row).and_then(|row| row.get(column)) {
+                    texts.push(((x + w / 2.0, y + h / 2.0), text, fill));
+                }
                 svg.leaf_with_tooltip(
                     "rect",
                     &[
@@ -263,6 +294,16 @@ impl<'a> Panel<'a> {
         // A light line under the dark one, to be seen on the scale's dark ends.
         svg.path(&outlines, "#fff", (w.min(h) / 5.0).clamp(1.4, 2.4));
         svg.path(&outlines, "#222", (w.min(h) / 10.0).clamp(0.6, 1.2));
+        for ((x, y), text, fill) in texts {
+            let text = font::fit(&label::visible(text), CELL_TEXT, Weight::Regular, w - 3.0);
+            let style = TextStyle {
+                size: CELL_TEXT,
+                anchor: Anchor::Middle,
+                fill: scale::ink(fill),
+                ..TextStyle::default()
+            };
+            svg.text(x, y + CELL_TEXT * 0.36, &text, style);
+        }
         svg.leaf(
             "rect",
             &[
@@ -281,6 +322,9 @@ impl<'a> Panel<'a> {
         let token = label::shorten(&label::visible(&self.map.columns[column].text), 60);
         let name = label::one_line(&self.map.y_label);
         let mut text = format!("{name} {}, {token} ({column}): ", label::one_line(&self.map.rows[row]));
+        if let Some(shown) = self.map.texts.get(row).and_then(|row| row.get(column)) {
+            push(&mut text, format_args!("{}, ", label::shorten(&label::visible(shown), 60)));
+        }
         match cell.finite() {
             // Debug of a float is its shortest form that reads back as the same number.
             Some(value) => push(&mut text, format_args!("{value:?}")),
@@ -343,6 +387,10 @@ impl<'a> Panel<'a> {
             svg.text(left + self.plot.0 / 2.0, bottom + deepest + 14.0, &text, style);
         }
     }
+}
+
+fn cell_text_width(text: &str) -> f64 {
+    font::width(&label::visible(text), CELL_TEXT, Weight::Regular)
 }
 
 fn width(text: &str) -> f64 {

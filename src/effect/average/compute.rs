@@ -123,6 +123,7 @@ impl<'t, 'o> Pools<'t, 'o> {
                 cells: count(|entry| entry.cells),
                 trivial: count(|entry| entry.trivial),
                 exact_null: count(|entry| entry.exact_null),
+                peaks: 0,
             }
         })
     }

@@ -8,6 +8,7 @@
 //! same cases give the same bits in any order and on any number of threads: cases are drawn, and added up, by name.
 
 mod compute;
+mod peaks;
 mod running;
 mod table;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bootstrap::CaseEstimate;
-use super::cells::Observed;
+use super::cells::{Cells, Observed};
 use super::flips::SignFlips;
 use crate::spec::cases::{Bootstrap, Stat};
 use crate::spec::sweep::Order;
@@ -40,26 +41,107 @@ const STRONGEST: u32 = 10;
 /// A cell whose position has no token class belongs to no average by token class; an axis that an arm doesn't have is null
 /// in the places of its averages. The strongest averages are those of all groups together.
 pub fn averages(observed: &Observed, how: &How) -> Averages {
-    found(observed, how).0
+    averaged(observed, how).0
 }
 
 /// Averages, and which of the strongest are one case's doing.
-pub fn found(observed: &Observed, how: &How) -> (Averages, Vec<Dominated>) {
-    let table = table::Table::new(observed, &how.by);
-    let pools = compute::Pools::new(observed, &table, how);
-    let kept = observed.cases.iter().filter(|case| case.kept).count();
-    let (top, test) = how.top_k.map(|k| top::strongest(&table, how, k as usize)).unwrap_or_default();
-    let averages = Averages {
-        by: how.by.clone(),
-        kept,
-        dropped: observed.cases.len() - kept,
-        totals: pools.totals(),
-        rows: pools.rows(),
-        differences: pools.differences(how.compare_arms),
-        top,
-        test,
-    };
-    (averages, pools.dominated(how.top_k.unwrap_or(STRONGEST) as usize))
+pub fn averaged(observed: &Observed, how: &How) -> (Averages, Vec<Dominated>) {
+    let mut averaging = Averaging::new(observed, how);
+    averaging.add(observed, &observed.cells);
+    averaging.finish(observed).averages()
+}
+
+/// Averages of cells that come in pieces, which need not be held once they are added.
+#[derive(Debug)]
+pub struct Averaging {
+    how: How,
+    cells: table::Filling,
+    peaks: peaks::Peaks,
+}
+
+impl Averaging {
+    /// Of these cases; their cells are those that are added.
+    pub fn new(observed: &Observed, how: &How) -> Self {
+        let (cells, peaks) = (table::Filling::new(observed, &how.by), peaks::Peaks::new(observed, &how.by));
+        Self { how: how.clone(), cells, peaks }
+    }
+
+    /// Adds cells of the same cases.
+    pub fn add(&mut self, observed: &Observed, cells: &Cells) {
+        self.cells.add(cells);
+        self.peaks.add(observed, cells);
+    }
+
+    /// All cells are added.
+    pub fn finish(self, observed: &Observed) -> Averaged<'_> {
+        Averaged { how: self.how, table: self.cells.finish(observed), peaks: self.peaks }
+    }
+}
+
+/// One number for each place, case and metric, from which averages are made.
+#[derive(Debug)]
+pub struct Averaged<'o> {
+    how: How,
+    table: table::Table<'o>,
+    peaks: peaks::Peaks,
+}
+
+impl<'o> Averaged<'o> {
+    /// What they are of.
+    pub fn observed(&self) -> &'o Observed {
+        self.table.observed
+    }
+
+    /// The averages, and which of the strongest are one case's doing.
+    pub fn averages(&self) -> (Averages, Vec<Dominated>) {
+        let (how, table, observed) = (&self.how, &self.table, self.table.observed);
+        let pools = compute::Pools::new(observed, table, how);
+        let kept = observed.cases.iter().filter(|case| case.kept).count();
+        let mut rows = pools.rows();
+        self.peaks.count(observed, &mut rows);
+        let (top, test) = how.top_k.map(|k| top::strongest(table, how, k as usize)).unwrap_or_default();
+        let averages = Averages {
+            by: how.by.clone(),
+            kept,
+            dropped: observed.cases.len() - kept,
+            totals: pools.totals(),
+            rows,
+            differences: pools.differences(how.compare_arms),
+            top,
+            test,
+            peaks: self.peaks.list(table),
+        };
+        (averages, pools.dominated(how.top_k.unwrap_or(STRONGEST) as usize))
+    }
+
+    /// What is averaged: the mean effect over each case's cells of a place.
+    pub fn of_cases(&self) -> impl Iterator<Item = CaseMean> + '_ {
+        let table = &self.table;
+        table.places.iter().flat_map(move |place| {
+            let entries = place.entries.iter().enumerate();
+            entries.flat_map(move |(i, entry)| {
+                (0..table.observed.metrics.len()).map(move |metric| CaseMean {
+                    case: table.order[entry.rank as usize],
+                    at: table.place(&place.key),
+                    metric,
+                    effect: place.effect(i, metric),
+                })
+            })
+        })
+    }
+}
+
+/// The mean effect over a case's cells of one place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaseMean {
+    /// Index of the case.
+    pub case: u32,
+    /// Where.
+    pub at: Place,
+    /// Index of the metric.
+    pub metric: usize,
+    /// Null where a cell's isn't finite.
+    pub effect: Option<f64>,
 }
 
 pub use crate::spec::sweep::Key;
@@ -113,6 +195,27 @@ pub struct Averages {
     /// How the p-values of these were made, and the smallest there can be; null without them, and for fewer than two cases.
     #[serde(default)]
     pub test: Option<SignFlips>,
+    /// Where each case's effect is largest, by arm and metric; left out of cases without an effect.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub peaks: Vec<Peak>,
+}
+
+/// The cell, trivial ones apart, with a case's largest effect towards the reference's value (in size, without a reference).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = EffectPeak)]
+pub struct Peak {
+    /// Name of the case.
+    pub case: String,
+    /// Where.
+    #[serde(flatten)]
+    pub at: Place,
+    /// Metric.
+    pub metric: String,
+    /// Its mean effect over samples.
+    pub effect: f64,
+    /// That effect as a share of the case's total effect.
+    pub recovery: Option<f64>,
 }
 
 /// Where an average belongs; what it is not told apart by, and axes that its arm doesn't have, are null.
@@ -169,6 +272,10 @@ pub struct Average {
     pub trivial: usize,
     /// Of them, those that can't change the answer; they count as 0.
     pub exact_null: usize,
+    /// Cases whose largest effect lies here (Hase et al. 2023: averages hide where each prompt's effect lies).
+    #[serde(default)]
+    #[schema(required = false)]
+    pub peaks: usize,
 }
 
 /// A difference of two averages.

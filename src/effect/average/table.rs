@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{Key, Place};
 use crate::effect::bootstrap::CaseEstimate;
-use crate::effect::cells::Observed;
+use crate::effect::cells::{Cells, Observed};
 use crate::effect::stats::{Estimate, finite};
 use crate::spec::select::TokenClass;
 
@@ -52,8 +52,34 @@ pub(super) struct Table<'o> {
     pub(super) places: Vec<PlaceCases>,
 }
 
+/// A table whose cells come in pieces, which need not be held once they are added.
+#[derive(Debug)]
+pub(super) struct Filling {
+    by: Vec<Key>,
+    metrics: usize,
+    order: Vec<u32>,
+    /// Each case's place in that order, if it counts.
+    ranks: Vec<Option<u32>>,
+    found: HashMap<PlaceKey, usize>,
+    places: Vec<PlaceCases>,
+}
+
 impl<'o> Table<'o> {
     pub(super) fn new(observed: &'o Observed, by: &[Key]) -> Self {
+        let mut filling = Filling::new(observed, by);
+        filling.add(&observed.cells);
+        filling.finish(observed)
+    }
+
+    /// The place's name, of all cases together.
+    pub(super) fn place(&self, key: &PlaceKey) -> Place {
+        key.name(self.observed)
+    }
+}
+
+impl Filling {
+    /// Of these cases; `observed` need not have their cells.
+    pub(super) fn new(observed: &Observed, by: &[Key]) -> Self {
         let cases = &observed.cases;
         let mut order: Vec<u32> = (0..cases.len() as u32).filter(|i| cases[*i as usize].kept).collect();
         order.sort_by(|a, b| (&cases[*a as usize].id, a).cmp(&(&cases[*b as usize].id, b)));
@@ -61,26 +87,103 @@ impl<'o> Table<'o> {
         for (rank, case) in (0_u32..).zip(&order) {
             ranks[*case as usize] = Some(rank);
         }
-        let mut places = gather(observed, by, &ranks);
-        for place in &mut places {
-            place.finish(observed.metrics.len());
-        }
-        places.sort_by(|a, b| in_order(observed, &a.key, &b.key));
-        Self { observed, order, places }
+        let (by, metrics) = (by.to_vec(), observed.metrics.len());
+        Self { by, metrics, order, ranks, found: HashMap::new(), places: Vec::new() }
     }
 
-    /// The place's name, of all cases together.
-    pub(super) fn place(&self, key: &PlaceKey) -> Place {
+    /// Adds cells to the sums over each place and case.
+    pub(super) fn add(&mut self, cells: &Cells) {
+        let metrics = self.metrics;
+        for cell in 0..cells.len() {
+            // Dropped cases have no cells.
+            let Some(rank) = self.ranks[cells.case[cell] as usize] else { continue };
+            let Some(key) = PlaceKey::of(cells, cell, &self.by) else { continue };
+            let at = *self.found.entry(key).or_insert_with(|| {
+                self.places.push(PlaceCases {
+                    key,
+                    entries: Vec::new(),
+                    effects: Vec::new(),
+                    errors: Vec::new(),
+                });
+                self.places.len() - 1
+            });
+            let place = &mut self.places[at];
+            if place.entries.last().is_none_or(|last| last.rank != rank) {
+                place.entries.push(Entry { rank, cells: 0, trivial: 0, exact_null: 0 });
+                place.effects.extend(std::iter::repeat_n(Some(0.0), metrics));
+                place.errors.extend(std::iter::repeat_n(Some(0.0), metrics));
+            }
+            let Some(entry) = place.entries.last_mut() else { continue };
+            entry.cells += 1;
+            entry.trivial += usize::from(cells.trivial[cell] == Some(true));
+            entry.exact_null += usize::from(cells.exact_null[cell] == Some(true));
+            let first = place.effects.len() - metrics;
+            for (sum, columns) in place.effects[first..].iter_mut().zip(&cells.metrics) {
+                *sum = sum.zip(columns.effect[cell]).map(|(sum, effect)| sum + effect);
+            }
+            for (sum, columns) in place.errors[first..].iter_mut().zip(&cells.metrics) {
+                *sum = sum.zip(columns.effect_se[cell]).map(|(sum, error)| sum + error);
+            }
+        }
+    }
+
+    /// The table of the same cases.
+    pub(super) fn finish(self, observed: &Observed) -> Table<'_> {
+        let Self { order, mut places, metrics, .. } = self;
+        for place in &mut places {
+            place.finish(metrics);
+        }
+        places.sort_by(|a, b| in_order(observed, &a.key, &b.key));
+        Table { observed, order, places }
+    }
+}
+
+impl PlaceKey {
+    /// Its name, of all cases together.
+    pub(super) fn name(&self, observed: &Observed) -> Place {
         Place {
-            arm: self.observed.arms[key.arm as usize].name.clone(),
-            layer: key.layer,
-            position: key.position,
-            token_class: key.token_class.map(|class| TokenClass::ALL[class as usize].0.to_owned()),
-            head: key.head,
-            dim: key.dim,
-            source_layer: key.source_layer,
+            arm: observed.arms[self.arm as usize].name.clone(),
+            layer: self.layer,
+            position: self.position,
+            token_class: self.token_class.map(|class| TokenClass::ALL[class as usize].0.to_owned()),
+            head: self.head,
+            dim: self.dim,
+            source_layer: self.source_layer,
             group: None,
         }
+    }
+
+    /// A cell by itself.
+    pub(super) fn whole(cells: &Cells, cell: usize) -> Self {
+        Self {
+            arm: cells.arm[cell],
+            layer: cells.layer[cell],
+            position: cells.position[cell],
+            token_class: cells.token_class[cell],
+            head: cells.head[cell],
+            dim: cells.dim[cell],
+            source_layer: cells.source_layer[cell],
+        }
+    }
+
+    /// The place of a cell among what is told apart. None where a position has no class, before the subject: it belongs to
+    /// no average by class.
+    pub(super) fn of(cells: &Cells, cell: usize, by: &[Key]) -> Option<Self> {
+        let has = |key: Key| by.contains(&key);
+        let classes = has(Key::TokenClass);
+        if classes && cells.position[cell].is_some() && cells.token_class[cell].is_none() {
+            return None;
+        }
+        let whole = Self::whole(cells, cell);
+        Some(Self {
+            arm: whole.arm,
+            layer: whole.layer.filter(|_| has(Key::Layer)),
+            position: whole.position.filter(|_| has(Key::Position)),
+            token_class: whole.token_class.filter(|_| classes),
+            head: whole.head.filter(|_| has(Key::Head)),
+            dim: whole.dim.filter(|_| has(Key::Dim)),
+            source_layer: whole.source_layer.filter(|_| has(Key::SourceLayer)),
+        })
     }
 }
 
@@ -131,55 +234,6 @@ impl PlaceCases {
         let [effects, errors] = sums;
         (self.entries, self.effects, self.errors) = (entries, effects, errors);
     }
-}
-
-/// Sums over the cells of each place and case, in as few pieces as a case's cells come in.
-fn gather(observed: &Observed, by: &[Key], ranks: &[Option<u32>]) -> Vec<PlaceCases> {
-    let (cells, metrics) = (&observed.cells, observed.metrics.len());
-    let has = |key: Key| by.contains(&key);
-    let told = [Key::Layer, Key::Position, Key::TokenClass, Key::Head, Key::Dim, Key::SourceLayer].map(has);
-    let [layers, positions, classes, heads, dims, source_layers] = told;
-    let mut found: HashMap<PlaceKey, usize> = HashMap::new();
-    let mut places: Vec<PlaceCases> = Vec::new();
-    for cell in 0..cells.len() {
-        // Dropped cases have no cells.
-        let Some(rank) = ranks[cells.case[cell] as usize] else { continue };
-        // A position without a class, before the subject, belongs to no average by class.
-        if classes && cells.position[cell].is_some() && cells.token_class[cell].is_none() {
-            continue;
-        }
-        let key = PlaceKey {
-            arm: cells.arm[cell],
-            layer: cells.layer[cell].filter(|_| layers),
-            position: cells.position[cell].filter(|_| positions),
-            token_class: cells.token_class[cell].filter(|_| classes),
-            head: cells.head[cell].filter(|_| heads),
-            dim: cells.dim[cell].filter(|_| dims),
-            source_layer: cells.source_layer[cell].filter(|_| source_layers),
-        };
-        let at = *found.entry(key).or_insert_with(|| {
-            places.push(PlaceCases { key, entries: Vec::new(), effects: Vec::new(), errors: Vec::new() });
-            places.len() - 1
-        });
-        let place = &mut places[at];
-        if place.entries.last().is_none_or(|last| last.rank != rank) {
-            place.entries.push(Entry { rank, cells: 0, trivial: 0, exact_null: 0 });
-            place.effects.extend(std::iter::repeat_n(Some(0.0), metrics));
-            place.errors.extend(std::iter::repeat_n(Some(0.0), metrics));
-        }
-        let Some(entry) = place.entries.last_mut() else { continue };
-        entry.cells += 1;
-        entry.trivial += usize::from(cells.trivial[cell] == Some(true));
-        entry.exact_null += usize::from(cells.exact_null[cell] == Some(true));
-        let first = place.effects.len() - metrics;
-        for (sum, columns) in place.effects[first..].iter_mut().zip(&cells.metrics) {
-            *sum = sum.zip(columns.effect[cell]).map(|(sum, effect)| sum + effect);
-        }
-        for (sum, columns) in place.errors[first..].iter_mut().zip(&cells.metrics) {
-            *sum = sum.zip(columns.effect_se[cell]).map(|(sum, error)| sum + error);
-        }
-    }
-    places
 }
 
 /// Arms in order, then the arm's axes from the outermost in: a place of a class stands where its positions would.

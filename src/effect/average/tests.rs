@@ -234,7 +234,7 @@ fn averages_that_one_case_makes_are_named_with_it() {
         small + if case == 15 && layer < 6 { 6.2 } else { 0.0 } + if layer == 7 { 0.4 } else { 0.0 }
     };
     let observed = layers(20, 1, 30, |case, _, layer| Some(effect(case, layer)));
-    let (averages, dominated) = found(&observed, &how(&BY_LAYER, 7));
+    let (averages, dominated) = averaged(&observed, &how(&BY_LAYER, 7));
     assert_eq!(averages.top.len(), 7);
     let [one] = &dominated[..] else { panic!("{dominated:?}") };
     assert_eq!(
@@ -244,7 +244,7 @@ fn averages_that_one_case_makes_are_named_with_it() {
     assert!(one.mean > 0.3 && one.without.abs() < 0.01, "{one:?}");
     // Of two cases one always has the larger effect.
     let two = layers(2, 1, 3, |case, _, _| Some(case as f64));
-    assert_eq!(found(&two, &how(&BY_LAYER, 3)).1, []);
+    assert_eq!(averaged(&two, &how(&BY_LAYER, 3)).1, []);
     // The median and the trimmed mean don't follow the one case.
     let asked = How { stats: vec![Stat::Median, Stat::TrimmedMean], ..how(&BY_LAYER, 1) };
     let row = super::averages(&observed, &asked).rows[0].effect;
@@ -326,6 +326,54 @@ fn positions_without_a_class_are_left_out_by_class_and_axes_that_an_arm_lacks_ar
         [("arm0".into(), Some("last".into()), None, 2), ("arm1".into(), None, None, 3)]
     );
     assert!(found.differences.is_empty(), "arms without a place in common can't be compared");
+}
+
+#[test]
+fn a_case_peaks_where_its_effect_is_largest_towards_the_reference_and_averages_count_their_peaks() {
+    fn of(peak: &Peak) -> (&str, Option<u32>, f64, Option<f64>) {
+        (&peak.case, peak.at.layer, peak.effect, peak.recovery)
+    }
+    // Cases 0 and 2 peak at layer 1, case 1 at layer 0; layer 2 is trivial throughout.
+    let effects = [[0.1, 0.4, 9.0], [0.3, 0.2, 9.0], [-0.8, 0.0, 9.0]];
+    let mut observed = layers(3, 1, 3, |case, _, layer| Some(effects[case][layer as usize]));
+    for (i, trivial) in observed.cells.trivial.iter_mut().enumerate() {
+        *trivial = Some(observed.cells.layer[i] == Some(2));
+    }
+    let found = averages(&observed, &how(&BY_GROUP, 1));
+    let all = |found: &Averages, group: Option<&str>| -> Vec<usize> {
+        found.rows.iter().filter(|row| row.at.group.as_deref() == group).map(|row| row.peaks).collect()
+    };
+    assert_eq!(all(&found, None), [1, 2, 0]);
+    assert_eq!((all(&found, Some("x")), all(&found, Some("y"))), (vec![0, 1, 0], vec![1, 0, 0]));
+    assert_eq!(of(&found.peaks[0]), ("case0000", Some(1), 0.4, Some(0.8)));
+    assert_eq!(of(&found.peaks[1]), ("case0001", Some(0), 0.3, Some(0.3 / 0.51)));
+    // Where the reference lies below the base, the smallest effect is the strongest.
+    for case in &mut observed.cases {
+        case.total_effect[0][0].mean = Some(-0.5);
+    }
+    let found = averages(&observed, &how(&BY_LAYER, 1));
+    assert_eq!(of(&found.peaks[2]), ("case0002", Some(0), -0.8, Some(1.6)));
+    // Without a reference its size counts.
+    for case in &mut observed.cases {
+        case.total_effect[0][0].mean = None;
+    }
+    let found = averages(&observed, &how(&BY_LAYER, 1));
+    assert_eq!(of(&found.peaks[2]), ("case0002", Some(0), -0.8, None));
+    // Cells added case by case give the same, bit for bit.
+    let mut averaging = Averaging::new(&observed, &how(&BY_LAYER, 1));
+    for case in 0..3 {
+        let mut own = Cells { metrics: vec![MetricColumns::default()], ..Cells::default() };
+        for i in (0..observed.cells.len()).filter(|i| observed.cells.case[*i] == case) {
+            let layer = observed.cells.layer[i];
+            push(&mut own, case as usize, 0, layer, observed.cells.metrics[0].effect[i]);
+            *own.trivial.last_mut().unwrap() = observed.cells.trivial[i];
+        }
+        averaging.add(&observed, &own);
+    }
+    let pieces = averaging.finish(&observed);
+    assert_eq!(pieces.averages().0, found);
+    let means: Vec<_> = pieces.of_cases().filter(|mean| mean.case == 1).map(|mean| mean.effect).collect();
+    assert_eq!(means, effects[1].map(Some));
 }
 
 #[test]

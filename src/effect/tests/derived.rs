@@ -1,6 +1,9 @@
 //! Derived quantities.
 
-use crate::effect::derived::{Strength, concentration, first_flip, half_recovery, indices, strongest};
+use crate::effect::derived::{
+    Reaches, Said, SaidToken, Strength, Turn, TurnedAt, concentration, half_recovery, indices,
+    reaches_source, strongest, turns,
+};
 use crate::lower::layout::{Axis, CellKey};
 
 fn layers(values: &[u32]) -> Axis {
@@ -11,6 +14,20 @@ fn positions(values: &[u32]) -> Axis {
     Axis { name: "position", values: values.to_vec() }
 }
 
+/// Cells of which each says a token of its own number.
+fn said(cells: usize) -> Vec<Said> {
+    let token = |id: usize| Some(SaidToken { id: id as u32, text: format!("t{id}") });
+    (0..cells).map(|cell| Said { token: token(cell), ..Said::default() }).collect()
+}
+
+fn turned(axes: &[Axis], turned: &[Option<bool>], trivial: &[bool]) -> Vec<Turn> {
+    turns(axes, turned, &said(turned.len()), trivial)
+}
+
+fn layer(at: Option<&TurnedAt>) -> Option<u32> {
+    at.map(|at| at.layer)
+}
+
 fn some(numbers: &[f64]) -> Vec<Option<f64>> {
     numbers.iter().copied().map(Some).collect()
 }
@@ -19,11 +36,15 @@ const NONE_TRIVIAL: [bool; 8] = [false; 8];
 
 #[test]
 fn an_answer_turns_first_and_for_good_at_layers_in_their_own_order() {
-    let turn = |order: &[u32], flipped: &[bool]| {
-        let flipped: Vec<Option<bool>> = flipped.iter().copied().map(Some).collect();
-        let found = first_flip(&[layers(order)], &flipped, &NONE_TRIVIAL);
+    let turn = |order: &[u32], turned: &[bool]| {
+        let turned: Vec<Option<bool>> = turned.iter().copied().map(Some).collect();
+        let found = self::turned(&[layers(order)], &turned, &NONE_TRIVIAL);
         assert_eq!((found.len(), found[0].line, &found[0].reason), (1, CellKey::default(), &None));
-        (found[0].first, found[0].lasting)
+        for at in [&found[0].first, &found[0].lasting].into_iter().flatten() {
+            // Cells are in the order of the request.
+            assert_eq!(order[at.token.id as usize], at.layer);
+        }
+        (layer(found[0].first.as_ref()), layer(found[0].lasting.as_ref()))
     };
     assert_eq!(turn(&[0, 1, 2, 3], &[false, true, false, true]), (Some(1), Some(3)));
     assert_eq!(turn(&[0, 1, 2, 3], &[false, true, true, true]), (Some(1), Some(1)));
@@ -36,9 +57,9 @@ fn an_answer_turns_first_and_for_good_at_layers_in_their_own_order() {
 #[test]
 fn a_turn_that_depends_on_a_layer_without_an_answer_is_not_known() {
     let turn = |flipped: &[Option<bool>]| {
-        let found = first_flip(&[layers(&[0, 1, 2, 3])], flipped, &[true; 4]).remove(0);
-        assert_eq!(found.trivial, found.first.is_some());
-        (found.first, found.lasting, found.reason.is_some())
+        let found = turned(&[layers(&[0, 1, 2, 3])], flipped, &[true; 4]).remove(0);
+        assert!(found.first.iter().chain(&found.lasting).all(|at| at.trivial));
+        (layer(found.first.as_ref()), layer(found.lasting.as_ref()), found.reason.is_some())
     };
     let (yes, no) = (Some(true), Some(false));
     assert_eq!(turn(&[None, no, yes, yes]), (None, Some(2), true), "it may have turned at layer 0");
@@ -55,8 +76,18 @@ fn every_position_and_head_has_a_line_of_layers_and_no_layers_give_none() {
     // [position, layer, head]
     let flipped = [false, true, true, true, false, false, false, true].map(Some);
     let trivial = [false, false, false, false, false, false, false, true];
-    let found = first_flip(&axes, &flipped, &trivial);
-    let lines: Vec<_> = found.iter().map(|f| (f.line.position, f.line.head, f.first, f.trivial)).collect();
+    let found = turned(&axes, &flipped, &trivial);
+    let lines: Vec<_> = found
+        .iter()
+        .map(|f| {
+            (
+                f.line.position,
+                f.line.head,
+                layer(f.first.as_ref()),
+                f.first.as_ref().is_some_and(|at| at.trivial),
+            )
+        })
+        .collect();
     let expected = [
         (Some(4), Some(0), Some(2), false),
         (Some(4), Some(3), Some(1), false),
@@ -64,8 +95,44 @@ fn every_position_and_head_has_a_line_of_layers_and_no_layers_give_none() {
         (Some(7), Some(3), Some(2), true),
     ];
     assert_eq!(lines, expected);
-    assert!(first_flip(&[positions(&[4, 7])], &[Some(true); 2], &NONE_TRIVIAL).is_empty());
-    assert!(first_flip(&[], &[Some(true)], &NONE_TRIVIAL).is_empty());
+    assert!(turned(&[positions(&[4, 7])], &[Some(true); 2], &NONE_TRIVIAL).is_empty());
+    assert!(turned(&[], &[Some(true)], &NONE_TRIVIAL).is_empty());
+}
+
+#[test]
+fn what_a_cell_says_is_compared_with_its_base_and_its_source_sample_by_sample() {
+    // What each readout says: base samples 0 to 2, cell 3 to 5, source 6 to 8 or 9 for all.
+    let of = |tokens: [Option<u32>; 10], goals: &[usize]| {
+        let text = |id: u32| format!("t{id}");
+        Said::of(&[3, 4, 5], &[0, 1, 2], goals, |readout| tokens[readout], &text)
+    };
+    let tokens = [1, 1, 1, 2, 2, 1, 2, 2, 3, 2].map(Some);
+    let found = of(tokens, &[6, 7, 8]);
+    assert_eq!(found.token, Some(SaidToken { id: 2, text: "t2".to_owned() }));
+    assert_eq!((found.leaves_base, found.reaches_source), (Some(true), Reaches::Yes));
+    assert_eq!(
+        of([1, 1, 1, 4, 5, 1, 2, 2, 3, 2].map(Some), &[9]).reaches_source,
+        Reaches::No,
+        "broken, not turned"
+    );
+    // A tie is no majority, and of equally frequent tokens the smallest id is told.
+    let tied =
+        Said::of(&[3, 4], &[0], &[9], |i| tokens[[0, 0, 0, 3, 5, 0, 0, 0, 0, 9][i]], &|id| id.to_string());
+    assert_eq!((tied.leaves_base, tied.reaches_source), (Some(false), Reaches::No));
+    assert_eq!(tied.token.unwrap().id, 1);
+    assert_eq!(of(tokens, &[]).reaches_source, Reaches::NoSource);
+    assert_eq!(of([1, 1, 1, 1, 1, 1, 1, 1, 1, 1].map(Some), &[9]).reaches_source, Reaches::SameAsBase);
+    let mut unknown = tokens;
+    unknown[4] = None;
+    let found = of(unknown, &[9]);
+    assert_eq!((found.token, found.leaves_base, found.reaches_source), (None, None, Reaches::Unknown));
+    for (reaches, reason) in
+        [(Reaches::NoSource, "no run whose answer"), (Reaches::SameAsBase, "the unpatched run's")]
+    {
+        let cells = vec![Said { reaches_source: reaches, ..Said::default() }; 2];
+        let turn = reaches_source(&[layers(&[0, 1])], &cells, &NONE_TRIVIAL).remove(0);
+        assert!(turn.first.is_none() && turn.lasting.is_none() && turn.reason.unwrap().contains(reason));
+    }
 }
 
 #[test]

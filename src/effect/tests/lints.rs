@@ -4,8 +4,9 @@ use serde_json::json;
 
 use crate::effect::cells::{ArmHead, CaseHead, CaseRun};
 use crate::effect::flips::SignFlips;
-use crate::effect::lints::{below_noise_floor, of_count, out_of_reach, sweep};
+use crate::effect::lints::below_noise_floor;
 use crate::effect::stats::Estimate;
+use crate::effect::sweep_lints::{of_count, of_runs, out_of_reach};
 use crate::lower::lint::{Lints, Severity};
 use crate::spec::problem::Problems;
 use crate::spec::sweep::SweepSpec;
@@ -106,7 +107,7 @@ fn of_sweep(cases: &[CaseHead], [base, reference]: [&str; 2]) -> Vec<(&'static s
         reference: Some(reference.to_owned()),
     };
     let mut lints = Lints::default();
-    sweep(&spec, &[arm], cases, &mut lints);
+    of_runs(&spec, &[arm], cases, &mut lints);
     lints.0.into_iter().map(|lint| (lint.code, lint.detail)).collect()
 }
 

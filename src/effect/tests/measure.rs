@@ -62,6 +62,14 @@ fn a_difference_of_texts_is_one_of_log_probabilities_and_agrees_with_that_of_log
 }
 
 #[test]
+fn a_difference_of_probabilities_is_that_of_their_sums() {
+    let difference = |a: Vec<Member>, b| read(MetricKind::ProbDiff, Reads::Difference(a, b));
+    near(difference(vec![HALF], vec![EIGHTH]), 0.375);
+    near(difference(vec![EIGHTH, text(0, 1)], vec![HALF]), -0.125);
+    near(difference(vec![text(0, 2)], vec![text(1, 3)]), 0.25);
+}
+
+#[test]
 fn a_text_where_none_is_scored_has_no_value() {
     let measure =
         Measure { metric: Metric::new(MetricKind::Prob, "x"), reads: vec![Reads::Set(vec![text(0, 1)])] };

@@ -6,7 +6,6 @@
     reason = "numbers that binary fractions hold are equal to the bit"
 )]
 
-mod aggregate;
 mod coverage;
 mod derived;
 mod lints;

@@ -16,10 +16,10 @@ fn body(arm: Value, more: Value) -> Value {
 /// Axes of the arm and the edits of one of its cells, in the second sample.
 fn cell(arm: Value, more: Value, cell: usize) -> (Vec<&'static str>, RunId, Vec<String>) {
     let lowered = trace(&body(arm, more));
-    let grid = lowered.layout.arms.get("arm").unwrap();
-    let run = lowered.plan.readouts[grid.cell(cell)[1]].run;
+    let grid = lowered.layout.case.arms.get("arm").unwrap();
+    let run = lowered.plan.readouts[grid.grid.cell(cell)[1]].run;
     let parent = lowered.plan.run(run).parent.unwrap();
-    (grid.axes.iter().map(|axis| axis.name).collect(), parent, show(&lowered.plan, run))
+    (grid.grid.axes.iter().map(|axis| axis.name).collect(), parent, show(&lowered.plan, run))
 }
 
 #[test]
@@ -70,11 +70,11 @@ fn joint_positions_are_restored_together_and_leave_no_position_axis() {
     // Arms beside it keep the map's positions.
     let arms = json!({"arms": {"joint": {"site": "z", "positions": [3, 0]}, "map": {"site": "z"}}, "positions": [1, 3]});
     let lowered = trace(&body(json!(null), arms));
-    let cells = |arm: &str| lowered.layout.arms.get(arm).unwrap().cells();
+    let cells = |arm: &str| lowered.layout.case.arms.get(arm).unwrap().grid.cells();
     assert_eq!((cells("joint"), cells("map")), (4, 8));
     let embed = trace(&body(json!({"site": "embed", "positions": "all"}), json!({"allow_trivial": true})));
-    let grid = embed.layout.arms.get("arm").unwrap();
-    assert_eq!((grid.axes.len(), grid.cells()), (0, 1));
+    let grid = embed.layout.case.arms.get("arm").unwrap();
+    assert_eq!((grid.grid.axes.len(), grid.grid.cells()), (0, 1));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_arms_write_counts_in_the_limits() {
 fn arms_name_heads_and_columns_of_their_site() {
     let columns = |arm: Value| {
         let lowered = trace(&body(arm, json!({})));
-        let run = lowered.plan.readouts[lowered.layout.arms.get("arm").unwrap().cell(0)[0]].run;
+        let run = lowered.plan.readouts[lowered.layout.case.arms.get("arm").unwrap().grid.cell(0)[0]].run;
         let edits = lowered.plan.run(run).edits.iter();
         edits.map(|edit| (edit.at.site.name(), edit.columns.clone())).collect::<Vec<_>>()
     };

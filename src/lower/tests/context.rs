@@ -139,7 +139,7 @@ fn cells_are_scored_as_the_run_that_they_patch() {
             _ => &AFTER_BOS,
         };
         let expected: f64 = scored.iter().map(|id| -f64::from(*id)).sum();
-        for readout in [layout.base, layout.grid.readouts[0], layout.grid.controls[0].1[0]] {
+        for readout in [layout.arm.base[0], layout.arm.grid.readouts[0], layout.arm.grid.controls[0].1[0]] {
             let found = value(&layout.common.measures[0], &scores[readout], None);
             assert_eq!(found, Some(expected), "{base} {scoring}");
         }
@@ -172,11 +172,11 @@ fn a_replacement_is_the_tokens_that_it_adds_to_the_prompt_before_it() {
     let replaced = |prompt: &str, subject: &str, with: &str| {
         let lowered = lower::trace(&body(prompt, subject, with), &facts).unwrap_or_else(|p| panic!("{p:#?}"));
         let layout = lowered.layout;
-        let tokens: String = layout.replaced[0].tokens.iter().map(|token| token.text.as_str()).collect();
+        let tokens: String = layout.case.replaced[0].tokens.iter().map(|token| token.text.as_str()).collect();
         (
             tokens,
-            layout.common.lints.has("NO_LEADING_SPACE"),
-            layout.common.lints.has("REPLACEMENT_CHANGES_PROMPT"),
+            layout.case.common.lints.has("NO_LEADING_SPACE"),
+            layout.case.common.lints.has("REPLACEMENT_CHANGES_PROMPT"),
         )
     };
     // One token for one, not `▁` and more.

@@ -24,7 +24,7 @@ fn corrupted(corrupt: Value) -> Lowered<TraceLayout> {
 
 /// Constants of every sample, and whether they take the embeddings' place.
 fn noise(lowered: &Lowered<TraceLayout>) -> Vec<(Vec<f32>, bool)> {
-    let readouts = lowered.layout.corrupted.iter();
+    let readouts = lowered.layout.case.corrupted.iter();
     let rows = readouts.map(|readout| {
         let edit = &lowered.plan.run(lowered.plan.readouts[*readout].run).edits[0];
         assert_eq!((edit.positions.as_slice(), edit.group), (&[1, 2][..], EditGroup::Corruption));
@@ -122,7 +122,7 @@ fn multivariate_noise_has_the_covariance_of_the_embedding_matrix() {
     let drawn = |mode: &str, k: f64| {
         let corrupt = json!({"method": "multivariate", "k": k, "mode": mode, "samples": 1000});
         let lowered = lower::trace(&body(corrupt), &facts).unwrap();
-        assert_eq!(lowered.layout.sigma, None);
+        assert_eq!(lowered.layout.case.sigma, None);
         let rows = noise(&lowered);
         let rows = rows.iter().flat_map(|(rows, _)| rows.chunks(8));
         covariance(&rows.map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect::<Vec<_>>())
@@ -211,29 +211,29 @@ fn replaced_tokens_are_a_prompt_of_their_own_per_alternative() {
     let with = json!([" river Tower", [id(" strong"), id(" water")]]);
     let lowered = corrupted(json!({"method": "replace_tokens", "with": with}));
     let layout = &lowered.layout;
-    assert_eq!((layout.corrupted.len(), layout.sigma), (2, None));
-    assert_eq!(layout.corrupted_positions, [1, 2], "of all samples together");
+    assert_eq!((layout.case.corrupted.len(), layout.case.sigma), (2, None));
+    assert_eq!(layout.case.corrupted_positions, [1, 2], "of all samples together");
     let prompt = |sample: usize| {
-        let readout = lowered.plan.readouts[layout.corrupted[sample]];
+        let readout = lowered.plan.readouts[layout.case.corrupted[sample]];
         let run = lowered.plan.run(readout.run);
         assert_eq!((run.parent, run.edits.len(), readout.position), (None, 0, 7));
         run.tokens[..4].to_vec()
     };
     assert_eq!(prompt(0), [id("The"), id(" river"), id(" Tower"), id(" is")]);
     assert_eq!(prompt(1), [id("The"), id(" strong"), id(" water"), id(" is")]);
-    let differing: Vec<&[u32]> = layout.replaced.iter().map(|r| &r.differing_positions[..]).collect();
+    let differing: Vec<&[u32]> = layout.case.replaced.iter().map(|r| &r.differing_positions[..]).collect();
     assert_eq!(differing, [&[1][..], &[1, 2][..]]);
-    assert_eq!(layout.replaced[1].tokens[2].text, " water");
+    assert_eq!(layout.case.replaced[1].tokens[2].text, " water");
     // A cell restores the clean run's state in each of them.
-    let grid = layout.arms.get("hidden").unwrap();
-    assert_eq!(grid.samples, 2);
+    let grid = layout.case.arms.get("hidden").unwrap();
+    assert_eq!(grid.grid.samples, 2);
     for sample in 0..2 {
-        let cell = lowered.plan.run(lowered.plan.readouts[grid.cell(0)[sample]].run);
-        assert_eq!(cell.parent, Some(lowered.plan.readouts[layout.corrupted[sample]].run));
+        let cell = lowered.plan.run(lowered.plan.readouts[grid.grid.cell(0)[sample]].run);
+        assert_eq!(cell.parent, Some(lowered.plan.readouts[layout.case.corrupted[sample]].run));
         let Op::Replace(Source::Run { run, .. }) = &cell.edits[0].op else { panic!() };
         assert_eq!(*run, RunId(0));
     }
-    assert_eq!(layout.common.lints.0, []);
+    assert_eq!(layout.case.common.lints.0, []);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn replacements_of_another_number_of_tokens_are_shown_beside_what_they_replace()
 fn a_replacement_without_the_space_of_what_it_replaces_is_remarked_on() {
     let lints = |with: &str| {
         let corrupt = json!({"method": "replace_tokens", "positions": [3], "with": with});
-        let lints = corrupted(corrupt).layout.common.lints;
+        let lints = corrupted(corrupt).layout.case.common.lints;
         lints.0.iter().map(|l| format!("{} {}", l.code, l.pointer)).collect::<Vec<_>>()
     };
     let outside = "DIFFERS_OUTSIDE_SUBJECT /corrupt/positions";
@@ -268,15 +268,19 @@ fn runs(run: Value) -> Value {
 fn several_runs_are_one_sample_each() {
     let lowered = trace(&runs(json!(["river", "has"])));
     let layout = &lowered.layout;
-    assert_eq!(layout.corrupted, [1, 2], "the runs' own readouts: nothing is computed twice");
-    assert_eq!(layout.corrupted_positions, [1, 3]);
-    let replaced: Vec<(&str, &[u32])> =
-        layout.replaced.iter().map(|r| (r.run.as_deref().unwrap(), &r.differing_positions[..])).collect();
+    assert_eq!(layout.case.corrupted, [1, 2], "the runs' own readouts: nothing is computed twice");
+    assert_eq!(layout.case.corrupted_positions, [1, 3]);
+    let replaced: Vec<(&str, &[u32])> = layout
+        .case
+        .replaced
+        .iter()
+        .map(|r| (r.run.as_deref().unwrap(), &r.differing_positions[..]))
+        .collect();
     assert_eq!(replaced, [("river", &[1][..]), ("has", &[1, 3][..])]);
-    let outside = layout.common.lints.0.iter().filter(|l| l.code == "DIFFERS_OUTSIDE_SUBJECT");
+    let outside = layout.case.common.lints.0.iter().filter(|l| l.code == "DIFFERS_OUTSIDE_SUBJECT");
     let outside: Vec<(&str, &str)> = outside.map(|l| (l.pointer.as_str(), l.detail.as_str())).collect();
     assert_eq!(outside, [("/corrupt/run/1", "positions [3] differ too; the subject is at [1, 2)")]);
-    assert!(!trace(&runs(json!("river"))).layout.common.lints.has("DIFFERS_OUTSIDE_SUBJECT"));
+    assert!(!trace(&runs(json!("river"))).layout.case.common.lints.has("DIFFERS_OUTSIDE_SUBJECT"));
 }
 
 #[test]
@@ -337,8 +341,8 @@ fn bad_corruptions_name_their_field() {
     let bos =
         json!({"method": "replace_tokens", "positions": [0], "include_bos": true, "with": [[id("The")]]});
     let lowered = lower::trace(&body(bos), &facts).unwrap();
-    assert!(lowered.layout.common.lints.has("BOS_CORRUPTED"));
-    assert_eq!(lowered.layout.corrupted_positions, [0]);
+    assert!(lowered.layout.case.common.lints.has("BOS_CORRUPTED"));
+    assert_eq!(lowered.layout.case.corrupted_positions, [0]);
     for (run, expected) in [
         (json!(["river", "clean"]), "/corrupt/run/1 self_reference"),
         (json!("same"), "/corrupt/run self_reference"),

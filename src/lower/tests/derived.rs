@@ -16,18 +16,28 @@ fn quantities_that_the_cells_do_not_have_are_refused() {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         problems("patch", &body, &Fake::default())
     };
-    let all = json!(["first_flip_layer", "half_recovery_layer", "argmax", "concentration"]);
+    let all = json!(["leaves_base", "half_recovery_layer", "argmax", "concentration", "reaches_source"]);
     assert_eq!(patch(all.clone(), json!({})), [""; 0]);
     assert_eq!(patch(json!([]), json!({"sweep": []})), [""; 0]);
     assert_eq!(
         patch(all.clone(), json!({"sweep": ["positions"]})),
-        ["/derive/0 conflict", "/derive/1 conflict"]
+        ["/derive/0 conflict", "/derive/1 conflict", "/derive/4 conflict"]
     );
-    let joint = ["/derive/0 conflict", "/derive/1 conflict", "/derive/2 conflict", "/derive/3 conflict"];
+    let joint = [0, 1, 2, 3, 4].map(|i| format!("/derive/{i} conflict"));
     assert_eq!(patch(all.clone(), json!({"sweep": []})), joint);
     let zero = json!({"interventions": [{"site": "mlp_out", "op": "zero"}]});
-    assert_eq!(patch(all.clone(), zero), ["/derive/1 conflict"], "no source, so nothing to take half of");
+    let none = ["/derive/1 conflict", "/derive/4 conflict"];
+    assert_eq!(
+        patch(all.clone(), zero),
+        none,
+        "no source, so nothing to take half of, and no answer to reach"
+    );
     assert_eq!(patch(json!(["first_flip"]), json!({})), ["/derive/0 unknown_value"]);
+    assert_eq!(
+        patch(json!(["first_flip_layer"]), json!({})),
+        ["/derive/0 unknown_value"],
+        "its name of before"
+    );
     assert_eq!(patch(json!(["argmax", "argmax"]), json!({})), ["/derive/1 duplicate"]);
     assert_eq!(patch(json!("argmax"), json!({})), ["/derive wrong_type"]);
 
@@ -37,19 +47,24 @@ fn quantities_that_the_cells_do_not_have_are_refused() {
         problems("trace", &body, &Fake::default())
     };
     assert_eq!(trace(json!({"e": {"site": "embed"}, "m": {"site": "mlp_out"}})), [""; 0]);
-    assert_eq!(trace(json!({"e": {"site": "embed"}})), ["/derive/0 conflict", "/derive/1 conflict"]);
+    assert_eq!(
+        trace(json!({"e": {"site": "embed"}})),
+        ["/derive/0 conflict", "/derive/1 conflict", "/derive/4 conflict"]
+    );
     let run = json!({"prompt": "The", "derive": ["argmax"]});
     assert_eq!(problems("run", &run, &Fake::default()), ["/derive unknown_field"]);
 }
 
 #[test]
 fn a_patch_tells_where_its_answer_turns_and_how_it_is_concentrated() {
-    let all = json!(["first_flip_layer", "half_recovery_layer", "argmax", "concentration"]);
+    let all = json!(["leaves_base", "half_recovery_layer", "argmax", "concentration", "reaches_source"]);
     // Effects 0, 1, 2, 4 on a logit that is 2 higher in the source; the last layer is trivial.
     let r = patch_response(json!({"derive": all}), 0.0, 3.0);
     assert_eq!(r["request"]["derive"], all);
     let derived = &r["derived"];
-    assert_eq!(derived["first_flip_layer"], json!([{"first": 2, "lasting": 2, "trivial": false}]));
+    let at = json!({"layer": 2, "token": {"id": 265, "text": " Paris"}, "trivial": false});
+    assert_eq!(derived["leaves_base"], json!([{"first": at, "lasting": at}]));
+    assert_eq!(derived["reaches_source"], json!([{"first": at, "lasting": at}]));
     let half = &derived["half_recovery_layer"];
     assert_eq!(half["logit:target"], json!([{"layer": 1, "value": 0.5, "trivial": false}]));
     let strongest = &derived["argmax"]["logit:target"];
@@ -69,7 +84,7 @@ fn a_patch_tells_where_its_answer_turns_and_how_it_is_concentrated() {
 
 #[test]
 fn a_trace_tells_how_surely_its_strongest_cell_leads() {
-    let all = json!(["first_flip_layer", "half_recovery_layer", "argmax", "concentration"]);
+    let all = json!(["leaves_base", "half_recovery_layer", "argmax", "concentration", "reaches_source"]);
     let r = respond(json!({"derive": all}), (0.8, " Paris"), [0.2, 0.4], [0.6, 0.7, 0.2, 0.4]);
     let derived = &r["arms"]["hidden"]["derived"];
     let strongest = &derived["argmax"]["prob:target"];
@@ -86,14 +101,17 @@ fn a_trace_tells_how_surely_its_strongest_cell_leads() {
     assert_eq!((&half[1]["position"], &half[1]["layer"]), (&json!(3), &json!(null)));
     assert_eq!(half[1]["reason"], "no layer reaches 0.5; the largest is 0.000, at layer 1");
     // Corrupted runs and cells all favour the same token.
-    assert_eq!(derived["first_flip_layer"][0]["first"], json!(null));
+    assert_eq!(derived["leaves_base"][0]["first"], json!(null));
+    assert_eq!(derived["reaches_source"][0], json!({"position": 1, "first": null, "lasting": null}));
     near(&derived["concentration"]["prob:target"]["positive"]["max_share"], &json!(1.0));
     assert_eq!(r["arms"]["hidden"]["argmax"]["prob:target"]["position"], 1, "as without `derive`");
     // Noising: cells are compared with the clean run, whose answer they lose.
-    let more = json!({"derive": ["first_flip_layer"], "direction": "noising"});
+    let more = json!({"derive": ["leaves_base", "reaches_source"], "direction": "noising"});
     let r = respond(more, (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
-    let flips = &r["arms"]["hidden"]["derived"]["first_flip_layer"];
-    assert_eq!(flips[0], json!({"position": 1, "first": 1, "lasting": 1, "trivial": false}));
+    let derived = &r["arms"]["hidden"]["derived"];
+    let at = json!({"layer": 1, "token": {"id": 266, "text": " Rome"}, "trivial": false});
+    assert_eq!(derived["leaves_base"][0], json!({"position": 1, "first": at, "lasting": at}));
+    assert_eq!(derived["reaches_source"], derived["leaves_base"], "the corrupted runs' answer");
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn what_is_frozen_comes_first_holds_everywhere_and_is_never_swept() {
             json!({}),
             json!({"interventions": interventions, "sweep": ["layers", "positions"]}),
         ));
-        let grid = &lowered.layout.grid;
+        let grid = &lowered.layout.arm.grid;
         let axes: Vec<(&str, usize)> = grid.axes.iter().map(|axis| (axis.name, axis.values.len())).collect();
         assert_eq!(axes, [("layer", 4), ("position", 1)]);
         grid.readouts.iter().map(|r| show(&lowered.plan, lowered.plan.readouts[*r].run)).collect::<Vec<_>>()
@@ -154,4 +154,64 @@ fn a_clean_run_may_be_derived_too() {
     let lowered = lower::run(&run, &Fake::default()).unwrap();
     assert_eq!(show(&lowered.plan, RunId(2)), ["mlp_out@1[3] = zero"]);
     assert_eq!(lowered.plan.readouts.len(), 3);
+}
+
+#[test]
+fn the_layers_above_are_those_above_what_a_cell_writes_at_its_positions() {
+    let cells = |freeze: Value, more: Value| {
+        let mut body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}}, "base": "a",
+            "targets": {"x": [" Paris"]}, "sweep": ["layers", "positions"], "interventions": [
+                {"site": "mlp_out", "layers": "all", "positions": "all", "window": 2, "source": {"run": "b"}}, freeze]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let lowered = patch(&body);
+        let runs = lowered.layout.arm.grid.readouts.iter().map(|readout| lowered.plan.readouts[*readout].run);
+        runs.map(|run| show(&lowered.plan, run)).collect::<Vec<_>>()
+    };
+    let above = json!({"site": "attn_out", "layers": "above", "op": "freeze"});
+    let found = cells(above.clone(), json!({}));
+    assert_eq!(found.len(), 16);
+    // Layer 1 with a window of two writes layers 0 and 1; position 2.
+    let expected = [
+        "mlp_out@0[2] = run 1 [2]",
+        "mlp_out@1[2] = run 1 [2]",
+        "attn_out@2[2] = run 0 [2]",
+        "attn_out@3[2] = run 0 [2]",
+    ];
+    assert_eq!(found[4 + 2], expected);
+    // Nothing is above the last layer.
+    assert_eq!(found[12], ["mlp_out@2[0] = run 1 [0]", "mlp_out@3[0] = run 1 [0]"]);
+    // Positions that are not swept stay together, as the frozen ones do.
+    let found = cells(above.clone(), json!({"sweep": ["layers"]}));
+    assert_eq!(found[2].last().unwrap(), "attn_out@3[0, 1, 2, 3] = run 0 [0, 1, 2, 3]");
+    let body = |interventions: Value| {
+        json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}}, "base": "a",
+               "targets": {"x": [" Paris"]}, "sweep": ["positions"], "interventions": interventions})
+    };
+    let writes = json!({"site": "mlp_out", "layers": 1, "positions": [1, 2], "source": {"run": "b"}});
+    for (interventions, expected) in [
+        (json!([above]), "/interventions/0/layers conflict"),
+        (
+            json!([writes, {"site": "mlp_out", "layers": "above", "op": "zero"}]),
+            "/interventions/1/layers conflict",
+        ),
+        (
+            json!([writes, {"site": "mlp_out", "layers": "above", "positions": [1, 2], "op": "freeze", "window": 3}]),
+            "/interventions/1/layers conflict",
+        ),
+        (
+            json!([writes, {"site": "final_norm", "layers": "above", "op": "freeze"}]),
+            "/interventions/1/layers conflict",
+        ),
+        (json!([writes, above]), "/interventions/0/positions length_mismatch"),
+    ] {
+        assert_eq!(problems("patch", &body(interventions), &Fake::default()), [expected]);
+    }
+    assert_eq!(
+        problems(
+            "run",
+            &json!({"prompt": "The", "read": {"capture": [{"site": "z", "layers": "above"}]}}),
+            &Fake::default()
+        ),
+        ["/read/capture/0/layers unknown_value"]
+    );
 }

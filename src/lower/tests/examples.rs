@@ -56,7 +56,7 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
         "normalise": {"zero": "literal", "one": "pun"},
         "controls": ["self_patch", "random_position"]});
     let lowered = lower::patch(&body, &big()).unwrap();
-    let grid = &lowered.layout.grid;
+    let grid = &lowered.layout.arm.grid;
     assert_eq!(grid.cells(), 4);
     let controls: Vec<(Control, usize)> =
         grid.controls.iter().map(|(kind, cells)| (*kind, cells.len())).collect();
@@ -65,8 +65,8 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
     // Without `sweep` the same layers are patched jointly.
     body["sweep"] = json!([]);
     let joint = lower::patch(&body, &big()).unwrap();
-    assert_eq!(joint.layout.grid.cells(), 1);
-    let cell = joint.plan.readouts[joint.layout.grid.readouts[0]].run;
+    assert_eq!(joint.layout.arm.grid.cells(), 1);
+    let cell = joint.plan.readouts[joint.layout.arm.grid.readouts[0]].run;
     assert_eq!(joint.plan.run(cell).edits.len(), 4);
 }
 
@@ -83,9 +83,9 @@ fn the_trace_with_three_arms_parses() {
         "targets": {"ans": [" current"]}, "metrics": ["prob:ans", "logit:ans"],
         "expect_top1": "ans", "on_unexpected": "warn", "plot": ["svg"]});
     let lowered = lower::trace(&body, &big()).unwrap();
-    assert_eq!(lowered.layout.arms.names(), ["hidden", "mlp", "attn"]);
-    assert_eq!(lowered.layout.corrupted.len(), 10);
-    assert!(lowered.layout.common.lints.has("WINDOW_EXCEEDS_MODEL"), "a window of 10 on 4 layers");
+    assert_eq!(lowered.layout.case.arms.names(), ["hidden", "mlp", "attn"]);
+    assert_eq!(lowered.layout.case.corrupted.len(), 10);
+    assert!(lowered.layout.case.common.lints.has("WINDOW_EXCEEDS_MODEL"), "a window of 10 on 4 layers");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn every_form_of_layers_positions_and_heads_is_understood() {
                                    "b": {"prompt": "The river has a strong water"}},
                           "base": "a", "interventions": [intervention]});
         let lowered = lower::patch(&body, &facts).unwrap_or_else(|p| panic!("{p:#?}"));
-        let run = lowered.plan.readouts[lowered.layout.grid.readouts[0]].run;
+        let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
         let edits = &lowered.plan.run(run).edits;
         let layers: Vec<u32> = edits.iter().map(|e| e.at.layer).collect();
         (layers, edits[0].positions.clone(), edits[0].columns.clone())
@@ -190,7 +190,7 @@ fn the_schema_writes_words_as_strings_and_metrics_too() {
     let schema =
         |s: utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>| serde_json::to_value(s).unwrap();
     assert_eq!(schema(AllWord::schema())["enum"], json!(["all"]));
-    assert_eq!(schema(Layers::schema())["oneOf"].as_array().unwrap().len(), 4);
+    assert_eq!(schema(Layers::schema())["oneOf"].as_array().unwrap().len(), 5);
     let experiment = schema(crate::spec::experiment::Experiment::schema());
     assert_eq!(experiment["properties"]["metrics"]["items"]["type"], "string");
     assert!(experiment["properties"].get("origins").is_none());

@@ -28,7 +28,7 @@ fn cells(interventions: Value, sweep: Value) -> Vec<Vec<Cut>> {
         let columns = |edit: &crate::plan::Edit| edit.columns.clone().unwrap();
         edits.iter().map(|e| (e.at.layer, columns(e).start, columns(e).end, e.positions.clone())).collect()
     };
-    lowered.layout.grid.readouts.iter().map(of).collect()
+    lowered.layout.arm.grid.readouts.iter().map(of).collect()
 }
 
 fn refused(interventions: Value, sweep: Value) -> Vec<String> {
@@ -71,7 +71,7 @@ fn keys_positions_layers_and_heads_are_swept() {
 fn a_cut_comes_after_all_else_that_is_written_to_the_scores() {
     let copy = json!({"site": "scores", "layers": 1, "heads": [0], "source": {"run": "b"}});
     let lowered = patch(&body(json!([cut(json!([0]), json!({})), copy]), json!([])));
-    let run = lowered.plan.readouts[lowered.layout.grid.readouts[0]].run;
+    let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
     assert_eq!(show(&lowered.plan, run), ["scores@1[4] = run 1 [4]", "scores@1[4] = cut"]);
 }
 
@@ -143,17 +143,17 @@ fn an_arm_of_a_trace_cuts_edges_of_the_unrestored_run() {
                "arms": {"cut": arm}, "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}})
     };
     let lowered = trace(&arm(json!({"positions": "last", "window": 3, "heads": [1]})));
-    let grid = lowered.layout.arms.get("cut").unwrap();
-    assert_eq!((grid.axes.len(), grid.cells()), (1, 4));
-    let run = lowered.plan.readouts[grid.cell(3)[0]].run;
+    let grid = lowered.layout.case.arms.get("cut").unwrap();
+    assert_eq!((grid.grid.axes.len(), grid.grid.cells()), (1, 4));
+    let run = lowered.plan.readouts[grid.grid.cell(3)[0]].run;
     assert_eq!(lowered.plan.run(run).parent.unwrap().0, 0);
     assert_eq!(show(&lowered.plan, run), ["scores@2[3] = cut", "scores@3[3] = cut"]);
     assert_eq!(lowered.plan.run(run).edits[0].columns, Some(5..7));
     // Position by position: those before the subject have no such edge.
     let lowered = trace(&arm(json!({})));
-    let grid = lowered.layout.arms.get("cut").unwrap();
-    assert_eq!(grid.cells(), 4 * 4);
-    let edits = |cell| lowered.plan.run(lowered.plan.readouts[grid.cell(cell)[0]].run).edits.len();
+    let grid = lowered.layout.case.arms.get("cut").unwrap();
+    assert_eq!(grid.grid.cells(), 4 * 4);
+    let edits = |cell| lowered.plan.run(lowered.plan.readouts[grid.grid.cell(cell)[0]].run).edits.len();
     assert_eq!((edits(0), edits(1), edits(3)), (0, 2, 2));
     let refused = |more: Value| problems("trace", &arm(more), &Fake::default());
     assert_eq!(refused(json!({"site": "z"})), ["/arms/cut/op not_supported"]);

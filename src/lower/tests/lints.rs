@@ -17,7 +17,7 @@ fn lints(endpoint: &str, body: &Value) -> Result<Lints, Problems> {
     match endpoint {
         "run" => lower::run(body, &facts).map(|l| l.layout.common.lints),
         "patch" => lower::patch(body, &facts).map(|l| l.layout.common.lints),
-        _ => lower::trace(body, &facts).map(|l| l.layout.common.lints),
+        _ => lower::trace(body, &facts).map(|l| l.layout.case.common.lints),
     }
 }
 

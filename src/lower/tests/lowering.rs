@@ -36,20 +36,20 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
         assert_eq!(plan.runs[sample].edits[0].group, EditGroup::Corruption);
     }
     // Layer 2, position 3, sample 1: cell 11.
-    let grid = layout.arms.get("hidden").unwrap();
-    assert_eq!(grid.key(11), CellKey { layer: Some(2), position: Some(3), ..CellKey::default() });
-    let readout = plan.readouts[grid.cell(11)[1]];
+    let grid = layout.case.arms.get("hidden").unwrap();
+    assert_eq!(grid.grid.key(11), CellKey { layer: Some(2), position: Some(3), ..CellKey::default() });
+    let readout = plan.readouts[grid.grid.cell(11)[1]];
     assert_eq!((plan.run(readout.run).parent, readout.position), (Some(RunId(2)), 3));
     assert_eq!(show(plan, readout.run), ["resid_post@2[3] = run 0 [3]"]);
     assert_eq!(plan.run(readout.run).edits[0].group, EditGroup::Patch);
     // Clean and corrupted are read in order before the cells.
-    assert_eq!((layout.clean, &layout.corrupted[..], grid.readouts[0]), (0, &[1, 2][..], 3));
+    assert_eq!((layout.case.clean, &layout.case.corrupted[..], grid.grid.readouts[0]), (0, &[1, 2][..], 3));
     assert_eq!(plan.scoring.targets, [id(" Paris")]);
-    assert_eq!(layout.corrupted_positions, [1]);
-    assert_eq!(layout.subject, Some(1..2));
+    assert_eq!(layout.case.corrupted_positions, [1]);
+    assert_eq!(layout.case.subject, Some(1..2));
     // What it differs by from a root of its own tokens, computed last, is the noise floor.
-    let (clean, twin) = layout.common.twins.unwrap();
-    assert_eq!((clean, twin), (layout.clean, plan.readouts.len() - 1));
+    let (clean, twin) = layout.case.common.twins.unwrap();
+    assert_eq!((clean, twin), (layout.case.clean, plan.readouts.len() - 1));
     let (twin, last) = (plan.readouts[twin], RunId(plan.runs.len() as u32 - 1));
     assert_eq!((twin.run, twin.position, plan.run(last).parent), (last, 3, None));
     assert!(Arc::ptr_eq(&plan.run(last).tokens, &plan.runs[0].tokens) && plan.run(last).edits.is_empty());
@@ -58,7 +58,7 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
 #[test]
 fn noising_turns_base_and_source_around() {
     let lowered = trace(&small_trace(json!({"direction": "noising"})));
-    let cell = lowered.plan.readouts[lowered.layout.arms.get("hidden").unwrap().cell(5)[1]].run;
+    let cell = lowered.plan.readouts[lowered.layout.case.arms.get("hidden").unwrap().grid.cell(5)[1]].run;
     assert_eq!(lowered.plan.run(cell).parent, Some(RunId(0)));
     assert_eq!(show(&lowered.plan, cell), ["resid_post@1[1] = run 2 [1]"]);
 }
@@ -69,9 +69,9 @@ fn another_run_can_take_the_place_of_noise() {
         "runs": {"clean": {"prompt": "The Eiffel Tower is"}, "other": {"prompt": "The river Tower is"}},
         "corrupt": {"method": "run", "run": "other"}, "target": " Paris"});
     let lowered = trace(&body);
-    assert_eq!(lowered.layout.corrupted_positions, [1]);
-    assert_eq!(lowered.layout.corrupted, [1]);
-    let cell = lowered.plan.readouts[lowered.layout.arms.get("hidden").unwrap().cell(1)[0]].run;
+    assert_eq!(lowered.layout.case.corrupted_positions, [1]);
+    assert_eq!(lowered.layout.case.corrupted, [1]);
+    let cell = lowered.plan.readouts[lowered.layout.case.arms.get("hidden").unwrap().grid.cell(1)[0]].run;
     assert_eq!(lowered.plan.run(cell).parent, Some(RunId(1)));
     assert_eq!(show(&lowered.plan, cell), ["resid_post@0[1] = run 0 [1]"]);
 }
@@ -84,17 +84,17 @@ fn windows_follow_rome_at_the_edges() {
     assert_eq!(select::window(5, 3, 30), 4..7);
     assert_eq!(select::window(7, 1, 30), 7..8);
     let lowered = trace(&small_trace(json!({"arms": {"mlp": {"site": "mlp_out", "window": 2}}})));
-    let grid = lowered.layout.arms.get("mlp").unwrap();
-    let cell = lowered.plan.readouts[grid.cell(9)[0]].run;
+    let grid = lowered.layout.case.arms.get("mlp").unwrap();
+    let cell = lowered.plan.readouts[grid.grid.cell(9)[0]].run;
     assert_eq!(show(&lowered.plan, cell), ["mlp_out@1[1] = run 0 [1]", "mlp_out@2[1] = run 0 [1]"]);
 }
 
 #[test]
 fn self_patch_controls_take_the_place_of_their_own_run() {
     let lowered = trace(&small_trace(json!({"controls": ["self_patch"]})));
-    let grid = lowered.layout.arms.get("hidden").unwrap();
-    let controls = grid.control(Control::SelfPatch);
-    assert_eq!(controls.len(), grid.readouts.len());
+    let grid = lowered.layout.case.arms.get("hidden").unwrap();
+    let controls = grid.grid.control(Control::SelfPatch);
+    assert_eq!(controls.len(), grid.grid.readouts.len());
     let run = lowered.plan.readouts[controls[1]].run;
     assert_eq!(lowered.plan.run(run).parent, Some(RunId(2)));
     assert_eq!(show(&lowered.plan, run), ["resid_post@0[0] = run 2 [0]"]);
@@ -119,15 +119,15 @@ fn noise_is_the_generators_times_sigma_at_the_positions_in_order() {
 #[test]
 fn relative_sigma_is_the_deviation_of_the_subjects_embeddings() {
     let body = small_trace(json!({"corrupt": {"sigma": {"k": 2}, "samples": 2}}));
-    let sigma = trace(&body).layout.sigma.unwrap();
+    let sigma = trace(&body).layout.case.sigma.unwrap();
     // The fake embedding of one token: (id * 7 + d) % 5 - 2 for d in 0..8.
     let row: Vec<f64> = (0..8).map(|d| f64::from((id(" Eiffel") * 7 + d) % 5) - 2.0).collect();
     let mean = row.iter().sum::<f64>() / 8.0;
     let std = (row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 7.0).sqrt();
     assert!((sigma.abs - 2.0 * std).abs() < 1e-12, "{sigma:?}");
-    assert_eq!((sigma.k, sigma.of), (Some(2.0), Some("subjects")));
+    assert_eq!((sigma.k, sigma.of), (Some(2.0), Some(crate::spec::corruption::SigmaOf::Subjects)));
     let vocab = small_trace(json!({"corrupt": {"sigma": {"k": 3, "of": "vocab"}, "samples": 2}}));
-    assert_eq!(trace(&vocab).layout.sigma.unwrap().abs, 1.5);
+    assert_eq!(trace(&vocab).layout.case.sigma.unwrap().abs, 1.5);
 }
 
 #[test]
@@ -137,11 +137,11 @@ fn bos_gets_no_noise_unless_it_is_named_and_allowed() {
         lower::trace(&json!({"prompt": "The Eiffel Tower", "target": " Paris", "corrupt": corrupt}), &facts)
     };
     let all = positions(json!({"positions": "all"})).unwrap();
-    assert_eq!(all.layout.corrupted_positions, [1, 2, 3]);
-    assert!(!all.layout.common.lints.has("BOS_CORRUPTED"));
+    assert_eq!(all.layout.case.corrupted_positions, [1, 2, 3]);
+    assert!(!all.layout.case.common.lints.has("BOS_CORRUPTED"));
     let with = positions(json!({"positions": "all", "include_bos": true})).unwrap();
-    assert_eq!(with.layout.corrupted_positions, [0, 1, 2, 3]);
-    assert!(with.layout.common.lints.has("BOS_CORRUPTED"));
+    assert_eq!(with.layout.case.corrupted_positions, [0, 1, 2, 3]);
+    assert!(with.layout.case.common.lints.has("BOS_CORRUPTED"));
     let named = positions(json!({"positions": [0, 1]})).unwrap_err();
     assert_eq!((&*named.0[0].pointer, named.0[0].code), ("/corrupt/positions", "conflict"));
 }
@@ -149,21 +149,22 @@ fn bos_gets_no_noise_unless_it_is_named_and_allowed() {
 #[test]
 fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
     let lowered = trace(&small_trace(json!({"positions": "all"})));
-    let grid = lowered.layout.arms.get("hidden").unwrap();
-    let trivial: Vec<usize> = (0..16).filter(|c| grid.trivial[*c].is_some()).collect();
+    let grid = lowered.layout.case.arms.get("hidden").unwrap();
+    let trivial: Vec<usize> = (0..16).filter(|c| grid.grid.trivial[*c].is_some()).collect();
     assert_eq!(trivial, [15], "layer 3, position 3");
-    assert_eq!(grid.trivial[15], Some(Triviality::LastLayer));
+    assert_eq!(grid.grid.trivial[15], Some(Triviality::LastLayer));
     // Attention output alone never is, nor is a layer whose attention is still to come.
     let lowered = trace(&small_trace(json!({"arms": {"a": {"site": "attn_out", "window": 4},
                                                      "pre": {"site": "resid_pre"}, "mid": {"site": "resid_mid"}}})));
-    let trivial = |arm: &str| lowered.layout.arms.get(arm).unwrap().trivial.iter().flatten().count();
+    let trivial =
+        |arm: &str| lowered.layout.case.arms.get(arm).unwrap().grid.trivial.iter().flatten().count();
     assert_eq!((trivial("a"), trivial("pre"), trivial("mid")), (0, 0, 1));
 
     let cut = |positions: Value, site: &str| {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
                           "base": "a", "interventions": [{"site": site, "layers": 1, "positions": positions,
                                                           "source": {"run": "b"}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
     };
     assert_eq!(cut(json!("all"), "resid_post"), Some(Triviality::Cut));
     assert_eq!(cut(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 can't differ");
@@ -174,7 +175,7 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river"}}, "base": "a",
                           "interventions": [{"site": "final_norm", "positions": "last",
                                              "source": {"run": "b", "positions": positions}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
     };
     assert_eq!(normed(json!("last")), Some(Triviality::LastLayer));
     assert_eq!(normed(json!(0)), None, "read where the source is not");
@@ -187,7 +188,7 @@ fn restoring_every_position_after_noise_of_its_own_is_a_cut() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
                           "interventions": [noise, {"site": site, "layers": 1, "positions": positions,
                                                     "source": {"run": "a"}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
     };
     assert_eq!(restored(json!("all"), "resid_post"), Some(Triviality::Cut));
     assert_eq!(restored(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 has no noise");
@@ -201,7 +202,7 @@ fn later_edits_undo_a_cut_unless_they_copy_the_same_run() {
         let first = json!({"site": "resid_post", "layers": 1, "positions": "all", "source": {"run": "b"}});
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
                           "base": "a", "interventions": [first, second], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.grid.trivial[0]
+        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
     };
     assert_eq!(with(json!({"site": "mlp_out", "layers": 2, "op": "zero"})), None);
     assert_eq!(with(json!({"site": "mlp_out", "layers": 0, "op": "zero"})), Some(Triviality::Cut));
@@ -221,7 +222,7 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
             {"site": "mlp_out", "layers": 2, "positions": "last", "op": "scale", "factor": 0.5}],
         "sweep": ["heads", "layers"]});
     let lowered = lower::patch(&body, &Fake::default()).unwrap();
-    let grid = &lowered.layout.grid;
+    let grid = &lowered.layout.arm.grid;
     assert_eq!(
         grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
         [("head", &[0, 1][..]), ("layer", &[1, 3][..])]
@@ -243,7 +244,7 @@ fn source_positions_follow_the_selector_in_the_source_run_and_sweeps_keep_pairs(
     };
     let edits = |body: Value| {
         let lowered = lower::patch(&body, &Fake::default()).unwrap();
-        let readouts = lowered.layout.grid.readouts.iter();
+        let readouts = lowered.layout.arm.grid.readouts.iter();
         readouts.flat_map(|r| show(&lowered.plan, lowered.plan.readouts[*r].run)).collect::<Vec<_>>()
     };
     assert_eq!(edits(body(json!("last"), json!({"run": "b"}))), ["resid_post@1[3] = run 1 [2]"]);
@@ -263,7 +264,7 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a",
                           "interventions": [intervention]});
         let lowered = lower::patch(&body, &Fake::default()).unwrap();
-        let run = lowered.plan.readouts[lowered.layout.grid.readouts[0]].run;
+        let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
         let op = lowered.plan.run(run).edits[0].op.clone();
         match op {
             Op::Add { source: Source::Constant(rows), coef, .. } => (rows.to_vec(), coef),
@@ -318,7 +319,7 @@ fn legacy_noise_has_numbers_of_its_own_at_every_site_and_layer() {
 fn lints_come_in_the_order_of_the_request_and_strict_refuses_them() {
     let codes = |endpoint: &str, body: Value| {
         let lints = match endpoint {
-            "trace" => lower::trace(&body, &Fake::default()).unwrap().layout.common.lints,
+            "trace" => lower::trace(&body, &Fake::default()).unwrap().layout.case.common.lints,
             _ => lower::patch(&body, &Fake::default()).unwrap().layout.common.lints,
         };
         lints.0.iter().map(|l| format!("{} {}", l.code, l.pointer)).collect::<Vec<_>>()
@@ -359,6 +360,6 @@ fn a_full_trace_of_three_arms_and_a_long_prompt_is_within_the_default_limits() {
                       "arms": ["hidden", "mlp", "attn"]});
     let lowered = lower::trace(&body, &facts).unwrap();
     assert_eq!(lowered.plan.runs.len(), 1 + 10 + 3 * 30 * 128 * 10 + 1);
-    let trivial = lowered.layout.arms.map(|_, grid| grid.trivial.iter().flatten().count());
+    let trivial = lowered.layout.case.arms.map(|_, grid| grid.grid.trivial.iter().flatten().count());
     assert_eq!(trivial.0.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 0, 0]);
 }

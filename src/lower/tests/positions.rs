@@ -17,7 +17,7 @@ fn by(positions: Value) -> Value {
 
 /// `[source, destination]` positions of every cell's only edit.
 fn copies(lowered: &Lowered<PatchLayout>) -> Vec<Vec<[u32; 2]>> {
-    let cells = lowered.layout.grid.readouts.iter().map(|readout| {
+    let cells = lowered.layout.arm.grid.readouts.iter().map(|readout| {
         let edit = &lowered.plan.run(lowered.plan.readouts[*readout].run).edits[0];
         match &edit.op {
             Op::Replace(Source::Run { positions, .. }) => {
@@ -84,8 +84,8 @@ fn traces_take_classes_as_positions_and_as_what_is_corrupted() {
                       "corrupt": {"positions": {"class": "last_subject"}, "samples": 2},
                       "positions": {"class": "further"}});
     let layout = super::trace(&body).layout;
-    assert_eq!(layout.corrupted_positions, [2]);
-    assert_eq!(layout.arms.get("hidden").unwrap().axes[1].values, [4, 5, 6]);
+    assert_eq!(layout.case.corrupted_positions, [2]);
+    assert_eq!(layout.case.arms.get("hidden").unwrap().grid.axes[1].values, [4, 5, 6]);
 }
 
 fn aligned(source: &str, more: Value) -> Value {
@@ -128,7 +128,7 @@ fn alignment_pairs_equal_tokens_and_replaced_ones_of_equal_number() {
 #[test]
 fn alignment_can_be_swept_position_by_position() {
     let lowered = patch(&aligned("The Eiffel is in the city of", json!({"sweep": ["positions"]})));
-    assert_eq!(lowered.layout.grid.axes[0].values, [0, 1, 3, 4, 5, 6, 7]);
+    assert_eq!(lowered.layout.arm.grid.axes[0].values, [0, 1, 3, 4, 5, 6, 7]);
     assert_eq!(copies(&lowered)[2], [[2, 3]]);
     let echo = serde_json::to_value(&lowered.layout.spec).unwrap();
     assert_eq!(echo["interventions"][0]["positions"], json!({"align": "diff"}));

@@ -207,12 +207,12 @@ fn an_unexpected_answer_is_refused_if_asked_for_and_strict_refuses_lints_of_resu
 fn cells_whose_readout_is_their_baselines_are_exact_nulls() {
     let lowered = trace(&small(json!({})));
     let mut resolved = resolved(&lowered.plan);
-    let grid = lowered.layout.arms.get("hidden").unwrap();
+    let grid = lowered.layout.case.arms.get("hidden").unwrap();
     // Both samples of the second cell, one of the first.
     for (cell, sample) in [(1, 0), (1, 1), (0, 0)] {
-        resolved[grid.cell(cell)[sample]] = resolved[lowered.layout.corrupted[sample]];
+        resolved[grid.grid.cell(cell)[sample]] = resolved[lowered.layout.case.corrupted[sample]];
     }
-    assert_eq!(grid.exact_nulls(&resolved, &lowered.layout.corrupted), [false, true]);
+    assert_eq!(grid.grid.exact_nulls(&resolved, &lowered.layout.case.corrupted), [false, true]);
 }
 
 pub(super) fn patch_response(more: Value, control_logit: f32, source_logit: f32) -> Value {
@@ -435,9 +435,9 @@ fn a_control_that_moves_the_metric_as_far_as_the_patch_is_remarked() {
     let readouts = lowered.plan.readouts.len();
     let respond = |control: f64| {
         let mut scores = vec![score(&[0.8], " Paris"), score(&[0.2], " Rome"), score(&[0.2], " Rome")];
-        let grid = lowered.layout.arms.get("hidden").unwrap();
+        let grid = lowered.layout.case.arms.get("hidden").unwrap();
         scores.resize(readouts, score(&[0.5], " Rome"));
-        for readout in grid.control(crate::spec::patch::Control::RandomVector) {
+        for readout in grid.grid.control(crate::spec::patch::Control::RandomVector) {
             scores[*readout] = score(&[control], " Rome");
         }
         let r = traced::respond(

@@ -49,12 +49,15 @@ fn positions_mean_the_prompt_whatever_follows_it() {
         lower::trace(&body, &Fake::default()).unwrap()
     };
     let (joint, first) = (trace("joint"), trace("first_token"));
-    assert_eq!(joint.layout.arms.get("hidden").unwrap().axes, first.layout.arms.get("hidden").unwrap().axes);
+    assert_eq!(
+        joint.layout.case.arms.get("hidden").unwrap().grid.axes,
+        first.layout.case.arms.get("hidden").unwrap().grid.axes
+    );
     assert_eq!(joint.plan.readouts, first.plan.readouts);
     assert!(joint.plan.runs.iter().all(|run| run.tokens.len() == 5));
     // No answer is its source's by construction: the target's own rows see the layers below.
-    assert!(joint.layout.arms.get("hidden").unwrap().trivial.iter().all(Option::is_none));
-    assert!(first.layout.arms.get("hidden").unwrap().trivial.iter().any(Option::is_some));
+    assert!(joint.layout.case.arms.get("hidden").unwrap().grid.trivial.iter().all(Option::is_none));
+    assert!(first.layout.case.arms.get("hidden").unwrap().grid.trivial.iter().any(Option::is_some));
 }
 
 fn joint(more: Value) -> Value {

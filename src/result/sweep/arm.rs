@@ -7,28 +7,10 @@ use crate::effect::cells::ArmHead;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::Axis;
 use crate::result::phrases;
-use crate::result::pictures::DOT;
-use crate::spec::metric::MetricKind;
+use crate::result::pictures::{DOT, PictureRequestError};
+use crate::result::plates::{Show, unknown};
+use crate::spec::metric::METRICS;
 use crate::spec::select::TokenClass;
-
-/// A kind of picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plot {
-    /// Mean effects with their intervals by layer (or what else is told apart), one series an arm.
-    Bars,
-    /// Mean effects by two of layer, token class, position, head and column, one panel an arm.
-    Heatmap,
-}
-
-impl Plot {
-    /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 2] = [("bars", Self::Bars), ("heatmap", Self::Heatmap)];
-
-    /// Its name in `?kind=`.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
-}
 
 /// An arm with averages.
 pub(super) struct Arm<'o> {
@@ -38,6 +20,8 @@ pub(super) struct Arm<'o> {
     pub(super) axes: Vec<usize>,
     /// The others' values: `layer 12`.
     pub(super) fixed: Vec<String>,
+    /// The group whose averages these are; all cases if none.
+    pub(super) group: Option<&'o str>,
 }
 
 impl Arm<'_> {
@@ -53,6 +37,15 @@ impl Arm<'_> {
         if fixed.is_empty() { name.clone() } else { format!("{name} ({fixed})") }
     }
 
+    /// The name of its panel where groups have some of their own.
+    pub(super) fn panel(&self, facets: bool) -> String {
+        match self.group {
+            Some(group) => format!("{}, {group}", self.name()),
+            None if facets => format!("{}, all cases", self.name()),
+            None => self.name(),
+        }
+    }
+
     /// Its axes in words.
     pub(super) fn by(&self) -> String {
         let names = (0..self.axes.len()).map(|i| self.axis(i).name.replace('_', " "));
@@ -60,10 +53,32 @@ impl Arm<'_> {
     }
 }
 
-/// The arms that have averages of a metric.
-pub(super) fn drawn<'o>(outcome: &'o SweepOutcome, metric: &str) -> Vec<Arm<'o>> {
-    let arm = |head: &'o ArmHead| {
-        let dense = Dense::new(outcome, head, None, metric);
+/// The arms that have averages of a metric: those asked for, of the group and the token class asked for. Where groups are
+/// told apart and none is asked for, those of all cases and then of each group.
+///
+/// # Errors
+/// An arm, group or class that there is none of.
+pub(super) fn drawn<'o>(
+    outcome: &'o SweepOutcome,
+    metric: &str,
+    show: &Show,
+) -> Result<Vec<Arm<'o>>, PictureRequestError> {
+    let known = groups(outcome);
+    let of_groups: Vec<Option<&str>> = match &show.group {
+        Some(asked) => {
+            let found = known.iter().find(|name| *name == asked).copied();
+            vec![Some(found.ok_or_else(|| unknown("group", asked, known.iter().copied()))?)]
+        }
+        None => std::iter::once(None).chain(known.iter().copied().map(Some)).collect(),
+    };
+    let arms = outcome.arms.iter();
+    let arms: Vec<&ArmHead> =
+        arms.filter(|arm| show.arm.as_ref().is_none_or(|asked| *asked == arm.name)).collect();
+    if let (Some(asked), []) = (&show.arm, &arms[..]) {
+        return Err(unknown("arm", asked, outcome.arms.iter().map(|arm| arm.name.as_str())));
+    }
+    let one = |head: &'o ArmHead, group: Option<&'o str>| {
+        let dense = Dense::new(outcome, head, group, show.token_class, metric);
         let (several, one): (Vec<usize>, Vec<usize>) =
             (0..dense.axes.len()).partition(|i| dense.axes[*i].values.len() > 1);
         let (axes, one) = if several.is_empty() && !one.is_empty() {
@@ -72,9 +87,26 @@ pub(super) fn drawn<'o>(outcome: &'o SweepOutcome, metric: &str) -> Vec<Arm<'o>>
             (several, one)
         };
         let fixed = one.iter().map(|i| fixed(&dense.axes[*i])).collect();
-        (!dense.rows.is_empty()).then_some(Arm { head, dense, axes, fixed })
+        (!dense.rows.is_empty()).then_some(Arm { head, dense, axes, fixed, group })
     };
-    outcome.arms.iter().filter_map(arm).collect()
+    let found: Vec<Arm<'o>> =
+        of_groups.iter().flat_map(|group| arms.iter().filter_map(|head| one(head, *group))).collect();
+    if let (Some(class), []) = (show.token_class, &found[..]) {
+        let all = outcome.averages.rows.iter().filter_map(|row| row.at.token_class.as_deref());
+        return Err(unknown("token_class", class.name(), all));
+    }
+    Ok(found)
+}
+
+/// Groups that averages are told apart by, in their order.
+fn groups(outcome: &SweepOutcome) -> Vec<&str> {
+    let mut found: Vec<&str> = Vec::new();
+    for name in outcome.averages.rows.iter().filter_map(|row| row.at.group.as_deref()) {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
 }
 
 fn fixed(axis: &Axis) -> String {
@@ -90,17 +122,8 @@ pub(super) fn class(value: u32) -> String {
 /// What a metric measures, with its unit.
 pub(super) fn what(metric: &str) -> String {
     let (word, of) = metric.split_once(':').unwrap_or((metric, ""));
-    match MetricKind::ALL.iter().find(|(name, _)| *name == word).map(|(_, kind)| kind) {
-        Some(MetricKind::Prob) => format!("P({of})"),
-        Some(MetricKind::Logprob) => format!("log P({of}) in nats"),
-        Some(MetricKind::Logit) => format!("logit({of})"),
-        Some(MetricKind::LogitDiff) => format!("logit difference {of}"),
-        Some(MetricKind::Rank) => format!("rank of {of}"),
-        Some(MetricKind::Kl) => format!("KL divergence from {of} in nats"),
-        Some(MetricKind::Top1Flip) => "top-1 flip (1 = another token)".to_owned(),
-        Some(MetricKind::DeltaNorm) => "L2 norm of what was written".to_owned(),
-        None => metric.to_owned(),
-    }
+    let facts = METRICS.iter().find(|facts| facts.name == word);
+    facts.map_or_else(|| metric.to_owned(), |facts| facts.label(of))
 }
 
 /// The line under the title. `intervals`: whether the picture shows any; `left_out`: arms that it can't show.
@@ -131,7 +154,8 @@ pub(super) fn subtitle(
         parts.push(held(format!("{level}t intervals over cases")));
     }
     let totals = outcome.averages.totals.iter().filter(|total| {
-        total.group.is_none() && total.metric == metric && arms.iter().any(|arm| arm.head.name == total.arm)
+        let shown = |arm: &&Arm<'_>| arm.head.name == total.arm && arm.group == total.group.as_deref();
+        total.metric == metric && arms.iter().any(shown)
     });
     let mut totals: Vec<Estimate> = totals
         .filter(|total| total.total_effect.mean.is_some())
@@ -151,5 +175,9 @@ pub(super) fn subtitle(
         let names = left_out.iter().map(|arm| format!("{} ({})", arm.head.name, arm.by()));
         parts.push(format!("not shown: {}", names.collect::<Vec<_>>().join(", ")));
     }
+    let lints = outcome.lints.iter().filter_map(|lint| {
+        Some((lint["code"].as_str()?, lint["severity"].as_str().is_some_and(|word| word != "info")))
+    });
+    parts.extend(phrases::lints(lints));
     parts.join(DOT)
 }

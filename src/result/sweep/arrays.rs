@@ -219,7 +219,7 @@ impl Out<'_> {
             let path = format!("{prefix}averages/{}", part(&arm.name));
             let mut first = true;
             for (_, metric) in self.metrics.clone() {
-                let dense = Dense::new(outcome, arm, group, metric);
+                let dense = Dense::new(outcome, arm, group, None, metric);
                 if dense.rows.is_empty() {
                     continue;
                 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::SweepOutcome;
-use super::arm::{Arm, Plot, class, subtitle, what};
+use super::arm::{Arm, class, subtitle, what};
 use super::dense::CLASS;
 use crate::draw::bars::{Bar, BarPanels, Bars, Series};
 use crate::effect::average::Average;
 use crate::result::phrases;
+use crate::result::plates::{MAX_PANELS, Plot};
 use crate::result::render::RenderError;
 use crate::spec::select::TokenClass;
 
@@ -17,6 +18,8 @@ struct Panel {
     /// Empty for averages of no axis.
     axis: &'static str,
     class: Option<u32>,
+    /// Of one group of cases, if groups have panels of their own.
+    group: Option<String>,
 }
 
 /// The bars of every arm whose averages have one axis, or one beside token classes: of these the class with the largest
@@ -28,21 +31,24 @@ pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Resu
         return Err(RenderError::Plot { asked: Plot::Bars.name(), reason, fix: "write `heatmap`" });
     }
     let mut panels: Vec<Panel> = Vec::new();
+    let mut others = BTreeSet::new();
     for arm in &shown {
         let Some((axis, classes)) = along(arm) else { continue };
         let axis = axis_name(arm, axis);
         let classes: Vec<Option<u32>> = if classes.is_some() {
-            selected(&shown, axis).into_iter().map(Some).collect()
+            selected(&shown, axis, &mut others).into_iter().map(Some).collect()
         } else {
             vec![None]
         };
         for class in classes {
-            let panel = Panel { axis, class };
+            let panel = Panel { axis, class, group: arm.group.map(str::to_owned) };
             if !panels.contains(&panel) {
                 panels.push(panel);
             }
         }
     }
+    let left = panels.len().saturating_sub(MAX_PANELS);
+    panels.truncate(MAX_PANELS);
     let what = what(metric);
     let title = format!("Average indirect effect: {what}");
     let one = panels.len() == 1;
@@ -50,13 +56,26 @@ pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Resu
         let mut bars = chart(&shown, panel);
         bars.value_label = format!("mean effect on {}", phrases::unbroken(&what));
         if !one {
-            bars.title = panel.class.map_or_else(|| format!("by {}", panel.axis.replace('_', " ")), class);
+            let facets = panels.iter().any(|panel| panel.group.is_some());
+            let group = panel.group.clone().or_else(|| facets.then(|| "all cases".to_owned()));
+            let of = panel.class.map_or_else(|| format!("by {}", panel.axis.replace('_', " ")), class);
+            bars.title = group.map_or_else(|| of.clone(), |group| format!("{of}, {group}"));
         }
         bars
     });
     let mut line = subtitle(outcome, metric, &shown, true, &left_out);
     if let [Panel { class: Some(only), .. }] = panels[..] {
         line = format!("{line}\u{a0}·  token class: {}", class(only).replace(' ', "\u{a0}"));
+    }
+    if let [Panel { group: Some(only), .. }] = &panels[..] {
+        line = format!("{line}\u{a0}·  group: {only}");
+    }
+    if !others.is_empty() {
+        let names: Vec<String> = others.into_iter().map(class).collect();
+        line = format!("{line}\u{a0}·  `token_class` shows others: {}", names.join(", "));
+    }
+    if left > 0 {
+        line = format!("{line}\u{a0}·  {left} panels more: `group` and `arm` choose");
     }
     Ok(BarPanels { title, subtitle: line, panels: drawn.collect() })
 }
@@ -78,8 +97,8 @@ fn axis_name(arm: &Arm<'_>, axis: Option<usize>) -> &'static str {
     axis.map_or("", |axis| arm.dense.axes[axis].name)
 }
 
-/// The token classes shown: the one with the largest |mean|, then the last token.
-fn selected(shown: &[&Arm<'_>], axis: &str) -> Vec<u32> {
+/// The token classes shown: the one with the largest |mean|, then the last token. `others` gets the rest.
+fn selected(shown: &[&Arm<'_>], axis: &str, others: &mut BTreeSet<u32>) -> Vec<u32> {
     let mut best: Option<(f64, u32)> = None;
     let mut known = BTreeSet::new();
     for arm in shown {
@@ -104,6 +123,7 @@ fn selected(shown: &[&Arm<'_>], axis: &str) -> Vec<u32> {
     if known.contains(&last) && !classes.contains(&last) {
         classes.push(last);
     }
+    others.extend(known.into_iter().filter(|class| !classes.contains(class)));
     classes
 }
 
@@ -125,9 +145,10 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
         arm.dense.rows[at].cloned()
     };
     let fits = |arm: &Arm<'_>| {
-        along(arm).is_some_and(|(axis, classes)| {
-            axis_name(arm, axis) == panel.axis && classes.is_some() == panel.class.is_some()
-        })
+        arm.group == panel.group.as_deref()
+            && along(arm).is_some_and(|(axis, classes)| {
+                axis_name(arm, axis) == panel.axis && classes.is_some() == panel.class.is_some()
+            })
     };
     let own = |arm: &&Arm<'_>| match along(arm).filter(|_| fits(arm)) {
         Some((Some(axis), _)) => arm.dense.axes[axis].values.clone(),
@@ -142,12 +163,19 @@ fn chart(shown: &[&Arm<'_>], panel: &Panel) -> Bars {
         let not_finite = row.effect.mean.is_none();
         Bar { value: row.effect.mean, not_finite, error: None, interval: row.effect.ci_t, trivial }
     };
-    // Every arm is a series of every panel, so that it has one colour.
-    let series = shown.iter().map(|arm| Series {
-        name: arm.name(),
-        bars: values.iter().map(|value| bar(row(arm, *value).filter(|_| fits(arm)))).collect(),
+    // Every arm is a series of every panel, so that it has one colour; the panel has those of its group.
+    let mut heads: Vec<&Arm<'_>> = Vec::new();
+    for arm in shown {
+        if !heads.iter().any(|head| head.head.name == arm.head.name) {
+            heads.push(arm);
+        }
+    }
+    let series = heads.iter().map(|head| {
+        let arm = shown.iter().find(|arm| arm.head.name == head.head.name && fits(arm));
+        let row = |value: &u32| arm.and_then(|arm| row(arm, *value));
+        Series { name: head.name(), bars: values.iter().map(|value| bar(row(value))).collect() }
     });
-    let label = |value: &u32| match (panel.axis, shown) {
+    let label = |value: &u32| match (panel.axis, &heads[..]) {
         ("", [only]) => only.name(),
         ("", _) => "all".to_owned(),
         (CLASS, _) => class(*value),

@@ -6,6 +6,7 @@ use super::SweepOutcome;
 use crate::effect::average::{Average, Place};
 use crate::effect::cells::ArmHead;
 use crate::lower::layout::Axis;
+use crate::spec::patch::SweepAxis;
 use crate::spec::select::TokenClass;
 
 /// The name of the axis of token classes; its values are indices into [`TokenClass::ALL`].
@@ -20,11 +21,19 @@ pub(super) struct Dense<'o> {
 }
 
 impl<'o> Dense<'o> {
-    /// `group`: `None` for all cases together. No axes and no rows where there are no averages.
-    pub(super) fn new(outcome: &'o SweepOutcome, arm: &ArmHead, group: Option<&str>, metric: &str) -> Self {
+    /// `group`: `None` for all cases together; `class`: of one token class alone. No axes and no rows where there are no
+    /// averages.
+    pub(super) fn new(
+        outcome: &'o SweepOutcome,
+        arm: &ArmHead,
+        group: Option<&str>,
+        class: Option<TokenClass>,
+        metric: &str,
+    ) -> Self {
         let all = outcome.averages.rows.iter();
         let rows: Vec<&Average> = all
             .filter(|row| row.at.arm == arm.name && row.at.group.as_deref() == group && row.metric == metric)
+            .filter(|row| class.is_none_or(|class| row.at.token_class.as_deref() == Some(class.name())))
             .collect();
         let axes: Vec<Axis> = names(arm)
             .filter_map(|name| {
@@ -66,12 +75,17 @@ impl<'o> Dense<'o> {
 
 /// Names of the axes that averages of an arm can have. An arm of a fixed position may still have its class.
 fn names(arm: &ArmHead) -> impl Iterator<Item = &'static str> + '_ {
-    let of = |axis: &String| match axis.as_str() {
-        "layer" => &["layer"][..],
-        "position" => &[CLASS, "position"],
-        "head" => &["head"],
-        "source_layer" => &["source_layer"],
-        _ => &["dim"],
+    let of = |name: &String| match SweepAxis::ALL
+        .map(|(_, axis)| axis)
+        .iter()
+        .find(|axis| axis.singular() == name)
+    {
+        Some(SweepAxis::Positions) => &[CLASS, "position"][..],
+        Some(SweepAxis::Layers) => &["layer"],
+        Some(SweepAxis::Heads) => &["head"],
+        Some(SweepAxis::Dims) => &["dim"],
+        Some(SweepAxis::SourceLayers) => &["source_layer"],
+        None => &[],
     };
     let fixed = if arm.axes.iter().any(|axis| axis == "position") { &[][..] } else { &[CLASS] };
     arm.axes.iter().flat_map(of).chain(fixed).copied()

@@ -2,8 +2,9 @@
 //! them to `target/gallery`.
 
 use super::example::Example;
-use super::{Plot, SweepOutcome, Table, picture, render};
+use super::{SweepOutcome, Table, picture, render};
 use crate::effect::average::Key;
+use crate::result::plates::{Plot, Show};
 use crate::result::render::Format;
 
 const LAYER: [Key; 2] = [Key::Arm, Key::Layer];
@@ -115,7 +116,7 @@ fn gallery() {
         for kind in Plot::ALL {
             for format in [Format::Png, Format::Svg] {
                 let path = folder.join(format!("sweep-{name}-{}.{}", kind.0, format.name()));
-                match picture(outcome, None, Some(kind.1), format) {
+                match picture(outcome, &Show { kind: Some(kind.1), ..Show::default() }, format) {
                     Ok(bytes) => std::fs::write(path, bytes).unwrap(),
                     Err(error) => println!("{name} {}: {error}", kind.0),
                 }
@@ -124,13 +125,13 @@ fn gallery() {
         if ["classes", "positions", "no-axis"].contains(name) {
             for (table, kind) in Table::ALL {
                 for format in [Format::Csv, Format::Jsonl, Format::Parquet] {
-                    let bytes = render(outcome, format, Some(kind), None).unwrap();
+                    let bytes = render(outcome, format, Some(kind), &Show::default()).unwrap();
                     std::fs::write(folder.join(format!("sweep-{name}-{table}.{}", format.name())), bytes)
                         .unwrap();
                 }
             }
             for format in [Format::Npz, Format::Safetensors] {
-                let bytes = render(outcome, format, None, None).unwrap();
+                let bytes = render(outcome, format, None, &Show::default()).unwrap();
                 std::fs::write(folder.join(format!("sweep-{name}.{}", format.name())), bytes).unwrap();
             }
             let json = serde_json::to_vec(outcome).unwrap();

@@ -1,13 +1,14 @@
 //! Averages of two axes as heatmaps, one panel an arm, all on one scale.
 
 use super::SweepOutcome;
-use super::arm::{Arm, Plot, class, subtitle, what};
+use super::arm::{Arm, class, subtitle, what};
 use super::dense::CLASS;
-use crate::draw::heatmap::{Arrangement, Column, Figure, Heatmap};
+use crate::draw::heatmap::{Column, Figure, Heatmap};
 use crate::lower::layout::Axis;
 use crate::result::common::{Masks, NdArray};
 use crate::result::phrases;
-use crate::result::pictures::{PictureRequestError, WIDE, laid_out};
+use crate::result::pictures::{PictureRequestError, arrangement, laid_out};
+use crate::result::plates::{MAX_PANELS, Plot};
 use crate::result::render::RenderError;
 use crate::spec::select::TokenClass;
 
@@ -20,31 +21,34 @@ pub(super) fn of(outcome: &SweepOutcome, metric: &str, arms: &[Arm<'_>]) -> Resu
         return Err(RenderError::Plot { asked: Plot::Heatmap.name(), reason, fix });
     }
     let what = what(metric);
+    // Each group on a line of its own.
+    let line = shown.iter().filter(|arm| arm.group == shown[0].group).count();
+    let facets = shown.iter().any(|arm| arm.group.is_some()) && shown.iter().any(|arm| arm.group.is_none());
+    let all = shown.len();
+    let shown: Vec<&Arm<'_>> = shown.into_iter().take(MAX_PANELS).collect();
     let panels: Vec<Heatmap> = shown
         .iter()
         .map(|arm| {
-            let mut panel = panel(arm)?;
+            let mut panel = panel(arm, facets)?;
             panel.value_label = format!("mean effect on {}", phrases::unbroken(&what));
             Ok(panel)
         })
         .collect::<Result<_, PictureRequestError>>()?;
-    let widest = panels.iter().map(|panel| panel.columns.len()).max().unwrap_or(0);
-    let arrangement = if panels.len() * widest > WIDE { Arrangement::Column } else { Arrangement::Row };
     let mut title = format!("Average indirect effect: {what}");
     // A single panel's own title isn't drawn.
     if let [only] = &panels[..] {
         title = format!("{title}, {}", only.title);
     }
-    Ok(Figure {
-        title,
-        subtitle: subtitle(outcome, metric, &shown, false, &left_out),
-        panels,
-        shared_scale: true,
-        arrangement,
-    })
+    let mut subtitle = subtitle(outcome, metric, &shown, false, &left_out);
+    if all > shown.len() {
+        subtitle =
+            format!("{subtitle}\u{a0}·  the first {MAX_PANELS} of {all} panels: `group` and `arm` choose");
+    }
+    let arrangement = arrangement(&panels, facets.then_some(line));
+    Ok(Figure { title, subtitle, panels, shared_scale: true, arrangement, ..Figure::default() })
 }
 
-fn panel(arm: &Arm<'_>) -> Result<Heatmap, PictureRequestError> {
+fn panel(arm: &Arm<'_>, facets: bool) -> Result<Heatmap, PictureRequestError> {
     let mut axes: Vec<Axis> = (0..arm.axes.len()).map(|i| arm.axis(i).clone()).collect();
     // Layers alone go up, beside the other arms' layers.
     if let [Axis { name: "layer", .. }] = axes[..] {
@@ -65,7 +69,8 @@ fn panel(arm: &Arm<'_>) -> Result<Heatmap, PictureRequestError> {
     };
     let values = arm.dense.numbers(|row| row.effect.mean);
     let mut map = laid_out(&axes, &values, &masks, &sites, column, || arm.name())?;
-    map.title = if sites.is_empty() { arm.name() } else { format!("{}: {sites}", arm.name()) };
+    let name = arm.panel(facets);
+    map.title = if sites.is_empty() { name } else { format!("{name}: {sites}") };
     map.x_label = axes
         .iter()
         .map(|axis| axis.name.replace('_', " "))

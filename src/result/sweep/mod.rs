@@ -18,7 +18,6 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use arm::Plot;
 pub use picture::picture;
 pub use render::render;
 pub use tables::Table;
@@ -27,13 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::effect::average::{Averages, How, Place, Total, found};
+use crate::effect::average::{Averages, How, Total, averaged};
 use crate::effect::cells::{ArmHead, CaseHead, Cells, Observed};
-use crate::effect::lints::{
-    self, Dominance, NotFinite, norm_lost, of_count, one_case_dominates, out_of_reach,
-};
 use crate::effect::sweep::{Part, derived};
-use crate::lower::lint::Lints;
+use crate::effect::sweep_lints::{of_averages, of_cases};
 use crate::plan::output::{EditStats, Missing};
 use crate::result::common::{NullReason, Nulls};
 use crate::spec::sweep::SweepSpec;
@@ -112,25 +108,11 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let complete = cases.len() == facts.cells.len() && cells_done == cells_total;
     let metrics: Vec<String> = spec.metrics.iter().map(ToString::to_string).collect();
     let derived = derived(spec, &facts.arms, &cases, &part);
-    let mut lints = remarks(spec, facts, &cases, &part);
+    let mut lints = of_cases(spec, &facts.arms, &cases, &part.tally());
     let (receipt, lost) = (part.written, part.lost);
     let observed = Observed { metrics, arms: facts.arms.clone(), cases, cells: part.cells };
-    let (found, dominated) = found(&observed, &How::of(&spec.aggregate));
-    for one in &dominated {
-        let first = in_words(&one.first, one.group.as_deref());
-        let dominance = Dominance {
-            metric: &one.metric,
-            case: &one.case,
-            averages: one.averages,
-            first: &first,
-            mean: one.mean,
-            without: one.without,
-        };
-        one_case_dominates("/dataset", &dominance, &mut lints);
-    }
-    if let Some(test) = &found.test {
-        out_of_reach(test, &mut lints);
-    }
+    let (found, dominated) = averaged(&observed, &How::of(&spec.aggregate));
+    of_averages(spec, &dominated, found.test.as_ref(), &mut lints);
     if !complete {
         let detail = "the sweep ended early, or is still computed: not all cells count".to_owned();
         lints.warn("INCOMPLETE", "", detail, "wait for the job, or submit the sweep again");
@@ -169,7 +151,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
 fn reasons(observed: &Observed, found: &Averages, receipt: EditStats, cells: bool, nulls: &mut Nulls) {
     let Observed { metrics, arms, cases, cells: all } = observed;
     let of_case: Vec<_> =
-        cases.iter().map(|case| is_not_finite(case).then_some(Missing::NotFinite)).collect();
+        cases.iter().map(|case| case.is_not_finite().then_some(Missing::NotFinite)).collect();
     nulls.array("/cases", &[cases.len()], &of_case);
     if cells {
         let unknown = |known: &[Option<bool>]| known.iter().filter(|known| known.is_none()).count();
@@ -212,44 +194,6 @@ fn reasons(observed: &Observed, found: &Averages, receipt: EditStats, cells: boo
         nulls.add("/receipt/max_abs_delta", "not_finite: a number was changed from or to NaN or infinity");
     }
     debug_assert!(all.metrics.is_empty() || all.metrics.len() == metrics.len());
-}
-
-/// Whether an unpatched run of a case is not finite.
-fn is_not_finite(case: &CaseHead) -> bool {
-    case.runs.iter().any(|run| run.not_finite > 0)
-}
-
-/// Remarks on the cases and what was written.
-fn remarks(spec: &SweepSpec, facts: &SweepFacts, cases: &[CaseHead], part: &Part) -> Lints {
-    let mut lints = Lints::default();
-    let dropped = cases.iter().filter(|case| !case.kept);
-    let dropped =
-        dropped.map(|case| (case.id.as_str(), case.dropped.iter().map(|by| by.filter.as_str()).collect()));
-    of_count("/dataset", cases.len(), dropped, &mut lints);
-    lints::sweep(spec, &facts.arms, cases, &mut lints);
-    let mut found = NotFinite::default();
-    found.count(cases.iter().filter(|case| is_not_finite(case)).count(), cases.len(), "cases", "/dataset");
-    found.count(part.not_finite as usize, part.cells.len(), "cells", "/arms");
-    found.lint(&mut lints);
-    norm_lost("/arms", part.written, &mut lints);
-    let reached = part.cells.exact_null.iter().any(|null| *null != Some(true));
-    if reached && part.written.max_abs_delta == 0.0 {
-        let detail = "no intervention changed any number".to_owned();
-        lints.error("ZERO_CELLS_WRITTEN", "/arms", detail, "check the arms' sources");
-    }
-    lints
-}
-
-/// A place for people.
-fn in_words(at: &Place, group: Option<&str>) -> String {
-    let mut words = vec![format!("arm {:?}", at.arm)];
-    for (name, value) in [("layer", at.layer), ("position", at.position), ("head", at.head), ("dim", at.dim)]
-    {
-        words.extend(value.map(|value| format!("{name} {value}")));
-    }
-    words.extend(at.token_class.as_ref().map(|class| class.replace('_', " ")));
-    words.extend(group.map(|group| format!("group {group:?}")));
-    words.join(", ")
 }
 
 fn json_of<T: Serialize>(value: &T) -> Value {

@@ -2,10 +2,11 @@
 
 use super::{SweepOutcome, Table, arrays, picture};
 use crate::export::{csv, jsonl, parquet};
+use crate::result::plates::Show;
 use crate::result::render::{Format, RenderError, check_metric, numpy, tensors};
 
 /// What a sweep found in `format`: in tables `table`, by default the averages; as arrays everything; as a picture what suits
-/// its averages, see [`picture()`]. `metric`: that one alone, by default all, and of pictures the first.
+/// its averages, see [`picture()`]. Of the metric asked for alone, by default all, and of pictures the first.
 ///
 /// # Errors
 /// [`RenderError`]; those with a [`RenderError::problem`] are the caller's: an unknown metric, a table that wasn't kept or
@@ -14,8 +15,9 @@ pub fn render(
     outcome: &SweepOutcome,
     format: Format,
     table: Option<Table>,
-    metric: Option<&str>,
+    show: &Show,
 ) -> Result<Vec<u8>, RenderError> {
+    let metric = show.metric.as_deref();
     let metrics: Vec<&str> = outcome.metrics.iter().map(String::as_str).collect();
     check_metric(metric, &metrics)?;
     if let Some(table) = table {
@@ -42,7 +44,7 @@ pub fn render(
             numpy(all, &arrays::metadata(outcome))
         }
         Format::Safetensors => tensors(arrays::arrays(outcome, metric), &arrays::metadata(outcome)),
-        Format::Svg | Format::Png => picture(outcome, metric, None, format),
+        Format::Svg | Format::Png => picture(outcome, show, format),
     }
 }
 

@@ -5,16 +5,27 @@ use serde_json::Value;
 use super::example::Example;
 use super::*;
 use crate::effect::average::Key;
+use crate::result::plates::{Plot, Show};
 use crate::result::render::{Format, RenderError};
 
+/// This metric alone.
+fn of(metric: Option<&str>) -> Show {
+    Show { metric: metric.map(str::to_owned), ..Show::default() }
+}
+
+/// A picture of this kind.
+fn as_plot(kind: Option<Plot>) -> Show {
+    Show { kind, ..Show::default() }
+}
+
 fn csv(outcome: &SweepOutcome, table: Table, metric: Option<&str>) -> Vec<HashMap<String, String>> {
-    let bytes = render(outcome, Format::Csv, Some(table), metric).unwrap();
+    let bytes = render(outcome, Format::Csv, Some(table), &of(metric)).unwrap();
     let mut reader = ::csv::Reader::from_reader(&bytes[..]);
     reader.deserialize().map(Result::unwrap).collect()
 }
 
 fn jsonl(outcome: &SweepOutcome, table: Table) -> Vec<Value> {
-    let bytes = render(outcome, Format::Jsonl, Some(table), None).unwrap();
+    let bytes = render(outcome, Format::Jsonl, Some(table), &Show::default()).unwrap();
     std::str::from_utf8(&bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -79,7 +90,7 @@ fn every_format_is_written_and_repeats_to_the_byte() {
             Format::Svg,
             Format::Png,
         ] {
-            let write = || render(&outcome, format, None, None).unwrap();
+            let write = || render(&outcome, format, None, &Show::default()).unwrap();
             assert_eq!(write(), write(), "{}", format.name());
         }
     }
@@ -118,13 +129,13 @@ fn a_sweep_without_cases_or_cells_still_has_files() {
     outcome.averages = Averages::default();
     for (_, table) in Table::ALL {
         for format in [Format::Csv, Format::Jsonl, Format::Parquet] {
-            render(&outcome, format, Some(table), None).unwrap();
+            render(&outcome, format, Some(table), &Show::default()).unwrap();
         }
     }
     for format in [Format::Npz, Format::Safetensors] {
-        render(&outcome, format, None, None).unwrap();
+        render(&outcome, format, None, &Show::default()).unwrap();
     }
-    let error = picture(&outcome, None, None, Format::Svg).unwrap_err();
+    let error = picture(&outcome, &Show::default(), Format::Svg).unwrap_err();
     assert!(error.to_string().contains("no case was kept"), "{error}");
 }
 
@@ -136,32 +147,32 @@ fn what_cannot_be_given_says_what_can() {
         let problem = found.unwrap_err().problem().unwrap();
         (problem.pointer, problem.fix)
     };
-    let (pointer, fix) = told(render(&outcome, Format::Csv, Some(Table::Cells), None));
+    let (pointer, fix) = told(render(&outcome, Format::Csv, Some(Table::Cells), &Show::default()));
     assert_eq!(
         (pointer.as_str(), fix.as_str()),
         ("?table", "write one of averages, cases, differences, top")
     );
-    assert_eq!(told(render(&outcome, Format::Npz, Some(Table::Cases), None)).0, "?table");
-    let (pointer, fix) = told(render(&outcome, Format::Csv, None, Some("prob:x")));
+    assert_eq!(told(render(&outcome, Format::Npz, Some(Table::Cases), &Show::default())).0, "?table");
+    let (pointer, fix) = told(render(&outcome, Format::Csv, None, &of(Some("prob:x"))));
     assert_eq!((pointer.as_str(), fix.as_str()), ("?metric", "write one of prob:target, logit:target"));
     let by = vec![Key::Arm, Key::Layer, Key::Head];
     let heads =
         || Example { arms: vec![("heads", &["layer", "head"])], layers: 3, cases: 3, ..Example::default() };
     let two = Example { by: by.clone(), ..heads() }.outcome();
-    let (pointer, fix) = told(picture(&two, None, Some(Plot::Bars), Format::Svg));
+    let (pointer, fix) = told(picture(&two, &as_plot(Some(Plot::Bars)), Format::Svg));
     assert_eq!((pointer.as_str(), fix.as_str()), ("?kind", "write `heatmap`"));
     let arms: Vec<(&'static str, &'static [&'static str])> = vec![("all", &["layer", "position", "head"])];
     let three =
         Example { arms, by: [by, vec![Key::TokenClass]].concat(), layers: 3, cases: 3, ..Example::default() };
     for kind in [None, Some(Plot::Bars), Some(Plot::Heatmap)] {
-        assert_eq!(told(picture(&three.outcome(), None, kind, Format::Svg)).0, "?kind");
+        assert_eq!(told(picture(&three.outcome(), &as_plot(kind), Format::Svg)).0, "?kind");
     }
 }
 
 #[test]
 fn a_plain_picture_is_bars_and_one_by_class_a_heatmap() {
     let svg = |outcome: &SweepOutcome, kind| {
-        String::from_utf8(picture(outcome, None, kind, Format::Svg).unwrap()).unwrap()
+        String::from_utf8(picture(outcome, &as_plot(kind), Format::Svg).unwrap()).unwrap()
     };
     let plain = Example { by: vec![Key::Arm, Key::Layer], ..Example::default() }.outcome();
     let bars = svg(&plain, None);
@@ -177,19 +188,22 @@ fn a_plain_picture_is_bars_and_one_by_class_a_heatmap() {
     assert_eq!(svg(&classes, None), svg(&classes, Some(Plot::Heatmap)));
     let panels = svg(&classes, Some(Plot::Bars));
     assert!(panels.contains(">last subject<") && panels.contains(">last<"));
-    assert!(panels.contains("trivial: restores the readout itself"), "of the second panel alone");
+    assert!(
+        panels.contains("trivial: the answer of the source by construction"),
+        "of the second panel alone"
+    );
 }
 
 #[test]
 fn awkward_sweeps_are_drawn_or_say_why_not() {
     for (name, example) in gallery::all() {
         let outcome = example.outcome();
-        let drawn =
-            picture(&outcome, None, None, Format::Svg).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let drawn = picture(&outcome, &Show::default(), Format::Svg)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let svg = String::from_utf8(drawn).unwrap();
         assert!(!svg.contains("NaN"), "{name}");
         resvg::usvg::roxmltree::Document::parse(&svg).unwrap();
     }
-    let hatched = picture(&gallery::with_nulls(), None, None, Format::Svg).unwrap();
+    let hatched = picture(&gallery::with_nulls(), &Show::default(), Format::Svg).unwrap();
     assert!(String::from_utf8(hatched).unwrap().contains("not finite"));
 }

@@ -10,7 +10,7 @@ use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Fields, Node};
 use crate::spec::select::Positions;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Gaussian,
     Uniform,
@@ -20,37 +20,83 @@ enum Kind {
     Run,
 }
 
-const METHODS: [(&str, Kind); 6] = [
-    ("gaussian", Kind::Gaussian),
-    ("uniform", Kind::Uniform),
-    ("student_t", Kind::StudentT),
-    ("multivariate", Kind::Multivariate),
-    ("replace_tokens", Kind::ReplaceTokens),
-    ("run", Kind::Run),
+/// A method of corruption: its row in the one table from which reading, `/v1/capabilities` and documents follow.
+#[derive(Debug, Clone, Copy)]
+pub struct MethodFacts {
+    kind: Kind,
+    /// Its name on the wire.
+    pub name: &'static str,
+    /// Its own fields, beside `from` and `method`.
+    own: &'static [&'static str],
+    /// Whether it is noise, with the fields that all noise shares.
+    pub is_noise: bool,
+    /// Who used it.
+    pub known_as: &'static str,
+    /// What it does, for people.
+    pub means: &'static str,
+}
+
+/// Every method.
+pub const METHODS: [MethodFacts; 6] = [
+    MethodFacts {
+        kind: Kind::Gaussian,
+        name: "gaussian",
+        own: &SPHERICAL,
+        is_noise: true,
+        known_as: "Meng et al. 2022 (`\"preset\": \"rome\"`)",
+        means: "Independent gaussian numbers of standard deviation `sigma` on the embeddings.",
+    },
+    MethodFacts {
+        kind: Kind::Uniform,
+        name: "uniform",
+        own: &SPHERICAL,
+        is_noise: true,
+        known_as: "ROME's code",
+        means: "Independent numbers, uniform in [-sigma, sigma).",
+    },
+    MethodFacts {
+        kind: Kind::StudentT,
+        name: "student_t",
+        own: &["sigma", "df"],
+        is_noise: true,
+        known_as: "ROME's code, of multivariate rows",
+        means: "Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.",
+    },
+    MethodFacts {
+        kind: Kind::Multivariate,
+        name: "multivariate",
+        own: &["k"],
+        is_noise: true,
+        known_as: "ROME's code",
+        means: "Gaussian rows with the covariance of the embedding matrix.",
+    },
+    MethodFacts {
+        kind: Kind::ReplaceTokens,
+        name: "replace_tokens",
+        own: &["positions", "with", "include_bos"],
+        is_noise: false,
+        known_as: "symmetric token replacement (Zhang and Nanda 2023)",
+        means: "Other tokens in place of some.",
+    },
+    MethodFacts {
+        kind: Kind::Run,
+        name: "run",
+        own: &["run"],
+        is_noise: false,
+        known_as: "counterfactual prompt",
+        means: "Other runs of equal length take the clean run's place.",
+    },
 ];
-/// Names of the methods.
-pub const CORRUPTION_NAMES: [&str; 6] =
-    [METHODS[0].0, METHODS[1].0, METHODS[2].0, METHODS[3].0, METHODS[4].0, METHODS[5].0];
+
 const DRAWS: [&str; 6] = ["positions", "mode", "samples", "seed", "rng", "include_bos"];
 /// A preset is for those that `NumPy`'s generator draws.
 const SPHERICAL: [&str; 2] = ["sigma", "preset"];
 
-impl Kind {
-    /// Fields beside `from` and `method`, and those that all noise shares.
-    const fn own(self) -> (&'static [&'static str], bool) {
-        match self {
-            Self::Gaussian | Self::Uniform => (&SPHERICAL, true),
-            Self::StudentT => (&["sigma", "df"], true),
-            Self::Multivariate => (&["k"], true),
-            Self::ReplaceTokens => (&["positions", "with", "include_bos"], false),
-            Self::Run => (&["run"], false),
-        }
-    }
-
-    fn fields(self) -> Vec<&'static str> {
-        let (own, draws) = self.own();
-        let shared = DRAWS.iter().filter(|_| draws);
-        ["from", "method"].iter().chain(own).chain(shared).copied().collect()
+impl MethodFacts {
+    /// All its fields.
+    pub fn fields(&self) -> Vec<&'static str> {
+        let shared = DRAWS.iter().filter(|_| self.is_noise);
+        ["from", "method"].iter().chain(self.own).chain(shared).copied().collect()
     }
 }
 
@@ -68,20 +114,21 @@ impl Corruption {
 
     fn checked(node: &Node<'_>, from: &str, out: &mut Problems) -> Option<Self> {
         let named = node.value.get("method").filter(|method| !method.is_null());
-        let kind = match named {
-            None => Some(Kind::Gaussian),
-            Some(word) => METHODS.iter().find(|(name, _)| word == name).map(|(_, kind)| *kind),
+        let facts = match named {
+            None => Some(&METHODS[0]),
+            Some(word) => METHODS.iter().find(|facts| word == facts.name),
         };
-        let Some(kind) = kind else {
+        let Some(facts) = facts else {
             // Which fields belong to it isn't known: only the method is reported.
-            let every: Vec<&str> = METHODS.iter().flat_map(|(_, kind)| kind.fields()).collect();
+            let every: Vec<&str> = METHODS.iter().flat_map(MethodFacts::fields).collect();
             let fields = node.fields(&every, out)?;
-            fields.get("method").and_then(|n| n.choice(&METHODS, &[], out));
+            let named = METHODS.map(|facts| (facts.name, facts.kind));
+            fields.get("method").and_then(|n| n.choice(&named, &[], out));
             return None;
         };
-        let fields = node.fields(&kind.fields(), out)?;
+        let fields = node.fields(&facts.fields(), out)?;
         let from = fields.get("from").map_or(Some(from.to_owned()), |n| n.name(out));
-        let method = match kind {
+        let method = match facts.kind {
             Kind::Gaussian => read_spherical(&fields, out).map(Method::Gaussian),
             Kind::Uniform => read_spherical(&fields, out).map(Method::Uniform),
             Kind::StudentT => read_student_t(&fields, out).map(Method::StudentT),

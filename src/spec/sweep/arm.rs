@@ -11,6 +11,7 @@ use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::Prompt;
 use crate::spec::read::{Fields, Node, escape};
 use crate::spec::select::{Layers, Positions};
+use crate::spec::site::Site;
 use crate::spec::trace::Arm;
 
 /// One way to patch.
@@ -23,6 +24,9 @@ pub struct SweepArm {
     pub reference: Option<String>,
     /// What is written.
     pub interventions: Vec<Intervention>,
+    /// Whether all positions are written together, although other arms are enumerated along them.
+    #[serde(skip)]
+    pub together: bool,
 }
 
 /// The runs between which arms patch, where they don't say otherwise.
@@ -83,23 +87,47 @@ pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) ->
 }
 
 fn preset(name: &str, ends: &Ends) -> Option<(String, SweepArm)> {
-    let arm = Arm::preset(name)?;
-    let source = SourceSpec::Run { run: ends.reference.clone()?, positions: None, site: None, layer: None };
-    let intervention = Intervention {
-        site: arm.site,
-        layers: Some(Layers::ALL),
-        positions: Positions::ALL,
-        heads: None,
-        dims: None,
-        window: arm.window,
-        op: OpSpec::Replace { source },
-    };
-    let arm = SweepArm {
-        base: ends.base.clone()?,
-        reference: ends.reference.clone(),
-        interventions: vec![intervention],
-    };
-    Some((name.to_owned(), arm))
+    let (base, reference) = (ends.base.as_deref()?, ends.reference.as_deref()?);
+    Some((
+        name.to_owned(),
+        SweepArm::restoring(&Arm::preset(name)?, &Layers::ALL, &Positions::ALL, base, reference),
+    ))
+}
+
+impl SweepArm {
+    /// An arm of a trace: the reference's states in the base, or edges of attention that are cut in it; above what is written,
+    /// the base's states are held at the sites that the arm severs.
+    pub fn restoring(arm: &Arm, layers: &Layers, positions: &Positions, base: &str, reference: &str) -> Self {
+        let everywhere = |site: Site, layers: &Layers, op| Intervention {
+            site,
+            layers: site.has_layer().then(|| layers.clone()),
+            positions: arm.positions.as_ref().unwrap_or(positions).clone(),
+            heads: None,
+            dims: None,
+            window: 1,
+            cells: (),
+            op,
+        };
+        let source = SourceSpec::Run { run: reference.to_owned(), positions: None, site: None, layer: None };
+        let op = match &arm.keys {
+            Some(keys) => OpSpec::Knockout { keys: keys.clone() },
+            None => OpSpec::Replace { source },
+        };
+        let written = Intervention {
+            heads: arm.heads.clone(),
+            dims: arm.dims.clone(),
+            window: arm.window,
+            ..everywhere(arm.site, layers, op)
+        };
+        let held = |site: &Site| everywhere(*site, &Layers::ABOVE, OpSpec::Freeze { source: None });
+        let interventions = std::iter::once(written).chain(arm.sever.iter().map(held)).collect();
+        Self {
+            base: base.to_owned(),
+            reference: Some(reference.to_owned()),
+            interventions,
+            together: arm.positions.is_some(),
+        }
+    }
 }
 
 /// A list of interventions, one of them, or an object that names the runs too.
@@ -138,7 +166,7 @@ fn read_arm(node: &Node<'_>, ends: &Ends, out: &mut Problems) -> Option<SweepArm
         }
     });
     let reference = reference.filter(|reference| *reference != base);
-    Some(SweepArm { base, reference, interventions })
+    Some(SweepArm { base, reference, interventions, together: false })
 }
 
 /// An intervention without operation and source restores the reference.
@@ -248,5 +276,6 @@ fn swapped(name: &str, arm: &SweepArm, out: &mut Problems) -> Option<SweepArm> {
             }
         }
     }
-    Some(SweepArm { base: reference.clone(), reference: Some(arm.base.clone()), interventions })
+    let (base, reference) = (reference.clone(), Some(arm.base.clone()));
+    Some(SweepArm { base, reference, interventions, together: arm.together })
 }

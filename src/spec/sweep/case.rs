@@ -8,7 +8,7 @@ use crate::spec::metric::{TargetScoring, TargetSet, read_target};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::{Prompt, SpanText, read_runs};
-use crate::spec::read::{Fields, Node};
+use crate::spec::read::{Fields, Node, escape};
 
 /// One case: prompts that are computed and compared together.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -83,8 +83,7 @@ pub(super) fn read(
     grouped: bool,
     out: &mut Problems,
 ) -> Option<(Vec<String>, Vec<SweepCase>)> {
-    if let Some(node) = request.get("runs") {
-        request.exclude("runs", &["dataset"], out);
+    if let Some(node) = request.get("runs").filter(|_| request.get("dataset").is_none()) {
         let case = SweepCase {
             id: "0".to_owned(),
             group: None,
@@ -97,6 +96,15 @@ pub(super) fn read(
     let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}, or give `runs` for a single case";
     let dataset = request.need("dataset", fix, out)?.fields(&["inline", "id"], out)?;
     let items = dataset.need("inline", fix, out)?.items(out)?;
+    let common = match request.get("runs") {
+        Some(node) => read_runs(&node, out)?,
+        None => Named::default(),
+    };
+    if items.len() * common.len() > MOST_SHARED {
+        let detail = format!("{} runs of {} cases", common.len(), items.len());
+        out.push("/runs", code::LIMIT, detail, "send fewer cases at once");
+        return None;
+    }
     if items.len() * shared.targets.len() > MOST_SHARED {
         let detail = format!("{} targets of {} cases", shared.targets.len(), items.len());
         out.push(
@@ -113,7 +121,15 @@ pub(super) fn read(
         if out.is_full() {
             break;
         }
-        let Some(case) = SweepCase::read(item, i, shared, grouped, out) else { continue };
+        let Some(mut case) = SweepCase::read(item, i, shared, grouped, out) else { continue };
+        for (name, run) in common.iter() {
+            if case.runs.get(name).is_some() {
+                let detail = format!("the case has a run {name:?} too");
+                out.push(format!("/runs/{}", escape(name)), code::CONFLICT, detail, "rename one of them");
+                return None;
+            }
+            case.runs.0.push((name.to_owned(), run.clone()));
+        }
         if !seen.insert(case.id.clone()) {
             let detail = format!("an earlier case is called {:?} too", case.id);
             let fix = "give each case a name of its own, or leave out `id`";
@@ -144,6 +160,11 @@ fn same_names(places: &[String], cases: &[SweepCase], out: &mut Problems) {
 }
 
 impl SweepCase {
+    /// The prompt that stands for the case: the run `clean`, or the only one that is a prompt.
+    pub fn clean(&self) -> Option<&Prompt> {
+        self.runs.get(super::from_run(&self.runs))
+    }
+
     /// Reads a line of a data set on its own.
     pub fn check(node: &Node<'_>, index: usize, out: &mut Problems) -> Option<Self> {
         let none = Shared { targets: Named::default(), target_scoring: TargetScoring::default() };

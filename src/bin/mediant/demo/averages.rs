@@ -129,6 +129,7 @@ impl Story {
             value_label: "effect on log P(target) in nats".to_owned(),
             series: vec![series("MLP", "mlp"), series("attention", "attn")],
             baselines: vec![],
+            ..Bars::default()
         };
         let files = self.files.bars("part4-average-effect", &bars)?;
         self.screen.wrote(&files)?;
@@ -204,6 +205,7 @@ impl Story {
             value_label: format!("effect on P({CURRENT:?})"),
             series: vec![series("MLP", 0), series("attention", 1)],
             baselines: vec![],
+            ..Bars::default()
         };
         let files = self.files.bars("part5-mlp-against-attention", &bars)?;
         self.screen.wrote(&files)?;

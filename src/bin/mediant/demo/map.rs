@@ -51,5 +51,6 @@ pub(super) fn of_arm(response: &Value, arm: &str, metric: &str, what: &str) -> H
         x_label: "token".to_owned(),
         value_label: format!("effect on {what}"),
         mark_label: "corrupted".to_owned(),
+        ..Heatmap::default()
     }
 }

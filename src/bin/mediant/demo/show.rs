@@ -129,7 +129,7 @@ impl Screen {
                 }
                 line.push_str(INDENT);
             }
-            cut(line.trim_end(), self.width)
+            terminal::fit(line.trim_end(), self.width)
         };
         let title = self.paint(Ink::Dim, &line(head.iter().map(|(name, _)| *name).collect()));
         let lines: Vec<String> =
@@ -228,23 +228,6 @@ fn wrap<'a>(pieces: impl Iterator<Item = &'a str>, between: &str, width: usize) 
         }
     }
     lines
-}
-
-/// At most `width` columns, with `…` where something is missing.
-fn cut(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    for c in text.chars() {
-        out.push(c);
-        if out.width() >= width {
-            out.pop();
-            break;
-        }
-    }
-    out.push('…');
-    out
 }
 
 #[cfg(test)]

@@ -221,7 +221,7 @@ fn push_wrapped(out: &mut String, pieces: impl Iterator<Item = String>, between:
 }
 
 /// Cuts to `max` terminal columns, with `…`.
-fn fit(text: &str, max: usize) -> String {
+pub(super) fn fit(text: &str, max: usize) -> String {
     if text.width() <= max {
         return text.to_owned();
     }
@@ -251,6 +251,7 @@ mod tests {
             rows: vec!["0".into(), "1".into()],
             columns: vec![column("a", false), column(" b", true)],
             cells: cells.map(|row| row.to_vec()).to_vec(),
+            title: "of a test".into(),
             y_label: "layer".into(),
             value_label: "effect".into(),
             ..Heatmap::default()
@@ -317,6 +318,7 @@ mod tests {
                 value_label: pick(4),
                 mark_label: pick(5),
                 references: vec![Reference { label: pick(6), value: values[0].unwrap_or(f64::NAN) }],
+                texts: Vec::new(),
                 rows: (0..rows).map(pick).collect(),
                 columns: texts.iter().enumerate().map(column).collect(),
                 cells: (0..rows).map(|r| (0..texts.len()).map(|c| cell(r * texts.len() + c)).collect()).collect(),
