@@ -122,7 +122,7 @@ async fn create(state: State<AppState>, request: axum::extract::Request) -> Resu
 
 fn wanted(body: &Value) -> Result<Wanted, Problem> {
     let mut out = Problems::default();
-    let root = Node { value: body, at: String::new(), of: Endpoint::Other };
+    let root = Node::root(Endpoint::Other, body);
     let read = root.fields(&["owner", "scopes", "name", "ttl_s"], &mut out).and_then(|fields| {
         let owner = fields.need("owner", "write whose key it is, such as \"alice\"", &mut out);
         let owner = owner.and_then(|node| {
@@ -192,7 +192,7 @@ async fn rotate(
     Posted { value, .. }: Posted,
 ) -> Result<Response, Problem> {
     let mut out = Problems::default();
-    let root = Node { value: &value, at: String::new(), of: Endpoint::Other };
+    let root = Node::root(Endpoint::Other, &value);
     let grace_s = root.fields(&["grace_s"], &mut out).and_then(|fields| {
         let Some(node) = fields.get("grace_s") else { return Some(GRACE_S) };
         let grace = node.natural(0, &mut out)?;

@@ -73,9 +73,10 @@ fn codings(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     codings.map(|coding| coding.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()).collect()
 }
 
-/// Refuses work (POST) that cannot be served: while loading, draining or failed. Reads are always answered.
+/// Refuses work (POST) that cannot be served: while loading, draining or failed. Reads are always answered, and keys are
+/// made without a model.
 pub(super) async fn readiness(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if request.method() != axum::http::Method::POST {
+    if request.method() != axum::http::Method::POST || request.uri().path().starts_with("/v1/admin/") {
         return next.run(request).await;
     }
     let readiness = state.readiness();
