@@ -29,7 +29,7 @@ async fn metrics(State(state): State<AppState>, _: NoQuery) -> Response {
 }
 
 async fn snapshot(state: &AppState) -> Snapshot {
-    let now = state.readiness().report().status;
+    let now = state.readiness().report(&state.access).status;
     let (free, total) = (state.capacity.free(), state.capacity.total());
     // A database that is away must not hide what else is counted: readiness shows it.
     let jobs = match state.jobs.get() {

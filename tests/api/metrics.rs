@@ -1,13 +1,23 @@
 //! What is counted, and that the rules and pictures for those who run a server ask for what there is.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use axum::http::StatusCode;
-use mediant::http::Readiness;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use mediant::http::{Readiness, operations, router};
+use mediant::keys::Scope;
+use mediant::owner::Owner;
 use serde_json::json;
+use tower::ServiceExt;
 
-use crate::support::{get, post, state, tiny, working};
+use crate::support::{
+    Client, data_dir, get, post, read_to_close, request, state, tiny, token, with_keys, working,
+};
 
 /// The value of a line, such as `mediant_jobs{state="queued"}`.
 fn value(text: &str, name: &str) -> f64 {
@@ -64,7 +74,7 @@ async fn work_memory_jobs_and_readiness_are_those_of_the_moment() {
     assert_eq!(value(&after, r#"mediant_status{state="ready"}"#), 1.0);
     assert_eq!(value(&after, r#"mediant_status{state="failed"}"#), 0.0);
     assert_eq!(value(&after, "mediant_request_memory_limit_bytes"), 268_435_456.0);
-    let share = state.capacity.share();
+    let share = state.capacity.share(&Owner::local());
     share.resize(1 << 20).await.unwrap();
     assert_eq!(value(&scraped(&state).await, "mediant_request_memory_bytes"), 1_048_576.0);
     let sweep = json!({"dataset": {"inline": [{"prompt": "The Tower", "subject": "Tower", "target": "P"}]},
@@ -78,7 +88,7 @@ async fn work_memory_jobs_and_readiness_are_those_of_the_moment() {
         if done == 1.0 {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("{job} never ended");
 }
@@ -113,4 +123,50 @@ async fn rules_and_dashboard_ask_for_metrics_that_there_are() {
             assert!(is_there, "{file} asks for {name}, which is not in\n{text}");
         }
     }
+}
+
+#[tokio::test]
+async fn where_keys_are_needed_metrics_are_for_admins_but_on_the_address_of_their_own() {
+    let (state, keys) = with_keys(tiny()).await;
+    assert_eq!(get(&state, "/metrics").await.status, StatusCode::UNAUTHORIZED);
+    let ask = async |scope: Scope| {
+        let token = token(&keys, "somebody", &[scope]).await;
+        let request = Request::get("/metrics").header("authorization", format!("Bearer {token}"));
+        router(state.clone()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status()
+    };
+    assert_eq!(ask(Scope::Run).await, StatusCode::FORBIDDEN);
+    assert_eq!(ask(Scope::Admin).await, StatusCode::OK);
+    let own = async |path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        operations(state.clone()).oneshot(request).await.unwrap().status()
+    };
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(own(path).await, StatusCode::OK, "{path}");
+    }
+    for path in ["/v1/jobs", "/v1/version", "/v1/admin/keys"] {
+        assert_eq!(own(path).await, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[test]
+fn a_server_listens_for_prometheus_where_it_is_told_to() {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_mediant"))
+        .args(["serve", "--model", "dummy:tiny", "--listen", "127.0.0.1:0"])
+        .env("MEDIANT__STORE__DATA_DIR", data_dir())
+        .env("MEDIANT__TELEMETRY__METRICS_LISTEN", "127.0.0.1:0")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Open until the end: what it logs must go somewhere.
+    let mut log = BufReader::new(server.stderr.take().unwrap());
+    let address = log.by_ref().lines().map_while(Result::ok).find_map(|line| {
+        Some(line.split_once("metrics on http://")?.1.split('/').next()?.parse::<SocketAddr>().unwrap())
+    });
+    let mut client = Client::connect(address.expect("it says where"), Duration::from_secs(20));
+    client.write_all(&request("GET", "/metrics", "")).unwrap();
+    let (answer, _) = read_to_close(&mut client);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    drop(log);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("mediant_batches_total 0"), "{answer}");
 }
