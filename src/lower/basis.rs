@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::facts::Facts;
 use super::given::{self, Given, Wanted};
-use super::template::Place;
+use super::place::Place;
 use crate::spec::intervention::Basis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Layers;

@@ -8,12 +8,14 @@ use serde_json::Value;
 use self::roster::OfSweep;
 pub use super::case::Part;
 use super::case::{Answer, Case};
-use super::corrupt;
+use super::corrupted::corrupted_positions;
 use super::facts::Facts;
 use super::gather::Gathered;
 use super::layout::{CaseLayout, Lowered, SigmaUsed};
+use super::prepare::prepare;
 use super::prompts::{TokenRun, find};
-use super::{fingerprint, prepare};
+use super::sigma::pooled_sigma;
+use super::start::fingerprint;
 use crate::spec::cases::CasesSpec;
 use crate::spec::corruption::Sigma;
 use crate::spec::metric::{Metric, MetricKind};
@@ -89,7 +91,7 @@ fn open(
     let mut out = Problems::default();
     let sigma = sigma.and_then(|sigma| {
         let subjects: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        corrupt::pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
+        pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
     });
     out.or(Some(()))?;
     let shared = Shared { sigma, plan_sha256: fingerprint(&spec, &Named(runs)) };
@@ -131,8 +133,7 @@ fn tokenised(
             && let Some(draws) = corrupt.method.draws()
         {
             let at = &draws.positions;
-            let positions =
-                corrupt::corrupted_positions(at, draws.include_bos, &clean, &mut prepared, &mut problems);
+            let positions = corrupted_positions(at, draws.include_bos, &clean, &mut prepared, &mut problems);
             ids.extend(positions.map(|positions| {
                 positions.iter().map(|position| clean.ids[*position as usize]).collect::<Vec<u32>>()
             }));

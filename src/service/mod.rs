@@ -163,7 +163,7 @@ impl Service {
         let Asked { body, share } = asked.into();
         let share = &share;
         let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::run(&body, facts)).await?;
+            self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
         let promised = activations::reserve(&self.served.activations, &layout)?;
         let Computed { output, .. } = self.compute(share, prelude, plan).await?;
         lost::none(&output)?;
@@ -179,8 +179,9 @@ impl Service {
     pub async fn patch(&self, asked: impl Into<Asked>) -> Result<PatchResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::patch(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::patch::PatchSpec>(&body, facts))
+            .await?;
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
         lost::none_of(&output, lost::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
@@ -215,8 +216,9 @@ impl Service {
     pub async fn align(&self, asked: impl Into<Asked>) -> Result<AlignResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::align(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::align::AlignSpec>(&body, facts))
+            .await?;
         let output = match &layout.common.measures[..] {
             [] => None,
             _ => Some(self.compute(share, prelude, plan).await?.output),
@@ -271,9 +273,9 @@ impl Service {
         let planned = self.lower_long(share, move |facts, abandoned| {
             let inner = &*inner;
             let (prelude, plan, request, common) = match kind {
-                Planned::Run => lower::run(inner, facts)
+                Planned::Run => lower::lower::<crate::spec::run::RunSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Patch => lower::patch(inner, facts)
+                Planned::Patch => lower::lower::<crate::spec::patch::PatchSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
                     Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),

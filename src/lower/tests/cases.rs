@@ -60,7 +60,8 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
             fields.extend(more.as_object().unwrap().clone());
             let fields_of_case = own.as_object().unwrap().clone();
             fields.extend(fields_of_case.into_iter().filter(|(name, _)| name != "id"));
-            let expected = crate::lower::trace(&body, &Fake::default()).unwrap();
+            let expected =
+                crate::lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap();
             let found = opened.case(case, Part::Whole, &Fake::default()).unwrap();
             let (single, swept) = (&expected.layout, &found.layout);
             assert_eq!(single.case.arms.names(), swept.arms.names());
