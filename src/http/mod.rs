@@ -14,7 +14,7 @@ mod gate;
 mod health;
 mod jobs;
 mod json;
-mod later;
+mod enqueue;
 pub mod listen;
 mod models;
 mod packing;
@@ -24,7 +24,7 @@ mod request_id;
 mod socket;
 mod state;
 mod sweeps;
-mod wants;
+mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;

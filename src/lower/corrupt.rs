@@ -1,13 +1,13 @@
 //! Corruptions resolved: which tokens get which noise, or which other tokens.
 
 use super::corrupted::{Corrupted, corrupted_positions};
-use super::draw;
 use super::facts::Facts;
 use super::layout::SigmaUsed;
 use super::prepare::Prepared;
 use super::prompts::TokenRun;
+use super::replace_tokens::{self, Swap};
+use super::sampling;
 use super::sigma::sigma;
-use super::swap::{self, Swap};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::corruption::{Corruption, Draws, Method, Mode, Multivariate, Sigma, SigmaOf};
 use crate::spec::experiment::Experiment;
@@ -59,7 +59,8 @@ pub(super) fn resolve(
 ) -> Option<Corrupting> {
     let method = &corrupt.method;
     let Some(draws) = method.draws() else {
-        return swap::resolve(corrupt, experiment, clean, facts, prepared, out).map(Corrupting::Tokens);
+        return replace_tokens::resolve(corrupt, experiment, clean, facts, prepared, out)
+            .map(Corrupting::Tokens);
     };
     let positions = corrupted_positions(&draws.positions, draws.include_bos, clean, prepared, out)?;
     if !clean.has_bos && positions.first() == Some(&0) {
@@ -128,7 +129,7 @@ impl Corrupting {
             Self::Noise { positions, sigma } => {
                 let draws = method.draws().expect("BUG: only noise is resolved to noise");
                 let std = sigma.map_or(1.0, |sigma| sigma.abs);
-                let rows = draw::rows(method, draws, &positions, std, facts);
+                let rows = sampling::rows(method, draws, &positions, std, facts);
                 let runs = rows.into_iter().map(|rows| {
                     let edit = noise(draws, positions.clone(), Source::Constant(rows));
                     let run = plan.branch(clean_root, vec![edit]);
@@ -136,7 +137,7 @@ impl Corrupting {
                 });
                 Corrupted { runs: runs.collect(), positions, replaced: Vec::new() }
             }
-            Self::Tokens(swaps) => swap::build(swaps, clean, clean_root, roots, plan),
+            Self::Tokens(swaps) => replace_tokens::build(swaps, clean, clean_root, roots, plan),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::align;
 use super::basis::BasisPlan;
 use super::facts::Facts;
 use super::lint::Lints;
 use super::noise::{numpy_legacy, numpy_legacy_of};
 use super::place::{Place, Scope, part_width};
+use super::position_map;
 use super::select;
 use super::source::resolve;
 use super::template::{How, NoisePlan, OpPlan, Template};
@@ -27,7 +27,7 @@ pub(super) fn template(
     out: &mut Problems,
 ) -> Option<Template> {
     let at = format!("{}/{i}", scope.at);
-    let aligned = align::mapped(&scope.interventions[i], &at, scope, lints, out)?;
+    let aligned = position_map::mapped(&scope.interventions[i], &at, scope, lints, out)?;
     let intervention = aligned.as_ref();
     let config = facts.config();
     let depth = config.num_layers as u32;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use super::layout::{AlignLayout, Common, Lowered, PatchLayout, RunLayout, TraceLayout};
-use super::{align, patch, run, trace, trivial};
+use super::{align, patch, run, tautology, trace};
 use crate::spec::align::AlignSpec;
 use crate::spec::experiment::Experiment;
 use crate::spec::patch::PatchSpec;
@@ -109,7 +109,7 @@ pub fn lower<R: Request>(body: &Value, facts: &dyn Facts) -> Result<Lowered<R::L
         // What couldn't be read has its default here. Only what is said of fields that are there, and doesn't
         // depend on names or edits that may have been lost, is true of the request itself.
         let there = |p: &str| body.pointer(p).is_some() || absent.contains(p);
-        let lost = [code::UNKNOWN_NAME, trivial::TAUTOLOGY];
+        let lost = [code::UNKNOWN_NAME, tautology::TAUTOLOGY];
         found.0.retain(|p| !lost.contains(&p.code) && there(&p.pointer));
         read.0.extend(found.0);
         read.0.truncate(Problems::MOST);

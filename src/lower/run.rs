@@ -1,9 +1,9 @@
 //! Clean runs to a plan: a root, a readout and captures per run.
 
 use super::facts::Facts;
-use super::inside::{Inside, inside};
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::prepare::{Prepared, prepare, refuse_flips};
+use super::readout::{Inside, inside};
 use super::select;
 use super::size::{Size, admit};
 use super::start::{Started, start};

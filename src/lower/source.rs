@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::facts::Facts;
-use super::given::{Given, Wanted};
 use super::lint::Lints;
 use super::noise::pick;
 use super::place::{Place, Scope};
 use super::prompts::{TokenRun, find};
 use super::select;
+use super::stored_source::{Given, Wanted};
 use crate::spec::intervention::{OpSpec, SourceSpec};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};

@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::facts::Facts;
 use super::layout::Common;
-use super::prelude::Prelude;
 use super::prepare::Prepared;
 use super::prompts::TokenRun;
+use super::source_pass::Prelude;
 use super::template::Builder;
 use crate::plan::{Plan, RunId};
 use crate::spec::canonical::hex;

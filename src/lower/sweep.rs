@@ -1,16 +1,13 @@
 //! Sweeps to plans: each case a plan of its own, with its unpatched runs and, arm by arm, a branch per cell and sample.
 
-pub mod roster;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::roster::OfSweep;
 pub use super::case::Part;
 use super::case::{Answer, Case};
+use super::case_table::CaseTable;
 use super::corrupted::corrupted_positions;
 use super::facts::Facts;
-use super::gather::Gathered;
 use super::layout::{CaseLayout, Lowered, SigmaUsed};
 use super::prepare::prepare;
 use super::prompts::{TokenRun, find};
@@ -76,7 +73,7 @@ fn open(
     facts: &dyn Facts,
 ) -> Result<Sweep, Problems> {
     let Some(spec) = spec else { return Err(read) };
-    let mut found = Gathered::new(OfSweep { spec: &spec, body });
+    let mut found = CaseTable::new(&spec, body);
     let (runs, ids) = tokenised(&spec, read.is_empty(), facts, &mut found);
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of the cases that were read is true of them.
@@ -103,7 +100,7 @@ fn tokenised(
     spec: &SweepSpec,
     corrupts: bool,
     facts: &dyn Facts,
-    found: &mut Gathered<OfSweep<'_>>,
+    found: &mut CaseTable<'_>,
 ) -> (Vec<(String, TokenRun)>, Vec<Vec<u32>>) {
     let limits = facts.limits();
     let (mut runs, mut ids) = (Vec::with_capacity(spec.cases.len()), Vec::new());
@@ -167,8 +164,8 @@ impl Sweep {
     }
 
     /// A place for the problems and remarks of each case.
-    pub fn gather<'s>(&'s self, body: &'s Value) -> Gathered<OfSweep<'s>> {
-        Gathered::new(OfSweep { spec: &self.spec, body })
+    pub fn case_table<'s>(&'s self, body: &'s Value) -> CaseTable<'s> {
+        CaseTable::new(&self.spec, body)
     }
 
     /// The plan of a case.

@@ -4,7 +4,7 @@
 
 mod activations;
 mod cases;
-mod lost;
+mod required_runs;
 mod mean;
 mod served;
 pub mod start;
@@ -166,7 +166,7 @@ impl Service {
             self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
         let promised = activations::reserve(&self.served.activations, &layout)?;
         let Computed { output, .. } = self.compute(share, prelude, plan).await?;
-        lost::none(&output)?;
+        required_runs::none(&output)?;
         let envelope = self.envelope("run");
         let answer = move |facts: &Served| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
@@ -183,7 +183,7 @@ impl Service {
             .lower(share, move |facts| lower::lower::<crate::spec::patch::PatchSpec>(&body, facts))
             .await?;
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, lost::compared_in_patch(&layout))?;
+        required_runs::none_of(&output, required_runs::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
         let answer =
             move |facts: &Served| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
@@ -205,7 +205,7 @@ impl Service {
             };
         drop(body);
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, layout.case.unpatched())?;
+        required_runs::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
             move |facts: &Served| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
@@ -223,7 +223,7 @@ impl Service {
             [] => None,
             _ => Some(self.compute(share, prelude, plan).await?.output),
         };
-        output.as_ref().map_or(Ok(()), lost::none)?;
+        output.as_ref().map_or(Ok(()), required_runs::none)?;
         let envelope = self.envelope("align");
         let answer = move |facts: &Served| align::respond(&layout, output.as_ref(), facts.words(), envelope);
         self.respond(share, answer).await
@@ -374,7 +374,7 @@ impl Service {
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = turn.execute(&self.engine, first).await?;
-            lost::none(&captured)?;
+            required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
             let again = self.respond(share, move |_| {

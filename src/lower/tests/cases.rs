@@ -177,7 +177,7 @@ fn what_is_true_of_several_cases_is_said_once() {
         {"id": "d", "prompt": "The river", "subject": "The", "target": " Paris water"},
     ], "corrupt": {"samples": 1}}));
     let (_, opened) = traces(&body, &Fake::default()).unwrap();
-    let mut found = opened.gather(&body);
+    let mut found = opened.case_table(&body);
     for case in 0..4 {
         found.add_lints(case, opened.case(case, Part::Whole, &Fake::default()).unwrap().layout.common.lints);
     }
@@ -199,7 +199,7 @@ fn what_is_wrong_with_arms_is_told_where_a_trace_writes_them() {
         let mut body = two(json!({"arms": {"x": arm}}));
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (_, opened) = traces(&body, &Fake::default()).unwrap();
-        let mut found = opened.gather(&body);
+        let mut found = opened.case_table(&body);
         let problems = opened.case(1, Part::Whole, &Fake::default()).unwrap_err();
         found.add_problems(1, problems);
         found.problems().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect::<Vec<_>>()

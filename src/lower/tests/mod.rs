@@ -20,7 +20,7 @@ mod corruption;
 mod derived;
 mod derived_runs;
 mod examples;
-mod given;
+mod stored_source;
 mod knockout;
 mod lints;
 mod lowering;
