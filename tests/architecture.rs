@@ -182,6 +182,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
             "spec/cases",
             "spec/corruption",
             "spec/derive",
+            "spec/expected",
             "spec/experiment",
             "spec/hints",
             "spec/intervention",

@@ -201,7 +201,7 @@ pub(super) fn admit_all(
     out.is_empty().then_some(())
 }
 
-/// A pointer into the arms of a case as traces write them: they name a site and what it severs, not interventions; layers are
+/// A pointer into the arms of a case as traces write them: they name a site and what is frozen above it, not interventions; layers are
 /// those of all arms, and so are positions, if an arm has none of its own (`joint`, by its escaped name).
 pub(super) fn as_restored(pointer: &str, joint: impl Fn(&str) -> bool) -> String {
     let mut parts = pointer.splitn(6, '/').skip(1);
@@ -215,7 +215,7 @@ pub(super) fn as_restored(pointer: &str, joint: impl Fn(&str) -> bool) -> String
         (Some("arms"), Some(arm), Some("0"), Some(field), more) => {
             format!("/arms/{arm}/{field}{}", rest(more))
         }
-        (Some("arms"), Some(arm), Some(_), ..) => format!("/arms/{arm}/sever"),
+        (Some("arms"), Some(arm), Some(_), ..) => format!("/arms/{arm}/freeze"),
         _ => pointer.to_owned(),
     }
 }

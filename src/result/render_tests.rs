@@ -218,7 +218,7 @@ fn pictures_say_how_the_corrupted_runs_were_made() {
 
 #[test]
 fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
-    let body = json!({"direction": "noising", "arms": {"tokens": {"site": "embed"}},
+    let body = json!({"base": "clean", "arms": {"tokens": {"site": "embed"}},
                       "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
     let figure = of_trace(&trace(&body, wave), None).unwrap();
     assert!(figure.subtitle.contains("noising: effect = patched − clean"), "{}", figure.subtitle);

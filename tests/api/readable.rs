@@ -10,7 +10,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::schema::documented;
-use crate::support::{Server, limits, queue, read_to_close, state, tiny, tiny_with};
+use crate::support::{Server, all_is_free, limits, queue, read_to_close, state, tiny, tiny_with};
 
 /// A client that accepts gzip and takes it off, as most do by themselves.
 fn client() -> Client {
@@ -164,7 +164,7 @@ async fn refusals_for_want_of_a_model_or_of_memory_can_be_read_too() {
     drop((held, small));
     let (status, ..) = ask(&server, &Method::POST, "/v1/tokenize", &[JSON], Some(large)).await;
     assert_eq!(status, 200);
-    assert_eq!(full.capacity.free(), 1 << 20, "everything is given back");
+    all_is_free(&full, 1 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

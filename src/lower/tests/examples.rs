@@ -79,7 +79,7 @@ fn the_trace_with_three_arms_parses() {
                     "samples": 10, "seed": 1},
         "arms": {"hidden": {"site": "resid_post", "window": 1}, "mlp": {"site": "mlp_out", "window": 10},
                  "attn": {"site": "attn_out", "window": 10}},
-        "layers": "all", "positions": "all", "direction": "denoising",
+        "layers": "all", "positions": "all", "base": "corrupted",
         "targets": {"ans": [" current"]}, "metrics": ["prob:ans", "logit:ans"],
         "expect_top1": "ans", "on_unexpected": "warn", "plot": ["svg"]});
     let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body, &big()).unwrap();

@@ -57,7 +57,7 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
 
 #[test]
 fn noising_turns_base_and_source_around() {
-    let lowered = trace(&small_trace(json!({"direction": "noising"})));
+    let lowered = trace(&small_trace(json!({"base": "clean"})));
     let cell = lowered.plan.readouts[lowered.layout.case.arms.get("hidden").unwrap().grid.cell(5)[1]].run;
     assert_eq!(lowered.plan.run(cell).parent, Some(RunId(0)));
     assert_eq!(show(&lowered.plan, cell), ["resid_post@1[1] = run 2 [1]"]);

@@ -127,7 +127,7 @@ fn a_traces_effects_are_paired_by_sample_and_its_recovery_is_a_share_of_the_tota
 
 #[test]
 fn noising_is_measured_from_the_clean_run() {
-    let r = respond(json!({"direction": "noising"}), (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
+    let r = respond(json!({"base": "clean"}), (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
     let arm = &r["arms"]["hidden"];
     near(&arm["effects"]["prob:target"]["mean"], &json!([[-0.25, 0.0]]));
     near(&arm["recovery"]["prob:target"], &json!([[0.5, 0.0]]));
