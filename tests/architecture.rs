@@ -12,6 +12,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("tokens", &[]),
     // Files, whatever is in them.
     ("disk", &[]),
+    // A name, whoever has it.
+    ("owner", &[]),
     // Stored sets know where in a model they are from, not what requests do with them.
     ("activations", &["spec", "disk"]),
     // What the engine reads; knows sites, not requests.
@@ -35,8 +37,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What outlives the process knows no request from another: they are texts to it.
     ("store", &["disk"]),
     ("config", &["spec"]),
-    // Memory and threads, whoever uses them.
-    ("capacity", &[]),
+    // Who may ask for what. Times are written as everywhere on the wire.
+    ("keys", &["activations", "owner", "store"]),
+    // Memory and threads, and whose request has them.
+    ("capacity", &["owner"]),
     // The whole flow. Cases are reduced one by one, so that their effects need not be held together.
     (
         "service",
@@ -53,6 +57,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "model",
             "result",
             "config",
+            "owner",
         ],
     ),
     // Stored requests, computed and put together. A result says when it expires.
@@ -69,6 +74,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "service",
             "spec",
             "store",
+            "owner",
         ],
     ),
     // Adapters see the service and what it gives back, not what lies behind it.
@@ -88,11 +94,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "service",
             "store",
             "jobs",
+            "keys",
+            "owner",
         ],
     ),
     ("telemetry", &["config"]),
     // Ends the engine process when the server ends.
-    ("app", &["capacity", "config", "engine", "http", "jobs", "service"]),
+    ("app", &["capacity", "config", "engine", "http", "jobs", "service", "keys"]),
 ];
 
 #[test]

@@ -45,7 +45,7 @@ async fn healthz() -> &'static str {
 async fn readyz(State(state): State<AppState>) -> Response {
     let readiness = state.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(readiness.report())).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(readiness.report(&state.access))).into_response()
 }
 
 /// What is running.

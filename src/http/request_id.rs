@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::listen::Peer;
 use super::problem;
+use crate::keys::redacted;
 
 /// Response header that carries the request id.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -41,9 +42,9 @@ pub(super) async fn layer(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(id);
     let method = request.method().clone();
     // The path without its query: queries may hold what users type.
-    let path = request.uri().path().to_owned();
+    let path = redacted(request.uri().path()).into_owned();
     let client = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
-    let span = tracing::info_span!("request", request.id = %id, client);
+    let span = tracing::info_span!("request", request.id = %id, client, key.id = tracing::field::Empty);
     let started = Instant::now();
     async move {
         let mut response = problem::stamp(next.run(request).await, id, method == Method::HEAD);

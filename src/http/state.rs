@@ -11,6 +11,7 @@ use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Health;
 use crate::jobs::Jobs;
+use crate::keys::Keys;
 use crate::service::Service;
 
 /// Shared by all handlers; cheap to clone.
@@ -26,6 +27,28 @@ pub struct AppState {
     pub jobs: Arc<OnceLock<Jobs>>,
     /// Memory and threads for requests.
     pub capacity: Capacity,
+    /// Who may ask.
+    pub access: Access,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Whoever reaches the server, all as one owner.
+    Anyone,
+    /// Whoever has a key.
+    Keys(Keys),
+}
+
+impl Access {
+    /// In a word, for `/readyz`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Anyone => "off",
+            Self::Keys(keys) if keys.is_empty() => "none",
+            Self::Keys(_) => "on",
+        }
+    }
 }
 
 impl AppState {
@@ -94,11 +117,15 @@ pub struct ReadinessReport {
     /// Why not, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether requests need a key: `on`, `off`, or `none` if they do and there is no key yet: make the first with
+    /// `mediant key create`.
+    #[schema(example = "on")]
+    pub keys: &'static str,
 }
 
 impl Readiness {
     /// The state in words.
-    pub fn report(&self) -> ReadinessReport {
+    pub fn report(&self, access: &Access) -> ReadinessReport {
         let (status, reason) = match self {
             Self::Ready => ("ready", None),
             Self::Loading => ("loading", Some("the model is loading".to_owned())),
@@ -112,6 +139,6 @@ impl Readiness {
             Self::StoreFailed(reason) => ("store-failed", Some(reason.clone())),
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
-        ReadinessReport { status, reason }
+        ReadinessReport { status, reason, keys: access.name() }
     }
 }

@@ -13,7 +13,7 @@ use super::prefer::{self, Wants, accepted};
 use super::{AppState, Problem, jobs, json, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
-use crate::jobs::{Asked, Jobs, LOCAL, strongest};
+use crate::jobs::{Asked, Jobs, strongest};
 use crate::result::sweep::SweepOutcome;
 use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
@@ -94,7 +94,7 @@ pub(super) async fn with_dataset_at(
         problems.push(format!("{at}/id"), code::CONFLICT, detail, "leave out one of them");
         return Err(problems.into());
     }
-    let Some(text) = jobs.store.dataset_text(LOCAL, &id).await? else {
+    let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
         let detail = format!("no data set is called {id:?}");
         problems.push(
             format!("{at}/id"),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use activations::NumbersAsked;
-pub use served::Served;
+pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
@@ -26,6 +26,7 @@ use crate::load::LoadError;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
 use crate::lower::{self, Traced};
+use crate::owner::Owner;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{Lost, PlanOutput, Usage};
@@ -73,9 +74,10 @@ pub struct Asked {
     pub share: Share,
 }
 
+/// Of the program itself, not of a client.
 impl From<Value> for Asked {
     fn from(body: Value) -> Self {
-        Self { body, share: Share::unbounded() }
+        Self { body, share: Share::unbounded(Owner::local()) }
     }
 }
 
@@ -164,11 +166,11 @@ impl Service {
         let share = &share;
         let Lowered { prelude, plan, layout } =
             self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
-        let promised = activations::reserve(&self.served.activations, &layout)?;
+        let promised = activations::reserve(&self.served.activations, share.owner(), &layout)?;
         let Computed { output, .. } = self.compute(share, prelude, plan).await?;
         required_runs::none(&output)?;
         let envelope = self.envelope("run");
-        let answer = move |facts: &Served| {
+        let answer = move |facts: &ServedTo| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
             Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
         };
@@ -186,7 +188,7 @@ impl Service {
         required_runs::none_of(&output, required_runs::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
         let answer =
-            move |facts: &Served| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
+            move |facts: &ServedTo| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
         self.respond(share, answer).await
     }
 
@@ -208,7 +210,7 @@ impl Service {
         required_runs::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
-            move |facts: &Served| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
+            move |facts: &ServedTo| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
         Ok(TraceAnswer::One(Box::new(self.respond(share, answer).await?)))
     }
 
@@ -225,7 +227,8 @@ impl Service {
         };
         output.as_ref().map_or(Ok(()), required_runs::none)?;
         let envelope = self.envelope("align");
-        let answer = move |facts: &Served| align::respond(&layout, output.as_ref(), facts.words(), envelope);
+        let answer =
+            move |facts: &ServedTo| align::respond(&layout, output.as_ref(), facts.words(), envelope);
         self.respond(share, answer).await
     }
 
@@ -240,7 +243,7 @@ impl Service {
     pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let split = move |_: &Served| dry_run::split(body);
+        let split = move |_: &ServedTo| dry_run::split(body);
         let (kind, inner) = self.lower(share, split).await?;
         let planned = if kind == Planned::Sweep {
             self.plan_sweep(inner, share).await
@@ -314,7 +317,7 @@ impl Service {
     async fn lower<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
         self.lower_long(share, move |facts, _| f(facts)).await
     }
@@ -323,9 +326,9 @@ impl Service {
     async fn lower_long<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served, &Abandoned) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let served = Arc::clone(&self.served);
+        let served = self.served_to(share.owner());
         share.run(Lane::Prepare, move |abandoned| reading(|| f(&served, abandoned))).await
     }
 
@@ -333,10 +336,15 @@ impl Service {
     async fn respond<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let served = Arc::clone(&self.served);
+        let served = self.served_to(share.owner());
         share.run(Lane::Finish, move |_| reading(|| f(&served))).await
+    }
+
+    /// The model as the requests of an owner see it.
+    pub fn served_to(&self, owner: &Owner) -> ServedTo {
+        ServedTo { served: Arc::clone(&self.served), owner: owner.clone() }
     }
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.

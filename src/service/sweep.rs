@@ -17,6 +17,7 @@ use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
 use crate::lower::sweep::{Part as Which, Shared, Sweep};
+use crate::owner::Owner;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{EditStats, Usage};
 use crate::plan::pack::{Mode, PackError};
@@ -73,6 +74,7 @@ pub struct Priced {
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
+    owner: Owner,
     sweep: Arc<Sweep>,
     /// The request, as it was written.
     body: Value,
@@ -136,11 +138,11 @@ impl Cut {
 
 impl Opened {
     /// A sweep as it was stored. `None` if this version can't read it any more.
-    pub fn new(request: &Value, cut: Cut) -> Option<Self> {
+    pub fn new(owner: Owner, request: &Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
         let spec = SweepSpec::read(request, &mut out).filter(|_| out.is_empty())?;
         let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone() });
-        Some(Self { sweep, body: request.clone(), cut, last: Mutex::default() })
+        Some(Self { owner, sweep, body: request.clone(), cut, last: Mutex::default() })
     }
 
     /// The request, as it was written.
@@ -366,7 +368,7 @@ impl Service {
         cases: Range<usize>,
     ) -> Result<(Vec<CaseHead>, Usage), Refusal> {
         // A job's size was bounded when it was taken on.
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
         let asked = opened.spec().metrics.len();
@@ -386,7 +388,7 @@ impl Service {
         case: usize,
         range: Range<usize>,
     ) -> Result<(Part, Usage), Refusal> {
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
         let lowered = self.lower(share, move |facts| sweep.whole(case, facts)).await?;
         let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::problems;
-use crate::activations::{Draft, LOCAL, Origin, Quota, Store, Timestamp};
+use crate::activations::{Draft, Origin, Quota, Store, Timestamp};
 use crate::lower;
 use crate::lower::testing::Fake;
+use crate::owner::LOCAL;
 use crate::plan::{Op, Source};
 use crate::spec::dtype::Dtype;
 use crate::spec::site::Site;
