@@ -213,20 +213,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
          declaration a body",
     ),
     (
-        &[
-            "lower/align",
-            "lower/basis",
-            "lower/given",
-            "lower/inside",
-            "lower/run",
-            "lower/source",
-            "lower/template",
-        ],
-        "the data of a template stand beside its reader: goes with one pipeline",
-    ),
-    (&["lower/prompts", "lower/select"], "`TokenRun` is in the wrong file: goes with one pipeline"),
-    (&["lower/corrupt", "lower/swap"], "`Corrupted` belongs below both: goes with one pipeline"),
-    (
         &["model/architecture", "model/config", "model/rope"],
         "a configuration names its family, whose shape it is made of",
     ),

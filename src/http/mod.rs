@@ -16,7 +16,7 @@ mod health;
 mod identity;
 mod jobs;
 mod json;
-mod later;
+mod enqueue;
 pub mod listen;
 mod me;
 mod metrics;
@@ -29,7 +29,7 @@ mod rules;
 mod socket;
 mod state;
 mod sweeps;
-mod wants;
+mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
