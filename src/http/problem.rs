@@ -419,9 +419,9 @@ impl IntoResponse for Problem {
 }
 
 /// Completes a problem answer with what only an outer layer knows: the request id as `instance`, and the methods that the
-/// router put into `Allow`. `bodiless`: what answers HEAD has the length of the body, and none. Says also which problem it is.
-pub(super) fn stamp(mut response: Response, id: RequestId, bodiless: bool) -> (Response, Option<Kind>) {
-    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return (response, None) };
+/// router put into `Allow`. `bodiless`: what answers HEAD has the length of the body, and none.
+pub(super) fn stamp(mut response: Response, id: RequestId, bodiless: bool) -> Response {
+    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
     if let Some(allow) = response.headers().get(header::ALLOW).and_then(|value| value.to_str().ok()) {
         problem.detail = format!("{}; use {}", problem.detail, allow.replace(',', " or "));
     }
@@ -429,7 +429,7 @@ pub(super) fn stamp(mut response: Response, id: RequestId, bodiless: bool) -> (R
     // The router copies the length of the first rendering into the head of its answers.
     response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
     *response.body_mut() = if bodiless { Body::empty() } else { body.into() };
-    (response, Some(problem.kind))
+    response
 }
 
 /// The wire form of a problem (RFC 9457).

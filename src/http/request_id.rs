@@ -12,7 +12,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::listen::Peer;
-use super::problem;
+use super::problem::{self, Problem};
 use crate::keys::redacted;
 use crate::telemetry::metrics::Metrics;
 
@@ -58,7 +58,11 @@ pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Requ
     let span = tracing::info_span!("request", request.id = %id, client, key.id = tracing::field::Empty);
     let started = Instant::now();
     async move {
-        let (mut response, problem) = problem::stamp(next.run(request).await, id, method == Method::HEAD);
+        let answer = next.run(request).await;
+        if let Some(problem) = answer.extensions().get::<Problem>() {
+            metrics.refused(problem.kind.slug());
+        }
+        let mut response = problem::stamp(answer, id, method == Method::HEAD);
         let value = HeaderValue::from_str(&id.to_string()).expect("BUG: a UUID is ASCII");
         response.headers_mut().insert(HEADER, value);
         let status = response.status().as_u16();
@@ -66,9 +70,6 @@ pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Requ
         let duration_ms = (took.as_secs_f64() * 1e4).round() / 10.0;
         let route = response.extensions_mut().remove::<MatchedPath>();
         metrics.answered(route.as_ref().map(MatchedPath::as_str), &method, status, took);
-        if let Some(kind) = problem {
-            metrics.refused(kind.slug());
-        }
         if matches!(path.as_str(), "/healthz" | "/readyz") {
             // Probes come every few seconds for ever.
             tracing::debug!(%method, path, status, duration_ms, "{method} {path} -> {status}");
