@@ -19,7 +19,8 @@ export function pm(mean, se, sign = false) {
   const digits = Math.max(0, Math.min(12, 1 - Math.floor(Math.log10(se))));
   if (digits > 7) return `${num(mean, sign)} ± ${num(se)}`;
   const rounded = Math.abs(mean).toFixed(digits);
-  return `${mean < 0 ? MINUS : sign ? '+' : ''}${rounded} ± ${se.toFixed(digits)}`;
+  const zero = Number(rounded) === 0;
+  return `${zero ? '' : mean < 0 ? MINUS : sign ? '+' : ''}${rounded} ± ${se.toFixed(digits)}`;
 }
 
 /** A count, in groups of three digits. */

@@ -29,6 +29,7 @@ mod loading;
 mod models;
 mod nonfinite;
 mod openapi;
+mod page;
 mod process;
 mod readable;
 mod schema;

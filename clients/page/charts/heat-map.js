@@ -2,7 +2,7 @@ import { css, html, nothing } from '../vendor/lit.js';
 import { num } from '../say.js';
 import { Grid } from './grid.js';
 import { sentence } from './reading.js';
-import { STEPS, colour, diverging } from './scale.js';
+import { MISSING, STEPS, diverging, pixels, place, rgb } from './scale.js';
 
 /** Columns from which maps stand below each other: side by side a cell would have two pixels. */
 const STACKED = 48;
@@ -109,12 +109,9 @@ export class HeatMap extends Grid {
   #cells(context, panel, { left, wide, height }) {
     const { rows, columns } = this.size();
     const image = new ImageData(columns, rows);
-    for (let row = 0; row < rows; row++) {
-      for (let column = 0; column < columns; column++) {
-        const [r, g, b] = colour(panel.mean[row][column], this.data.max, this.isDark);
-        image.data.set([r, g, b, 255], (row * columns + column) * 4);
-      }
-    }
+    const out = new Uint32Array(image.data.buffer);
+    const table = pixels(this.isDark);
+    panel.mean.forEach((values, row) => values.forEach((value, column) => { out[row * columns + column] = table[place(value, this.data.max)]; }));
     const small = new OffscreenCanvas(columns, rows);
     small.getContext('2d').putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
@@ -193,8 +190,7 @@ export class HeatMap extends Grid {
       const canvas = find(id);
       if (!canvas) continue;
       const context = this.fit(canvas, 26, 14, ratio);
-      const [r, g, b] = colour(id === 'missing' ? null : 0, 1, isDark);
-      context.fillStyle = `rgb(${r},${g},${b})`;
+      context.fillStyle = rgb(id === 'missing' ? MISSING : table.subarray(STEPS * 3, STEPS * 3 + 3));
       context.fillRect(0, 0, 26, 14);
       if (id === 'missing') continue;
       context.setTransform(1, 0, 0, 1, 0, 0);

@@ -9,7 +9,7 @@ export const DARK = {
   negative: ['#26272b', '#22394f', '#1f4b72', '#1f5f96', '#2a76b8', '#4390d4', '#67abe6', '#92c7f3', '#c5e3fb'],
   positive: ['#26272b', '#4a2c25', '#6f3526', '#953f29', '#b95032', '#d46a49', '#e58b6c', '#f1b097', '#fad7c8'],
 };
-const MISSING = [150, 150, 150];
+export const MISSING = [150, 150, 150];
 /** Colours on each side of zero. */
 export const STEPS = 255;
 
@@ -33,11 +33,23 @@ export function diverging(dark) {
   return out;
 }
 
-/** The colour of a value on a scale that ends at `max`. */
-export function colour(value, max, dark) {
-  if (value === null || value === undefined || Number.isNaN(value)) return MISSING;
-  const at = (Math.round(Math.max(-1, Math.min(1, value / max)) * STEPS) + STEPS) * 3;
-  return diverging(dark).subarray(at, at + 3);
+const words = new Map();
+
+/** The diverging table as pixels of an image, and one more for what has no value. */
+export function pixels(dark) {
+  if (words.has(dark)) return words.get(dark);
+  const table = [...diverging(dark), ...MISSING];
+  const out = new Uint32Array(table.length / 3);
+  const bytes = new Uint8ClampedArray(out.buffer);
+  for (let i = 0; i < out.length; i++) bytes.set([...table.slice(i * 3, i * 3 + 3), 255], i * 4);
+  words.set(dark, out);
+  return out;
+}
+
+/** Where in the table the colour of a value stands, on a scale that ends at `max`. */
+export function place(value, max) {
+  if (value === null || value === undefined || Number.isNaN(value)) return 2 * STEPS + 1;
+  return Math.round(Math.max(-1, Math.min(1, value / max)) * STEPS) + STEPS;
 }
 
 /** The colour of a share from 0 to 1: one hue, the ground at 0. */

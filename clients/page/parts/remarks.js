@@ -15,11 +15,12 @@ export class RemarkList extends LitElement {
   render() {
     const { problem } = this;
     const seen = new Set();
-    const lints = (this.lints ?? []).filter(({ code, where, detail }) => {
-      const mark = `${code} ${where} ${detail}`;
+    const lints = (this.lints ?? []).filter(({ code, detail }) => {
+      const mark = `${code} ${detail}`;
       return !seen.has(mark) && seen.add(mark);
     });
-    const sentence = text => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? '' : '.');
+    // What begins with a name, as `prob:target`, keeps its small letter.
+    const sentence = text => (/^\w+( |$)/.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text) + (/[.!?]$/.test(text) ? '' : '.');
     return html`
       ${problem ? html`<div class="problem" role="alert"><b>${problem.title}.</b>
         ${problem.errors.length ? problem.errors.map(error => html`<div><code>${error.pointer}</code> ${sentence(error.detail)} <b>${sentence(error.fix)}</b></div>`) : problem.message}</div>` : ''}
