@@ -9,10 +9,11 @@ import { Watching } from './watch.js';
 import { isRightToLeft } from './say.js';
 import { workbench } from './views/workbench.js';
 import { trace } from './views/trace.js';
+import { patch } from './views/patch.js';
 import './parts/token-strip.js';
 import './parts/remarks.js';
 
-const VIEWS = { workbench, trace };
+const VIEWS = { workbench, trace, patch };
 
 const EXAMPLES = [
   ['Eiffel Tower (fact)', 'The Eiffel Tower is in the city of', 'Eiffel Tower', ' Paris'],
@@ -49,7 +50,6 @@ class LabPage extends Watching {
     const { lab, given, live: said } = this;
     const { model } = lab.facts;
     const set = name => event => lab.set({ [name]: event.target.value });
-    const View = lab.view;
     return html`
       <a class="skip" href="#main" @click=${event => { event.preventDefault(); this.renderRoot.getElementById('main').focus(); }}>Skip to the view</a>
       <header><h1>mediant</h1>
@@ -69,8 +69,17 @@ class LabPage extends Watching {
           <label>Foil <input class="token" name="foil" dir="auto" placeholder="none" .value=${live(given.foil)} @input=${set('foil')} autocomplete="off"></label>
           <span class="dim">Tokens mostly begin with a space.</span></div>
         <remark-list .problem=${said.problem} .lints=${said.tokenLints}></remark-list>
-        ${View === 'trace' ? html`<trace-view .lab=${lab}></trace-view>` : html`<workbench-view .lab=${lab}></workbench-view>`}
+        ${this.#view()}
       </main>`;
+  }
+
+  #view() {
+    const { lab } = this;
+    switch (lab.view) {
+      case 'trace': return html`<trace-view .lab=${lab}></trace-view>`;
+      case 'patch': return html`<patch-view .lab=${lab}></patch-view>`;
+      default: return html`<workbench-view .lab=${lab}></workbench-view>`;
+    }
   }
 
   #subject() {

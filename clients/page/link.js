@@ -20,6 +20,12 @@ export const FIELDS = {
   seed: { ...number, initial: 1 },
   every: { ...number, initial: 1 },
   direction: { ...text, initial: 'denoising' },
+  // patch
+  source: { ...text, initial: '' },
+  map: { ...text, initial: 'last' },
+  site: { ...text, initial: 'resid_post' },
+  sweep: { ...text, initial: 'layers' },
+  controls: { ...list, initial: ['self_patch', 'random_vector'] },
   // a result that the server keeps, by its job
   r: { ...text, initial: '' },
 };

@@ -38,6 +38,8 @@ export function duration(seconds) {
 /** A text with its spaces and line breaks visible, as in the server's pictures. */
 export const visible = text => text.replaceAll(' ', '·').replaceAll('\n', '⏎').replaceAll('\t', '⇥');
 
+export const capital = text => text.charAt(0).toUpperCase() + text.slice(1);
+
 const ARMS = { hidden: 'Hidden state', mlp: 'MLP', attn: 'Attention' };
 export const armName = name => ARMS[name] ?? name;
 

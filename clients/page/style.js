@@ -19,6 +19,8 @@ export const base = css`
   button:disabled { cursor: default; color: var(--dim); }
   button.go { background: var(--accent); color: var(--bg); border-color: var(--accent); font-weight: 600; }
   button.go:disabled { background: var(--panel); color: var(--dim); border-color: var(--line); }
+  button[aria-pressed=true] { background: var(--mark); color: var(--mark-ink); border-color: var(--ink); }
+  button[aria-pressed=true] .dim { color: inherit; }
   :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .row { display: flex; gap: .5rem 1rem; flex-wrap: wrap; align-items: center; margin: .5rem 0; }
   label { display: inline-flex; gap: .4rem; align-items: center; }

@@ -20,8 +20,6 @@ export class WorkbenchView extends Watching {
   static styles = [Watching.styles, css`
     .next { display: flex; gap: .35rem; flex-wrap: wrap; padding: 0; list-style: none; margin: .3rem 0; }
     .next button { padding: .15rem .5rem; }
-    .next button[aria-pressed=true] { background: var(--mark); color: var(--mark-ink); border-color: var(--ink); }
-    .next button[aria-pressed=true] .dim { color: inherit; }
     .old { opacity: .55; }
   `];
 
