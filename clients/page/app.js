@@ -10,10 +10,14 @@ import { isRightToLeft } from './say.js';
 import { workbench } from './views/workbench.js';
 import { trace } from './views/trace.js';
 import { patch } from './views/patch.js';
+import { averages } from './views/averages.js';
+import { inside } from './views/inside.js';
+import { jobs } from './views/jobs.js';
+import { status } from './views/status.js';
 import './parts/token-strip.js';
 import './parts/remarks.js';
 
-const VIEWS = { workbench, trace, patch };
+const VIEWS = { workbench, trace, patch, averages, inside, jobs, status };
 
 const EXAMPLES = [
   ['Eiffel Tower (fact)', 'The Eiffel Tower is in the city of', 'Eiffel Tower', ' Paris'],
@@ -47,9 +51,8 @@ class LabPage extends Watching {
   }
 
   render() {
-    const { lab, given, live: said } = this;
+    const { lab, given } = this;
     const { model } = lab.facts;
-    const set = name => event => lab.set({ [name]: event.target.value });
     return html`
       <a class="skip" href="#main" @click=${event => { event.preventDefault(); this.renderRoot.getElementById('main').focus(); }}>Skip to the view</a>
       <header><h1>mediant</h1>
@@ -58,19 +61,27 @@ class LabPage extends Watching {
         <span class="dim">${model ? `${model.id} · ${model.device}` : 'waiting for the model'}</span></header>
       ${this.#banner()}
       <main id="main" tabindex="-1">
-        <div class="row"><label>Example <select @change=${this.#example}><option value="">choose …</option>${EXAMPLES.map(([title], at) => html`<option value=${at}>${title}</option>`)}</select></label></div>
-        <div class="prompt"><label for="prompt" class="dim">Prompt</label>
-          <textarea id="prompt" dir="auto" spellcheck="false" .value=${live(given.prompt)} @input=${set('prompt')}></textarea></div>
-        <token-strip .text=${given.prompt} .tokens=${said.tokens} .mark=${said.mark} @mark=${event => lab.mark(event.detail)}></token-strip>
-        <div class="row dim"><span>${said.tokens.length} tokens${isRightToLeft(given.prompt) ? ', shown from right to left; maps keep position 0 at the left' : ''}.</span>
-          <span>${this.#subject()}</span><button @click=${this.#markSelected}>Mark the selected text as subject</button></div>
-        <div class="row">
-          <label>Target <input class="token" name="target" dir="auto" .value=${live(given.target)} @input=${set('target')} autocomplete="off"></label>
-          <label>Foil <input class="token" name="foil" dir="auto" placeholder="none" .value=${live(given.foil)} @input=${set('foil')} autocomplete="off"></label>
-          <span class="dim">Tokens mostly begin with a space.</span></div>
-        <remark-list .problem=${said.problem} .lints=${said.tokenLints}></remark-list>
+        ${VIEWS[lab.view].alone ? '' : this.#prompt()}
         ${this.#view()}
       </main>`;
+  }
+
+  /** What is shared by the views that ask about one prompt. */
+  #prompt() {
+    const { lab, given, live: said } = this;
+    const set = name => event => lab.set({ [name]: event.target.value });
+    return html`
+      <div class="row"><label>Example <select @change=${this.#example}><option value="">choose …</option>${EXAMPLES.map(([title], at) => html`<option value=${at}>${title}</option>`)}</select></label></div>
+      <div class="prompt"><label for="prompt" class="dim">Prompt</label>
+        <textarea id="prompt" dir="auto" spellcheck="false" .value=${live(given.prompt)} @input=${set('prompt')}></textarea></div>
+      <token-strip .text=${given.prompt} .tokens=${said.tokens} .mark=${said.mark} @mark=${event => lab.mark(event.detail)}></token-strip>
+      <div class="row dim"><span>${said.tokens.length} tokens${isRightToLeft(given.prompt) ? ', shown from right to left; maps keep position 0 at the left' : ''}.</span>
+        <span>${this.#subject()}</span><button @click=${this.#markSelected}>Mark the selected text as subject</button></div>
+      <div class="row">
+        <label>Target <input class="token" name="target" dir="auto" .value=${live(given.target)} @input=${set('target')} autocomplete="off"></label>
+        <label>Foil <input class="token" name="foil" dir="auto" placeholder="none" .value=${live(given.foil)} @input=${set('foil')} autocomplete="off"></label>
+        <span class="dim">Tokens mostly begin with a space.</span></div>
+      <remark-list .problem=${said.problem} .lints=${said.tokenLints}></remark-list>`;
   }
 
   #view() {
@@ -78,6 +89,10 @@ class LabPage extends Watching {
     switch (lab.view) {
       case 'trace': return html`<trace-view .lab=${lab}></trace-view>`;
       case 'patch': return html`<patch-view .lab=${lab}></patch-view>`;
+      case 'averages': return html`<averages-view .lab=${lab}></averages-view>`;
+      case 'inside': return html`<inside-view .lab=${lab}></inside-view>`;
+      case 'jobs': return html`<jobs-view .lab=${lab}></jobs-view>`;
+      case 'status': return html`<status-view .lab=${lab}></status-view>`;
       default: return html`<workbench-view .lab=${lab}></workbench-view>`;
     }
   }

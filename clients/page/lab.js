@@ -46,8 +46,8 @@ export class Lab extends EventTarget {
   }
 
   /** The request of a view, as short as it can be written. */
-  body(view = this.view) {
-    return this.#views[view]?.body?.(this.given, this) ?? null;
+  body(view = this.view, given = this.given) {
+    return this.#views[view]?.body?.(given, this) || null;
   }
 
   kind(view = this.view) {
@@ -204,13 +204,28 @@ export class Lab extends EventTarget {
     const over = await follow(job.id, event => this.#heard(job, event), job.stop.signal);
     Object.assign(job, { view: over, state: over.state });
     this.changed();
-    if (over.state === 'succeeded') job.result = await ask(`/v1/jobs/${job.id}/result`, { signal: job.stop.signal });
+    // A sweep that ended early has what it found.
+    if (over.state === 'succeeded' || (job.kind === 'sweep' && over.state !== 'expired')) job.result = await ask(`/v1/jobs/${job.id}/result`, { signal: job.stop.signal });
   }
 
-  async #heard(job, { name, data }) {
+  #heard(job, { name, data }) {
     if (name === 'state') job.state = data.state;
     if (name === 'progress') Object.assign(job.view, { progress: { ...job.view.progress, done: data.units_done, total: data.units_total }, eta_s: data.eta_s });
-    if (name === 'partial') job.partial = data;
+    this.changed();
+    if (name === 'progress' && job.kind === 'sweep') this.#fill(job);
+  }
+
+  /** What a sweep has found so far, not more often than one can look. */
+  async #fill(job) {
+    if (job.filling || Date.now() - (job.filled ?? 0) < 1500) return;
+    job.filling = true;
+    try {
+      const result = await ask(`/v1/jobs/${job.id}/result?partial=true`, { signal: job.stop.signal });
+      if (job.state === 'running') job.result = result;
+    } catch (error) {
+      if (!(error instanceof Problem) && !job.stop.signal.aborted) throw error;
+    }
+    Object.assign(job, { filling: false, filled: Date.now() });
     this.changed();
   }
 

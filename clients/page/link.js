@@ -26,6 +26,12 @@ export const FIELDS = {
   site: { ...text, initial: 'resid_post' },
   sweep: { ...text, initial: 'layers' },
   controls: { ...list, initial: ['self_patch', 'random_vector'] },
+  // averages
+  dataset: { ...text, initial: '' },
+  wrong: { ...text, initial: 'drop' },
+  groups: { ...text, initial: 'no' },
+  // inside
+  layer: { ...number, initial: 0 },
   // a result that the server keeps, by its job
   r: { ...text, initial: '' },
 };

@@ -7,7 +7,8 @@ import { MISSING, STEPS, diverging, pixels, place, rgb } from './scale.js';
 /** Columns from which maps stand below each other: side by side a cell would have two pixels. */
 const STACKED = 48;
 const LEFT = 34;
-const LABELS = 76;
+/** Characters of a label, at most. */
+const LONGEST = 16;
 
 /**
  * Maps of equal shape with one scale and one cursor.
@@ -84,19 +85,23 @@ export class HeatMap extends Grid {
     const maps = this.renderRoot.querySelector('.maps');
     if (!maps) return;
     maps.classList.toggle('stacked', stacked);
-    maps.style.setProperty('--wide', stacked ? '100%' : '280px');
-    maps.style.setProperty('--widest', columns * 80 + LEFT > 280 ? `${columns * 80 + LEFT}px` : '280px');
+    const least = data.one ? 200 : 280;
+    maps.style.setProperty('--wide', stacked ? '100%' : `${least}px`);
+    maps.style.setProperty('--widest', `${Math.max(least, columns * (data.one ? 34 : 80) + LEFT)}px`);
     const high = stacked ? Math.max(2.2, Math.min(9, 210 / rows)) : Math.max(6, Math.min(22, 330 / rows));
+    const longest = Math.min(LONGEST, Math.max(...data.columns.map(({ text, part }) => text.length + (part ? part.length + 1 : 0))));
     this.patterns = { exact: hatching(isDark ? '#5d6068' : '#b3b6bf', false, paint.ratio), trivial: hatching(isDark ? '#e8e9ec' : '#444', true, paint.ratio) };
     // All are measured before any is written to.
     const figures = [...maps.querySelectorAll('figure')].map(figure => ({ figure, width: figure.clientWidth }));
     for (const { figure, width } of figures) {
       if (!width) continue;
-      const shape = { left: LEFT, wide: (width - LEFT) / columns, high, height: Math.round(rows * high), width };
+      const wide = (width - LEFT) / columns;
+      const slope = wide >= 26 ? Math.PI / 4 : Math.PI / 2;
+      const shape = { left: LEFT, wide, high, height: Math.round(rows * high), width, slope, below: 18 + Math.ceil(longest * 7 * Math.sin(slope)) };
       figure.shape = shape;
-      const base = this.fit(figure.querySelector('.base'), width, shape.height + LABELS, paint.ratio);
-      this.fit(figure.querySelector('.over'), width, shape.height + LABELS, paint.ratio);
-      base.clearRect(0, 0, width, shape.height + LABELS);
+      const base = this.fit(figure.querySelector('.base'), width, shape.height + shape.below, paint.ratio);
+      this.fit(figure.querySelector('.over'), width, shape.height + shape.below, paint.ratio);
+      base.clearRect(0, 0, width, shape.height + shape.below);
       const panel = data.panels[figure.dataset.panel];
       this.#cells(base, panel, shape);
       for (const mask of ['exact', 'trivial']) if (panel[mask]) this.#hatch(base, panel[mask], this.patterns[mask], shape, paint.ratio);
@@ -151,15 +156,14 @@ export class HeatMap extends Grid {
     }
   }
 
-  #columns(context, { left, wide, height }, { ink, mark, markInk }) {
+  #columns(context, { left, wide, height, slope, below }, { ink, mark, markInk }) {
     const { columns } = this.data;
     const skip = Math.max(1, Math.ceil(13 / wide));
-    const slope = wide >= 26 ? Math.PI / 4 : Math.PI / 2;
     context.textAlign = 'left';
     columns.forEach((column, at) => {
       if (!column.marked) return;
       context.fillStyle = mark;
-      context.fillRect(left + at * wide, height + 1, wide + 0.5, wide >= 26 ? 48 : LABELS - 4);
+      context.fillRect(left + at * wide, height + 1, wide + 0.5, below - 4);
       context.fillStyle = ink;
       context.fillRect(left + at * wide, height + 1, wide + 0.5, 1.5);
     });
@@ -171,7 +175,7 @@ export class HeatMap extends Grid {
       context.rotate(slope);
       context.fillStyle = column.marked ? markInk : ink;
       const text = column.text + (column.part ? ` ${column.part}` : '');
-      context.fillText(text.length > 11 ? `${text.slice(0, 10)}…` : text, 0, 0);
+      context.fillText(text.length > LONGEST ? `${text.slice(0, LONGEST - 1)}…` : text, 0, 0);
       context.restore();
     });
   }
@@ -204,10 +208,10 @@ export class HeatMap extends Grid {
     const { ink, ratio } = this.paint();
     for (const figure of this.renderRoot.querySelectorAll('figure')) {
       if (!figure.shape) continue;
-      const { left, wide, high, height, width } = figure.shape;
+      const { left, wide, high, height, width, below } = figure.shape;
       const context = figure.querySelector('.over').getContext('2d');
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
-      context.clearRect(0, 0, width, height + LABELS);
+      context.clearRect(0, 0, width, height + below);
       if (!at) continue;
       const [x, y] = [left + at.column * wide, at.row * high];
       context.strokeStyle = ink;

@@ -31,7 +31,7 @@ export class JobBar extends Watching {
     return html`
       <div class="row">
         <button class="go" ?disabled=${!body || runs || !!live.planProblem} @click=${() => this.lab.start()}>${this.verb}</button>
-        ${plan ? html`<span>${count(plan.runs)} runs, about ${duration(plan.cost.seconds)}</span>` : ''}
+        ${plan ? html`<span>${count(plan.runs)} ${plan.runs === 1 ? 'run' : 'runs'}, about ${duration(plan.cost.seconds)}</span>` : ''}
         ${runs ? html`<progress max="1" value=${this.#share(job)} aria-label=${this.verb}></progress>` : ''}
         <span role="status">${this.#words(job)}</span>
         ${runs && job.id ? html`<button @click=${() => this.lab.cancel()}>Cancel</button>` : ''}
