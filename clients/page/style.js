@@ -23,7 +23,8 @@ export const base = css`
   button[aria-pressed=true] .dim { color: inherit; }
   :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
   .row { display: flex; gap: .5rem 1rem; flex-wrap: wrap; align-items: center; margin: .5rem 0; }
-  label { display: inline-flex; gap: .4rem; align-items: center; }
+  label { display: inline-flex; gap: .4rem; align-items: center; max-width: 100%; }
+  input, select { max-width: 100%; min-width: 0; }
   .dim { color: var(--dim); }
   .vh { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
   .panel { border: 1px solid var(--line); background: var(--panel); border-radius: .5rem; padding: .5rem .75rem; font-variant-numeric: tabular-nums; }

@@ -6,17 +6,18 @@ import { open, serious, shoot } from './support.mjs';
 export function look(on, views) {
   for (const [name, { link, steps = async () => {}, until, allow = [] }] of Object.entries(views)) {
     test(`${name}: nothing serious for who uses a reader, dark colours or a phone`, async () => {
-      for (const form of [{}, { dark: true }, { phone: true }]) {
-        const page = await open(on.tiny, link, { ...form, allow });
-        await steps(page);
-        await page.locator(until).first().waitFor({ timeout: 30_000 });
-        await page.waitForTimeout(200);
-        const label = `${name}-${form.dark ? 'dark' : form.phone ? 'phone' : 'light'}`;
-        await shoot(page, label);
-        assert.deepEqual(await serious(page), [], label);
-        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, `${label} scrolls sideways`);
-        await page.done();
+      const page = await open(on.tiny, link, { allow });
+      await steps(page);
+      await page.locator(until).first().waitFor({ timeout: 30_000 });
+      for (const form of ['light', 'dark', 'phone']) {
+        await page.emulateMedia({ colorScheme: form === 'dark' ? 'dark' : 'light' });
+        if (form === 'phone') await page.setViewportSize({ width: 390, height: 844 });
+        await page.waitForTimeout(250);
+        await shoot(page, `${name}-${form}`);
+        assert.deepEqual(await serious(page), [], form);
+        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, `${form}: the page scrolls sideways`);
       }
+      await page.done();
     });
   }
 }

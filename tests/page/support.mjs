@@ -59,10 +59,9 @@ export const browser = await chromium.launch({
 });
 
 /** A fresh browser at a link of the page. `allow` are texts of console errors that the test provokes. */
-export async function open(server, link = '', { dark = false, phone = false, allow = [], prepare } = {}) {
+export async function open(server, link = '', { allow = [], prepare } = {}) {
   const context = await browser.newContext({
-    viewport: phone ? { width: 390, height: 844 } : { width: 1300, height: 950 }, colorScheme: dark ? 'dark' : 'light',
-    ...(phone && { hasTouch: true, isMobile: true, deviceScaleFactor: 2 }), acceptDownloads: true,
+    viewport: { width: 1300, height: 950 }, colorScheme: 'light', acceptDownloads: true,
   });
   await context.grantPermissions(['clipboard-read', 'clipboard-write']);
   const page = await context.newPage();

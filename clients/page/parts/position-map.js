@@ -62,19 +62,19 @@ export class PositionMap extends LitElement {
     const used = { source: new Set(pairs.map(([from]) => from)), target: new Set(pairs.map(([, to]) => to)) };
     const row = (name, says) => html`<div class="tokens ${name === 'target' ? 'below' : ''}" role="group" aria-label=${says}>${shown[name].map(({ text, part }, i) => html`<button type="button"
       class="${used[name].has(i) ? 'used' : ''} ${name === 'source' && this.picked === i ? 'picked' : ''}" data-row=${name} data-i=${i}
-      aria-label="${name === 'source' ? 'read' : 'write'} ${i} ${text} ${part}" aria-pressed=${name === 'source' ? this.picked === i : used.target.has(i)}
-      @click=${event => { if (!event.detail) this.#choose(name, i); }}>${text}${part ? html`<sub>${part}</sub>` : ''}<small>${i}</small></button>`)}</div>`;
+      aria-pressed=${name === 'source' ? this.picked === i : used.target.has(i)}
+      @click=${event => { if (!event.detail) this.#choose(name, i); }}>${text}${part ? html`<sub>${part}</sub>` : ''} <small>${i}</small></button>`)}</div>`;
     const curve = ([a, b]) => `M${a.x},${a.y}C${a.x},${(a.y + b.y) / 2} ${b.x},${(a.y + b.y) / 2} ${b.x},${b.y}`;
     const name = (name, i) => `${i} ${shown[name][i]?.text ?? ''}`;
     return html`
       <h3>source, which is read</h3>
       <div class="view" @pointerdown=${this.#down} @pointermove=${this.#move} @pointerup=${this.#up} @pointercancel=${() => { this.pointer = null; }}>
-        <div class="inside">${row('source', 'Tokens of the source')}${row('target', 'Tokens of the base')}
+        <div class="inside">${row('source', 'Tokens of the source, which are read')}${row('target', 'Tokens of the base, which are written')}
         <svg aria-hidden="true">${this.lines.map(ends => svg`<path d=${curve(ends)}></path>`)}${this.pointer?.to ? svg`<path d=${curve([this.pointer.from, this.pointer.to])}></path>` : ''}</svg></div></div>
       <h3>base, which is written. Drag from a source token to a base token, or choose one and then the other.</h3>
-      <ul aria-label="Position map">${pairs.map(([from, to], at) => html`<li><button aria-label="Remove: ${name('source', from)} to ${name('target', to)}" @click=${() => this.#tell(pairs.filter((_, i) => i !== at))}
+      <ul aria-label="Position map">${pairs.map(([from, to], at) => html`<li><button @click=${() => this.#tell(pairs.filter((_, i) => i !== at))}
         @keydown=${event => { if (['Delete', 'Backspace'].includes(event.key)) this.#tell(pairs.filter((_, i) => i !== at)); }}>
-        ${name('source', from)} → ${name('target', to)} ✕</button></li>`)}</ul>`;
+        ${name('source', from)} → ${name('target', to)} <span aria-hidden="true">✕</span><span class="vh">, remove</span></button></li>`)}</ul>`;
   }
 
   #token(event) {
@@ -119,7 +119,7 @@ export class PositionMap extends LitElement {
   /** Each base position is written once. */
   #connect(from, to, instead) {
     this.picked = -1;
-    this.#tell([...this.pairs.filter(pair => pair[1] !== to && pair !== instead), [from, to]].sort((a, b) => a[1] - b[1]));
+    this.#tell([...this.pairs.filter(pair => pair[1] !== to && pair[1] !== instead?.[1]), [from, to]].sort((a, b) => a[1] - b[1]));
   }
 
   #tell(pairs) {

@@ -25,7 +25,11 @@ export class JobsView extends Watching {
   connectedCallback() {
     super.connectedCallback();
     this.#look();
-    this.clock = setInterval(() => { if (!document.hidden && (this.list ?? []).some(job => !OVER.includes(job.state))) this.#look(); }, 2000);
+    this.clock = setInterval(() => {
+      if (document.hidden) return;
+      if ((this.list ?? []).some(job => !OVER.includes(job.state))) this.#look();
+      if (this.shown?.job && !OVER.includes(this.shown.job.state)) this.#show(this.shown.id);
+    }, 2000);
   }
 
   disconnectedCallback() {
@@ -56,7 +60,8 @@ export class JobsView extends Watching {
 
   #show(id) {
     if (this.shown?.picture) URL.revokeObjectURL(this.shown.picture);
-    this.shown = id ? { id } : null;
+    // Until the answer is there, what was seen of the same job stays.
+    this.shown = id ? { id, job: this.shown?.id === id ? this.shown.job : null } : null;
     if (!id) return;
     const shown = this.shown;
     this.#try(async () => {
