@@ -19,9 +19,22 @@ class Connection extends EventTarget {
   detail = '';
   until = 0;
 
+  /** Whether the server has another page than this one by now. */
+  outdated = false;
+
   say(state, detail = '', seconds = 0) {
     if (state === 'ok' && this.state === 'ok') return;
+    // Who was away may come back as another version.
+    if (state === 'ok' && ['lost', 'waiting'].includes(this.state)) this.#compare();
     Object.assign(this, { state, detail, until: Date.now() + seconds * 1000 });
+    this.dispatchEvent(new Event('change'));
+  }
+
+  async #compare() {
+    const [, build] = new URL(import.meta.url).pathname.match(/assets\/([^/]+)/) ?? [];
+    const tag = await fetch('/', { method: 'HEAD' }).then(answer => answer.headers.get('etag') ?? '', () => '');
+    if (!tag || tag.includes(build)) return;
+    this.outdated = true;
     this.dispatchEvent(new Event('change'));
   }
 }
@@ -64,7 +77,8 @@ async function send(path, { method, body, headers = {}, signal, accept = 'applic
       continue;
     }
     if (response.ok) {
-      connection.say('ok');
+      // What needs no key says nothing of it.
+      if (connection.state !== 'key' || key.get()) connection.say('ok');
       return response;
     }
     const document = await response.json().catch(() => ({}));

@@ -6,7 +6,7 @@ import { key } from './key.js';
 import { Lab } from './lab.js';
 import * as link from './link.js';
 import { Watching } from './watch.js';
-import { isRightToLeft } from './say.js';
+import { capital, isRightToLeft } from './say.js';
 import { workbench } from './views/workbench.js';
 import { trace } from './views/trace.js';
 import { patch } from './views/patch.js';
@@ -126,9 +126,12 @@ class LabPage extends Watching {
     const words = {
       lost: `No connection. Trying again in ${seconds} s; nothing is lost.`,
       busy: `The server is full. Trying again in ${seconds} s.`,
-      waiting: `${detail.charAt(0).toUpperCase()}${detail.slice(1)}. Trying again in ${seconds} s.`,
-      key: 'This server needs a key. Ask whoever runs it.',
+      waiting: `${capital(detail)}. Trying again in ${seconds} s.`,
+      key: key.get() ? `${capital(detail)}.` : 'This server needs a key. Ask whoever runs it.',
     }[state];
+    if (!words && connection.outdated) {
+      return html`<div class="banner" role="status"><span>The server was updated.</span><button @click=${() => location.reload()}>Reload</button></div>`;
+    }
     if (!words) return '';
     return html`<div class="banner" role="status"><span>${words}</span>
       ${state === 'key' ? html`<label>Key <input type="password" autocomplete="off" id="key" @keydown=${event => { if (event.key === 'Enter') this.#unlock(); }}></label>

@@ -238,6 +238,7 @@ export class Lab extends EventTarget {
   /** Calls a view's job off. */
   async cancel(view = this.view) {
     const job = this.jobs[view];
+    // What was not accepted yet is no longer sent.
     if (job?.id) await ask(`/v1/jobs/${job.id}`, { method: 'DELETE' });
     else this.#drop(view);
     this.changed();
@@ -265,7 +266,7 @@ export class Lab extends EventTarget {
 
   /** Meets the server: waits until the model is there. */
   async #meet() {
-    for (const [name, path] of [['version', '/v1/version'], ['model', '/v1/models'], ['capabilities', '/v1/capabilities']]) {
+    for (const [name, path] of [['model', '/v1/models'], ['capabilities', '/v1/capabilities'], ['version', '/v1/version']]) {
       try {
         const answer = await ask(path);
         this.facts[name] = name === 'model' ? answer.models[0] : answer;

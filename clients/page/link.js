@@ -19,7 +19,7 @@ export const FIELDS = {
   noise: { ...number, initial: 3 },
   seed: { ...number, initial: 1 },
   every: { ...number, initial: 1 },
-  direction: { ...text, initial: 'denoising' },
+  base: { ...text, initial: 'corrupted' },
   // patch
   source: { ...text, initial: '' },
   map: { ...text, initial: 'last' },

@@ -20,9 +20,10 @@ export function fieldsOf(kind, request, model) {
     else if (Array.isArray(subject)) fields.tokens = subject.join('-');
     else return null;
     fields.arms = Object.keys(request.arms);
-    fields.direction = request.direction;
+    fields.base = request.base ?? 'corrupted';
     Object.assign(fields, { samples: request.corrupt.samples, seed: request.corrupt.seed, noise: request.corrupt.sigma?.k ?? 3 });
     if (Array.isArray(request.layers)) fields.every = request.layers[1] ?? model?.config.num_layers ?? 1;
+    else if (request.layers?.step) fields.every = request.layers.step;
     return fields;
   }
   if (kind === 'patch') {

@@ -8,11 +8,11 @@ import { trace } from './trace.mjs';
 import { views } from './views.mjs';
 import { workbench } from './workbench.mjs';
 
-const on = { tiny: await serve({ model: 'dummy:tiny' }), model: await serve() };
+const on = { tiny: await serve({ model: 'dummy:tiny' }), locked: await serve({ model: 'dummy:tiny', keys: true }), model: await serve() };
 
 after(async () => {
   await browser.close();
-  await Promise.all([on.tiny.stop(), on.model.stop()]);
+  await Promise.all(Object.values(on).map(server => server.stop()));
 });
 
 const PROMPT = 'prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris';

@@ -2,7 +2,7 @@
 // to elsewhere fails the test in which it happens.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -21,18 +21,21 @@ const freePort = () => new Promise(resolve => {
   });
 });
 
-/** Starts the program on a free port; `model` is left out for the default one. */
-export async function serve({ model, port } = {}) {
-  port ??= await freePort();
+/** Starts the program on a free port; `model` is left out for the default one. With `keys`, requests need `server.token`. */
+export async function serve({ model, keys = false } = {}) {
+  const port = await freePort();
   const data = mkdtempSync(join(tmpdir(), 'mediant-page-'));
-  const child = spawn(program, ['serve', '--listen', `127.0.0.1:${port}`, '--data-dir', data, ...(model ? ['--model', model] : [])], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const made = keys && execFileSync(program, ['key', 'create', '--owner', 'ada', '--data-dir', data], { encoding: 'utf8' });
+  const child = spawn(program, ['serve', '--listen', `127.0.0.1:${port}`, '--data-dir', data, ...(model ? ['--model', model] : [])], {
+    stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...(keys && { MEDIANT__AUTH__KEYS: 'on' }) },
+  });
   let log = '';
   child.stderr.on('data', text => { log += text; });
   const url = `http://127.0.0.1:${port}`;
   const end = new Promise(resolve => child.once('exit', resolve));
   const server = {
     url,
-    port,
+    token: made && made.match(/mdt_\w+/)[0],
     async stop() {
       child.kill('SIGTERM');
       await end;

@@ -103,30 +103,53 @@ export function trace(on) {
     await page.done();
   });
 
-  test('a full server, a loading one and one that wants a key are said in words', async () => {
+  test('a full server, a loading one and one that was updated are said in words', async () => {
     const answers = [
       [429, { title: 'Busy', detail: 'the queue is full' }, 'The server is full'],
       [503, { title: 'Unavailable', detail: 'the model is loading' }, 'The model is loading'],
-      [401, { title: 'Unauthorized', detail: 'a key is needed' }, 'This server needs a key'],
     ];
     for (const [status, document, words] of answers) {
-      let wanted = null;
-      const prepare = page => page.route('**/v1/**', async route => {
-        if (route.request().headers().authorization === 'Bearer right' || wanted === 'any') return route.continue();
-        return route.fulfill({ status, headers: { 'content-type': 'application/problem+json', 'retry-after': '1' }, body: JSON.stringify(document) });
-      });
+      let isOver = false;
+      const prepare = async page => {
+        await page.route('**/v1/**', route => (isOver ? route.continue() : route.fulfill({
+          status, headers: { 'content-type': 'application/problem+json', 'retry-after': '1' }, body: JSON.stringify(document),
+        })));
+        await page.route(`${on.tiny.url}/`, route => (route.request().method() === 'HEAD' ? route.fulfill({ status: 200, headers: { etag: 'W/"0123"' } }) : route.continue()));
+      };
       const page = await open(on.tiny, '', { allow: ['Failed to load resource'], prepare });
       await says(page, '.banner', words);
-      if (status === 401) {
-        await page.getByLabel('Key', { exact: true }).fill('right');
-        await page.keyboard.press('Enter');
-      }
-      wanted = status === 401 ? null : 'any';
+      isOver = true;
       await page.locator('.next li').first().waitFor();
-      assert.equal(await page.locator('.banner').count(), 0);
-      assert.doesNotMatch(page.url(), /right/);
-      assert.equal(await page.evaluate(() => localStorage.length), 0);
+      if (status === 503) await says(page, '.banner', 'The server was updated.');
+      else assert.equal(await page.locator('.banner').count(), 0);
       await page.done();
     }
+  });
+
+  test('a server that needs a key gets it from the tab, and nothing else does', async () => {
+    const page = await open(on.locked, '', { allow: ['401'] });
+    await says(page, '.banner', 'This server needs a key');
+    const give = async text => {
+      await page.getByLabel('Key', { exact: true }).fill(text);
+      await page.keyboard.press('Enter');
+    };
+    await give('mdt_wrong');
+    await says(page, '.banner', 'The token is not one of this server');
+    await give(on.locked.token);
+    await page.locator('.next li').first().waitFor();
+    assert.equal(await page.locator('.banner').count(), 0);
+    // What is taken away carries no key, and yet the page's own requests do.
+    const [download] = await Promise.all([page.waitForEvent('download'), page.locator('take-away [data-form=svg]').click()]);
+    assert.match(readFileSync(await download.path(), 'utf8'), /^<svg/);
+    await page.locator('take-away [data-copy=curl]').click();
+    await says(page, 'take-away', 'Copied.');
+    const text = await page.evaluate(() => navigator.clipboard.readText());
+    assert.doesNotMatch(text + page.url(), /mdt_/);
+    const run = JSON.parse(execFileSync('bash', ['-c', `${text} -s`], { encoding: 'utf8', maxBuffer: 1 << 26, env: { ...process.env, MEDIANT_KEY: on.locked.token } }));
+    assert.ok(run.runs.run.topk.length);
+    assert.equal(await page.evaluate(() => localStorage.length), 0);
+    await page.getByRole('link', { name: 'Status' }).click();
+    await says(page, 'status-view', 'ada, key');
+    await page.done();
   });
 }

@@ -63,6 +63,13 @@ export function workbench(on) {
     assert.ok(spoken.startsWith(`Layer ${lens.layers.at(-2)}, after 8 ·of: ${best.text.replace(' ', '·')} ${Number((best.prob * 100).toPrecision(3))} %`), spoken);
     await page.keyboard.press('t');
     assert.equal(await page.locator('lens-grid table tbody tr').count(), lens.layers.length);
+    // Opened, the cell's tokens are followed through the layers.
+    await page.keyboard.press('t');
+    await page.keyboard.press('Enter');
+    await page.locator('series-chart svg').focus();
+    await page.keyboard.press('End');
+    const [last] = lens.topk.at(-1).at(-1);
+    assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`·Paris ${Number(last.prob.toPrecision(3))}`));
     await page.locator('take-away [data-copy=curl]').click();
     await says(page, 'take-away', 'Copied.');
     const text = await page.evaluate(() => navigator.clipboard.readText());

@@ -65,7 +65,8 @@ export class SeriesChart extends LitElement {
     const all = [...series.flatMap(({ values, low = [], high = [] }) => [...values, ...low, ...high]), ...levels.map(({ value }) => value), ...(from === undefined ? [] : [from])].filter(Number.isFinite);
     const [least, most] = all.length ? [Math.min(...all), Math.max(...all)] : [0, 1];
     const room = (most - least || Math.abs(most) || 1) * 0.04;
-    const y = scaleLinear([least - room, most + room], [HIGH - EDGE.bottom, EDGE.top]).nice(5);
+    // Where bars, or probabilities, begin at zero, so does the axis.
+    const y = scaleLinear([least === from ? from : least - room, most === from ? from : most + room], [HIGH - EDGE.bottom, EDGE.top]).nice(5);
     const step = (this.width - EDGE.left - EDGE.right) / x.texts.length;
     return { y, step, x: at => EDGE.left + (at + 0.5) * step };
   }

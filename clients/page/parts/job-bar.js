@@ -34,7 +34,7 @@ export class JobBar extends Watching {
         ${plan ? html`<span>${count(plan.runs)} ${plan.runs === 1 ? 'run' : 'runs'}, about ${duration(plan.cost.seconds)}</span>` : ''}
         ${runs ? html`<progress max="1" value=${this.#share(job)} aria-label=${this.verb}></progress>` : ''}
         <span role="status">${this.#words(job)}</span>
-        ${runs && job.id ? html`<button @click=${() => this.lab.cancel()}>Cancel</button>` : ''}
+        ${runs ? html`<button @click=${() => this.lab.cancel()}>Cancel</button>` : ''}
       </div>
       <remark-list .problem=${job?.problem ?? (job ? null : live.planProblem)} .lints=${job?.result?.lints ?? plan?.lints}></remark-list>`;
   }

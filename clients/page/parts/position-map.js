@@ -53,7 +53,12 @@ export class PositionMap extends LitElement {
       return token && { x: token.offsetLeft + token.offsetWidth / 2, y: row === 'source' ? token.offsetTop + token.offsetHeight : token.offsetTop };
     };
     const lines = this.pairs.map(([from, to]) => [at('source', from), at('target', to)]).filter(([a, b]) => a && b);
-    if (JSON.stringify(lines) !== JSON.stringify(this.lines)) this.lines = lines;
+    if (JSON.stringify(lines) === JSON.stringify(this.lines)) return;
+    this.lines = lines;
+    // Long prompts: what is mapped is shown.
+    const view = this.renderRoot.querySelector('.view');
+    const most = Math.max(0, ...lines.flat().map(({ x }) => x));
+    if (!this.pointer && most > view.scrollLeft + view.clientWidth) view.scrollLeft = most - view.clientWidth + 60;
   }
 
   render() {

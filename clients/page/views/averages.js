@@ -30,7 +30,7 @@ export const averages = {
     const { dataset, arms, samples, noise, seed, every, wrong, groups } = given;
     const layers = lab.facts.model?.config.num_layers;
     if (!dataset || !arms.length || (every > 1 && !layers)) return null;
-    const some = every > 1 && Array.from({ length: Math.ceil(layers / every) }, (_, at) => at * every);
+    const some = every > 1 && { from: 0, to: layers, step: every };
     return {
       dataset: { id: dataset },
       arms: some ? Object.fromEntries(arms.map(name => [name, [{ ...ARMS[name], layers: some, positions: 'all' }]])) : arms,
@@ -150,7 +150,7 @@ export class AveragesView extends Watching {
         ${groups.length ? html`<label>Group <select @change=${event => { this.group = event.target.value; }}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
         <label>Bars of <select @change=${event => { this.kind = event.target.value; }}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label></div>
       ${rows.length ? html`<h3>At the ${words(kind ?? '')} token, by layer, with 95 % intervals over cases</h3><series-chart .data=${this.bars}></series-chart>
-        <h3>Layer by token class</h3><heat-map .data=${this.maps}></heat-map>` : html`<p>No case counts: see below why.</p>`}
+        <h3>Layer by token class</h3><heat-map .data=${this.maps}></heat-map>` : html`<p>${result.complete ? 'No case counts: see below why.' : 'No cell is computed yet.'}</p>`}
       ${this.#cases(cases, metrics.indexOf(metric))}
       <take-away kind="sweep" .body=${body} job=${id} .show=${{ metric, kind: 'heatmap', ...(group && { group }) }} plot="plot"></take-away>`;
   }
@@ -159,7 +159,8 @@ export class AveragesView extends Watching {
     return html`<h3>Cases</h3><div class="scroll cases" tabindex="0" role="region" aria-label="Cases"><table><thead><tr><th scope="col">case</th><th scope="col">group</th><th scope="col">says</th><th scope="col">total effect</th><th scope="col">counts</th><td></td></tr></thead>
       <tbody>${cases.map((one, index) => {
         const clean = one.runs?.find(run => run.name === 'clean');
-        const total = one.total_effect?.[at];
+        // By arm and metric; all arms have the same runs.
+        const total = one.total_effect[0]?.[at];
         const whole = this.cases?.[index];
         return html`<tr><th scope="row">${one.id}</th><td>${one.group ?? ''}</td><td><bdi>${clean ? visible(clean.top1) : ''}</bdi></td><td>${total ? pm(total.mean, total.se, true) : ''}</td>
           <td>${one.kept ? 'yes' : `no: ${one.dropped.map(reason => (typeof reason === 'string' ? words(reason) : words(reason.reason ?? reason.code ?? JSON.stringify(reason)))).join(', ')}`}</td>

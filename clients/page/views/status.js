@@ -1,4 +1,5 @@
 import { html, css } from '../vendor/lit.js';
+import { Problem, ask } from '../api.js';
 import { key } from '../key.js';
 import { Watching } from '../watch.js';
 import { count, num } from '../say.js';
@@ -7,7 +8,7 @@ import { count, num } from '../say.js';
 export const status = { title: 'Status', alone: true };
 
 export class StatusView extends Watching {
-  static properties = { ...Watching.properties, ready: { state: true }, said: { state: true } };
+  static properties = { ...Watching.properties, ready: { state: true }, me: { state: true }, said: { state: true } };
   static styles = [Watching.styles, css`
     dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .5rem 0; }
     dt { color: var(--dim); }
@@ -28,10 +29,17 @@ export class StatusView extends Watching {
   async #look() {
     // Not through `ask`: a server that is not ready is the answer here.
     this.ready = await fetch('/readyz', { headers: key.header() }).then(answer => answer.json(), () => ({ status: 'lost', reason: 'no connection' }));
+    try {
+      this.me = await ask('/v1/me');
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      this.me = null;
+    }
   }
 
   render() {
     const { model, version, capabilities } = this.lab.facts;
+    const { me } = this;
     const rows = [
       ['Server', version && `${version.name} ${version.version}, ${version.platform}${version.optimised ? '' : ', built without optimisation'}`],
       ['State', this.ready && `${this.ready.status}${this.ready.reason ? `: ${this.ready.reason}` : ''}`],
@@ -41,6 +49,8 @@ export class StatusView extends Watching {
       ['Loaded from', model?.fingerprint.source],
       ['Weights', model?.fingerprint.weights_sha256],
       ['Answers as', capabilities?.formats.join(', ')],
+      ['You are', me && `${me.owner}${me.key ? `, key ${me.key.id}` : ', no key is needed'}; may ${me.scopes.join(', ') || 'read'}`],
+      ['In use', me && `${me.in_use.jobs.running} jobs running, ${me.in_use.jobs.queued} of at most ${me.in_use.jobs.queued_limit} queued; ${me.in_use.datasets.count} data sets`],
     ].filter(([, value]) => value);
     return html`<h2>Status</h2><dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
       ${(model?.warnings ?? []).map(warning => html`<p>${warning}</p>`)}

@@ -14,7 +14,7 @@ export const trace = {
   title: 'Trace',
   kind: 'trace',
   body(given, lab) {
-    const { prompt, target, foil, arms, samples, noise, seed, every, direction } = given;
+    const { prompt, target, foil, arms, samples, noise, seed, every, base } = given;
     const subject = lab.subject();
     const layers = lab.facts.model?.config.num_layers;
     if (!prompt || !subject.length || !target || !arms.length || (every > 1 && !layers)) return null;
@@ -22,8 +22,8 @@ export const trace = {
       prompt, subject,
       ...(foil ? { targets: { target: [target], foil: [foil] }, metrics: ['logprob:target', 'prob:target', 'logit_diff:target-foil'] } : { target, metrics: ['logprob:target', 'prob:target'] }),
       arms,
-      ...(every > 1 && { layers: Array.from({ length: Math.ceil(layers / every) }, (_, at) => at * every) }),
-      ...(direction !== 'denoising' && { direction }),
+      ...(every > 1 && { layers: { from: 0, to: layers, step: every } }),
+      ...(base !== 'corrupted' && { base }),
       corrupt: { samples, ...(noise !== 3 && { sigma: { k: noise, of: 'subjects' } }), ...(seed !== 1 && { seed }) },
     };
   },
@@ -81,8 +81,8 @@ export class TraceView extends Watching {
         <label>Noise, in σ <input type="number" name="noise" min="0.1" step="0.5" .value=${String(given.noise)} @change=${set('noise', Number)}></label>
         <label>Layers <select name="every" @change=${set('every', Number)}>${[[1, 'all'], [2, 'every 2nd'], [3, 'every 3rd'], [5, 'every 5th']].map(([step, words]) =>
           html`<option value=${step} ?selected=${given.every === step}>${words}</option>`)}</select></label>
-        <label>Direction <select name="direction" @change=${set('direction')}>${[['denoising', 'clean into noised'], ['noising', 'noised into clean']].map(([name, words]) =>
-          html`<option value=${name} ?selected=${given.direction === name}>${words}</option>`)}</select></label>
+        <label>Base <select name="base" @change=${set('base')}>${[['corrupted', 'the noised run, patched with clean states'], ['clean', 'the clean run, patched with noised states']].map(([name, words]) =>
+          html`<option value=${name} ?selected=${given.base === name}>${words}</option>`)}</select></label>
       </div>
       ${lab.body('trace') ? '' : html`<p>${!given.prompt ? 'Write a prompt above.' : !lab.subject().length ? 'Mark the subject: drag over its tokens above.' : !given.target ? 'Write a target, for example the token that the model says next.' : 'Choose what is restored.'}</p>`}
       <job-bar .lab=${lab} verb="Trace"></job-bar>
@@ -160,7 +160,7 @@ export class TraceView extends Watching {
     const { opened } = this;
     if (!opened || opened.of !== this.shown) return html`<h3>One cell</h3><p class="dim">Click a cell to see what the model says with it.</p>`;
     const share = value => (value.se ? `${pm(value.mean * 100, value.se * 100)} %` : percent(value.mean));
-    const what = this.lab.jobs.trace.body.direction === 'noising' ? 'this cell noised' : 'this cell restored';
+    const what = this.lab.jobs.trace.body.base === 'clean' ? 'this cell noised' : 'this cell restored';
     return html`<h3>${opened.heading}</h3>
       ${opened.problem ? html`<remark-list .problem=${opened.problem}></remark-list>` : ''}
       ${opened.rows ? html`<table><thead><tr><th scope="col">P of</th><th scope="col">clean</th><th scope="col">noised</th><th scope="col">${what}</th></tr></thead>

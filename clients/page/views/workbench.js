@@ -1,7 +1,9 @@
 import { html, css } from '../vendor/lit.js';
 import { Watching } from '../watch.js';
 import { count, duration, labels, metricName, num, percent, visible } from '../say.js';
+import { Problem, ask } from '../api.js';
 import '../charts/lens-grid.js';
+import '../charts/series-chart.js';
 import '../parts/remarks.js';
 import '../parts/take-away.js';
 
@@ -16,7 +18,11 @@ export const workbench = {
   },
 };
 
+/** Tokens that are followed through the layers, at most: the chart has as many colours. */
+const FOLLOWED = 4;
+
 export class WorkbenchView extends Watching {
+  static properties = { ...Watching.properties, lines: { state: true } };
   static styles = [Watching.styles, css`
     .next { display: flex; gap: .35rem; flex-wrap: wrap; padding: 0; list-style: none; margin: .3rem 0; }
     .next button { padding: .15rem .5rem; }
@@ -34,6 +40,37 @@ export class WorkbenchView extends Watching {
       };
     }
     return this.shown;
+  }
+
+  /** Asks how probable the tokens that led at some layer are at every layer, after one position. */
+  async #follow(run, position) {
+    const { topk, layers } = run.logit_lens;
+    const led = topk.toReversed().map(layer => layer[position][0].text);
+    const tokens = [...new Set([...(position === run.read && this.given.target ? [this.given.target] : []), ...led])].slice(0, FOLLOWED);
+    const targets = Object.fromEntries(tokens.map((text, at) => [`t${at}`, [text]]));
+    const { prompt } = this.live.run.request.runs.run;
+    const lines = (this.lines = { run, position });
+    const body = { prompt, targets, metrics: tokens.map((_, at) => `prob:t${at}`), read: { logit_lens: { positions: [position], topk: 1 } } };
+    try {
+      const answer = await ask('/v1/run', { body });
+      const values = answer.runs.run.logit_lens.metrics;
+      const data = {
+        x: { name: 'Layer', texts: layers.map(String) }, words: 'probability', unit: '', from: 0,
+        series: tokens.map((text, at) => ({ name: visible(answer.targets[`t${at}`][0].text ?? text), values: values[`prob:t${at}`].map(([value]) => value) })),
+      };
+      if (this.lines === lines) this.lines = { ...lines, data };
+    } catch (problem) {
+      if (!(problem instanceof Problem)) throw problem;
+      if (this.lines === lines) this.lines = { ...lines, problem };
+    }
+  }
+
+  #lines(run) {
+    const { lines } = this;
+    if (lines?.run !== run) return html`<p class="dim">Click a cell to follow its tokens through the layers.</p>`;
+    const { text, part } = this.shown.columns[lines.position];
+    return html`<h3>Through the layers, after ${lines.position} <bdi>${text} ${part}</bdi>: the tokens that lead in the last layers</h3>
+      ${lines.problem ? html`<remark-list .problem=${lines.problem}></remark-list>` : lines.data ? html`<series-chart .data=${lines.data}></series-chart>` : html`<p role="status">asking …</p>`}`;
   }
 
   render() {
@@ -55,7 +92,8 @@ export class WorkbenchView extends Watching {
           return html`<span>${words} <b>${num(value)}</b> ${unit}&emsp;</span>`;
         })}</p>
         <h2>Logit lens: what each layer would predict</h2>
-        <div class=${old ? 'old' : ''}><lens-grid .data=${this.#lens(run)}></lens-grid></div>
+        <div class=${old ? 'old' : ''}><lens-grid .data=${this.#lens(run)} @cell=${event => this.#follow(run, event.detail.column)}></lens-grid></div>
+        ${this.#lines(run)}
         <take-away kind="run" .body=${body} .show=${{ kind: 'lens' }} plot="lens"></take-away>`
     : html`<p class="dim" role="status">${!this.given.prompt ? 'Write a prompt above.' : runProblem ? '' : 'The model is asked …'}</p>`}`;
   }
