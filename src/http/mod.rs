@@ -22,6 +22,7 @@ mod me;
 mod metrics;
 mod models;
 mod packing;
+mod page;
 mod places;
 mod problem;
 mod request_id;
@@ -119,6 +120,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     let (router, mut document) = api.split_for_parts();
     rules::document(&mut document, rules);
     let router = router
+        .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
         .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))

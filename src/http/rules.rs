@@ -59,6 +59,9 @@ const ADMIN: Need = Need::One(&[Scope::Admin]);
 
 /// The table.
 pub(super) const RULES: &[Rule] = &[
+    // The page has the field for the key.
+    rule(Method::GET, "/", Need::Open),
+    rule(Method::GET, "/assets/{build}/{*path}", Need::Open),
     rule(Method::GET, "/healthz", Need::Open),
     rule(Method::GET, "/readyz", Need::Open),
     rule(Method::GET, "/metrics", Need::Operator),

@@ -30,6 +30,7 @@ mod metrics;
 mod models;
 mod nonfinite;
 mod openapi;
+mod page;
 mod process;
 mod readable;
 mod schema;
