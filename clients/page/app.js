@@ -66,6 +66,10 @@ class LabPage extends Watching {
       </main>`;
   }
 
+  updated() {
+    document.title = `${VIEWS[this.lab.view].title} · mediant`;
+  }
+
   /** What is shared by the views that ask about one prompt. */
   #prompt() {
     const { lab, given, live: said } = this;

@@ -120,7 +120,7 @@ export class Lab extends EventTarget {
     // Who is at the workbench is about to trace.
     const view = this.view === 'workbench' ? 'trace' : this.view;
     const [body, kind] = [this.body(view), this.kind(view)];
-    if (!body || this.live.problem) {
+    if (!body || (this.live.problem && !this.#views[view].alone)) {
       Object.assign(this.live, { plan: null, planProblem: null });
       return;
     }

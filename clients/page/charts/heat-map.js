@@ -52,7 +52,7 @@ export class HeatMap extends Grid {
     const missing = data.panels.some(panel => panel.mean.some(row => row.includes(null)));
     return html`
       <div class="maps" tabindex="0" role="application" aria-roledescription=${panels > 1 ? 'heat maps' : 'heat map'}
-        aria-label="${data.words}: ${panels} ${panels > 1 ? 'maps' : 'map'} of ${rows} by ${columns} cells. Arrow keys move, Enter opens a cell, S goes to the strongest, T shows a table."
+        aria-label="${data.words}: ${panels} ${panels > 1 ? 'maps' : 'map'} of ${rows} by ${columns} cells. Arrow keys move, ${panels > 1 ? 'M goes to the next map, ' : ''}Enter opens a cell, S goes to the strongest, T shows a table."
         @keydown=${this.key} @pointermove=${this.pointed} @pointerleave=${this.left} @click=${this.clicked}>
         ${data.panels.map((panel, at) => html`<figure data-panel=${at}><figcaption>${panel.name} <small>${panel.note ?? ''}</small></figcaption>
           <div class="box"><canvas class="base"></canvas><canvas class="over"></canvas></div></figure>`)}

@@ -107,7 +107,7 @@ export class AveragesView extends Watching {
     const job = lab.jobs.averages;
     return html`
       <div class="row"><label>Data set <select name="dataset" @change=${set('dataset')}><option value="">choose …</option>${(sets ?? []).map(({ id, name, cases }) =>
-        html`<option value=${id} ?selected=${id === given.dataset}>${name ?? id}: ${cases} cases</option>`)}</select></label>
+        html`<option value=${id} ?selected=${id === given.dataset}>${name ?? `${id.slice(0, 9)}…`}: ${cases} cases</option>`)}</select></label>
         ${cases ? html`<span class="dim">${cases.length} cases</span>` : ''}</div>
       <details ?open=${sets !== null && !sets.length}><summary>New data set</summary>
         <p>CSV with a header, JSON, or JSON lines. Columns: prompt, subject, target, and if wanted id, foil, group.</p>
@@ -126,7 +126,7 @@ export class AveragesView extends Watching {
         <label><input type="checkbox" name="groups" .checked=${given.groups === 'yes'} @change=${event => lab.set({ groups: event.target.checked ? 'yes' : 'no' })}> by group</label>
       </div>
       ${lab.body('averages') ? '' : html`<p>Choose a data set, or save one.</p>`}
-      <job-bar .lab=${lab} verb="Start job"></job-bar>
+      <job-bar .lab=${lab} verb="Start job" alone></job-bar>
       ${job?.result?.averages ? this.#result(job) : ''}`;
   }
 
@@ -148,7 +148,7 @@ export class AveragesView extends Watching {
         <span>total effect <b>${totals.length ? pm(totals[0].total_effect.mean, totals[0].total_effect.se, true) : '–'}</b> ${unit}</span>
         <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, null).words}</option>`)}</select></label>
         ${groups.length ? html`<label>Group <select @change=${event => { this.group = event.target.value; }}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
-        <label>Bars of <select @change=${event => { this.kind = event.target.value; }}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label></div>
+        ${classes.length ? html`<label>Bars of <select @change=${event => { this.kind = event.target.value; }}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label>` : ''}</div>
       ${rows.length ? html`<h3>At the ${words(kind ?? '')} token, by layer, with 95 % intervals over cases</h3><series-chart .data=${this.bars}></series-chart>
         <h3>Layer by token class</h3><heat-map .data=${this.maps}></heat-map>` : html`<p>${result.complete ? 'No case counts: see below why.' : 'No cell is computed yet.'}</p>`}
       ${this.#cases(cases, metrics.indexOf(metric))}
