@@ -38,8 +38,10 @@ export class Lab extends EventTarget {
 
   /** Sets fields and asks the server about them. */
   set(fields) {
+    const before = JSON.stringify(this.body());
     Object.assign(this.given, fields);
-    if (!('r' in fields)) this.given.r = '';
+    // What only changes how a result is shown keeps it.
+    if (JSON.stringify(this.body()) !== before) this.given.r = '';
     this.#address();
     this.ask();
     this.changed();

@@ -12,7 +12,10 @@ export const FIELDS = {
   tokens: { ...text, initial: '' },
   target: { ...text, initial: '' },
   foil: { ...text, initial: '' },
+  // how a result is shown
   metric: { ...text, initial: '' },
+  group: { ...text, initial: '' },
+  class: { ...text, initial: 'last_subject' },
   // trace
   arms: { ...list, initial: ['hidden', 'mlp', 'attn'] },
   samples: { ...number, initial: 10 },

@@ -49,7 +49,10 @@ export function trace(on) {
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
     assert.deepEqual(curl.arms, answer.arms);
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'arms'), answer.arms);
-    // A link in a fresh browser: the same picture, and nothing is computed.
+    // A link in a fresh browser: the same picture, of the metric that was chosen, and nothing is computed.
+    await page.locator('trace-view label', { hasText: 'Metric' }).locator('select').selectOption('prob:target');
+    await says(page, 'heat-map', 'effect on P(“·Paris”)');
+    await page.waitForTimeout(200);
     const pixels = page => page.locator('heat-map .base').first().evaluate(canvas => canvas.toDataURL());
     const here = await pixels(page);
     const before = (await on.model.ask('/v1/jobs')).jobs.length;

@@ -44,7 +44,7 @@ export const averages = {
 };
 
 export class AveragesView extends Watching {
-  static properties = { ...Watching.properties, sets: { state: true }, cases: { state: true }, text: { state: true }, problem: { state: true }, metric: { state: true }, group: { state: true }, kind: { state: true } };
+  static properties = { ...Watching.properties, sets: { state: true }, cases: { state: true }, text: { state: true }, problem: { state: true } };
   static styles = [Watching.styles, css`
     fieldset { border: 0; padding: 0; margin: 0; display: flex; gap: .3rem .8rem; flex-wrap: wrap; align-items: center; }
     legend { float: inline-start; padding: 0; margin-inline-end: .4rem; }
@@ -56,7 +56,7 @@ export class AveragesView extends Watching {
 
   constructor() {
     super();
-    Object.assign(this, { sets: null, cases: null, text: '', problem: null, metric: '', group: '', kind: 'last_subject' });
+    Object.assign(this, { sets: null, cases: null, text: '', problem: null });
   }
 
   connectedCallback() {
@@ -132,12 +132,12 @@ export class AveragesView extends Watching {
 
   #result({ result, id, body }) {
     const { averages: found, metrics, cases } = result;
-    const metric = metrics.includes(this.metric) ? this.metric : metrics[0];
+    const metric = metrics.includes(this.given.metric) ? this.given.metric : metrics[0];
     const groups = [...new Set(found.rows.map(row => row.group).filter(Boolean))];
-    const group = groups.includes(this.group) ? this.group : null;
+    const group = groups.includes(this.given.group) ? this.given.group : null;
     const rows = found.rows.filter(row => row.metric === metric && row.group === group);
     const classes = CLASSES.filter(name => rows.some(row => row.token_class === name));
-    const kind = classes.includes(this.kind) ? this.kind : classes[0];
+    const kind = classes.includes(this.given.class) ? this.given.class : classes[0];
     const { words: said, unit } = metricName(metric, null);
     const totals = found.totals.filter(total => total.metric === metric && total.group === group);
     const mark = `${id} ${result.cells_done} ${metric} ${group} ${kind}`;
@@ -146,9 +146,9 @@ export class AveragesView extends Watching {
       <h2>Averages over ${found.kept} cases${result.complete ? '' : `, ${result.cells_done} of ${result.cells_total} cells so far`}</h2>
       <div class="row">
         <span>total effect <b>${totals.length ? pm(totals[0].total_effect.mean, totals[0].total_effect.se, true) : '–'}</b> ${unit}</span>
-        <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, null).words}</option>`)}</select></label>
-        ${groups.length ? html`<label>Group <select @change=${event => { this.group = event.target.value; }}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
-        ${classes.length ? html`<label>Bars of <select @change=${event => { this.kind = event.target.value; }}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label>` : ''}</div>
+        <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, null).words}</option>`)}</select></label>
+        ${groups.length ? html`<label>Group <select @change=${event => this.lab.set({ group: event.target.value })}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
+        ${classes.length ? html`<label>Bars of <select @change=${event => this.lab.set({ class: event.target.value })}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label>` : ''}</div>
       ${rows.length ? html`<h3>At the ${words(kind ?? '')} token, by layer, with 95 % intervals over cases</h3><series-chart .data=${this.bars}></series-chart>
         <h3>Layer by token class</h3><heat-map .data=${this.maps}></heat-map>` : html`<p>${result.complete ? 'No case counts: see below why.' : 'No cell is computed yet.'}</p>`}
       ${this.#cases(cases, metrics.indexOf(metric))}

@@ -54,7 +54,7 @@ export function maps(result, metric) {
 const prompt = result => Object.values(result.request.runs).find(run => run.prompt)?.prompt ?? '';
 
 export class TraceView extends Watching {
-  static properties = { ...Watching.properties, opened: { state: true }, metric: { state: true } };
+  static properties = { ...Watching.properties, opened: { state: true } };
   static styles = [Watching.styles, css`
     .base { display: flex; gap: .3rem 1.5rem; flex-wrap: wrap; margin: .4rem 0; font-variant-numeric: tabular-nums; }
     .columns { display: flex; gap: 0 2.5rem; flex-wrap: wrap; }
@@ -91,7 +91,7 @@ export class TraceView extends Watching {
 
   #result(result) {
     const metrics = Object.keys(result.total_effect);
-    const metric = metrics.includes(this.metric) ? this.metric : metrics[0];
+    const metric = metrics.includes(this.given.metric) ? this.given.metric : metrics[0];
     const data = this.#maps(result, metric);
     const { words, unit } = metricName(metric, result.targets);
     const { clean, corrupted } = result.baselines;
@@ -103,7 +103,7 @@ export class TraceView extends Watching {
         <span>${words}: clean <b>${num(clean[metric])}</b></span><span>noised <b>${pm(corrupted[metric].mean, corrupted[metric].se)}</b></span>
         <span>total effect <b>${pm(total.mean, total.se, true)}</b> ${unit}</span>
         <span class="dim">${result.samples} noise samples${result.sigma ? `, σ = ${num(result.sigma.abs)}` : ''}</span>
-        <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
+        <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
       </div>
       <heat-map .data=${data} @cell=${event => this.#open(event.detail, data)}></heat-map>
       <div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
