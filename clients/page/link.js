@@ -12,6 +12,7 @@ export const FIELDS = {
   tokens: { ...text, initial: '' },
   target: { ...text, initial: '' },
   foil: { ...text, initial: '' },
+  scoring: { ...text, initial: 'first_token' },
   // how a result is shown
   metric: { ...text, initial: '' },
   group: { ...text, initial: '' },

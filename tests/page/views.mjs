@@ -68,6 +68,18 @@ export function views(on) {
     await page.done();
   });
 
+  test('targets may be alternatives and texts of several tokens, and a patch may have an unrelated prompt beside it', async () => {
+    const page = await open(on.model, '#/patch?prompt=The+river+has+a+strong+water&source=Why+do+electricians+make+good+swimmers%3F+Because+they+know+the&target=+voltage%7C+electricity&foil=+flow%7C+pressure&controls=unrelated_prompt&scoring=joint');
+    await page.locator('job-bar button.go:enabled').click();
+    await page.locator('series-chart svg').waitFor({ timeout: 60_000 });
+    const [, answer] = await shown(on, page);
+    assert.deepEqual([answer.request.targets, answer.request.target_scoring], [{ target: [' voltage', ' electricity'], foil: [' flow', ' pressure'] }, 'joint']);
+    assert.ok(answer.controls.unrelated_prompt);
+    await says(page, 'patch-view h2', '“·voltage” or 1 more');
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'values'), answer.values);
+    await page.done();
+  });
+
   test('averages: a pasted table becomes a data set, a job, bars, maps and cases', async () => {
     const page = await open(on.model, '#/averages?samples=2&every=15&arms=hidden,mlp&wrong=keep&groups=yes');
     await page.getByText('New data set').click();

@@ -2,6 +2,7 @@ import { html, css, live } from '../vendor/lit.js';
 import { Problem, ask, file } from '../api.js';
 import { Watching } from '../watch.js';
 import * as link from '../link.js';
+import { scoringChoice } from '../parts/scoring.js';
 import { armName, metricName, num, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -13,12 +14,18 @@ import '../parts/take-away.js';
 const ARMS = { hidden: { site: 'resid_post' }, mlp: { site: 'mlp_out', window: 10 }, attn: { site: 'attn_out', window: 10 } };
 const CLASSES = ['first_subject', 'middle_subject', 'last_subject', 'first_subsequent', 'further', 'last'];
 const words = text => text.replaceAll('_', ' ');
-const EXAMPLE = `id,group,prompt,subject,target
+const CAPITALS = `id,group,prompt,subject,target
 eiffel,monuments,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
 colosseum,monuments,The Colosseum is located in the city of,Colosseum," Rome"
 gate,monuments,The Brandenburg Gate is located in the city of,Brandenburg Gate," Berlin"
 japan,countries,The capital of Japan is the city of,Japan," Tokyo"
 russia,countries,The capital of Russia is the city of,Russia," Moscow"
+`;
+const PUNS = `id,group,prompt,subject,target
+current,homograph,Why do electricians make good swimmers? Because they know the,electricians," current"
+interest,homograph,Why did the banker break up? He lost,banker," interest"
+impasta,homophone,What do you call a fake noodle? An,fake noodle," impasta"
+banana,compound,Time flies like an arrow. Fruit flies like a,Fruit flies," banana"
 `;
 
 /** Where the answer comes from on average: a trace of many prompts, by layer and token class. */
@@ -27,7 +34,7 @@ export const averages = {
   kind: 'sweep',
   alone: true,
   body(given, lab) {
-    const { dataset, arms, samples, noise, seed, every, wrong, groups } = given;
+    const { dataset, arms, samples, noise, seed, every, wrong, groups, scoring } = given;
     const layers = lab.facts.model?.config.num_layers;
     if (!dataset || !arms.length || (every > 1 && !layers)) return null;
     const some = every > 1 && { from: 0, to: layers, step: every };
@@ -37,6 +44,7 @@ export const averages = {
       ...(some && { sweep: ['layers', 'positions'] }),
       metrics: ['logprob:target', 'prob:target'],
       corrupt: { samples, ...(noise !== 3 && { sigma: { k: noise, of: 'subjects' } }), ...(seed !== 1 && { seed }) },
+      ...(scoring !== 'first_token' && { target_scoring: scoring }),
       ...(wrong === 'keep' && { filters: { expect_top1: false } }),
       aggregate: { by: ['arm', 'layer', 'token_class', ...(groups === 'yes' ? ['group'] : [])] },
     };
@@ -114,7 +122,7 @@ export class AveragesView extends Watching {
         <label for="cases" class="vh">Cases</label><textarea id="cases" rows="6" spellcheck="false" .value=${live(this.text)} @input=${event => { this.text = event.target.value; }}></textarea>
         <div class="row"><label>File <input type="file" accept=".csv,.json,.jsonl" @change=${async event => { this.text = (await event.target.files[0]?.text()) ?? this.text; }}></label>
           <label>Name <input id="name" autocomplete="off"></label>
-          <button @click=${() => { this.text = EXAMPLE; }}>Example: capitals</button>
+          ${[['capitals', CAPITALS], ['puns', PUNS]].map(([name, cases]) => html`<button @click=${() => { this.text = cases; }}>Example: ${name}</button>`)}
           <button @click=${this.#save} ?disabled=${!this.text.trim()}>Save on the server</button></div></details>
       <remark-list .problem=${this.problem}></remark-list>
       <div class="row">
@@ -122,6 +130,7 @@ export class AveragesView extends Watching {
         <label>Noise samples <input type="number" name="samples" min="1" max="100" .value=${String(given.samples)} @change=${set('samples', Number)}></label>
         <label>Layers <select name="every" @change=${set('every', Number)}>${[[1, 'all'], [2, 'every 2nd'], [3, 'every 3rd'], [5, 'every 5th']].map(([step, said]) =>
           html`<option value=${step} ?selected=${given.every === step}>${said}</option>`)}</select></label>
+        ${scoringChoice(lab)}
         <label><input type="checkbox" name="wrong" .checked=${given.wrong === 'keep'} @change=${event => lab.set({ wrong: event.target.checked ? 'keep' : 'drop' })}> keep cases that the model answers otherwise</label>
         <label><input type="checkbox" name="groups" .checked=${given.groups === 'yes'} @change=${event => lab.set({ groups: event.target.checked ? 'yes' : 'no' })}> by group</label>
       </div>

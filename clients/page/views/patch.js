@@ -1,6 +1,7 @@
 import { html, css, live } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
+import { measured } from '../targets.js';
 import { capital, labels, metricName, num, percent, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -11,14 +12,14 @@ import '../parts/remarks.js';
 import '../parts/take-away.js';
 
 const AXES = { layers: ['layers'], positions: ['layers', 'positions'], heads: ['layers', 'heads'] };
-const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of equal norm', random_position: 'random position' };
+const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of equal norm', random_position: 'random position', unrelated_prompt: 'unrelated prompt' };
 
 /** When the model decides: states of one prompt put into another. */
 export const patch = {
   title: 'Patch',
   kind: 'patch',
   body(given) {
-    const { prompt, source, target, foil, map, site, sweep, controls } = given;
+    const { prompt, source, target, map, site, sweep, controls } = given;
     if (!prompt || !source || !target || !map) return null;
     const long = map !== 'last' || site !== 'resid_post' || sweep !== 'layers';
     const positions = written(map);
@@ -28,7 +29,7 @@ export const patch = {
         interventions: [{ site: sweep === 'heads' ? 'z' : site, layers: 'all', ...(sweep === 'heads' && { heads: 'all' }), positions, source: { run: 'source', ...(positions === 'last' && { positions }) } }],
         sweep: AXES[sweep] ?? AXES.layers,
       }),
-      ...(foil ? { targets: { target: [target], foil: [foil] }, metrics: ['logprob:target', 'prob:target', 'logit_diff:target-foil'] } : { target, metrics: ['logprob:target', 'prob:target'] }),
+      ...measured(given, ['logprob', 'prob']),
       controls,
       ...(sweep === 'layers' && { derive: ['leaves_base', 'reaches_source'] }),
       read: { topk: 5 },

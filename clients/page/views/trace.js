@@ -1,6 +1,7 @@
 import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
+import { measured } from '../targets.js';
 import { armName, labels, metricName, num, percent, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -14,13 +15,13 @@ export const trace = {
   title: 'Trace',
   kind: 'trace',
   body(given, lab) {
-    const { prompt, target, foil, arms, samples, noise, seed, every, base } = given;
+    const { prompt, target, arms, samples, noise, seed, every, base } = given;
     const subject = lab.subject();
     const layers = lab.facts.model?.config.num_layers;
     if (!prompt || !subject.length || !target || !arms.length || (every > 1 && !layers)) return null;
     return {
       prompt, subject,
-      ...(foil ? { targets: { target: [target], foil: [foil] }, metrics: ['logprob:target', 'prob:target', 'logit_diff:target-foil'] } : { target, metrics: ['logprob:target', 'prob:target'] }),
+      ...measured(given, ['logprob', 'prob']),
       arms,
       ...(every > 1 && { layers: { from: 0, to: layers, step: every } }),
       ...(base !== 'corrupted' && { base }),
@@ -98,7 +99,7 @@ export class TraceView extends Watching {
     const total = result.total_effect[metric];
     const body = this.lab.jobs.trace.body;
     return html`
-      <h2>Where <bdi>${visible(result.targets.target[0].text)}</bdi> comes from</h2>
+      <h2>Where <bdi>${result.targets.target.map(({ text }) => visible(text)).join(' or ')}</bdi> comes from</h2>
       <div class="base">
         <span>${words}: clean <b>${num(clean[metric])}</b></span><span>noised <b>${pm(corrupted[metric].mean, corrupted[metric].se)}</b></span>
         <span>total effect <b>${pm(total.mean, total.se, true)}</b> ${unit}</span>
@@ -139,7 +140,8 @@ export class TraceView extends Watching {
     try {
       const clean = await ask('/v1/run', { body: { prompt: body.prompt, read: { topk: 6 } } });
       const said = clean.runs.run.topk.map(token => token.text);
-      const wanted = [...new Set([body.target ?? body.targets.target[0], ...(body.targets ? [body.targets.foil[0]] : []), ...said])].slice(0, 7);
+      const asked = body.targets ? [...body.targets.target, ...body.targets.foil] : [body.target].flat();
+      const wanted = [...new Set([...asked, ...said])].slice(0, Math.max(7, asked.length));
       const targets = Object.fromEntries(wanted.map((text, at) => [`t${at}`, [text]]));
       const one = await ask('/v1/trace', {
         body: { ...body, target: undefined, targets, metrics: Object.keys(targets).map(name => `prob:${name}`), arms: [arm], layers: [data.layers[row]], positions: [position] },
