@@ -1,4 +1,4 @@
-//! Stage 3: forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
+//! Forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
 //!
 //! The engine knows nothing of requests: it gets parts of plans and gives back scores in readout order. Requests take turns
 //! chunk by chunk, and a request whose client is gone simply sends no further chunk.
