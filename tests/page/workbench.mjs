@@ -76,6 +76,18 @@ export function workbench(on) {
     await page.done();
   });
 
+  test('what is copied is copied over plain http too, where browsers hide the clipboard', async () => {
+    const prepare = page => page.addInitScript(() => {
+      window.clipboard = navigator.clipboard;
+      Object.defineProperty(navigator, 'clipboard', { value: undefined });
+    });
+    const page = await open(on.tiny, '#/workbench?prompt=Hello', { prepare });
+    await page.locator('take-away [data-copy=link]').click();
+    await says(page, 'take-away', 'Copied.');
+    assert.equal(await page.evaluate(() => window.clipboard.readText()), page.url());
+    await page.done();
+  });
+
   test('texts in other scripts and long prompts are shown whole', async () => {
     const long = Array.from({ length: 40 }, (_, at) => `word ${at}`).join(' ');
     for (const prompt of ['埃菲尔铁塔位于城市', 'يقع برج إيفل في مدينة', 'Smile 😀 twice 👩‍🚀', long]) {
