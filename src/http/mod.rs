@@ -5,6 +5,7 @@
 
 mod activations;
 mod admin;
+mod admission;
 mod answer;
 mod body;
 mod datasets;
@@ -105,15 +106,15 @@ pub fn router(state: AppState) -> Router {
 }
 
 /// Layers, from the outside in: compression, request id and access log, panics, strict HTTP, CORS, then the routes behind
-/// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because whatever writes a body outside of it would write it under a head
-/// that says it is compressed.
+/// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because
+/// whatever writes a body outside of it would write it under a head that says it is compressed.
 fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::Rule]) -> Router {
     let (router, mut document) = api.split_for_parts();
     rules::document(&mut document, rules);
     let router = router
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
-        .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))
+        .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))
         // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
