@@ -109,7 +109,11 @@ where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
     G: FnOnce(Host) -> Guest,
 {
-    let listener = bind(&config.http.listen).await?;
+    let listener = bind("http.listen", &config.http.listen).await?;
+    let metrics = match config.telemetry.metrics_listen.as_str() {
+        "" => None,
+        address => Some(bind("telemetry.metrics_listen", address).await?),
+    };
     let address = listener.local_addr().context("cannot read the bound address")?;
     let Some(needs_key) = config.auth.needs_key(address.ip()) else {
         bail!(
@@ -131,10 +135,24 @@ where
     let jobs = Arc::new(OnceLock::from(jobs));
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
-    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity, access };
+    let state = AppState {
+        config,
+        readiness: ready,
+        service,
+        jobs: Arc::clone(&jobs),
+        capacity,
+        access,
+        metrics: Arc::default(),
+    };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");
+    if let Some(listener) = metrics {
+        let address = listener.local_addr().context("cannot read the bound address")?;
+        tracing::info!(%address, "metrics on http://{address}/metrics");
+        // It ends with the process: nobody waits for what it answers.
+        tokio::spawn(listen::serve(listener, http::operations(state.clone()), limits, phase.subscribe()));
+    }
     let router = http::router(state.clone());
     let serving = listen::serve(listener, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
@@ -220,9 +238,9 @@ async fn access(needs_key: bool, jobs: &Jobs) -> anyhow::Result<Access> {
     Ok(Access::Keys(keys))
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; if it is in use, choose another with --listen (port 0 picks a free one)")
+        format!("cannot listen on {address}; if it is in use, choose another as {setting} (port 0 picks a free one)")
     })
 }
 

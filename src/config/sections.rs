@@ -232,6 +232,8 @@ pub struct Telemetry {
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,
+    /// A second address, for `/metrics` and the probes; empty for none.
+    pub metrics_listen: String,
 }
 
 impl Http {

@@ -72,7 +72,7 @@ impl Door {
             .and_then(|token| keys.identify(&token).map_err(NoKey::Unfit))
             .map_err(|why| self.refused(why, request.extensions(), keys.is_empty()))?;
         tracing::Span::current().record("key.id", tracing::field::display(key.id));
-        if let Need::One(scopes) = need
+        if let Some(scopes) = need.scopes()
             && !scopes.iter().any(|scope| key.scopes.has(*scope))
         {
             return Err(Refused::NoScope(scopes, key));

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ShowParams, format, one_of, show, tied, with_show};
-use super::wants::retry_after;
+use super::prefer::retry_after;
 use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};

@@ -17,11 +17,13 @@ mod health;
 mod identity;
 mod jobs;
 mod json;
-mod later;
+mod enqueue;
 pub mod listen;
 mod me;
+mod metrics;
 mod models;
 mod packing;
+mod page;
 mod places;
 mod problem;
 mod request_id;
@@ -29,7 +31,7 @@ mod rules;
 mod socket;
 mod state;
 mod sweeps;
-mod wants;
+mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -76,6 +78,7 @@ struct Api;
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(sweeps::routes())
@@ -105,6 +108,12 @@ pub fn router(state: AppState) -> Router {
     wrap(api(), state, rules::RULES)
 }
 
+/// What `telemetry.metrics_listen` serves: metrics and probes, without keys.
+pub fn operations(state: AppState) -> Router {
+    let api = OpenApiRouter::default().merge(health::probes()).merge(metrics::routes());
+    wrap(api, AppState { access: Access::Anyone, ..state }, rules::RULES)
+}
+
 /// Layers, from the outside in: compression, request id and access log, panics, strict HTTP, CORS, then the routes behind
 /// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because
 /// whatever writes a body outside of it would write it under a head that says it is compressed.
@@ -112,9 +121,11 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     let (router, mut document) = api.split_for_parts();
     rules::document(&mut document, rules);
     let router = router
+        .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
         .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))
+        .route_layer(middleware::from_fn(request_id::route))
         // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
@@ -124,6 +135,8 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         Some(layer) => router.layer(layer),
         None => router,
     };
+    let metrics = Arc::clone(&state.metrics);
+    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
@@ -132,7 +145,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     // documents completed here repeat it.
     Router::new()
         .fallback_service(inner)
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(metrics, request_id::layer))
         .layer(middleware::from_fn(packing::layer))
         .layer(
             CompressionLayer::new()

@@ -13,6 +13,7 @@ use crate::engine::Health;
 use crate::jobs::Jobs;
 use crate::keys::Keys;
 use crate::service::Service;
+use crate::telemetry::metrics::Metrics;
 
 /// Shared by all handlers; cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct AppState {
     pub capacity: Capacity,
     /// Who may ask.
     pub access: Access,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What is to be done where keys are needed and there is none.
@@ -130,6 +133,10 @@ pub struct ReadinessReport {
 }
 
 impl Readiness {
+    /// Every `status` of a [`ReadinessReport`].
+    pub const STATUSES: [&str; 7] =
+        ["ready", "loading", "draining", "engine-restarting", "engine-unhealthy", "store-failed", "failed"];
+
     /// The state in words.
     pub fn report(&self, access: &Access) -> ReadinessReport {
         let (status, reason) = match self {

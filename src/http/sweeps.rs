@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 
 use super::answer::{ShowParams, with_show};
 use super::body::Posted;
-use super::wants::{self, Wants, accepted};
+use super::prefer::{self, Wants, accepted};
 use super::{AppState, Problem, jobs, json, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
@@ -70,7 +70,7 @@ async fn sweep(
         }
         _ => return accepted(jobs, &Submitted { job, replayed }).await,
     };
-    wants::name(response.headers_mut(), &job, replayed);
+    prefer::name(response.headers_mut(), &job, replayed);
     Ok(response)
 }
 

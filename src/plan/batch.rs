@@ -23,6 +23,7 @@ pub struct ForwardBatch {
     /// Joins, edits and captures at `embed`.
     pub embed: Tap,
     /// One entry per block.
+    #[serde(with = "layers")]
     pub layers: Vec<LayerBatch>,
     /// Joins, edits and captures at `final_norm`.
     pub final_norm: Tap,
@@ -41,12 +42,12 @@ pub struct ForwardBatch {
 }
 
 /// The tables of one block. `batch[site]` is what happens at a site.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerBatch {
     /// By site, in the order of computation, from `resid_pre` to `resid_post`.
     pub taps: [Tap; SITES],
-    /// Which rows leave attention, and which keys they see.
-    pub attention: AttentionBatch,
+    /// Which rows leave attention, and which keys they see: mostly those of the layer before, and then the same table.
+    pub attention: Arc<AttentionBatch>,
     /// Logit-lens readouts of the residual stream leaving the block.
     pub lens: ReadoutBatch,
 }
@@ -217,6 +218,52 @@ pub struct ReadoutBatch {
     pub kl_refs: Vec<u32>,
     /// Whether entropies are returned.
     pub entropy: bool,
+}
+
+/// Layers, each table of attention written once.
+mod layers {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    use super::{AttentionBatch, LayerBatch, ReadoutBatch, SITES, Tap};
+
+    #[derive(Serialize)]
+    struct Written<'a> {
+        taps: &'a [Tap; SITES],
+        /// None: that of the layer before.
+        attention: Option<&'a AttentionBatch>,
+        lens: &'a ReadoutBatch,
+    }
+
+    #[derive(Deserialize)]
+    struct Read {
+        taps: [Tap; SITES],
+        attention: Option<AttentionBatch>,
+        lens: ReadoutBatch,
+    }
+
+    pub(super) fn serialize<S: Serializer>(layers: &[LayerBatch], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut before: Option<&Arc<AttentionBatch>> = None;
+        serializer.collect_seq(layers.iter().map(|LayerBatch { taps, attention, lens }| {
+            let repeats = before.replace(attention).is_some_and(|before| Arc::ptr_eq(before, attention));
+            Written { taps, attention: (!repeats).then_some(attention), lens }
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<LayerBatch>, D::Error> {
+        let mut before = None;
+        let read = Vec::<Read>::deserialize(deserializer)?;
+        let layer = |Read { taps, attention, lens }| {
+            let attention = attention.map(Arc::new).or_else(|| before.clone());
+            let attention = attention.ok_or_else(|| de::Error::custom("no layer is before the first"))?;
+            before = Some(Arc::clone(&attention));
+            Ok(LayerBatch { taps, attention, lens })
+        };
+        read.into_iter().map(layer).collect()
+    }
 }
 
 /// Shared numbers, written out.

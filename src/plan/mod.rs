@@ -9,7 +9,7 @@ pub mod cost;
 pub mod edits;
 mod live;
 mod members;
-mod moments;
+mod schedule;
 pub mod output;
 pub mod pack;
 pub mod sequences;

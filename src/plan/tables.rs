@@ -1,6 +1,7 @@
 //! Lays a chunk's live rows out as the tables of a [`ForwardBatch`]: one walk forward over the moments.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Address;
 use super::batch::{AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap};
@@ -21,6 +22,9 @@ pub(super) struct Rows<'a> {
     of_slot: Vec<u32>,
     /// Start of each row's keys, kept while rows may still join that need them.
     key_start: Option<Vec<u32>>,
+    /// The latest table of attention, and whether the rows are still those that came into it, in their order.
+    attention: Arc<AttentionBatch>,
+    unchanged: bool,
     peak: usize,
     /// Rows edited so far.
     edited: Vec<EditedRow>,
@@ -33,7 +37,16 @@ type Places = Vec<usize>;
 pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Places, Vec<EditedRow>) {
     let (plan, members) = (live.plan, &live.members);
     let of_slot = vec![NO_ROW; members.slots()];
-    let mut rows = Rows { live, slots: Vec::new(), of_slot, key_start: None, peak: 0, edited: Vec::new() };
+    let mut rows = Rows {
+        live,
+        slots: Vec::new(),
+        of_slot,
+        key_start: None,
+        attention: Arc::default(),
+        unchanged: false,
+        peak: 0,
+        edited: Vec::new(),
+    };
     let (mut tokens, mut positions, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (place, run) in members.runs.iter().map(|run| plan.run(*run)).enumerate() {
         let slots = if run.parent.is_none() { members.slots_of(place) } else { 0..0 };
@@ -53,18 +66,18 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
     let layers = (0..live.layers)
         .map(|layer| {
             let mut taps = [const { Tap { steps: Vec::new(), captures: Vec::new() } }; SITES];
-            let mut attention = AttentionBatch::default();
+            let mut selected = None;
             for (tap, site) in taps.iter_mut().zip(&Site::ALL[Site::ResidPre as usize..]) {
                 match site {
-                    Site::Q => attention = rows.attend(layer),
-                    Site::Z => attention.key_start = rows.key_start.take().unwrap_or_default(),
+                    Site::Q => selected = rows.attend(layer),
+                    Site::Z => rows.all_joined(selected.take()),
                     _ => {}
                 }
                 *tap = rows.tap(Stage::of(Address { layer, site: *site }));
             }
             row_layers += rows.slots.len() as u64;
             let lens = rows.lens(layer, &mut scores, &mut places);
-            LayerBatch { taps, attention, lens }
+            LayerBatch { taps, attention: Arc::clone(&rows.attention), lens }
         })
         .collect();
     let end = |site| Stage::of(Address { layer: live.layers, site });
@@ -92,6 +105,7 @@ impl Rows<'_> {
     fn push(&mut self, slot: Slot) {
         self.of_slot[slot] = self.slots.len() as u32;
         self.slots.push(slot);
+        self.unchanged = false;
         self.peak = self.peak.max(self.slots.len());
     }
 
@@ -150,8 +164,9 @@ impl Rows<'_> {
         tap
     }
 
-    /// Which rows leave the layer's attention, and which keys they see.
-    fn attend(&mut self, layer: u32) -> AttentionBatch {
+    /// Which rows leave the layer's attention, and which keys they see, without the starts of these. None: as in the layer
+    /// before.
+    fn attend(&mut self, layer: u32) -> Option<AttentionBatch> {
         let live = self.live;
         let members = &live.members;
         let attention = Stage::attention(layer);
@@ -169,10 +184,17 @@ impl Rows<'_> {
             }
             stays
         });
+        let stay = out.len();
         for &slot in live.moments.at(attention).births.iter().filter(|slot| is_read_later(**slot)) {
             out.push(self.row(members.copied(slot, before)));
             self.slots.push(slot);
         }
+        let all_stay = left_out.is_empty() && out.len() == stay;
+        if all_stay && self.unchanged {
+            self.key_start = Some(self.attention.key_start.clone());
+            return None;
+        }
+        self.unchanged = all_stay;
 
         // Each run that has rows here sees the keys up to its last.
         let mut seen = vec![0; members.runs.len()];
@@ -196,7 +218,17 @@ impl Rows<'_> {
             self.of_slot[slot] = row;
         }
         self.peak = self.peak.max(self.slots.len());
-        AttentionBatch { out, key_start: Vec::new(), keys }
+        Some(AttentionBatch { out, key_start: Vec::new(), keys })
+    }
+
+    /// No further row joins that needs the keys of the layer's attention: its table is complete.
+    fn all_joined(&mut self, selected: Option<AttentionBatch>) {
+        let key_start = self.key_start.take().unwrap_or_default();
+        if key_start.len() == self.attention.key_start.len() && selected.is_none() {
+            return;
+        }
+        let selected = selected.unwrap_or_else(|| AttentionBatch::clone(&self.attention));
+        self.attention = Arc::new(AttentionBatch { key_start, ..selected });
     }
 
     /// The lens readouts of a layer. `scores`: how many the batch has so far.

@@ -411,6 +411,40 @@ fn rows_of_one_position_join_side_by_side() {
     assert_eq!(join, [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]);
 }
 
+/// Whether each layer has the same table of attention as the one before, in the same place.
+fn repeats(batch: &ForwardBatch) -> Vec<bool> {
+    batch.layers.windows(2).map(|two| Arc::ptr_eq(&two[0].attention, &two[1].attention)).collect()
+}
+
+/// A batch as the engine process gets it.
+fn sent(batch: &ForwardBatch) -> (ForwardBatch, usize) {
+    let bytes = postcard::to_stdvec(batch).expect("plain data");
+    (postcard::from_bytes(&bytes).expect("as it was written"), bytes.len())
+}
+
+#[test]
+fn attention_is_laid_out_and_sent_once_where_layers_repeat_it() {
+    let mut plan = Plan::default();
+    let root = plan.root((0..100).collect());
+    plan.read(root, 99);
+    let cut = Edit::new(Address { layer: 3, site: Site::Q }, vec![98], Op::Zero, EditGroup::Patch);
+    let cell = plan.branch(root, vec![cut]);
+    plan.read(cell, 99);
+    let batch = Packing::new(&plan, 8, usize::MAX, Mode::Branching).expect("no budget").chunk(0).batch;
+    // Layer 3: a row joins between the selection and the values; 4: the one behind it, at the selection; 6 has them all, and
+    // in 7 those are left out that nothing reads.
+    assert_eq!(repeats(&batch), [true, true, false, false, false, true, false]);
+    let (received, bytes) = sent(&batch);
+    assert_eq!((repeats(&received), &received), (repeats(&batch), &batch));
+    let mut apart = batch;
+    apart
+        .layers
+        .iter_mut()
+        .for_each(|layer| layer.attention = Arc::new(AttentionBatch::clone(&layer.attention)));
+    let (received, all) = sent(&apart);
+    assert!(all > bytes + 3 * 300 && received == apart, "{bytes} bytes against {all}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -245,7 +245,7 @@ fn draft(
         let token = &run.tokens[*position as usize];
         TokenAt { id: token.id, text: token.text.clone() }
     };
-    let heads = lower::heads(key.site, &served.config);
+    let heads = served.config.site_heads(key.site);
     Draft {
         name: None,
         model: served.name.clone(),

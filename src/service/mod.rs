@@ -4,7 +4,7 @@
 
 mod activations;
 mod cases;
-mod lost;
+mod required_runs;
 mod mean;
 mod served;
 pub mod start;
@@ -165,10 +165,10 @@ impl Service {
         let Asked { body, share } = asked.into();
         let share = &share;
         let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::run(&body, facts)).await?;
+            self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
         let promised = activations::reserve(&self.served.activations, share.owner(), &layout)?;
         let Computed { output, .. } = self.compute(share, prelude, plan).await?;
-        lost::none(&output)?;
+        required_runs::none(&output)?;
         let envelope = self.envelope("run");
         let answer = move |facts: &ServedTo| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
@@ -181,10 +181,11 @@ impl Service {
     pub async fn patch(&self, asked: impl Into<Asked>) -> Result<PatchResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::patch(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::patch::PatchSpec>(&body, facts))
+            .await?;
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, lost::compared_in_patch(&layout))?;
+        required_runs::none_of(&output, required_runs::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
         let answer =
             move |facts: &ServedTo| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
@@ -206,7 +207,7 @@ impl Service {
             };
         drop(body);
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, layout.case.unpatched())?;
+        required_runs::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
             move |facts: &ServedTo| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
@@ -217,13 +218,14 @@ impl Service {
     pub async fn align(&self, asked: impl Into<Asked>) -> Result<AlignResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::align(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::align::AlignSpec>(&body, facts))
+            .await?;
         let output = match &layout.common.measures[..] {
             [] => None,
             _ => Some(self.compute(share, prelude, plan).await?.output),
         };
-        output.as_ref().map_or(Ok(()), lost::none)?;
+        output.as_ref().map_or(Ok(()), required_runs::none)?;
         let envelope = self.envelope("align");
         let answer =
             move |facts: &ServedTo| align::respond(&layout, output.as_ref(), facts.words(), envelope);
@@ -274,9 +276,9 @@ impl Service {
         let planned = self.lower_long(share, move |facts, abandoned| {
             let inner = &*inner;
             let (prelude, plan, request, common) = match kind {
-                Planned::Run => lower::run(inner, facts)
+                Planned::Run => lower::lower::<crate::spec::run::RunSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Patch => lower::patch(inner, facts)
+                Planned::Patch => lower::lower::<crate::spec::patch::PatchSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
                     Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),
@@ -380,7 +382,7 @@ impl Service {
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = turn.execute(&self.engine, first).await?;
-            lost::none(&captured)?;
+            required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
             let again = self.respond(share, move |_| {

@@ -202,7 +202,7 @@ pub(super) fn survey(
     abandoned: &Abandoned,
     enough: impl Fn(&Survey) -> bool,
 ) -> Result<Result<Survey, PackError>, Problems> {
-    let mut found = sweep.gather(body);
+    let mut found = sweep.case_table(body);
     let mut survey = Survey { samples: 1, ..Survey::default() };
     for case in 0..sweep.len() {
         if abandoned.is_set() || found.is_full() {
@@ -407,7 +407,7 @@ impl Service {
         let lowered = self.lower(share, move |facts| of_case.case(case, Which::Baselines, facts)).await?;
         let Lowered { prelude, plan, layout } = lowered;
         let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
-        super::lost::none(&output)?;
+        super::required_runs::none(&output)?;
         let usage = output.usage;
         let sweep = Arc::clone(sweep);
         let made = self.respond(share, move |facts| {
@@ -439,7 +439,7 @@ impl Service {
             .await?;
         let Computed { output, resolved } =
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
-        super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
+        super::required_runs::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
         let made = self.respond(share, move |facts| {
             let text = |id| facts.words().text(id);

@@ -47,6 +47,7 @@ const ROUTES: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
+            "GET /metrics",
             "GET /v1/admin/keys",
             "POST /v1/admin/keys",
             "DELETE /v1/admin/keys/{id}",

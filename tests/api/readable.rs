@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::schema::documented;
 use crate::support::{
-    Server, all_scopes, limits, queue, read_to_close, state, tiny, tiny_with, token, with_keys,
+    Server, all_is_free, all_scopes, limits, queue, read_to_close, state, tiny, tiny_with, token, with_keys,
 };
 
 /// A client that accepts gzip and takes it off, as most do by themselves.
@@ -175,7 +175,7 @@ async fn refusals_for_want_of_a_model_or_of_memory_can_be_read_too() {
     drop((held, small));
     let (status, ..) = ask(&server, &Method::POST, "/v1/tokenize", &[JSON], Some(large)).await;
     assert_eq!(status, 200);
-    assert_eq!(full.capacity.free(), 1 << 20, "everything is given back");
+    all_is_free(&full, 1 << 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,7 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
         access: Access::Anyone,
     }
 }
@@ -120,6 +121,17 @@ pub(crate) fn read_to_close(client: &mut Client) -> (String, Duration) {
     (String::from_utf8_lossy(&bytes).into_owned(), client.opened.elapsed())
 }
 
+/// All memory of a server's budget is given back, soon after the last answer was taken.
+pub(crate) async fn all_is_free(state: &AppState, free: u64) {
+    for _ in 0..250 {
+        if state.capacity.free() == free {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} of {free} bytes are free", state.capacity.free());
+}
+
 /// A complete request that asks the server to close afterwards.
 pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
@@ -155,8 +167,9 @@ pub(crate) fn tiny() -> AppState {
     TINY.clone()
 }
 
-/// A job queue of its own for a server, in a folder of its own, with nobody who works on it.
+/// A job queue and a budget of memory of its own for a server, in a folder of its own, with nobody who works on it.
 pub(crate) async fn queue(mut state: AppState) -> AppState {
+    state.capacity = Capacity::new(state.config.limits.memory_bytes);
     let mut config = (*state.config).clone();
     config.store.data_dir = data_dir();
     let jobs = mediant::jobs::start::jobs(&config, &state.service).await.unwrap();

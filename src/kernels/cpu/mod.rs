@@ -42,20 +42,17 @@ impl std::fmt::Debug for Cpu {
 impl Cpu {
     /// A device that shares the model with no other. `threads`: 0 for one per core.
     pub fn new(threads: usize, dtype: Dtype) -> Result<Cpu, rayon::ThreadPoolBuildError> {
-        Cpu::of_ranks(threads, dtype, Box::new(Single))
+        Ok(Cpu { pool: pool(threads).build()?, dtype, ranks: Box::new(Single) })
     }
 
-    /// One of several ranks.
+    /// One of several ranks, on the thread that makes it: this thread is one of the pool's, so that products are not handed to
+    /// another one. A thread is in one pool only.
     pub fn of_ranks(
         threads: usize,
         dtype: Dtype,
         ranks: Box<dyn Collective<[f32]> + Send + Sync>,
     ) -> Result<Cpu, rayon::ThreadPoolBuildError> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("kernels-{i}"))
-            .build()?;
-        Ok(Cpu { pool, dtype, ranks })
+        Ok(Cpu { pool: pool(threads).use_current_thread().build()?, dtype, ranks })
     }
 
     /// Threads that share the work.
@@ -334,6 +331,11 @@ impl Kernels for Cpu {
     ) -> Vec<Partial> {
         score::score(x, unembed, &own, readout, &self.pool, &*self.ranks)
     }
+}
+
+/// A pool of so many threads.
+fn pool(threads: usize) -> rayon::ThreadPoolBuilder {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("kernels-{i}"))
 }
 
 /// The keys of the batch's rows.

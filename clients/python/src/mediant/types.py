@@ -351,6 +351,9 @@ class Estimate(TypedDict):
 EveryWord: TypeAlias = Literal['every']
 
 
+Expected: TypeAlias = str | Literal[False]
+
+
 class FieldProblem(TypedDict):
     """
     One thing wrong with one field of a request.
@@ -367,7 +370,7 @@ class Filters(TypedDict):
     Which cases count. The others are dropped, and listed with the reason. Probabilities are those of the target.
     """
 
-    expect_top1: NotRequired[bool]
+    expect_top1: NotRequired[Expected]
     min_clean_prob: NotRequired[float | None]
     min_total_effect: NotRequired[float | None]
 
@@ -504,7 +507,7 @@ class KeepCells(TypedDict):
     What is kept of a sweep beside averages.
     """
 
-    per_case: NotRequired[bool]
+    cells: NotRequired[bool]
 
 
 class KeptActivation(TypedDict):
@@ -1953,11 +1956,11 @@ class Arm(TypedDict):
     """
 
     dims: NotRequired[Dims | None]
+    freeze: NotRequired[list[Site]]
     heads: NotRequired[Heads | None]
     keys: NotRequired[Positions | None]
     op: NotRequired[ArmOp | None]
     positions: NotRequired[Positions | None]
-    sever: NotRequired[list[Site]]
     site: Site
     window: NotRequired[int]
 
@@ -2015,7 +2018,7 @@ class AveragingForm(TypedDict):
     ci: NotRequired[IntervalForm | None]
     compare: NotRequired[list[AverageKey] | None]
     stats: NotRequired[list[str] | None]
-    top_k: NotRequired[TopForm | None]
+    topk: NotRequired[TopForm | None]
 
 
 class Basis1(TypedDict):
@@ -2800,7 +2803,6 @@ SweepBody = TypedDict(
         'keep': NotRequired[KeepCells | None],
         'metrics': NotRequired[list[str] | None],
         'model': NotRequired[str | None],
-        'normalise': NotRequired[Normalise | None],
         'output': NotRequired[list[str] | None],
         'priority': NotRequired[str | None],
         'read': NotRequired[Any],
@@ -2825,11 +2827,11 @@ class TraceSpec(Experiment):
     """
 
     arms: NotRequired[ArmsForm]
+    base: NotRequired[str]
     controls: NotRequired[list[Control]]
     corrupt: NotRequired[Corruption]
     derive: NotRequired[list[Derive]]
-    direction: NotRequired[Direction]
-    expect_top1: NotRequired[str | None]
+    expect_top1: NotRequired[Expected | None]
     keep: NotRequired[Keep]
     layers: NotRequired[Layers]
     on_unexpected: NotRequired[OnUnexpected]
@@ -2869,9 +2871,9 @@ class CasesSpec(TypedDict):
     aggregate: Aggregate
     allow_trivial: bool
     arms: ArmsForm
+    base: str
     cases: list[Case]
     corrupt: Corruption
-    direction: Direction
     filters: Filters
     keep: KeepCases
     layers: Layers
@@ -3001,11 +3003,11 @@ TraceBody = TypedDict(
         'target_scoring': NotRequired[TargetScoring],
         'targets': NotRequired[dict[str, Vec]],
         'arms': NotRequired[ArmsForm],
+        'base': NotRequired[str],
         'controls': NotRequired[list[Control]],
         'corrupt': NotRequired[Corruption],
         'derive': NotRequired[list[Derive]],
-        'direction': NotRequired[Direction],
-        'expect_top1': NotRequired[str | None],
+        'expect_top1': NotRequired[Expected | None],
         'keep': NotRequired[Keep2 | Keep],
         'layers': NotRequired[Layers],
         'on_unexpected': NotRequired[OnUnexpected],
