@@ -165,6 +165,8 @@ pub struct Limits {
     pub queue_depth: usize,
     /// Requests with a body that one owner of keys may have on their way.
     pub owner_requests: u32,
+    /// Row-layers that one owner of keys may have computed on a day, UTC; 0: any number.
+    pub owner_row_layers_day: u64,
     /// Bytes of memory for bodies, what is read from them, plans and answers.
     pub memory_bytes: u64,
 }

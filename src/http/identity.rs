@@ -1,7 +1,7 @@
 //! Who asks, and whether the rules let them: known from the head alone, before any of a body is read.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
@@ -18,6 +18,8 @@ use super::rules::{Need, Rule, need, one_of};
 use super::state::{Access, AppState, FIRST_KEY};
 use crate::keys::{Key, Scope, Token, Unfit};
 use crate::owner::Owner;
+use crate::service::Service;
+use crate::usage;
 
 /// Who asks. Handlers find it in the request's extensions; there is no request for work without.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,11 +52,19 @@ pub(super) struct Door {
     access: Access,
     rules: &'static [Rule],
     admission: Admission,
+    service: Arc<OnceLock<Service>>,
+    row_layers_day: u64,
 }
 
 impl Door {
     pub(super) fn new(state: &AppState, rules: &'static [Rule]) -> Self {
-        Self { access: state.access.clone(), rules, admission: Admission::new(&state.config) }
+        Self {
+            access: state.access.clone(),
+            rules,
+            admission: Admission::new(&state.config),
+            service: Arc::clone(&state.service),
+            row_layers_day: state.config.limits.owner_row_layers_day,
+        }
     }
 
     /// Who sent a request, if its route asks for that, and a place among the owner's.
@@ -78,11 +88,24 @@ impl Door {
             return Err(Refused::NoScope(scopes, key));
         }
         // Reads are quick, and streams of events have places of their own.
-        let place = match *request.method() {
-            Method::POST => Some(self.admission.enter(&key.owner).ok_or(Refused::Enough)?),
-            _ => None,
-        };
+        let place =
+            if *request.method() == Method::POST { Some(self.admit(need, &key.owner)?) } else { None };
         Ok((Some(Caller { owner: key.owner.clone(), key: Some(key) }), place))
+    }
+
+    /// A place for a request with a body, if its owner has one and may have more computed.
+    fn admit(&self, need: Need, owner: &Owner) -> Result<OnItsWay, Refused> {
+        let place = self.admission.enter(owner).ok_or(Refused::Enough)?;
+        let Some(service) = self.service.get() else { return Ok(place) };
+        let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep);
+        if self.row_layers_day > 0 && need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
+            let used = service.ledger.used(owner).row_layers;
+            if used >= self.row_layers_day {
+                return Err(Refused::DailyLimit { used, most: self.row_layers_day });
+            }
+        }
+        service.ledger.let_in(owner);
+        Ok(place)
     }
 
     /// Without a key, or with one that is none: told to wait where an address has shown too many of these. To have none is
@@ -147,6 +170,7 @@ enum Refused {
     NoScope(&'static [Scope], Arc<Key>),
     TooManyFailures(Duration),
     Enough,
+    DailyLimit { used: u64, most: u64 },
 }
 
 impl IntoResponse for Refused {
@@ -184,6 +208,12 @@ impl IntoResponse for Refused {
                 let detail = "as many of your requests are on their way as limits.owner_requests allows";
                 let fix = "wait for one of them; with `Prefer: respond-async` requests become jobs, which are not counted";
                 (refusal(Kind::Overloaded, "owner_requests", detail, fix).retry_after(1), None)
+            }
+            Self::DailyLimit { used, most } => {
+                let detail = format!("{used} row-layers were computed for you today, of {most}");
+                let fix = "come back after midnight, UTC, or ask who runs the server for a larger limits.owner_row_layers_day";
+                let problem = refusal(Kind::Overloaded, "daily_limit", &detail, fix);
+                (problem.retry_after(usage::today().1), None)
             }
         };
         let mut response = problem.into_response();

@@ -52,6 +52,7 @@ const ROUTES: &[(&str, &[&str])] = &[
             "POST /v1/admin/keys",
             "DELETE /v1/admin/keys/{id}",
             "POST /v1/admin/keys/{id}/rotate",
+            "GET /v1/admin/usage",
         ],
     ),
 ];
@@ -584,4 +585,43 @@ async fn an_owner_has_so_many_requests_on_their_way_whatever_the_key() {
     held.abort();
     let _ = held.await;
     assert_eq!(tokenize(&second).await.status(), 200, "who has left is not counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_computed_is_counted_by_owner_and_a_days_limit_holds() {
+    let (state, keys) = with_keys(tiny_with(&[("limits.owner_row_layers_day", "1")])).await;
+    let (alice, second) =
+        (Client::new(&state, &keys, "alice").await, Client::new(&state, &keys, "alice").await);
+    let (bob, run) = (Client::new(&state, &keys, "bob").await, json!({"prompt": "Rome is in"}));
+    assert_eq!(alice.get("/v1/me").await.json()["today"]["row_layers"], 0);
+    let answer = alice.made("/v1/run", &run).await;
+    let me = second.get("/v1/me").await.json();
+    check_response("get", "/v1/me", "200", &me);
+    let today = &me["today"];
+    assert_eq!(today["row_layers"], answer["usage"]["row_layers"]);
+    assert!(today["row_layers"].as_u64().unwrap() > 1, "{me}");
+    assert_eq!((&today["requests"], &today["row_layers_limit"]), (&json!(1), &json!(1)));
+    for (path, body) in [("/v1/run", &run), ("/v1/sweep", &sweep())] {
+        let refused = second.post(path, body).await;
+        assert_eq!(refused.status, 429, "{path}: {}", refused.text());
+        assert_eq!(refused.json()["errors"][0]["code"], "daily_limit");
+        let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=86_400).contains(&wait));
+    }
+    assert_eq!(second.post("/v1/tokenize", &run).await.status, 200, "what computes nothing is let in");
+    let answer = bob.made("/v1/run", &run).await;
+    let service = state.service.get().unwrap();
+    service.ledger.settle(&state.jobs.get().unwrap().store).await.unwrap();
+    let usage = bob.get("/v1/admin/usage").await.json();
+    check_response("get", "/v1/admin/usage", "200", &usage);
+    let rows = usage["owners"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| row["owner"].as_str().unwrap()).collect::<Vec<_>>(), ["alice", "bob"]);
+    assert_eq!(rows[1]["row_layers"], answer["usage"]["row_layers"]);
+    let same = bob.get(&format!("/v1/admin/usage?day={}", usage["day"].as_str().unwrap())).await.json();
+    assert_eq!(same, usage);
+    assert_eq!(bob.get("/v1/admin/usage?day=2020-02-29").await.json()["owners"], json!([]));
+    for day in ["2026-02-30", "today", ""] {
+        let refused = bob.get(&format!("/v1/admin/usage?day={day}")).await;
+        assert_eq!((refused.status.as_u16(), &refused.json()["errors"][0]["pointer"]), (422, &json!("?day")));
+    }
 }
