@@ -14,6 +14,7 @@ import { averages } from './views/averages.js';
 import { inside } from './views/inside.js';
 import { jobs } from './views/jobs.js';
 import { status } from './views/status.js';
+import { scoringChoice } from './parts/scoring.js';
 import './parts/token-strip.js';
 import './parts/remarks.js';
 
@@ -66,6 +67,10 @@ class LabPage extends Watching {
       </main>`;
   }
 
+  updated() {
+    document.title = `${VIEWS[this.lab.view].title} · mediant`;
+  }
+
   /** What is shared by the views that ask about one prompt. */
   #prompt() {
     const { lab, given, live: said } = this;
@@ -80,7 +85,8 @@ class LabPage extends Watching {
       <div class="row">
         <label>Target <input class="token" name="target" dir="auto" .value=${live(given.target)} @input=${set('target')} autocomplete="off"></label>
         <label>Foil <input class="token" name="foil" dir="auto" placeholder="none" .value=${live(given.foil)} @input=${set('foil')} autocomplete="off"></label>
-        <span class="dim">Tokens mostly begin with a space.</span></div>
+        ${scoringChoice(lab)}
+        <span class="dim">Tokens mostly begin with a space. Alternatives: a bar between them, “ a| b”.</span></div>
       <remark-list .problem=${said.problem} .lints=${said.tokenLints}></remark-list>`;
   }
 

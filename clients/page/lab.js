@@ -38,8 +38,10 @@ export class Lab extends EventTarget {
 
   /** Sets fields and asks the server about them. */
   set(fields) {
+    const before = JSON.stringify(this.body());
     Object.assign(this.given, fields);
-    if (!('r' in fields)) this.given.r = '';
+    // What only changes how a result is shown keeps it.
+    if (JSON.stringify(this.body()) !== before) this.given.r = '';
     this.#address();
     this.ask();
     this.changed();
@@ -120,7 +122,7 @@ export class Lab extends EventTarget {
     // Who is at the workbench is about to trace.
     const view = this.view === 'workbench' ? 'trace' : this.view;
     const [body, kind] = [this.body(view), this.kind(view)];
-    if (!body || this.live.problem) {
+    if (!body || (this.live.problem && !this.#views[view].alone)) {
       Object.assign(this.live, { plan: null, planProblem: null });
       return;
     }

@@ -12,7 +12,11 @@ export const FIELDS = {
   tokens: { ...text, initial: '' },
   target: { ...text, initial: '' },
   foil: { ...text, initial: '' },
+  scoring: { ...text, initial: 'first_token' },
+  // how a result is shown
   metric: { ...text, initial: '' },
+  group: { ...text, initial: '' },
+  class: { ...text, initial: 'last_subject' },
   // trace
   arms: { ...list, initial: ['hidden', 'mlp', 'attn'] },
   samples: { ...number, initial: 10 },

@@ -1,6 +1,7 @@
 // From a request in its long form, as answers show it, back to the fields of a link.
 
 import { initial } from './link.js';
+import { joined } from './targets.js';
 
 const only = object => Object.values(object ?? {});
 
@@ -9,8 +10,9 @@ export function fieldsOf(kind, request, model) {
   if (!request) return null;
   const fields = initial();
   const { targets, runs } = request;
-  fields.target = first(targets?.target);
-  fields.foil = first(targets?.foil);
+  fields.scoring = request.target_scoring ?? 'first_token';
+  fields.target = texts(targets?.target);
+  fields.foil = texts(targets?.foil);
   if (kind === 'trace') {
     const clean = only(runs).find(run => run.prompt);
     if (!clean || !fields.target) return null;
@@ -43,4 +45,4 @@ export function fieldsOf(kind, request, model) {
   return null;
 }
 
-const first = target => (typeof target?.[0] === 'string' ? target[0] : '');
+const texts = target => (target?.every(one => typeof one === 'string') ? joined(target) : '');

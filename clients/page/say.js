@@ -46,7 +46,10 @@ export const armName = name => ARMS[name] ?? name;
 /** `logprob:target` of the target " Paris" in words, and its unit. */
 export function metricName(metric, targets) {
   const [kind, of = ''] = metric.split(':');
-  const text = name => `“${visible(targets?.[name]?.[0]?.text ?? name ?? '')}”`;
+  const text = name => {
+    const [first, ...others] = targets?.[name] ?? [];
+    return `“${visible(first?.text ?? name ?? '')}”${others.length ? ` or ${others.length} more` : ''}`;
+  };
   const [a, b] = of.split('-');
   const names = {
     prob: [`P(${text(a)})`, ''], logprob: [`log P(${text(a)})`, 'nats'], logit: [`logit of ${text(a)}`, 'logits'],

@@ -85,7 +85,7 @@ async fn document(headers: HeaderMap) -> Response {
             return (StatusCode::NOT_MODIFIED, kept).into_response();
         }
         let kind = [(header::CONTENT_TYPE, "text/html; charset=utf-8")];
-        (kept, kind, guards(), build.document.clone()).into_response()
+        (kept, kind, guards(), NO_GUESSES, build.document.clone()).into_response()
     })
 }
 
@@ -104,14 +104,16 @@ async fn asset(Path((build, path)): Path<(String, String)>) -> Result<Response, 
         _ => "text/plain; charset=utf-8",
     };
     let kept = [(header::CACHE_CONTROL, "public, max-age=31536000, immutable"), (header::CONTENT_TYPE, kind)];
-    Ok((kept, guards(), data.into_owned()).into_response())
+    Ok((kept, NO_GUESSES, data.into_owned()).into_response())
 }
 
-/// What a browser must not do with the page.
-fn guards() -> [(HeaderName, HeaderValue); 3] {
+/// A file is what its type says.
+const NO_GUESSES: [(HeaderName, &str); 1] = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+
+/// What a browser must not do with the page. It asks this of documents alone.
+fn guards() -> [(HeaderName, HeaderValue); 2] {
     [
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     ]
 }

@@ -37,7 +37,7 @@ look(on, {
   trace: { link: `#/trace?${PROMPT}&samples=2`, steps: start, until: 'heat-map .base' },
   patch: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of`, steps: start, until: 'series-chart svg' },
   heads: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of&sweep=heads`, steps: start, until: 'heat-map .base' },
-  averages: { link: '#/averages?samples=2&wrong=keep', steps: saved, until: 'take-away' },
+  averages: { link: '#/averages?samples=2&wrong=keep', steps: saved, until: 'heat-map .base' },
   inside: { link: `#/inside?${PROMPT}&foil=+Rome`, steps: start, until: 'series-chart svg' },
   jobs: { link: '#/jobs', steps: page => page.locator('jobs-view tbody a').first().click(), until: 'jobs-view img' },
   status: { link: '#/status', until: 'dl' },

@@ -25,7 +25,7 @@ const freePort = () => new Promise(resolve => {
 export async function serve({ model, keys = false } = {}) {
   const port = await freePort();
   const data = mkdtempSync(join(tmpdir(), 'mediant-page-'));
-  const made = keys && execFileSync(program, ['key', 'create', '--owner', 'ada', '--data-dir', data], { encoding: 'utf8' });
+  const made = keys && execFileSync(program, ['key', 'create', '--owner', 'ada', '--data-dir', data], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
   const child = spawn(program, ['serve', '--listen', `127.0.0.1:${port}`, '--data-dir', data, ...(model ? ['--model', model] : [])], {
     stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...(keys && { MEDIANT__AUTH__KEYS: 'on' }) },
   });
@@ -106,4 +106,18 @@ export async function shoot(page, name) {
   if (!process.env.MEDIANT_SHOTS) return;
   mkdirSync(process.env.MEDIANT_SHOTS, { recursive: true });
   await page.screenshot({ path: join(process.env.MEDIANT_SHOTS, `${name}.png`), fullPage: true });
+}
+
+/** What a button copies. */
+export async function copied(page, what) {
+  await page.locator(`take-away [data-copy=${what}]`).first().click();
+  await says(page, 'take-away', 'Copied.');
+  return page.evaluate(() => navigator.clipboard.readText());
+}
+
+/** What the copied call of the Python client gives: all of it is run, figures and tables too. */
+export function python(text, wanted) {
+  const program = `${text}\nimport json; print(json.dumps(result.document[${JSON.stringify(wanted)}]))`;
+  const env = { ...process.env, MPLBACKEND: 'Agg' };
+  return JSON.parse(execFileSync(process.env.MEDIANT_PYTHON, ['-W', 'ignore', '-c', program], { encoding: 'utf8', maxBuffer: 1 << 26, env }));
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { open, says } from './support.mjs';
+import { copied, open, python, says } from './support.mjs';
 
 export const LINK = '#/trace?prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris&samples=2&every=5';
 
@@ -46,19 +46,13 @@ export function trace(on) {
       const there = await fetch(`${on.model.url}/v1/jobs/${job}/${path}`);
       assert.deepEqual(readFileSync(await download.path()), Buffer.from(await there.arrayBuffer()), form);
     }
-    const copy = async what => {
-      await page.locator(`take-away [data-copy=${what}]`).click();
-      await says(page, 'take-away', 'Copied.');
-      return page.evaluate(() => navigator.clipboard.readText());
-    };
-    const curl = JSON.parse(execFileSync('bash', ['-c', `${await copy('curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
+    const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
     assert.deepEqual(curl.arms, answer.arms);
-    if (process.env.MEDIANT_PYTHON) {
-      const text = (await copy('python')).replace('result.plot()', 'import json; print(json.dumps(result.document["arms"]))');
-      const out = execFileSync(process.env.MEDIANT_PYTHON, ['-W', 'ignore', '-c', text], { encoding: 'utf8', maxBuffer: 1 << 26 });
-      assert.deepEqual(JSON.parse(out), answer.arms);
-    }
-    // A link in a fresh browser: the same picture, and nothing is computed.
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'arms'), answer.arms);
+    // A link in a fresh browser: the same picture, of the metric that was chosen, and nothing is computed.
+    await page.locator('trace-view label', { hasText: 'Metric' }).locator('select').selectOption('prob:target');
+    await says(page, 'heat-map', 'effect on P(“·Paris”)');
+    await page.waitForTimeout(200);
     const pixels = page => page.locator('heat-map .base').first().evaluate(canvas => canvas.toDataURL());
     const here = await pixels(page);
     const before = (await on.model.ask('/v1/jobs')).jobs.length;
@@ -141,9 +135,7 @@ export function trace(on) {
     // What is taken away carries no key, and yet the page's own requests do.
     const [download] = await Promise.all([page.waitForEvent('download'), page.locator('take-away [data-form=svg]').click()]);
     assert.match(readFileSync(await download.path(), 'utf8'), /^<svg/);
-    await page.locator('take-away [data-copy=curl]').click();
-    await says(page, 'take-away', 'Copied.');
-    const text = await page.evaluate(() => navigator.clipboard.readText());
+    const text = await copied(page, 'curl');
     assert.doesNotMatch(text + page.url(), /mdt_/);
     const run = JSON.parse(execFileSync('bash', ['-c', `${text} -s`], { encoding: 'utf8', maxBuffer: 1 << 26, env: { ...process.env, MEDIANT_KEY: on.locked.token } }));
     assert.ok(run.runs.run.topk.length);

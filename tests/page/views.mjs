@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { open, says } from './support.mjs';
+import { copied, open, python, says } from './support.mjs';
 
 const CASES = `id,group,prompt,subject,target
 eiffel,a,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
@@ -20,18 +20,6 @@ const shown = async (on, page) => {
 const save = async (page, form) => {
   const [download] = await Promise.all([page.waitForEvent('download'), page.locator(`take-away [data-form=${form}]`).first().click()]);
   return readFileSync(await download.path());
-};
-
-const copied = async (page, what) => {
-  await page.locator(`take-away [data-copy=${what}]`).first().click();
-  await says(page, 'take-away', 'Copied.');
-  return page.evaluate(() => navigator.clipboard.readText());
-};
-
-/** What the copied call of the Python client gives, once it is there. */
-const python = (text, wanted) => {
-  const program = `${text.split('\n').slice(0, -1).join('\n')}\nimport json; print(json.dumps(result.document[${JSON.stringify(wanted)}]))`;
-  return JSON.parse(execFileSync(process.env.MEDIANT_PYTHON, ['-W', 'ignore', '-c', program], { encoding: 'utf8', maxBuffer: 1 << 26 }));
 };
 
 export function views(on) {
@@ -76,6 +64,18 @@ export function views(on) {
     assert.deepEqual(await save(page, 'csv'), Buffer.from(await (await fetch(`${on.model.url}/v1/jobs/${job}/result?format=csv`)).arrayBuffer()));
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
     assert.deepEqual(curl.values, answer.values);
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'values'), answer.values);
+    await page.done();
+  });
+
+  test('targets may be alternatives and texts of several tokens, and a patch may have an unrelated prompt beside it', async () => {
+    const page = await open(on.model, '#/patch?prompt=The+river+has+a+strong+water&source=Why+do+electricians+make+good+swimmers%3F+Because+they+know+the&target=+voltage%7C+electricity&foil=+flow%7C+pressure&controls=unrelated_prompt&scoring=joint');
+    await page.locator('job-bar button.go:enabled').click();
+    await page.locator('series-chart svg').waitFor({ timeout: 60_000 });
+    const [, answer] = await shown(on, page);
+    assert.deepEqual([answer.request.targets, answer.request.target_scoring], [{ target: [' voltage', ' electricity'], foil: [' flow', ' pressure'] }, 'joint']);
+    assert.ok(answer.controls.unrelated_prompt);
+    await says(page, 'patch-view h2', '“·voltage” or 1 more');
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'values'), answer.values);
     await page.done();
   });
@@ -133,11 +133,12 @@ export function views(on) {
     await page.locator('series-chart svg').focus();
     await page.keyboard.press('Home');
     assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`Attention ${Number(attribution.attn_out[0].toPrecision(3))}`));
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'runs'), answer.runs);
     await page.done();
   });
 
   test('jobs: one is found, opened in its view with the same numbers, and called off', async () => {
-    const body = { prompt: 'The Eiffel Tower is in the city of', subject: 'Eiffel Tower', target: ' Paris', metrics: ['logprob:target', 'prob:target'], arms: ['hidden'], layers: [0, 15], corrupt: { samples: 2 } };
+    const body = { prompt: 'The Eiffel Tower is in the city of', subject: 'Eiffel Tower', target: ' Paris', metrics: ['logprob:target', 'prob:target'], arms: ['hidden'], layers: { from: 0, to: 30, step: 15 }, corrupt: { samples: 2 } };
     const submit = (body, kind = 'trace') => fetch(`${on.model.url}/v1/${kind}`, { method: 'POST', headers: { 'content-type': 'application/json', prefer: 'respond-async' }, body: JSON.stringify(body) }).then(answer => answer.json());
     const { id } = await submit(body);
     const page = await open(on.model, `#/jobs/${id}`);

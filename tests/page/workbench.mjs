@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { test } from 'node:test';
-import { open, says } from './support.mjs';
+import { copied, open, python, says } from './support.mjs';
 
 const EIFFEL = '#/workbench?prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris';
 
@@ -11,7 +11,7 @@ export function workbench(on) {
     await says(page, '.next li', '·Paris');
     const { paint, bytes } = await page.evaluate(() => ({
       paint: performance.getEntriesByName('first-contentful-paint')[0].startTime,
-      bytes: performance.getEntriesByType('resource').filter(({ name }) => name.includes('/assets/')).reduce((sum, { transferSize }) => sum + transferSize, 0),
+      bytes: performance.getEntriesByType('resource').filter(({ name }) => name.includes('/assets/')).reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0),
     }));
     assert.ok(bytes > 20_000 && bytes <= 120 * 1024, `${bytes} bytes`);
     assert.ok(paint <= 1000, `first paint after ${paint} ms`);
@@ -70,11 +70,9 @@ export function workbench(on) {
     await page.keyboard.press('End');
     const [last] = lens.topk.at(-1).at(-1);
     assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`·Paris ${Number(last.prob.toPrecision(3))}`));
-    await page.locator('take-away [data-copy=curl]').click();
-    await says(page, 'take-away', 'Copied.');
-    const text = await page.evaluate(() => navigator.clipboard.readText());
-    const copied = JSON.parse(execFileSync('bash', ['-c', `${text} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
-    assert.deepEqual(copied.runs.run.logit_lens, lens);
+    const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
+    assert.deepEqual(curl.runs.run.logit_lens, lens);
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'runs').run.logit_lens, lens);
     await page.done();
   });
 

@@ -1,4 +1,4 @@
-import { LitElement, css } from '../vendor/lit.js';
+import { LitElement, css, html } from '../vendor/lit.js';
 import { base } from '../style.js';
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -16,6 +16,7 @@ export class Grid extends LitElement {
     [role=application] { outline-offset: 4px; }
     .foot { display: flex; gap: .4rem .9rem; flex-wrap: wrap; align-items: center; color: var(--dim); font-size: .88rem; margin: .4rem 0; }
     .foot button { padding: .1rem .6rem; }
+    :host(:fullscreen) { background: var(--bg); padding: 1rem; overflow: auto; }
   `];
 
   constructor() {
@@ -66,6 +67,12 @@ export class Grid extends LitElement {
       this.whole = false;
       this.over();
     });
+  }
+
+  /** The button that gives the whole screen to it, and takes it back. */
+  wide() {
+    if (!document.fullscreenEnabled) return '';
+    return html`<button @click=${() => (document.fullscreenElement ? document.exitFullscreen() : this.requestFullscreen())}>Full screen</button>`;
   }
 
   /** The page's colours and how many pixels of the screen make one of the page. */

@@ -52,7 +52,7 @@ export class HeatMap extends Grid {
     const missing = data.panels.some(panel => panel.mean.some(row => row.includes(null)));
     return html`
       <div class="maps" tabindex="0" role="application" aria-roledescription=${panels > 1 ? 'heat maps' : 'heat map'}
-        aria-label="${data.words}: ${panels} ${panels > 1 ? 'maps' : 'map'} of ${rows} by ${columns} cells. Arrow keys move, Enter opens a cell, S goes to the strongest, T shows a table."
+        aria-label="${data.words}: ${panels} ${panels > 1 ? 'maps' : 'map'} of ${rows} by ${columns} cells. Arrow keys move, ${panels > 1 ? 'M goes to the next map, ' : ''}Enter opens a cell, S goes to the strongest, T shows a table."
         @keydown=${this.key} @pointermove=${this.pointed} @pointerleave=${this.left} @click=${this.clicked}>
         ${data.panels.map((panel, at) => html`<figure data-panel=${at}><figcaption>${panel.name} <small>${panel.note ?? ''}</small></figcaption>
           <div class="box"><canvas class="base"></canvas><canvas class="over"></canvas></div></figure>`)}
@@ -63,6 +63,7 @@ export class HeatMap extends Grid {
         ${has('trivial') ? html`<span><canvas id="trivial"></canvas>tautological</span>` : ''}
         ${missing ? html`<span><canvas id="missing"></canvas>no value</span>` : ''}
         <button aria-expanded=${this.asTable} @click=${() => { this.asTable = !this.asTable; }}>Table</button>
+        ${this.wide()}
         ${this.held ? html`<button @click=${() => { this.held = false; }}>Held here. Let go (Escape)</button>` : ''}
       </div>
       <cell-reading></cell-reading>
@@ -88,7 +89,8 @@ export class HeatMap extends Grid {
     const least = data.one ? 200 : 280;
     maps.style.setProperty('--wide', stacked ? '100%' : `${least}px`);
     maps.style.setProperty('--widest', `${Math.max(least, columns * (data.one ? 34 : 80) + LEFT)}px`);
-    const high = stacked ? Math.max(2.2, Math.min(9, 210 / rows)) : Math.max(6, Math.min(22, 330 / rows));
+    const room = this.matches(':fullscreen') ? (innerHeight - 330) / (stacked ? data.panels.length : 1) : 0;
+    const high = room > 210 ? room / rows : stacked ? Math.max(2.2, Math.min(9, 210 / rows)) : Math.max(6, Math.min(22, 330 / rows));
     const longest = Math.min(LONGEST, Math.max(...data.columns.map(({ text, part }) => text.length + (part ? part.length + 1 : 0))));
     this.patterns = { exact: hatching(isDark ? '#5d6068' : '#b3b6bf', false, paint.ratio), trivial: hatching(isDark ? '#e8e9ec' : '#444', true, paint.ratio) };
     // All are measured before any is written to.

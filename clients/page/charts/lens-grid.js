@@ -15,6 +15,7 @@ export class LensGrid extends Grid {
   static properties = { ...Grid.properties, by: {} };
   static styles = [...Grid.styles, css`
     .view { overflow: auto; max-height: 480px; border: 1px solid var(--line); position: relative; }
+    :host(:fullscreen) .view { max-height: calc(100vh - 160px); }
     .size { position: relative; }
     .stick { position: sticky; left: 0; top: 0; width: max-content; }
     .over { position: absolute; inset: 0; pointer-events: none; }
@@ -56,6 +57,7 @@ export class LensGrid extends Grid {
       <div class="foot"><label>Shade by <select @change=${event => { this.by = event.target.value; }}>
           <option value="prob">probability</option><option value="sure">certainty (entropy)</option></select></label>
         <button aria-expanded=${this.asTable} @click=${() => { this.asTable = !this.asTable; }}>Table</button>
+        ${this.wide()}
         ${this.held ? html`<button @click=${() => { this.held = false; }}>Held here. Let go (Escape)</button>` : ''}</div>
       <div class="panel" id="reading" dir="auto">Point at a cell to see what its layer would predict.</div>
       <div class="vh" id="spoken" aria-live="polite"></div>

@@ -2,6 +2,7 @@ import { html, css, live } from '../vendor/lit.js';
 import { Problem, ask, file } from '../api.js';
 import { Watching } from '../watch.js';
 import * as link from '../link.js';
+import { scoringChoice } from '../parts/scoring.js';
 import { armName, metricName, num, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -13,12 +14,18 @@ import '../parts/take-away.js';
 const ARMS = { hidden: { site: 'resid_post' }, mlp: { site: 'mlp_out', window: 10 }, attn: { site: 'attn_out', window: 10 } };
 const CLASSES = ['first_subject', 'middle_subject', 'last_subject', 'first_subsequent', 'further', 'last'];
 const words = text => text.replaceAll('_', ' ');
-const EXAMPLE = `id,group,prompt,subject,target
+const CAPITALS = `id,group,prompt,subject,target
 eiffel,monuments,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
 colosseum,monuments,The Colosseum is located in the city of,Colosseum," Rome"
 gate,monuments,The Brandenburg Gate is located in the city of,Brandenburg Gate," Berlin"
 japan,countries,The capital of Japan is the city of,Japan," Tokyo"
 russia,countries,The capital of Russia is the city of,Russia," Moscow"
+`;
+const PUNS = `id,group,prompt,subject,target
+current,homograph,Why do electricians make good swimmers? Because they know the,electricians," current"
+interest,homograph,Why did the banker break up? He lost,banker," interest"
+impasta,homophone,What do you call a fake noodle? An,fake noodle," impasta"
+banana,compound,Time flies like an arrow. Fruit flies like a,Fruit flies," banana"
 `;
 
 /** Where the answer comes from on average: a trace of many prompts, by layer and token class. */
@@ -27,7 +34,7 @@ export const averages = {
   kind: 'sweep',
   alone: true,
   body(given, lab) {
-    const { dataset, arms, samples, noise, seed, every, wrong, groups } = given;
+    const { dataset, arms, samples, noise, seed, every, wrong, groups, scoring } = given;
     const layers = lab.facts.model?.config.num_layers;
     if (!dataset || !arms.length || (every > 1 && !layers)) return null;
     const some = every > 1 && { from: 0, to: layers, step: every };
@@ -37,6 +44,7 @@ export const averages = {
       ...(some && { sweep: ['layers', 'positions'] }),
       metrics: ['logprob:target', 'prob:target'],
       corrupt: { samples, ...(noise !== 3 && { sigma: { k: noise, of: 'subjects' } }), ...(seed !== 1 && { seed }) },
+      ...(scoring !== 'first_token' && { target_scoring: scoring }),
       ...(wrong === 'keep' && { filters: { expect_top1: false } }),
       aggregate: { by: ['arm', 'layer', 'token_class', ...(groups === 'yes' ? ['group'] : [])] },
     };
@@ -44,7 +52,7 @@ export const averages = {
 };
 
 export class AveragesView extends Watching {
-  static properties = { ...Watching.properties, sets: { state: true }, cases: { state: true }, text: { state: true }, problem: { state: true }, metric: { state: true }, group: { state: true }, kind: { state: true } };
+  static properties = { ...Watching.properties, sets: { state: true }, cases: { state: true }, text: { state: true }, problem: { state: true } };
   static styles = [Watching.styles, css`
     fieldset { border: 0; padding: 0; margin: 0; display: flex; gap: .3rem .8rem; flex-wrap: wrap; align-items: center; }
     legend { float: inline-start; padding: 0; margin-inline-end: .4rem; }
@@ -56,7 +64,7 @@ export class AveragesView extends Watching {
 
   constructor() {
     super();
-    Object.assign(this, { sets: null, cases: null, text: '', problem: null, metric: '', group: '', kind: 'last_subject' });
+    Object.assign(this, { sets: null, cases: null, text: '', problem: null });
   }
 
   connectedCallback() {
@@ -107,14 +115,14 @@ export class AveragesView extends Watching {
     const job = lab.jobs.averages;
     return html`
       <div class="row"><label>Data set <select name="dataset" @change=${set('dataset')}><option value="">choose …</option>${(sets ?? []).map(({ id, name, cases }) =>
-        html`<option value=${id} ?selected=${id === given.dataset}>${name ?? id}: ${cases} cases</option>`)}</select></label>
+        html`<option value=${id} ?selected=${id === given.dataset}>${name ?? `${id.slice(0, 9)}…`}: ${cases} cases</option>`)}</select></label>
         ${cases ? html`<span class="dim">${cases.length} cases</span>` : ''}</div>
       <details ?open=${sets !== null && !sets.length}><summary>New data set</summary>
         <p>CSV with a header, JSON, or JSON lines. Columns: prompt, subject, target, and if wanted id, foil, group.</p>
         <label for="cases" class="vh">Cases</label><textarea id="cases" rows="6" spellcheck="false" .value=${live(this.text)} @input=${event => { this.text = event.target.value; }}></textarea>
         <div class="row"><label>File <input type="file" accept=".csv,.json,.jsonl" @change=${async event => { this.text = (await event.target.files[0]?.text()) ?? this.text; }}></label>
           <label>Name <input id="name" autocomplete="off"></label>
-          <button @click=${() => { this.text = EXAMPLE; }}>Example: capitals</button>
+          ${[['capitals', CAPITALS], ['puns', PUNS]].map(([name, cases]) => html`<button @click=${() => { this.text = cases; }}>Example: ${name}</button>`)}
           <button @click=${this.#save} ?disabled=${!this.text.trim()}>Save on the server</button></div></details>
       <remark-list .problem=${this.problem}></remark-list>
       <div class="row">
@@ -122,22 +130,23 @@ export class AveragesView extends Watching {
         <label>Noise samples <input type="number" name="samples" min="1" max="100" .value=${String(given.samples)} @change=${set('samples', Number)}></label>
         <label>Layers <select name="every" @change=${set('every', Number)}>${[[1, 'all'], [2, 'every 2nd'], [3, 'every 3rd'], [5, 'every 5th']].map(([step, said]) =>
           html`<option value=${step} ?selected=${given.every === step}>${said}</option>`)}</select></label>
+        ${scoringChoice(lab)}
         <label><input type="checkbox" name="wrong" .checked=${given.wrong === 'keep'} @change=${event => lab.set({ wrong: event.target.checked ? 'keep' : 'drop' })}> keep cases that the model answers otherwise</label>
         <label><input type="checkbox" name="groups" .checked=${given.groups === 'yes'} @change=${event => lab.set({ groups: event.target.checked ? 'yes' : 'no' })}> by group</label>
       </div>
       ${lab.body('averages') ? '' : html`<p>Choose a data set, or save one.</p>`}
-      <job-bar .lab=${lab} verb="Start job"></job-bar>
+      <job-bar .lab=${lab} verb="Start job" alone></job-bar>
       ${job?.result?.averages ? this.#result(job) : ''}`;
   }
 
   #result({ result, id, body }) {
     const { averages: found, metrics, cases } = result;
-    const metric = metrics.includes(this.metric) ? this.metric : metrics[0];
+    const metric = metrics.includes(this.given.metric) ? this.given.metric : metrics[0];
     const groups = [...new Set(found.rows.map(row => row.group).filter(Boolean))];
-    const group = groups.includes(this.group) ? this.group : null;
+    const group = groups.includes(this.given.group) ? this.given.group : null;
     const rows = found.rows.filter(row => row.metric === metric && row.group === group);
     const classes = CLASSES.filter(name => rows.some(row => row.token_class === name));
-    const kind = classes.includes(this.kind) ? this.kind : classes[0];
+    const kind = classes.includes(this.given.class) ? this.given.class : classes[0];
     const { words: said, unit } = metricName(metric, null);
     const totals = found.totals.filter(total => total.metric === metric && total.group === group);
     const mark = `${id} ${result.cells_done} ${metric} ${group} ${kind}`;
@@ -146,9 +155,9 @@ export class AveragesView extends Watching {
       <h2>Averages over ${found.kept} cases${result.complete ? '' : `, ${result.cells_done} of ${result.cells_total} cells so far`}</h2>
       <div class="row">
         <span>total effect <b>${totals.length ? pm(totals[0].total_effect.mean, totals[0].total_effect.se, true) : '–'}</b> ${unit}</span>
-        <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, null).words}</option>`)}</select></label>
-        ${groups.length ? html`<label>Group <select @change=${event => { this.group = event.target.value; }}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
-        <label>Bars of <select @change=${event => { this.kind = event.target.value; }}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label></div>
+        <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, null).words}</option>`)}</select></label>
+        ${groups.length ? html`<label>Group <select @change=${event => this.lab.set({ group: event.target.value })}><option value="">all cases</option>${groups.map(name => html`<option value=${name} ?selected=${name === group}>${name}</option>`)}</select></label>` : ''}
+        ${classes.length ? html`<label>Bars of <select @change=${event => this.lab.set({ class: event.target.value })}>${classes.map(name => html`<option value=${name} ?selected=${name === kind}>${words(name)}</option>`)}</select></label>` : ''}</div>
       ${rows.length ? html`<h3>At the ${words(kind ?? '')} token, by layer, with 95 % intervals over cases</h3><series-chart .data=${this.bars}></series-chart>
         <h3>Layer by token class</h3><heat-map .data=${this.maps}></heat-map>` : html`<p>${result.complete ? 'No case counts: see below why.' : 'No cell is computed yet.'}</p>`}
       ${this.#cases(cases, metrics.indexOf(metric))}

@@ -1,5 +1,6 @@
 import { html } from '../vendor/lit.js';
 import { Watching } from '../watch.js';
+import { measured } from '../targets.js';
 import { labels, metricName, num } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -11,9 +12,9 @@ import '../parts/take-away.js';
 export const inside = {
   title: 'Inside',
   kind: 'run',
-  body: ({ prompt, target, foil, layer }) => prompt && {
+  body: ({ prompt, target, foil, scoring, layer }) => prompt && {
     prompt,
-    ...(target && foil ? { targets: { target: [target], foil: [foil] }, metrics: ['prob:target', 'logit_diff:target-foil'] } : target ? { target } : {}),
+    ...measured({ target, foil, scoring }),
     read: {
       topk: 5, attention: [{ layers: [layer], heads: 'all', positions: 'all' }],
       ...(target && { attribution: { target: foil ? 'target-foil' : 'target', heads: true } }),

@@ -1,6 +1,7 @@
 import { html, css, live } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
+import { measured } from '../targets.js';
 import { capital, labels, metricName, num, percent, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -11,14 +12,14 @@ import '../parts/remarks.js';
 import '../parts/take-away.js';
 
 const AXES = { layers: ['layers'], positions: ['layers', 'positions'], heads: ['layers', 'heads'] };
-const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of equal norm', random_position: 'random position' };
+const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of equal norm', random_position: 'random position', unrelated_prompt: 'unrelated prompt' };
 
 /** When the model decides: states of one prompt put into another. */
 export const patch = {
   title: 'Patch',
   kind: 'patch',
   body(given) {
-    const { prompt, source, target, foil, map, site, sweep, controls } = given;
+    const { prompt, source, target, map, site, sweep, controls } = given;
     if (!prompt || !source || !target || !map) return null;
     const long = map !== 'last' || site !== 'resid_post' || sweep !== 'layers';
     const positions = written(map);
@@ -28,7 +29,7 @@ export const patch = {
         interventions: [{ site: sweep === 'heads' ? 'z' : site, layers: 'all', ...(sweep === 'heads' && { heads: 'all' }), positions, source: { run: 'source', ...(positions === 'last' && { positions }) } }],
         sweep: AXES[sweep] ?? AXES.layers,
       }),
-      ...(foil ? { targets: { target: [target], foil: [foil] }, metrics: ['logprob:target', 'prob:target', 'logit_diff:target-foil'] } : { target, metrics: ['logprob:target', 'prob:target'] }),
+      ...measured(given, ['logprob', 'prob']),
       controls,
       ...(sweep === 'layers' && { derive: ['leaves_base', 'reaches_source'] }),
       read: { topk: 5 },
@@ -44,7 +45,7 @@ function written(map) {
 }
 
 export class PatchView extends Watching {
-  static properties = { ...Watching.properties, other: { state: true }, metric: { state: true }, opened: { state: true } };
+  static properties = { ...Watching.properties, other: { state: true }, opened: { state: true } };
   static styles = [Watching.styles, css`
     fieldset { border: 0; padding: 0; margin: 0; display: flex; gap: .3rem .8rem; flex-wrap: wrap; align-items: center; }
     legend { float: inline-start; padding: 0; margin-inline-end: .4rem; }
@@ -127,7 +128,7 @@ export class PatchView extends Watching {
 
   #result(result) {
     const metrics = Object.keys(result.values);
-    const metric = metrics.includes(this.metric) ? this.metric : metrics[0];
+    const metric = metrics.includes(this.given.metric) ? this.given.metric : metrics[0];
     if (this.of !== result || this.ofMetric !== metric) {
       Object.assign(this, { of: result, ofMetric: metric, shown: result.axes.length > 1 ? grid(result, metric) : along(result, metric) });
       this.opened = null;
@@ -139,7 +140,7 @@ export class PatchView extends Watching {
       <h2>What the source's states do to <bdi>${words}</bdi></h2>
       <div class="said"><span>base <b>${num(result.baselines.base?.[metric])}</b></span><span>source <b>${num(result.baselines.source?.[metric])}</b></span>
         ${result.controls?.self_patch ? html`<span class="dim">self patch: largest effect ${num(result.controls.self_patch.max_abs_effect)}</span>` : ''}
-        <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label></div>
+        <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label></div>
       ${derived?.leaves_base ? html`<p>${crossing('Leaves the base', derived.leaves_base[0])} ${crossing('Reaches the source', derived.reaches_source?.[0])}</p>` : ''}
       ${result.axes.length > 1
         ? html`<heat-map .data=${this.shown} @cell=${event => { this.opened = { title: this.shown.place(event.detail.row, event.detail.column), tokens: this.shown.topk(event.detail) }; }}></heat-map>`

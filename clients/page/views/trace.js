@@ -1,6 +1,7 @@
 import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
+import { measured } from '../targets.js';
 import { armName, labels, metricName, num, percent, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -14,13 +15,13 @@ export const trace = {
   title: 'Trace',
   kind: 'trace',
   body(given, lab) {
-    const { prompt, target, foil, arms, samples, noise, seed, every, base } = given;
+    const { prompt, target, arms, samples, noise, seed, every, base } = given;
     const subject = lab.subject();
     const layers = lab.facts.model?.config.num_layers;
     if (!prompt || !subject.length || !target || !arms.length || (every > 1 && !layers)) return null;
     return {
       prompt, subject,
-      ...(foil ? { targets: { target: [target], foil: [foil] }, metrics: ['logprob:target', 'prob:target', 'logit_diff:target-foil'] } : { target, metrics: ['logprob:target', 'prob:target'] }),
+      ...measured(given, ['logprob', 'prob']),
       arms,
       ...(every > 1 && { layers: { from: 0, to: layers, step: every } }),
       ...(base !== 'corrupted' && { base }),
@@ -54,7 +55,7 @@ export function maps(result, metric) {
 const prompt = result => Object.values(result.request.runs).find(run => run.prompt)?.prompt ?? '';
 
 export class TraceView extends Watching {
-  static properties = { ...Watching.properties, opened: { state: true }, metric: { state: true } };
+  static properties = { ...Watching.properties, opened: { state: true } };
   static styles = [Watching.styles, css`
     .base { display: flex; gap: .3rem 1.5rem; flex-wrap: wrap; margin: .4rem 0; font-variant-numeric: tabular-nums; }
     .columns { display: flex; gap: 0 2.5rem; flex-wrap: wrap; }
@@ -91,19 +92,19 @@ export class TraceView extends Watching {
 
   #result(result) {
     const metrics = Object.keys(result.total_effect);
-    const metric = metrics.includes(this.metric) ? this.metric : metrics[0];
+    const metric = metrics.includes(this.given.metric) ? this.given.metric : metrics[0];
     const data = this.#maps(result, metric);
     const { words, unit } = metricName(metric, result.targets);
     const { clean, corrupted } = result.baselines;
     const total = result.total_effect[metric];
     const body = this.lab.jobs.trace.body;
     return html`
-      <h2>Where <bdi>${visible(result.targets.target[0].text)}</bdi> comes from</h2>
+      <h2>Where <bdi>${result.targets.target.map(({ text }) => visible(text)).join(' or ')}</bdi> comes from</h2>
       <div class="base">
         <span>${words}: clean <b>${num(clean[metric])}</b></span><span>noised <b>${pm(corrupted[metric].mean, corrupted[metric].se)}</b></span>
         <span>total effect <b>${pm(total.mean, total.se, true)}</b> ${unit}</span>
         <span class="dim">${result.samples} noise samples${result.sigma ? `, σ = ${num(result.sigma.abs)}` : ''}</span>
-        <label>Metric <select @change=${event => { this.metric = event.target.value; }}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
+        <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
       </div>
       <heat-map .data=${data} @cell=${event => this.#open(event.detail, data)}></heat-map>
       <div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
@@ -139,7 +140,8 @@ export class TraceView extends Watching {
     try {
       const clean = await ask('/v1/run', { body: { prompt: body.prompt, read: { topk: 6 } } });
       const said = clean.runs.run.topk.map(token => token.text);
-      const wanted = [...new Set([body.target ?? body.targets.target[0], ...(body.targets ? [body.targets.foil[0]] : []), ...said])].slice(0, 7);
+      const asked = body.targets ? [...body.targets.target, ...body.targets.foil] : [body.target].flat();
+      const wanted = [...new Set([...asked, ...said])].slice(0, Math.max(7, asked.length));
       const targets = Object.fromEntries(wanted.map((text, at) => [`t${at}`, [text]]));
       const one = await ask('/v1/trace', {
         body: { ...body, target: undefined, targets, metrics: Object.keys(targets).map(name => `prob:${name}`), arms: [arm], layers: [data.layers[row]], positions: [position] },

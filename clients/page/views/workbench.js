@@ -1,4 +1,5 @@
 import { html, css } from '../vendor/lit.js';
+import { alternatives, measured } from '../targets.js';
 import { Watching } from '../watch.js';
 import { count, duration, labels, metricName, num, percent, visible } from '../say.js';
 import { Problem, ask } from '../api.js';
@@ -11,9 +12,9 @@ import '../parts/take-away.js';
 export const workbench = {
   title: 'Workbench',
   kind: 'run',
-  body: ({ prompt, target, foil }) => prompt && {
+  body: ({ prompt, target, foil, scoring }) => prompt && {
     prompt,
-    ...(target && foil ? { targets: { target: [target], foil: [foil] }, metrics: ['prob:target', 'prob:foil', 'logit_diff:target-foil'] } : target ? { target } : {}),
+    ...measured({ target, foil, scoring }),
     read: { topk: 10, logit_lens: { topk: 3 } },
   },
 };
@@ -46,7 +47,7 @@ export class WorkbenchView extends Watching {
   async #follow(run, position) {
     const { topk, layers } = run.logit_lens;
     const led = topk.toReversed().map(layer => layer[position][0].text);
-    const tokens = [...new Set([...(position === run.read && this.given.target ? [this.given.target] : []), ...led])].slice(0, FOLLOWED);
+    const tokens = [...new Set([...(position === run.read && this.given.target ? alternatives(this.given.target) : []), ...led])].slice(0, FOLLOWED);
     const targets = Object.fromEntries(tokens.map((text, at) => [`t${at}`, [text]]));
     const { prompt } = this.live.run.request.runs.run;
     const lines = (this.lines = { run, position });
@@ -85,7 +86,7 @@ export class WorkbenchView extends Watching {
       <remark-list .problem=${runProblem ?? planProblem} .lints=${[...(plan?.lints ?? []), ...(old ? [] : answer?.lints ?? [])]}></remark-list>
       ${run ? html`
         <h2>The model's next token <span class="dim" role="status">${this.lab.asking ? 'asking …' : old && body ? 'of the text before' : ''}</span></h2>
-        <ul class="next ${old ? 'old' : ''}">${run.topk.map(token => html`<li><button aria-pressed=${token.text === this.given.target} title="rank ${token.rank}, token ${token.id}"
+        <ul class="next ${old ? 'old' : ''}">${run.topk.map(token => html`<li><button aria-pressed=${alternatives(this.given.target).includes(token.text)} title="rank ${token.rank}, token ${token.id}"
           @click=${() => this.lab.set({ target: token.text })}><bdi>${visible(token.text)}</bdi> <span class="dim">${percent(token.prob)}</span></button></li>`)}</ul>
         <p>${Object.entries(run.metrics).map(([metric, value]) => {
           const { words, unit } = metricName(metric, answer.targets);
