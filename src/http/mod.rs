@@ -136,7 +136,9 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         None => router,
     };
     let metrics = Arc::clone(&state.metrics);
-    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
+    for kind in Kind::ALL {
+        metrics.expect_problem(kind.slug());
+    }
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
