@@ -5,6 +5,7 @@
 
 mod activations;
 mod admin;
+mod admission;
 mod answer;
 mod body;
 mod datasets;
@@ -123,7 +124,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
-        .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))
+        .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))
         .route_layer(middleware::from_fn(request_id::route))
         // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
@@ -135,7 +136,9 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         None => router,
     };
     let metrics = Arc::clone(&state.metrics);
-    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
+    for kind in Kind::ALL {
+        metrics.expect_problem(kind.slug());
+    }
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
