@@ -14,10 +14,10 @@ use super::{AppState, Encoding, Kind, NoQuery, Problem, answer, body, json, quer
 use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane};
 use crate::jobs::LOCAL;
-use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
 use crate::spec::problem::Problems;
 use crate::spec::read::check_label;
+use crate::spec::sweep::CaseForm;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.

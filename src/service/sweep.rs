@@ -52,9 +52,9 @@ pub struct Cut {
     /// Arms.
     pub arms: Vec<ArmHead>,
     /// Remarks found without running.
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// How the numbers come about.
-    pub provenance: Value,
+    pub provenance: Provenance,
 }
 
 /// A sweep that may be submitted.
@@ -97,7 +97,7 @@ impl Cut {
             arms: self.arms.clone(),
             cells: self.cells.clone(),
             samples: self.samples,
-            sigma: self.shared.sigma.as_ref().map(json),
+            sigma: self.shared.sigma,
             lints: self.lints.clone(),
             provenance: self.provenance.clone(),
         }
@@ -331,8 +331,8 @@ impl Service {
                 samples,
                 model: facts.model().to_owned(),
                 arms,
-                lints: lints.iter().map(json).collect(),
-                provenance: json(&provenance),
+                lints: lints.clone(),
+                provenance,
             };
             Ok(Ok(Priced { cut, cost, request, lints }))
         });
