@@ -150,7 +150,8 @@ pub(super) fn unknown(
         return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
     }
     // What depends on another field (a corruption on its method, a trace on `cases`) is a field here, but not now.
-    if PLACES[&endpoint].all.contains(&format!("{at}/{name}")) {
+    let places = PLACES.get(&endpoint);
+    if places.is_some_and(|places| places.all.contains(&format!("{at}/{name}"))) {
         let detail = format!("{said} in this form of the request");
         return (code::UNKNOWN_FIELD, detail, format!("it goes with another method or form; {fields}"));
     }

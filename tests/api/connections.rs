@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use axum::routing::{get, post};
 use mediant::http::listen::{Ended, Limits, Phase};
-use mediant::http::{JsonBody, Readiness, router};
+use mediant::http::{Caller, JsonBody, Readiness, router};
+use mediant::owner::Owner;
 
 use crate::support::{Client, Server, all_is_free, limits, queue, read_to_close, request, state, tiny};
 
@@ -34,6 +35,7 @@ async fn slow_server(limits: Limits) -> Server {
         )
         .route("/stuck", get(async || std::future::pending::<String>().await))
         .route("/big", get(async || "x".repeat(64 << 20)))
+        .layer(axum::Extension(Caller { owner: Owner::local(), key: None }))
         .with_state(state);
     Server::start(routes, limits).await
 }

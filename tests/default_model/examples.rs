@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mediant::capacity::Share;
+use mediant::owner::Owner;
 use mediant::service::Refusal;
 use mediant::spec::activation::UploadSpec;
 use mediant::spec::problem::Problems;
@@ -60,10 +61,10 @@ async fn every_example_is_a_request_that_is_let_in() {
                 let spec = UploadSpec::read(&body, &mut out);
                 let spec = out.or(spec).unwrap_or_else(|p| panic!("{name}: {p:#?}"));
                 if spec.mean_of.is_some() {
-                    let stored = service().upload(spec, &Share::unbounded()).await;
+                    let stored = service().upload(spec, &Share::unbounded(Owner::local())).await;
                     stored.map(|_| json!({"allowed": true}))
                 } else {
-                    let draft = mediant::lower::upload(spec, &*service().served);
+                    let draft = mediant::lower::upload(spec, &service().served_to(&Owner::local()));
                     draft.map(|draft| json!({"allowed": !draft.values.is_empty()})).map_err(Refusal::from)
                 }
             }

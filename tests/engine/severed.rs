@@ -76,7 +76,7 @@ fn check_trace(name: &str) {
         "arms": {"hidden": {"site": "resid_post"},
                  "mlp_out": {"site": "resid_post", "freeze": ["mlp_out"]},
                  "attn_out": {"site": "resid_post", "freeze": ["attn_out"]}}});
-    let lowered = lower::trace(&body, &TinyFacts::new(&config)).unwrap();
+    let lowered = lower::lower::<mediant::spec::trace::TraceSpec>(&body, &TinyFacts::new(&config)).unwrap();
     assert!(lowered.prelude.is_none());
     let (plan, layout) = (lowered.plan, lowered.layout);
     let scores = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).scores;

@@ -430,7 +430,7 @@ fn a_long_list_of_faults_is_answered_with_its_first_hundred() {
     assert_eq!(found.len(), Problems::MOST);
     assert_eq!(found[0], "/layers/0 wrong_type");
     let body = json!({"prompt": "The", "x".repeat(100_000): 1});
-    let found = lower::run(&body, &Fake::default()).unwrap_err().0;
+    let found = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap_err().0;
     assert!(found[0].detail.len() < 200 && found[0].fix.len() < 1000, "{}", found[0].detail.len());
 }
 
@@ -556,7 +556,7 @@ fn no_value_anywhere_makes_it_panic_and_every_pointer_is_in_the_body_or_names_wh
 fn a_corruption_that_cannot_be_read_hides_no_problem_of_the_rest() {
     let body = json!({"prompt": "abc", "subject": "z", "target": "c", "layers": [99], "foo": 1,
                       "corrupt": {"samples": 1e9, "sigma": {"k": -1}}, "metrics": ["prob:x"]});
-    let problems = lower::trace(&body, &Fake::default()).unwrap_err();
+    let problems = lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     for pointer in ["/foo", "/corrupt/sigma/k", "/corrupt/samples", "/layers/0", "/subject"] {
         assert!(found.contains(&pointer), "{pointer} is not in {found:?}");
@@ -570,7 +570,7 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
         {"site": "nowhere", "op": "zero"},
         {"site": "resid_post", "layers": [999], "positions": "last", "op": "zero"},
     ]);
-    let problems = lower::patch(&body, &Fake::default()).unwrap_err();
+    let problems = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     assert_eq!(found, ["/interventions/0/site", "/interventions/1/layers/0"]);
 }

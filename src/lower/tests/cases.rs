@@ -59,7 +59,8 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
             fields.extend(more.as_object().unwrap().clone());
             let fields_of_case = own.as_object().unwrap().clone();
             fields.extend(fields_of_case.into_iter().filter(|(name, _)| name != "id"));
-            let expected = crate::lower::trace(&body, &Fake::default()).unwrap();
+            let expected =
+                crate::lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap();
             let found = opened.case(case, Part::Whole, &Fake::default()).unwrap();
             let (single, swept) = (&expected.layout, &found.layout);
             assert_eq!(single.case.arms.names(), swept.arms.names());
@@ -175,7 +176,7 @@ fn what_is_true_of_several_cases_is_said_once() {
         {"id": "d", "prompt": "The river", "subject": "The", "target": " Paris water"},
     ], "corrupt": {"samples": 1}}));
     let (_, opened) = traces(&body, &Fake::default()).unwrap();
-    let mut found = opened.gather(&body);
+    let mut found = opened.case_table(&body);
     for case in 0..4 {
         found.add_lints(case, opened.case(case, Part::Whole, &Fake::default()).unwrap().layout.common.lints);
     }
@@ -197,7 +198,7 @@ fn what_is_wrong_with_arms_is_told_where_a_trace_writes_them() {
         let mut body = two(json!({"arms": {"x": arm}}));
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (_, opened) = traces(&body, &Fake::default()).unwrap();
-        let mut found = opened.gather(&body);
+        let mut found = opened.case_table(&body);
         let problems = opened.case(1, Part::Whole, &Fake::default()).unwrap_err();
         found.add_problems(1, problems);
         found.problems().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect::<Vec<_>>()

@@ -276,6 +276,15 @@ class DatasetView(TypedDict):
     sha256: str
 
 
+class DatasetsInUse(TypedDict):
+    """
+    Stored data sets.
+    """
+
+    bytes: int
+    count: int
+
+
 Derive: TypeAlias = Literal['leaves_base', 'reaches_source', 'half_recovery_layer', 'argmax', 'concentration']
 
 
@@ -465,6 +474,16 @@ JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
+
+
+class JobsInUse(TypedDict):
+    """
+    Jobs that are not over.
+    """
+
+    queued: int
+    queued_limit: int
+    running: int
 
 
 class Keep(TypedDict):
@@ -790,6 +809,7 @@ class ReadinessReport(TypedDict):
     Answer of `/readyz`.
     """
 
+    keys: str
     reason: NotRequired[str | None]
     status: str
 
@@ -881,6 +901,14 @@ class RopeScaling3(DynamicScaling):
     type: Literal['dynamic']
 
 
+class RotateBody(TypedDict):
+    """
+    How a key is replaced.
+    """
+
+    grace_s: NotRequired[int | None]
+
+
 class RunForm1(TypedDict):
     """
     A prompt.
@@ -925,6 +953,9 @@ class Sampled(Estimate):
 
     n: int
     samples: list[float | None]
+
+
+Scope: TypeAlias = Literal['run', 'sweep', 'upload', 'admin']
 
 
 class SelfPatch(TypedDict):
@@ -1011,6 +1042,9 @@ class SpanText1(TypedDict):
 
 
 SpanText: TypeAlias = str | list[int] | SpanText1
+
+
+Standing: TypeAlias = Literal['active', 'expired', 'revoked']
 
 
 Stat: TypeAlias = Literal['median', 'trimmed_mean']
@@ -1495,6 +1529,16 @@ class GroupDifference(TypedDict):
     of: list[str]
 
 
+class InUse(TypedDict):
+    """
+    What an owner has.
+    """
+
+    activations: NotRequired[ActivationUsage | None]
+    datasets: DatasetsInUse
+    jobs: JobsInUse
+
+
 class JobView(TypedDict):
     """
     A job.
@@ -1520,6 +1564,42 @@ class JobView(TypedDict):
     state: JobState
 
 
+class Key(TypedDict):
+    """
+    A key, without its token.
+    """
+
+    created: str
+    expires: NotRequired[str | None]
+    follows: NotRequired[str | None]
+    id: str
+    last_used: NotRequired[str | None]
+    name: str
+    owner: str
+    revoked: NotRequired[str | None]
+    scopes: list[Scope]
+    standing: Standing
+
+
+class KeyBody(TypedDict):
+    """
+    What a new key is to be.
+    """
+
+    name: NotRequired[str | None]
+    owner: str
+    scopes: NotRequired[list[Scope] | None]
+    ttl_s: NotRequired[int | None]
+
+
+class KeyList(TypedDict):
+    """
+    Keys, without their tokens.
+    """
+
+    keys: list[Key]
+
+
 class Lint(TypedDict):
     """
     A remark about an experiment.
@@ -1530,6 +1610,17 @@ class Lint(TypedDict):
     fix: str
     severity: Severity
     where: str
+
+
+class Me(TypedDict):
+    """
+    Who asks, what they may do, and what they have here.
+    """
+
+    in_use: InUse
+    key: NotRequired[Key | None]
+    owner: str
+    scopes: list[Scope]
 
 
 class Method6(TypedDict):
@@ -1553,6 +1644,14 @@ class MetricOf(TypedDict):
     min: NotRequired[float | None]
     of: Of
     unit: Unit
+
+
+class NewKey(Key):
+    """
+    A key that has just been made.
+    """
+
+    token: str
 
 
 class Operation(TypedDict):
