@@ -189,34 +189,6 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 /// became smaller, must go from here too.
 const CIRCLES: &[(&[&str], &str)] = &[
     (
-        &[
-            "spec/activation",
-            "spec/align",
-            "spec/body",
-            "spec/cases",
-            "spec/corruption",
-            "spec/derive",
-            "spec/expected",
-            "spec/experiment",
-            "spec/hints",
-            "spec/intervention",
-            "spec/metric",
-            "spec/named",
-            "spec/op",
-            "spec/patch",
-            "spec/prompt",
-            "spec/read",
-            "spec/readout",
-            "spec/run",
-            "spec/select",
-            "spec/sweep",
-            "spec/tokenize",
-            "spec/trace",
-        ],
-        "the reader asks `hints` where a field belongs, and `hints` asks every body for its fields: goes with one \
-         declaration a body",
-    ),
-    (
         &["model/architecture", "model/config", "model/rope"],
         "a configuration names its family, whose shape it is made of",
     ),

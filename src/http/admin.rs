@@ -19,7 +19,7 @@ use crate::keys::{
     Token, Wanted,
 };
 use crate::owner::Owner;
-use crate::spec::hints::Endpoint;
+use crate::spec::endpoint::Endpoint;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::Node;
 

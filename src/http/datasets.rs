@@ -13,10 +13,10 @@ use utoipa_axum::routes;
 use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
 use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane};
-use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
 use crate::spec::problem::Problems;
 use crate::spec::read::check_label;
+use crate::spec::sweep::CaseForm;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.

@@ -23,9 +23,13 @@ use crate::result::patch::PatchResponse;
 use crate::result::plates::Show;
 use crate::result::render::{RenderError, Rendered, TraceAnswer};
 use crate::result::run::RunResponse;
-use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
+use crate::spec::align::AlignBody;
+use crate::spec::dry_run::PlanBody;
+use crate::spec::patch::PatchBody;
 use crate::spec::problem::Problems;
-use crate::spec::tokenize::TokenizeSpec;
+use crate::spec::run::RunBody;
+use crate::spec::tokenize::TokenizeBody;
+use crate::spec::trace::TraceBody;
 use crate::store::job::Kind;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -181,7 +185,7 @@ async fn plan(
 /// Tokens of a prompt
 ///
 /// Ids, text and offsets (characters and bytes), with the token ranges of named substrings.
-#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeSpec,
+#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeBody,
     responses((status = 200, description = "Tokens", body = TokenizeResponse), Problem))]
 async fn tokenize(
     state: State<AppState>,

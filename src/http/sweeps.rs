@@ -15,8 +15,8 @@ use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
 use crate::jobs::{Asked, Jobs, strongest};
 use crate::result::sweep::SweepOutcome;
-use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
+use crate::spec::sweep::SweepBody;
 use crate::store::Submitted;
 use crate::store::job::{Kind, State as JobState};
 

@@ -53,9 +53,9 @@ pub struct Cut {
     /// Arms.
     pub arms: Vec<ArmHead>,
     /// Remarks found without running.
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// How the numbers come about.
-    pub provenance: Value,
+    pub provenance: Provenance,
 }
 
 /// A sweep that may be submitted.
@@ -99,7 +99,7 @@ impl Cut {
             arms: self.arms.clone(),
             cells: self.cells.clone(),
             samples: self.samples,
-            sigma: self.shared.sigma.as_ref().map(json),
+            sigma: self.shared.sigma,
             lints: self.lints.clone(),
             provenance: self.provenance.clone(),
         }
@@ -333,8 +333,8 @@ impl Service {
                 samples,
                 model: facts.model().to_owned(),
                 arms,
-                lints: lints.iter().map(json).collect(),
-                provenance: json(&provenance),
+                lints: lints.clone(),
+                provenance,
             };
             Ok(Ok(Priced { cut, cost, request, lints }))
         });

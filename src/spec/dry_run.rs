@@ -1,8 +1,30 @@
 //! Dry runs: `POST /v1/plan`.
 
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::declare::declare;
+use super::patch::PatchBody;
 use super::problem::{Problems, code};
+use super::run::RunBody;
+use super::sweep::SweepBody;
+use super::trace::TraceBody;
+
+declare! {
+/// Body of `POST /v1/plan`: one request under the name of its endpoint.
+#[derive(ToSchema)]
+#[schema(examples(json!({"trace": {"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"}})))]
+pub struct PlanBody {
+    /// As in `POST /v1/run`.
+    pub run: Option<RunBody>,
+    /// As in `POST /v1/patch`.
+    pub patch: Option<PatchBody>,
+    /// As in `POST /v1/trace`.
+    pub trace: Option<TraceBody>,
+    /// As in `POST /v1/sweep`.
+    pub sweep: Option<SweepBody>,
+}
+}
 
 /// Which request is planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
