@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use http_body_util::BodyExt;
-use mediant::http::{AppState, Kind, router};
+use mediant::http::{Kind, router};
 use mediant::jobs::runner::Runner;
 use mediant::keys::{Keys, Scope, Token, Wanted};
 use mediant::owner::Owner;
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::schema::{check_response, documented};
-use crate::support::{Reply, Server, all_scopes, limits, send, tiny, tiny_with, token, with_keys};
+use crate::support::{Reply, Server, all_scopes, limits, tiny, tiny_with, token, with_keys};
 
 /// The routes and what each asks for, written down apart from the server's own table: no key, any key, one of these scopes.
 const ROUTES: &[(&str, &[&str])] = &[
@@ -66,9 +67,16 @@ fn routes() -> impl Iterator<Item = (&'static str, Method, &'static str)> {
     })
 }
 
+/// An answer of a router, read to its end.
+async fn answer(router: &Router, request: Request<Body>) -> Reply {
+    let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+    Reply { status: head.status, headers: head.headers, bytes }
+}
+
 /// A request with a header `Authorization`, if one is given.
 async fn ask(
-    state: &AppState,
+    router: &Router,
     authorization: Option<&str>,
     method: &Method,
     path: &str,
@@ -84,30 +92,30 @@ async fn ask(
     } else {
         Body::empty()
     };
-    send(state, request.body(body).unwrap()).await
+    answer(router, request.body(body).unwrap()).await
 }
 
 /// Somebody with a key.
-struct Client<'s> {
-    state: &'s AppState,
+struct Client {
+    router: Router,
     bearer: String,
 }
 
-impl<'s> Client<'s> {
-    async fn new(state: &'s AppState, keys: &Keys, owner: &str) -> Self {
-        Self { state, bearer: format!("Bearer {}", token(keys, owner, &all_scopes()).await) }
+impl Client {
+    async fn new(router: &Router, keys: &Keys, owner: &str) -> Self {
+        Self { router: router.clone(), bearer: format!("Bearer {}", token(keys, owner, &all_scopes()).await) }
     }
 
     async fn get(&self, path: &str) -> Reply {
-        ask(self.state, Some(&self.bearer), &Method::GET, path, &Value::Null).await
+        ask(&self.router, Some(&self.bearer), &Method::GET, path, &Value::Null).await
     }
 
     async fn delete(&self, path: &str) -> Reply {
-        ask(self.state, Some(&self.bearer), &Method::DELETE, path, &Value::Null).await
+        ask(&self.router, Some(&self.bearer), &Method::DELETE, path, &Value::Null).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> Reply {
-        ask(self.state, Some(&self.bearer), &Method::POST, path, body).await
+        ask(&self.router, Some(&self.bearer), &Method::POST, path, body).await
     }
 
     async fn made(&self, path: &str, body: &Value) -> Value {
@@ -123,7 +131,7 @@ impl<'s> Client<'s> {
             .header(header::CONTENT_TYPE, "application/json")
             .header("prefer", "respond-async")
             .header("idempotency-key", key);
-        send(self.state, request.body(Body::from(body.to_string())).unwrap()).await
+        answer(&self.router, request.body(Body::from(body.to_string())).unwrap()).await
     }
 
     async fn until(&self, job: &str, wanted: &str) -> Value {
@@ -184,6 +192,7 @@ fn the_document_says_of_every_route_what_it_asks_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_lets_in_who_has_what_it_asks_for_and_nobody_else() {
     let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
     let bearer = |token: &Token| Some(format!("Bearer {}", token.expose()));
     let (revoked, ended) = keys.create(wanted(&all_scopes(), None)).await.unwrap();
     keys.revoke(revoked.id).await.unwrap();
@@ -219,7 +228,7 @@ async fn every_route_lets_in_who_has_what_it_asks_for_and_nobody_else() {
         let here = format!("{method} {path}");
         let of = template.to_owned();
         for (authorization, code, challenge) in &strangers {
-            let reply = ask(&state, authorization.as_deref(), &method, &path, &json!({})).await;
+            let reply = ask(&router, authorization.as_deref(), &method, &path, &json!({})).await;
             if need == "open" {
                 assert_eq!(reply.status, 200, "{here}: {}", reply.text());
                 continue;
@@ -237,7 +246,7 @@ async fn every_route_lets_in_who_has_what_it_asks_for_and_nobody_else() {
             }
         }
         for (role, authorization) in &roles {
-            let reply = ask(&state, authorization.as_deref(), &method, &path, &json!({})).await;
+            let reply = ask(&router, authorization.as_deref(), &method, &path, &json!({})).await;
             let may = matches!(need, "open" | "key")
                 || *role == "all"
                 || need.split(", ").any(|scope| scope == *role);
@@ -258,7 +267,7 @@ async fn every_route_lets_in_who_has_what_it_asks_for_and_nobody_else() {
                 check_response(&method.as_str().to_lowercase(), &of, "403", &told);
             }
             if method == Method::GET {
-                let head = ask(&state, authorization.as_deref(), &Method::HEAD, &path, &Value::Null).await;
+                let head = ask(&router, authorization.as_deref(), &Method::HEAD, &path, &Value::Null).await;
                 assert_eq!(head.status, reply.status, "HEAD {path} {role}");
                 assert!(head.bytes.is_empty());
             }
@@ -266,25 +275,30 @@ async fn every_route_lets_in_who_has_what_it_asks_for_and_nobody_else() {
     }
     // The scheme's name is written as one likes, and several headers are none.
     let reply =
-        ask(&state, Some(&good.replace("Bearer", "bEARER")), &Method::GET, "/v1/me", &Value::Null).await;
+        ask(&router, Some(&good.replace("Bearer", "bEARER")), &Method::GET, "/v1/me", &Value::Null).await;
     assert_eq!(reply.status, 200);
     let twice = Request::get("/v1/me").header("authorization", &good).header("authorization", &good);
-    let reply = send(&state, twice.body(Body::empty()).unwrap()).await;
+    let reply = answer(&router, twice.body(Body::empty()).unwrap()).await;
     assert_eq!(
         (reply.status.as_u16(), &reply.json()["errors"][0]["code"]),
         (401, &json!("bad_authorization"))
     );
     for (method, path, status) in [(Method::PUT, "/v1/run", 405), (Method::GET, "/v1/nothing", 404)] {
-        assert_eq!(ask(&state, None, &method, path, &Value::Null).await.status, status, "no work lies there");
+        assert_eq!(
+            ask(&router, None, &method, path, &Value::Null).await.status,
+            status,
+            "no work lies there"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_others_there_is_nothing() {
     let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
     let runner = Runner::start(state.jobs.get().unwrap());
-    let alice = Client::new(&state, &keys, "alice").await;
-    let bob = Client::new(&state, &keys, "bob").await;
+    let alice = Client::new(&router, &keys, "alice").await;
+    let bob = Client::new(&router, &keys, "bob").await;
     let id = |value: &Value| value.as_str().unwrap().to_owned();
     let cases = json!([{"prompt": "Rome is in", "subject": "Rome", "target": "I"}]);
     let set = id(&alice.made("/v1/datasets", &cases).await["id"]);
@@ -420,12 +434,13 @@ async fn of_others_there_is_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_goes_on_when_its_key_ends_and_belongs_to_the_owner() {
     let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
     let (key, token) = keys.create(wanted(&all_scopes(), None)).await.unwrap();
-    let alice = Client { state: &state, bearer: format!("Bearer {}", token.expose()) };
+    let alice = Client { router: router.clone(), bearer: format!("Bearer {}", token.expose()) };
     let job = alice.later("/v1/sweep", &sweep(), "once").await.json()["id"].as_str().unwrap().to_owned();
     // A stream that is open when the key ends.
     let events = Request::get(format!("/v1/jobs/{job}/events")).header("authorization", &alice.bearer);
-    let events = router(state.clone()).oneshot(events.body(Body::empty()).unwrap()).await.unwrap();
+    let events = router.clone().oneshot(events.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(events.status(), 200);
     keys.revoke(key.id).await.unwrap().unwrap();
     let refused = alice.get(&format!("/v1/jobs/{job}")).await;
@@ -435,7 +450,7 @@ async fn a_job_goes_on_when_its_key_ends_and_belongs_to_the_owner() {
         tokio::time::timeout(Duration::from_mins(1), events.into_body().collect()).await.unwrap().unwrap();
     let told = String::from_utf8(told.to_bytes().to_vec()).unwrap();
     assert!(told.contains("\"succeeded\""), "{told}");
-    let again = Client::new(&state, &keys, "alice").await;
+    let again = Client::new(&router, &keys, "alice").await;
     again.until(&job, "succeeded").await;
     assert_eq!(again.get(&format!("/v1/jobs/{job}/result")).await.status, 200);
     // Sent again with the owner's other key it is the same job.
@@ -447,8 +462,11 @@ async fn a_job_goes_on_when_its_key_ends_and_belongs_to_the_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_made_listed_replaced_and_ended_over_http() {
     let (state, keys) = with_keys(tiny()).await;
-    let admin =
-        Client { state: &state, bearer: format!("Bearer {}", token(&keys, "ann", &[Scope::Admin]).await) };
+    let router = router(state.clone());
+    let admin = Client {
+        router: router.clone(),
+        bearer: format!("Bearer {}", token(&keys, "ann", &[Scope::Admin]).await),
+    };
     let body = json!({"owner": "alice", "scopes": ["run", "upload"], "name": "notebook", "ttl_s": 3600});
     let reply = admin.post("/v1/admin/keys", &body).await;
     assert_eq!(
@@ -457,7 +475,8 @@ async fn keys_are_made_listed_replaced_and_ended_over_http() {
     );
     let made = reply.json();
     check_response("post", "/v1/admin/keys", "201", &made);
-    let alice = Client { state: &state, bearer: format!("Bearer {}", made["token"].as_str().unwrap()) };
+    let alice =
+        Client { router: router.clone(), bearer: format!("Bearer {}", made["token"].as_str().unwrap()) };
     let me = alice.get("/v1/me").await.json();
     assert_eq!((&me["key"]["id"], &me["scopes"]), (&made["id"], &json!(["run", "upload"])));
     assert_eq!(
@@ -498,9 +517,10 @@ async fn keys_are_made_listed_replaced_and_ended_over_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_body_is_read_before_it_is_known_who_asks() {
     let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
     let good = token(&keys, "alice", &[Scope::Upload]).await;
     let free = state.capacity.free();
-    let server = Server::start(router(state.clone()), limits()).await;
+    let server = Server::start(router, limits()).await;
     for (authorization, status) in
         [(String::new(), "401"), (format!("authorization: Bearer {good}\r\n"), "403")]
     {
@@ -530,8 +550,9 @@ async fn nothing_of_a_body_is_read_before_it_is_known_who_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_shows_wrong_keys_again_and_again_waits_and_who_has_a_good_one_does_not() {
     let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
     let good = token(&keys, "alice", &[]).await;
-    let server = Server::start(router(state), limits()).await;
+    let server = Server::start(router, limits()).await;
     let client = reqwest::Client::new();
     let url = format!("http://{}/v1/me", server.address);
     let ask = async |token: &str| client.get(&url).bearer_auth(token).send().await.unwrap();
@@ -557,17 +578,16 @@ async fn who_shows_wrong_keys_again_and_again_waits_and_who_has_a_good_one_does_
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_has_so_many_requests_on_their_way_whatever_the_key() {
     let (state, keys) = with_keys(tiny_with(&[("limits.owner_requests", "1")])).await;
+    let router = router(state.clone());
     let (alice, second) =
-        (Client::new(&state, &keys, "alice").await, Client::new(&state, &keys, "alice").await);
-    let bob = Client::new(&state, &keys, "bob").await;
+        (Client::new(&router, &keys, "alice").await, Client::new(&router, &keys, "alice").await);
+    let bob = Client::new(&router, &keys, "bob").await;
     // A body that does not end.
     let stalled = Body::from_stream(tokio_stream::pending::<Result<Vec<u8>, std::io::Error>>());
     let request = Request::post("/v1/run").header("authorization", &alice.bearer).body(stalled).unwrap();
-    // One router, so that all stand before the same door.
-    let router = router(state.clone());
     let held = tokio::spawn(router.clone().oneshot(request));
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let tokenize = async |client: &Client<'_>| {
+    let tokenize = async |client: &Client| {
         let request = Request::post("/v1/tokenize").header("authorization", &client.bearer);
         let request = request.body(Body::from("{\"prompt\":\"Hi\"}")).unwrap();
         router.clone().oneshot(request).await.unwrap()
@@ -590,9 +610,10 @@ async fn an_owner_has_so_many_requests_on_their_way_whatever_the_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_computed_is_counted_by_owner_and_a_days_limit_holds() {
     let (state, keys) = with_keys(tiny_with(&[("limits.owner_row_layers_day", "1")])).await;
+    let router = router(state.clone());
     let (alice, second) =
-        (Client::new(&state, &keys, "alice").await, Client::new(&state, &keys, "alice").await);
-    let (bob, run) = (Client::new(&state, &keys, "bob").await, json!({"prompt": "Rome is in"}));
+        (Client::new(&router, &keys, "alice").await, Client::new(&router, &keys, "alice").await);
+    let (bob, run) = (Client::new(&router, &keys, "bob").await, json!({"prompt": "Rome is in"}));
     assert_eq!(alice.get("/v1/me").await.json()["today"]["row_layers"], 0);
     let answer = alice.made("/v1/run", &run).await;
     let me = second.get("/v1/me").await.json();
