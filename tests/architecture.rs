@@ -35,7 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("export", &[]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
     // What outlives the process knows no request from another: they are texts to it.
-    ("store", &["disk"]),
+    ("store", &["spec", "disk"]),
     ("config", &["spec"]),
     // Who may ask for what. Times are written as everywhere on the wire.
     ("keys", &["activations", "owner", "store"]),

@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod datasets;
 mod encoding;
+mod enqueue;
 mod events;
 mod experiments;
 mod gate;
@@ -16,19 +17,17 @@ mod health;
 mod identity;
 mod jobs;
 mod json;
-mod enqueue;
 pub mod listen;
 mod me;
 mod models;
 mod packing;
 mod places;
+mod prefer;
 mod problem;
 mod request_id;
 mod rules;
 mod socket;
 mod state;
-mod sweeps;
-mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -45,7 +44,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{JsonBody, NoQuery, query};
-pub use encoding::Encoding;
 pub use identity::Caller;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
@@ -77,7 +75,6 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .merge(models::routes())
         .merge(experiments::routes())
-        .merge(sweeps::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -6,8 +6,9 @@ use utoipa::ToSchema;
 
 use super::Jobs;
 use crate::activations::Timestamp;
+use crate::spec::kind::Kind;
 use crate::store::StoreError;
-use crate::store::job::{Cost, Job, Kind, Priority, State};
+use crate::store::job::{Cost, Job, Priority, State};
 
 /// A job.
 #[derive(Debug, Clone, Serialize, ToSchema)]

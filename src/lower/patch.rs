@@ -8,6 +8,7 @@ use super::knockout;
 use super::layout::{ArmLayout, Lowered, PatchLayout};
 use super::prepare::{lint_effect_metrics, prepare};
 use super::prompts::find;
+use super::request::request;
 use super::source::ValuesPlan;
 use super::start::{Started, start, twins};
 use super::tautology::judge;
@@ -16,7 +17,9 @@ use crate::spec::derive::Derive;
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 
-pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
+request!(PatchSpec, PatchLayout, lower, common);
+
+fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
     let experiment = &spec.experiment;
     let mut prepared = prepare(experiment, facts, out);
     lint_effect_metrics(&mut prepared);

@@ -7,13 +7,14 @@ use crate::activations::{
     Activation, ActivationId, Asked, Captured, Draft, HeadLayout, Origin, Reading, Reservation, Selection,
     Store, StoreError, TokenAt, checksum_bytes, read,
 };
-use crate::capacity::Share;
+use crate::capacity::{Lane, Share};
 use crate::lower;
-use crate::lower::layout::{CaptureKey, RunLayout};
+use crate::lower::layout::{CaptureKey, Common};
 use crate::owner::Owner;
 use crate::plan::output::PlanOutput;
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
-use crate::result::run::{Kept, RunResponse, captured};
+use crate::result::respond::{Kept, Respond};
+use crate::result::run::captured;
 use crate::spec::activation::UploadSpec;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
@@ -51,12 +52,21 @@ impl Service {
 
     /// `GET /v1/activations/{id}`, without numbers.
     pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.find(&served.owner, &id))).await??.meta)
+        Ok(self
+            .off_workers(share, Lane::Prepare, move |served, _| {
+                Ok(served.activations.find(&served.owner, &id))
+            })
+            .await??
+            .meta)
     }
 
     /// `DELETE /v1/activations/{id}`
     pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.delete(&served.owner, &id))).await??)
+        Ok(self
+            .off_workers(share, Lane::Prepare, move |served, _| {
+                Ok(served.activations.delete(&served.owner, &id))
+            })
+            .await??)
     }
 
     /// `POST /v1/activations`
@@ -64,7 +74,7 @@ impl Service {
         if spec.mean_of.is_some() {
             spec = self.averaged(spec, share).await?;
         }
-        let stored = self.lower(share, move |served| {
+        let stored = self.off_workers(share, Lane::Prepare, move |served, _| {
             let draft = lower::upload(spec, served)?;
             Ok(served.activations.put(&served.owner, &draft, None))
         });
@@ -78,7 +88,9 @@ impl Service {
         asked: NumbersAsked,
         share: &Share,
     ) -> Result<ActivationNumbers, Refusal> {
-        Ok(self.lower(share, move |served| numbers(served, &id, &asked).transposed()).await??)
+        Ok(self
+            .off_workers(share, Lane::Prepare, move |served, _| numbers(served, &id, &asked).transposed())
+            .await??)
     }
 }
 
@@ -179,12 +191,12 @@ const HEADER_BYTES: u64 = 4096;
 pub(super) fn reserve(
     store: &Arc<Store>,
     owner: &Owner,
-    layout: &RunLayout,
+    layout: &impl Respond,
 ) -> Result<Option<Reservation>, StoreError> {
-    let kept = layout.captures.iter().filter_map(|key| Some((key, key.handle?)));
+    let kept = layout.captures().iter().filter_map(|key| Some((key, key.handle?)));
     let bytes = kept.map(|(key, dtype)| {
         let rows = (key.depth() * key.positions.len()) as u64;
-        let tokens = &layout.common.runs.0[key.run].1.0.tokens;
+        let tokens = &layout.common().runs.0[key.run].1.0.tokens;
         // Ids, escaped texts and the list of positions.
         let texts = key.positions.iter().map(|p| 64 + 12 * tokens[*p as usize].text.len() as u64);
         let layers = 16 * key.depth() as u64;
@@ -198,22 +210,23 @@ pub(super) fn reserve(
 }
 
 /// Stores what was captured for handles, all or nothing, and puts the handles into the response.
-pub(super) fn keep(
+pub(super) fn keep<L: Respond>(
     served: &ServedTo,
-    layout: &RunLayout,
+    layout: &L,
     output: &PlanOutput,
     mut promised: Option<Reservation>,
-    response: &mut RunResponse,
+    id: &str,
+    response: &mut L::Response,
 ) -> Result<(), StoreError> {
     let mut kept: Vec<Arc<Activation>> = Vec::new();
-    for (run, (_, result)) in response.runs.0.iter_mut().enumerate() {
-        let keys = layout.captures.iter().filter(|key| key.run == run);
-        for (key, capture) in keys.zip(&mut result.captures) {
+    for (run, places) in L::kept(response).into_iter().enumerate() {
+        let keys = layout.captures().iter().filter(|key| key.run == run);
+        for (key, place) in keys.zip(places) {
             let Some(dtype) = key.handle else { continue };
-            let draft = draft(served, layout, key, dtype, output, &response.id);
+            let draft = draft(served, layout.common(), key, dtype, output, id);
             match served.activations.put(&served.owner, &draft, promised.as_mut()) {
                 Ok(meta) => {
-                    capture.kept =
+                    *place =
                         Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
                     kept.push(meta);
                 }
@@ -234,13 +247,13 @@ pub(super) fn keep(
 
 fn draft(
     served: &ServedTo,
-    layout: &RunLayout,
+    common: &Common,
     key: &CaptureKey,
     dtype: Dtype,
     output: &PlanOutput,
     result: &str,
 ) -> Draft {
-    let (name, (run, _)) = &layout.common.runs.0[key.run];
+    let (name, (run, _)) = &common.runs.0[key.run];
     let token = |position: &u32| {
         let token = &run.tokens[*position as usize];
         TokenAt { id: token.id, text: token.text.clone() }

@@ -3,46 +3,44 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::sweep::{Computation, Survey, provenance, refused, survey};
+use super::experiment::{Priced, Pricing};
+use super::sweep::{Computation, Survey, json, provenance, refused, survey};
 use super::{Refusal, ServedTo, Service, Turn};
-use crate::capacity::{Abandoned, Share};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::average::{Averaging, How};
 use crate::effect::cells::Observed;
 use crate::effect::sweep::Tally;
 use crate::effect::sweep_lints::{of_averages, of_cases};
-use crate::engine::{Engine, EngineError};
+use crate::engine::EngineError;
 use crate::lower::facts::Facts;
 use crate::lower::lint::Lints;
 use crate::lower::sweep::{Part as Which, Sweep};
-use crate::plan::cost::Ceiling;
 use crate::plan::output::{EditStats, PlanOutput, Usage};
 use crate::plan::pack::PackError;
 use crate::result::cases::{self, CasesResponse, Traced};
 use crate::result::common::Receipts;
 use crate::result::dry_run::PlanResponse;
 use crate::spec::cases::CasesSpec;
-use crate::spec::dry_run::Planned;
+use crate::spec::kind::Kind;
 use crate::spec::problem::Problems;
 
 impl Service {
-    /// `POST /v1/trace` with `cases`. `body`: the request, as it was written.
+    /// `POST /v1/trace` with `cases`.
     pub(super) async fn trace_cases(
         &self,
         share: &Share,
         spec: CasesSpec,
         sweep: Sweep,
-        body: Arc<Value>,
     ) -> Result<CasesResponse, Refusal> {
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
         let sweep = Arc::new(sweep);
         let of_sweep = Arc::clone(&sweep);
+        // Every case is priced: it is answered at once, or not at all.
         let priced = move |facts: &ServedTo, abandoned: &Abandoned| {
-            price(&of_sweep, &body, facts, &engine, ceiling, abandoned)
+            survey(&of_sweep, facts, &engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))
         };
         let Survey { mut lints, layers, arms, cost, .. } =
-            self.lower_long(share, priced).await?.map_err(EngineError::from)?;
+            self.off_workers(share, Lane::Prepare, priced).await?.map_err(EngineError::from)?;
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
@@ -61,7 +59,8 @@ impl Service {
         let (mut tally, mut written) = (Tally::default(), [EditStats::default(); 3]);
         for case in (0..sweep.len()).filter(|case| observed.cases[*case].kept) {
             let of_sweep = Arc::clone(&sweep);
-            let lowered = self.lower(share, move |facts| of_sweep.case(case, Which::Whole, facts)).await?;
+            let whole = move |facts: &ServedTo, _: &Abandoned| of_sweep.case(case, Which::Whole, facts);
+            let lowered = self.off_workers(share, Lane::Prepare, whole).await?;
             let cells = 0..lowered.layout.cells();
             let Computation { part, written: own, usage: used } =
                 self.patched(share, Arc::new(lowered), case, cells).await?;
@@ -75,7 +74,7 @@ impl Service {
         let receipt = Receipts::of(&PlanOutput { receipts: written, ..PlanOutput::default() });
         let mut envelope = self.envelope("trace");
         envelope.provenance = provenance(&sweep, envelope.provenance);
-        let answer = move |_: &ServedTo| {
+        let answer = move |_: &ServedTo, _: &Abandoned| {
             let spec_of = &sweep.spec;
             let averaged = averaging.finish(&observed);
             let (averages, dominated) = averaged.averages();
@@ -87,33 +86,18 @@ impl Service {
             let traced = Traced { averages, targets, layers, sigma, receipt, usage, lints };
             Ok(cases::respond(spec, &averaged, traced, envelope))
         };
-        self.respond(share, answer).await
+        self.off_workers(share, Lane::Finish, answer).await
     }
 }
 
-/// Every case is priced: it is answered at once, or not at all.
-fn price(
-    sweep: &Sweep,
-    body: &Value,
-    facts: &dyn Facts,
-    engine: &Engine,
-    ceiling: Ceiling,
-    abandoned: &Abandoned,
-) -> Result<Result<Survey, PackError>, Problems> {
-    survey(sweep, body, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))
-}
-
-/// `POST /v1/plan` of a trace with `cases`.
-pub(super) fn plan(
+/// What a trace with `cases` would cost.
+pub(super) fn price(
     spec: &CasesSpec,
     sweep: &Sweep,
-    body: &Value,
-    facts: &dyn Facts,
-    engine: &Engine,
-    ceiling: Ceiling,
-    abandoned: &Abandoned,
-) -> Result<Result<PlanResponse, PackError>, Problems> {
-    let survey = match price(sweep, body, facts, engine, ceiling, abandoned)? {
+    pricing: &Pricing<'_>,
+) -> Result<Result<Priced, PackError>, Problems> {
+    let Pricing { facts, engine, ceiling, abandoned, .. } = *pricing;
+    let survey = match survey(sweep, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))? {
         Ok(survey) => survey,
         Err(error) => return Ok(Err(error)),
     };
@@ -125,11 +109,10 @@ pub(super) fn plan(
         );
         lints.info("COST_INCOMPLETE", "/cases", detail, "send fewer cases per request");
     }
-    let request = serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only");
-    Ok(Ok(PlanResponse {
+    let plan = PlanResponse {
         model: facts.model().to_owned(),
-        kind: Planned::Trace.name(),
-        request,
+        kind: Kind::Trace.name(),
+        request: json(spec),
         runs: survey.runs,
         readouts: survey.readouts,
         cost: survey.cost,
@@ -137,5 +120,6 @@ pub(super) fn plan(
         allowed: ceiling.allows(&survey.cost),
         lints: lints.0,
         plan_sha256: sweep.shared.plan_sha256.clone(),
-    }))
+    };
+    Ok(Ok(Priced { plan, cut: None }))
 }
