@@ -34,7 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("draw", &[]),
     ("export", &[]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
-    // What outlives the process knows no request from another: they are texts to it.
+    // What outlives the process knows requests by their kind; what they say is text to it.
     ("store", &["spec", "disk"]),
     ("config", &["spec"]),
     // Who may ask for what. Times are written as everywhere on the wire.

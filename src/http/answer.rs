@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use utoipa::IntoParams;
 
 use super::encoding::negotiate;
@@ -13,7 +12,7 @@ use super::packing;
 use super::problem::{Kind, Problem};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::result::plates::{Plot, Show};
-use crate::result::render::{Format, RenderError, Rendered};
+use crate::result::render::{Answer, Format, RenderError};
 use crate::result::sweep::Table;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::TokenClass;
@@ -122,11 +121,13 @@ impl Asked {
     }
 
     /// The same of a result that was just computed.
-    pub(super) async fn answer_with<R>(self, mut result: R, share: Share) -> Result<Response, Problem>
-    where
-        R: Rendered + Serialize + Send + 'static,
-    {
+    pub(super) async fn answer_with(
+        self,
+        mut result: impl Answer,
+        share: Share,
+    ) -> Result<Response, Problem> {
         let encode = move |asked: &Self| {
+            let result = result.rendered();
             result.fill_plots();
             result.render(asked.format, &asked.show)
         };

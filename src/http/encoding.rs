@@ -12,7 +12,11 @@ use crate::result::render::Format;
 ///
 /// # Errors
 /// 422 for a `format` that is unknown or not served here, 406 if `Accept` excludes all that is served.
-pub(super) fn negotiate(headers: &HeaderMap, format: Option<&str>, served: &[Format]) -> Result<Format, Problem> {
+pub(super) fn negotiate(
+    headers: &HeaderMap,
+    format: Option<&str>,
+    served: &[Format],
+) -> Result<Format, Problem> {
     match format {
         Some(name) => named(name, served),
         None => accepted(headers, served),

@@ -8,7 +8,8 @@ use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::sweep::Part;
 use crate::owner::Owner;
 use crate::result::sweep::{SweepOutcome, assemble};
-use crate::service::sweep::{Cut, Opened};
+use crate::service::cut::Cut;
+use crate::service::sweep::Opened;
 use crate::store::job::Job;
 
 /// Why there is no outcome.

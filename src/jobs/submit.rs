@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Jobs, outcome};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::service::sweep::Cut;
+use crate::service::cut::Cut;
 use crate::service::{Refusal, Service};
 use crate::spec::canonical::{hex, sorted};
 use crate::spec::kind::Kind;

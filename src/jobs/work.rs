@@ -12,7 +12,7 @@ use crate::effect::cells::CaseHead;
 use crate::owner::Owner;
 use crate::plan::output::Usage;
 use crate::result::plates::Show;
-use crate::result::render::{Format, Rendered, json};
+use crate::result::render::{Answer, Format, json};
 use crate::service::experiment::AtOnce;
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
@@ -124,13 +124,14 @@ async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Re
 }
 
 /// A request that is one unit: its answer in every format.
-async fn whole<E: AtOnce<Response: Rendered>>(service: &Service, claim: &Claim) -> Result<Done, Failed> {
+async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
     // Its size was bounded when it was taken on.
     let share = &Share::unbounded(Owner::stored(&claim.job.owner));
     let mut response = service.answer::<E>((body, share)).await?;
-    let cost = cost(&response.usage());
+    let cost = cost(&response.rendered().usage());
     let files = move |_: &Abandoned| {
+        let response = response.rendered();
         response.fill_plots();
         let forms = [Format::Json].iter().chain(&Format::NUMBERS);
         // A format that has nothing to show of this result is left out.

@@ -1,6 +1,6 @@
 //! Patch runs to a plan: every run as a root, and a branch of the base per cell.
 
-use super::arms::{ArmPlan, Asked, Runs, Stage, admit_all};
+use super::arms::{ArmPlan, Asked, Beside, Runs, Stage, admit_all};
 use super::control::Controls;
 use super::derive;
 use super::facts::Facts;
@@ -52,7 +52,8 @@ fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lower
     check_controls(&spec, &arms[0].templates, out);
     check_derive(&spec, out);
     let (copies, unpatched) = (1 + spec.controls.len() as u64, experiment.runs.len() as u64);
-    admit_all(&mut arms, "/sweep", copies, unpatched, &mut prepared, experiment.read.topk, facts, out)?;
+    let beside = Beside { at: "/sweep", copies, unpatched, topk: experiment.read.topk };
+    admit_all(&mut arms, &beside, &mut prepared, facts, out)?;
 
     let inherited = derive::inherited(&prepared.derived, base_index);
     let Started { mut plan, roots, mut prelude, mut common } =

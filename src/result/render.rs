@@ -118,10 +118,7 @@ pub trait Rendered: Json {
 
     /// Draws the pictures that the request's `plot` asks for, of the first metric. One that can't be drawn becomes the lint
     /// `NO_PICTURE`: the numbers are worth having without it.
-    fn fill_plots(&mut self)
-    where
-        Self: Sized,
-    {
+    fn fill_plots(&mut self) {
         let (plots, failed) = drawn(self, self.plot());
         self.set_plots(plots, failed);
     }
@@ -231,48 +228,23 @@ pub enum TraceAnswer {
     Cases(Box<CasesResponse>),
 }
 
-impl TraceAnswer {
-    fn rendered(&self) -> &dyn Rendered {
-        match self {
-            Self::One(response) => &**response,
-            Self::Cases(response) => &**response,
-        }
+/// Whatever an experiment is answered with.
+pub trait Answer: Serialize + Send + 'static {
+    /// The response that it is.
+    fn rendered(&mut self) -> &mut dyn Rendered;
+}
+
+impl<R: Rendered + Serialize + Send + 'static> Answer for R {
+    fn rendered(&mut self) -> &mut dyn Rendered {
+        self
     }
 }
 
-impl Rendered for TraceAnswer {
-    fn metrics(&self) -> Vec<&str> {
-        self.rendered().metrics()
-    }
-
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        self.rendered().table(metric)
-    }
-
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        self.rendered().arrays(metric)
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        self.rendered().metadata()
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        self.rendered().pictures()
-    }
-
-    fn usage(&self) -> Usage {
-        self.rendered().usage()
-    }
-
-    fn plot(&self) -> &[PlotFormat] {
-        self.rendered().plot()
-    }
-
-    fn set_plots(&mut self, plots: Named<String>, failed: Vec<Lint>) {
+impl Answer for TraceAnswer {
+    fn rendered(&mut self) -> &mut dyn Rendered {
         match self {
-            Self::One(response) => response.set_plots(plots, failed),
-            Self::Cases(response) => response.set_plots(plots, failed),
+            Self::One(response) => &mut **response,
+            Self::Cases(response) => &mut **response,
         }
     }
 }
@@ -352,7 +324,7 @@ pub(super) fn tensors(
 }
 
 /// Pictures in these formats, and remarks on those that can't be drawn.
-fn drawn(response: &impl Rendered, formats: &[PlotFormat]) -> (Named<String>, Vec<Lint>) {
+fn drawn(response: &(impl Rendered + ?Sized), formats: &[PlotFormat]) -> (Named<String>, Vec<Lint>) {
     let draw =
         |format| -> Result<Vec<u8>, RenderError> { response.pictures()?.draw(&Show::default(), format) };
     let (mut plots, mut lints): (Named<String>, Vec<Lint>) = (Named::default(), Vec::new());

@@ -7,7 +7,7 @@ use crate::activations::{
     Activation, ActivationId, Asked, Captured, Draft, HeadLayout, Origin, Reading, Reservation, Selection,
     Store, StoreError, TokenAt, checksum_bytes, read,
 };
-use crate::capacity::{Lane, Share};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::lower;
 use crate::lower::layout::{CaptureKey, Common};
 use crate::owner::Owner;
@@ -52,21 +52,16 @@ impl Service {
 
     /// `GET /v1/activations/{id}`, without numbers.
     pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
-        Ok(self
-            .off_workers(share, Lane::Prepare, move |served, _| {
-                Ok(served.activations.find(&served.owner, &id))
-            })
-            .await??
-            .meta)
+        let find =
+            move |served: &ServedTo, _: &Abandoned| Ok(served.activations.find(&served.owner, &id)?.meta);
+        self.off_workers(share, Lane::Prepare, find).await
     }
 
     /// `DELETE /v1/activations/{id}`
     pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
-        Ok(self
-            .off_workers(share, Lane::Prepare, move |served, _| {
-                Ok(served.activations.delete(&served.owner, &id))
-            })
-            .await??)
+        let delete =
+            move |served: &ServedTo, _: &Abandoned| Ok(served.activations.delete(&served.owner, &id)?);
+        self.off_workers(share, Lane::Prepare, delete).await
     }
 
     /// `POST /v1/activations`
@@ -74,11 +69,11 @@ impl Service {
         if spec.mean_of.is_some() {
             spec = self.averaged(spec, share).await?;
         }
-        let stored = self.off_workers(share, Lane::Prepare, move |served, _| {
+        let store = move |served: &ServedTo, _: &Abandoned| {
             let draft = lower::upload(spec, served)?;
-            Ok(served.activations.put(&served.owner, &draft, None))
-        });
-        Ok(stored.await??)
+            Ok(served.activations.put(&served.owner, &draft, None)?)
+        };
+        self.off_workers(share, Lane::Prepare, store).await
     }
 
     /// `GET /v1/activations/{id}`, numbers.
@@ -88,45 +83,11 @@ impl Service {
         asked: NumbersAsked,
         share: &Share,
     ) -> Result<ActivationNumbers, Refusal> {
-        Ok(self
-            .off_workers(share, Lane::Prepare, move |served, _| numbers(served, &id, &asked).transposed())
-            .await??)
+        self.off_workers(share, Lane::Prepare, move |served, _| numbers(served, &id, &asked)).await
     }
 }
 
-/// A result that is the caller's fault outside and the store's inside.
-trait Transposed<T> {
-    fn transposed(self) -> Result<Result<T, StoreError>, Problems>;
-}
-
-impl<T> Transposed<T> for Result<T, Fault> {
-    fn transposed(self) -> Result<Result<T, StoreError>, Problems> {
-        match self {
-            Ok(value) => Ok(Ok(value)),
-            Err(Fault::Store(error)) => Ok(Err(error)),
-            Err(Fault::Asked(problems)) => Err(problems),
-        }
-    }
-}
-
-enum Fault {
-    Store(StoreError),
-    Asked(Problems),
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<Problems> for Fault {
-    fn from(problems: Problems) -> Self {
-        Self::Asked(problems)
-    }
-}
-
-fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
+fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Refusal> {
     let set = served.activations.find(&served.owner, id)?;
     let mut out = Problems::default();
     let part = Asked {

@@ -3,26 +3,30 @@
 
 use std::sync::Arc;
 
-use super::experiment::{Priced, Pricing};
-use super::sweep::{Computation, Survey, json, provenance, refused, survey};
+use serde_json::Value;
+
+use super::cut::json;
+use super::experiment::{AtOnce, Experiment, Priced, Pricing};
+use super::sweep::{Computation, Survey, provenance, refused, survey};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::average::{Averaging, How};
 use crate::effect::cells::Observed;
 use crate::effect::sweep::Tally;
 use crate::effect::sweep_lints::{of_averages, of_cases};
-use crate::engine::EngineError;
+use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::lint::Lints;
 use crate::lower::sweep::{Part as Which, Sweep};
 use crate::plan::output::{EditStats, PlanOutput, Usage};
-use crate::plan::pack::PackError;
 use crate::result::cases::{self, CasesResponse, Traced};
 use crate::result::common::Receipts;
 use crate::result::dry_run::PlanResponse;
+use crate::result::render::TraceAnswer;
 use crate::spec::cases::CasesSpec;
-use crate::spec::kind::Kind;
+use crate::spec::kind::{Kind, Traces};
 use crate::spec::problem::Problems;
+use crate::spec::trace::TraceSpec;
 
 impl Service {
     /// `POST /v1/trace` with `cases`.
@@ -40,7 +44,7 @@ impl Service {
             survey(&of_sweep, facts, &engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))
         };
         let Survey { mut lints, layers, arms, cost, .. } =
-            self.off_workers(share, Lane::Prepare, priced).await?.map_err(EngineError::from)?;
+            self.off_workers(share, Lane::Prepare, priced).await?;
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
@@ -59,7 +63,8 @@ impl Service {
         let (mut tally, mut written) = (Tally::default(), [EditStats::default(); 3]);
         for case in (0..sweep.len()).filter(|case| observed.cases[*case].kept) {
             let of_sweep = Arc::clone(&sweep);
-            let whole = move |facts: &ServedTo, _: &Abandoned| of_sweep.case(case, Which::Whole, facts);
+            let whole =
+                move |facts: &ServedTo, _: &Abandoned| Ok(of_sweep.case(case, Which::Whole, facts)?);
             let lowered = self.off_workers(share, Lane::Prepare, whole).await?;
             let cells = 0..lowered.layout.cells();
             let Computation { part, written: own, usage: used } =
@@ -90,17 +95,45 @@ impl Service {
     }
 }
 
+impl Experiment for Traces {
+    type Lowered = lower::Traced;
+
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<lower::Traced, Problems> {
+        lower::traced(body, facts)
+    }
+
+    fn price(lowered: lower::Traced, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+        match lowered {
+            lower::Traced::One(one) => <TraceSpec as Experiment>::price(*one, pricing),
+            lower::Traced::Many(spec, sweep) => price(&spec, &sweep, pricing),
+        }
+    }
+}
+
+impl AtOnce for Traces {
+    type Response = TraceAnswer;
+
+    async fn answer(
+        lowered: lower::Traced,
+        service: &Service,
+        share: &Share,
+    ) -> Result<TraceAnswer, Refusal> {
+        Ok(match lowered {
+            lower::Traced::One(one) => {
+                let answer = <TraceSpec as AtOnce>::answer(*one, service, share);
+                TraceAnswer::One(Box::new(answer.await?))
+            }
+            lower::Traced::Many(spec, sweep) => {
+                TraceAnswer::Cases(Box::new(service.trace_cases(share, *spec, *sweep).await?))
+            }
+        })
+    }
+}
+
 /// What a trace with `cases` would cost.
-pub(super) fn price(
-    spec: &CasesSpec,
-    sweep: &Sweep,
-    pricing: &Pricing<'_>,
-) -> Result<Result<Priced, PackError>, Problems> {
+fn price(spec: &CasesSpec, sweep: &Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
     let Pricing { facts, engine, ceiling, abandoned, .. } = *pricing;
-    let survey = match survey(sweep, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))? {
-        Ok(survey) => survey,
-        Err(error) => return Ok(Err(error)),
-    };
+    let survey = survey(sweep, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))?;
     let mut lints = Lints(survey.lints);
     let (counted, all) = (survey.cells.len(), sweep.len());
     if counted < all {
@@ -121,5 +154,5 @@ pub(super) fn price(
         lints: lints.0,
         plan_sha256: sweep.shared.plan_sha256.clone(),
     };
-    Ok(Ok(Priced { plan, cut: None }))
+    Ok(Priced { plan, cut: None })
 }

@@ -5,24 +5,22 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Asked, Refusal, ServedTo, Service, activations, cases, required_runs, sweep};
+use super::cut::{Cut, json};
+use super::{Asked, Refusal, ServedTo, Service, activations, required_runs};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
+use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
 use crate::lower::request::{Layout, Request};
-use crate::lower::sweep::Sweep;
-use crate::lower::{self, Traced};
 use crate::plan::Plan;
 use crate::plan::cost::{Ceiling, Cost};
-use crate::plan::pack::{Mode, PackError};
+use crate::plan::pack::Mode;
 use crate::result::common::Provenance;
 use crate::result::dry_run::PlanResponse;
-use crate::result::render::TraceAnswer;
 use crate::result::respond::{Computed, Respond};
-use crate::spec::kind::{Kind, Traces, of_kind, split};
+use crate::spec::kind::{Kind, of_kind, split};
 use crate::spec::problem::Problems;
-use crate::spec::sweep::SweepSpec;
 
 /// Something that the server can be asked for.
 pub trait Experiment: 'static {
@@ -39,7 +37,7 @@ pub trait Experiment: 'static {
     ///
     /// # Errors
     /// What is wrong with it and is seen when its plans are made alone.
-    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Result<Priced, PackError>, Problems>;
+    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal>;
 }
 
 /// An experiment that is answered at once.
@@ -79,7 +77,7 @@ pub struct Priced {
     /// The answer of a dry run.
     pub plan: PlanResponse,
     /// How it is cut, if it is computed in units.
-    pub cut: Option<sweep::Cut>,
+    pub cut: Option<Cut>,
 }
 
 impl Service {
@@ -90,7 +88,7 @@ impl Service {
     pub async fn answer<E: AtOnce>(&self, asked: impl Into<Asked>) -> Result<E::Response, Refusal> {
         let Asked { body, share } = asked.into();
         let body = Arc::new(body);
-        let lowered = self.off_workers(&share, Lane::Prepare, move |facts, _| E::lowered(&body, facts));
+        let lowered = self.off_workers(&share, Lane::Prepare, move |facts, _| Ok(E::lowered(&body, facts)?));
         E::answer(lowered.await?, self, &share).await
     }
 
@@ -110,11 +108,11 @@ impl Service {
         // Whoever computes a job, with however many threads.
         let device = self.engine.ready().kind();
         let provenance = Provenance { device, ..self.envelope(kind.name()).provenance };
-        let priced = self.off_workers(share, Lane::Prepare, move |facts, abandoned| {
+        self.off_workers(share, Lane::Prepare, move |facts, abandoned| {
             let pricing = Pricing { facts, engine: &engine, ceiling, cells, unit_s, provenance, abandoned };
             of_kind!(kind, E => E::price(E::lowered(&body, facts)?, &pricing))
-        });
-        Ok(priced.await?.map_err(EngineError::from)?)
+        })
+        .await
     }
 
     /// `POST /v1/plan`: everything up to the engine's door, or the queue's.
@@ -123,7 +121,7 @@ impl Service {
     /// [`Refusal`]
     pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
         let Asked { body, share } = asked.into();
-        let (kind, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| split(body)).await?;
+        let (kind, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
         let ceiling = if kind.is_in_units() { self.jobs.ceiling() } else { self.ceiling };
         match self.price(kind, Arc::new(inner), ceiling, 1.0, &share).await {
             Ok(priced) => Ok(priced.plan),
@@ -144,26 +142,24 @@ where
         lower::lower::<R>(body, facts)
     }
 
-    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Result<Priced, PackError>, Problems> {
+    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
         let Lowered { prelude, plan, layout } = lowered;
         let cost = |plan: &Plan| pricing.engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
-        let first = prelude.as_ref().map_or(Ok(Cost::default()), cost);
-        Ok(first.and_then(|first| {
-            let (cost, ceiling, common) = (cost(&plan)?.and(&first), pricing.ceiling, layout.common());
-            let plan = PlanResponse {
-                model: pricing.facts.model().to_owned(),
-                kind: R::Layout::NAME,
-                request: sweep::json(layout.request()),
-                runs: plan.runs.len(),
-                readouts: plan.readouts.len(),
-                cost,
-                ceiling,
-                allowed: ceiling.allows(&cost),
-                lints: common.lints.0.clone(),
-                plan_sha256: common.plan_sha256.clone(),
-            };
-            Ok(Priced { plan, cut: None })
-        }))
+        let first = prelude.as_ref().map_or(Ok(Cost::default()), cost)?;
+        let (cost, ceiling, common) = (cost(&plan)?.and(&first), pricing.ceiling, layout.common());
+        let plan = PlanResponse {
+            model: pricing.facts.model().to_owned(),
+            kind: R::Layout::NAME,
+            request: json(layout.request()),
+            runs: plan.runs.len(),
+            readouts: plan.readouts.len(),
+            cost,
+            ceiling,
+            allowed: ceiling.allows(&cost),
+            lints: common.lints.0.clone(),
+            plan_sha256: common.plan_sha256.clone(),
+        };
+        Ok(Priced { plan, cut: None })
     }
 }
 
@@ -193,52 +189,9 @@ where
         let answer = move |facts: &ServedTo, _: &Abandoned| {
             let id = envelope.id.clone();
             let mut response = layout.respond(&computed, facts, envelope)?;
-            let kept = activations::keep(facts, &layout, &computed.output, promised, &id, &mut response);
-            Ok(kept.map(|()| response))
+            activations::keep(facts, &layout, &computed.output, promised, &id, &mut response)?;
+            Ok(response)
         };
-        Ok(service.off_workers(share, Lane::Finish, answer).await??)
-    }
-}
-
-impl Experiment for Traces {
-    type Lowered = Traced;
-
-    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Traced, Problems> {
-        lower::traced(body, facts)
-    }
-
-    fn price(lowered: Traced, pricing: &Pricing<'_>) -> Result<Result<Priced, PackError>, Problems> {
-        match lowered {
-            Traced::One(one) => <crate::spec::trace::TraceSpec as Experiment>::price(*one, pricing),
-            Traced::Many(spec, sweep) => cases::price(&spec, &sweep, pricing),
-        }
-    }
-}
-
-impl AtOnce for Traces {
-    type Response = TraceAnswer;
-
-    async fn answer(lowered: Traced, service: &Service, share: &Share) -> Result<TraceAnswer, Refusal> {
-        Ok(match lowered {
-            Traced::One(one) => {
-                let answer = <crate::spec::trace::TraceSpec as AtOnce>::answer(*one, service, share);
-                TraceAnswer::One(Box::new(answer.await?))
-            }
-            Traced::Many(spec, sweep) => {
-                TraceAnswer::Cases(Box::new(service.trace_cases(share, *spec, *sweep).await?))
-            }
-        })
-    }
-}
-
-impl Experiment for SweepSpec {
-    type Lowered = Sweep;
-
-    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Sweep, Problems> {
-        lower::sweep::sweep(body, facts)
-    }
-
-    fn price(lowered: Sweep, pricing: &Pricing<'_>) -> Result<Result<Priced, PackError>, Problems> {
-        sweep::price(lowered, pricing)
+        service.off_workers(share, Lane::Finish, answer).await
     }
 }

@@ -22,7 +22,10 @@ struct Sum {
 impl Service {
     /// Computes the numbers of an upload that is a mean.
     pub(super) async fn averaged(&self, spec: UploadSpec, share: &Share) -> Result<UploadSpec, Refusal> {
-        let check = move |facts: &ServedTo, _: &Abandoned| lower::check_mean(&spec, facts).map(|()| spec);
+        let check = move |facts: &ServedTo, _: &Abandoned| {
+            lower::check_mean(&spec, facts)?;
+            Ok(spec)
+        };
         let mut spec = self.off_workers(share, Lane::Prepare, check).await?;
         let Some(mean) = spec.mean_of.clone() else { return Ok(spec) };
         let read = json!({"topk": 1, "capture": [{

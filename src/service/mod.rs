@@ -4,6 +4,7 @@
 
 mod activations;
 mod cases;
+pub mod cut;
 pub mod experiment;
 mod required_runs;
 mod mean;
@@ -29,7 +30,7 @@ use crate::plan::Plan;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{Lost, PlanOutput, Usage};
-use crate::plan::pack::Mode;
+use crate::plan::pack::{Mode, PackError};
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::respond::Computed;
 use crate::spec::dtype::Dtype;
@@ -128,6 +129,12 @@ impl From<Busy> for Refusal {
     }
 }
 
+impl From<PackError> for Refusal {
+    fn from(error: PackError) -> Refusal {
+        Refusal::Engine(error.into())
+    }
+}
+
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Refusal {
         Refusal::Engine(error)
@@ -159,7 +166,7 @@ impl Service {
     /// [`Refusal`]
     pub async fn tokenize(&self, asked: impl Into<Asked>) -> Result<TokenizeResponse, Refusal> {
         let Asked { body, share } = asked.into();
-        self.off_workers(&share, Lane::Prepare, move |facts, _| tokenize(&body, facts)).await
+        self.off_workers(&share, Lane::Prepare, move |facts, _| Ok(tokenize(&body, facts)?)).await
     }
 
     /// The same service for requests that nobody waits for: their size is bounded where they are taken on.
@@ -189,7 +196,7 @@ impl Service {
         &self,
         share: &Share,
         lane: Lane,
-        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let served = self.served_to(share.owner());
         share.run(lane, move |abandoned| reading(|| f(&served, abandoned))).await
@@ -214,12 +221,10 @@ impl Service {
             let resolved = cone::resolved(&plan, layers);
             let bytes = weight::bytes(&plan, &facts.config)
                 + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
-            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose();
-            Ok(first.and_then(|first| {
-                Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
-            }))
+            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose()?;
+            Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
         });
-        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?.map_err(EngineError::from)?;
+        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?;
         let (cost, ceiling) =
             (first.as_ref().map_or(prepared.cost, |f| prepared.cost.and(&f.cost)), self.ceiling);
         if !ceiling.allows(&cost) {
@@ -235,9 +240,9 @@ impl Service {
             let engine = self.engine.clone();
             let again = self.off_workers(share, Lane::Finish, move |_, _| {
                 plan.fill(&captured.captures);
-                Ok(engine.prepare(&plan, Mode::Branching))
+                Ok(engine.prepare(&plan, Mode::Branching)?)
             });
-            prepared = again.await?.map_err(EngineError::from)?;
+            prepared = again.await?;
         }
         let mut output = turn.execute(&self.engine, prepared).await?;
         output.usage = output.usage.and(&usage);
@@ -270,9 +275,9 @@ impl Service {
 
 /// Does what may read the embeddings. A table that can no longer be read says so by a panic with the reason; any other panic
 /// goes on its way to the layer that answers it.
-fn reading<T>(f: impl FnOnce() -> Result<T, Problems>) -> Result<T, Refusal> {
+fn reading<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
-        Ok(done) => Ok(done?),
+        Ok(done) => done,
         Err(panic) => match panic.downcast::<LoadError>() {
             Ok(error) => Err(Refusal::Checkpoint(*error)),
             Err(panic) => std::panic::resume_unwind(panic),

@@ -4,10 +4,10 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::experiment::{Priced, Pricing};
+use super::cut::{Cut, json};
+use super::experiment::{Experiment, Priced, Pricing};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::{ArmHead, CaseHead};
@@ -17,15 +17,14 @@ use crate::lower::facts::Facts;
 use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
-use crate::lower::sweep::{Part as Which, Shared, Sweep};
+use crate::lower::sweep::{self as lower_sweep, Part as Which, Sweep};
 use crate::owner::Owner;
 use crate::plan::cost::Cost;
 use crate::plan::output::{EditStats, Usage};
-use crate::plan::pack::{Mode, PackError};
+use crate::plan::pack::Mode;
 use crate::result::common::{Provenance, RngUsed};
 use crate::result::dry_run::PlanResponse;
 use crate::result::respond::Computed;
-use crate::result::sweep::SweepFacts;
 use crate::spec::kind::Kind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::sweep::{Form, SweepSpec, TARGET};
@@ -37,29 +36,6 @@ const MOST_CASES: u32 = 64;
 /// Most cells in one unit.
 const MOST_CELLS: u32 = 8192;
 
-/// How a sweep is cut into units, and all that its result says beside numbers: fixed when it is submitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cut {
-    /// What its cases share.
-    pub shared: Shared,
-    /// Cells of each case, each counted once whatever its samples.
-    pub cells: Vec<u32>,
-    /// Cells of a unit; a case's last unit may have fewer.
-    pub cells_per_unit: u32,
-    /// Cases of a unit of unpatched runs.
-    pub cases_per_unit: u32,
-    /// Samples of each corrupted run.
-    pub samples: u64,
-    /// Name of the model.
-    pub model: String,
-    /// Arms.
-    pub arms: Vec<ArmHead>,
-    /// Remarks found without running.
-    pub lints: Vec<Value>,
-    /// How the numbers come about.
-    pub provenance: Value,
-}
-
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
@@ -69,58 +45,6 @@ pub struct Opened {
     pub cut: Cut,
     /// The case lowered last: its units follow each other.
     last: Mutex<Option<(usize, Arc<Lowered<CaseLayout>>)>>,
-}
-
-impl Cut {
-    /// Units of each phase: unpatched runs, cells, result.
-    pub fn units(&self) -> [u32; 3] {
-        let baselines = (self.cells.len() as u32).div_ceil(self.cases_per_unit);
-        let cells = self.cells.iter().map(|cells| cells.div_ceil(self.cells_per_unit)).sum();
-        [baselines, cells, 1]
-    }
-
-    /// What the result says beside numbers.
-    pub fn facts(&self) -> SweepFacts {
-        SweepFacts {
-            model: self.model.clone(),
-            arms: self.arms.clone(),
-            cells: self.cells.clone(),
-            samples: self.samples,
-            sigma: self.shared.sigma.as_ref().map(json),
-            lints: self.lints.clone(),
-            provenance: self.provenance.clone(),
-        }
-    }
-
-    /// Cells of all cases.
-    pub fn cells_total(&self) -> u64 {
-        self.cells.iter().map(|cells| u64::from(*cells)).sum()
-    }
-
-    /// The cases of a unit of unpatched runs.
-    pub fn cases_of(&self, unit: u32) -> Range<usize> {
-        let first = (unit * self.cases_per_unit) as usize;
-        first..(first + self.cases_per_unit as usize).min(self.cells.len())
-    }
-
-    /// The unit of unpatched runs that has a case.
-    pub fn unit_of(&self, case: usize) -> u32 {
-        case as u32 / self.cases_per_unit
-    }
-
-    /// The case and cells of a unit of cells, counted from the first of these.
-    pub fn cells_of(&self, unit: u32) -> Option<(usize, Range<usize>)> {
-        let mut rest = unit;
-        for (case, cells) in self.cells.iter().enumerate() {
-            let units = cells.div_ceil(self.cells_per_unit);
-            if rest < units {
-                let first = rest * self.cells_per_unit;
-                return Some((case, first as usize..(first + self.cells_per_unit).min(*cells) as usize));
-            }
-            rest -= units;
-        }
-        None
-    }
 }
 
 impl Opened {
@@ -182,7 +106,7 @@ pub(super) fn survey(
     priced: usize,
     abandoned: &Abandoned,
     enough: impl Fn(&Survey) -> bool,
-) -> Result<Result<Survey, PackError>, Problems> {
+) -> Result<Survey, Refusal> {
     let mut found = sweep.case_table();
     let mut survey = Survey { samples: 1, ..Survey::default() };
     for case in 0..sweep.len() {
@@ -216,10 +140,7 @@ pub(super) fn survey(
             let unpatched = at_once.then(|| sweep.case(case, Which::Baselines, facts)).transpose()?;
             let unpatched = unpatched.as_ref().map(|unpatched| &unpatched.plan);
             for plan in lowered.prelude.iter().chain([&lowered.plan]).chain(unpatched) {
-                match engine.prepare(plan, Mode::Branching) {
-                    Ok(prepared) => survey.cost = survey.cost.and(&prepared.cost),
-                    Err(error) => return Ok(Err(error)),
-                }
+                survey.cost = survey.cost.and(&engine.prepare(plan, Mode::Branching)?.cost);
                 survey.runs += plan.runs.len();
                 survey.readouts += plan.readouts.len();
             }
@@ -231,7 +152,7 @@ pub(super) fn survey(
     found.problems().or(Some(()))?;
     survey.lints = found.lints();
     refused(&sweep.spec, &survey.lints)?;
-    Ok(Ok(survey))
+    Ok(survey)
 }
 
 /// What `strict` refuses of these remarks.
@@ -267,16 +188,25 @@ pub(super) struct Computation {
     pub usage: Usage,
 }
 
+impl Experiment for SweepSpec {
+    type Lowered = Sweep;
+
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Sweep, Problems> {
+        lower_sweep::sweep(body, facts)
+    }
+
+    fn price(lowered: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+        price(lowered, pricing)
+    }
+}
+
 /// What a sweep will cost, and how it is cut into units.
-pub(super) fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Result<Priced, PackError>, Problems> {
+fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
     let Pricing { facts, engine, ceiling, cells: most_cells, unit_s, abandoned, .. } = *pricing;
     let every = sweep.len().div_ceil(PRICED).max(1);
     let cells = |survey: &Survey| survey.total.saturating_mul(survey.samples);
     let too_many = |survey: &Survey| cells(survey) > most_cells;
-    let survey = match survey(&sweep, facts, engine, every, abandoned, too_many)? {
-        Ok(survey) => survey,
-        Err(error) => return Ok(Err(error)),
-    };
+    let survey = survey(&sweep, facts, engine, every, abandoned, too_many)?;
     if too_many(&survey) {
         // The other cases were not looked at.
         let mut problems = Problems::default();
@@ -284,7 +214,7 @@ pub(super) fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Result<Priced
         let detail = format!("{cells} patched runs in the first {cases} cases, the limit is {most_cells}");
         let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
         problems.push("/sweep", code::LIMIT, detail, fix);
-        return Err(problems);
+        return Err(problems.into());
     }
     let Survey { cost, total, of_priced, cells, samples, arms, lints, .. } = survey;
     let cost = scaled(&cost, total as f64 / of_priced.max(1) as f64);
@@ -314,7 +244,7 @@ pub(super) fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Result<Priced
         provenance: json(&provenance(&sweep, pricing.provenance.clone())),
         shared: sweep.shared,
     };
-    Ok(Ok(Priced { plan, cut: Some(cut) }))
+    Ok(Priced { plan, cut: Some(cut) })
 }
 
 impl Service {
@@ -348,7 +278,7 @@ impl Service {
         let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
         let lowered =
-            self.off_workers(share, Lane::Prepare, move |facts, _| sweep.whole(case, facts)).await?;
+            self.off_workers(share, Lane::Prepare, move |facts, _| Ok(sweep.whole(case, facts)?)).await?;
         let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;
         Ok((part, usage))
     }
@@ -362,7 +292,8 @@ impl Service {
         turn: Turn,
     ) -> Result<Unpatched, Refusal> {
         let of_case = Arc::clone(sweep);
-        let baselines = move |facts: &ServedTo, _: &Abandoned| of_case.case(case, Which::Baselines, facts);
+        let baselines =
+            move |facts: &ServedTo, _: &Abandoned| Ok(of_case.case(case, Which::Baselines, facts)?);
         let lowered = self.off_workers(share, Lane::Prepare, baselines).await?;
         let Lowered { prelude, plan, layout } = lowered;
         let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
@@ -421,8 +352,4 @@ fn scaled(cost: &Cost, by: f64) -> Cost {
         peak_bytes: cost.peak_bytes,
         seconds: cost.seconds * by,
     }
-}
-
-pub(super) fn json<T: Serialize>(value: &T) -> Value {
-    serde_json::to_value(value).expect("BUG: remarks and provenance have string keys and finite numbers")
 }
