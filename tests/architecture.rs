@@ -34,8 +34,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("draw", &[]),
     ("export", &[]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
-    // What outlives the process knows no request from another: they are texts to it.
-    ("store", &["disk"]),
+    // What outlives the process knows requests by their kind; what they say is text to it.
+    ("store", &["spec", "disk"]),
     ("config", &["spec"]),
     // Who may ask for what. Times are written as everywhere on the wire.
     ("keys", &["activations", "owner", "store"]),

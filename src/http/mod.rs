@@ -10,6 +10,7 @@ mod answer;
 mod body;
 mod datasets;
 mod encoding;
+mod enqueue;
 mod events;
 mod experiments;
 mod gate;
@@ -17,7 +18,6 @@ mod health;
 mod identity;
 mod jobs;
 mod json;
-mod enqueue;
 pub mod listen;
 mod me;
 mod metrics;
@@ -25,13 +25,12 @@ mod models;
 mod packing;
 mod page;
 mod places;
+mod prefer;
 mod problem;
 mod request_id;
 mod rules;
 mod socket;
 mod state;
-mod sweeps;
-mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -48,7 +47,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{JsonBody, NoQuery, query};
-pub use encoding::Encoding;
 pub use identity::Caller;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
@@ -81,7 +79,6 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
-        .merge(sweeps::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())
