@@ -175,6 +175,7 @@ mod tests {
             assert!(here.settle(&store).await.is_err());
             assert_eq!(here.used(&bob).row_layers, 8);
         }
+        drop(store);
         let again = Store::open(&settings).await.unwrap();
         here.settle(&again).await.unwrap();
         let stored = again.usage(today().0).await.unwrap();
