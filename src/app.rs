@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::capacity::Capacity;
 use crate::config::Config;
@@ -17,7 +18,9 @@ use crate::http::{self, Access, AppState, Readiness};
 use crate::jobs::runner::Runner;
 use crate::jobs::{Jobs, start};
 use crate::keys::Keys;
-use crate::service;
+use crate::service::{self, Service};
+use crate::store::Store;
+use crate::usage;
 
 /// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
 const RUNTIME_THREADS: usize = 2;
@@ -109,7 +112,11 @@ where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
     G: FnOnce(Host) -> Guest,
 {
-    let listener = bind(&config.http.listen).await?;
+    let listener = bind("http.listen", &config.http.listen).await?;
+    let metrics = match config.telemetry.metrics_listen.as_str() {
+        "" => None,
+        address => Some(bind("telemetry.metrics_listen", address).await?),
+    };
     let address = listener.local_addr().context("cannot read the bound address")?;
     let Some(needs_key) = config.auth.needs_key(address.ip()) else {
         bail!(
@@ -120,21 +127,35 @@ where
     let limits = listen::Limits::from(&config.http);
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
-    let service = Arc::default();
+    let service: Arc<OnceLock<Service>> = Arc::default();
     let jobs = start::jobs(&config, &service).await.context("cannot open the job store")?;
     let runner = Runner::start(&jobs);
     let access = access(needs_key, &jobs).await?;
     let keeper = match &access {
-        Access::Keys(keys) => Some((keys.clone(), keys.keep())),
+        Access::Keys(keys) => Some((keys.clone(), [keys.keep(), settle(jobs.store.clone(), &service)])),
         Access::Anyone => None,
     };
     let jobs = Arc::new(OnceLock::from(jobs));
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
-    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity, access };
+    let state = AppState {
+        config,
+        readiness: ready,
+        service: Arc::clone(&service),
+        jobs: Arc::clone(&jobs),
+        capacity,
+        access,
+        metrics: Arc::default(),
+    };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");
+    if let Some(listener) = metrics {
+        let address = listener.local_addr().context("cannot read the bound address")?;
+        tracing::info!(%address, "metrics on http://{address}/metrics");
+        // It ends with the process: nobody waits for what it answers.
+        tokio::spawn(listen::serve(listener, http::operations(state.clone()), limits, phase.subscribe()));
+    }
     let router = http::router(state.clone());
     let serving = listen::serve(listener, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
@@ -178,9 +199,14 @@ where
     if drained.await.is_err() {
         tracing::error!("stopping the job runner failed");
     }
-    if let Some((keys, keeper)) = keeper {
-        keeper.abort();
+    if let Some((keys, keepers)) = keeper {
+        keepers.iter().for_each(JoinHandle::abort);
         keys.tell_use().await;
+        if let (Some(service), Some(jobs)) = (service.get(), jobs.get())
+            && let Err(error) = service.ledger.settle(&jobs.store).await
+        {
+            tracing::warn!("what owners used last was not stored: {error}");
+        }
     }
     if let Some(jobs) = jobs.get()
         && let Err(error) = jobs.store.close().await
@@ -220,9 +246,15 @@ async fn access(needs_key: bool, jobs: &Jobs) -> anyhow::Result<Access> {
     Ok(Access::Keys(keys))
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+/// Stores what owners use, until aborted; nothing is used before there is a model.
+fn settle(store: Store, service: &Arc<OnceLock<Service>>) -> JoinHandle<()> {
+    let service = Arc::clone(service);
+    tokio::spawn(usage::keep(store, move || service.get().map(|service| service.ledger.clone())))
+}
+
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; if it is in use, choose another with --listen (port 0 picks a free one)")
+        format!("cannot listen on {address}; if it is in use, choose another as {setting} (port 0 picks a free one)")
     })
 }
 

@@ -43,6 +43,7 @@ pub struct Capacity(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     all: Semaphore,
+    total: u32,
     /// What requests of more than a small part may hold together. Whoever holds much for long, such as one who takes an
     /// answer slowly, leaves the rest to small requests.
     large: Semaphore,
@@ -61,6 +62,7 @@ impl Capacity {
         let lane = || Arc::new(Semaphore::new(ABREAST));
         Self(Arc::new(Shared {
             all: Semaphore::new(all as usize),
+            total: all,
             large: Semaphore::new(most as usize),
             most,
             small: all / 64,
@@ -75,6 +77,11 @@ impl Capacity {
         let held = Mutex::default();
         let holding = Holding { of: self.clone(), held, slow: AtomicBool::new(false) };
         Share { owner: owner.clone(), holding: Some(Arc::new(holding)) }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        u64::from(self.0.total) * UNIT
     }
 
     /// Bytes that are free.

@@ -53,7 +53,7 @@ fn compute(mut model: impl Model, due: &Receiver<LaidOut>, busy: &Busy) {
         // A fault in one batch must not end the others: buffers are set anew by every batch, so none is left broken.
         let output = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
         let took = started.elapsed();
-        busy.end(took);
+        busy.end(took, key.row_layers);
         let queued = work.queued;
         match output {
             Ok(Ok(output)) => work.answer(Ok(Done { key, output, queued, begun, took })),

@@ -1,4 +1,4 @@
-//! Stage 3: forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
+//! Forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
 //!
 //! The engine knows nothing of requests: it gets parts of plans and gives back scores in readout order. Requests take turns
 //! chunk by chunk, and a request whose client is gone simply sends no further chunk.
@@ -39,6 +39,7 @@ use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Mode, PackError, Packing};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
+pub use busy::Activity;
 use busy::Busy;
 pub use load::Computing;
 pub use model::{Model, ModelError};
@@ -218,6 +219,12 @@ impl Engine {
     /// Whether the engine computes.
     pub fn health(&self) -> Health {
         self.state.borrow().health.clone()
+    }
+
+    /// What it has done since the server started.
+    pub fn activity(&self) -> Activity {
+        let requests = (self.limit - self.admission.available_permits()) as u64;
+        Activity { requests, ..self.busy.activity() }
     }
 
     /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async

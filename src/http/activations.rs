@@ -21,6 +21,7 @@ use crate::capacity::{Abandoned, Lane};
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
 use crate::result::render::Format;
 use crate::service::NumbersAsked;
+use crate::spec::Declared;
 use crate::spec::activation::UploadSpec;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
@@ -97,7 +98,9 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
             let detail = "the body is compressed; send it as it is";
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
-        let known: Vec<&str> = UploadSpec::FIELDS.into_iter().chain(["tensor"]).collect();
+        // The numbers are the body.
+        let fields = UploadSpec::FIELDS.iter().filter(|name| !["values", "mean_of"].contains(name));
+        let known: Vec<&str> = fields.copied().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;
         let (request, share) = (Request::from_parts(parts, content), state.capacity.share(&caller.owner));

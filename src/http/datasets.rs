@@ -17,10 +17,10 @@ use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::Jobs;
 use crate::result::render::Format;
-use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::check_label;
+use crate::spec::sweep::CaseForm;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.

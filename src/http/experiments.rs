@@ -21,10 +21,13 @@ use crate::result::patch::PatchResponse;
 use crate::result::render::{Format, TraceAnswer};
 use crate::result::run::RunResponse;
 use crate::result::sweep::SweepOutcome;
-use crate::spec::align::AlignSpec;
-use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, SweepBody, TraceBody};
-use crate::spec::kind::{Kind, of_kind};
-use crate::spec::tokenize::TokenizeSpec;
+use crate::spec::align::{AlignBody, AlignSpec};
+use crate::spec::kind::{Kind, PlanBody, of_kind};
+use crate::spec::patch::PatchBody;
+use crate::spec::run::RunBody;
+use crate::spec::sweep::SweepBody;
+use crate::spec::tokenize::TokenizeBody;
+use crate::spec::trace::TraceBody;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
@@ -145,7 +148,7 @@ async fn plan(
 /// Tokens of a prompt
 ///
 /// Ids, text and offsets (characters and bytes), with the token ranges of named substrings.
-#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeSpec,
+#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeBody,
     responses((status = 200, description = "Tokens", body = TokenizeResponse), Problem))]
 async fn tokenize(
     state: State<AppState>,

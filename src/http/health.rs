@@ -21,11 +21,12 @@ pub(super) struct Document(pub(super) Arc<str>);
 
 /// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(healthz))
-        .routes(routes!(readyz))
-        .routes(routes!(version))
-        .routes(routes!(openapi))
+    probes().routes(routes!(version)).routes(routes!(openapi))
+}
+
+/// Those of them that ask whether the server lives and works.
+pub(super) fn probes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz))
 }
 
 /// Whether the process is alive

@@ -5,6 +5,7 @@
 
 mod activations;
 mod admin;
+mod admission;
 mod answer;
 mod body;
 mod datasets;
@@ -19,8 +20,10 @@ mod jobs;
 mod json;
 pub mod listen;
 mod me;
+mod metrics;
 mod models;
 mod packing;
+mod page;
 mod places;
 mod prefer;
 mod problem;
@@ -73,6 +76,7 @@ struct Api;
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(jobs::routes())
@@ -101,16 +105,24 @@ pub fn router(state: AppState) -> Router {
     wrap(api(), state, rules::RULES)
 }
 
+/// What `telemetry.metrics_listen` serves: metrics and probes, without keys.
+pub fn operations(state: AppState) -> Router {
+    let api = OpenApiRouter::default().merge(health::probes()).merge(metrics::routes());
+    wrap(api, AppState { access: Access::Anyone, ..state }, rules::RULES)
+}
+
 /// Layers, from the outside in: compression, request id and access log, panics, strict HTTP, CORS, then the routes behind
-/// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because whatever writes a body outside of it would write it under a head
-/// that says it is compressed.
+/// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because
+/// whatever writes a body outside of it would write it under a head that says it is compressed.
 fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::Rule]) -> Router {
     let (router, mut document) = api.split_for_parts();
     rules::document(&mut document, rules);
     let router = router
+        .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
-        .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))
+        .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))
+        .route_layer(middleware::from_fn(request_id::route))
         // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
@@ -120,6 +132,10 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         Some(layer) => router.layer(layer),
         None => router,
     };
+    let metrics = Arc::clone(&state.metrics);
+    for kind in Kind::ALL {
+        metrics.expect_problem(kind.slug());
+    }
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
@@ -128,7 +144,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     // documents completed here repeat it.
     Router::new()
         .fallback_service(inner)
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(metrics, request_id::layer))
         .layer(middleware::from_fn(packing::layer))
         .layer(
             CompressionLayer::new()

@@ -218,7 +218,7 @@ impl MetricOf {
 impl CorruptionMethod {
     fn of(facts: &MethodFacts) -> Self {
         let MethodFacts { name, known_as, means, .. } = *facts;
-        Self { method: name, fields: facts.fields(), known_as, means }
+        Self { method: name, fields: facts.fields.to_vec(), known_as, means }
     }
 }
 

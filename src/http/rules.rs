@@ -20,6 +20,19 @@ pub(super) enum Need {
     Key,
     /// A key that may do one of these.
     One(&'static [Scope]),
+    /// An admin's key where keys are needed at all, else nothing: what only shows how the server is.
+    Operator,
+}
+
+impl Need {
+    /// The scopes of which a key must have one, if it must.
+    pub(super) const fn scopes(self) -> Option<&'static [Scope]> {
+        match self {
+            Self::Open | Self::Key => None,
+            Self::One(scopes) => Some(scopes),
+            Self::Operator => Some(&[Scope::Admin]),
+        }
+    }
 }
 
 /// Who may use a route.
@@ -46,8 +59,12 @@ const ADMIN: Need = Need::One(&[Scope::Admin]);
 
 /// The table.
 pub(super) const RULES: &[Rule] = &[
+    // The page has the field for the key.
+    rule(Method::GET, "/", Need::Open),
+    rule(Method::GET, "/assets/{build}/{*path}", Need::Open),
     rule(Method::GET, "/healthz", Need::Open),
     rule(Method::GET, "/readyz", Need::Open),
+    rule(Method::GET, "/metrics", Need::Operator),
     rule(Method::GET, "/v1/version", Need::Open),
     rule(Method::GET, "/v1/openapi.json", Need::Open),
     rule(Method::GET, "/v1/me", Need::Key),
@@ -79,6 +96,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/admin/keys", ADMIN),
     rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),
     rule(Method::POST, "/v1/admin/keys/{id}/rotate", ADMIN),
+    rule(Method::GET, "/v1/admin/usage", ADMIN),
 ];
 
 /// What a route asks for; `None` if no rule names it.
@@ -105,8 +123,7 @@ pub(super) fn document(document: &mut OpenApi, rules: &[Rule]) {
         for (method, operation) in operations(item) {
             match need(rules, &method, path) {
                 Some(Need::Open) => operation.security = Some(Vec::new()),
-                Some(Need::One(scopes)) => refusals(operation, Some(&one_of(scopes))),
-                Some(Need::Key) | None => refusals(operation, None),
+                need => refusals(operation, need.and_then(Need::scopes).map(one_of).as_deref()),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Stage 2, first half: request bodies to plans: reads, checks everything, and only then builds.
+//! Request bodies to plans: reads, checks everything, and only then builds.
 //!
 //! ```text
 //! body -spec::read-> spec -prompts-> tokens -select, measure-> indices -run, patch, trace-> Lowered { plan, layout }

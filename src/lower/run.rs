@@ -77,7 +77,7 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
             let width = config.site_width(capture.site, columns);
             let depth = layers.as_ref().map_or(1, Vec::len) as u64;
             let own = depth * positions.len() as u64 * width as u64;
-            let handle = (capture.form == CaptureForm::Handle).then_some(capture.dtype);
+            let handle = (capture.r#as == CaptureForm::Handle).then_some(capture.dtype);
             if handle.is_some() {
                 stored = stored.saturating_add(own.saturating_mul(4));
             } else {

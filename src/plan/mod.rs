@@ -1,4 +1,4 @@
-//! Stage 2: an experiment as runs, edits and readouts. Pure data and pure functions; no tensors, no async.
+//! An experiment as runs, edits and readouts. Pure data and pure functions; no tensors, no async.
 //!
 //! A [`Plan`] says *what* is computed, without saying how: every run is a token sequence plus edits. [`cone`] works out
 //! which rows of which run are live where, [`pack`] turns plans into [`batch::ForwardBatch`]es under a row budget.

@@ -7,6 +7,7 @@ pub mod activation;
 pub mod align;
 pub mod cases;
 pub mod cases_render;
+pub mod class_view;
 pub mod common;
 pub mod dry_run;
 pub mod inside;

@@ -19,7 +19,8 @@ use crate::lower::facts::Facts;
 use crate::lower::lint::Lints;
 use crate::lower::sweep::{Part as Which, Sweep};
 use crate::plan::output::{EditStats, PlanOutput, Usage};
-use crate::result::cases::{self, CasesResponse, Traced};
+use crate::result::cases::CasesResponse;
+use crate::result::class_view::{self, Traced};
 use crate::result::common::Receipts;
 use crate::result::dry_run::PlanResponse;
 use crate::result::render::TraceAnswer;
@@ -89,7 +90,7 @@ impl Service {
             lints.extend(found.0);
             let sigma = sweep.shared.sigma;
             let traced = Traced { averages, targets, layers, sigma, receipt, usage, lints };
-            Ok(cases::respond(spec, &averaged, traced, envelope))
+            Ok(class_view::respond(spec, &averaged, traced, envelope))
         };
         self.off_workers(share, Lane::Finish, answer).await
     }

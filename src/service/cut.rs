@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::effect::cells::ArmHead;
+use crate::lower::lint::Lint;
 use crate::lower::sweep::Shared;
+use crate::result::common::Provenance;
 use crate::result::sweep::SweepFacts;
 
 /// How a sweep is cut into units, and all that its result says beside numbers: fixed when it is submitted.
@@ -27,9 +29,9 @@ pub struct Cut {
     /// Arms.
     pub arms: Vec<ArmHead>,
     /// Remarks found without running.
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// How the numbers come about.
-    pub provenance: Value,
+    pub provenance: Provenance,
 }
 
 impl Cut {
@@ -47,7 +49,7 @@ impl Cut {
             arms: self.arms.clone(),
             cells: self.cells.clone(),
             samples: self.samples,
-            sigma: self.shared.sigma.as_ref().map(json),
+            sigma: self.shared.sigma,
             lints: self.lints.clone(),
             provenance: self.provenance.clone(),
         }

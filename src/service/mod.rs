@@ -35,6 +35,7 @@ use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::respond::Computed;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::Problems;
+use crate::usage::Ledger;
 
 /// A served model. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Service {
     pub ceiling: Ceiling,
     /// What one job may cost.
     pub jobs: JobCeiling,
+    /// What owners have used.
+    pub ledger: Ledger,
 }
 
 /// The most that one job may cost.
@@ -246,6 +249,7 @@ impl Service {
         }
         let mut output = turn.execute(&self.engine, prepared).await?;
         output.usage = output.usage.and(&usage);
+        self.ledger.computed(share.owner(), output.usage.row_layers, output.usage.seconds);
         Ok(Computed { output, resolved })
     }
 

@@ -240,8 +240,8 @@ fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
         samples,
         model: facts.model().to_owned(),
         arms,
-        lints: plan.lints.iter().map(json).collect(),
-        provenance: json(&provenance(&sweep, pricing.provenance.clone())),
+        lints: plan.lints.clone(),
+        provenance: provenance(&sweep, pricing.provenance.clone()),
         shared: sweep.shared,
     };
     Ok(Priced { plan, cut: Some(cut) })

@@ -4,7 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::declare::declare;
+use super::patch::PatchBody;
 use super::problem::{Problems, code};
+use super::run::RunBody;
+use super::sweep::SweepBody;
+use super::trace::TraceBody;
 
 /// What kind of request it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -19,6 +24,22 @@ pub enum Kind {
     Patch,
     /// `POST /v1/trace`
     Trace,
+}
+
+declare! {
+/// Body of `POST /v1/plan`: one request under the name of its endpoint.
+#[derive(ToSchema)]
+#[schema(examples(json!({"trace": {"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"}})))]
+pub struct PlanBody {
+    /// As in `POST /v1/run`.
+    pub run: Option<RunBody>,
+    /// As in `POST /v1/patch`.
+    pub patch: Option<PatchBody>,
+    /// As in `POST /v1/trace`.
+    pub trace: Option<TraceBody>,
+    /// As in `POST /v1/sweep`.
+    pub sweep: Option<SweepBody>,
+}
 }
 
 /// Bodies of `POST /v1/trace`: one prompt, or `cases`.

@@ -45,6 +45,7 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
         access: Access::Anyone,
     }
 }
