@@ -11,6 +11,21 @@ use super::run::RunBody;
 use super::sweep::SweepBody;
 use super::trace::TraceBody;
 
+/// What kind of request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = JobKind)]
+pub enum Kind {
+    /// `POST /v1/sweep`
+    Sweep,
+    /// `POST /v1/run`
+    Run,
+    /// `POST /v1/patch`
+    Patch,
+    /// `POST /v1/trace`
+    Trace,
+}
+
 declare! {
 /// Body of `POST /v1/plan`: one request under the name of its endpoint.
 #[derive(ToSchema)]
@@ -25,21 +40,6 @@ pub struct PlanBody {
     /// As in `POST /v1/sweep`.
     pub sweep: Option<SweepBody>,
 }
-}
-
-/// What kind of request it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = JobKind)]
-pub enum Kind {
-    /// `POST /v1/sweep`
-    Sweep,
-    /// `POST /v1/run`
-    Run,
-    /// `POST /v1/patch`
-    Patch,
-    /// `POST /v1/trace`
-    Trace,
 }
 
 /// Bodies of `POST /v1/trace`: one prompt, or `cases`.
