@@ -17,6 +17,7 @@ type Code = &'static str;
 pub struct Lint {
     /// Stable name, as `NO_CONTRAST`.
     #[serde(deserialize_with = "known")]
+    #[schema(value_type = String)]
     pub code: Code,
     /// How bad.
     pub severity: Severity,
