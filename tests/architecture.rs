@@ -34,17 +34,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("draw", &[]),
     ("export", &[]),
     ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
-    // What outlives the process knows no request from another: they are texts to it.
-    ("store", &["disk"]),
+    // What outlives the process knows requests by their kind; what they say is text to it.
+    ("store", &["spec", "disk"]),
     ("config", &["spec"]),
     // Who may ask for what. Times are written as everywhere on the wire.
     ("keys", &["activations", "owner", "store"]),
+    // What owners use, counted in memory and kept by the store.
+    ("usage", &["owner", "store"]),
     // Memory and threads, and whose request has them.
     ("capacity", &["owner"]),
     // The whole flow. Cases are reduced one by one, so that their effects need not be held together.
     (
         "service",
         &[
+            "usage",
             "capacity",
             "spec",
             "tokens",
@@ -97,12 +100,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "telemetry",
             "keys",
             "owner",
+            "usage",
         ],
     ),
     // Numbers to be shown, whoever counts them.
     ("telemetry", &["config", "engine"]),
     // Ends the engine process when the server ends.
-    ("app", &["capacity", "config", "engine", "http", "jobs", "service", "keys"]),
+    ("app", &["capacity", "config", "engine", "http", "jobs", "service", "store", "keys", "usage"]),
 ];
 
 #[test]

@@ -2,6 +2,18 @@
 
 import { key } from './key.js';
 
+/** Puts a text on the clipboard. Browsers hide the clipboard from pages that came over plain http, but for the loopback. */
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const box = document.createElement('textarea');
+  box.value = text;
+  document.body.append(box);
+  box.select();
+  const done = document.execCommand('copy');
+  box.remove();
+  if (!done) throw new Error('The browser does not let the page copy.');
+}
+
 /** The request as a curl command. */
 export function curl(kind, body) {
   const quoted = text => `'${text.replaceAll("'", String.raw`'\''`)}'`;

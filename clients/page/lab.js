@@ -241,8 +241,8 @@ export class Lab extends EventTarget {
   async cancel(view = this.view) {
     const job = this.jobs[view];
     // What was not accepted yet is no longer sent.
-    if (job?.id) await ask(`/v1/jobs/${job.id}`, { method: 'DELETE' });
-    else this.#drop(view);
+    if (!job?.id) this.#drop(view);
+    else await this.#mind(job, () => ask(`/v1/jobs/${job.id}`, { method: 'DELETE' }));
     this.changed();
   }
 

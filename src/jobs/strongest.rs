@@ -14,7 +14,7 @@ use crate::spec::endpoint::Endpoint;
 use crate::spec::intervention::CellsOf;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Node, escape};
-use crate::store::job::{JobId, Kind, State};
+use crate::store::job::{JobId, State};
 
 /// Most arms that lists of `k` may make.
 const MOST_ARMS: usize = 1000;
@@ -75,7 +75,7 @@ async fn result(jobs: &Jobs, name: &str, share: &Share) -> Result<Result<Vec<Ave
         None => None,
     };
     let Some(job) = job else { return Ok(Err(format!("there is no job {name:?}"))) };
-    if job.kind != Kind::Sweep {
+    if !job.kind.is_in_units() {
         return Ok(Err(format!("the job is a {}, which has no averages", job.kind.name())));
     }
     let stored = jobs.store.file(job.id, "json").await?.filter(|_| job.state == State::Succeeded);

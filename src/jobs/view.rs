@@ -6,9 +6,10 @@ use utoipa::ToSchema;
 use super::Jobs;
 use crate::activations::Timestamp;
 use crate::lower::lint::Lint;
-use crate::service::sweep::Cut;
+use crate::service::cut::Cut;
+use crate::spec::kind::Kind;
 use crate::store::StoreError;
-use crate::store::job::{Cost, Job, Kind, Priority, State};
+use crate::store::job::{Cost, Job, Priority, State};
 
 /// A job.
 #[derive(Debug, Clone, Serialize, ToSchema)]

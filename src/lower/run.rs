@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::prepare::{Prepared, prepare, refuse_flips};
 use super::readout::{Inside, inside};
+use super::request::request;
 use super::select;
 use super::size::{Size, admit};
 use super::start::{Started, start};
@@ -14,7 +15,9 @@ use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 
-pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
+request!(RunSpec, RunLayout, lower, common);
+
+fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
     let experiment = &spec.experiment;
     let prepared = prepare(experiment, facts, out);
     refuse_flips(experiment, out);

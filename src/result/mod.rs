@@ -18,6 +18,7 @@ mod phrases;
 pub mod pictures;
 pub mod plates;
 pub mod render;
+pub mod respond;
 #[cfg(test)]
 mod render_tests;
 pub mod run;

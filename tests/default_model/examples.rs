@@ -6,7 +6,9 @@ use mediant::capacity::Share;
 use mediant::owner::Owner;
 use mediant::service::Refusal;
 use mediant::spec::activation::UploadSpec;
+use mediant::spec::align::AlignSpec;
 use mediant::spec::problem::Problems;
+use mediant::spec::run::RunSpec;
 use serde_json::{Value, json};
 
 use crate::support::{answered, service};
@@ -68,7 +70,7 @@ async fn every_example_is_a_request_that_is_let_in() {
                     draft.map(|draft| json!({"allowed": !draft.values.is_empty()})).map_err(Refusal::from)
                 }
             }
-            "align" => service().align(body).await.map(|pair| {
+            "align" => service().answer::<AlignSpec>(body).await.map(|pair| {
                 let contrast = pair.contrast.is_some_and(|contrast| contrast.differs == Some(true));
                 json!({"allowed": contrast, "cost": pair.usage})
             }),
@@ -90,7 +92,7 @@ async fn every_example_is_a_request_that_is_let_in() {
 async fn the_shortest_examples_give_what_their_prompts_promise() {
     for (name, body) in examples() {
         if name == "run-short" {
-            let answer = answered(service().run(body).await);
+            let answer = answered(service().answer::<RunSpec>(body).await);
             assert_eq!(
                 answer["runs"]["run"]["topk"][0]["text"], " Paris",
                 "{}",

@@ -127,7 +127,9 @@ export class Grid extends LitElement {
   /** Shows what is under the cursor; what was shown last stays. */
   show() {
     const reading = this.renderRoot.querySelector('cell-reading');
-    if (reading) Object.assign(reading, { cell: this.at ?? (reading.data === this.data ? reading.cell : null), data: this.data });
+    if (!reading) return;
+    Object.assign(reading, { cell: this.at ?? (reading.data === this.data ? reading.cell : null), data: this.data });
+    reading.toggleAttribute('pointed', !!reading.cell);
   }
 
   open(cell) {

@@ -26,7 +26,7 @@ export class HeatMap extends Grid {
     .box .over { position: absolute; inset: 0; pointer-events: none; }
     .foot canvas { border: 1px solid var(--line); display: inline-block; }
     .foot span { display: inline-flex; gap: .4rem; align-items: center; }
-    .stacked ~ cell-reading { position: sticky; bottom: 0; }
+    .stacked ~ cell-reading[pointed] { position: sticky; bottom: 0; }
   `];
 
   size() {
@@ -90,7 +90,7 @@ export class HeatMap extends Grid {
     maps.style.setProperty('--wide', stacked ? '100%' : `${least}px`);
     maps.style.setProperty('--widest', `${Math.max(least, columns * (data.one ? 34 : 80) + LEFT)}px`);
     const room = this.matches(':fullscreen') ? (innerHeight - 330) / (stacked ? data.panels.length : 1) : 0;
-    const high = room > 210 ? room / rows : stacked ? Math.max(2.2, Math.min(9, 210 / rows)) : Math.max(6, Math.min(22, 330 / rows));
+    const high = room > 210 ? room / rows : stacked ? Math.max(2.2, Math.min(22, 210 / rows)) : Math.max(6, Math.min(22, 330 / rows));
     const longest = Math.min(LONGEST, Math.max(...data.columns.map(({ text, part }) => text.length + (part ? part.length + 1 : 0))));
     this.patterns = { exact: hatching(isDark ? '#5d6068' : '#b3b6bf', false, paint.ratio), trivial: hatching(isDark ? '#e8e9ec' : '#444', true, paint.ratio) };
     // All are measured before any is written to.

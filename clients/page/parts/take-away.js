@@ -1,7 +1,7 @@
 import { html, css, LitElement } from '../vendor/lit.js';
 import { base } from '../style.js';
 import { file } from '../api.js';
-import { curl, python } from '../copy.js';
+import { copy, curl, python } from '../copy.js';
 
 /**
  * What can be taken away of a result: pictures and tables as the server makes them, and the request as text. `job` names a kept
@@ -51,8 +51,12 @@ export class TakeAway extends LitElement {
   async #copy(what) {
     const after = { df: 'result.df', lens: 'result.lens().plot()', plot: 'result.plot()' }[this.plot];
     const texts = { curl: () => curl(this.kind, this.body), python: () => python(this.kind, this.body, after), link: () => location.href };
-    await navigator.clipboard.writeText(texts[what]());
-    this.#say('Copied.');
+    try {
+      await copy(texts[what]());
+      this.#say('Copied.');
+    } catch (error) {
+      this.said = error.message;
+    }
   }
 
   #say(text) {

@@ -1,5 +1,6 @@
 import { html, css } from '../vendor/lit.js';
 import { Problem, ask, file } from '../api.js';
+import { copy } from '../copy.js';
 import { fieldsOf } from '../request.js';
 import { Watching } from '../watch.js';
 import * as link from '../link.js';
@@ -96,7 +97,7 @@ export class JobsView extends Watching {
   }
 
   async #copy(id) {
-    await navigator.clipboard.writeText(id);
+    await copy(id);
     this.said = `${id} is copied.`;
   }
 

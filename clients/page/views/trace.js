@@ -108,7 +108,7 @@ export class TraceView extends Watching {
       </div>
       <heat-map .data=${data} @cell=${event => this.#open(event.detail, data)}></heat-map>
       <div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
-        ${data.panels[cell.panel].name}, layer ${data.layers[cell.row]}, ${data.columns[cell.column].text}: ${pm(cell.value, cell.se, true)}</button></li>`)}</ol></div>
+        ${data.panels[cell.panel].name}, layer ${data.layers[cell.row]}, ${data.columns[cell.column].at} ${data.columns[cell.column].text}: ${pm(cell.value, cell.se, true)}</button></li>`)}</ol></div>
         <div>${this.#opened()}</div></div>
       <take-away kind="trace" .body=${body} job=${this.lab.jobs.trace.id} .show=${{ metric }} plot="plot"></take-away>`;
   }
@@ -135,7 +135,7 @@ export class TraceView extends Watching {
     const { body } = this.lab.jobs.trace;
     const { arm, name } = data.panels[panel];
     const position = data.columns[column].at;
-    const heading = `${name}, layer ${data.layers[row]}, ${data.columns[column].text}`;
+    const heading = `${name}, layer ${data.layers[row]}, token ${position} ${data.columns[column].text}`;
     const opened = (this.opened = { heading, of: data });
     try {
       const clean = await ask('/v1/run', { body: { prompt: body.prompt, read: { topk: 6 } } });

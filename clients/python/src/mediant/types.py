@@ -809,6 +809,7 @@ class ReadinessReport(TypedDict):
     Answer of `/readyz`.
     """
 
+    first_key: NotRequired[str | None]
     keys: str
     reason: NotRequired[str | None]
     status: str
@@ -1086,6 +1087,18 @@ class TargetToken(TypedDict):
     tokens: list[int]
 
 
+class Today(TypedDict):
+    """
+    What an owner has used today.
+    """
+
+    requests: int
+    resets_s: int
+    row_layers: int
+    row_layers_limit: NotRequired[int | None]
+    seconds: float
+
+
 class Token(TypedDict):
     """
     One token of a prompt with its place in the text.
@@ -1203,6 +1216,17 @@ class Usage(TypedDict):
     queue_seconds: float
     row_layers: int
     rows: int
+    seconds: float
+
+
+class UsageView(TypedDict):
+    """
+    What an owner used on a day.
+    """
+
+    owner: str
+    requests: int
+    row_layers: int
     seconds: float
 
 
@@ -1497,6 +1521,15 @@ class DatasetList(TypedDict):
     datasets: list[DatasetView]
 
 
+class DayUsage(TypedDict):
+    """
+    What all owners used on a day.
+    """
+
+    day: str
+    owners: list[UsageView]
+
+
 class Difference(Place):
     """
     A difference of two averages.
@@ -1621,6 +1654,7 @@ class Me(TypedDict):
     key: NotRequired[Key | None]
     owner: str
     scopes: list[Scope]
+    today: NotRequired[Today | None]
 
 
 class Method6(TypedDict):
