@@ -252,3 +252,20 @@ impl Lints {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_lint_is_read_again_whatever_version_wrote_it() {
+        for code in [LINTS[0].code, "OF_ANOTHER_VERSION"] {
+            let text = format!(
+                "{{\"code\":\"{code}\",\"severity\":\"info\",\"where\":\"/a\",\"detail\":\"b\",\"fix\":\"c\"}}"
+            );
+            let lints: [Lint; 2] = [(); 2].map(|()| serde_json::from_str(&text).unwrap());
+            assert_eq!(serde_json::to_string(&lints[0]).unwrap(), text);
+            assert!(std::ptr::eq(lints[0].code, lints[1].code), "a name is kept once");
+        }
+    }
+}
