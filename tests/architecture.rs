@@ -72,6 +72,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "config",
             "effect",
             "engine",
+            // The lints of a job, which were found before it ran.
+            "lower",
             "plan",
             "result",
             "service",

@@ -354,6 +354,9 @@ fn text(svg: Vec<u8>) -> String {
 }
 
 /// A result as JSON.
+///
+/// # Panics
+/// It has keys that are not strings; no result has.
 pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("BUG: results have string keys and finite numbers")
 }

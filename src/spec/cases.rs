@@ -90,8 +90,10 @@ impl CasesSpec {
         fields.exclude("cases", &of_one.copied().collect::<Vec<_>>(), out);
         // What can't be read takes its default, so that the rest of the request is still looked at.
         let aggregate = fields.get("aggregate").and_then(|n| Aggregate::read(&n, out)).unwrap_or_default();
+        // Also of averages that can't be read otherwise.
+        let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
         let cases = fields.need("cases", "list cases, each with prompt, subject and target", out);
-        let (places, cases) = cases.and_then(|n| read_cases(&n, aggregate.by_group(), out))?;
+        let (places, cases) = cases.and_then(|n| read_cases(&n, grouped, out))?;
         let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, CLEAN, out));
         if let Some(Method::Run { .. }) = corrupt.as_ref().map(|corrupt| &corrupt.method) {
             let detail = "cases have no other runs";

@@ -281,7 +281,9 @@ impl Places {
     /// With those of another schema.
     pub(super) fn and(mut self, other: Self) -> Self {
         for (name, found) in other.by_name {
-            found.into_iter().for_each(|place| self.add(place, &name));
+            for place in found {
+                self.add(place, &name);
+            }
         }
         self
     }

@@ -180,7 +180,7 @@ fn what_is_true_of_several_cases_is_said_once() {
         {"id": "c", "prompt": "The river", "subject": "The", "target": " voltage current"},
         {"id": "d", "prompt": "The river", "subject": "The", "target": " Paris water"},
     ], "corrupt": {"samples": 1}}));
-    let (_, opened) = traces(&Arc::new(body.clone()), &Fake::default()).unwrap();
+    let (_, opened) = traces(&Arc::new(body), &Fake::default()).unwrap();
     let mut found = opened.case_table();
     for case in 0..4 {
         found.add_lints(case, opened.case(case, Part::Whole, &Fake::default()).unwrap().layout.common.lints);

@@ -133,7 +133,7 @@ impl Averaging {
     }
 
     /// Whether a request's `aggregate` tells groups apart.
-    pub(super) fn by_group(node: &Node<'_>) -> bool {
+    pub(in crate::spec) fn by_group(node: &Node<'_>) -> bool {
         let by = node.value.get("by").and_then(|by| by.as_array());
         by.is_some_and(|by| by.iter().any(|key| key == "group"))
     }
