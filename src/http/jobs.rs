@@ -187,7 +187,7 @@ async fn get(
     Ok(response)
 }
 
-/// Call a job off
+/// Cancel a job
 ///
 /// Nothing more of it is begun, and what is being computed is dropped. What was computed stays its result. A job that is
 /// over stays as it is, unless `purge` is given: then it is forgotten with all that it found.
@@ -216,7 +216,7 @@ async fn cancel(
 
 /// What a job found
 ///
-/// Of a sweep that was called off or failed, what was computed before; of one that is running, with `partial`, what has
+/// Of a sweep that was cancelled or failed, what was computed before; of one that is running, with `partial`, what has
 /// been computed so far. Its `complete` then is false.
 #[utoipa::path(get, path = "/v1/jobs/{id}/result", tag = "jobs",
     params(("id" = String, Path, description = "The job"),
@@ -255,7 +255,7 @@ async fn with_result(jobs: &Jobs, caller: &Caller, id: &str, partial: bool) -> R
         }
         JobState::Failed | JobState::Cancelled if job.kind.is_in_units() => Ok(job),
         JobState::Failed => Err(not_ready(&job, job.error.as_deref().unwrap_or("it has no result"))),
-        JobState::Cancelled => Err(not_ready(&job, "it was called off before it was done")),
+        JobState::Cancelled => Err(not_ready(&job, "it was cancelled before it was done")),
     }
 }
 

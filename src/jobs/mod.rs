@@ -97,7 +97,7 @@ impl Jobs {
         }
     }
 
-    /// Calls a job off; what was computed becomes its result, soon after this returns. Until then it is put together
+    /// Cancels a job; what was computed becomes its result, soon after this returns. Until then it is put together
     /// whenever it is asked for.
     pub async fn cancel(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.store.cancel(owner, id).await?;

@@ -16,7 +16,7 @@ use crate::service::{Refusal, Service};
 use crate::store::job::{Claim, Committed, JobId, Phase};
 use crate::store::{GivenBack, StoreError};
 
-/// How often an idle runner looks for work that nobody told it of, and a busy one for jobs that were called off.
+/// How often an idle runner looks for work that nobody told it of, and a busy one for jobs that were cancelled.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a stopping runner waits for units on their way. They are cut to take about a second.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -173,7 +173,7 @@ impl Work {
         }
     }
 
-    /// Stops computing for jobs that were called off, or failed elsewhere.
+    /// Stops computing for jobs that were cancelled, or failed elsewhere.
     async fn drop_ended(&mut self) {
         let mut ids: Vec<JobId> = self.held.values().map(|(claim, _)| claim.job.id).collect();
         ids.sort_unstable();

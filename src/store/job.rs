@@ -23,7 +23,7 @@ pub enum State {
     Succeeded,
     /// Something of it cannot be computed. What was computed is kept.
     Failed,
-    /// Somebody called it off. What was computed is kept.
+    /// Somebody cancelled it. What was computed is kept.
     Cancelled,
     /// Its result was deleted when its time was over.
     Expired,

@@ -1,4 +1,4 @@
-//! The job queue over HTTP: taken on, followed, called off, answered.
+//! The job queue over HTTP: taken on, followed, cancelled, answered.
 
 use std::time::{Duration, Instant};
 
@@ -386,7 +386,7 @@ async fn what_another_version_stored_is_handed_out_as_it_is_or_gone_in_words_and
         for form in ["result?format=csv", "result?format=parquet", "result?format=npz", "plot"] {
             gone(format!("{done}/{form}")).await;
         }
-        // Half-way, and called off.
+        // Half-way, and cancelled.
         let half = submit(cut).await;
         compute(2).await;
         gone(format!("{half}/result?partial=true")).await;

@@ -139,7 +139,7 @@ export function views(on) {
     await page.done();
   });
 
-  test('jobs: one is found, opened in its view with the same numbers, and called off', async () => {
+  test('jobs: one is found, opened in its view with the same numbers, and cancelled', async () => {
     const body = { prompt: 'The Eiffel Tower is in the city of', subject: 'Eiffel Tower', target: ' Paris', metrics: ['logprob:target', 'prob:target'], arms: ['hidden'], layers: { from: 0, to: 30, step: 15 }, corrupt: { samples: 2 } };
     const submit = (body, kind = 'trace') => fetch(`${on.model.url}/v1/${kind}`, { method: 'POST', headers: { 'content-type': 'application/json', prefer: 'respond-async' }, body: JSON.stringify(body) }).then(answer => answer.json());
     const { id } = await submit(body);
@@ -149,7 +149,7 @@ export function views(on) {
     const [job, answer] = await shown(on, page);
     assert.equal(job, id);
     assert.deepEqual(answer.arms.hidden.axes[0].values, [0, 15]);
-    // Another is called off while it runs.
+    // Another is cancelled while it runs.
     const long = await submit({ ...body, layers: 'all', arms: ['hidden', 'mlp', 'attn'], corrupt: { samples: 40 } });
     await page.getByRole('link', { name: 'Jobs' }).click();
     const line = page.locator('jobs-view tbody tr', { hasText: long.id });

@@ -56,7 +56,7 @@ export class JobBar extends Watching {
         return `${done}${duration(gone)} gone${left ? `, about ${duration(progress.total > 1 ? left : Math.max(1, left - gone))} left` : ''}.`;
       }
       case 'failed': return `It failed: ${error ?? 'the server does not say why'}.`;
-      case 'cancelled': return 'Called off.';
+      case 'cancelled': return 'Cancelled.';
       case 'expired': return 'The server deleted this result when its time was over. Start it again.';
       case 'succeeded': return job.result ? (this.lab.isCurrent() ? '' : 'The result below is of an earlier request.') : 'Done; the result is on its way.';
       default: return '';

@@ -98,7 +98,7 @@ def test_a_job_is_followed_and_called_off(lab: mediant.Client) -> None:
     with pytest.raises(mediant.NotReady):
         lab._call(lab._core.json("GET", f"/v1/jobs/{slow.id}/result"))
     slow.cancel()
-    with pytest.raises(mediant.JobFailed, match="called off") as caught:
+    with pytest.raises(mediant.JobFailed, match="cancelled") as caught:
         slow.wait()
     assert caught.value.job["state"] == "cancelled"
 

@@ -35,7 +35,7 @@ enum Command {
     Watch(JobArgs),
     /// Fetch what a job found
     Result(ResultArgs),
-    /// Call a job off; what was computed stays its result
+    /// Cancel a job; what was computed stays its result
     Cancel(JobArgs),
     /// Make, list, end and replace the keys that requests need on a server that others can reach
     Key(KeyArgs),

@@ -291,7 +291,7 @@ class AsyncJob:
         try:
             self.view = await self._client._call(self._client._core.wait(self.id, heard))  # pyright: ignore[reportPrivateUsage]
         except KeyboardInterrupt:
-            print(f'the job goes on: client.job("{self.id}"); .cancel() calls it off', file=sys.stderr)
+            print(f'the job goes on: client.job("{self.id}"); .cancel() cancels it', file=sys.stderr)
             raise
         return self
 
@@ -302,7 +302,7 @@ class AsyncJob:
         return await self._client._result(self.view, partial)  # pyright: ignore[reportPrivateUsage]
 
     async def cancel(self, *, purge: bool = False) -> AsyncJob:
-        """Calls it off; with `purge`, a job that is over is forgotten."""
+        """Cancels it; with `purge`, a job that is over is forgotten."""
         call = self._client._core.json("DELETE", f"/v1/jobs/{self.id}", params={"purge": "true"} if purge else {})  # pyright: ignore[reportPrivateUsage]
         self.view = await self._client._call(call)  # pyright: ignore[reportPrivateUsage]
         return self

@@ -190,7 +190,7 @@ class Core:
         """Follows a job; a failed one is an error."""
         view = yield from self.follow(job, heard)
         if view["state"] != "succeeded":
-            why = view.get("error") or "it was called off"
+            why = view.get("error") or "it was cancelled"
             raise errors.JobFailed(f"{job} {view['state']}: {why}\n    what was computed before: job(\"{job}\").result(partial=True)", view)
         return view
 

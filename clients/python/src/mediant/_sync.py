@@ -286,7 +286,7 @@ class Job:
         try:
             self.view = self._client._call(self._client._core.wait(self.id, heard))  # pyright: ignore[reportPrivateUsage]
         except KeyboardInterrupt:
-            print(f'the job goes on: client.job("{self.id}"); .cancel() calls it off', file=sys.stderr)
+            print(f'the job goes on: client.job("{self.id}"); .cancel() cancels it', file=sys.stderr)
             raise
         return self
 
@@ -297,7 +297,7 @@ class Job:
         return self._client._result(self.view, partial)  # pyright: ignore[reportPrivateUsage]
 
     def cancel(self, *, purge: bool = False) -> Job:
-        """Calls it off; with `purge`, a job that is over is forgotten."""
+        """Cancels it; with `purge`, a job that is over is forgotten."""
         call = self._client._core.json("DELETE", f"/v1/jobs/{self.id}", params={"purge": "true"} if purge else {})  # pyright: ignore[reportPrivateUsage]
         self.view = self._client._call(call)  # pyright: ignore[reportPrivateUsage]
         return self

@@ -75,7 +75,7 @@ class ServerError(MediantError):
 
 
 class JobFailed(MediantError):
-    """The job failed or was called off; `job` is its last state."""
+    """The job failed or was cancelled; `job` is its last state."""
 
     def __init__(self, message: str, job: types.JobView) -> None:
         super().__init__(message)

@@ -158,7 +158,7 @@ pub(crate) fn result(args: &ResultArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Calls a job off.
+/// Cancels a job.
 ///
 /// # Errors
 /// There is no such job.
