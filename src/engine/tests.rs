@@ -7,10 +7,9 @@ use super::row_budget::Room;
 use super::*;
 use crate::kernels::OutOfMemory;
 use crate::model::architecture::{LLAMA, PositionShape};
-use crate::model::decoder::BatchOutput;
 use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::{Lost, Missing, RowWritten};
+use crate::plan::output::{BatchOutput, Lost, Missing, RowWritten};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
 use crate::spec::site::Site;
 

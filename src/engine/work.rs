@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::model::decoder::BatchOutput;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::edits::EditedRow;
-use crate::plan::output::Lost;
+use crate::plan::output::{BatchOutput, Lost};
 use crate::plan::pack::{Chunk, Packing, Part};
 
 /// A part of a plan that is to be computed as one batch. Its tables are laid out when it is due, so that those of all

@@ -9,6 +9,7 @@ pub mod cost;
 pub mod edits;
 mod live;
 mod members;
+pub mod merge;
 mod moments;
 pub mod output;
 pub mod pack;

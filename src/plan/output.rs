@@ -24,6 +24,17 @@ pub struct PlanOutput {
     pub usage: Usage,
 }
 
+/// What a forward batch gives back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BatchOutput {
+    /// One per readout row: those of the lens, layer by layer, then the final ones.
+    pub scores: Vec<Score>,
+    /// (capture index, numbers `[positions, width]`)
+    pub captures: Vec<(usize, Vec<f32>)>,
+    /// What was written, one for each row edited.
+    pub written: Vec<RowWritten>,
+}
+
 /// What edits wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct EditStats {
