@@ -116,6 +116,11 @@ impl Share {
         Self(None)
     }
 
+    /// Whether it has bounds: a client waits.
+    pub const fn is_bounded(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.0.as_ref().map_or(0, |holding| u64::from(holding.held().all) * UNIT)

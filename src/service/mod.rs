@@ -19,9 +19,9 @@ use serde_json::Value;
 pub use activations::NumbersAsked;
 pub use served::Served;
 
-use crate::activations::StoreError;
+use crate::activations::{LOCAL, StoreError};
 use crate::capacity::{Abandoned, Busy, Lane, Share};
-use crate::engine::{Engine, EngineError, Prepared};
+use crate::engine::{self, Asker, Engine, EngineError, Prepared};
 use crate::load::LoadError;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
@@ -149,10 +149,15 @@ enum Turn {
 }
 
 impl Turn {
-    async fn execute(self, engine: &Engine, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+    async fn execute(
+        self,
+        engine: &Engine,
+        prepared: Prepared,
+        asker: &Asker,
+    ) -> Result<PlanOutput, EngineError> {
         match self {
-            Self::New => engine.execute(prepared).await,
-            Self::Next => engine.execute_next(prepared).await,
+            Self::New => engine.execute(prepared, asker).await,
+            Self::Next => engine.execute_next(prepared, asker).await,
         }
     }
 }
@@ -367,11 +372,13 @@ impl Service {
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
+        let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
+        let asker = Asker { owner: LOCAL.into(), lane };
         // From here on the plan and what will come of it take the place of the body.
         share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
-            let captured = turn.execute(&self.engine, first).await?;
+            let captured = turn.execute(&self.engine, first, &asker).await?;
             lost::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
@@ -381,7 +388,7 @@ impl Service {
             });
             prepared = again.await?.map_err(EngineError::from)?;
         }
-        let mut output = turn.execute(&self.engine, prepared).await?;
+        let mut output = turn.execute(&self.engine, prepared, &asker).await?;
         output.usage = output.usage.and(&usage);
         Ok(Computed { output, resolved })
     }
