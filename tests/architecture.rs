@@ -219,7 +219,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &["model/architecture", "model/config", "model/rope"],
         "a configuration names its family, whose shape it is made of",
     ),
-    (&["model/decoder", "model/output"], "the parts of a batch's output, and how ranks join them"),
     (&["plan/edits", "plan/tables"], "two halves of one table"),
     (&["engine/gpus", "engine/ranks"], "a rank is made where its GPU is opened"),
     (

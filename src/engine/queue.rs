@@ -1,17 +1,16 @@
 //! What waits for the engine, and the batches that are formed of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::row_budget::RowBudget;
 use super::schedule::{Asker, Cut, Id, Lane, Schedule};
 use super::work::{Failure, Piece, Work};
-use crate::plan::pack::Space;
+use crate::plan::pack::{Fit, Space};
 
 /// Pieces of one batch.
 const MOST_PIECES: usize = 256;
-/// A request is not cut into pieces smaller than this part of a batch: runs that others read are computed for each of them.
-const SLIVER: u64 = 4;
 /// For how long pieces stay short after several requests were on their way.
 const CROWDED: Duration = Duration::from_secs(10);
 
@@ -57,13 +56,14 @@ impl Queue {
     /// ask again.
     pub(super) fn is_ripe(&self, budget: &RowBudget, now: Instant) -> bool {
         !self.alone.is_empty()
-            || self.schedule.left() >= self.space(budget, 0, now).work
+            || self.schedule.left() >= self.space(budget, now).work
             || self.aboard.iter().all(|(id, _)| self.works.contains_key(id))
     }
 
-    fn space(&self, budget: &RowBudget, keys: u32, now: Instant) -> Space {
+    /// What the next batch has room for, of plans that hold no scores.
+    fn space(&self, budget: &RowBudget, now: Instant) -> Space {
         let crowded = self.crowded.is_some_and(|then| now.duration_since(then) < CROWDED);
-        budget.space(keys, !crowded)
+        budget.space(0, !crowded)
     }
 
     /// The pieces of the next batch. `merges`: whether there may be several.
@@ -77,48 +77,50 @@ impl Queue {
         let abandoned = self.works.extract_if(.., |_, work| work.ticket.is_abandoned());
         abandoned.for_each(|(id, work)| self.schedule.remove(id, &work.asker));
 
-        let quantum = self.space(budget, 0, now).work;
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut aboard = Vec::new();
         // What is free in the batch, which is made for plans that hold scores with so many keys.
-        let mut free = (0, self.space(budget, 0, now));
-        let mut schedule = std::mem::take(&mut self.schedule);
-        schedule.take(quantum, |id, room| {
-            let work = self.works.get_mut(&id)?;
+        let (mut free, mut held_keys) = (self.space(budget, now), 0);
+        let mut pieces: Vec<Piece> = Vec::new();
+        let Queue { schedule, works, aboard, .. } = self;
+        aboard.clear();
+        schedule.take(free.work, |id, room| {
+            let work = works.get_mut(&id)?;
             let keys = work.packing.held_keys();
             let first = pieces.is_empty();
             let apart = !merges || work.ticket.suspect || pieces.iter().any(|piece| piece.ticket.suspect);
-            if !first && (apart || keys != free.0 || pieces.len() == MOST_PIECES) {
+            if !first && (apart || keys != held_keys || pieces.len() == MOST_PIECES) {
                 return None;
             }
             if first {
-                free = (keys, Space { work: quantum, ..budget.space(keys, true) });
+                free.rows = budget.with_scores(keys).rows;
+                held_keys = keys;
             }
-            let space = Space { work: room, ..free.1 };
-            let (runs, need) = work.packing.fitting(&work.part, &space);
+            // Only the first piece may be larger than there is room for; of others, no slivers are cut.
+            let space = Space { work: room, spread: if first { free.spread } else { 0 }, ..free };
+            let Fit { runs, need, carried } = work.packing.fitting(&work.part, &space);
             let (taken, whole) = (space.work_of(&need), runs == work.part.len());
-            if !first && (!space.holds(&need) || !whole && taken < quantum / SLIVER) {
+            let sliver = !whole && taken < free.spread * space.work_of(&carried);
+            if !first && (sliver || !space.holds(&need)) {
                 return None;
             }
-            free.1 = space.beside(&need);
+            free = free.beside(&need);
             let part = work.part.take(runs);
-            let packing = std::sync::Arc::clone(&work.packing);
+            let packing = Arc::clone(&work.packing);
             pieces.push(Piece { packing, part, ticket: work.ticket.clone() });
             aboard.push((id, work.asker.clone()));
             // Shared runs are counted with each piece, so what is left is less than was promised, but not nothing.
             work.left = if whole { 0 } else { work.left.saturating_sub(taken).max(1) };
             Some(Cut { work: taken.max(1), left: work.left })
         });
-        self.schedule = schedule;
-        self.works.retain(|_, work| !work.part.is_empty());
-        self.aboard = aboard;
+        works.retain(|_, work| !work.part.is_empty());
         pieces
     }
 
     /// Refuses all that waits.
     pub(super) fn fail(&mut self, failure: &Failure) {
         self.alone.drain(..).for_each(|piece| piece.fail(failure));
-        std::mem::take(&mut self.works).into_values().for_each(|work| work.fail(failure));
+        for work in std::mem::take(&mut self.works).into_values() {
+            work.fail(failure);
+        }
         self.schedule = Schedule::default();
     }
 }

@@ -59,6 +59,9 @@ pub struct RowBudget {
 
 /// Quanta that a batch takes where there is one request only.
 const ALONE: f64 = 5.0;
+/// What [`Space::spread`] is, alone and beside others: what is computed more than once is at most a sixteenth, or a quarter. On
+/// slow devices that makes pieces longer than a quantum.
+const SPREAD: [u64; 2] = [16, 4];
 
 impl RowBudget {
     /// Rows that fit the working memory of each rank.
@@ -94,6 +97,7 @@ impl RowBudget {
         let seconds = if alone { ALONE * self.quantum_s } else { self.quantum_s };
         Space {
             work: (seconds * self.flops_per_second / self.flops_per_row_layer).ceil() as u64,
+            spread: SPREAD[usize::from(!alone)],
             readout: (self.flops_per_readout / self.flops_per_row_layer).ceil() as u64,
             ..Space::from(self.with_scores(keys).rows)
         }

@@ -73,10 +73,10 @@ pub fn merge(mut parts: Vec<ForwardBatch>) -> (ForwardBatch, Shares) {
     let keys = parts[0].keys;
     assert!(parts.iter().all(|part| part.keys == keys), "BUG: only parts that hold scores alike are merged");
     let mut merging = Merging::new(&parts);
-    let embed = merging.tap(each(&parts, |part| &part.embed));
+    let embed = merging.tap(&each(&parts, |part| &part.embed));
     let layers = (0..parts[0].layers.len()).map(|layer| merging.layer(&parts, layer)).collect();
-    let final_norm = merging.tap(each(&parts, |part| &part.final_norm));
-    let logits = merging.tap(each(&parts, |part| &part.logits));
+    let final_norm = merging.tap(&each(&parts, |part| &part.final_norm));
+    let logits = merging.tap(&each(&parts, |part| &part.logits));
     let readout = merging.readout(each(&parts, |part| &part.readout));
     let initial = |of: fn(&ForwardBatch) -> &Vec<u32>| parts.iter().flat_map(of).copied().collect();
     let batch = ForwardBatch {
@@ -156,14 +156,14 @@ impl Merging {
                 Site::Z => self.all_joined(parts, layer, selected.take()),
                 _ => {}
             }
-            *tap = self.tap(each(parts, |part| &part.layers[layer][*site]));
+            *tap = self.tap(&each(parts, |part| &part.layers[layer][*site]));
         }
         let lens = self.readout(each(parts, |part| &part.layers[layer].lens));
         LayerBatch { taps, attention: Arc::clone(&self.attention), lens }
     }
 
     /// Steps of a part stay in their order; those of different parts have none.
-    fn tap(&mut self, taps: Vec<&Tap>) -> Tap {
+    fn tap(&mut self, taps: &[&Tap]) -> Tap {
         let mut tap = Tap::default();
         let mut left: Vec<&[Step]> = taps.iter().map(|tap| tap.steps.as_slice()).collect();
         loop {

@@ -61,13 +61,27 @@ pub struct Space {
     pub work: u64,
     /// How many row-layers a readout is as much work as.
     pub readout: u64,
+    /// There is room for so many times the work of the runs that the first one reads, however much that is: they are computed
+    /// again with every further piece.
+    pub spread: u64,
 }
 
 /// Rows alone.
 impl From<usize> for Space {
     fn from(rows: usize) -> Space {
-        Space { rows, keys: MOST_KEYS, work: u64::MAX, readout: 0 }
+        Space { rows, keys: MOST_KEYS, work: u64::MAX, readout: 0, spread: 0 }
     }
+}
+
+/// The first runs of a part that a batch has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// How many: one at least, whether there is room or not.
+    pub runs: usize,
+    /// What they take.
+    pub need: Need,
+    /// What the runs take that the first one reads.
+    pub carried: Need,
 }
 
 /// What runs take of a batch, at most: rows that turn out not to be needed are counted.
@@ -204,10 +218,9 @@ impl Packing {
         if self.plan.holds_scores() { self.plan.keys() } else { 0 }
     }
 
-    /// How many runs of a part, from its first on, a batch has room for, and what these take. One at least, whether there is
-    /// room or not.
-    pub fn fitting(&self, part: &Part, space: &Space) -> (usize, Need) {
-        self.fit(&part.0, space)
+    /// The first runs of a part that a batch has room for. The part asks for something.
+    pub fn fitting(&self, part: &Part, space: &Space) -> Fit {
+        self.fit(&part.0, *space)
     }
 
     /// Lays out a part of a chunk: the numbers asked for have the same bits as in the whole.
@@ -296,32 +309,35 @@ impl Packing {
         runs.iter().map(need).fold(Need::default(), Need::and)
     }
 
-    fn fit(&self, asked: &[usize], space: &Space) -> (usize, Need) {
+    fn fit(&self, asked: &[usize], mut space: Space) -> Fit {
         let mut closed = self.always.clone();
-        let mut need = self.need(&closed.runs);
-        let mut taken = 0;
+        let mut fit = Fit { runs: 0, need: self.need(&closed.runs), carried: Need::default() };
         for Asked { run, readouts, .. } in asked.iter().map(|&i| &self.asked[i]) {
             let added = self.need(closed.add(&self.plan, *run));
-            let more = need.and(Need { readouts: readouts.len() as u64, ..added });
-            if taken > 0 && !space.holds(&more) {
+            let need = fit.need.and(Need { readouts: readouts.len() as u64, ..added });
+            if fit.runs == 0 {
+                let read: Vec<RunId> = closed.runs.iter().copied().filter(|read| read != run).collect();
+                fit.carried = self.need(&read);
+                space.work = space.work.max(space.spread * space.work_of(&fit.carried));
+            } else if !space.holds(&need) {
                 break;
             }
-            need = more;
-            taken += 1;
+            fit.need = need;
+            fit.runs += 1;
         }
-        (taken, need)
+        fit
     }
 
     fn split(&self, space: &Space) -> Result<Vec<(Range<usize>, Need)>, PackError> {
         let Part(all) = self.whole();
         let (mut chunks, mut first) = (Vec::new(), 0);
         while first < all.len() {
-            let (taken, need) = self.fit(&all[first..], space);
+            let Fit { runs, need, .. } = self.fit(&all[first..], *space);
             if need.rows > space.rows {
                 return Err(PackError::OverBudget { rows: need.rows, budget: space.rows });
             }
-            chunks.push((first..first + taken, need));
-            first += taken;
+            chunks.push((first..first + runs, need));
+            first += runs;
         }
         Ok(chunks)
     }

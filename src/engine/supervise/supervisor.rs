@@ -371,11 +371,12 @@ impl Supervisor {
                 tracing::warn!(batch.id = id, "{why}");
                 let flight = self.landed(id)?;
                 self.busy.abandon();
-                match flight.asked {
-                    // Each alone takes less.
-                    Some(company) if company.is_several() => self.queue.part(company.apart()),
-                    asked => {
-                        asked.into_iter().for_each(|company| company.fail(&Failure::Lost(Lost::OutOfMemory)))
+                if let Some(company) = flight.asked {
+                    if company.is_several() {
+                        // Each alone takes less.
+                        self.queue.part(company.apart());
+                    } else {
+                        company.fail(&Failure::Lost(Lost::OutOfMemory));
                     }
                 }
                 Ok(())
@@ -485,7 +486,9 @@ impl Flight {
     }
 
     fn fail(self, failure: &Failure) {
-        self.asked.into_iter().for_each(|company| company.fail(failure));
+        if let Some(company) = self.asked {
+            company.fail(failure);
+        }
     }
 }
 
