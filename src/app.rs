@@ -13,9 +13,10 @@ use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Keeper;
 use crate::http::listen::{self, Ended, Phase};
-use crate::http::{self, AppState, Readiness};
+use crate::http::{self, Access, AppState, Readiness};
 use crate::jobs::runner::Runner;
-use crate::jobs::start;
+use crate::jobs::{Jobs, start};
+use crate::keys::Keys;
 use crate::service;
 
 /// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
@@ -108,21 +109,50 @@ where
     L: FnOnce(&AppState) -> anyhow::Result<()> + Send + 'static,
     G: FnOnce(Host) -> Guest,
 {
-    let listener = bind(&config.http.listen).await?;
+    let listener = bind("http.listen", &config.http.listen).await?;
+    let metrics = match config.telemetry.metrics_listen.as_str() {
+        "" => None,
+        address => Some(bind("telemetry.metrics_listen", address).await?),
+    };
     let address = listener.local_addr().context("cannot read the bound address")?;
+    let Some(needs_key) = config.auth.needs_key(address.ip()) else {
+        bail!(
+            "auth.keys is \"off\", but others than this machine can reach {address}; set auth.keys = \"on\", listen on \
+             127.0.0.1, or say auth.public_without_keys = true if whatever lies before the server keeps strangers out"
+        );
+    };
     let limits = listen::Limits::from(&config.http);
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
     let service = Arc::default();
     let jobs = start::jobs(&config, &service).await.context("cannot open the job store")?;
     let runner = Runner::start(&jobs);
+    let access = access(needs_key, &jobs).await?;
+    let keeper = match &access {
+        Access::Keys(keys) => Some((keys.clone(), keys.keep())),
+        Access::Anyone => None,
+    };
     let jobs = Arc::new(OnceLock::from(jobs));
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
-    let state = AppState { config, readiness: ready, service, jobs: Arc::clone(&jobs), capacity };
+    let state = AppState {
+        config,
+        readiness: ready,
+        service,
+        jobs: Arc::clone(&jobs),
+        capacity,
+        access,
+        metrics: Arc::default(),
+    };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
     tracing::info!(%address, "listening on http://{address}");
+    if let Some(listener) = metrics {
+        let address = listener.local_addr().context("cannot read the bound address")?;
+        tracing::info!(%address, "metrics on http://{address}/metrics");
+        // It ends with the process: nobody waits for what it answers.
+        tokio::spawn(listen::serve(listener, http::operations(state.clone()), limits, phase.subscribe()));
+    }
     let router = http::router(state.clone());
     let serving = listen::serve(listener, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
@@ -166,6 +196,10 @@ where
     if drained.await.is_err() {
         tracing::error!("stopping the job runner failed");
     }
+    if let Some((keys, keeper)) = keeper {
+        keeper.abort();
+        keys.tell_use().await;
+    }
     if let Some(jobs) = jobs.get()
         && let Err(error) = jobs.store.close().await
     {
@@ -189,9 +223,24 @@ where
     }
 }
 
-async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+/// Who may ask.
+async fn access(needs_key: bool, jobs: &Jobs) -> anyhow::Result<Access> {
+    if !needs_key {
+        return Ok(Access::Anyone);
+    }
+    let keys = Keys::open(jobs.store.clone()).await.context("cannot read the keys")?;
+    if keys.is_empty() {
+        tracing::warn!(
+            "requests need a key, and there is none: all answer 401; `mediant key create` makes the first (with SQLite, \
+             while this server is stopped)"
+        );
+    }
+    Ok(Access::Keys(keys))
+}
+
+async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; if it is in use, choose another with --listen (port 0 picks a free one)")
+        format!("cannot listen on {address}; if it is in use, choose another as {setting} (port 0 picks a free one)")
     })
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::owner::Owner;
+
 /// How long a request waits for memory.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// Permits are counted in these.
@@ -41,6 +43,7 @@ pub struct Capacity(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     all: Semaphore,
+    total: u32,
     /// What requests of more than a small part may hold together. Whoever holds much for long, such as one who takes an
     /// answer slowly, leaves the rest to small requests.
     large: Semaphore,
@@ -59,6 +62,7 @@ impl Capacity {
         let lane = || Arc::new(Semaphore::new(ABREAST));
         Self(Arc::new(Shared {
             all: Semaphore::new(all as usize),
+            total: all,
             large: Semaphore::new(most as usize),
             most,
             small: all / 64,
@@ -68,10 +72,16 @@ impl Capacity {
         }))
     }
 
-    /// The share of a new request; nothing yet.
-    pub fn share(&self) -> Share {
+    /// The share of a new request of an owner; nothing yet.
+    pub fn share(&self, owner: &Owner) -> Share {
         let held = Mutex::default();
-        Share(Some(Arc::new(Holding { of: self.clone(), held, slow: AtomicBool::new(false) })))
+        let holding = Holding { of: self.clone(), held, slow: AtomicBool::new(false) };
+        Share { owner: owner.clone(), holding: Some(Arc::new(holding)) }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        u64::from(self.0.total) * UNIT
     }
 
     /// Bytes that are free.
@@ -84,9 +94,12 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-/// What one request holds. Clones hold the same; it is given back when the last one is gone.
+/// What one request holds, and whose request it is. Clones hold the same; it is given back when the last one is gone.
 #[derive(Debug, Clone)]
-pub struct Share(Option<Arc<Holding>>);
+pub struct Share {
+    owner: Owner,
+    holding: Option<Arc<Holding>>,
+}
 
 #[derive(Debug)]
 struct Holding {
@@ -112,18 +125,23 @@ impl Drop for Holding {
 
 impl Share {
     /// A share without bounds: of work that was bounded when it was taken on, such as a job's.
-    pub const fn unbounded() -> Self {
-        Self(None)
+    pub const fn unbounded(owner: Owner) -> Self {
+        Self { owner, holding: None }
+    }
+
+    /// Whose request it is: whose activations and data sets it may name, and whose what it makes will be.
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Whether it has bounds: a client waits.
     pub const fn is_bounded(&self) -> bool {
-        self.0.is_some()
+        self.holding.is_some()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |holding| u64::from(holding.held().all) * UNIT)
+        self.holding.as_ref().map_or(0, |holding| u64::from(holding.held().all) * UNIT)
     }
 
     /// Holds so many bytes, or less; waits a while for them. More than may be held at once counts as all of that.
@@ -131,7 +149,7 @@ impl Share {
     /// # Errors
     /// None became free. What was held still is.
     pub async fn resize(&self, bytes: u64) -> Result<(), Busy> {
-        let Some(holding) = &self.0 else { return Ok(()) };
+        let Some(holding) = &self.holding else { return Ok(()) };
         let shared = &holding.of.0;
         let wanted = units(bytes).min(shared.most);
         let held = holding.held();
@@ -155,14 +173,14 @@ impl Share {
 
     /// Holds at most so many bytes from now on.
     pub fn shrink(&self, bytes: u64) {
-        if let Some(holding) = &self.0 {
+        if let Some(holding) = &self.holding {
             holding.shrink(units(bytes));
         }
     }
 
     /// Says how large the request's body is, on which it depends whom its work waits for.
     pub fn of_body(&self, bytes: u64) {
-        if let Some(holding) = &self.0 {
+        if let Some(holding) = &self.holding {
             holding.slow.store(bytes > LARGE_BODY, Ordering::Relaxed);
         }
     }
@@ -174,7 +192,7 @@ impl Share {
         lane: Lane,
         work: impl FnOnce(&Abandoned) -> T + Send + 'static,
     ) -> T {
-        let place = match &self.0 {
+        let place = match &self.holding {
             None => None,
             Some(holding) => {
                 let shared = &holding.of.0;
@@ -269,7 +287,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_held_by_whoever_has_a_clone_and_given_back_by_the_last() {
         let capacity = Capacity::new(64 * MIB);
-        let share = capacity.share();
+        let share = capacity.share(&Owner::local());
         share.resize(10 * MIB).await.unwrap();
         let clone = share.clone();
         drop(share);
@@ -286,7 +304,11 @@ mod tests {
     #[tokio::test]
     async fn large_requests_leave_room_for_small_ones_and_wait_for_each_other() {
         let capacity = Capacity::new(64 * MIB);
-        let (first, second, small) = (capacity.share(), capacity.share(), capacity.share());
+        let (first, second, small) = (
+            capacity.share(&Owner::local()),
+            capacity.share(&Owner::local()),
+            capacity.share(&Owner::local()),
+        );
         first.resize(1 << 40).await.unwrap();
         assert_eq!(first.bytes(), 48 * MIB, "all that one may hold");
         assert_eq!(second.resize(2 * MIB).await, Err(Busy));
@@ -298,14 +320,14 @@ mod tests {
         let second = waiting.await.unwrap().unwrap();
         drop((second, small));
         assert_eq!(capacity.free(), 64 * MIB);
-        let again = capacity.share();
+        let again = capacity.share(&Owner::local());
         again.resize(48 * MIB).await.unwrap();
     }
 
     #[tokio::test]
     async fn work_waits_for_a_thread_and_learns_that_it_is_abandoned() {
         let capacity = Capacity::new(MIB);
-        let share = capacity.share();
+        let share = capacity.share(&Owner::local());
         share.resize(1000).await.unwrap();
         let (started, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let long = |n: usize| {
@@ -344,7 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_reaches_the_caller() {
-        let share = Share::unbounded();
+        let share = Share::unbounded(Owner::local());
         let task = tokio::spawn(async move { share.run(Lane::Prepare, |_| panic!("of this test")).await });
         assert!(task.await.unwrap_err().is_panic());
     }

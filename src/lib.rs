@@ -7,6 +7,8 @@
 
 // vocabulary
 pub mod spec;
+// whose what is kept is
+pub mod owner;
 // what can be noticed of files
 pub mod disk;
 // words to numbers
@@ -30,6 +32,8 @@ pub mod draw;
 pub mod export;
 // what outlives the process
 pub mod store;
+// who may ask for what
+pub mod keys;
 // the whole flow, and what is around it
 pub mod capacity;
 pub mod service;

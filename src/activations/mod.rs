@@ -26,9 +26,6 @@ pub use store::{Clock, Page, Reservation, Store, watch};
 pub use sums::checksum_bytes;
 pub use time::Timestamp;
 
-/// Owner of everything while requests carry no key.
-pub const LOCAL: &str = "local";
-
 /// Why a set was not stored, found or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -300,6 +300,11 @@ impl Store {
         Usage { used_bytes: own, limit_bytes: self.quota.owner_bytes }
     }
 
+    /// What all owners hold.
+    pub fn used_bytes(&self) -> u64 {
+        self.index().used("").1
+    }
+
     /// Deletes a set. Who has it open reads it to its end.
     pub fn delete(&self, owner: &str, id: &str) -> Result<(), StoreError> {
         let set = self.find(owner, id)?;

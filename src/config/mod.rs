@@ -17,7 +17,9 @@ pub use database_url::DatabaseUrl;
 pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
-pub use sections::{Activations, Config, Engine, Http, Jobs, Limits, Model, Store, Telemetry, Wheel};
+pub use sections::{
+    Activations, Auth, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Store, Telemetry, Wheel,
+};
 
 pub use crate::spec::dtype::Dtype;
 

@@ -1,6 +1,7 @@
 //! The typed sections. Every field is set by `config/default.toml`, so none has a default here.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::spec::dtype::Dtype;
 pub struct Config {
     /// The listener and its limits.
     pub http: Http,
+    /// Who may ask.
+    pub auth: Auth,
     /// What to serve.
     pub model: Model,
     /// How to compute.
@@ -56,6 +59,41 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     /// Seconds that requests in flight get after the first signal.
     pub shutdown_grace_s: f64,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// Whether requests need a key.
+    pub keys: KeysUse,
+    /// Whether a server that others can reach may do without.
+    pub public_without_keys: bool,
+}
+
+/// Whether requests need a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeysUse {
+    /// Unless the server listens on the loopback.
+    Auto,
+    /// They do.
+    On,
+    /// They don't.
+    Off,
+}
+
+impl Auth {
+    /// Whether requests to a server that listens at an address need a key. `None` if that server must not start: others can
+    /// reach it, and nothing says that they may ask without one.
+    pub fn needs_key(self, listens: IpAddr) -> Option<bool> {
+        let is_loopback = listens.to_canonical().is_loopback();
+        match self.keys {
+            KeysUse::On => Some(true),
+            KeysUse::Auto => Some(!is_loopback),
+            KeysUse::Off => (is_loopback || self.public_without_keys).then_some(false),
+        }
+    }
 }
 
 /// `[model]`
@@ -192,6 +230,8 @@ pub struct Telemetry {
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,
+    /// A second address, for `/metrics` and the probes; empty for none.
+    pub metrics_listen: String,
 }
 
 impl Http {
@@ -286,6 +326,25 @@ fn user_dir(configured: &str, xdg: Option<OsString>, below_home: &str, home: Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_off_on_the_loopback_and_on_elsewhere_unless_a_setting_says_so_by_name() {
+        let of = |keys, public_without_keys, listens: &str| {
+            Auth { keys, public_without_keys }.needs_key(listens.parse().unwrap())
+        };
+        for here in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(of(KeysUse::Auto, false, here), Some(false), "{here}");
+            assert_eq!(of(KeysUse::Off, false, here), Some(false), "{here}");
+            assert_eq!(of(KeysUse::On, false, here), Some(true), "{here}");
+        }
+        for there in ["0.0.0.0", "::", "10.0.0.3", "192.168.1.7", "2001:db8::1", "::ffff:10.0.0.3"] {
+            assert_eq!(of(KeysUse::Auto, false, there), Some(true), "{there}");
+            assert_eq!(of(KeysUse::Auto, true, there), Some(true), "{there}");
+            assert_eq!(of(KeysUse::On, true, there), Some(true), "{there}");
+            assert_eq!(of(KeysUse::Off, false, there), None, "{there}");
+            assert_eq!(of(KeysUse::Off, true, there), Some(false), "{there}");
+        }
+    }
 
     #[test]
     fn folders_follow_the_configured_path_then_xdg_then_home() {

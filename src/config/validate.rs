@@ -48,13 +48,17 @@ impl Config {
 
     fn check_http(&self, faults: &mut Faults<'_>) {
         let http = &self.http;
-        let port = http.listen.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        if port.is_none_or(|port| port.parse::<u16>().is_err()) {
-            faults.push(
-                "http.listen",
-                format!("`{}` is not an address with a port", http.listen),
-                "use IP:PORT or HOST:PORT, e.g. 127.0.0.1:8080",
-            );
+        let metrics = &self.telemetry.metrics_listen;
+        let metrics = (!metrics.is_empty()).then_some(("telemetry.metrics_listen", metrics, 9464));
+        for (key, address, example) in [("http.listen", &http.listen, 8080)].into_iter().chain(metrics) {
+            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+            if port.is_none_or(|port| port.parse::<u16>().is_err()) {
+                faults.push(
+                    key,
+                    format!("`{address}` is not an address with a port"),
+                    &format!("use IP:PORT or HOST:PORT, e.g. 127.0.0.1:{example}"),
+                );
+            }
         }
         if !(1024..=1 << 30).contains(&http.max_body_bytes) {
             faults.push(

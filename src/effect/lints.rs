@@ -212,8 +212,10 @@ pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
 /// finite, and that is not what was expected either.
 pub fn unexpected(layout: &TraceLayout, scores: &[Score]) -> Option<(String, Option<u32>)> {
     let sets = layout.case.common.targets.of(scores[layout.case.clean].context);
-    let name =
-        layout.spec.expect_top1.clone().or_else(|| sets.names().first().map(|name| (*name).to_owned()))?;
+    let name = match &layout.spec.expect_top1 {
+        Some(expected) => expected.0.clone(),
+        None => sets.names().first().map(|name| (*name).to_owned()),
+    }?;
     let top1 = scores[layout.case.clean].top1();
     let expected = sets.get(&name)?.iter().any(|token| Some(token.id) == top1);
     (!expected).then_some((name, top1))

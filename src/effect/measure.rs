@@ -10,24 +10,38 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
     if score.missing.is_some() {
         return None;
     }
-    match measure.reads(score) {
-        Reads::Set(set) => match measure.metric.kind {
-            MetricKind::Prob => finite(logprob(score, set)?.exp()),
-            MetricKind::Logprob => finite(logprob(score, set)?),
-            MetricKind::Rank => tokens(set)?.iter().map(|i| score.ranks[*i]).min().map(f64::from),
-            _ => finite(logit(score, &tokens(set)?)),
-        },
-        Reads::Difference(a, b) if measure.metric.kind == MetricKind::ProbDiff => {
+    let kind = measure.metric.kind;
+    // By kind, so that a new one has to say what it is.
+    match (kind, measure.reads(score)) {
+        (MetricKind::Prob, Reads::Set(set)) => finite(logprob(score, set)?.exp()),
+        (MetricKind::Logprob, Reads::Set(set)) => finite(logprob(score, set)?),
+        (MetricKind::Logit, Reads::Set(set)) => finite(logit(score, &tokens(set)?)),
+        (MetricKind::Rank, Reads::Set(set)) => {
+            tokens(set)?.iter().map(|i| score.ranks[*i]).min().map(f64::from)
+        }
+        (MetricKind::ProbDiff, Reads::Difference(a, b)) => {
             finite(logprob(score, a)?.exp() - logprob(score, b)?.exp())
         }
         // Of tokens alone the log-sum cancels, and is best left out.
-        Reads::Difference(a, b) => match (tokens(a), tokens(b)) {
+        (MetricKind::LogitDiff, Reads::Difference(a, b)) => match (tokens(a), tokens(b)) {
             (Some(a), Some(b)) => finite(logit(score, &a) - logit(score, &b)),
             _ => finite(logprob(score, a)? - logprob(score, b)?),
         },
-        Reads::Written => finite(score.written.sqrt()),
-        Reads::Divergence(i) => finite(score.kl[*i]),
-        Reads::Top1 => Some(f64::from(u8::from(reference_top1? != score.top1()?))),
+        (MetricKind::Kl, Reads::Divergence(i)) => finite(score.kl[*i]),
+        (MetricKind::Top1Flip, Reads::Top1) => Some(f64::from(u8::from(reference_top1? != score.top1()?))),
+        (MetricKind::DeltaNorm, Reads::Written) => finite(score.written.sqrt()),
+        (
+            MetricKind::Prob
+            | MetricKind::Logprob
+            | MetricKind::Logit
+            | MetricKind::Rank
+            | MetricKind::ProbDiff
+            | MetricKind::LogitDiff
+            | MetricKind::Kl
+            | MetricKind::Top1Flip
+            | MetricKind::DeltaNorm,
+            reads,
+        ) => unreachable!("BUG: {kind:?} does not read {reads:?}"),
     }
 }
 

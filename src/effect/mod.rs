@@ -1,4 +1,4 @@
-//! Stage 4: scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`, and [`nulls`] says why.
+//! Scores to metrics, effects and remarks. Pure functions in f64; every number is finite or `None`, and [`nulls`] says why.
 
 pub mod arm;
 pub mod average;

@@ -147,7 +147,7 @@ pub fn head(
         group: case.group.clone(),
         kept: dropped.is_empty(),
         dropped,
-        answers: answers(layout, scores),
+        answers: ranks_first(layout, scores, TARGET),
         runs,
         subject: layout.subject.as_ref().map(|range| [range.start, range.end]),
         total_effect: layout
@@ -158,11 +158,11 @@ pub fn head(
     }
 }
 
-/// Whether the clean run's most probable token begins a member of the target.
-fn answers(layout: &CaseLayout, scores: &Scores) -> Option<bool> {
+/// Whether the clean run's most probable token begins a member of a target.
+fn ranks_first(layout: &CaseLayout, scores: &Scores, target: &str) -> Option<bool> {
     let clean = layout.clean;
     let context = scores.score(clean).map_or(0, |score| score.context);
-    let (target, top1) = (layout.common.targets.of(context).get(TARGET)?, scores.top1(clean));
+    let (target, top1) = (layout.common.targets.of(context).get(target)?, scores.top1(clean));
     // There is no answer where the logits are not finite, and that is not the target either.
     Some(target.iter().any(|token| Some(token.id) == top1))
 }
@@ -184,7 +184,8 @@ fn dropped(
 ) -> Vec<DroppedBy> {
     let mut failed = Vec::new();
     let clean = layout.clean;
-    if filters.expect_top1 && answers(layout, scores) == Some(false) {
+    let expected = filters.expect_top1.target();
+    if expected.and_then(|target| ranks_first(layout, scores, target)) == Some(false) {
         failed.push(DroppedBy { filter: "expect_top1".to_owned(), detail: answer(scores.top1(clean), text) });
     }
     let is_prob = |m: &&Measure| (m.metric.kind, m.metric.of.as_str()) == (MetricKind::Prob, TARGET);

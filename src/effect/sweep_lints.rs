@@ -208,6 +208,6 @@ pub(super) fn out_of_reach(test: &SignFlips, lints: &mut Lints) {
     if test.smallest_p > 0.05 {
         let detail =
             format!("with {} cases the smallest p-value there can be is {}", test.cases, test.smallest_p);
-        lints.info("P_OUT_OF_REACH", "/aggregate/top_k", detail, "6 cases reach 0.031, 8 reach 0.008");
+        lints.info("P_OUT_OF_REACH", "/aggregate/topk", detail, "6 cases reach 0.031, 8 reach 0.008");
     }
 }

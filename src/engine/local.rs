@@ -56,7 +56,7 @@ fn compute(
         // A fault in one batch must not end the others: buffers are set anew by every batch, so none is left broken.
         let output = catch_unwind(AssertUnwindSafe(|| model.forward(&batch)));
         let took = started.elapsed();
-        busy.end(took);
+        busy.end(took, batch.row_layers);
         let lost = match output {
             Ok(Ok(output)) => {
                 company.land(output, begun, took);

@@ -1,4 +1,4 @@
-//! Stage 3: forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
+//! Forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
 //!
 //! The engine knows nothing of requests: it gets plans and gives back scores in readout order. What is computed next is decided
 //! batch by batch (`schedule`): pieces of several plans are computed together, each with the bits that it has alone, and of a
@@ -42,6 +42,7 @@ use crate::plan::output::PlanOutput;
 use crate::plan::pack::{Mode, PackError, Packing, Part};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
+pub use busy::Activity;
 use busy::Busy;
 pub use load::Computing;
 pub use model::{Model, ModelError};
@@ -227,6 +228,12 @@ impl Engine {
     /// Whether the engine computes.
     pub fn health(&self) -> Health {
         self.state.borrow().health.clone()
+    }
+
+    /// What it has done since the server started.
+    pub fn activity(&self) -> Activity {
+        let requests = (self.limit - self.admission.available_permits()) as u64;
+        Activity { requests, ..self.busy.activity() }
     }
 
     /// Works out how a plan is computed and what it costs. Takes time in proportion to the plan; call it off the async

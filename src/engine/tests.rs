@@ -76,7 +76,7 @@ fn engine_with(
 }
 
 fn asker() -> Asker {
-    Asker { owner: "local".into(), lane: Lane::Interactive }
+    Asker { owner: crate::owner::Owner::local(), lane: Lane::Interactive }
 }
 
 /// So many runs of two tokens, two to a chunk.

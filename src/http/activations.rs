@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::answer::tied;
 use super::sweeps::with_dataset_at;
-use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
+use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::activations::{Activation, import, indices};
 use crate::capacity::{Abandoned, Lane};
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
@@ -47,7 +47,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     params(("limit" = Option<usize>, Query, description = "At most so many, 1 to 1000; 100 if left out"),
            ("after" = Option<String>, Query, description = "Those stored after this one")),
     responses((status = 200, description = "Metadata of stored sets", body = ActivationList), Problem))]
-async fn list(state: State<AppState>, parts: Parts) -> Result<Json<ActivationList>, Problem> {
+async fn list(state: State<AppState>, caller: Caller, parts: Parts) -> Result<Json<ActivationList>, Problem> {
     let query = query(&parts, &["limit", "after"])?;
     let mut out = Problems::default();
     let limit = body::limit(&query, PAGE.0, PAGE.1, &mut out);
@@ -64,7 +64,7 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<ActivationLis
         id.map(Some)
     });
     let (limit, after) = out.or(limit.zip(after))?;
-    Ok(Json(state.service()?.activations(after.as_ref(), limit as usize)))
+    Ok(Json(state.service()?.activations(&caller.owner, after.as_ref(), limit as usize)))
 }
 
 /// Store activations
@@ -84,7 +84,7 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<ActivationLis
     request_body(content((UploadSpec = "application/json"), (Vec<u8> = "application/octet-stream"), (Vec<u8> = "application/x-safetensors"))),
     responses((status = 201, description = "Stored", body = Activation,
                headers(("location" = String, description = "Path of the set"))), Problem))]
-async fn upload(state: State<AppState>, request: Request) -> Result<Response, Problem> {
+async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let service = state.service()?;
     let (mut parts, content) = request.into_parts();
     let declared = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -98,7 +98,7 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
         let known: Vec<&str> = UploadSpec::FIELDS.into_iter().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;
-        let (request, share) = (Request::from_parts(parts, content), state.capacity.share());
+        let (request, share) = (Request::from_parts(parts, content), state.capacity.share(&caller.owner));
         let bytes = body::read(request, &share, &state.config.http, max, "activations.upload_bytes").await?;
         // Its turn comes when all of it is there: who sends slowly keeps nobody waiting.
         share.of_body(bytes.len() as u64);
@@ -201,14 +201,20 @@ enum ActivationAnswer {
     responses((status = 200, description = "Metadata or numbers", body = ActivationAnswer),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 410, description = "gone, damaged", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn get(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
+async fn get(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Response, Problem> {
     const PARTS: [&str; 6] = ["layers", "positions", "heads", "dtype", "reduce", "cosine"];
     let mut query = query(&parts, &["format", "layers", "positions", "heads", "dtype", "reduce", "cosine"])?;
     let service = state.service()?;
     let format = query.get("format").map(String::as_str);
     let encoding = Encoding::negotiate(&parts.headers, format, &SERVED)?;
     if encoding == Encoding::Json && format.is_none() && PARTS.iter().all(|name| !query.contains_key(*name)) {
-        return Ok(Json((*service.activation(id, &state.capacity.share()).await?).clone()).into_response());
+        return Ok(Json((*service.activation(id, &state.capacity.share(&caller.owner)).await?).clone())
+            .into_response());
     }
     let mut out = Problems::default();
     let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| (dtype.name(), dtype));
@@ -226,7 +232,7 @@ async fn get(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Re
         cosine: query.remove("cosine"),
         as_json: encoding == Encoding::Json,
     };
-    let share = state.capacity.share();
+    let share = state.capacity.share(&caller.owner);
     let numbers = service.numbers(id, asked, &share).await?;
     if encoding == Encoding::Npz && numbers.dtype == Dtype::Bf16 {
         let (detail, fix) = ("NumPy has no bfloat16", "ask for dtype=f32, or for safetensors");
@@ -270,7 +276,12 @@ fn choice<T: Copy>(
     responses((status = 204, description = "Deleted"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn delete(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Result<StatusCode, Problem> {
-    state.service()?.delete_activation(id, &state.capacity.share()).await?;
+async fn delete(
+    state: State<AppState>,
+    caller: Caller,
+    _: NoQuery,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    state.service()?.delete_activation(id, &state.capacity.share(&caller.owner)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,9 +9,9 @@ use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use super::AppState;
 use super::json;
 use super::problem::{Kind, Problem};
+use super::{AppState, Caller};
 use crate::capacity::{Lane, Share};
 use crate::config::{Http, nearest};
 use crate::spec::problem::{Problems, code};
@@ -60,7 +60,7 @@ pub(super) async fn json(
 ) -> Result<Posted, Problem> {
     check_declared(request.headers())?;
     let limits = &state.config.http;
-    let share = state.capacity.share();
+    let share = state.capacity.share(&Caller::of(request.extensions())?.owner);
     let bytes = read(request, &share, limits, limits.max_body_bytes, "http.max_body_bytes").await?;
     share.of_body(bytes.len() as u64);
     share.resize(bytes.len() as u64 + json::tree_bytes(&bytes)).await?;

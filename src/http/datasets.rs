@@ -10,10 +10,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
+use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
 use crate::activations::Timestamp;
 use crate::capacity::{Abandoned, Lane};
-use crate::jobs::LOCAL;
 use crate::spec::body::CaseForm;
 use crate::spec::dataset::{self, Cases};
 use crate::spec::problem::Problems;
@@ -66,8 +65,8 @@ impl From<Dataset> for DatasetView {
 /// What is stored
 #[utoipa::path(get, path = "/v1/datasets", tag = "datasets",
     responses((status = 200, description = "Data sets, without their cases", body = DatasetList), Problem))]
-async fn list(state: State<AppState>, _: NoQuery) -> Result<Json<DatasetList>, Problem> {
-    let sets = state.jobs()?.store.datasets(LOCAL).await?;
+async fn list(state: State<AppState>, caller: Caller, _: NoQuery) -> Result<Json<DatasetList>, Problem> {
+    let sets = state.jobs()?.store.datasets(&caller.owner).await?;
     Ok(Json(DatasetList { datasets: sets.into_iter().map(DatasetView::from).collect() }))
 }
 
@@ -82,7 +81,7 @@ async fn list(state: State<AppState>, _: NoQuery) -> Result<Json<DatasetList>, P
     responses((status = 201, description = "Stored", body = DatasetView,
                headers(("location" = String, description = "Path of the set"))),
               (status = 200, description = "It was there already", body = DatasetView), Problem))]
-async fn upload(state: State<AppState>, request: Request) -> Result<Response, Problem> {
+async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Result<Response, Problem> {
     let jobs = state.jobs()?;
     let (parts, content) = request.into_parts();
     let mut query = query(&parts, &["name"])?;
@@ -97,13 +96,14 @@ async fn upload(state: State<AppState>, request: Request) -> Result<Response, Pr
     unfit.or(Some(()))?;
     let form = Form::of(&parts)?;
     let request = Request::from_parts(parts, content);
-    let (max, share) = (state.config.jobs.dataset_bytes, state.capacity.share());
+    let (max, share) = (state.config.jobs.dataset_bytes, state.capacity.share(&caller.owner));
     let bytes = body::read(request, &share, &state.config.http, max, "jobs.dataset_bytes").await?;
     let length = bytes.len() as u64;
     share.of_body(length);
     share.resize(Form::COPIES * length + Form::A_CASE.min(64 * length)).await?;
     let cases = share.run(Lane::Prepare, move |abandoned| form.read(&bytes, abandoned)).await?;
-    let (set, new) = jobs.store.put_dataset(LOCAL, name.as_deref(), cases.len as u32, &cases.text).await?;
+    let (set, new) =
+        jobs.store.put_dataset(&caller.owner, name.as_deref(), cases.len as u32, &cases.text).await?;
     let location = format!("/v1/datasets/{}", set.id);
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, [(header::LOCATION, location)], Json(DatasetView::from(set))).into_response())
@@ -186,9 +186,14 @@ fn unknown(id: &str) -> Problem {
     params(("id" = String, Path, description = "The data set")),
     responses((status = 200, description = "Its cases as JSON lines", body = String, content_type = "application/x-ndjson"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Result<Response, Problem> {
-    let text = state.jobs()?.store.dataset_text(LOCAL, &id).await?.ok_or_else(|| unknown(&id))?;
-    let share = state.capacity.share();
+async fn get(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
+    let text = state.jobs()?.store.dataset_text(&caller.owner, &id).await?.ok_or_else(|| unknown(&id))?;
+    let share = state.capacity.share(&caller.owner);
     share.resize(text.len() as u64).await?;
     Ok(answer::tied(Encoding::Jsonl, text.into_bytes(), share))
 }
@@ -200,8 +205,13 @@ async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Resu
     params(("id" = String, Path, description = "The data set")),
     responses((status = 204, description = "Deleted"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn delete(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Result<StatusCode, Problem> {
-    if state.jobs()?.store.delete_dataset(LOCAL, &id).await? {
+async fn delete(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<StatusCode, Problem> {
+    if state.jobs()?.store.delete_dataset(&caller.owner, &id).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(unknown(&id))

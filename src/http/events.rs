@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::listen::Seat;
 use super::state::Readiness;
-use super::{AppState, Problem, jobs, query};
+use super::{AppState, Caller, Problem, jobs, query};
 use crate::activations::Timestamp;
 use crate::jobs::Jobs;
 use crate::jobs::view::eta;
@@ -45,7 +45,12 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
            ("Last-Event-ID" = Option<i64>, Header, description = "Events after this one")),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream"),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn events(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
+async fn events(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Response, Problem> {
     let query = query(&parts, &["after"])?;
     let header = parts.headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let after = query.get("after").map(String::as_str).or(header);
@@ -60,7 +65,7 @@ async fn events(state: State<AppState>, Path(id): Path<String>, parts: Parts) ->
     });
     let after = out.or(after)?;
     let jobs = state.jobs()?.clone();
-    let job = jobs::find(&jobs, &id).await?;
+    let job = jobs::find(&jobs, &caller, &id).await?;
     let (sender, receiver) = mpsc::channel(64);
     let follow = Follow { jobs, id: job.id, after, sender, readiness: state.readiness.clone() };
     // Who follows comes back with the number of the last event, so others may have the place.

@@ -9,9 +9,9 @@ use utoipa_axum::routes;
 
 use super::answer::{ShowParams, format, show, tied, with_show};
 use super::body::Posted;
-use super::later::Later;
+use super::enqueue::Later;
+use super::prefer::take_async;
 use super::sweeps::with_dataset;
-use super::wants::take_async;
 use super::{AppState, Encoding, NoQuery, Problem, problem, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::strongest;

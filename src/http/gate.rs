@@ -73,9 +73,10 @@ fn codings(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     codings.map(|coding| coding.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()).collect()
 }
 
-/// Refuses work (POST) that cannot be served: while loading, draining or failed. Reads are always answered.
+/// Refuses work (POST) that cannot be served: while loading, draining or failed. Reads are always answered, and keys are
+/// made without a model.
 pub(super) async fn readiness(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if request.method() != axum::http::Method::POST {
+    if request.method() != axum::http::Method::POST || request.uri().path().starts_with("/v1/admin/") {
         return next.run(request).await;
     }
     let readiness = state.readiness();
@@ -87,6 +88,6 @@ pub(super) async fn readiness(State(state): State<AppState>, request: Request, n
         Readiness::Loading | Readiness::Draining => 5,
         Readiness::Unhealthy(_) | Readiness::Failed(_) => 60,
     };
-    let reason = readiness.report().reason.unwrap_or_default();
+    let reason = readiness.report(&state.access).reason.unwrap_or_default();
     Problem::new(Kind::Unavailable, reason).retry_after(retry_after_s).into_response()
 }

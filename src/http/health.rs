@@ -21,11 +21,12 @@ pub(super) struct Document(pub(super) Arc<str>);
 
 /// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default()
-        .routes(routes!(healthz))
-        .routes(routes!(readyz))
-        .routes(routes!(version))
-        .routes(routes!(openapi))
+    probes().routes(routes!(version)).routes(routes!(openapi))
+}
+
+/// Those of them that ask whether the server lives and works.
+pub(super) fn probes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(readyz))
 }
 
 /// Whether the process is alive
@@ -45,7 +46,7 @@ async fn healthz() -> &'static str {
 async fn readyz(State(state): State<AppState>) -> Response {
     let readiness = state.readiness();
     let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, [(header::CACHE_CONTROL, "no-store")], Json(readiness.report())).into_response()
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(readiness.report(&state.access))).into_response()
 }
 
 /// What is running.

@@ -11,11 +11,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::{ShowParams, format, one_of, show, tied, with_show};
-use super::wants::retry_after;
-use super::{AppState, Encoding, Kind, NoQuery, Problem, body, query};
+use super::prefer::retry_after;
+use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};
-use crate::jobs::{Jobs, LOCAL, NotTaken, PICTURES_FILE, Unfinished, compress};
+use crate::jobs::{Jobs, NotTaken, PICTURES_FILE, Unfinished, compress};
 use crate::result::plates::{Pictures, Show};
 use crate::result::render::Format;
 use crate::result::sweep::{SweepOutcome, Table, render};
@@ -160,11 +160,11 @@ fn not_ready(job: &Job, why: &str) -> Problem {
     if job.state.is_over() { problem } else { problem.retry_after(retry_after(job)) }
 }
 
-/// Finds the job of a path.
-pub(super) async fn find(jobs: &Jobs, id: &str) -> Result<Job, Problem> {
+/// Finds the caller's job of a path. Of other owners' jobs it says what it says of none.
+pub(super) async fn find(jobs: &Jobs, caller: &Caller, id: &str) -> Result<Job, Problem> {
     let unknown =
         || Problem::new(Kind::NotFound, format!("there is no job {id:?}; GET /v1/jobs lists yours"));
-    let job = jobs.job(LOCAL, JobId::parse(id).ok_or_else(unknown)?).await?;
+    let job = jobs.job(&caller.owner, JobId::parse(id).ok_or_else(unknown)?).await?;
     job.ok_or_else(unknown)
 }
 
@@ -177,7 +177,7 @@ pub(super) async fn find(jobs: &Jobs, id: &str) -> Result<Job, Problem> {
            ("limit" = Option<u32>, Query, description = "At most so many, 1 to 500; 50 if left out"),
            ("before" = Option<String>, Query, description = "Those older than this job")),
     responses((status = 200, description = "Jobs", body = JobList), Problem))]
-async fn list(state: State<AppState>, parts: Parts) -> Result<Json<JobList>, Problem> {
+async fn list(state: State<AppState>, caller: Caller, parts: Parts) -> Result<Json<JobList>, Problem> {
     let query = query(&parts, &["state", "kind", "limit", "before"])?;
     let in_state = query.get("state").map(|name| one_of("state", name, &JobState::ALL)).transpose()?;
     let kind = query.get("kind").map(|name| one_of("kind", name, &job::Kind::ALL)).transpose()?;
@@ -192,7 +192,7 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<JobList>, Pro
     });
     let (limit, before) = out.or(limit.zip(before))?;
     let filter = Filter { state: in_state, kind };
-    let jobs = state.jobs()?.list(LOCAL, filter, Page { limit, before }).await?;
+    let jobs = state.jobs()?.list(&caller.owner, filter, Page { limit, before }).await?;
     let next = if jobs.len() == limit as usize { jobs.last().map(|job| job.id.to_string()) } else { None };
     Ok(Json(JobList { jobs: jobs.iter().map(JobView::new).collect(), next }))
 }
@@ -201,9 +201,14 @@ async fn list(state: State<AppState>, parts: Parts) -> Result<Json<JobList>, Pro
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses((status = 200, description = "How far it is", body = JobView),
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Result<Response, Problem> {
+async fn get(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    _: NoQuery,
+) -> Result<Response, Problem> {
     let jobs = state.jobs()?;
-    let job = find(jobs, &id).await?;
+    let job = find(jobs, &caller, &id).await?;
     let view = JobView::placed(jobs, &job).await?;
     let mut response = Json(view).into_response();
     if !job.state.is_over() {
@@ -223,6 +228,7 @@ async fn get(state: State<AppState>, Path(id): Path<String>, _: NoQuery) -> Resu
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn cancel(
     state: State<AppState>,
+    caller: Caller,
     Path(id): Path<String>,
     parts: Parts,
 ) -> Result<Json<JobView>, Problem> {
@@ -230,10 +236,10 @@ async fn cancel(
     let flags = [("true", true), ("false", false)];
     let purge = query.get("purge").map(|text| one_of("purge", text, &flags)).transpose()?.unwrap_or(false);
     let jobs = state.jobs()?;
-    let found = find(jobs, &id).await?;
-    let job = jobs.cancel(LOCAL, found.id).await?.unwrap_or(found);
+    let found = find(jobs, &caller, &id).await?;
+    let job = jobs.cancel(&caller.owner, found.id).await?.unwrap_or(found);
     if purge {
-        jobs.store.delete(LOCAL, job.id).await?;
+        jobs.store.delete(&caller.owner, job.id).await?;
     }
     Ok(Json(JobView::new(&job)))
 }
@@ -251,18 +257,23 @@ async fn cancel(
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn result(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
+async fn result(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Response, Problem> {
     let query = query(&parts, &with_show(&["format", "table", "partial"]))?;
     let partial = partial(&query)?;
     let asked = Answer::of(&parts.headers, query)?;
     let jobs = state.jobs()?;
-    let job = with_result(jobs, &id, partial).await?;
-    asked.answer(jobs, &job, state.capacity.share()).await
+    let job = with_result(jobs, &caller, &id, partial).await?;
+    asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
 }
 
 /// A job whose result can be asked for.
-async fn with_result(jobs: &Jobs, id: &str, partial: bool) -> Result<Job, Problem> {
-    let job = find(jobs, id).await?;
+async fn with_result(jobs: &Jobs, caller: &Caller, id: &str, partial: bool) -> Result<Job, Problem> {
+    let job = find(jobs, caller, id).await?;
     match job.state {
         JobState::Succeeded => Ok(job),
         JobState::Expired => {
@@ -296,14 +307,19 @@ async fn with_result(jobs: &Jobs, id: &str, partial: bool) -> Result<Job, Proble
               (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
               (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
-async fn plot(state: State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
+async fn plot(
+    state: State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Response, Problem> {
     let mut query = query(&parts, &with_show(&["format", "partial"]))?;
     let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), &PICTURES)?;
     let partial = partial(&query)?;
     let asked = Answer { encoding, table: None, show: show(&mut query, encoding)? };
     let jobs = state.jobs()?;
-    let job = with_result(jobs, &id, partial).await?;
-    asked.answer(jobs, &job, state.capacity.share()).await
+    let job = with_result(jobs, &caller, &id, partial).await?;
+    asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
 }
 
 /// Whether what there is so far is asked for.

@@ -4,6 +4,7 @@
 //! document follows the router. Layers are all in `wrap`, the accept loop in [`listen`].
 
 mod activations;
+mod admin;
 mod answer;
 mod body;
 mod datasets;
@@ -12,19 +13,24 @@ mod events;
 mod experiments;
 mod gate;
 mod health;
+mod identity;
 mod jobs;
 mod json;
-mod later;
+mod enqueue;
 pub mod listen;
+mod me;
+mod metrics;
 mod models;
 mod packing;
+mod page;
 mod places;
 mod problem;
 mod request_id;
+mod rules;
 mod socket;
 mod state;
 mod sweeps;
-mod wants;
+mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -42,9 +48,10 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{JsonBody, NoQuery, query};
 pub use encoding::Encoding;
+pub use identity::Caller;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
-pub use state::{AppState, Readiness, ReadinessReport};
+pub use state::{Access, AppState, Readiness, ReadinessReport};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -60,6 +67,7 @@ pub use state::{AppState, Readiness, ReadinessReport};
         (name = "datasets", description = "Cases that the server keeps for sweeps"),
         (name = "activations", description = "Activations that the server keeps between requests"),
         (name = "models", description = "What is served and what it can do"),
+        (name = "keys", description = "Who may ask for what"),
         (name = "operations", description = "Liveness, readiness, version")
     )
 )]
@@ -69,6 +77,7 @@ struct Api;
 fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health::routes())
+        .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(sweeps::routes())
@@ -76,11 +85,15 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(events::routes())
         .merge(datasets::routes())
         .merge(activations::routes())
+        .merge(me::routes())
+        .merge(admin::routes())
 }
 
 /// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.
 pub fn openapi() -> String {
-    render(&api().into_openapi())
+    let mut document = api().into_openapi();
+    rules::document(&mut document, rules::RULES);
+    render(&document)
 }
 
 fn render(document: &utoipa::openapi::OpenApi) -> String {
@@ -91,25 +104,38 @@ fn render(document: &utoipa::openapi::OpenApi) -> String {
 
 /// The whole application over `state`: routes, fallbacks and layers.
 pub fn router(state: AppState) -> Router {
-    wrap(api(), state)
+    wrap(api(), state, rules::RULES)
+}
+
+/// What `telemetry.metrics_listen` serves: metrics and probes, without keys.
+pub fn operations(state: AppState) -> Router {
+    let api = OpenApiRouter::default().merge(health::probes()).merge(metrics::routes());
+    wrap(api, AppState { access: Access::Anyone, ..state }, rules::RULES)
 }
 
 /// Layers, from the outside in: compression, request id and access log, panics, strict HTTP, CORS, then the routes behind
-/// the readiness gate. Compression is outermost, because whatever writes a body outside of it would write it under a head
-/// that says it is compressed.
-fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
-    let (router, document) = api.split_for_parts();
+/// the rules and the readiness gate: who asks is known before any of a body is read. Compression is outermost, because
+/// whatever writes a body outside of it would write it under a head that says it is compressed.
+fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::Rule]) -> Router {
+    let (router, mut document) = api.split_for_parts();
+    rules::document(&mut document, rules);
     let router = router
+        .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
+        .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
+        .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))
+        .route_layer(middleware::from_fn(request_id::route))
+        // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
             Problem::new(Kind::MethodNotAllowed, "the path exists, but not with this method")
         })
-        .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
         .layer(Extension(health::Document(Arc::from(render(&document)))));
     let router = match cors(&state.config.http.cors_origins) {
         Some(layer) => router.layer(layer),
         None => router,
     };
+    let metrics = Arc::clone(&state.metrics);
+    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))
@@ -118,7 +144,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState) -> Router {
     // documents completed here repeat it.
     Router::new()
         .fallback_service(inner)
-        .layer(middleware::from_fn(request_id::layer))
+        .layer(middleware::from_fn_with_state(metrics, request_id::layer))
         .layer(middleware::from_fn(packing::layer))
         .layer(
             CompressionLayer::new()
@@ -147,7 +173,12 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),
             ])
-            .expose_headers([request_id::HEADER, header::RETRY_AFTER, HeaderName::from_static("location")]),
+            .expose_headers([
+                request_id::HEADER,
+                header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
+                HeaderName::from_static("location"),
+            ]),
     )
 }
 

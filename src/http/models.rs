@@ -9,7 +9,7 @@ use utoipa_axum::routes;
 
 use super::{AppState, Encoding, Kind, NoQuery, Problem};
 use crate::load::Fingerprint;
-use crate::lower::facts::{Facts, Limits};
+use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
 use crate::service::Service;

@@ -14,6 +14,7 @@ use super::request_id::RequestId;
 use crate::activations::StoreError;
 use crate::capacity::Busy;
 use crate::engine::EngineError;
+use crate::keys::redacted;
 use crate::plan::output::Lost;
 use crate::service::Refusal;
 use crate::spec::problem::{FieldProblem, Problems};
@@ -29,6 +30,10 @@ pub enum Kind {
     MalformedJson,
     /// The request breaks HTTP itself.
     BadRequest,
+    /// There is no key, or none that can be used.
+    Unauthorized,
+    /// The key may not do that.
+    Forbidden,
     /// No such path or resource.
     NotFound,
     /// There was such a resource; its time is over.
@@ -67,9 +72,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, for documentation and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedJson,
         Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
         Self::NotFound,
         Self::Gone,
         Self::Damaged,
@@ -108,6 +115,8 @@ impl Kind {
         match self {
             Self::MalformedJson => ("malformed-json", "The body is not valid JSON", StatusCode::BAD_REQUEST),
             Self::BadRequest => ("bad-request", "The request breaks HTTP", StatusCode::BAD_REQUEST),
+            Self::Unauthorized => ("unauthorized", "A key is needed", StatusCode::UNAUTHORIZED),
+            Self::Forbidden => ("forbidden", "The key may not do that", StatusCode::FORBIDDEN),
             Self::NotFound => ("not-found", "There is nothing here", StatusCode::NOT_FOUND),
             Self::Gone => ("gone", "It was here, and is deleted", StatusCode::GONE),
             Self::Damaged => ("damaged", "What was stored is damaged", StatusCode::GONE),
@@ -227,8 +236,10 @@ impl Problem {
     }
 
     fn body(&self, instance: Option<RequestId>) -> Vec<u8> {
-        serde_json::to_vec(&self.document(instance))
-            .expect("BUG: a problem has string keys and finite numbers")
+        let text = serde_json::to_string(&self.document(instance))
+            .expect("BUG: a problem has string keys and finite numbers");
+        // What a client wrote is repeated to it, but a token that it wrote in the wrong place is not.
+        redacted(&text).into_owned().into_bytes()
     }
 }
 
@@ -457,7 +468,14 @@ impl IntoResponses for Problem {
         for kind in Kind::ALL {
             if !matches!(
                 kind,
-                Kind::NotFound | Kind::Gone | Kind::Damaged | Kind::NotReady | Kind::MethodNotAllowed
+                // Of every route that needs a key, `rules` adds them.
+                Kind::Unauthorized
+                    | Kind::Forbidden
+                    | Kind::NotFound
+                    | Kind::Gone
+                    | Kind::Damaged
+                    | Kind::NotReady
+                    | Kind::MethodNotAllowed
             ) {
                 by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
             }

@@ -1,9 +1,10 @@
-//! A request id, a span, one access-log line, and problem documents completed with the id.
+//! A request id, a span, one access-log line, a count, and problem documents completed with the id.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -11,7 +12,9 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::listen::Peer;
-use super::problem;
+use super::problem::{self, Problem};
+use crate::keys::redacted;
+use crate::telemetry::metrics::Metrics;
 
 /// Response header that carries the request id.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -35,22 +38,38 @@ impl fmt::Display for RequestId {
     }
 }
 
+/// Tells [`layer`], which is outside of the router, which route was found.
+pub(super) async fn route(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
+}
+
 /// Middleware; handlers find the [`RequestId`] in the request's extensions.
-pub(super) async fn layer(mut request: Request, next: Next) -> Response {
+pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
     let id = RequestId::new();
     request.extensions_mut().insert(id);
     let method = request.method().clone();
     // The path without its query: queries may hold what users type.
-    let path = request.uri().path().to_owned();
+    let path = redacted(request.uri().path()).into_owned();
     let client = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
-    let span = tracing::info_span!("request", request.id = %id, client);
+    let span = tracing::info_span!("request", request.id = %id, client, key.id = tracing::field::Empty);
     let started = Instant::now();
     async move {
-        let mut response = problem::stamp(next.run(request).await, id, method == Method::HEAD);
+        let answer = next.run(request).await;
+        if let Some(problem) = answer.extensions().get::<Problem>() {
+            metrics.refused(problem.kind.slug());
+        }
+        let mut response = problem::stamp(answer, id, method == Method::HEAD);
         let value = HeaderValue::from_str(&id.to_string()).expect("BUG: a UUID is ASCII");
         response.headers_mut().insert(HEADER, value);
         let status = response.status().as_u16();
-        let duration_ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+        let took = started.elapsed();
+        let duration_ms = (took.as_secs_f64() * 1e4).round() / 10.0;
+        let route = response.extensions_mut().remove::<MatchedPath>();
+        metrics.answered(route.as_ref().map(MatchedPath::as_str), &method, status, took);
         if matches!(path.as_str(), "/healthz" | "/readyz") {
             // Probes come every few seconds for ever.
             tracing::debug!(%method, path, status, duration_ms, "{method} {path} -> {status}");

@@ -11,7 +11,9 @@ use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Health;
 use crate::jobs::Jobs;
+use crate::keys::Keys;
 use crate::service::Service;
+use crate::telemetry::metrics::Metrics;
 
 /// Shared by all handlers; cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,6 +28,30 @@ pub struct AppState {
     pub jobs: Arc<OnceLock<Jobs>>,
     /// Memory and threads for requests.
     pub capacity: Capacity,
+    /// Who may ask.
+    pub access: Access,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Whoever reaches the server, all as one owner.
+    Anyone,
+    /// Whoever has a key.
+    Keys(Keys),
+}
+
+impl Access {
+    /// In a word, for `/readyz`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Anyone => "off",
+            Self::Keys(keys) if keys.is_empty() => "none",
+            Self::Keys(_) => "on",
+        }
+    }
 }
 
 impl AppState {
@@ -94,11 +120,19 @@ pub struct ReadinessReport {
     /// Why not, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether requests need a key: `on`, `off`, or `none` if they do and there is no key yet: make the first with
+    /// `mediant key create`.
+    #[schema(example = "on")]
+    pub keys: &'static str,
 }
 
 impl Readiness {
+    /// Every `status` of a [`ReadinessReport`].
+    pub const STATUSES: [&str; 7] =
+        ["ready", "loading", "draining", "engine-restarting", "engine-unhealthy", "store-failed", "failed"];
+
     /// The state in words.
-    pub fn report(&self) -> ReadinessReport {
+    pub fn report(&self, access: &Access) -> ReadinessReport {
         let (status, reason) = match self {
             Self::Ready => ("ready", None),
             Self::Loading => ("loading", Some("the model is loading".to_owned())),
@@ -112,6 +146,6 @@ impl Readiness {
             Self::StoreFailed(reason) => ("store-failed", Some(reason.clone())),
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
-        ReadinessReport { status, reason }
+        ReadinessReport { status, reason, keys: access.name() }
     }
 }

@@ -9,11 +9,11 @@ use utoipa_axum::routes;
 
 use super::answer::{ShowParams, with_show};
 use super::body::Posted;
-use super::wants::{self, Wants, accepted};
+use super::prefer::{self, Wants, accepted};
 use super::{AppState, Problem, jobs, json, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::JobView;
-use crate::jobs::{Asked, Jobs, LOCAL, strongest};
+use crate::jobs::{Asked, Jobs, strongest};
 use crate::result::sweep::SweepOutcome;
 use crate::spec::body::SweepBody;
 use crate::spec::problem::{Problems, code};
@@ -70,7 +70,7 @@ async fn sweep(
         }
         _ => return accepted(jobs, &Submitted { job, replayed }).await,
     };
-    wants::name(response.headers_mut(), &job, replayed);
+    prefer::name(response.headers_mut(), &job, replayed);
     Ok(response)
 }
 
@@ -94,7 +94,7 @@ pub(super) async fn with_dataset_at(
         problems.push(format!("{at}/id"), code::CONFLICT, detail, "leave out one of them");
         return Err(problems.into());
     }
-    let Some(text) = jobs.store.dataset_text(LOCAL, &id).await? else {
+    let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
         let detail = format!("no data set is called {id:?}");
         problems.push(
             format!("{at}/id"),

@@ -24,6 +24,17 @@ async fn panics() {
     panic!("the secret of this test");
 }
 
+/// Those of the server, and of the routes that only these tests have.
+fn rules_here() -> &'static [rules::Rule] {
+    use rules::{Need, Rule};
+    static HERE: std::sync::LazyLock<Vec<Rule>> = std::sync::LazyLock::new(|| {
+        let own = [(Method::POST, "/v1/echo"), (Method::GET, "/v1/panic")];
+        let own = own.map(|(method, path)| Rule { method, path, need: Need::Key });
+        rules::RULES.iter().cloned().chain(own).collect()
+    });
+    &HERE
+}
+
 fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
     let capacity = Capacity::new(config.limits.memory_bytes);
@@ -33,6 +44,8 @@ fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
+        access: Access::Anyone,
     }
 }
 
@@ -41,7 +54,7 @@ async fn send(readiness: Readiness, request: Request<Body>) -> (StatusCode, head
 }
 
 async fn send_to(state: AppState, request: Request<Body>) -> (StatusCode, header::HeaderMap, Value) {
-    let router = wrap(api().routes(routes!(echo)).routes(routes!(panics)), state);
+    let router = wrap(api().routes(routes!(echo)).routes(routes!(panics)), state, rules_here());
     let response = router.oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let bytes = axum::body::to_bytes(body, 1 << 22).await.unwrap();
@@ -130,7 +143,7 @@ async fn a_panic_answers_500_without_saying_what_happened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_can_be_read_by_a_client_that_accepts_gzip() {
     let request = Request::get("/v1/panic").header("accept-encoding", "gzip").body(Body::empty()).unwrap();
-    let router = wrap(api().routes(routes!(panics)), state(Readiness::Ready));
+    let router = wrap(api().routes(routes!(panics)), state(Readiness::Ready), rules_here());
     let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
     let bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     assert_eq!(head.headers[header::CONTENT_ENCODING], "gzip");
@@ -205,6 +218,8 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
         readiness: watch::channel(Readiness::Ready).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
+        access: Access::Anyone,
     };
     let (status, headers, _) = send_to(state.clone(), preflight()).await;
     assert_eq!(

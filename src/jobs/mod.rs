@@ -28,8 +28,6 @@ use crate::service::Service;
 use crate::store::job::{Job, JobId, Kind, State};
 use crate::store::{Filter, Page, Store, StoreError};
 
-/// Whose jobs these are, until there are keys.
-pub const LOCAL: &str = "local";
 /// The file of a result that holds what can be drawn of it.
 pub const PICTURES_FILE: &str = "pictures";
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::effect::average::How;
 use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::sweep::Part;
+use crate::owner::Owner;
 use crate::result::sweep::{SweepOutcome, assemble};
 use crate::service::sweep::{Cut, Opened};
 use crate::store::job::Job;
@@ -45,7 +46,7 @@ pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
     }
     let cut: Cut = serde_json::from_value(stored.cut).map_err(|_| Unfinished::Unreadable)?;
     let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
-    Opened::new(&request, cut).ok_or(Unfinished::Unreadable)
+    Opened::new(Owner::stored(&job.owner), &request, cut).ok_or(Unfinished::Unreadable)
 }
 
 /// What the units computed so far say together.

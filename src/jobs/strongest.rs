@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use super::{Jobs, LOCAL, NotTaken, compress};
+use super::{Jobs, NotTaken, compress};
 use crate::capacity::{Lane, Share};
 use crate::effect::average::Average;
 use crate::result::sweep::SweepOutcome;
@@ -69,7 +69,7 @@ pub async fn write_out(jobs: &Jobs, body: &mut Value, share: &Share) -> Result<(
 /// The averages of a job; what is wrong with it, if they can't be had.
 async fn result(jobs: &Jobs, name: &str, share: &Share) -> Result<Result<Vec<Average>, String>, NotTaken> {
     let job = match JobId::parse(name) {
-        Some(id) => jobs.job(LOCAL, id).await?,
+        Some(id) => jobs.job(share.owner(), id).await?,
         None => None,
     };
     let Some(job) = job else { return Ok(Err(format!("there is no job {name:?}"))) };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Jobs, LOCAL, outcome};
+use super::{Jobs, outcome};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::plan::cost::Ceiling;
 use crate::service::sweep::Priced;
@@ -81,7 +81,7 @@ impl Jobs {
         let (request, idempotency) = share.run(Lane::Prepare, text).await;
         let job = NewJob {
             id: JobId::new(),
-            owner: LOCAL.to_owned(),
+            owner: share.owner().to_string(),
             kind,
             model: service.served.name.clone(),
             model_sha: service.identity(),

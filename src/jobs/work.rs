@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::outcome::{open, outcome};
 use super::{Jobs, PICTURES_FILE, Unfinished, compress};
+use crate::capacity::Share;
 use crate::effect::cells::CaseHead;
+use crate::owner::Owner;
 use crate::plan::output::Usage;
 use crate::result::plates::Show;
 use crate::result::render::{Format, Rendered};
@@ -119,19 +121,21 @@ async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Re
 /// A request that is one unit: its answer in every format.
 async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
+    // Its size was bounded when it was taken on.
+    let share = &Share::unbounded(Owner::stored(&claim.job.owner));
     match claim.job.kind {
         Kind::Run => {
-            let response = service.run(body).await?;
+            let response = service.run((body, share)).await?;
             let usage = response.usage;
             Ok(answered(response, usage).await)
         }
         Kind::Patch => {
-            let response = service.patch(body).await?;
+            let response = service.patch((body, share)).await?;
             let usage = response.usage;
             Ok(answered(response, usage).await)
         }
         Kind::Trace | Kind::Sweep => {
-            let response = service.trace(body).await?;
+            let response = service.trace((body, share)).await?;
             let usage = response.usage();
             Ok(answered(response, usage).await)
         }

@@ -5,13 +5,17 @@ use std::ops::Range;
 use super::control::Controls;
 use super::facts::Facts;
 use super::grid::{Scene, Swept};
+use super::intervention::template;
 use super::knockout;
 use super::layout::{Axis, Grid};
 use super::lint::Lints;
-use super::prelude::Prelude;
+use super::place::Scope;
+use super::prepare::Prepared;
 use super::prompts::{Span, TokenRun};
-use super::template::{Builder, Scope, Template, keys, template};
-use super::{Prepared, Size, admit};
+use super::size::{Size, admit};
+use super::source_pass::Prelude;
+use super::template::{Builder, Template};
+use super::token_run::keys;
 use crate::model::config::ModelConfig;
 use crate::plan::{Plan, RunId};
 use crate::spec::experiment::Experiment;
@@ -197,7 +201,7 @@ pub(super) fn admit_all(
     out.is_empty().then_some(())
 }
 
-/// A pointer into the arms of a case as traces write them: they name a site and what it severs, not interventions; layers are
+/// A pointer into the arms of a case as traces write them: they name a site and what is frozen above it, not interventions; layers are
 /// those of all arms, and so are positions, if an arm has none of its own (`joint`, by its escaped name).
 pub(super) fn as_restored(pointer: &str, joint: impl Fn(&str) -> bool) -> String {
     let mut parts = pointer.splitn(6, '/').skip(1);
@@ -211,7 +215,7 @@ pub(super) fn as_restored(pointer: &str, joint: impl Fn(&str) -> bool) -> String
         (Some("arms"), Some(arm), Some("0"), Some(field), more) => {
             format!("/arms/{arm}/{field}{}", rest(more))
         }
-        (Some("arms"), Some(arm), Some(_), ..) => format!("/arms/{arm}/sever"),
+        (Some("arms"), Some(arm), Some(_), ..) => format!("/arms/{arm}/freeze"),
         _ => pointer.to_owned(),
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::facts::Facts;
-use super::given::{self, Given, Wanted};
-use super::template::Place;
+use super::place::Place;
+use super::stored_source::{self, Given, Wanted};
 use crate::spec::intervention::Basis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::Layers;
@@ -62,7 +62,7 @@ impl BasisPlan {
         let layers = match given.vectors() {
             Ok(layers) => layers,
             Err(error) => {
-                given::refuse(&error, &format!("{}/basis", place.at), out);
+                stored_source::refuse(&error, &format!("{}/basis", place.at), out);
                 return None;
             }
         };

@@ -1,17 +1,17 @@
 //! Corruptions resolved: which tokens get which noise, or which other tokens.
 
-use super::Prepared;
-use super::draw;
+use super::corrupted::{Corrupted, corrupted_positions};
 use super::facts::Facts;
-use super::layout::{Replaced, SigmaUsed};
+use super::layout::SigmaUsed;
+use super::prepare::Prepared;
 use super::prompts::TokenRun;
-use super::select;
-use super::swap::{self, Swap};
+use super::replace_tokens::{self, Swap};
+use super::sampling;
+use super::sigma::sigma;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::corruption::{Corruption, Draws, Method, Mode, Multivariate, Sigma, SigmaOf};
 use crate::spec::experiment::Experiment;
 use crate::spec::problem::{Problems, code};
-use crate::spec::select::Positions;
 use crate::spec::site::Site;
 
 /// Fewer samples than this leave a standard error uncertain by more than a third of itself, `1 / sqrt(2 (n - 1))`.
@@ -28,16 +28,6 @@ pub(super) enum Corrupting {
     },
     /// Other tokens, a prompt per sample.
     Tokens(Vec<Swap>),
-}
-
-/// The corrupted runs of a plan.
-pub(super) struct Corrupted {
-    /// Each sample's run and its readout.
-    pub runs: Vec<(RunId, usize)>,
-    /// Positions that got noise, or whose token differs in a sample; ascending.
-    pub positions: Vec<u32>,
-    /// The prompts that took the clean one's place.
-    pub replaced: Vec<Replaced>,
 }
 
 /// How many corrupted runs there are, if they are within the limit.
@@ -69,7 +59,8 @@ pub(super) fn resolve(
 ) -> Option<Corrupting> {
     let method = &corrupt.method;
     let Some(draws) = method.draws() else {
-        return swap::resolve(corrupt, experiment, clean, facts, prepared, out).map(Corrupting::Tokens);
+        return replace_tokens::resolve(corrupt, experiment, clean, facts, prepared, out)
+            .map(Corrupting::Tokens);
     };
     let positions = corrupted_positions(&draws.positions, draws.include_bos, clean, prepared, out)?;
     if !clean.has_bos && positions.first() == Some(&0) {
@@ -138,7 +129,7 @@ impl Corrupting {
             Self::Noise { positions, sigma } => {
                 let draws = method.draws().expect("BUG: only noise is resolved to noise");
                 let std = sigma.map_or(1.0, |sigma| sigma.abs);
-                let rows = draw::rows(method, draws, &positions, std, facts);
+                let rows = sampling::rows(method, draws, &positions, std, facts);
                 let runs = rows.into_iter().map(|rows| {
                     let edit = noise(draws, positions.clone(), Source::Constant(rows));
                     let run = plan.branch(clean_root, vec![edit]);
@@ -146,7 +137,7 @@ impl Corrupting {
                 });
                 Corrupted { runs: runs.collect(), positions, replaced: Vec::new() }
             }
-            Self::Tokens(swaps) => swap::build(swaps, clean, clean_root, roots, plan),
+            Self::Tokens(swaps) => replace_tokens::build(swaps, clean, clean_root, roots, plan),
         }
     }
 }
@@ -158,93 +149,4 @@ fn noise(draws: &Draws, positions: Vec<u32>, source: Source) -> Edit {
     };
     let at = Address { layer: 0, site: Site::Embed };
     Edit::new(at, positions, op, EditGroup::Corruption)
-}
-
-/// Positions that are corrupted, ascending; BOS only if it is named and allowed.
-pub(super) fn corrupted_positions(
-    spec: &Positions,
-    include_bos: bool,
-    clean: &TokenRun,
-    prepared: &mut Prepared,
-    out: &mut Problems,
-) -> Option<Vec<u32>> {
-    const AT: &str = "/corrupt/positions";
-    if let Positions::Span { span, .. } = spec
-        && span == "subject"
-        && clean.spans.get(span).is_none()
-    {
-        let detail = "the run has no span `subject` to corrupt";
-        let fix = "name the subject: \"subject\": \"its text\" (long form: in the run's `spans`), or give positions";
-        out.push(AT, code::MISSING, detail, fix);
-        return None;
-    }
-    let mut positions = select::positions(spec, clean, AT, out)?;
-    let bos = clean.has_bos && positions.contains(&0);
-    if bos && include_bos {
-        let detail = "a corrupted BOS moves every later position and can raise the answer".to_owned();
-        prepared.lints.warn("BOS_CORRUPTED", AT, detail, "leave BOS out");
-    } else if bos && *spec == Positions::ALL {
-        positions.retain(|p| *p != 0);
-    } else if bos {
-        let fix = "leave out position 0, or set \"include_bos\": true";
-        out.push(AT, code::CONFLICT, "position 0 is BOS", fix);
-        return None;
-    }
-    // NumPy's stream follows positions in order, and so do the tokens of a replacement.
-    positions.sort_unstable();
-    if positions.is_empty() {
-        out.push(AT, code::EMPTY, "no position but BOS", "name tokens of the prompt");
-        return None;
-    }
-    Some(positions)
-}
-
-/// The standard deviation that a specification means for the tokens `ids`, if noise of it fits `f32`.
-pub(super) fn sigma(
-    spec: Sigma,
-    ids: &[u32],
-    at: &str,
-    facts: &dyn Facts,
-    out: &mut Problems,
-) -> Option<SigmaUsed> {
-    pooled_sigma(spec, &[ids], at, facts, out)
-}
-
-/// The same for the tokens of several subjects together.
-pub(super) fn pooled_sigma(
-    spec: Sigma,
-    subjects: &[&[u32]],
-    at: &str,
-    facts: &dyn Facts,
-    out: &mut Problems,
-) -> Option<SigmaUsed> {
-    let relative = |k: f64, of, reference: f64| SigmaUsed {
-        abs: k * reference,
-        k: Some(k),
-        of: Some(of),
-        reference: Some(reference),
-    };
-    let sigma = match spec {
-        Sigma::Absolute { abs } => SigmaUsed { abs, k: None, of: None, reference: None },
-        Sigma::Relative { k, of: of @ SigmaOf::Vocab } => relative(k, of, facts.vocab_sigma()),
-        Sigma::Relative { k, of: of @ SigmaOf::Subjects } => relative(k, of, deviation(subjects, facts)),
-    };
-    // A draw is never a hundred deviations away.
-    let drawn = (100.0 * sigma.abs) as f32;
-    if sigma.abs as f32 > 0.0 && drawn.is_finite() {
-        return Some(sigma);
-    }
-    let detail = format!("a standard deviation of {}", sigma.abs);
-    out.push(at, code::OUT_OF_RANGE, detail, "choose another k, or write {\"abs\": 0.1}");
-    None
-}
-
-/// Standard deviation over all numbers of the subjects' embeddings, with n - 1 as in ROME's `collect_embedding_std`.
-fn deviation(subjects: &[&[u32]], facts: &dyn Facts) -> f64 {
-    // Looked up twice rather than held all at once.
-    let numbers = || subjects.iter().flat_map(|ids| facts.embedding(ids)).map(f64::from);
-    let n = numbers().count() as f64;
-    let mean = numbers().sum::<f64>() / n;
-    let squares: f64 = numbers().map(|x| (x - mean).powi(2)).sum();
-    (squares / (n - 1.0)).sqrt()
 }

@@ -1,10 +1,12 @@
 //! Runs derived from others: prompts with interventions that serve as base or source in turn (path patching).
 
 use super::facts::Facts;
+use super::intervention::template;
 use super::knockout;
 use super::lint::Lints;
+use super::place::Scope;
 use super::prompts::TokenRun;
-use super::template::{Builder, OpPlan, Scope, Template, template};
+use super::template::{Builder, OpPlan, Template};
 use crate::plan::{Edit, Plan, RunId};
 use crate::spec::experiment::Experiment;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
@@ -49,7 +51,7 @@ pub(super) fn derived(
             sweep: &[],
             experiment,
             runs: &above,
-            keys: super::template::keys(runs),
+            keys: super::token_run::keys(runs),
         };
         for (i, intervention) in interventions.iter().enumerate() {
             check_order(intervention, &format!("{}/{i}/source", scope.at), name, experiment, out);

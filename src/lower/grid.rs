@@ -1,13 +1,13 @@
 //! The cells of interventions swept along axes, shared by patches and the arms of sweeps.
 
-use super::Size;
 use super::control::Controls;
 use super::derive;
 use super::facts::Facts;
 use super::layout::{Axis, Grid};
+use super::size::Size;
 use super::source::ValuesPlan;
+use super::tautology::triviality;
 use super::template::{Builder, OpPlan, Template};
-use super::trivial::triviality;
 use crate::model::config::ModelConfig;
 use crate::plan::{Plan, RunId};
 use crate::spec::patch::SweepAxis;

@@ -10,7 +10,7 @@ use super::diff::Segment;
 use super::lint::Lints;
 use super::measure::{Measure, Targets};
 use super::prompts::TokenRun;
-use super::trivial::Triviality;
+use super::tautology::Triviality;
 use crate::plan::{Plan, RunId};
 use crate::spec::align::AlignSpec;
 use crate::spec::corruption::SigmaOf;

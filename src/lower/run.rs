@@ -1,14 +1,14 @@
 //! Clean runs to a plan: a root, a readout and captures per run.
 
 use super::facts::Facts;
-use super::inside::{Inside, inside};
 use super::layout::{CaptureKey, Lowered, RunLayout};
+use super::prepare::{Prepared, prepare, refuse_flips};
+use super::readout::{Inside, inside};
 use super::select;
-use super::{Prepared, Size, Started, admit, prepare, start};
-use crate::model::config::ModelConfig;
+use super::size::{Size, admit};
+use super::start::{Started, start};
+use super::token_run::keys;
 use crate::plan::{Address, Capture};
-use crate::spec::experiment::Experiment;
-use crate::spec::metric::Of;
 use crate::spec::problem::{Problems, code};
 use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
@@ -52,32 +52,9 @@ pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Opt
     Some(Lowered { prelude: prelude.into_plan(), plan, layout })
 }
 
-/// Reports metrics that compare an answer with its base's, where there is none.
-pub(super) fn refuse_flips(experiment: &Experiment, out: &mut Problems) {
-    for (i, metric) in experiment.metrics.iter().enumerate() {
-        let detail = match metric.kind.facts().of {
-            Of::Base => "a clean run has no base to differ from",
-            Of::Edits => "a clean run has no edits",
-            Of::Target | Of::Pair | Of::Run => continue,
-        };
-        let fix = format!("use {} in /v1/patch or /v1/trace", metric.kind.name());
-        out.push(format!("/metrics/{i}"), code::NOT_SUPPORTED, detail, fix);
-    }
-}
-
-/// Heads that a site's width is divided into.
-pub fn heads(site: Site, config: &ModelConfig) -> Option<usize> {
-    config.site_heads(site)
-}
-
-/// Numbers per position at a site; none at `scores` and `pattern`, which have as many as there are keys.
-pub fn width(site: Site, config: &ModelConfig) -> usize {
-    config.site_width(site, 0)
-}
-
 fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Problems) -> Vec<CaptureKey> {
     let config = facts.config();
-    let columns = super::template::keys(&prepared.runs);
+    let columns = keys(&prepared.runs);
     let mut keys = Vec::new();
     let (mut elements, mut stored) = (0_u64, 0_u64);
     for (i, capture) in spec.experiment.read.capture.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use super::classes;
-use super::prompts::TokenRun;
+use super::token_run::TokenRun;
 use crate::model::config::ModelConfig;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;

@@ -1,16 +1,14 @@
 //! Where an intervention's values come from, resolved: a run at the same place, captures of an earlier plan, a vector.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::facts::Facts;
-use super::given::{Given, Wanted};
 use super::lint::Lints;
 use super::noise::pick;
+use super::place::{Place, Scope};
 use super::prompts::{TokenRun, find};
 use super::select;
-use super::template::{Builder, Place, Scope, Template};
-use crate::plan::{Address, CapturedRows, Source};
+use super::stored_source::{Given, Wanted};
 use crate::spec::intervention::{OpSpec, SourceSpec};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
@@ -293,60 +291,5 @@ impl ValuesPlan {
             Self::Given(given) => given.choose(index),
             Self::Row(_) => {}
         }
-    }
-
-    /// The source of one edit, at an address and columns of the template's site.
-    pub(super) fn source(
-        &self,
-        template: &Template,
-        at: Address,
-        columns: &Range<usize>,
-        builder: &mut Builder<'_>,
-    ) -> Source {
-        match self {
-            Self::Run { run, positions } => {
-                Source::Run { run: builder.roots[*run], positions: positions.clone() }
-            }
-            Self::Captured { runs, site, layers } => {
-                let depth = builder.config.num_layers as u32;
-                let layer = match site {
-                    Site::Embed => 0,
-                    Site::FinalNorm | Site::Logits => depth,
-                    _ => layers.first().copied().unwrap_or(at.layer),
-                };
-                let width = builder.config.site_width(*site, template.keys);
-                let columns = columns.start as u32..columns.end as u32;
-                let parts = runs.iter().map(|(run, ids, positions)| CapturedRows {
-                    capture: builder.prelude.capture(*run, ids, Address { layer, site: *site }),
-                    rows: positions.clone(),
-                    columns: columns.clone(),
-                    width,
-                });
-                Source::Captured(parts.collect())
-            }
-            Self::Given(given) => Source::Constant(given.block(at.layer, columns.start)),
-            Self::Row(row) => Source::Constant(template.repeated(row, columns, builder)),
-        }
-    }
-}
-
-impl Template {
-    /// A given row at every position, and over the heads or columns written.
-    fn repeated(&self, row: &Arc<[f32]>, columns: &Range<usize>, builder: &Builder<'_>) -> Arc<[f32]> {
-        let n = self.positions.len();
-        if let Some(dims) = &self.dims {
-            // One number per named column, in the order in which they were named.
-            let part = builder.config.site_width(self.site, self.keys)
-                / builder.config.site_heads(self.site).unwrap_or(1);
-            let number = |column: usize| {
-                let dim = (column % part) as u32;
-                let place = dims.iter().position(|d| *d == dim);
-                row[place.expect("BUG: only named columns are written") % row.len()]
-            };
-            let one: Vec<f32> = columns.clone().map(number).collect();
-            return one.repeat(n).into();
-        }
-        let times = n * (columns.len() / row.len());
-        if times == 1 { Arc::clone(row) } else { row.repeat(times).into() }
     }
 }

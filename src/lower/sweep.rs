@@ -1,19 +1,18 @@
 //! Sweeps to plans: each case a plan of its own, with its unpatched runs and, arm by arm, a branch per cell and sample.
 
-pub mod roster;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::roster::OfSweep;
 pub use super::case::Part;
 use super::case::{Answer, Case};
-use super::corrupt;
+use super::case_table::CaseTable;
+use super::corrupted::corrupted_positions;
 use super::facts::Facts;
-use super::gather::Gathered;
 use super::layout::{CaseLayout, Lowered, SigmaUsed};
+use super::prepare::prepare;
 use super::prompts::{TokenRun, find};
-use super::{fingerprint, prepare};
+use super::sigma::pooled_sigma;
+use super::start::fingerprint;
 use crate::spec::cases::CasesSpec;
 use crate::spec::corruption::Sigma;
 use crate::spec::metric::{Metric, MetricKind};
@@ -74,7 +73,7 @@ fn open(
     facts: &dyn Facts,
 ) -> Result<Sweep, Problems> {
     let Some(spec) = spec else { return Err(read) };
-    let mut found = Gathered::new(OfSweep { spec: &spec, body });
+    let mut found = CaseTable::new(&spec, body);
     let (runs, ids) = tokenised(&spec, read.is_empty(), facts, &mut found);
     if !read.is_empty() {
         // What couldn't be read has its default here. Only what is said of the cases that were read is true of them.
@@ -89,7 +88,7 @@ fn open(
     let mut out = Problems::default();
     let sigma = sigma.and_then(|sigma| {
         let subjects: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
-        corrupt::pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
+        pooled_sigma(sigma, &subjects, "/corrupt/sigma", facts, &mut out)
     });
     out.or(Some(()))?;
     let shared = Shared { sigma, plan_sha256: fingerprint(&spec, &Named(runs)) };
@@ -101,7 +100,7 @@ fn tokenised(
     spec: &SweepSpec,
     corrupts: bool,
     facts: &dyn Facts,
-    found: &mut Gathered<OfSweep<'_>>,
+    found: &mut CaseTable<'_>,
 ) -> (Vec<(String, TokenRun)>, Vec<Vec<u32>>) {
     let limits = facts.limits();
     let (mut runs, mut ids) = (Vec::with_capacity(spec.cases.len()), Vec::new());
@@ -131,8 +130,7 @@ fn tokenised(
             && let Some(draws) = corrupt.method.draws()
         {
             let at = &draws.positions;
-            let positions =
-                corrupt::corrupted_positions(at, draws.include_bos, &clean, &mut prepared, &mut problems);
+            let positions = corrupted_positions(at, draws.include_bos, &clean, &mut prepared, &mut problems);
             ids.extend(positions.map(|positions| {
                 positions.iter().map(|position| clean.ids[*position as usize]).collect::<Vec<u32>>()
             }));
@@ -166,8 +164,8 @@ impl Sweep {
     }
 
     /// A place for the problems and remarks of each case.
-    pub fn gather<'s>(&'s self, body: &'s Value) -> Gathered<OfSweep<'s>> {
-        Gathered::new(OfSweep { spec: &self.spec, body })
+    pub fn case_table<'s>(&'s self, body: &'s Value) -> CaseTable<'s> {
+        CaseTable::new(&self.spec, body)
     }
 
     /// The plan of a case.

@@ -1,53 +1,20 @@
-//! An intervention resolved against its runs: indices, values and the edits of one cell.
+//! Interventions with indices, and the edits that they are in a cell.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::align;
 use super::basis::BasisPlan;
-use super::facts::Facts;
-use super::lint::Lints;
-use super::noise::{NoiseKey, numpy_legacy, numpy_legacy_of, philox_row};
-use super::prelude::Prelude;
-use super::prompts::TokenRun;
+use super::noise::{NoiseKey, philox_row};
+use super::place::{layers_written, part_width};
 use super::select;
-use super::source::{ValuesPlan, resolve};
+use super::source::ValuesPlan;
+use super::source_pass::Prelude;
 use crate::model::config::ModelConfig;
-use crate::plan::{Address, Edit, EditGroup, Op, RunId, Source};
-use crate::spec::corruption::{Rng, Sigma};
-use crate::spec::experiment::Experiment;
-use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
-use crate::spec::named::Named;
+use crate::plan::{Address, CapturedRows, Edit, EditGroup, Op, RunId, Source};
 use crate::spec::patch::SweepAxis;
-use crate::spec::problem::{Problems, code};
-use crate::spec::select::{Layers, Positions};
+use crate::spec::problem::Problems;
 use crate::spec::site::Site;
-
-/// What a list of interventions belongs to.
-pub(super) struct Scope<'s> {
-    /// Pointer to the list.
-    pub at: String,
-    /// Name of the run that is changed.
-    pub base: &'s str,
-    /// That run.
-    pub run: &'s TokenRun,
-    /// The list.
-    pub interventions: &'s [Intervention],
-    /// Axes that are enumerated.
-    pub sweep: &'s [SweepAxis],
-    /// The request.
-    pub experiment: &'s Experiment,
-    /// Runs that may be read.
-    pub runs: &'s Named<TokenRun>,
-    /// Columns of a head at `scores` and `pattern`.
-    pub keys: usize,
-}
-
-/// Columns of a head at `scores` and `pattern`: the length of the longest run.
-pub(super) fn keys(runs: &Named<TokenRun>) -> usize {
-    runs.iter().map(|(_, run)| run.len() as usize).max().unwrap_or(0)
-}
 
 /// An intervention with indices. A list of one on a swept axis takes part in every cell.
 #[derive(Debug, Clone)]
@@ -97,13 +64,13 @@ pub(super) enum OpPlan {
 #[derive(Debug, Clone)]
 pub(super) struct NoisePlan {
     /// Standard deviation.
-    std: f64,
-    seed: u64,
-    stream: u32,
+    pub std: f64,
+    pub seed: u64,
+    pub stream: u32,
     /// `NumPy`'s numbers by layer, `[positions, width]`, if that is the generator.
-    numpy: Option<Arc<BTreeMap<u32, Vec<f64>>>>,
+    pub numpy: Option<Arc<BTreeMap<u32, Vec<f64>>>>,
     /// Which of the positions is written, where they are swept.
-    chosen: Option<usize>,
+    pub chosen: Option<usize>,
 }
 
 /// How values are written.
@@ -117,248 +84,6 @@ pub(super) enum How {
     Swap(BasisPlan),
 }
 
-/// Resolves the `i`th intervention.
-pub(super) fn template(
-    i: usize,
-    scope: &Scope<'_>,
-    facts: &dyn Facts,
-    lints: &mut Lints,
-    out: &mut Problems,
-) -> Option<Template> {
-    let at = format!("{}/{i}", scope.at);
-    let aligned = align::mapped(&scope.interventions[i], &at, scope, lints, out)?;
-    let intervention = aligned.as_ref();
-    let config = facts.config();
-    let depth = config.num_layers as u32;
-    let layers = match &intervention.layers {
-        Some(layers) => select::layers(layers, depth, &format!("{at}/layers"), out),
-        None => Some(vec![0]),
-    };
-    if intervention.window > depth {
-        let detail = format!("a window of {} layers on {depth} layers", intervention.window);
-        lints.warn("WINDOW_EXCEEDS_MODEL", format!("{at}/window"), detail, "choose a smaller window");
-    }
-    let positions = select::positions(&intervention.positions, scope.run, &format!("{at}/positions"), out);
-    select::site(intervention.site, config, &format!("{at}/site"), out)?;
-    let site = intervention.site.written_as();
-    let of_heads = config.site_heads(site);
-    let swept = scope.sweep.contains(&SweepAxis::Heads);
-    let heads = match (&intervention.heads, of_heads) {
-        (Some(heads), Some(n)) => Some(select::heads(heads, n as u32, &format!("{at}/heads"), out)?),
-        (None, Some(n)) => swept.then(|| (0..n as u32).collect()),
-        (_, None) => None,
-    };
-    let keys = scope.keys;
-    let part = part_width(site, config, keys);
-    let dims = match (&intervention.op, &intervention.dims) {
-        (OpSpec::Knockout { keys }, dims) => {
-            if dims.is_some() {
-                let fix = "leave out `dims`: `keys` names the key positions";
-                out.push(format!("{at}/dims"), code::CONFLICT, "columns and keys", fix);
-            }
-            Some(select::positions(keys, scope.run, &format!("{at}/keys"), out)?)
-        }
-        (_, Some(dims)) => Some(select::dims(dims, part as u32, &format!("{at}/dims"), out)?),
-        (_, None) => scope.sweep.contains(&SweepAxis::Dims).then(|| (0..part as u32).collect()),
-    };
-    let (layers, positions) = (layers?, positions?);
-    check_site(intervention, &at, dims.is_some(), out)?;
-    let place = Place {
-        at: &at,
-        intervention,
-        site,
-        layers: &layers,
-        positions: &positions,
-        heads: heads.as_deref(),
-        dims: dims.as_deref(),
-        keys,
-    };
-    let op = op(&place, scope, facts, lints, out)?;
-    let freezes = |i: &Intervention| matches!(i.op, OpSpec::Freeze { .. });
-    let (frozen, above) = (freezes(intervention), matches!(intervention.layers, Some(Layers::Above(_))));
-    if above && scope.interventions.iter().all(freezes) {
-        let detail = "nothing is written that layers could be above";
-        let fix = "add an intervention that writes below, or name the layers";
-        out.push(format!("{at}/layers"), code::CONFLICT, detail, fix);
-        return None;
-    }
-    let at = intervention.site;
-    let window = intervention.window;
-    Some(Template { at, site, window, layers, positions, heads, dims, keys, frozen, above, op })
-}
-
-/// Columns of one head of a site, or of the whole site if it has none.
-fn part_width(site: Site, config: &ModelConfig, keys: usize) -> usize {
-    config.site_width(site, keys) / config.site_heads(site).unwrap_or(1)
-}
-
-/// Operations that a site has no meaning for.
-fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut Problems) -> Option<()> {
-    let (site, op) = (intervention.site, &intervention.op);
-    let copies = matches!(op.source(), Some(SourceSpec::Run { site: None, layer: None, .. }) | None)
-        && !matches!(op, OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. });
-    let refuse = |detail: String, fix: &str, out: &mut Problems| {
-        out.push(format!("{at}/op"), code::NOT_SUPPORTED, detail, fix);
-        None
-    };
-    if matches!(op, OpSpec::Knockout { .. }) && site != Site::Scores {
-        let detail = format!("edges of attention are cut before the softmax, not at {site}");
-        return refuse(detail, "write \"site\": \"scores\"", out);
-    }
-    if site.is_over_keys() && (!copies || matches!(op, OpSpec::Add { .. } | OpSpec::Mean { .. })) {
-        let detail = format!("{site} is copied from the same layer and position of a run, scaled or zeroed");
-        return refuse(detail, "use replace, resample, freeze, scale or zero; or q, k and v before it", out);
-    }
-    let linear = !matches!(
-        op,
-        OpSpec::Add { .. } | OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }
-    ) && !matches!(
-        op.source(),
-        Some(
-            SourceSpec::Vector { .. } | SourceSpec::Activation { .. } | SourceSpec::Run { site: Some(_), .. }
-        ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
-    );
-    if site == Site::HeadOut && (!linear || has_dims) {
-        let field = if linear { "dims" } else { "op" };
-        let detail = "a head's output is copied, averaged, scaled or zeroed as a whole";
-        let fix = "use attn_out for vectors and columns of the residual stream, or z for a head's own";
-        out.push(format!("{at}/{field}"), code::NOT_SUPPORTED, detail, fix);
-        return None;
-    }
-    if has_dims && matches!(op, OpSpec::Add { norm_match: true, .. }) {
-        let fix = "leave out `norm_match`, or write whole rows";
-        out.push(
-            format!("{at}/norm_match"),
-            code::CONFLICT,
-            "the norm kept is of a row or head, not of columns",
-            fix,
-        );
-        return None;
-    }
-    if has_dims && matches!(op, OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }) {
-        let fix = "leave out `dims`: the basis says what is written";
-        out.push(format!("{at}/dims"), code::CONFLICT, "a span and single columns", fix);
-        return None;
-    }
-    Some(())
-}
-
-/// An intervention whose destination is resolved.
-pub(super) struct Place<'p> {
-    /// Pointer to the intervention.
-    pub at: &'p str,
-    pub intervention: &'p Intervention,
-    /// Site written.
-    pub site: Site,
-    pub layers: &'p [u32],
-    pub positions: &'p [u32],
-    pub heads: Option<&'p [u32]>,
-    pub dims: Option<&'p [u32]>,
-    /// Columns of a head at `scores` and `pattern`.
-    pub keys: usize,
-}
-
-impl Place<'_> {
-    /// Layers written in any cell.
-    pub(super) fn layers_written(&self, config: &ModelConfig) -> BTreeSet<u32> {
-        layers_written(self.site, self.layers, self.intervention.window, config)
-    }
-
-    /// Numbers of a given vector: a head's width where heads are named, else the site's; as many as `dims`, if named.
-    pub(super) fn vector_width(&self, config: &ModelConfig) -> usize {
-        let whole = config.site_width(self.site, self.keys);
-        let part = if self.heads.is_some() { part_width(self.site, config, self.keys) } else { whole };
-        self.dims.map_or(part, <[u32]>::len)
-    }
-}
-
-fn op(
-    place: &Place<'_>,
-    scope: &Scope<'_>,
-    facts: &dyn Facts,
-    lints: &mut Lints,
-    out: &mut Problems,
-) -> Option<OpPlan> {
-    let maps = matches!(place.intervention.positions, Positions::Map { .. });
-    let op = &place.intervention.op;
-    if maps && !matches!(op.source(), Some(SourceSpec::Run { .. })) {
-        let at = format!("{}/positions/map", place.at);
-        out.push(at, code::CONFLICT, "a map needs a run to read from", "list the destinations instead");
-        return None;
-    }
-    let how = match op {
-        OpSpec::Scale { factor } => return Some(OpPlan::Scale(*factor as f32)),
-        OpSpec::Zero => return Some(OpPlan::Zero),
-        OpSpec::Knockout { .. } => return cut(place, out),
-        OpSpec::Noise { sigma, seed, rng } => return noise(place, *sigma, *seed, *rng, scope, facts, out),
-        OpSpec::ProjectOut { basis } => {
-            return BasisPlan::new(basis, place, facts, out).map(OpPlan::ProjectOut);
-        }
-        OpSpec::Add { coef, norm_match, .. } => How::Add { coef: *coef as f32, norm_match: *norm_match },
-        OpSpec::Subspace { basis, .. } => How::Swap(BasisPlan::new(basis, place, facts, out)?),
-        OpSpec::Replace { .. } | OpSpec::Mean { .. } | OpSpec::Resample { .. } | OpSpec::Freeze { .. } => {
-            How::Replace
-        }
-    };
-    let values = resolve(place, scope, facts, lints, out)?;
-    Some(OpPlan::Write { values, how })
-}
-
-fn cut(place: &Place<'_>, out: &mut Problems) -> Option<OpPlan> {
-    let last = place.positions.iter().max();
-    let first = place.dims.and_then(|keys| keys.iter().min());
-    if first > last {
-        let detail = "every key named comes after every position written: there is no such edge";
-        let fix = "name keys at or before the positions";
-        out.push(format!("{}/keys", place.at), code::EMPTY, detail, fix);
-        return None;
-    }
-    Some(OpPlan::Cut)
-}
-
-fn noise(
-    place: &Place<'_>,
-    sigma: Sigma,
-    seed: u64,
-    rng: Rng,
-    scope: &Scope<'_>,
-    facts: &dyn Facts,
-    out: &mut Problems,
-) -> Option<OpPlan> {
-    let at = format!("{}/sigma", place.at);
-    if matches!(sigma, Sigma::Relative { .. }) && place.site != Site::Embed {
-        let detail = "k counts standard deviations of embeddings";
-        out.push(at, code::CONFLICT, detail, "write {\"abs\": 0.1}, or use site embed");
-        return None;
-    }
-    let ids: Vec<u32> = place.positions.iter().map(|p| scope.run.ids[*p as usize]).collect();
-    let std = super::corrupt::sigma(sigma, &ids, &at, facts, out)?.abs;
-    let site_width = facts.config().site_width(place.site, place.keys);
-    let layers = place.layers_written(facts.config());
-    let of_layer = place.positions.len() * site_width;
-    let drawn = if rng == Rng::NumpyLegacy { layers.len() } else { 1 };
-    let numbers = drawn as u64 * of_layer as u64;
-    if numbers > facts.limits().noise_elements {
-        let detail = format!("{numbers} random numbers, the limit is {}", facts.limits().noise_elements);
-        out.push(format!("{}/positions", place.at), code::LIMIT, detail, "name fewer positions");
-        return None;
-    }
-    let numpy = (rng == Rng::NumpyLegacy).then(|| {
-        let seed = u32::try_from(seed).expect("BUG: checked when it was read");
-        let of = |layer: u32| match place.site {
-            // As ROME draws it.
-            Site::Embed => numpy_legacy(seed, of_layer),
-            site => {
-                let layer = if site.has_layer() { layer } else { 0 };
-                numpy_legacy_of(&[seed, site.facts().stream, layer], of_layer)
-            }
-        };
-        Arc::new(layers.into_iter().map(|layer| (layer, of(layer))).collect())
-    });
-    let stream = 1 + place.site.facts().stream;
-    Some(OpPlan::Noise(NoisePlan { std, seed, stream, numpy, chosen: None }))
-}
-
 /// What turns templates into edits.
 pub(super) struct Builder<'b> {
     /// The model.
@@ -367,16 +92,6 @@ pub(super) struct Builder<'b> {
     pub roots: &'b [RunId],
     /// Where values from other sites and layers are captured.
     pub prelude: &'b mut Prelude,
-}
-
-/// Layers that are written, as addresses count them: the windows around those named.
-fn layers_written(site: Site, layers: &[u32], window: u32, config: &ModelConfig) -> BTreeSet<u32> {
-    let depth = config.num_layers as u32;
-    match site {
-        Site::Embed => BTreeSet::from([0]),
-        Site::FinalNorm | Site::Logits => BTreeSet::from([depth]),
-        _ => layers.iter().flat_map(|l| select::window(*l, window, depth)).collect(),
-    }
 }
 
 impl Template {
@@ -629,5 +344,62 @@ impl NoisePlan {
         }
         let stream = self.stream + 32 * layer;
         philox_row(NoiseKey { seed: self.seed, stream, sample: 0, position }, width)
+    }
+}
+
+impl ValuesPlan {
+    /// The source of one edit, at an address and columns of the template's site.
+    pub(super) fn source(
+        &self,
+        template: &Template,
+        at: Address,
+        columns: &Range<usize>,
+        builder: &mut Builder<'_>,
+    ) -> Source {
+        match self {
+            Self::Run { run, positions } => {
+                Source::Run { run: builder.roots[*run], positions: positions.clone() }
+            }
+            Self::Captured { runs, site, layers } => {
+                let depth = builder.config.num_layers as u32;
+                let layer = match site {
+                    Site::Embed => 0,
+                    Site::FinalNorm | Site::Logits => depth,
+                    _ => layers.first().copied().unwrap_or(at.layer),
+                };
+                let width = builder.config.site_width(*site, template.keys);
+                let columns = columns.start as u32..columns.end as u32;
+                let parts = runs.iter().map(|(run, ids, positions)| CapturedRows {
+                    capture: builder.prelude.capture(*run, ids, Address { layer, site: *site }),
+                    rows: positions.clone(),
+                    columns: columns.clone(),
+                    width,
+                });
+                Source::Captured(parts.collect())
+            }
+            Self::Given(given) => Source::Constant(given.block(at.layer, columns.start)),
+            Self::Row(row) => Source::Constant(template.repeated(row, columns, builder)),
+        }
+    }
+}
+
+impl Template {
+    /// A given row at every position, and over the heads or columns written.
+    fn repeated(&self, row: &Arc<[f32]>, columns: &Range<usize>, builder: &Builder<'_>) -> Arc<[f32]> {
+        let n = self.positions.len();
+        if let Some(dims) = &self.dims {
+            // One number per named column, in the order in which they were named.
+            let part = builder.config.site_width(self.site, self.keys)
+                / builder.config.site_heads(self.site).unwrap_or(1);
+            let number = |column: usize| {
+                let dim = (column % part) as u32;
+                let place = dims.iter().position(|d| *d == dim);
+                row[place.expect("BUG: only named columns are written") % row.len()]
+            };
+            let one: Vec<f32> = columns.clone().map(number).collect();
+            return one.repeat(n).into();
+        }
+        let times = n * (columns.len() / row.len());
+        if times == 1 { Arc::clone(row) } else { row.repeat(times).into() }
     }
 }

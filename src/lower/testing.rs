@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::facts::{Facts, Limits, Unembedding, Words};
-use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
+use crate::activations::{ActivationSet, Store, StoreError};
 use crate::model::architecture::{LLAMA, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::model::rope::Rope;
+use crate::owner::LOCAL;
 use crate::tokens::{Changed, Continuation, Encoded, SpanError, Token, TokenizeError, Tokenizer, spelled};
 
 /// Words with ids from 256; ids below are bytes.

@@ -17,13 +17,14 @@ use crate::spec::trace::{Arm, Direction, TraceSpec};
 
 pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
     let experiment = &spec.experiment;
-    if let Some(name) = spec.expect_top1.as_deref().filter(|name| experiment.targets.get(name).is_none()) {
+    let expected = spec.expect_top1.as_ref().and_then(|expected| expected.target());
+    if let Some(name) = expected.filter(|name| experiment.targets.get(name).is_none()) {
         unknown_target(name, "/expect_top1", &experiment.targets, out);
     }
     check_controls(&spec, out);
     check_derive(&spec, out);
     let corrupted = free_name(experiment);
-    let (base, reference) = match spec.direction {
+    let (base, reference) = match spec.direction() {
         Direction::Denoising => (corrupted.as_str(), spec.corrupt.from.as_str()),
         Direction::Noising => (spec.corrupt.from.as_str(), corrupted.as_str()),
     };

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use super::facts::Facts;
-use super::run::{heads, width};
 use super::select;
 use crate::activations::{Draft, HeadLayout, Mean, Origin};
 use crate::spec::activation::{Prompts, UploadSpec};
@@ -47,7 +46,7 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         [layers, positions, width] => [layers, positions, width],
         _ => unreachable!("BUG: an upload has one to three axes"),
     };
-    let wanted = width(spec.site, facts.config());
+    let wanted = facts.config().site_width(spec.site, 0);
     select::site(spec.site, facts.config(), "/site", &mut out);
     if let Some(detail) = unusable(spec.site) {
         let fix =
@@ -74,7 +73,7 @@ pub fn upload(spec: UploadSpec, facts: &dyn Facts) -> Result<Draft, Problems> {
         let detail = format!("a name of {} bytes", name.len());
         out.push("/name", code::OUT_OF_RANGE, detail, "use names of 1 to 128 bytes");
     }
-    let layout = heads(spec.site, facts.config());
+    let layout = facts.config().site_heads(spec.site);
     out.or(layers.ok().map(|layers| Draft {
         name: spec.name,
         model: facts.model().to_owned(),

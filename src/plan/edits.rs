@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batch::{EditRows, RowOp, Values};
 use super::cone::Stage;
-use super::moments::Applied;
+use super::schedule::Applied;
 use super::tables::Rows;
 use super::{Edit, EditGroup, Op, RunId, Source};
 

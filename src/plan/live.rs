@@ -5,7 +5,7 @@
 
 use super::cone::{Cones, Stage};
 use super::members::{Members, Slot};
-use super::moments::{Moment, Moments};
+use super::schedule::{Moment, Moments};
 use super::{Plan, RunId};
 
 /// The runs of one chunk, ready to be laid out.

@@ -1,4 +1,4 @@
-//! Stage 2: an experiment as runs, edits and readouts. Pure data and pure functions; no tensors, no async.
+//! An experiment as runs, edits and readouts. Pure data and pure functions; no tensors, no async.
 //!
 //! A [`Plan`] says *what* is computed, without saying how: every run is a token sequence plus edits. [`cone`] works out
 //! which rows of which run are live where, [`pack`] turns plans into [`batch::ForwardBatch`]es under a row budget.
@@ -10,9 +10,9 @@ pub mod edits;
 mod live;
 mod members;
 pub mod merge;
-mod moments;
 pub mod output;
 pub mod pack;
+mod schedule;
 pub mod sequences;
 mod tables;
 #[cfg(test)]

@@ -313,7 +313,7 @@ pub fn respond(
         cases,
         kept: found.kept,
         dropped: found.dropped,
-        direction: spec.direction,
+        direction: spec.direction(),
         classes: TokenClass::ALL.iter().map(|(_, class)| *class).collect(),
         total_effect,
         sigma,
@@ -447,7 +447,7 @@ impl<'v> View<'v> {
 
     /// Clean minus corrupted, which of noising is the negative of what its arms could reach at most.
     fn total(&self, reached: Estimate) -> Estimate {
-        match self.spec.direction {
+        match self.spec.direction() {
             Direction::Denoising => reached,
             Direction::Noising => Estimate { mean: reached.mean.map(|x| 0.0 - x), ..reached },
         }
@@ -459,7 +459,7 @@ impl<'v> View<'v> {
         let totals = self.averages.totals.iter();
         let own = totals.filter(|total| Some(total.arm.as_str()) == first && total.group.as_deref() == group);
         let named = own.map(|total| {
-            let total_effect = match self.spec.direction {
+            let total_effect = match self.spec.direction() {
                 Direction::Denoising => total.total_effect,
                 Direction::Noising => total.total_effect.negated(),
             };

@@ -299,7 +299,7 @@ mod tests {
                           "metrics": ["prob:x", "logprob:y-z", "logit:x-y", "logit_diff:x-y-y-z", "rank:y-z", "kl:a",
                                       "top1_flip", "delta_norm"],
                           "interventions": [{"site": "mlp_out", "op": "zero"}]});
-        let layout = lower::patch(&body, &Fake::default()).unwrap().layout;
+        let layout = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout;
         let said = |key: &str| metric(key, &layout.spec.experiment, &layout.common.targets.sets);
         for (key, expected) in [
             ("prob:x", "P(x: 2 tokens)"),
@@ -321,7 +321,7 @@ mod tests {
         let said = |key: &str, scoring: &str| {
             let body = json!({"prompt": "The", "targets": {"x": [" the city"], "y": [" Rome"]}, "metrics": [key],
                               "target_scoring": scoring});
-            let layout = lower::run(&body, &Fake::default()).unwrap().layout;
+            let layout = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap().layout;
             metric(key, &layout.spec.experiment, &layout.common.targets.sets)
         };
         assert_eq!(said("prob:x", "first_token"), "P(\" the\")");
@@ -337,7 +337,8 @@ mod tests {
         let said = |list: serde_json::Value, sweep: serde_json::Value| {
             let body = json!({"base": "The river has", "source": "The river is", "target": " a",
                               "interventions": list, "sweep": sweep, "allow_trivial": true});
-            let spec = lower::patch(&body, &Fake::default()).unwrap().layout.spec;
+            let spec =
+                lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout.spec;
             interventions(&spec.interventions, &spec.sweep)
         };
         let source = json!({"run": "source"});
@@ -365,7 +366,10 @@ mod tests {
             let run = |text: &str| json!({"prompt": text});
             let body = json!({"runs": {"a": run("The river has"), "b": run("The river is"), "c": run("The city is")},
                               "base": "a", "target": " a", "interventions": [one], "allow_trivial": true});
-            let spec = lower::patch(&body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}")).layout.spec;
+            let spec = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+                .unwrap_or_else(|p| panic!("{p:#?}"))
+                .layout
+                .spec;
             interventions(&spec.interventions, &[SweepAxis::Layers, SweepAxis::Positions])
         };
         let mean = json!({"mean_of": ["b", "c"]});

@@ -56,7 +56,7 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
     let mut body = json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris",
                           "metrics": ["prob:target", "logit:target"], "corrupt": {"samples": 2, "seed": 7}});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let lowered = lower::trace(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap();
     let roots = lowered.layout.case.corrupted.len() + 1;
     let (_, twin) = lowered.layout.case.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
@@ -79,7 +79,7 @@ fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
     let mut body = json!({"base": "The river has a strong current", "source": "The Eiffel Tower is in London",
                           "target": " Paris", "metrics": ["prob:target", "top1_flip"]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
     let (_, twin) = lowered.layout.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.1, " Rome"),
@@ -97,7 +97,7 @@ fn run(more: &Value) -> RunResponse {
     let mut body =
         json!({"prompt": "The Eiffel Tower is", "target": " Paris", "read": {"topk": 2, "capture": capture}});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let mut output = output(vec![score(0.25, " Rome")]);
     output.captures = lowered
         .plan
@@ -218,7 +218,7 @@ fn pictures_say_how_the_corrupted_runs_were_made() {
 
 #[test]
 fn noising_is_drawn_from_the_clean_run_and_an_arm_without_layers_is_one_row() {
-    let body = json!({"direction": "noising", "arms": {"tokens": {"site": "embed"}},
+    let body = json!({"base": "clean", "arms": {"tokens": {"site": "embed"}},
                       "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}});
     let figure = of_trace(&trace(&body, wave), None).unwrap();
     assert!(figure.subtitle.contains("noising: effect = patched − clean"), "{}", figure.subtitle);
@@ -489,7 +489,10 @@ fn a_trace_in_safetensors_holds_every_number_under_its_name() {
     assert_eq!(metadata["plan_sha256"], r.provenance.plan_sha256);
     let request: Value = serde_json::from_str(&metadata["request"]).unwrap();
     assert_eq!(request, serde_json::to_value(&r.request).unwrap());
-    assert!(lower::trace(&request, &Fake::default()).is_ok(), "the request can be sent again");
+    assert!(
+        lower::lower::<crate::spec::trace::TraceSpec>(&request, &Fake::default()).is_ok(),
+        "the request can be sent again"
+    );
     let texts: Vec<String> = serde_json::from_str(&metadata["token_texts"]).unwrap();
     assert_eq!(texts[7], " of");
 }
@@ -513,7 +516,7 @@ fn npz_holds_the_same_arrays_and_texts_and_one_metric_if_asked() {
 fn names_chosen_by_the_caller_are_one_part_of_a_path_each() {
     let body = json!({"runs": {"..": {"prompt": "The"}, "a/b": {"prompt": "The"}, "a": {"prompt": "The"}},
                       "targets": {"x/y": [" Paris"]}, "metrics": ["prob:x/y"]});
-    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let scores = (0..3).map(|_| score(0.5, " Rome")).collect();
     let r = super::run::respond(&lowered.layout, &output(scores), &Fake::default(), envelope()).unwrap();
     let names = npz_names(&r.render(Format::Npz, &Show::default()).unwrap());

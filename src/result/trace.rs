@@ -260,7 +260,7 @@ pub fn respond(
         runs: run_tokens(common, scores, spec.experiment.read.topk, words),
         tokens: (0..).zip(&clean.tokens).map(|(p, token)| trace_token(layout, p, token)).collect(),
         subject: layout.case.subject.as_ref().map(|span| [span.start, span.end]),
-        direction: spec.direction,
+        direction: spec.direction(),
         baselines: TraceBaselines {
             clean: metrics(&common.measures, &scores[layout.case.clean], top1),
             corrupted,

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Refusal, Served, Service};
+use super::{Refusal, ServedTo, Service};
 use crate::activations::{
-    Activation, ActivationId, Asked, Captured, Draft, HeadLayout, LOCAL, Origin, Reading, Reservation,
-    Selection, Store, StoreError, TokenAt, checksum_bytes, read,
+    Activation, ActivationId, Asked, Captured, Draft, HeadLayout, Origin, Reading, Reservation, Selection,
+    Store, StoreError, TokenAt, checksum_bytes, read,
 };
 use crate::capacity::Share;
 use crate::lower;
 use crate::lower::layout::{CaptureKey, RunLayout};
+use crate::owner::Owner;
 use crate::plan::output::PlanOutput;
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
 use crate::result::run::{Kept, RunResponse, captured};
@@ -42,20 +43,20 @@ impl Service {
         self.served.activations.trouble().map(|error| format!("activations cannot be stored: {error}"))
     }
 
-    /// `GET /v1/activations`: at most `limit` after one of them.
-    pub fn activations(&self, after: Option<&ActivationId>, limit: usize) -> ActivationList {
+    /// `GET /v1/activations`: at most `limit` of an owner after one of them.
+    pub fn activations(&self, owner: &Owner, after: Option<&ActivationId>, limit: usize) -> ActivationList {
         let store = &self.served.activations;
-        ActivationList::new(store.list(LOCAL, after, limit), store.usage(LOCAL))
+        ActivationList::new(store.list(owner, after, limit), store.usage(owner))
     }
 
     /// `GET /v1/activations/{id}`, without numbers.
     pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.find(LOCAL, &id))).await??.meta)
+        Ok(self.lower(share, move |served| Ok(served.activations.find(&served.owner, &id))).await??.meta)
     }
 
     /// `DELETE /v1/activations/{id}`
     pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.delete(LOCAL, &id))).await??)
+        Ok(self.lower(share, move |served| Ok(served.activations.delete(&served.owner, &id))).await??)
     }
 
     /// `POST /v1/activations`
@@ -65,7 +66,7 @@ impl Service {
         }
         let stored = self.lower(share, move |served| {
             let draft = lower::upload(spec, served)?;
-            Ok(served.activations.put(LOCAL, &draft, None))
+            Ok(served.activations.put(&served.owner, &draft, None))
         });
         Ok(stored.await??)
     }
@@ -113,8 +114,8 @@ impl From<Problems> for Fault {
     }
 }
 
-fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
-    let set = served.activations.find(LOCAL, id)?;
+fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
+    let set = served.activations.find(&served.owner, id)?;
     let mut out = Problems::default();
     let part = Asked {
         layers: asked.layers.as_deref(),
@@ -124,7 +125,7 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
     let selection = Selection::of(&set.meta, &part, &mut out);
     let other = match &asked.cosine {
         None => None,
-        Some(other) => match served.activations.find(LOCAL, other) {
+        Some(other) => match served.activations.find(&served.owner, other) {
             Ok(other) if other.meta.shape == set.meta.shape => Some(other),
             Ok(other) => {
                 let detail = format!("{:?} here, {:?} there", set.meta.shape, other.meta.shape);
@@ -175,7 +176,11 @@ fn numbers(served: &Served, id: &str, asked: &NumbersAsked) -> Result<Activation
 const HEADER_BYTES: u64 = 4096;
 
 /// Promises the space that a request's handles are going to take: refused before anything is computed.
-pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<Reservation>, StoreError> {
+pub(super) fn reserve(
+    store: &Arc<Store>,
+    owner: &Owner,
+    layout: &RunLayout,
+) -> Result<Option<Reservation>, StoreError> {
     let kept = layout.captures.iter().filter_map(|key| Some((key, key.handle?)));
     let bytes = kept.map(|(key, dtype)| {
         let rows = (key.depth() * key.positions.len()) as u64;
@@ -188,13 +193,13 @@ pub(super) fn reserve(store: &Arc<Store>, layout: &RunLayout) -> Result<Option<R
     });
     match bytes.sum() {
         0 => Ok(None),
-        bytes => store.reserve(LOCAL, bytes).map(Some),
+        bytes => store.reserve(owner, bytes).map(Some),
     }
 }
 
 /// Stores what was captured for handles, all or nothing, and puts the handles into the response.
 pub(super) fn keep(
-    served: &Served,
+    served: &ServedTo,
     layout: &RunLayout,
     output: &PlanOutput,
     mut promised: Option<Reservation>,
@@ -206,7 +211,7 @@ pub(super) fn keep(
         for (key, capture) in keys.zip(&mut result.captures) {
             let Some(dtype) = key.handle else { continue };
             let draft = draft(served, layout, key, dtype, output, &response.id);
-            match served.activations.put(LOCAL, &draft, promised.as_mut()) {
+            match served.activations.put(&served.owner, &draft, promised.as_mut()) {
                 Ok(meta) => {
                     capture.kept =
                         Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
@@ -215,7 +220,7 @@ pub(super) fn keep(
                 Err(error) => {
                     // Nobody learns these handles.
                     for meta in kept {
-                        if let Err(error) = served.activations.delete(LOCAL, meta.id.as_str()) {
+                        if let Err(error) = served.activations.delete(&served.owner, meta.id.as_str()) {
                             tracing::warn!(%error, "cannot delete what a failed request stored");
                         }
                     }
@@ -228,7 +233,7 @@ pub(super) fn keep(
 }
 
 fn draft(
-    served: &Served,
+    served: &ServedTo,
     layout: &RunLayout,
     key: &CaptureKey,
     dtype: Dtype,
@@ -240,7 +245,7 @@ fn draft(
         let token = &run.tokens[*position as usize];
         TokenAt { id: token.id, text: token.text.clone() }
     };
-    let heads = lower::heads(key.site, &served.config);
+    let heads = served.config.site_heads(key.site);
     Draft {
         name: None,
         model: served.name.clone(),

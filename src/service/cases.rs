@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::sweep::{Computation, Survey, provenance, refused, survey};
-use super::{Refusal, Served, Service, Turn};
+use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Share};
 use crate::effect::average::{Averaging, How};
 use crate::effect::cells::Observed;
@@ -38,7 +38,7 @@ impl Service {
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
         let sweep = Arc::new(sweep);
         let of_sweep = Arc::clone(&sweep);
-        let priced = move |facts: &Served, abandoned: &Abandoned| {
+        let priced = move |facts: &ServedTo, abandoned: &Abandoned| {
             price(&of_sweep, &body, facts, &engine, ceiling, abandoned)
         };
         let Survey { mut lints, layers, arms, cost, .. } =
@@ -75,7 +75,7 @@ impl Service {
         let receipt = Receipts::of(&PlanOutput { receipts: written, ..PlanOutput::default() });
         let mut envelope = self.envelope("trace");
         envelope.provenance = provenance(&sweep, envelope.provenance);
-        let answer = move |_: &Served| {
+        let answer = move |_: &ServedTo| {
             let spec_of = &sweep.spec;
             let averaged = averaging.finish(&observed);
             let (averages, dominated) = averaged.averages();

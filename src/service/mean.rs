@@ -21,7 +21,7 @@ struct Sum {
 impl Service {
     /// Computes the numbers of an upload that is a mean.
     pub(super) async fn averaged(&self, spec: UploadSpec, share: &Share) -> Result<UploadSpec, Refusal> {
-        let check = move |facts: &super::Served| lower::check_mean(&spec, facts).map(|()| spec);
+        let check = move |facts: &super::ServedTo| lower::check_mean(&spec, facts).map(|()| spec);
         let mut spec = self.lower(share, check).await?;
         let Some(mean) = spec.mean_of.clone() else { return Ok(spec) };
         let read = json!({"topk": 1, "capture": [{

@@ -4,7 +4,7 @@
 
 mod activations;
 mod cases;
-mod lost;
+mod required_runs;
 mod mean;
 mod served;
 pub mod start;
@@ -17,15 +17,16 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use activations::NumbersAsked;
-pub use served::Served;
+pub use served::{Served, ServedTo};
 
-use crate::activations::{LOCAL, StoreError};
+use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::{self, Asker, Engine, EngineError, Prepared};
 use crate::load::LoadError;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{Common, Lowered};
 use crate::lower::{self, Traced};
+use crate::owner::Owner;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{Lost, PlanOutput, Usage};
@@ -73,9 +74,10 @@ pub struct Asked {
     pub share: Share,
 }
 
+/// Of the program itself, not of a client.
 impl From<Value> for Asked {
     fn from(body: Value) -> Self {
-        Self { body, share: Share::unbounded() }
+        Self { body, share: Share::unbounded(Owner::local()) }
     }
 }
 
@@ -168,12 +170,12 @@ impl Service {
         let Asked { body, share } = asked.into();
         let share = &share;
         let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::run(&body, facts)).await?;
-        let promised = activations::reserve(&self.served.activations, &layout)?;
+            self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
+        let promised = activations::reserve(&self.served.activations, share.owner(), &layout)?;
         let Computed { output, .. } = self.compute(share, prelude, plan).await?;
-        lost::none(&output)?;
+        required_runs::none(&output)?;
         let envelope = self.envelope("run");
-        let answer = move |facts: &Served| {
+        let answer = move |facts: &ServedTo| {
             let mut response = run::respond(&layout, &output, facts, envelope)?;
             Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
         };
@@ -184,13 +186,14 @@ impl Service {
     pub async fn patch(&self, asked: impl Into<Asked>) -> Result<PatchResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::patch(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::patch::PatchSpec>(&body, facts))
+            .await?;
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, lost::compared_in_patch(&layout))?;
+        required_runs::none_of(&output, required_runs::compared_in_patch(&layout))?;
         let envelope = self.envelope("patch");
         let answer =
-            move |facts: &Served| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
+            move |facts: &ServedTo| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
         self.respond(share, answer).await
     }
 
@@ -209,10 +212,10 @@ impl Service {
             };
         drop(body);
         let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        lost::none_of(&output, layout.case.unpatched())?;
+        required_runs::none_of(&output, layout.case.unpatched())?;
         let envelope = self.envelope("trace");
         let answer =
-            move |facts: &Served| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
+            move |facts: &ServedTo| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
         Ok(TraceAnswer::One(Box::new(self.respond(share, answer).await?)))
     }
 
@@ -220,15 +223,17 @@ impl Service {
     pub async fn align(&self, asked: impl Into<Asked>) -> Result<AlignResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::align(&body, facts)).await?;
+        let Lowered { prelude, plan, layout } = self
+            .lower(share, move |facts| lower::lower::<crate::spec::align::AlignSpec>(&body, facts))
+            .await?;
         let output = match &layout.common.measures[..] {
             [] => None,
             _ => Some(self.compute(share, prelude, plan).await?.output),
         };
-        output.as_ref().map_or(Ok(()), lost::none)?;
+        output.as_ref().map_or(Ok(()), required_runs::none)?;
         let envelope = self.envelope("align");
-        let answer = move |facts: &Served| align::respond(&layout, output.as_ref(), facts.words(), envelope);
+        let answer =
+            move |facts: &ServedTo| align::respond(&layout, output.as_ref(), facts.words(), envelope);
         self.respond(share, answer).await
     }
 
@@ -243,7 +248,7 @@ impl Service {
     pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
         let Asked { body, share } = asked.into();
         let share = &share;
-        let split = move |_: &Served| dry_run::split(body);
+        let split = move |_: &ServedTo| dry_run::split(body);
         let (kind, inner) = self.lower(share, split).await?;
         let planned = if kind == Planned::Sweep {
             self.plan_sweep(inner, share).await
@@ -276,9 +281,9 @@ impl Service {
         let planned = self.lower_long(share, move |facts, abandoned| {
             let inner = &*inner;
             let (prelude, plan, request, common) = match kind {
-                Planned::Run => lower::run(inner, facts)
+                Planned::Run => lower::lower::<crate::spec::run::RunSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Patch => lower::patch(inner, facts)
+                Planned::Patch => lower::lower::<crate::spec::patch::PatchSpec>(inner, facts)
                     .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
                 Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
                     Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),
@@ -317,7 +322,7 @@ impl Service {
     async fn lower<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
         self.lower_long(share, move |facts, _| f(facts)).await
     }
@@ -326,9 +331,9 @@ impl Service {
     async fn lower_long<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served, &Abandoned) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let served = Arc::clone(&self.served);
+        let served = self.served_to(share.owner());
         share.run(Lane::Prepare, move |abandoned| reading(|| f(&served, abandoned))).await
     }
 
@@ -336,10 +341,15 @@ impl Service {
     async fn respond<T: Send + 'static>(
         &self,
         share: &Share,
-        f: impl FnOnce(&Served) -> Result<T, Problems> + Send + 'static,
+        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let served = Arc::clone(&self.served);
+        let served = self.served_to(share.owner());
         share.run(Lane::Finish, move |_| reading(|| f(&served))).await
+    }
+
+    /// The model as the requests of an owner see it.
+    pub fn served_to(&self, owner: &Owner) -> ServedTo {
+        ServedTo { served: Arc::clone(&self.served), owner: owner.clone() }
     }
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
@@ -373,13 +383,13 @@ impl Service {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
         let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
-        let asker = Asker { owner: LOCAL.into(), lane };
+        let asker = Asker { owner: share.owner().clone(), lane };
         // From here on the plan and what will come of it take the place of the body.
         share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = turn.execute(&self.engine, first, &asker).await?;
-            lost::none(&captured)?;
+            required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
             let again = self.respond(share, move |_| {

@@ -1,12 +1,14 @@
 //! What is known of the served model. Weights that requests are made of are read from the checkpoint when they are needed:
 //! the model itself is with the engine.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::activations::{ActivationSet, LOCAL, Store, StoreError};
+use crate::activations::{ActivationSet, Store, StoreError};
 use crate::load::Fingerprint;
 use crate::lower::facts::{Facts, Limits, Unembedding, Words};
 use crate::model::config::ModelConfig;
+use crate::owner::Owner;
 use crate::spec::dtype::Dtype;
 use crate::tokens::Tokenizer;
 
@@ -47,13 +49,50 @@ pub struct Served {
     pub(super) vocab_sigma: f64,
 }
 
-impl Facts for Served {
+/// The served model as the requests of one owner see it: with the owner's activations.
+#[derive(Debug, Clone)]
+pub struct ServedTo {
+    pub(super) served: Arc<Served>,
+    pub(super) owner: Owner,
+}
+
+impl Deref for ServedTo {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
+    }
+}
+
+impl Served {
+    /// Name under which it is served.
+    pub fn model(&self) -> &str {
+        &self.name
+    }
+
+    /// Standard deviation of all embedding entries.
+    pub fn vocab_sigma(&self) -> f64 {
+        self.vocab_sigma
+    }
+
+    /// Shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Whether a request may name the model so.
+    pub fn answers_to(&self, name: &str) -> bool {
+        name == self.name || name == self.fingerprint.source
+    }
+}
+
+impl Facts for ServedTo {
     fn model(&self) -> &str {
         &self.name
     }
 
     fn answers_to(&self, name: &str) -> bool {
-        name == self.name || name == self.fingerprint.source
+        self.served.answers_to(name)
     }
 
     fn model_sha(&self) -> &str {
@@ -61,11 +100,11 @@ impl Facts for Served {
     }
 
     fn activation(&self, id: &str) -> Result<Arc<ActivationSet>, StoreError> {
-        self.activations.find(LOCAL, id)?.of_model(self.model_sha()).map(Arc::new)
+        self.activations.find(&self.owner, id)?.of_model(self.model_sha()).map(Arc::new)
     }
 
     fn config(&self) -> &ModelConfig {
-        &self.config
+        self.served.config()
     }
 
     fn words(&self) -> &dyn Words {
@@ -73,17 +112,17 @@ impl Facts for Served {
     }
 
     fn embedding(&self, ids: &[u32]) -> Vec<f32> {
-        ids.iter().flat_map(|&id| self.embedding.row(id as usize)).collect()
+        ids.iter().flat_map(|&id| self.served.embedding.row(id as usize)).collect()
     }
 
     fn embedding_product(&self, weights: &[f64]) -> Vec<f64> {
-        self.embedding.product(weights)
+        self.served.embedding.product(weights)
     }
 
     fn unembedding(&self, id: u32) -> Unembedding {
         // As the engine holds it.
         let row: Vec<f32> =
-            self.unembedding.row(id as usize).iter().map(|w| self.dtype.rounded(*w)).collect();
+            self.served.unembedding.row(id as usize).iter().map(|w| self.dtype.rounded(*w)).collect();
         let product = |(w, bias): (&f32, &f32)| f64::from(*w) * f64::from(*bias);
         Unembedding {
             direction: row.iter().zip(&self.final_norm).map(|(w, norm)| w * norm).collect(),
@@ -101,10 +140,10 @@ impl Facts for Served {
     }
 
     fn vocab_sigma(&self) -> f64 {
-        self.vocab_sigma
+        self.served.vocab_sigma()
     }
 
     fn limits(&self) -> &Limits {
-        &self.limits
+        &self.served.limits
     }
 }

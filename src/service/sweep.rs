@@ -17,6 +17,7 @@ use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
 use crate::lower::sweep::{Part as Which, Shared, Sweep};
+use crate::owner::Owner;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{EditStats, Usage};
 use crate::plan::pack::{Mode, PackError};
@@ -73,6 +74,7 @@ pub struct Priced {
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
+    owner: Owner,
     sweep: Arc<Sweep>,
     /// The request, as it was written.
     body: Value,
@@ -136,11 +138,11 @@ impl Cut {
 
 impl Opened {
     /// A sweep as it was stored. `None` if this version can't read it any more.
-    pub fn new(request: &Value, cut: Cut) -> Option<Self> {
+    pub fn new(owner: Owner, request: &Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
         let spec = SweepSpec::read(request, &mut out).filter(|_| out.is_empty())?;
         let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone() });
-        Some(Self { sweep, body: request.clone(), cut, last: Mutex::default() })
+        Some(Self { owner, sweep, body: request.clone(), cut, last: Mutex::default() })
     }
 
     /// The request, as it was written.
@@ -200,7 +202,7 @@ pub(super) fn survey(
     abandoned: &Abandoned,
     enough: impl Fn(&Survey) -> bool,
 ) -> Result<Result<Survey, PackError>, Problems> {
-    let mut found = sweep.gather(body);
+    let mut found = sweep.case_table(body);
     let mut survey = Survey { samples: 1, ..Survey::default() };
     for case in 0..sweep.len() {
         if abandoned.is_set() || found.is_full() {
@@ -366,7 +368,7 @@ impl Service {
         cases: Range<usize>,
     ) -> Result<(Vec<CaseHead>, Usage), Refusal> {
         // A job's size was bounded when it was taken on.
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
         let asked = opened.spec().metrics.len();
@@ -386,7 +388,7 @@ impl Service {
         case: usize,
         range: Range<usize>,
     ) -> Result<(Part, Usage), Refusal> {
-        let share = &Share::unbounded();
+        let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
         let lowered = self.lower(share, move |facts| sweep.whole(case, facts)).await?;
         let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;
@@ -405,7 +407,7 @@ impl Service {
         let lowered = self.lower(share, move |facts| of_case.case(case, Which::Baselines, facts)).await?;
         let Lowered { prelude, plan, layout } = lowered;
         let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
-        super::lost::none(&output)?;
+        super::required_runs::none(&output)?;
         let usage = output.usage;
         let sweep = Arc::clone(sweep);
         let made = self.respond(share, move |facts| {
@@ -437,7 +439,7 @@ impl Service {
             .await?;
         let Computed { output, resolved } =
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
-        super::lost::none_of(&output, 0..lowered.layout.unpatched().len())?;
+        super::required_runs::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
         let made = self.respond(share, move |facts| {
             let text = |id| facts.words().text(id);

@@ -12,7 +12,7 @@ use super::corruption::Corruption;
 use super::derive::Derive;
 use super::metric::{TargetItem, TargetScoring, TargetSet};
 use super::named::Named;
-use super::patch::{Normalise, PatchSpec};
+use super::patch::PatchSpec;
 use super::prompt::{Prompt, SpanText};
 use super::run::RunSpec;
 use super::sweep::{KeepCells, Key, Order};
@@ -80,7 +80,7 @@ pub struct TraceBody {
     /// Short: the token whose metrics are wanted, named `target`.
     target: Option<Target>,
     /// Many prompts instead of one, traced one by one and averaged by token class. Beside them `model`, `target_scoring`,
-    /// `metrics`, `corrupt`, `arms` (by default `hidden`, `mlp` and `attn`), `layers`, `direction`, `plot`, `strict` and
+    /// `metrics`, `corrupt`, `arms` (by default `hidden`, `mlp` and `attn`), `layers`, `base`, `plot`, `strict` and
     /// `allow_trivial` mean what they mean for one, and hold for all.
     cases: Option<Vec<Case>>,
     /// With `cases`: which of them count.
@@ -132,7 +132,7 @@ pub struct AveragingForm {
     /// How confidence intervals are made.
     ci: Option<IntervalForm>,
     /// The strongest averages, listed with p-values that allow for the choice among all.
-    top_k: Option<TopForm>,
+    topk: Option<TopForm>,
     /// `arm`: subtracts the averages of every two arms, case by case.
     compare: Option<Vec<Key>>,
 }
@@ -278,8 +278,6 @@ pub struct SweepBody {
     base: Option<String>,
     /// The run whose metrics cells could at most reach; by default `clean`, or the only other one that is read.
     reference: Option<String>,
-    /// Another way to write `base` (`zero`) and `reference` (`one`).
-    normalise: Option<Normalise>,
     /// What is patched; by default the residual stream at every position.
     arms: Option<SweepArmsForm>,
     /// Axes enumerated one by one, outermost first: `layers`, `positions`, `heads`, `dims` (and `arms`, which always are).

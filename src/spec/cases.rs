@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::corruption::{Corruption, Method};
+use super::expected::Expected;
 use super::experiment::read_metrics;
 use super::hints::Endpoint;
 use super::metric::{Metric, MetricKind, TargetScoring, TargetSet, read_target};
@@ -18,7 +19,7 @@ use super::select::{Layers, Positions};
 use super::sweep::{
     Averaging, CLEAN, CORRUPTED, Form, KeepCells, Key, SweepArm, SweepCase, SweepSpec, TARGET,
 };
-use super::trace::{Arm, ArmsForm, Direction, PlotFormat, read_arms, read_direction, read_plot};
+use super::trace::{Arm, ArmsForm, Direction, PlotFormat, read_arms, read_base, read_plot};
 
 /// A causal trace of many prompts (Meng et al. 2022): each is traced by itself, and effects are averaged by token class.
 ///
@@ -47,8 +48,8 @@ pub struct CasesSpec {
     pub arms: Named<Arm>,
     /// Layers of the map.
     pub layers: Layers,
-    /// Whether clean states are put into the corrupted run or the reverse.
-    pub direction: Direction,
+    /// The run that is patched: `corrupted`, the default, with clean states (denoising), or `clean` with corrupted ones (noising).
+    pub base: String,
     /// Which cases count.
     pub filters: Filters,
     /// How effects are averaged.
@@ -90,11 +91,11 @@ pub struct Case {
 }
 
 /// Which cases count. The others are dropped, and listed with the reason. Probabilities are those of the target.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub struct Filters {
-    /// Whether the clean run's most probable token must begin a member of the target.
+    /// The target that the clean run must rank first, by default `target`; or `false` for none.
     #[schema(required = false)]
-    pub expect_top1: bool,
+    pub expect_top1: Expected,
     /// Least probability in the clean run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_clean_prob: Option<f64>,
@@ -185,7 +186,7 @@ const KNOWN: [&str; 14] = [
     "corrupt",
     "arms",
     "layers",
-    "direction",
+    "base",
     "filters",
     "aggregate",
     "keep",
@@ -208,13 +209,6 @@ const OF_ONE: [&str; 12] = [
     "on_unexpected",
     "spans",
 ];
-
-impl Default for Filters {
-    fn default() -> Self {
-        // ROME traces what the model answers as expected.
-        Self { expect_top1: true, min_clean_prob: None, min_total_effect: None }
-    }
-}
 
 impl Default for Bootstrap {
     fn default() -> Self {
@@ -265,7 +259,15 @@ impl CasesSpec {
         let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
         let scoring = fields.get("target_scoring");
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out));
-        let direction = fields.get("direction").and_then(|n| read_direction(&n, out));
+        let base = fields.get("base").and_then(|n| read_base(&n, CLEAN, None, out));
+        let filters = fields.get("filters").and_then(|n| Filters::read(&n, out));
+        if let Some(name) =
+            filters.as_ref().and_then(|f| f.expect_top1.target()).filter(|name| *name != TARGET)
+        {
+            let detail = format!("no case has a target {name:?}");
+            let fix = format!("write \"{TARGET}\", each case's own, or false");
+            out.push("/filters/expect_top1", code::UNKNOWN_NAME, detail, fix);
+        }
         let mut flag = |name| fields.get(name).and_then(|n| n.flag(out)).unwrap_or(false);
         let (strict, allow_trivial) = (flag("strict"), flag("allow_trivial"));
         Some(Self {
@@ -277,8 +279,8 @@ impl CasesSpec {
             corrupt: corrupt.unwrap_or_else(|| Corruption::gaussian(CLEAN)),
             arms: arms.unwrap_or_else(default_arms),
             layers: layers.unwrap_or(Layers::ALL),
-            direction: direction.unwrap_or(Direction::Denoising),
-            filters: fields.get("filters").and_then(|n| Filters::read(&n, out)).unwrap_or_default(),
+            base: base.unwrap_or_else(|| CORRUPTED.to_owned()),
+            filters: filters.unwrap_or_default(),
             aggregate,
             keep: fields.get("keep").and_then(|n| KeepCases::read(&n, out)).unwrap_or_default(),
             plot: fields.get("plot").and_then(|n| read_plot(&n, out)).unwrap_or_default(),
@@ -287,9 +289,14 @@ impl CasesSpec {
         })
     }
 
+    /// Which run's states go into which.
+    pub fn direction(&self) -> Direction {
+        Direction::of(&self.base, CLEAN)
+    }
+
     /// The sweep that it is: its arms restore the reference's states in the base at each layer and position.
     pub fn sweep(&self) -> SweepSpec {
-        let (base, reference) = match self.direction {
+        let (base, reference) = match self.direction() {
             Direction::Denoising => (CORRUPTED, CLEAN),
             Direction::Noising => (CLEAN, CORRUPTED),
         };
@@ -311,15 +318,15 @@ impl CasesSpec {
             arms: self.arms.iter().map(arm).collect(),
             sweep: layers.into_iter().chain([SweepAxis::Positions]).collect(),
             derive: Vec::new(),
-            filters: self.filters,
+            filters: self.filters.clone(),
             aggregate: Averaging {
                 by,
                 stats: self.aggregate.stats.clone(),
                 ci: self.aggregate.ci,
-                top_k: None,
+                topk: None,
                 compare: Vec::new(),
             },
-            keep: KeepCells { per_case: self.keep.per_case },
+            keep: KeepCells { cells: self.keep.per_case },
             strict: self.strict,
             allow_trivial: self.allow_trivial,
         }
@@ -394,12 +401,13 @@ impl Case {
 
 impl Filters {
     /// All cases count.
-    pub const NONE: Self = Self { expect_top1: false, min_clean_prob: None, min_total_effect: None };
+    pub const NONE: Self =
+        Self { expect_top1: Expected::NOTHING, min_clean_prob: None, min_total_effect: None };
 
     pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         let fields = node.fields(&["expect_top1", "min_clean_prob", "min_total_effect"], out)?;
         Some(Self {
-            expect_top1: fields.get("expect_top1").and_then(|n| n.flag(out)).unwrap_or(true),
+            expect_top1: fields.get("expect_top1").and_then(|n| Expected::read(&n, out)).unwrap_or_default(),
             min_clean_prob: fields.get("min_clean_prob").and_then(|n| probability(&n, out)),
             min_total_effect: fields.get("min_total_effect").and_then(|n| probability(&n, out)),
         })

@@ -105,7 +105,11 @@ const WORDS: &[Word] = &[
     word(&["value", "values", "direction_vector", "steering_vector"], &["vector", "values"]),
     word(&["scale", "scaling"], &["factor", "coef"]),
     word(&["normalize_norm", "match_norm", "keep_norm", "preserve_norm"], &["norm_match"]),
-    word(&["normalize", "normalisation", "normalization"], &["normalise"]),
+    Word {
+        words: &["normalise", "normalize", "normalisation", "normalization"],
+        meant: &["normalise", "reference"],
+        note: "a sweep's effects are normalised between `base`, which counts as 0, and `reference`, which counts as 1",
+    },
     word(&["intervention", "edits", "edit", "patches", "patch"], &["interventions", "/arms"]),
     word(&["text", "input", "sentence", "clean_prompt"], &["prompt", "/prompt"]),
     word(&["prompts", "texts", "inputs"], &["runs", "cases", "/dataset/inline", "a"]),
@@ -116,7 +120,14 @@ const WORDS: &[Word] = &[
     word(&["metric", "measure", "measures"], &["metrics"]),
     word(&["corrupted_prompt", "counterfactual"], &["source", "corrupted", "/dataset/inline/0/corrupted"]),
     word(&["clean"], &["base", "/base", "/prompt"]),
-    word(&["top_k", "top", "n_top"], &["topk", "/read/topk", "top_k"]),
+    word(&["top_k", "top", "n_top"], &["topk", "/aggregate/topk", "/read/topk"]),
+    Word {
+        words: &["direction"],
+        meant: &["base", "vector", "/interventions/0/source/vector"],
+        note: "the base `clean` is noising, `corrupted`, the default, denoising",
+    },
+    word(&["sever", "severed"], &["freeze"]),
+    word(&["per_case"], &["/keep/cells"]),
     word(&["lens", "logitlens", "logit_lenses"], &["logit_lens", "/read/logit_lens"]),
     word(
         &["attentions", "attention_patterns", "patterns", "attn_patterns"],
@@ -178,7 +189,8 @@ pub(super) fn unknown(
     let note = entry.map(|word| word.note).find(|note| !note.is_empty());
     let with_note = |fix: String| note.map_or(fix.clone(), |note| format!("{fix}; {note}"));
     if let Some(meant) = found.here() {
-        return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
+        let fix = with_note(format!("write `{meant}`"));
+        return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), format!("{fix}; {fields}"));
     }
     if let Some(place) = found.elsewhere() {
         let fix = with_note(format!("write {}", shape(&place)));
@@ -193,7 +205,8 @@ pub(super) fn unknown(
         return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
     }
     // What depends on another field (a corruption on its method, a trace on `cases`) is a field here, but not now.
-    if PLACES[&endpoint].all.contains(&format!("{at}/{name}")) {
+    let places = PLACES.get(&endpoint);
+    if places.is_some_and(|places| places.all.contains(&format!("{at}/{name}"))) {
         let detail = format!("{said} in this form of the request");
         return (code::UNKNOWN_FIELD, detail, format!("it goes with another method or form; {fields}"));
     }
@@ -227,7 +240,12 @@ impl<'a> Found<'a> {
 
     /// A field of the same object.
     fn here(&self) -> Option<&'a str> {
-        let synonym = self.meant.iter().find_map(|meant| self.known.iter().find(|known| *known == meant));
+        let own = |meant: &'static str| match meant.rsplit_once('/') {
+            Some((object, name)) => (!object.is_empty() && object == self.at).then_some(name),
+            None => Some(meant),
+        };
+        let mut meant = self.meant.iter().filter_map(|meant| own(meant));
+        let synonym = meant.find_map(|meant| self.known.iter().find(|known| **known == meant));
         let slip = || if self.name.len() > 3 { nearest(self.name, self.known, |_| 1) } else { None };
         synonym.copied().or_else(slip)
     }
@@ -490,6 +508,10 @@ mod tests {
         let trace = json!({"prompt": "a b", "subject": "a", "target": " c"});
         let sweep = json!({"dataset": {"inline": [{"prompt": "a", "target": "b"}]}});
         let edit = json!({"runs": {"a": "x", "b": "y"}, "base": "a", "interventions": [{"site": "resid_post", "op": "add"}]});
+        let averaged = json!({"dataset": sweep["dataset"], "aggregate": {"by": ["layer"]}, "keep": {}});
+        let cases = json!({"cases": [trace]});
+        let arm =
+            json!({"prompt": "a b", "subject": "a", "target": " c", "arms": {"a": {"site": "resid_post"}}});
         for (endpoint, body, place, hint) in [
             (Endpoint::Run, &run, "/logit_lens", "/read/logit_lens"),
             (Endpoint::Run, &run, "/attention", "/read/attention"),
@@ -513,6 +535,13 @@ mod tests {
             (Endpoint::Sweep, &sweep, "/foil", "/dataset/inline/0/foil"),
             (Endpoint::Sweep, &sweep, "/samples", "/corrupt/samples"),
             (Endpoint::Sweep, &sweep, "/cases", "/dataset/inline"),
+            // What was called otherwise.
+            (Endpoint::Sweep, &averaged, "/aggregate/top_k", "`topk`"),
+            (Endpoint::Sweep, &averaged, "/keep/per_case", "`cells`"),
+            (Endpoint::Sweep, &averaged, "/normalise", "`reference`"),
+            (Endpoint::Trace, &trace, "/direction", "`base`"),
+            (Endpoint::Trace, &cases, "/direction", "`base`"),
+            (Endpoint::Trace, &arm, "/arms/a/sever", "`freeze`"),
             (Endpoint::Patch, &patch, "/corrupt", "POST /v1/trace has it"),
         ] {
             let mut body = body.clone();
@@ -522,6 +551,9 @@ mod tests {
             let problem = wrong.iter().find(|problem| problem.pointer == place).unwrap();
             assert!(problem.detail.contains(hint), "{endpoint:?} {place}: {problem:?}");
             assert!(!problem.detail.contains("is not served"), "{problem:?}");
+            if hint.starts_with('`') {
+                assert!(problem.fix.starts_with(&format!("write {hint}")), "{problem:?}");
+            }
         }
     }
 

@@ -15,6 +15,7 @@ pub mod dataset;
 pub mod derive;
 pub mod dry_run;
 pub mod device;
+pub mod expected;
 pub mod experiment;
 pub mod hints;
 pub mod intervention;

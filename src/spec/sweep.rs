@@ -99,12 +99,12 @@ impl Form {
 pub struct KeepCells {
     /// Every cell of every case.
     #[schema(required = false)]
-    pub per_case: bool,
+    pub cells: bool,
 }
 
 impl Default for KeepCells {
     fn default() -> Self {
-        Self { per_case: true }
+        Self { cells: true }
     }
 }
 
@@ -118,7 +118,7 @@ pub const TARGET: &str = "target";
 pub const FOIL: &str = "foil";
 
 /// Fields of a sweep that say what is computed.
-const OWN: [&str; 16] = [
+const OWN: [&str; 15] = [
     "model",
     "runs",
     "dataset",
@@ -130,7 +130,6 @@ const OWN: [&str; 16] = [
     "corrupt",
     "base",
     "reference",
-    "normalise",
     "arms",
     "sweep",
     "swap",
@@ -186,12 +185,21 @@ impl SweepSpec {
         let filters = match fields.get("filters") {
             Some(node) => Filters::read(&node, out)?,
             // What is written out by hand is wanted.
-            None => Filters { expect_top1: of_dataset && has_target(&cases), ..Filters::NONE },
+            None if of_dataset && has_target(&cases, TARGET) => Filters::default(),
+            None => Filters::NONE,
         };
-        if filters != Filters::NONE && !has_target(&cases) {
+        if let Some(name) = filters.expect_top1.target().filter(|name| !has_target(&cases, name)) {
+            let detail = format!("not every case has a target {name:?}");
+            let fix = "give each case a target, name one that all have, or write \"expect_top1\": false";
+            let given = fields.get("filters").is_some_and(|n| n.value.get("expect_top1").is_some());
+            let at = if given { "/filters/expect_top1" } else { "/filters" };
+            out.push(at, code::UNKNOWN_NAME, detail, fix);
+        }
+        let of_prob = filters.min_clean_prob.is_some() || filters.min_total_effect.is_some();
+        if of_prob && !has_target(&cases, TARGET) {
             let at = fields.pointer("filters");
             let fix = "give each case a target, or leave the filters out";
-            out.push(at, code::MISSING, "filters are of the probability of each case's target", fix);
+            out.push(at, code::MISSING, "these filters are of the probability of each case's target", fix);
         }
         let ends = corrupt.is_some() || arms.iter().next().is_some_and(|(_, arm)| arm.reference.is_some());
         if filters.min_total_effect.is_some() && !ends && !arms.is_empty() {
@@ -275,8 +283,8 @@ fn from_run(runs: &Named<Prompt>) -> &str {
     }
 }
 
-fn has_target(cases: &[SweepCase]) -> bool {
-    cases.iter().all(|case| case.targets.get(TARGET).is_some())
+fn has_target(cases: &[SweepCase], name: &str) -> bool {
+    cases.iter().all(|case| case.targets.get(name).is_some())
 }
 
 /// Probability and log-probability of every target that all cases have, and the logit difference to a foil; without
@@ -317,12 +325,12 @@ fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
 }
 
 fn read_keep(node: &Node<'_>, out: &mut Problems) -> Option<KeepCells> {
-    let fields = node.fields(&["per_case", "per_sample"], out)?;
+    let fields = node.fields(&["cells", "per_sample"], out)?;
     if let Some(node) = fields.get("per_sample").filter(|n| n.value.as_bool() != Some(false)) {
         let fix = "trace one prompt with \"keep\": {\"per_sample\": true}; cells have their standard error over samples";
         out.push(&node.at, code::NOT_SUPPORTED, "samples are not kept one by one", fix);
     }
-    Some(KeepCells { per_case: fields.get("per_case").and_then(|n| n.flag(out)).unwrap_or(true) })
+    Some(KeepCells { cells: fields.get("cells").and_then(|n| n.flag(out)).unwrap_or(true) })
 }
 
 /// What all cases of a sweep have in common where each does not say otherwise.

@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::corruption::Corruption;
+use super::corruption::{Corruption, Method, RunNames};
 use super::derive::{Derive, read_derive};
+use super::expected::Expected;
 use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
 use super::hints::Endpoint;
 use super::intervention::{check_heads_site, read_window};
@@ -19,6 +20,7 @@ use super::read::{Fields, Node};
 use super::readout::read_site;
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
+use super::sweep::CORRUPTED;
 
 /// A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
 ///
@@ -41,12 +43,13 @@ pub struct TraceSpec {
     /// Positions of the map.
     #[schema(required = false)]
     pub positions: Positions,
-    /// Whether clean states are put into the corrupted run or the reverse.
+    /// The run that is patched: `corrupted`, the default, with clean states (denoising), or the clean run by its name with
+    /// corrupted ones (noising).
     #[schema(required = false)]
-    pub direction: Direction,
-    /// Target that the clean run should rank first: its most probable token begins a member of the target.
+    pub base: String,
+    /// The target that the clean run should rank first, or `false` for none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expect_top1: Option<String>,
+    pub expect_top1: Option<Expected>,
     /// What happens if it doesn't (without `expect_top1`, of the first target). Known only after the model has run: a
     /// refused request has cost its computation, and `/v1/plan` lets it in.
     #[schema(required = false)]
@@ -92,10 +95,10 @@ pub struct Arm {
     /// Positions restored together in every cell; the arm then has no position axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub positions: Option<Positions>,
-    /// Sites held at the unrestored run's values in all layers above, at the restored positions (ROME's severed
-    /// traces: `mlp_out`, `attn_out`).
+    /// Sites held at the unrestored run's values in all layers above, at the restored positions, as the operation `freeze` at the
+    /// layers `above` does (ROME's severed traces: `mlp_out`, `attn_out`).
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sever: Vec<Site>,
+    pub freeze: Vec<Site>,
     /// `"knockout"`, at site `scores`: each cell cuts edges of attention in the unrestored run, from `keys` to its position,
     /// in place of restoring anything.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,7 +161,7 @@ const OWN: [&str; 13] = [
     "arms",
     "layers",
     "positions",
-    "direction",
+    "base",
     "expect_top1",
     "on_unexpected",
     "controls",
@@ -176,7 +179,7 @@ impl Arm {
             heads: None,
             dims: None,
             positions: None,
-            sever: Vec::new(),
+            freeze: Vec::new(),
             op: None,
             keys: None,
         }
@@ -193,7 +196,7 @@ impl Arm {
     }
 
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let known = ["site", "window", "heads", "dims", "positions", "sever", "op", "keys"];
+        let known = ["site", "window", "heads", "dims", "positions", "freeze", "op", "keys"];
         let fields = node.fields(&known, out)?;
         let site = fields
             .need("site", "name the site to restore, as resid_post", out)
@@ -215,10 +218,10 @@ impl Arm {
         let dims = fields.get("dims").map_or(Some(None), |n| Dims::read(&n, out).map(Some));
         let positions =
             fields.get("positions").map_or(Some(None), |n| Positions::read(&n, false, out).map(Some));
-        let severable = [("mlp_out", Site::MlpOut), ("attn_out", Site::AttnOut)];
-        let sever = fields
-            .get("sever")
-            .map_or(Some(Vec::new()), |n| n.each(out, |n, out| n.choice(&severable, &[], out)));
+        let frozen = [("mlp_out", Site::MlpOut), ("attn_out", Site::AttnOut)];
+        let freeze = fields
+            .get("freeze")
+            .map_or(Some(Vec::new()), |n| n.each(out, |n, out| n.choice(&frozen, &[], out)));
         let op = fields
             .get("op")
             .map_or(Some(None), |n| n.choice(&[("knockout", ArmOp::Knockout)], &[], out).map(Some));
@@ -237,14 +240,26 @@ impl Arm {
             heads: heads?,
             dims: dims?,
             positions: positions?,
-            sever: sever?,
+            freeze: freeze?,
             op: op?,
             keys,
         })
     }
 }
 
+impl Direction {
+    /// What patching `base` is, in a trace whose clean run is `clean`.
+    pub(super) fn of(base: &str, clean: &str) -> Self {
+        if base == clean && base != CORRUPTED { Self::Noising } else { Self::Denoising }
+    }
+}
+
 impl TraceSpec {
+    /// Which run's states go into which.
+    pub fn direction(&self) -> Direction {
+        Direction::of(&self.base, &self.corrupt.from)
+    }
+
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
@@ -258,10 +273,14 @@ impl TraceSpec {
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);
         let positions =
             fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::ALL);
-        let direction = fields.get("direction").and_then(|n| read_direction(&n, out));
-        let expect_top1 = fields.get("expect_top1").and_then(|n| n.name(out));
+        let base = fields.get("base").and_then(|n| read_base(&n, &clean, corrupt.as_ref(), out));
+        let expect_top1 = fields.get("expect_top1").and_then(|n| Expected::read(&n, out));
         let choices = [("warn", OnUnexpected::Warn), ("refuse", OnUnexpected::Refuse)];
         let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&choices, &[], out));
+        if let (Some(node), Some(Expected::NOTHING)) = (fields.get("on_unexpected"), &expect_top1) {
+            let fix = "leave it out, or name the target that is expected";
+            out.push(&node.at, code::CONFLICT, "no answer is unexpected where none is expected", fix);
+        }
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
         let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let keep = fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default();
@@ -280,7 +299,7 @@ impl TraceSpec {
             arms: arms.unwrap_or_else(|| Named::one("hidden", Arm::new(Site::ResidPost, 1))),
             layers,
             positions,
-            direction: direction.unwrap_or(Direction::Denoising),
+            base: base.unwrap_or_else(|| CORRUPTED.to_owned()),
             expect_top1,
             on_unexpected: on_unexpected.unwrap_or(OnUnexpected::Warn),
             controls,
@@ -313,9 +332,25 @@ fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>,
     Some((Named::one("clean", prompt), Origins(origins)))
 }
 
-pub(super) fn read_direction(node: &Node<'_>, out: &mut Problems) -> Option<Direction> {
-    let directions = [("denoising", Direction::Denoising), ("noising", Direction::Noising)];
-    node.choice(&directions, &["both"], out)
+/// Reads which of a trace's two runs is patched.
+pub(super) fn read_base(
+    node: &Node<'_>,
+    clean: &str,
+    corrupt: Option<&Corruption>,
+    out: &mut Problems,
+) -> Option<String> {
+    let name = node.name(out)?;
+    let clean = corrupt.map_or(clean, |corrupt| corrupt.from.as_str());
+    let given = match corrupt.map(|corrupt| &corrupt.method) {
+        Some(Method::Run { run: RunNames::One(run) }) => Some(run),
+        _ => None,
+    };
+    if name == CORRUPTED || name == clean || given.is_some_and(|run| *run == name) {
+        return Some(name);
+    }
+    let detail = format!("{name:?} is neither the corrupted run nor the clean one");
+    out.push(&node.at, code::UNKNOWN_NAME, detail, format!("write \"{CORRUPTED}\" or {clean:?}"));
+    None
 }
 
 pub(super) fn read_plot(node: &Node<'_>, out: &mut Problems) -> Option<Vec<PlotFormat>> {

@@ -16,6 +16,7 @@ mod error;
 mod events;
 mod expire;
 mod give_back;
+mod keys;
 mod lock;
 mod outputs;
 mod postgres;
@@ -41,6 +42,7 @@ use sql::{Open, Tx, args};
 
 pub use error::StoreError;
 pub use give_back::GivenBack;
+pub use keys::{InUse, StoredKey};
 pub use query::{Filter, Page};
 pub use settings::Settings;
 pub use submit::{Limits, Submitted};

@@ -61,6 +61,16 @@ impl Store {
         rows.iter().map(|row| Stored::of(row).map(|stored| stored.job)).collect()
     }
 
+    /// How many jobs of all owners are in each state.
+    pub async fn counts(&self) -> Result<Vec<(State, u64)>, StoreError> {
+        let mut tx = self.read().await?;
+        let rows = tx.rows("select state, count(*) from job group by state", &[]).await?;
+        let found = rows.iter().map(|row| Ok((row.get::<String>(0)?, u64::from(row.count(1)?))));
+        let found = found.collect::<Result<Vec<_>, StoreError>>()?;
+        let count = |state: State| found.iter().find(|(name, _)| name == state.name()).map_or(0, |(_, n)| *n);
+        Ok(State::ALL.into_iter().map(|(_, state)| (state, count(state))).collect())
+    }
+
     /// How many jobs would be claimed from before this one, as things stand; `None` if it is not waiting.
     pub async fn position(&self, id: JobId) -> Result<Option<u64>, StoreError> {
         let sql = concat!(

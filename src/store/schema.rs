@@ -9,6 +9,7 @@ pub(super) fn sqlite() -> Migrator {
     migrator(&[
         ("jobs", include_str!("migrations/sqlite/0001_jobs.sql")),
         ("checksums", include_str!("migrations/sqlite/0002_checksums.sql")),
+        ("keys", include_str!("migrations/sqlite/0003_keys.sql")),
     ])
 }
 
@@ -16,6 +17,7 @@ pub(super) fn postgres() -> Migrator {
     migrator(&[
         ("jobs", include_str!("migrations/postgres/0001_jobs.sql")),
         ("checksums", include_str!("migrations/postgres/0002_checksums.sql")),
+        ("keys", include_str!("migrations/postgres/0003_keys.sql")),
     ])
 }
 

@@ -35,6 +35,7 @@ pub(super) enum Arg<'a> {
     MaybeText(Option<&'a str>),
     Bytes(&'a [u8]),
     Id(Uuid),
+    MaybeId(Option<Uuid>),
 }
 
 /// A row of an answer; columns by their place, from 0.
@@ -73,6 +74,7 @@ arg! {
     &'a [u8] => Arg::Bytes,
     &'a Vec<u8> => |b: &'a Vec<u8>| Arg::Bytes(b),
     Uuid => Arg::Id,
+    Option<Uuid> => Arg::MaybeId,
     super::job::JobId => |id: super::job::JobId| Arg::Id(id.0),
 }
 
@@ -95,6 +97,7 @@ macro_rules! bound {
                 Arg::MaybeText(text) => query.bind(text.map(storable)),
                 Arg::Bytes(bytes) => query.bind(bytes.to_vec()),
                 Arg::Id(id) => query.bind(id),
+                Arg::MaybeId(id) => query.bind(id),
             };
         }
         query

@@ -1,4 +1,4 @@
-//! Stage 1: text to token ids and back, with offsets and spans.
+//! Text to token ids and back, with offsets and spans.
 //!
 //! In: a checkpoint's tokenizer files and text. Out: [`Encoded`].
 

@@ -93,7 +93,7 @@ fn good(endpoint: &str) -> Value {
                         "sigma": {"k": 3, "of": "subjects"}, "mode": "add", "samples": 2, "seed": 1, "rng": "philox",
                         "include_bos": false},
             "arms": {"hidden": {"site": "resid_post", "window": 1}, "z": {"site": "z", "heads": [1]}},
-            "layers": "all", "positions": "all", "direction": "denoising",
+            "layers": "all", "positions": "all", "base": "corrupted",
             "targets": {"x": ["P"]}, "metrics": ["prob:x"], "expect_top1": "x", "on_unexpected": "warn",
             "controls": [], "keep": {"per_sample": false}, "plot": ["svg"]}),
         "align" => json!({
@@ -830,10 +830,10 @@ fn trace_fields() -> Fields {
             ],
         ),
         (
-            "/arms/hidden/sever",
+            "/arms/hidden/freeze",
             vec![
                 (json!("mlp_out"), "wrong_type"),
-                (json!(["resid_post"]), "/arms/hidden/sever/0 unknown_value"),
+                (json!(["resid_post"]), "/arms/hidden/freeze/0 unknown_value"),
                 (json!([]), "empty"),
             ],
         ),
@@ -873,11 +873,17 @@ fn trace_fields() -> Fields {
                 (json!({"span": "subject", "which": 1}), "/positions/which wrong_type"),
             ],
         ),
+        ("/base", vec![(json!("both"), "unknown_name"), (json!(""), "empty"), (json!(true), "wrong_type")]),
         (
-            "/direction",
-            with(no_texts(), &[(json!("both"), "not_supported"), (json!("forward"), "unknown_value")]),
+            "/expect_top1",
+            vec![
+                (json!("y"), "unknown_name"),
+                (json!(""), "empty"),
+                (json!(1), "wrong_type"),
+                (json!(true), "wrong_type"),
+                (json!(false), "/on_unexpected conflict"),
+            ],
         ),
-        ("/expect_top1", vec![(json!("y"), "unknown_name"), (json!(""), "empty"), (json!(1), "wrong_type")]),
         (
             "/on_unexpected",
             vec![

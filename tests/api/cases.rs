@@ -49,12 +49,12 @@ fn near(found: &Value, expected: f64, at: &str) {
 }
 
 /// The traces of each prompt by itself: total effect and, per arm, the class means `[classes][layers]`.
-async fn alone(metric: &str, direction: &str) -> Vec<(f64, [Vec<Vec<Option<f64>>>; 3])> {
+async fn alone(metric: &str, base: &str) -> Vec<(f64, [Vec<Vec<Option<f64>>>; 3])> {
     let state = tiny();
     let mut all = Vec::new();
     for (prompt, subject, range, len) in PROMPTS {
         let single = json!({"prompt": prompt, "subject": subject, "target": "P", "arms": ARMS, "layers": [0, 2, 3],
-                            "corrupt": {"sigma": {"abs": 0.4}, "samples": 3, "seed": 5}, "direction": direction});
+                            "corrupt": {"sigma": {"abs": 0.4}, "samples": 3, "seed": 5}, "base": base});
         let answer = ok(&state, "/v1/trace", &single).await;
         assert_eq!(answer["tokens"].as_array().unwrap().len(), len);
         assert_eq!(answer["subject"], json!(range));
@@ -75,17 +75,15 @@ async fn alone(metric: &str, direction: &str) -> Vec<(f64, [Vec<Vec<Option<f64>>
 #[tokio::test]
 async fn averages_are_those_of_the_traces_of_each_prompt_by_itself() {
     let state = tiny();
-    for direction in ["denoising", "noising"] {
-        let answer =
-            ok(&state, "/v1/trace", &body(&json!({"keep": {"per_case": true}, "direction": direction})))
-                .await;
+    for base in ["corrupted", "clean"] {
+        let answer = ok(&state, "/v1/trace", &body(&json!({"keep": {"per_case": true}, "base": base}))).await;
         assert_eq!((&answer["kept"], &answer["dropped"]), (&json!(4), &json!(0)));
         assert_eq!(answer["classes"], json!(CLASSES));
         let metric = "logprob:target";
-        let singles = alone(metric, direction).await;
+        let singles = alone(metric, base).await;
         let total = singles.iter().map(|(total, _)| total).sum::<f64>() / 4.0;
         near(&answer["total_effect"][metric]["mean"], total, "total effect");
-        let sign = if direction == "noising" { -1.0 } else { 1.0 };
+        let sign = if base == "clean" { -1.0 } else { 1.0 };
         let mut compared = 0;
         for (a, arm) in ARMS.iter().enumerate() {
             let found = &answer["arms"][arm];
@@ -93,7 +91,7 @@ async fn averages_are_those_of_the_traces_of_each_prompt_by_itself() {
             let estimates = &found["effects"][metric];
             for class in 0..6 {
                 for layer in 0..3 {
-                    let at = format!("{direction} {arm} {} layer {layer}", CLASSES[class]);
+                    let at = format!("{base} {arm} {} layer {layer}", CLASSES[class]);
                     let having: Vec<(f64, f64)> = singles
                         .iter()
                         .filter_map(|(total, arms)| Some((arms[a][class][layer]?, sign * total)))
@@ -217,7 +215,7 @@ async fn a_case_counts_only_if_its_answer_is_the_expected_one_unless_told_otherw
     let kept: Vec<&Value> = answer["cases"].as_array().unwrap().iter().map(|case| &case["kept"]).collect();
     assert_eq!(kept, [true, false]);
     assert_eq!(answer["cases"][1]["dropped"][0]["filter"], "expect_top1");
-    assert_eq!(answer["request"]["filters"], json!({"expect_top1": true}));
+    assert_eq!(answer["request"]["filters"], json!({"expect_top1": "target"}));
 }
 
 #[tokio::test]

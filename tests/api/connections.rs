@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use axum::routing::{get, post};
 use mediant::http::listen::{Ended, Limits, Phase};
-use mediant::http::{JsonBody, Readiness, router};
+use mediant::http::{Caller, JsonBody, Readiness, router};
+use mediant::owner::Owner;
 
-use crate::support::{Client, Server, limits, queue, read_to_close, request, state, tiny};
+use crate::support::{Client, Server, all_is_free, limits, queue, read_to_close, request, state, tiny};
 
 /// The server's own routes.
 async fn server() -> Server {
@@ -34,6 +35,7 @@ async fn slow_server(limits: Limits) -> Server {
         )
         .route("/stuck", get(async || std::future::pending::<String>().await))
         .route("/big", get(async || "x".repeat(64 << 20)))
+        .layer(axum::Extension(Caller { owner: Owner::local(), key: None }))
         .with_state(state);
     Server::start(routes, limits).await
 }
@@ -423,11 +425,5 @@ async fn memory_is_held_until_the_last_byte_of_an_answer_is_taken() {
     let (rest, _) = read_to_close(&mut stream);
     assert!(rest.len() > 16 << 20, "{}", rest.len());
     assert!(held as usize >= rest.len() - 4096, "{held} held for {}", rest.len());
-    for _ in 0..100 {
-        if state.capacity.free() == free {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{} of {free} bytes are free", state.capacity.free());
+    all_is_free(&state, free).await;
 }

@@ -63,7 +63,7 @@ fn trace_long() -> Value {
                     "samples": 3, "seed": 7, "rng": "numpy_legacy"},
         "arms": {"hidden": {"site": "resid_post", "window": 1}, "mlp": {"site": "mlp_out", "window": 3},
                  "attn": {"site": "attn_out", "window": 3}, "heads": {"site": "z", "heads": [1, 3]}},
-        "layers": "all", "positions": "all", "direction": "denoising",
+        "layers": "all", "positions": "all", "base": "corrupted",
         "targets": {"ans": ["P"]}, "metrics": ["prob:ans", "logit:ans", "kl:clean"],
         "expect_top1": "ans", "on_unexpected": "warn", "controls": ["self_patch"],
         "keep": {"per_sample": true}, "plot": ["svg", "png"]})
@@ -452,12 +452,12 @@ async fn patching_a_run_with_its_own_states_changes_nothing_at_any_site() {
 #[tokio::test]
 async fn restoring_and_removing_the_decisive_state_gives_the_other_runs_answer() {
     let state = tiny();
-    let body = |direction: &str| {
-        json!({"prompt": PROMPT, "subject": "Tower", "target": "P", "direction": direction,
+    let body = |base: &str| {
+        json!({"prompt": PROMPT, "subject": "Tower", "target": "P", "base": base,
                "corrupt": {"samples": 3, "sigma": {"abs": 0.7}}, "keep": {"per_sample": true}})
     };
-    let denoising = answer(&state, "trace", &body("denoising")).await;
-    let noising = answer(&state, "trace", &body("noising")).await;
+    let denoising = answer(&state, "trace", &body("corrupted")).await;
+    let noising = answer(&state, "trace", &body("clean")).await;
     assert_eq!(denoising["baselines"], noising["baselines"]);
     let key = "prob:target";
     let last =
@@ -473,7 +473,7 @@ async fn restoring_and_removing_the_decisive_state_gives_the_other_runs_answer()
     // A run that stands in for the clean one: prompts of equal length.
     let swapped = json!({
         "runs": {"clean": PROMPT, "other": "The River is tall"}, "corrupt": {"method": "run", "run": "other"},
-        "target": "P", "direction": "denoising"});
+        "target": "P", "base": "corrupted"});
     let swapped = answer(&state, "trace", &swapped).await;
     assert_eq!((&swapped["samples"], &swapped["sigma"]), (&json!(1), &Value::Null));
     assert_eq!(swapped["arms"]["hidden"]["values"][key]["mean"][LAYERS - 1][LEN - 1], json!(clean));

@@ -240,7 +240,7 @@ async fn cases_and_sweeps_have_no_averages_of_what_is_no_number() {
     let sweep = json!({"dataset": {"inline": cases}, "corrupt": {"samples": 2}, "base": "clean",
         "arms": {"x": [{"site": "mlp_act", "layers": "all", "positions": "all", "op": "scale", "factor": 3e38}]},
         "sweep": ["layers"], "metrics": ["prob:target", "rank:target"], "filters": {"expect_top1": false},
-        "derive": ["leaves_base", "reaches_source"], "aggregate": {"by": ["layer"], "top_k": {"k": 3}}});
+        "derive": ["leaves_base", "reaches_source"], "aggregate": {"by": ["layer"], "topk": {"k": 3}}});
     let outcome = ok(&state, "/v1/sweep", &sweep).await;
     explained(&outcome);
     for row in outcome["averages"]["rows"].as_array().unwrap() {
@@ -359,14 +359,14 @@ async fn runs_their_lenses_and_attributions_are_null_where_a_token_has_no_number
     assert!(refused.status == 422 && refused.text().contains("NaN or infinite"), "{}", refused.text());
 
     let cases = json!([{"prompt": "abzd", "subject": "a", "target": "x"}, {"prompt": "abcd", "subject": "a", "target": "x"}]);
-    let expect = |expect: bool| json!({"expect_top1": expect});
+    let expect = |expect: Value| json!({"expect_top1": expect});
     let of_cases =
         |filters: Value| json!({"cases": cases, "corrupt": {"sigma": {"abs": 0.1}}, "filters": filters});
-    let answer = ok(&state, "/v1/trace", &of_cases(expect(true))).await;
+    let answer = ok(&state, "/v1/trace", &of_cases(expect(json!("target")))).await;
     explained(&answer);
     let detail = answer["cases"][0]["dropped"][0]["detail"].as_str().unwrap();
     assert!(detail.contains("no most probable token"), "{detail}");
-    let answer = ok(&state, "/v1/trace", &of_cases(expect(false))).await;
+    let answer = ok(&state, "/v1/trace", &of_cases(expect(json!(false)))).await;
     explained(&answer);
     assert_eq!(
         (answer["kept"].as_u64(), &answer["total_effect"]["prob:target"]["mean"]),
@@ -374,12 +374,12 @@ async fn runs_their_lenses_and_attributions_are_null_where_a_token_has_no_number
     );
 
     let sweep = |filters: Value| json!({"dataset": {"inline": cases}, "corrupt": {"sigma": {"abs": 0.1}}, "arms": ["mlp"], "filters": filters});
-    let outcome = ok(&state, "/v1/sweep", &sweep(expect(true))).await;
+    let outcome = ok(&state, "/v1/sweep", &sweep(expect(json!("target")))).await;
     explained(&outcome);
     let first = &outcome["cases"][0];
     assert_eq!((&first["kept"], &first["runs"][0]["not_finite"]), (&json!(false), &json!(1)));
     assert!(first["dropped"][0]["detail"].as_str().unwrap().contains("no most probable token"), "{first}");
-    let outcome = ok(&state, "/v1/sweep", &sweep(expect(false))).await;
+    let outcome = ok(&state, "/v1/sweep", &sweep(expect(json!(false)))).await;
     explained(&outcome);
     let nulls = outcome["cells"]["exact_null"].as_array().unwrap();
     for (case, null) in outcome["cells"]["case"].as_array().unwrap().iter().zip(nulls) {

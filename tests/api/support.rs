@@ -12,8 +12,10 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use mediant::capacity::Capacity;
 use mediant::config;
 use mediant::http::listen::{self, Ended, Limits, Phase};
-use mediant::http::{AppState, Readiness, router};
+use mediant::http::{Access, AppState, Readiness, router};
 use mediant::jobs::runner::Runner;
+use mediant::keys::{Keys, Scope, Wanted};
+use mediant::owner::Owner;
 use mediant::service::start;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -43,6 +45,8 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
         jobs: Arc::default(),
+        metrics: Arc::default(),
+        access: Access::Anyone,
     }
 }
 
@@ -50,6 +54,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) ended: JoinHandle<Ended>,
+    /// What its clients show.
+    pub(crate) token: Option<String>,
 }
 
 impl Server {
@@ -58,7 +64,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let phase = watch::Sender::new(Phase::Run);
         let ended = tokio::spawn(listen::serve(listener, router, limits, phase.subscribe()));
-        Self { address, phase, ended }
+        Self { address, phase, ended, token: None }
     }
 
     pub(crate) fn connect(&self) -> Client {
@@ -115,6 +121,17 @@ pub(crate) fn read_to_close(client: &mut Client) -> (String, Duration) {
     (String::from_utf8_lossy(&bytes).into_owned(), client.opened.elapsed())
 }
 
+/// All memory of a server's budget is given back, soon after the last answer was taken.
+pub(crate) async fn all_is_free(state: &AppState, free: u64) {
+    for _ in 0..250 {
+        if state.capacity.free() == free {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} of {free} bytes are free", state.capacity.free());
+}
+
 /// A complete request that asks the server to close afterwards.
 pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     let length = body.len();
@@ -150,8 +167,9 @@ pub(crate) fn tiny() -> AppState {
     TINY.clone()
 }
 
-/// A job queue of its own for a server, in a folder of its own, with nobody who works on it.
+/// A job queue and a budget of memory of its own for a server, in a folder of its own, with nobody who works on it.
 pub(crate) async fn queue(mut state: AppState) -> AppState {
+    state.capacity = Capacity::new(state.config.limits.memory_bytes);
     let mut config = (*state.config).clone();
     config.store.data_dir = data_dir();
     let jobs = mediant::jobs::start::jobs(&config, &state.service).await.unwrap();
@@ -170,6 +188,27 @@ pub(crate) async fn working_with(state: AppState) -> AppState {
     let state = queue(state).await;
     std::mem::forget(Runner::start(state.jobs.get().unwrap()));
     state
+}
+
+/// A server with a job queue, which needs keys; it has none yet.
+pub(crate) async fn with_keys(state: AppState) -> (AppState, Keys) {
+    let mut state = queue(state).await;
+    let keys = Keys::open(state.jobs.get().unwrap().store.clone()).await.unwrap();
+    state.access = Access::Keys(keys.clone());
+    (state, keys)
+}
+
+/// The token of a new key.
+pub(crate) async fn token(keys: &Keys, owner: &str, scopes: &[Scope]) -> String {
+    let owner = Owner::parse(owner).unwrap();
+    let scopes = scopes.iter().copied().collect();
+    let (_, token) = keys.create(Wanted { owner, name: String::new(), scopes, ttl_s: None }).await.unwrap();
+    token.expose().to_owned()
+}
+
+/// Every scope.
+pub(crate) fn all_scopes() -> Vec<Scope> {
+    Scope::ALL.iter().map(|(_, scope)| *scope).collect()
 }
 
 /// An answer, read to its end.

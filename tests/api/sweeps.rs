@@ -52,14 +52,14 @@ fn row(outcome: &Value, case: usize, arm: &str, layer: u64, position: u64) -> us
 #[tokio::test]
 async fn every_cell_is_that_of_the_trace_of_its_prompt_by_itself() {
     let state = working().await;
-    for direction in ["denoising", "noising"] {
-        let ends = if direction == "noising" { json!({"base": "clean"}) } else { json!({}) };
+    for base in ["corrupted", "clean"] {
+        let ends = json!({"base": base});
         let outcome = ok(&state, "/v1/sweep", &sweep(&ends)).await;
         assert_eq!(outcome["complete"], true);
         assert_eq!(outcome["cells_done"], outcome["cells_total"]);
         for (case, (prompt, subject)) in PROMPTS.iter().enumerate() {
             let trace = json!({"prompt": prompt, "subject": subject, "target": "P", "arms": ["hidden", "mlp"],
-                               "corrupt": noise(), "direction": direction});
+                               "corrupt": noise(), "base": base});
             let trace = ok(&state, "/v1/trace", &trace).await;
             let positions = trace["tokens"].as_array().unwrap().len() as u64;
             for (arm, metric) in [("hidden", 0), ("mlp", 1)] {
@@ -70,7 +70,7 @@ async fn every_cell_is_that_of_the_trace_of_its_prompt_by_itself() {
                         let columns = &outcome["cells"]["metrics"][metric];
                         let (l, p) = (layer as usize, position as usize);
                         let of = &trace["arms"][arm];
-                        let at = format!("{direction} {case} {arm} {layer} {position}");
+                        let at = format!("{base} {case} {arm} {layer} {position}");
                         assert_eq!(columns["value"][row], of["values"][name]["mean"][l][p], "{at}");
                         assert_eq!(columns["effect"][row], of["effects"][name]["mean"][l][p], "{at}");
                         assert_eq!(columns["effect_se"][row], of["effects"][name]["se"][l][p], "{at}");
@@ -177,7 +177,7 @@ async fn heads_are_an_axis_of_those_arms_that_have_them() {
                       "arms": {"heads": {"site": "z", "layers": "all", "heads": "all", "positions": "last"},
                                "mlp": [{"site": "mlp_out", "layers": "all", "positions": "last"}]},
                       "sweep": ["layers", "heads", "arms"], "metrics": ["logit_diff:target-foil"],
-                      "aggregate": {"by": ["arm", "layer", "head"], "top_k": {"k": 3, "correction": "max_t"},
+                      "aggregate": {"by": ["arm", "layer", "head"], "topk": {"k": 3, "correction": "max_t"},
                                     "compare": ["arm"]}});
     let outcome = ok(&state, "/v1/sweep", &body).await;
     assert_eq!(outcome["arms"][0]["axes"], json!(["layer", "head"]));
@@ -228,10 +228,10 @@ async fn cases_that_fail_a_filter_are_listed_with_the_reason_and_not_computed() 
 async fn what_averages_rest_on_is_in_the_result() {
     let state = working().await;
     let more = json!({"aggregate": {"by": ["arm", "layer"], "stats": ["mean", "median", "trimmed_mean"],
-                                    "top_k": {"k": 3, "order": "t", "correction": "max_t"}}});
+                                    "topk": {"k": 3, "order": "t", "correction": "max_t"}}});
     let outcome = ok(&state, "/v1/sweep", &sweep(&more)).await;
     assert_eq!(outcome["request"]["aggregate"]["stats"], json!(["median", "trimmed_mean"]));
-    assert_eq!(outcome["request"]["aggregate"]["top_k"], json!({"k": 3, "order": "t"}));
+    assert_eq!(outcome["request"]["aggregate"]["topk"], json!({"k": 3, "order": "t"}));
     let averages = &outcome["averages"];
     let cases = json!({"cases": 3, "patterns": 4, "exact": true, "smallest_p": 0.25});
     assert_eq!(averages["test"], cases);
@@ -247,7 +247,7 @@ async fn what_averages_rest_on_is_in_the_result() {
         outcome["lints"].as_array().unwrap().iter().map(|lint| lint["code"].as_str().unwrap()).collect();
     assert!(codes.contains(&"P_OUT_OF_REACH") && codes.contains(&"SMALL_N"), "{codes:?}");
     // By size, unless t is asked for.
-    let by_size = json!({"aggregate": {"by": ["arm", "layer"], "top_k": 12}});
+    let by_size = json!({"aggregate": {"by": ["arm", "layer"], "topk": 12}});
     let outcome = ok(&state, "/v1/sweep", &sweep(&by_size)).await;
     for metric in outcome["metrics"].as_array().unwrap() {
         let top = outcome["averages"]["top"].as_array().unwrap();
@@ -260,7 +260,7 @@ async fn what_averages_rest_on_is_in_the_result() {
     }
     assert_eq!(outcome["averages"]["rows"][0]["effect"].get("robust"), None);
     for (aggregate, pointer) in [
-        (json!({"by": ["layer"], "top_k": {"k": 3, "order": "p"}}), "/aggregate/top_k/order"),
+        (json!({"by": ["layer"], "topk": {"k": 3, "order": "p"}}), "/aggregate/topk/order"),
         (json!({"by": ["layer"], "stats": ["mode"]}), "/aggregate/stats/0"),
     ] {
         refused(&state, &sweep(&json!({"aggregate": aggregate})), pointer).await;
@@ -334,7 +334,7 @@ async fn bad_sweeps_are_refused_by_field_and_nothing_is_stored() {
         (sweep(&json!({"base": "dirty"})), "/base"),
         (sweep(&json!({"aggregate": {"by": ["token"]}})), "/aggregate/by/0"),
         (sweep(&json!({"aggregate": {"by": ["layer"], "ci": {"resamples": 5}}})), "/aggregate/ci/resamples"),
-        (sweep(&json!({"aggregate": {"by": ["layer"], "top_k": 0}})), "/aggregate/top_k"),
+        (sweep(&json!({"aggregate": {"by": ["layer"], "topk": 0}})), "/aggregate/topk"),
         (sweep(&json!({"keep": {"per_sample": true}})), "/keep/per_sample"),
         (sweep(&json!({"notify": {"webhook": "http://x"}})), "/notify"),
         (sweep(&json!({"output": ["pickle"]})), "/output/0"),
@@ -361,7 +361,7 @@ async fn fetch(state: &AppState, path: &str) -> Reply {
 #[tokio::test]
 async fn a_result_has_every_form_and_a_picture() {
     let state = working().await;
-    let body = sweep(&json!({"aggregate": {"by": ["layer", "token_class", "group"], "top_k": 2}}));
+    let body = sweep(&json!({"aggregate": {"by": ["layer", "token_class", "group"], "topk": 2}}));
     let reply = post(&state, "/v1/sweep", &body).await;
     let job = reply.headers[header::LOCATION].to_str().unwrap().to_owned();
     for (format, media, start) in [

@@ -39,7 +39,8 @@ async fn every_example_is_a_request_that_is_let_in() {
                 let mut out = Problems::default();
                 let spec = UploadSpec::read(&body, &mut out);
                 let spec = out.or(spec).unwrap_or_else(|p| panic!("{name}: {p:#?}"));
-                let draft = mediant::lower::upload(spec, &*service().served);
+                let draft =
+                    mediant::lower::upload(spec, &service().served_to(&mediant::owner::Owner::local()));
                 draft.map(|draft| json!({"allowed": !draft.values.is_empty()})).map_err(Refusal::from)
             }
             "align" => service().align(body).await.map(|pair| {

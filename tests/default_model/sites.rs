@@ -1,6 +1,5 @@
 //! Every site, operation and source of the default model, as requests: patches with PyTorch hooks on the same weights.
 
-use mediant::lower::facts::Facts;
 use serde_json::{Map, Value, json};
 
 use crate::site_requests::{Inexpressible, Requests};

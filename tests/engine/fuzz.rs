@@ -24,7 +24,8 @@ struct Answer {
 fn answer(body: &Value, model: &Value, world: usize, mode: Mode) -> Answer {
     let (mut model, config) = ranks(model, world, Dtype::F32);
     let (facts, layers) = (TinyFacts::new(&config), config.num_layers as u32);
-    let lowered = lower::patch(body, &facts).unwrap_or_else(|problems| panic!("{problems:#?}\n{body}"));
+    let lowered = lower::lower::<mediant::spec::patch::PatchSpec>(body, &facts)
+        .unwrap_or_else(|problems| panic!("{problems:#?}\n{body}"));
     let (mut plan, layout) = (lowered.plan, lowered.layout);
     if let Some(first) = &lowered.prelude {
         plan.fill(&run(&mut model, layers, first, 100_000, mode).captures);

@@ -18,7 +18,7 @@ fn attributions_of_gpt2_are_those_of_pytorch_and_add_up_to_the_logit_and_heads_t
     let body = json!({
         "runs": {"base": {"tokens": golden["runs"]["base"]}}, "targets": {"t": [expected["target_id"]]},
         "metrics": ["logit:t"], "read": {"attribution": {"target": "t", "heads": true}}});
-    let lowered = lower::run(&body, &TinyFacts::new(&config)).unwrap();
+    let lowered = lower::lower::<mediant::spec::run::RunSpec>(&body, &TinyFacts::new(&config)).unwrap();
     for world in WORLDS {
         let (mut model, config) = ranks(&golden, world, Dtype::F32);
         let layers = config.num_layers;

@@ -74,9 +74,9 @@ fn check_trace(name: &str) {
         "corrupt": {"positions": golden["noised"], "sigma": {"abs": golden["noise_std"]},
                     "samples": golden["samples"], "seed": golden["seed"], "rng": "numpy_legacy"},
         "arms": {"hidden": {"site": "resid_post"},
-                 "mlp_out": {"site": "resid_post", "sever": ["mlp_out"]},
-                 "attn_out": {"site": "resid_post", "sever": ["attn_out"]}}});
-    let lowered = lower::trace(&body, &TinyFacts::new(&config)).unwrap();
+                 "mlp_out": {"site": "resid_post", "freeze": ["mlp_out"]},
+                 "attn_out": {"site": "resid_post", "freeze": ["attn_out"]}}});
+    let lowered = lower::lower::<mediant::spec::trace::TraceSpec>(&body, &TinyFacts::new(&config)).unwrap();
     assert!(lowered.prelude.is_none());
     let (plan, layout) = (lowered.plan, lowered.layout);
     let scores = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).scores;

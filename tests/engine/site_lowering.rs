@@ -72,7 +72,7 @@ fn answers(golden: &Value) -> Vec<Answer> {
         body["targets"] = targets.clone().into();
         // Copied at the last position behind the last attention, a state decides the answer.
         body["allow_trivial"] = json!(true);
-        let lowered = match lower::patch(&body, &facts) {
+        let lowered = match lower::lower::<mediant::spec::patch::PatchSpec>(&body, &facts) {
             Ok(lowered) => lowered,
             Err(problems) => return Answer::Refused(problems),
         };

@@ -37,6 +37,7 @@ mod support;
 
 mod claims;
 mod faults;
+mod keys;
 mod lifecycle;
 mod processes;
 mod random;

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
-use crate::client::{JobArgs, ResultArgs, SubmitArgs};
+use crate::client::{JobArgs, KeyArgs, ResultArgs, SubmitArgs};
 use crate::demo::DemoArgs;
 use crate::{bench, client, demo};
 use mediant::config::{Loaded, Settings};
@@ -37,6 +37,8 @@ enum Command {
     Result(ResultArgs),
     /// Call a job off; what was computed stays its result
     Cancel(JobArgs),
+    /// Make, list, end and replace the keys that requests need on a server that others can reach
+    Key(KeyArgs),
     /// Print the configuration in force, and where each value came from; fails if it is not valid
     CheckConfig(Settings),
     /// Print the OpenAPI document
@@ -72,6 +74,7 @@ impl Cli {
             Command::Watch(args) => client::watch(&args),
             Command::Result(args) => client::result(&args),
             Command::Cancel(args) => client::cancel(&args),
+            Command::Key(args) => client::key(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
             Command::Engine(EngineArgs { socket, epoch }) => {

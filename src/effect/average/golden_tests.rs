@@ -67,7 +67,7 @@ fn observed(golden: &Value) -> (Observed, How) {
         level: how["level"].as_f64().unwrap(),
         stats: vec![Stat::Median, Stat::TrimmedMean],
         order: Order::Effect,
-        top_k: int(&how["top_k"]),
+        topk: int(&how["top_k"]),
         compare_arms: true,
     };
     let cases = golden["cases"].as_array().unwrap().iter().map(case).collect();

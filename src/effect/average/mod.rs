@@ -99,7 +99,7 @@ impl<'o> Averaged<'o> {
         let kept = observed.cases.iter().filter(|case| case.kept).count();
         let mut rows = pools.rows();
         self.peaks.count(observed, &mut rows);
-        let (top, test) = how.top_k.map(|k| top::strongest(table, how, k as usize)).unwrap_or_default();
+        let (top, test) = how.topk.map(|k| top::strongest(table, how, k as usize)).unwrap_or_default();
         let averages = Averages {
             by: how.by.clone(),
             kept,
@@ -111,7 +111,7 @@ impl<'o> Averaged<'o> {
             test,
             peaks: self.peaks.list(table),
         };
-        (averages, pools.dominated(how.top_k.unwrap_or(STRONGEST) as usize))
+        (averages, pools.dominated(how.topk.unwrap_or(STRONGEST) as usize))
     }
 
     /// What is averaged: the mean effect over each case's cells of a place.
@@ -160,7 +160,7 @@ pub struct How {
     /// Averages beside the mean.
     pub stats: Vec<Stat>,
     /// How many of the strongest averages are listed, if any.
-    pub top_k: Option<u32>,
+    pub topk: Option<u32>,
     /// What these are ordered by.
     pub order: Order,
     /// Whether arms are compared, case by case.
@@ -353,8 +353,8 @@ impl How {
             seed: spec.ci.seed,
             level: spec.ci.level,
             stats: spec.stats.clone(),
-            top_k: spec.top_k.map(|top| top.k),
-            order: spec.top_k.map_or_else(Order::default, |top| top.order),
+            topk: spec.topk.map(|top| top.k),
+            order: spec.topk.map_or_else(Order::default, |top| top.order),
             compare_arms: spec.compare.contains(&Key::Arm),
         }
     }

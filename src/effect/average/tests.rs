@@ -70,14 +70,14 @@ fn push(cells: &mut Cells, case: usize, arm: usize, layer: Option<u32>, effect: 
     cells.metrics[0].effect_se.push(None);
 }
 
-fn how(by: &[Key], top_k: u32) -> How {
+fn how(by: &[Key], topk: u32) -> How {
     How {
         by: by.to_vec(),
         resamples: 400,
         seed: 3,
         level: 0.95,
         stats: vec![],
-        top_k: Some(top_k),
+        topk: Some(topk),
         order: Order::Effect,
         compare_arms: true,
     }

@@ -1,9 +1,9 @@
 //! The owners of one lane.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{Cut, Id};
+use crate::owner::Owner;
 
 /// Every so many batches the oldest request of an owner comes first.
 const OLDEST: u64 = 4;
@@ -11,7 +11,7 @@ const OLDEST: u64 = 4;
 /// Requests by owner.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    owners: BTreeMap<Arc<str>, Turn>,
+    owners: BTreeMap<Owner, Turn>,
     /// The lowest clock of those who wait. Never falls.
     lowest: u64,
 }
@@ -52,15 +52,15 @@ impl Line {
         self.lowest
     }
 
-    pub(super) fn push(&mut self, owner: &Arc<str>, id: Id, work: u64) {
-        let turn = self.owners.entry(Arc::clone(owner)).or_default();
+    pub(super) fn push(&mut self, owner: &Owner, id: Id, work: u64) {
+        let turn = self.owners.entry(owner.clone()).or_default();
         if turn.waiting.is_empty() {
             turn.clock = turn.clock.max(self.lowest);
         }
         turn.waiting.insert(id, work);
     }
 
-    pub(super) fn remove(&mut self, owner: &Arc<str>, id: Id) {
+    pub(super) fn remove(&mut self, owner: &Owner, id: Id) {
         if let Some(turn) = self.owners.get_mut(owner) {
             turn.waiting.remove(&id);
         }
@@ -69,9 +69,9 @@ impl Line {
     /// Takes pieces, at most one of each request, until nothing fits any more. The work taken.
     pub(super) fn take(&mut self, room: &mut u64, cut: &mut impl FnMut(Id, u64) -> Option<Cut>) -> u64 {
         let mut taken = 0;
-        let mut served: BTreeMap<Arc<str>, Vec<(Id, u64)>> = BTreeMap::new();
+        let mut served: BTreeMap<Owner, Vec<(Id, u64)>> = BTreeMap::new();
         // Owners nothing more of which fits.
-        let mut done: Vec<Arc<str>> = Vec::new();
+        let mut done: Vec<Owner> = Vec::new();
         while *room > 0 {
             let waiting = self
                 .owners
@@ -80,14 +80,14 @@ impl Line {
             let Some((owner, turn)) = waiting.min_by_key(|(_, turn)| turn.clock) else { break };
             let piece = turn.order().into_iter().find_map(|id| Some((id, cut(id, *room)?)));
             let Some((id, Cut { work, left })) = piece else {
-                done.push(Arc::clone(owner));
+                done.push(owner.clone());
                 continue;
             };
             turn.waiting.remove(&id);
             turn.clock += work;
             taken += work;
             *room = room.saturating_sub(work);
-            served.entry(Arc::clone(owner)).or_default().push((id, left));
+            served.entry(owner.clone()).or_default().push((id, left));
         }
         for (owner, pieces) in served {
             let turn = self.owners.entry(owner).or_default();

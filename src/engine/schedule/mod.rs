@@ -9,9 +9,9 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use line::Line;
+
+use crate::owner::Owner;
 
 /// Share of the work that sweeps get while others wait for answers: one part in so many.
 const SWEEPS: u64 = 10;
@@ -32,7 +32,7 @@ pub enum Lane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asker {
     /// Whose work it is.
-    pub owner: Arc<str>,
+    pub owner: Owner,
     /// Whether somebody waits.
     pub lane: Lane,
 }

@@ -51,7 +51,7 @@ struct Simulation {
 
 impl Simulation {
     fn ask(&mut self, owner: &str, lane: Lane, work: u64, came: u64) {
-        let asker = Asker { owner: owner.into(), lane };
+        let asker = Asker { owner: Owner::stored(owner), lane };
         self.schedule.push(self.requests.len() as Id, &asker, work);
         self.requests.push(Request { owner: owner.into(), lane, work, came, left: work, ended: None });
     }
@@ -219,7 +219,7 @@ fn every_request_ends_and_clocks_never_fall() {
         let mut lowest = [0; 2];
         for id in 0..chance.below(40) {
             let lane = [Lane::Interactive, Lane::Sweep][chance.below(2) as usize];
-            let asker = Asker { owner: format!("{}", chance.below(4)).into(), lane };
+            let asker = Asker { owner: Owner::stored(&chance.below(4).to_string()), lane };
             let work = 1 + chance.below(500);
             schedule.push(id, &asker, work);
             left.insert(id, (asker, work));

@@ -216,6 +216,7 @@ impl Supervisor {
         let state = State { health: Health::Ready, ready };
         if let Some(told) = &self.state {
             tracing::info!(engine.epoch = self.epoch, "the engine is back");
+            self.busy.restarted();
             told.send_replace(state);
         } else {
             let (sender, state) = watch::channel(state);
@@ -364,7 +365,7 @@ impl Supervisor {
             FromEngine::Done { id, seconds, output } => {
                 let flight = self.landed(id)?;
                 let took = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                self.busy.end(took);
+                self.busy.end(took, flight.size.0);
                 self.done(flight, took, output)
             }
             FromEngine::OutOfMemory { id, why } => {

@@ -11,7 +11,8 @@ use crate::result::align;
 
 /// The response to a body, with these probabilities of the target in `a` and `b` if there is one.
 fn respond(body: &Value, probabilities: Option<[f64; 2]>) -> Value {
-    let lowered = lower::align(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"));
+    let lowered = lower::lower::<crate::spec::align::AlignSpec>(body, &Fake::default())
+        .unwrap_or_else(|p| panic!("{p:#?}"));
     let output = probabilities.map(|p| output(p.iter().map(|p| score(&[*p], " Rome")).collect()));
     let response = align::respond(&lowered.layout, output.as_ref(), &Fake::default(), envelope());
     serde_json::to_value(response.unwrap()).unwrap()
@@ -45,7 +46,9 @@ fn the_map_goes_into_an_intervention_as_it_is() {
         let body = json!({"runs": {"a": {"prompt": a}, "b": {"prompt": b}}, "base": "b", "target": " Paris",
                           "interventions": [{"site": "mlp_out", "layers": 1, "positions": positions,
                                              "source": {"run": "a"}}]});
-        lower::patch(&body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}")).plan
+        lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap_or_else(|p| panic!("{p:#?}"))
+            .plan
     };
     let (by_map, by_align) = (patch(json!({"map": map})), patch(json!({"align": "diff"})));
     let edits = |plan: &Plan| format!("{:?}", plan.runs.last().unwrap().edits);
@@ -128,7 +131,7 @@ fn bad_alignments_name_their_field() {
 #[test]
 fn strict_refuses_pairs_without_contrast() {
     let body = json!({"a": "The Eiffel Tower is", "b": "The river", "target": " Paris", "strict": true});
-    let lowered = lower::align(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::align::AlignSpec>(&body, &Fake::default()).unwrap();
     let scores = |b: f64| output(vec![score(&[0.4], " Rome"), score(&[b], " Rome")]);
     let answer = |b: f64| align::respond(&lowered.layout, Some(&scores(b)), &Fake::default(), envelope());
     assert!(answer(0.1).is_ok());

@@ -24,7 +24,7 @@ fn cell(arm: Value, more: Value, cell: usize) -> (Vec<&'static str>, RunId, Vec<
 
 #[test]
 fn severed_sites_are_held_at_the_unrestored_runs_values_in_all_layers_above() {
-    let severed = json!({"site": "resid_post", "sever": ["mlp_out", "attn_out"]});
+    let severed = json!({"site": "resid_post", "freeze": ["mlp_out", "attn_out"]});
     // Layer 1, position 2.
     let (axes, base, edits) = cell(severed.clone(), json!({}), 4 + 2);
     assert_eq!((axes, base), (vec!["layer", "position"], RunId(2)));
@@ -37,7 +37,7 @@ fn severed_sites_are_held_at_the_unrestored_runs_values_in_all_layers_above() {
     assert_eq!(edits[0], "resid_post@1[2] = run 0 [2]");
     assert_eq!(edits[1..], held);
     // Noising puts corrupted states into the clean run, whose values are held then.
-    let (_, base, edits) = cell(severed.clone(), json!({"direction": "noising"}), 8 + 1);
+    let (_, base, edits) = cell(severed.clone(), json!({"base": "clean"}), 8 + 1);
     assert_eq!(base, RunId(0));
     assert_eq!(
         edits,
@@ -49,21 +49,21 @@ fn severed_sites_are_held_at_the_unrestored_runs_values_in_all_layers_above() {
 
 #[test]
 fn severing_begins_above_the_window_and_above_the_embedding_in_every_layer() {
-    let window = json!({"site": "mlp_out", "window": 2, "sever": ["attn_out"]});
+    let window = json!({"site": "mlp_out", "window": 2, "freeze": ["attn_out"]});
     let (_, _, edits) = cell(window, json!({}), 4 + 3);
     assert_eq!(edits[..2], ["mlp_out@0[3] = run 0 [3]", "mlp_out@1[3] = run 0 [3]"]);
     assert_eq!(edits[2..], ["attn_out@2[3] = run 2 [3]", "attn_out@3[3] = run 2 [3]"]);
-    let (axes, _, edits) = cell(json!({"site": "embed", "sever": ["mlp_out"]}), json!({}), 1);
+    let (axes, _, edits) = cell(json!({"site": "embed", "freeze": ["mlp_out"]}), json!({}), 1);
     assert_eq!(axes, ["position"]);
     assert_eq!(edits[0], "embed@0[1] = run 0 [1]");
     assert_eq!(edits[1..], (0..4).map(|layer| format!("mlp_out@{layer}[1] = run 2 [1]")).collect::<Vec<_>>());
-    let (_, _, edits) = cell(json!({"site": "final_norm", "sever": ["mlp_out"]}), json!({}), 3);
+    let (_, _, edits) = cell(json!({"site": "final_norm", "freeze": ["mlp_out"]}), json!({}), 3);
     assert_eq!(edits, ["final_norm@4[3] = run 0 [3]"]);
 }
 
 #[test]
 fn joint_positions_are_restored_together_and_leave_no_position_axis() {
-    let joint = json!({"site": "mlp_out", "positions": {"span": "subject"}, "sever": ["attn_out"]});
+    let joint = json!({"site": "mlp_out", "positions": {"span": "subject"}, "freeze": ["attn_out"]});
     let (axes, base, edits) = cell(joint, json!({}), 2);
     assert_eq!((axes, base), (vec!["layer"], RunId(2)));
     assert_eq!(edits, ["mlp_out@2[1, 2] = run 0 [1, 2]", "attn_out@3[1, 2] = run 2 [1, 2]"]);
@@ -90,7 +90,7 @@ fn what_arms_write_counts_in_the_limits() {
     assert_eq!(limited(joint.clone(), 7, 16), ["/arms limit_exceeded"]);
     assert_eq!(limited(joint, 8, 15), ["/arms limit_exceeded"]);
     // What is severed may be as much as all layers.
-    let severed = json!({"site": "mlp_out", "positions": [1, 2], "sever": ["attn_out"]});
+    let severed = json!({"site": "mlp_out", "positions": [1, 2], "freeze": ["attn_out"]});
     assert_eq!(limited(severed.clone(), 40, 80), [""; 0]);
     assert_eq!(limited(severed, 39, 80), ["/arms limit_exceeded"]);
 }

@@ -32,7 +32,7 @@ fn good(endpoint: &str) -> Value {
                      "other": {"prompt": "The river Tower is"}},
             "corrupt": {"method": "gaussian", "positions": {"span": "subject"}, "sigma": {"k": 3}, "samples": 2},
             "arms": {"hidden": {"site": "resid_post"}, "z": {"site": "z", "heads": [1]}},
-            "layers": "all", "positions": "all", "direction": "denoising",
+            "layers": "all", "positions": "all", "base": "corrupted",
             "targets": {"x": [" Paris"]}, "metrics": ["prob:x"], "expect_top1": "x"}),
         _ => json!({"prompt": "The Eiffel Tower is", "spans": {"s": "Eiffel"}}),
     }
@@ -341,14 +341,14 @@ fn bad_traces_name_their_field() {
             ("/arms/hidden/site", json!("logits"), "/arms/hidden/site not_supported"),
             ("/arms/hidden/dims", json!([8]), "/arms/hidden/dims/0 out_of_range"),
             ("/arms/hidden/positions", json!([4]), "/arms/hidden/positions/0 out_of_range"),
-            ("/arms/hidden/sever", json!(["resid_post"]), "/arms/hidden/sever/0 unknown_value"),
+            ("/arms/hidden/freeze", json!(["resid_post"]), "/arms/hidden/freeze/0 unknown_value"),
             ("/arms/hidden/heads", json!([0]), "/arms/hidden/heads not_supported"),
             ("/arms/z/heads", json!([0, 2]), "/arms/z/heads/1 out_of_range"),
             ("/arms/hidden/windw", json!(1), "/arms/hidden/windw unknown_field"),
             ("/layers", json!({"from": 4}), "/layers/from out_of_range"),
             ("/positions", json!({"map": [[0, 0]]}), "/positions/map not_supported"),
             ("/positions", json!([[0]]), "/positions/0 wrong_type"),
-            ("/direction", json!("both"), "/direction not_supported"),
+            ("/base", json!("both"), "/base unknown_name"),
             ("/expect_top1", json!("y"), "/expect_top1 unknown_name"),
             ("/on_unexpected", json!("stop"), "/on_unexpected unknown_value"),
             ("/keep", json!({"per_sample": "yes"}), "/keep/per_sample wrong_type"),
@@ -430,7 +430,7 @@ fn a_long_list_of_faults_is_answered_with_its_first_hundred() {
     assert_eq!(found.len(), Problems::MOST);
     assert_eq!(found[0], "/layers/0 wrong_type");
     let body = json!({"prompt": "The", "x".repeat(100_000): 1});
-    let found = lower::run(&body, &Fake::default()).unwrap_err().0;
+    let found = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap_err().0;
     assert!(found[0].detail.len() < 200 && found[0].fix.len() < 1000, "{}", found[0].detail.len());
 }
 
@@ -556,7 +556,7 @@ fn no_value_anywhere_makes_it_panic_and_every_pointer_is_in_the_body_or_names_wh
 fn a_corruption_that_cannot_be_read_hides_no_problem_of_the_rest() {
     let body = json!({"prompt": "abc", "subject": "z", "target": "c", "layers": [99], "foo": 1,
                       "corrupt": {"samples": 1e9, "sigma": {"k": -1}}, "metrics": ["prob:x"]});
-    let problems = lower::trace(&body, &Fake::default()).unwrap_err();
+    let problems = lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     for pointer in ["/foo", "/corrupt/sigma/k", "/corrupt/samples", "/layers/0", "/subject"] {
         assert!(found.contains(&pointer), "{pointer} is not in {found:?}");
@@ -570,7 +570,7 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
         {"site": "nowhere", "op": "zero"},
         {"site": "resid_post", "layers": [999], "positions": "last", "op": "zero"},
     ]);
-    let problems = lower::patch(&body, &Fake::default()).unwrap_err();
+    let problems = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     assert_eq!(found, ["/interventions/0/site", "/interventions/1/layers/0"]);
 }

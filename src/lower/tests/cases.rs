@@ -48,11 +48,10 @@ fn show(plan: &Plan, edit: &Edit) -> String {
 
 #[test]
 fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
-    let arms = json!({"hidden": {"site": "resid_post"}, "mlp": {"site": "mlp_out", "window": 3, "sever": ["attn_out", "mlp_out"]},
-                      "head": {"site": "head_out", "heads": [1]}, "words": {"site": "embed", "sever": ["mlp_out"]}});
-    for direction in ["denoising", "noising"] {
-        let more =
-            json!({"arms": arms, "corrupt": {"samples": 2, "sigma": {"abs": 0.5}}, "direction": direction});
+    let arms = json!({"hidden": {"site": "resid_post"}, "mlp": {"site": "mlp_out", "window": 3, "freeze": ["attn_out", "mlp_out"]},
+                      "head": {"site": "head_out", "heads": [1]}, "words": {"site": "embed", "freeze": ["mlp_out"]}});
+    for base in ["corrupted", "clean"] {
+        let more = json!({"arms": arms, "corrupt": {"samples": 2, "sigma": {"abs": 0.5}}, "base": base});
         let (_, opened) = opened(more.clone());
         for (case, own) in two(more.clone())["cases"].as_array().unwrap().iter().enumerate() {
             let mut body = json!({"layers": [1], "metrics": ["prob:target", "logprob:target"]});
@@ -60,7 +59,8 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
             fields.extend(more.as_object().unwrap().clone());
             let fields_of_case = own.as_object().unwrap().clone();
             fields.extend(fields_of_case.into_iter().filter(|(name, _)| name != "id"));
-            let expected = crate::lower::trace(&body, &Fake::default()).unwrap();
+            let expected =
+                crate::lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap();
             let found = opened.case(case, Part::Whole, &Fake::default()).unwrap();
             let (single, swept) = (&expected.layout, &found.layout);
             assert_eq!(single.case.arms.names(), swept.arms.names());
@@ -74,7 +74,7 @@ fn a_case_has_the_cells_of_the_trace_that_its_short_form_would_be() {
                 for (a, b) in cells {
                     let (a, b) = (&expected.plan.readouts[*a], &found.plan.readouts[*b]);
                     assert_eq!(a.position, b.position);
-                    assert_eq!(edits(&expected.plan, a.run), edits(&found.plan, b.run), "{direction} {name}");
+                    assert_eq!(edits(&expected.plan, a.run), edits(&found.plan, b.run), "{base} {name}");
                 }
             }
             // The unpatched runs alone are those of the whole trace, with the same noise.
@@ -118,7 +118,7 @@ fn the_echo_has_every_default_and_reads_as_itself() {
     let (spec, _) = opened(json!({}));
     let echo = serde_json::to_value(&spec).unwrap();
     assert_eq!(echo["cases"][0]["id"], "0");
-    assert_eq!(echo["filters"], json!({"expect_top1": true}));
+    assert_eq!(echo["filters"], json!({"expect_top1": "target"}));
     assert_eq!(
         echo["aggregate"],
         json!({"by": ["token_class"], "ci": {"resamples": 2000, "seed": 1, "level": 0.95}})
@@ -176,7 +176,7 @@ fn what_is_true_of_several_cases_is_said_once() {
         {"id": "d", "prompt": "The river", "subject": "The", "target": " Paris water"},
     ], "corrupt": {"samples": 1}}));
     let (_, opened) = traces(&body, &Fake::default()).unwrap();
-    let mut found = opened.gather(&body);
+    let mut found = opened.case_table(&body);
     for case in 0..4 {
         found.add_lints(case, opened.case(case, Part::Whole, &Fake::default()).unwrap().layout.common.lints);
     }
@@ -198,7 +198,7 @@ fn what_is_wrong_with_arms_is_told_where_a_trace_writes_them() {
         let mut body = two(json!({"arms": {"x": arm}}));
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let (_, opened) = traces(&body, &Fake::default()).unwrap();
-        let mut found = opened.gather(&body);
+        let mut found = opened.case_table(&body);
         let problems = opened.case(1, Part::Whole, &Fake::default()).unwrap_err();
         found.add_problems(1, problems);
         found.problems().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect::<Vec<_>>()

@@ -19,7 +19,8 @@ const P: u32 = 287;
 const SPACE: u32 = 259;
 
 fn run(body: &Value) -> (Common, Plan) {
-    let lowered = lower::run(body, &Fake::reading("llama2")).unwrap_or_else(|p| panic!("{p:#?}"));
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(body, &Fake::reading("llama2"))
+        .unwrap_or_else(|p| panic!("{p:#?}"));
     (lowered.layout.common, lowered.plan)
 }
 
@@ -41,14 +42,17 @@ fn a_target_is_the_tokens_that_it_adds_to_the_prompt_whatever_the_tokenizer() {
     for (prompt, target, ids, expected) in cases {
         for kind in ["llama2", "metaspace_first"] {
             let body = json!({"prompt": prompt, "target": target});
-            let lowered = lower::run(&body, &Fake::reading(kind)).unwrap();
+            let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::reading(kind)).unwrap();
             let common = &lowered.layout.common;
             let found = &common.targets.sets.get("target").unwrap()[0];
             assert!(found.tokens.starts_with(ids), "{kind} {prompt:?} {target:?}: {:?}", found.tokens);
             assert_ne!(found.id, SPACE);
             assert_eq!(lints(common), expected, "{kind} {prompt:?} {target:?}: {:#?}", common.lints);
-            let whole =
-                lower::run(&json!({"prompt": format!("{prompt}{target}")}), &Fake::reading(kind)).unwrap();
+            let whole = lower::lower::<crate::spec::run::RunSpec>(
+                &json!({"prompt": format!("{prompt}{target}")}),
+                &Fake::reading(kind),
+            )
+            .unwrap();
             let own = &common.runs.0[0].1.0.ids;
             let expected: &[u32] = &whole.layout.common.runs.0[0].1.0.ids;
             assert_eq!([&own[..], &found.tokens].concat(), expected, "{kind} {prompt:?} {target:?}");
@@ -131,7 +135,8 @@ fn cells_are_scored_as_the_run_that_they_patch() {
                               "controls": ["self_patch"],
                               "interventions": [{"site": "mlp_out", "layers": 0, "positions": [0],
                                                  "source": {"run": source}}]}));
-        let lowered = lower::patch(&body, &Fake::reading("llama2")).unwrap_or_else(|p| panic!("{p:#?}"));
+        let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::reading("llama2"))
+            .unwrap_or_else(|p| panic!("{p:#?}"));
         let (layout, scores) = (&lowered.layout, scores(&lowered.plan));
         let scored: &[u32] = match (scoring, base) {
             ("joint", "sign") => &AFTER_SIGN,
@@ -170,7 +175,8 @@ fn a_replacement_is_the_tokens_that_it_adds_to_the_prompt_before_it() {
     };
     let facts = Fake::reading("llama2");
     let replaced = |prompt: &str, subject: &str, with: &str| {
-        let lowered = lower::trace(&body(prompt, subject, with), &facts).unwrap_or_else(|p| panic!("{p:#?}"));
+        let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body(prompt, subject, with), &facts)
+            .unwrap_or_else(|p| panic!("{p:#?}"));
         let layout = lowered.layout;
         let tokens: String = layout.case.replaced[0].tokens.iter().map(|token| token.text.as_str()).collect();
         (
@@ -189,7 +195,9 @@ fn a_replacement_is_the_tokens_that_it_adds_to_the_prompt_before_it() {
     assert_eq!(replaced("1+1=", "+", "-"), ("<s> 1-1=".to_owned(), false, false));
     // What is behind it goes with it: no prompt has these tokens.
     assert!(replaced("1+i is", "+", "r").2);
-    let found = lower::trace(&body("the river is", "river", "Louvre"), &facts).unwrap_err();
+    let found =
+        lower::lower::<crate::spec::trace::TraceSpec>(&body("the river is", "river", "Louvre"), &facts)
+            .unwrap_err();
     assert_eq!((&*found.0[0].pointer, found.0[0].code), ("/corrupt/with", "length_mismatch"));
     assert!(found.0[0].fix.starts_with("begin the text with a space"), "{found:#?}");
 }

@@ -132,7 +132,9 @@ fn controls_that_would_only_repeat_the_patch_are_refused() {
     let of = |intervention: Value, control: &str| {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river has a"}}, "base": "a",
                           "interventions": [intervention], "controls": [control]});
-        crate::lower::patch(&body, &Fake::default()).err().map(|problems| problems.0[0].pointer.clone())
+        crate::lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .err()
+            .map(|problems| problems.0[0].pointer.clone())
     };
     let zero = || json!({"site": "z", "op": "zero"});
     let mean = || json!({"site": "z", "op": "mean", "source": {"mean_of": ["b"]}, "positions": "last"});

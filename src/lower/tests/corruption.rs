@@ -121,7 +121,7 @@ fn multivariate_noise_has_the_covariance_of_the_embedding_matrix() {
     let (table_mean, expected) = covariance(&table);
     let drawn = |mode: &str, k: f64| {
         let corrupt = json!({"method": "multivariate", "k": k, "mode": mode, "samples": 1000});
-        let lowered = lower::trace(&body(corrupt), &facts).unwrap();
+        let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body(corrupt), &facts).unwrap();
         assert_eq!(lowered.layout.case.sigma, None);
         let rows = noise(&lowered);
         let rows = rows.iter().flat_map(|(rows, _)| rows.chunks(8));
@@ -154,7 +154,7 @@ fn methods_draw_from_streams_of_their_own() {
     // Operation `noise` of patches, with the same seed, at the same place.
     let patch = json!({"runs": {"a": {"prompt": PROMPT}}, "base": "a", "target": " Paris",
                        "interventions": [{"site": "embed", "positions": [1, 2], "op": "noise", "sigma": {"abs": 1}}]});
-    let patch = lower::patch(&patch, &Fake::default()).unwrap();
+    let patch = lower::lower::<crate::spec::patch::PatchSpec>(&patch, &Fake::default()).unwrap();
     let Op::Add { source: Source::Constant(rows), .. } = &patch.plan.runs[1].edits[0].op else { panic!() };
     assert_ne!(rows.to_vec(), noise(&corrupted(json!({"sigma": {"abs": 1}})))[0].0);
 }
@@ -195,7 +195,8 @@ fn every_method_echoes_what_was_left_out() {
         }
         let echo = serde_json::to_value(corrupted(corrupt).layout.spec).unwrap();
         assert_eq!(echo["corrupt"], expected);
-        let again = lower::trace(&echo, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"));
+        let again = lower::lower::<crate::spec::trace::TraceSpec>(&echo, &Fake::default())
+            .unwrap_or_else(|p| panic!("{p:#?}"));
         assert_eq!(serde_json::to_value(again.layout.spec).unwrap(), echo);
     }
     let echo = |corrupt| serde_json::to_value(corrupted(corrupt).layout.spec).unwrap()["corrupt"].clone();
@@ -238,7 +239,10 @@ fn replaced_tokens_are_a_prompt_of_their_own_per_alternative() {
 
 #[test]
 fn replacements_of_another_number_of_tokens_are_shown_beside_what_they_replace() {
-    let found = lower::trace(&body(json!({"method": "replace_tokens", "with": " Rome"})), &Fake::default());
+    let found = lower::lower::<crate::spec::trace::TraceSpec>(
+        &body(json!({"method": "replace_tokens", "with": " Rome"})),
+        &Fake::default(),
+    );
     let problem = &found.unwrap_err().0[0];
     assert_eq!((&*problem.pointer, problem.code), ("/corrupt/with", "length_mismatch"));
     assert_eq!(problem.detail, "tokens 1 [\" Rome\"] where 2 [\" Eiffel\", \" Tower\"] are replaced");
@@ -340,7 +344,7 @@ fn bad_corruptions_name_their_field() {
     }
     let bos =
         json!({"method": "replace_tokens", "positions": [0], "include_bos": true, "with": [[id("The")]]});
-    let lowered = lower::trace(&body(bos), &facts).unwrap();
+    let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body(bos), &facts).unwrap();
     assert!(lowered.layout.case.common.lints.has("BOS_CORRUPTED"));
     assert_eq!(lowered.layout.case.corrupted_positions, [0]);
     for (run, expected) in [

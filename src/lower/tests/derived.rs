@@ -106,7 +106,7 @@ fn a_trace_tells_how_surely_its_strongest_cell_leads() {
     near(&derived["concentration"]["prob:target"]["positive"]["max_share"], &json!(1.0));
     assert_eq!(r["arms"]["hidden"]["argmax"]["prob:target"]["position"], 1, "as without `derive`");
     // Noising: cells are compared with the clean run, whose answer they lose.
-    let more = json!({"derive": ["leaves_base", "reaches_source"], "direction": "noising"});
+    let more = json!({"derive": ["leaves_base", "reaches_source"], "base": "clean"});
     let r = respond(more, (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
     let derived = &r["arms"]["hidden"]["derived"];
     let at = json!({"layer": 1, "token": {"id": 266, "text": " Rome"}, "trivial": false});

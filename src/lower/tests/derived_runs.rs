@@ -151,7 +151,7 @@ fn what_is_frozen_comes_first_holds_everywhere_and_is_never_swept() {
 #[test]
 fn a_clean_run_may_be_derived_too() {
     let run = json!({"runs": body(json!({"x": zero("a")}), json!({}))["runs"], "target": " Paris"});
-    let lowered = lower::run(&run, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&run, &Fake::default()).unwrap();
     assert_eq!(show(&lowered.plan, RunId(2)), ["mlp_out@1[3] = zero"]);
     assert_eq!(lowered.plan.readouts.len(), 3);
 }

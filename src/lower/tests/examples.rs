@@ -29,7 +29,7 @@ fn two_clean_runs_with_the_lens_parse() {
                  "capture": [{"site": "resid_post", "layers": "all", "positions": "all", "as": "handle"}]}});
     // The fake tokenizer spells " tide" and " waves", which both begin with a space.
     body["targets"]["water"] = json!([" tide", " water"]);
-    let lowered = lower::run(&body, &big()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &big()).unwrap();
     assert_eq!(lowered.plan.runs.len(), 2);
     assert_eq!(lowered.plan.captures.len(), 2 * 4);
     assert!(lowered.layout.captures.iter().all(|key| key.handle == Some(Dtype::F32)));
@@ -55,7 +55,7 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
         "metrics": ["prob:current", "kl:pun", "kl:literal", "top1_flip"],
         "normalise": {"zero": "literal", "one": "pun"},
         "controls": ["self_patch", "random_position"]});
-    let lowered = lower::patch(&body, &big()).unwrap();
+    let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &big()).unwrap();
     let grid = &lowered.layout.arm.grid;
     assert_eq!(grid.cells(), 4);
     let controls: Vec<(Control, usize)> =
@@ -64,7 +64,7 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
     assert_eq!(lowered.plan.scoring.kl_refs, [0, 1]);
     // Without `sweep` the same layers are patched jointly.
     body["sweep"] = json!([]);
-    let joint = lower::patch(&body, &big()).unwrap();
+    let joint = lower::lower::<crate::spec::patch::PatchSpec>(&body, &big()).unwrap();
     assert_eq!(joint.layout.arm.grid.cells(), 1);
     let cell = joint.plan.readouts[joint.layout.arm.grid.readouts[0]].run;
     assert_eq!(joint.plan.run(cell).edits.len(), 4);
@@ -79,10 +79,10 @@ fn the_trace_with_three_arms_parses() {
                     "samples": 10, "seed": 1},
         "arms": {"hidden": {"site": "resid_post", "window": 1}, "mlp": {"site": "mlp_out", "window": 10},
                  "attn": {"site": "attn_out", "window": 10}},
-        "layers": "all", "positions": "all", "direction": "denoising",
+        "layers": "all", "positions": "all", "base": "corrupted",
         "targets": {"ans": [" current"]}, "metrics": ["prob:ans", "logit:ans"],
         "expect_top1": "ans", "on_unexpected": "warn", "plot": ["svg"]});
-    let lowered = lower::trace(&body, &big()).unwrap();
+    let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body, &big()).unwrap();
     assert_eq!(lowered.layout.case.arms.names(), ["hidden", "mlp", "attn"]);
     assert_eq!(lowered.layout.case.corrupted.len(), 10);
     assert!(lowered.layout.case.common.lints.has("WINDOW_EXCEEDS_MODEL"), "a window of 10 on 4 layers");
@@ -91,7 +91,11 @@ fn the_trace_with_three_arms_parses() {
 #[test]
 fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
     let facts = Fake::default();
-    let run = lower::run(&json!({"prompt": "The Eiffel Tower is in the city of"}), &facts).unwrap();
+    let run = lower::lower::<crate::spec::run::RunSpec>(
+        &json!({"prompt": "The Eiffel Tower is in the city of"}),
+        &facts,
+    )
+    .unwrap();
     let echo = serde_json::to_value(&run.layout.spec).unwrap();
     let expected = json!({"runs": {"run": {"prompt": "The Eiffel Tower is in the city of"}}, "targets": {},
                           "metrics": [], "target_scoring": "first_token",
@@ -100,7 +104,7 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
 
     let patch = json!({"base": "The river has a strong water", "source": "Why do electricians know the",
                        "target": " current"});
-    let patch = lower::patch(&patch, &facts).unwrap();
+    let patch = lower::lower::<crate::spec::patch::PatchSpec>(&patch, &facts).unwrap();
     let echo = serde_json::to_value(&patch.layout.spec).unwrap();
     let interventions = json!([{"site": "resid_post", "layers": "all", "positions": "last", "window": 1,
                                 "op": "replace", "source": {"run": "source", "positions": "last"}}]);
@@ -108,12 +112,12 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
     assert_eq!(echo["sweep"], json!(["layers"]));
     assert_eq!(echo["metrics"], json!(["prob:target", "logprob:target"]));
     assert_eq!(echo["normalise"], json!({"zero": "base", "one": "source"}));
-    let again = lower::patch(&echo, &facts).unwrap();
+    let again = lower::lower::<crate::spec::patch::PatchSpec>(&echo, &facts).unwrap();
     assert_eq!(serde_json::to_value(&again.layout.spec).unwrap(), echo);
     assert_eq!(again.layout.common.plan_sha256, patch.layout.common.plan_sha256);
 
     let trace = json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"});
-    let trace = lower::trace(&trace, &facts).unwrap();
+    let trace = lower::lower::<crate::spec::trace::TraceSpec>(&trace, &facts).unwrap();
     let echo = serde_json::to_value(&trace.layout.spec).unwrap();
     assert_eq!(
         echo["runs"],
@@ -124,7 +128,7 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
                          "sigma": {"k": 3.0, "of": "subjects"}, "mode": "add", "samples": 10, "seed": 1,
                          "rng": "philox", "include_bos": false});
     assert_eq!(echo["corrupt"], corrupt);
-    let again = lower::trace(&echo, &facts).unwrap();
+    let again = lower::lower::<crate::spec::trace::TraceSpec>(&echo, &facts).unwrap();
     assert_eq!(serde_json::to_value(&again.layout.spec).unwrap(), echo);
 }
 
@@ -136,7 +140,8 @@ fn every_form_of_layers_positions_and_heads_is_understood() {
         let body = json!({"runs": {"a": {"prompt": prompt, "spans": {"subject": "Eiffel Tower"}},
                                    "b": {"prompt": "The river has a strong water"}},
                           "base": "a", "interventions": [intervention]});
-        let lowered = lower::patch(&body, &facts).unwrap_or_else(|p| panic!("{p:#?}"));
+        let lowered =
+            lower::lower::<crate::spec::patch::PatchSpec>(&body, &facts).unwrap_or_else(|p| panic!("{p:#?}"));
         let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
         let edits = &lowered.plan.run(run).edits;
         let layers: Vec<u32> = edits.iter().map(|e| e.at.layer).collect();
@@ -179,7 +184,9 @@ fn a_dry_run_names_one_request() {
         let found = &split(bad).unwrap_err().0[0];
         assert_eq!(format!("{} {}", found.pointer, found.code), expected);
     }
-    let inner = lower::trace(&json!({"prompt": "a"}), &Fake::default()).unwrap_err().under("/trace");
+    let inner = lower::lower::<crate::spec::trace::TraceSpec>(&json!({"prompt": "a"}), &Fake::default())
+        .unwrap_err()
+        .under("/trace");
     assert!(inner.0.iter().all(|p| p.pointer.starts_with("/trace/")), "{inner:?}");
 }
 

@@ -139,7 +139,7 @@ fn an_arm_of_a_trace_cuts_edges_of_the_unrestored_run() {
     let arm = |more: Value| {
         let mut arm = json!({"site": "scores", "op": "knockout", "keys": {"span": "subject"}});
         arm.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({"prompt": "The Eiffel Tower is", "subject": "Eiffel Tower", "target": " Paris", "direction": "noising",
+        json!({"prompt": "The Eiffel Tower is", "subject": "Eiffel Tower", "target": " Paris", "base": "clean",
                "arms": {"cut": arm}, "corrupt": {"sigma": {"abs": 0.5}, "samples": 2}})
     };
     let lowered = trace(&arm(json!({"positions": "last", "window": 3, "heads": [1]})));

@@ -9,8 +9,8 @@ use crate::lower;
 use crate::lower::layout::CellKey;
 use crate::lower::noise::{numpy_legacy, numpy_legacy_of};
 use crate::lower::select;
+use crate::lower::tautology::Triviality;
 use crate::lower::testing::{Fake, id};
-use crate::lower::trivial::Triviality;
 use crate::plan::{Address, EditGroup, Op, RunId, Source};
 use crate::spec::patch::Control;
 use crate::spec::site::Site;
@@ -57,7 +57,7 @@ fn a_denoising_trace_is_a_clean_root_corrupted_branches_and_a_branch_of_them_per
 
 #[test]
 fn noising_turns_base_and_source_around() {
-    let lowered = trace(&small_trace(json!({"direction": "noising"})));
+    let lowered = trace(&small_trace(json!({"base": "clean"})));
     let cell = lowered.plan.readouts[lowered.layout.case.arms.get("hidden").unwrap().grid.cell(5)[1]].run;
     assert_eq!(lowered.plan.run(cell).parent, Some(RunId(0)));
     assert_eq!(show(&lowered.plan, cell), ["resid_post@1[1] = run 2 [1]"]);
@@ -134,7 +134,10 @@ fn relative_sigma_is_the_deviation_of_the_subjects_embeddings() {
 fn bos_gets_no_noise_unless_it_is_named_and_allowed() {
     let facts = Fake { adds_bos: true, ..Fake::default() };
     let positions = |corrupt: Value| {
-        lower::trace(&json!({"prompt": "The Eiffel Tower", "target": " Paris", "corrupt": corrupt}), &facts)
+        lower::lower::<crate::spec::trace::TraceSpec>(
+            &json!({"prompt": "The Eiffel Tower", "target": " Paris", "corrupt": corrupt}),
+            &facts,
+        )
     };
     let all = positions(json!({"positions": "all"})).unwrap();
     assert_eq!(all.layout.case.corrupted_positions, [1, 2, 3]);
@@ -164,7 +167,12 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
                           "base": "a", "interventions": [{"site": site, "layers": 1, "positions": positions,
                                                           "source": {"run": "b"}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
+        lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap()
+            .layout
+            .arm
+            .grid
+            .trivial[0]
     };
     assert_eq!(cut(json!("all"), "resid_post"), Some(Triviality::Cut));
     assert_eq!(cut(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 can't differ");
@@ -175,7 +183,12 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river"}}, "base": "a",
                           "interventions": [{"site": "final_norm", "positions": "last",
                                              "source": {"run": "b", "positions": positions}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
+        lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap()
+            .layout
+            .arm
+            .grid
+            .trivial[0]
     };
     assert_eq!(normed(json!("last")), Some(Triviality::LastLayer));
     assert_eq!(normed(json!(0)), None, "read where the source is not");
@@ -188,7 +201,12 @@ fn restoring_every_position_after_noise_of_its_own_is_a_cut() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "target": " Paris",
                           "interventions": [noise, {"site": site, "layers": 1, "positions": positions,
                                                     "source": {"run": "a"}}], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
+        lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap()
+            .layout
+            .arm
+            .grid
+            .trivial[0]
     };
     assert_eq!(restored(json!("all"), "resid_post"), Some(Triviality::Cut));
     assert_eq!(restored(json!([1, 2, 3]), "resid_pre"), Some(Triviality::Cut), "position 0 has no noise");
@@ -202,7 +220,12 @@ fn later_edits_undo_a_cut_unless_they_copy_the_same_run() {
         let first = json!({"site": "resid_post", "layers": 1, "positions": "all", "source": {"run": "b"}});
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}, "b": {"prompt": "The river Tower is"}},
                           "base": "a", "interventions": [first, second], "allow_trivial": true});
-        lower::patch(&body, &Fake::default()).unwrap().layout.arm.grid.trivial[0]
+        lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap()
+            .layout
+            .arm
+            .grid
+            .trivial[0]
     };
     assert_eq!(with(json!({"site": "mlp_out", "layers": 2, "op": "zero"})), None);
     assert_eq!(with(json!({"site": "mlp_out", "layers": 0, "op": "zero"})), Some(Triviality::Cut));
@@ -221,7 +244,7 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
             {"site": "z", "layers": [1, 3], "positions": [0, 2], "heads": "all", "source": {"run": "b"}},
             {"site": "mlp_out", "layers": 2, "positions": "last", "op": "scale", "factor": 0.5}],
         "sweep": ["heads", "layers"]});
-    let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
     let grid = &lowered.layout.arm.grid;
     assert_eq!(
         grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
@@ -243,7 +266,7 @@ fn source_positions_follow_the_selector_in_the_source_run_and_sweeps_keep_pairs(
         "sweep": ["positions"]})
     };
     let edits = |body: Value| {
-        let lowered = lower::patch(&body, &Fake::default()).unwrap();
+        let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
         let readouts = lowered.layout.arm.grid.readouts.iter();
         readouts.flat_map(|r| show(&lowered.plan, lowered.plan.readouts[*r].run)).collect::<Vec<_>>()
     };
@@ -263,7 +286,7 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
     let rows = |intervention: Value| {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a",
                           "interventions": [intervention]});
-        let lowered = lower::patch(&body, &Fake::default()).unwrap();
+        let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
         let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
         let op = lowered.plan.run(run).edits[0].op.clone();
         match op {
@@ -291,7 +314,9 @@ fn legacy_noise_has_numbers_of_its_own_at_every_site_and_layer() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a", "sweep": sweep, "interventions": [
             {"site": site, "layers": layers, "positions": positions, "op": "noise", "sigma": {"abs": 0.5}, "seed": 7,
              "rng": "numpy_legacy"}]});
-        let plan = lower::patch(&body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}")).plan;
+        let plan = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+            .unwrap_or_else(|p| panic!("{p:#?}"))
+            .plan;
         let edits = plan.runs.iter().flat_map(|run| &run.edits);
         let constant = |op: &Op| match op {
             Op::Add { source: Source::Constant(rows), .. } => rows.to_vec(),
@@ -319,8 +344,21 @@ fn legacy_noise_has_numbers_of_its_own_at_every_site_and_layer() {
 fn lints_come_in_the_order_of_the_request_and_strict_refuses_them() {
     let codes = |endpoint: &str, body: Value| {
         let lints = match endpoint {
-            "trace" => lower::trace(&body, &Fake::default()).unwrap().layout.case.common.lints,
-            _ => lower::patch(&body, &Fake::default()).unwrap().layout.common.lints,
+            "trace" => {
+                lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default())
+                    .unwrap()
+                    .layout
+                    .case
+                    .common
+                    .lints
+            }
+            _ => {
+                lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
+                    .unwrap()
+                    .layout
+                    .common
+                    .lints
+            }
         };
         lints.0.iter().map(|l| format!("{} {}", l.code, l.pointer)).collect::<Vec<_>>()
     };
@@ -346,7 +384,7 @@ fn lints_come_in_the_order_of_the_request_and_strict_refuses_them() {
     assert_eq!(codes("patch", itself), ["SELF_PATCH /interventions/0/source"]);
     let mut strict = sets;
     strict["strict"] = json!(true);
-    let refused = lower::patch(&strict, &Fake::default()).unwrap_err();
+    let refused = lower::lower::<crate::spec::patch::PatchSpec>(&strict, &Fake::default()).unwrap_err();
     let codes: Vec<&str> = refused.0.iter().map(|p| p.code).collect();
     assert_eq!(codes, ["TARGET_SETS_OVERLAP", "WINDOW_EXCEEDS_MODEL", "LENGTH_MISMATCH"]);
 }
@@ -358,7 +396,7 @@ fn a_full_trace_of_three_arms_and_a_long_prompt_is_within_the_default_limits() {
     facts.config.max_positions = 256;
     let body = json!({"prompt": "The".to_owned() + &"x".repeat(127), "subject": "The", "target": " Paris",
                       "arms": ["hidden", "mlp", "attn"]});
-    let lowered = lower::trace(&body, &facts).unwrap();
+    let lowered = lower::lower::<crate::spec::trace::TraceSpec>(&body, &facts).unwrap();
     assert_eq!(lowered.plan.runs.len(), 1 + 10 + 3 * 30 * 128 * 10 + 1);
     let trivial = lowered.layout.case.arms.map(|_, grid| grid.grid.trivial.iter().flatten().count());
     assert_eq!(trivial.0.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [1, 0, 0]);

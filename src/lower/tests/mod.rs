@@ -20,7 +20,7 @@ mod corruption;
 mod derived;
 mod derived_runs;
 mod examples;
-mod given;
+mod stored_source;
 mod knockout;
 mod lints;
 mod lowering;
@@ -41,17 +41,17 @@ use crate::spec::problem::Problems;
 /// Problems of a body sent to one of the endpoints, as `pointer code`.
 fn problems(endpoint: &str, body: &Value, facts: &Fake) -> Vec<String> {
     let found: Result<(), Problems> = match endpoint {
-        "run" => lower::run(body, facts).map(|_| ()),
-        "patch" => lower::patch(body, facts).map(|_| ()),
-        "trace" => lower::trace(body, facts).map(|_| ()),
-        "align" => lower::align(body, facts).map(|_| ()),
+        "run" => lower::lower::<crate::spec::run::RunSpec>(body, facts).map(|_| ()),
+        "patch" => lower::lower::<crate::spec::patch::PatchSpec>(body, facts).map(|_| ()),
+        "trace" => lower::lower::<crate::spec::trace::TraceSpec>(body, facts).map(|_| ()),
+        "align" => lower::lower::<crate::spec::align::AlignSpec>(body, facts).map(|_| ()),
         _ => crate::result::common::tokenize(body, facts).map(|_| ()),
     };
     found.err().unwrap_or_default().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect()
 }
 
 fn trace(body: &Value) -> Lowered<TraceLayout> {
-    lower::trace(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
+    lower::lower::<crate::spec::trace::TraceSpec>(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
 }
 
 fn patch(body: &Value) -> Lowered<PatchLayout> {
@@ -59,7 +59,7 @@ fn patch(body: &Value) -> Lowered<PatchLayout> {
 }
 
 fn patch_with(body: &Value, facts: &Fake) -> Lowered<PatchLayout> {
-    lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}"))
+    lower::lower::<crate::spec::patch::PatchSpec>(body, facts).unwrap_or_else(|p| panic!("{p:#?}"))
 }
 
 /// An edit as `site@layer[positions] = op`.

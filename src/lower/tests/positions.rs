@@ -30,7 +30,7 @@ fn copies(lowered: &Lowered<PatchLayout>) -> Vec<Vec<[u32; 2]>> {
 }
 
 fn patch(body: &Value) -> Lowered<PatchLayout> {
-    lower::patch(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
+    lower::lower::<crate::spec::patch::PatchSpec>(body, &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
 }
 
 #[test]
@@ -63,7 +63,11 @@ fn a_class_without_tokens_is_an_error_that_says_what_to_name() {
     ] {
         assert_eq!(problems("patch", &by(positions.clone()), &Fake::default()), [expected], "{positions}");
     }
-    let found = lower::patch(&by(json!({"class": "middle_subject"})), &Fake::default()).unwrap_err();
+    let found = lower::lower::<crate::spec::patch::PatchSpec>(
+        &by(json!({"class": "middle_subject"})),
+        &Fake::default(),
+    )
+    .unwrap_err();
     assert_eq!(
         found.0[0].detail,
         "the run has no middle_subject token: its \"subject\" covers [1, 3) of 8 tokens"

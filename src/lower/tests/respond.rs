@@ -127,7 +127,7 @@ fn a_traces_effects_are_paired_by_sample_and_its_recovery_is_a_share_of_the_tota
 
 #[test]
 fn noising_is_measured_from_the_clean_run() {
-    let r = respond(json!({"direction": "noising"}), (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
+    let r = respond(json!({"base": "clean"}), (0.8, " Paris"), [0.2, 0.4], [0.5, 0.6, 0.8, 0.8]);
     let arm = &r["arms"]["hidden"];
     near(&arm["effects"]["prob:target"]["mean"], &json!([[-0.25, 0.0]]));
     near(&arm["recovery"]["prob:target"], &json!([[0.5, 0.0]]));
@@ -219,7 +219,7 @@ pub(super) fn patch_response(more: Value, control_logit: f32, source_logit: f32)
     let mut body = json!({"base": "The Eiffel Tower is", "source": "The river has", "target": " Paris",
                           "metrics": ["logit:target", "top1_flip"]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
     let with = |logit: f32, top: &str| Score { logits: vec![logit], ..score(&[1.0], top) };
     // Roots, then of each layer the control, if any, and the cell.
     let mut scores = vec![with(1.0, " Rome"), with(source_logit, " Paris")];
@@ -280,7 +280,7 @@ fn the_self_patch_control_shows_its_largest_effect() {
 fn a_joint_patch_has_no_axes_and_plain_numbers() {
     let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a",
                       "interventions": [{"site": "mlp_out", "op": "zero"}]});
-    let lowered = lower::patch(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
     let scores = vec![
         Score { kl: vec![0.0], ..score(&[], " Rome") },
         Score { kl: vec![0.25], ..score(&[], " Paris") },
@@ -304,7 +304,7 @@ fn sets_add_their_probabilities_and_take_the_best_rank() {
                       "metrics": ["prob:x", "logprob:x", "logit:x", "rank:x", "logit_diff:x-y"],
                       "read": {"capture": [{"site": "mlp_out", "layers": [0, 2], "positions": [-1]},
                                            {"site": "embed", "positions": [0, 1]}]}});
-    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let mut scored = score(&[0.1, 0.2, 0.05], " the");
     scored.log_sum_exp = 2.0_f64.ln();
     let mut output = output(vec![scored]);
@@ -332,7 +332,7 @@ fn captures_by_handle_are_not_returned_and_tell_what_their_format_cannot_hold() 
     let codes = |dtype: &str, largest: f32| {
         let body = json!({"prompt": "The", "read": {"capture": [
             {"site": "resid_post", "layers": 0, "as": "handle", "dtype": dtype}]}});
-        let lowered = lower::run(&body, &Fake::default()).unwrap();
+        let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
         let mut output = output(vec![score(&[], " Rome")]);
         output.captures = vec![vec![largest; 8]];
         let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
@@ -352,7 +352,7 @@ fn runs_that_agree_on_every_target_show_no_contrast() {
         let mut body = json!({"runs": {"a": {"prompt": "The"}, "b": {"prompt": "Why"}},
                               "targets": {"x": [" Paris"], "y": [" Rome"]}, "metrics": ["prob:x"]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let lowered = lower::run(&body, &Fake::default()).unwrap();
+        let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
         let output = output(vec![score(&[0.5, 0.2], " Rome"), score(second, " London")]);
         let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
         let r = serde_json::to_value(r).unwrap();
@@ -372,7 +372,7 @@ fn a_patch_between_runs_that_agree_on_the_target_shows_no_contrast() {
     let codes = |more: Value, source: f64| {
         let mut body = json!({"base": "The Eiffel Tower is", "source": "The river has", "target": " Paris"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let lowered = lower::patch(&body, &Fake::default()).unwrap();
+        let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
         let mut scores = vec![score(&[0.5], " Rome"), score(&[source], " Paris")];
         scores.resize(lowered.plan.readouts.len(), score(&[0.7], " Rome"));
         let resolved = resolved(&lowered.plan);
@@ -391,7 +391,7 @@ fn a_patch_between_runs_that_agree_on_the_target_shows_no_contrast() {
 #[test]
 fn runs_that_favour_the_same_token_show_no_contrast() {
     let body = json!({"runs": {"a": {"prompt": "The"}, "b": {"prompt": "Why"}}});
-    let lowered = lower::run(&body, &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let codes = |second: &str| {
         let output = output(vec![score(&[], " Rome"), score(&[], second)]);
         let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();

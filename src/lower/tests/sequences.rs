@@ -19,7 +19,7 @@ fn texts_of_several_tokens_are_sequences_and_single_tokens_stay_targets() {
         json!({"prompt": PROMPT, "targets": {"x": [" the city", " Paris"], "y": [" the city of", " the city"]},
                "metrics": ["prob:x", "logit_diff:x-y"], "target_scoring": scoring})
     };
-    let lowered = lower::run(&body("joint"), &Fake::default()).unwrap();
+    let lowered = lower::lower::<crate::spec::run::RunSpec>(&body("joint"), &Fake::default()).unwrap();
     let scoring = &lowered.plan.scoring;
     assert_eq!(scoring.targets, ids(&[" the", " Paris"]));
     let sequences: Vec<&[u32]> = scoring.sequences.iter().map(|s| &**s).collect();
@@ -30,11 +30,11 @@ fn texts_of_several_tokens_are_sequences_and_single_tokens_stay_targets() {
     let y = [Member::Sequence { index: 1, per: 1 }, Member::Sequence { index: 0, per: 1 }];
     assert_eq!(common.measures[1].reads, [Reads::Difference(x.to_vec(), y.to_vec())]);
     assert_eq!(common.targets.sets.get("y").unwrap()[0].text, " the city of");
-    let mean = lower::run(&body("mean_logprob"), &Fake::default()).unwrap();
+    let mean = lower::lower::<crate::spec::run::RunSpec>(&body("mean_logprob"), &Fake::default()).unwrap();
     let x = [Member::Sequence { index: 0, per: 2 }, Member::Token(1)];
     assert_eq!(mean.layout.common.measures[0].reads, [Reads::Set(x.to_vec())]);
     // By the first token alone, words that begin alike are one.
-    let first = lower::run(&body("first_token"), &Fake::default()).unwrap();
+    let first = lower::lower::<crate::spec::run::RunSpec>(&body("first_token"), &Fake::default()).unwrap();
     assert!(first.plan.scoring.sequences.is_empty());
     assert_eq!(first.layout.common.measures[0].reads, [Reads::Set(vec![Member::Token(0), Member::Token(1)])]);
     assert_eq!(first.layout.common.targets.sets.get("y").unwrap().len(), 1);
@@ -46,7 +46,7 @@ fn positions_mean_the_prompt_whatever_follows_it() {
     let trace = |scoring: &str| {
         let body = json!({"prompt": PROMPT, "subject": "Eiffel", "target": " the city of", "positions": "all",
                           "corrupt": {"samples": 5}, "target_scoring": scoring});
-        lower::trace(&body, &Fake::default()).unwrap()
+        lower::lower::<crate::spec::trace::TraceSpec>(&body, &Fake::default()).unwrap()
     };
     let (joint, first) = (trace("joint"), trace("first_token"));
     assert_eq!(

@@ -151,7 +151,7 @@ impl Example {
             seed: 1,
             level: 0.95,
             stats: vec![],
-            top_k: Some(5),
+            topk: Some(5),
             order: Order::Effect,
             compare_arms: true,
         };

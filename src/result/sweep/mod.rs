@@ -65,7 +65,7 @@ pub struct SweepOutcome {
     pub derived: Vec<Value>,
     /// What was written by the cells.
     pub receipt: EditStats,
-    /// The cells themselves; left out with `"keep": {"per_case": false}`.
+    /// The cells themselves; left out with `"keep": {"cells": false}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cells: Option<Cells>,
     /// Total effects below this are divided by nothing: `recovery` is null.
@@ -123,7 +123,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
             format!("{lost} cells could not be computed: the engine died of them, or memory ran out");
         nulls.add("/cells", reason);
     }
-    reasons(&observed, &found, receipt, spec.keep.per_case, &mut nulls);
+    reasons(&observed, &found, receipt, spec.keep.cells, &mut nulls);
     let Observed { metrics, arms, cases, cells } = observed;
     SweepOutcome {
         model: facts.model.clone(),
@@ -139,7 +139,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         averages: found,
         derived,
         receipt,
-        cells: spec.keep.per_case.then_some(cells),
+        cells: spec.keep.cells.then_some(cells),
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         nulls: nulls.0.iter().map(json_of).collect(),
         lints: facts.lints.iter().cloned().chain(lints.0.iter().map(json_of)).collect(),

@@ -2,7 +2,7 @@
 //!
 //! - `cells`: a row for each metric and cell: case, group, arm, layer, position, token_class, head, dim, metric, value,
 //!   effect, effect_se, total_effect, recovery, trivial, exact_null. The total effect is the case's, `recovery` the effect's
-//!   share of it. None with `"keep": {"per_case": false}`.
+//!   share of it. None with `"keep": {"cells": false}`.
 //! - `averages`: a row for each average: group (empty: all cases), arm, layer, position, token_class, head, dim, metric, mean,
 //!   se, ci_low, ci_high, ci_t_low, ci_t_high, n, median, trimmed_mean (empty if not asked for), recovery, recovery_ci_low,
 //!   recovery_ci_high, total_effect, total_effect_ci_low, total_effect_ci_high, cells, trivial, exact_null.

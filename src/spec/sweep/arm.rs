@@ -40,13 +40,6 @@ impl Ends {
     pub(super) fn read(fields: &Fields<'_>, has_corrupted: bool, clean: &str, out: &mut Problems) -> Self {
         let mut base = fields.get("base").and_then(|n| n.name(out));
         let mut reference = fields.get("reference").and_then(|n| n.name(out));
-        if let Some(node) = fields.get("normalise") {
-            fields.exclude("normalise", &["reference"], out);
-            if let Some(ends) = node.fields(&["zero", "one"], out) {
-                base = base.or(ends.get("zero").and_then(|n| n.name(out)));
-                reference = ends.need("one", "name the run that counts as 1", out).and_then(|n| n.name(out));
-            }
-        }
         if has_corrupted {
             let base = base.get_or_insert_with(|| CORRUPTED.to_owned());
             let other = if base == CORRUPTED { clean } else { CORRUPTED };
@@ -96,7 +89,7 @@ fn preset(name: &str, ends: &Ends) -> Option<(String, SweepArm)> {
 
 impl SweepArm {
     /// An arm of a trace: the reference's states in the base, or edges of attention that are cut in it; above what is written,
-    /// the base's states are held at the sites that the arm severs.
+    /// the base's states are held at the sites that the arm freezes.
     pub fn restoring(arm: &Arm, layers: &Layers, positions: &Positions, base: &str, reference: &str) -> Self {
         let everywhere = |site: Site, layers: &Layers, op| Intervention {
             site,
@@ -120,7 +113,7 @@ impl SweepArm {
             ..everywhere(arm.site, layers, op)
         };
         let held = |site: &Site| everywhere(*site, &Layers::ABOVE, OpSpec::Freeze { source: None });
-        let interventions = std::iter::once(written).chain(arm.sever.iter().map(held)).collect();
+        let interventions = std::iter::once(written).chain(arm.freeze.iter().map(held)).collect();
         Self {
             base: base.to_owned(),
             reference: Some(reference.to_owned()),

@@ -49,7 +49,7 @@ pub struct Averaging {
     pub ci: Bootstrap,
     /// The strongest averages, listed with p-values that allow for the choice among all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<TopK>,
+    pub topk: Option<TopK>,
     /// What is compared beside groups: `arm` subtracts the averages of every two arms, case by case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -109,7 +109,7 @@ impl Averaging {
         };
         let mut by = vec![Key::Arm];
         by.extend(sweep.iter().map(of_axis));
-        Self { by, stats: Vec::new(), ci: Bootstrap::default(), top_k: None, compare: Vec::new() }
+        Self { by, stats: Vec::new(), ci: Bootstrap::default(), topk: None, compare: Vec::new() }
     }
 
     /// Whether a request's `aggregate` tells groups apart.
@@ -119,7 +119,7 @@ impl Averaging {
     }
 
     pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["by", "stats", "ci", "top_k", "compare"], out)?;
+        let fields = node.fields(&["by", "stats", "ci", "topk", "compare"], out)?;
         let by = fields.need("by", "list what is told apart: [\"arm\", \"layer\", \"token_class\"]", out);
         let mut by = by.and_then(|n| n.each(out, |n, out| n.choice(&Key::ALL, &[], out))).unwrap_or_default();
         for i in (1..by.len()).filter(|&i| by[..i].contains(&by[i])) {
@@ -134,12 +134,12 @@ impl Averaging {
             by.insert(0, Key::Arm);
         }
         let stats = fields.get("stats").and_then(|n| Stat::read(&n, out)).unwrap_or_default();
-        let top_k = fields.get("top_k").and_then(|n| read_top(&n, out));
+        let topk = fields.get("topk").and_then(|n| read_top(&n, out));
         let compare = fields
             .get("compare")
             .and_then(|n| n.each(out, |n, out| n.choice(&[("arm", Key::Arm)], &[], out)));
         let ci = fields.get("ci").and_then(|n| Bootstrap::read(&n, out)).unwrap_or_default();
-        Some(Self { by, stats, ci, top_k, compare: compare.unwrap_or_default() })
+        Some(Self { by, stats, ci, topk, compare: compare.unwrap_or_default() })
     }
 }
 

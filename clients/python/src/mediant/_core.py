@@ -207,7 +207,7 @@ def nest(fields: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             body[outer] = {**body.get(outer, {}), inner: plain(value)}
     if "keep_wrong" in body:
-        body["filters"] = {**body.get("filters", {}), "expect_top1": not body.pop("keep_wrong")}
+        body["filters"] = {**body.get("filters", {}), "expect_top1": False if body.pop("keep_wrong") else "target"}
     return body
 
 

@@ -276,6 +276,15 @@ class DatasetView(TypedDict):
     sha256: str
 
 
+class DatasetsInUse(TypedDict):
+    """
+    Stored data sets.
+    """
+
+    bytes: int
+    count: int
+
+
 Derive: TypeAlias = Literal['leaves_base', 'reaches_source', 'half_recovery_layer', 'argmax', 'concentration']
 
 
@@ -342,6 +351,9 @@ class Estimate(TypedDict):
 EveryWord: TypeAlias = Literal['every']
 
 
+Expected: TypeAlias = str | Literal[False]
+
+
 class FieldProblem(TypedDict):
     """
     One thing wrong with one field of a request.
@@ -358,7 +370,7 @@ class Filters(TypedDict):
     Which cases count. The others are dropped, and listed with the reason. Probabilities are those of the target.
     """
 
-    expect_top1: NotRequired[bool]
+    expect_top1: NotRequired[Expected]
     min_clean_prob: NotRequired[float | None]
     min_total_effect: NotRequired[float | None]
 
@@ -464,6 +476,16 @@ JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace']
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
 
 
+class JobsInUse(TypedDict):
+    """
+    Jobs that are not over.
+    """
+
+    queued: int
+    queued_limit: int
+    running: int
+
+
 class Keep(TypedDict):
     """
     What is kept beside means.
@@ -485,7 +507,7 @@ class KeepCells(TypedDict):
     What is kept of a sweep beside averages.
     """
 
-    per_case: NotRequired[bool]
+    cells: NotRequired[bool]
 
 
 class KeptActivation(TypedDict):
@@ -787,6 +809,7 @@ class ReadinessReport(TypedDict):
     Answer of `/readyz`.
     """
 
+    keys: str
     reason: NotRequired[str | None]
     status: str
 
@@ -878,6 +901,14 @@ class RopeScaling3(DynamicScaling):
     type: Literal['dynamic']
 
 
+class RotateBody(TypedDict):
+    """
+    How a key is replaced.
+    """
+
+    grace_s: NotRequired[int | None]
+
+
 class RunForm1(TypedDict):
     """
     A prompt.
@@ -922,6 +953,9 @@ class Sampled(Estimate):
 
     n: int
     samples: list[float | None]
+
+
+Scope: TypeAlias = Literal['run', 'sweep', 'upload', 'admin']
 
 
 class SelfPatch(TypedDict):
@@ -1008,6 +1042,9 @@ class SpanText1(TypedDict):
 
 
 SpanText: TypeAlias = str | list[int] | SpanText1
+
+
+Standing: TypeAlias = Literal['active', 'expired', 'revoked']
 
 
 Stat: TypeAlias = Literal['median', 'trimmed_mean']
@@ -1492,6 +1529,16 @@ class GroupDifference(TypedDict):
     of: list[str]
 
 
+class InUse(TypedDict):
+    """
+    What an owner has.
+    """
+
+    activations: NotRequired[ActivationUsage | None]
+    datasets: DatasetsInUse
+    jobs: JobsInUse
+
+
 class JobView(TypedDict):
     """
     A job.
@@ -1517,6 +1564,42 @@ class JobView(TypedDict):
     state: JobState
 
 
+class Key(TypedDict):
+    """
+    A key, without its token.
+    """
+
+    created: str
+    expires: NotRequired[str | None]
+    follows: NotRequired[str | None]
+    id: str
+    last_used: NotRequired[str | None]
+    name: str
+    owner: str
+    revoked: NotRequired[str | None]
+    scopes: list[Scope]
+    standing: Standing
+
+
+class KeyBody(TypedDict):
+    """
+    What a new key is to be.
+    """
+
+    name: NotRequired[str | None]
+    owner: str
+    scopes: NotRequired[list[Scope] | None]
+    ttl_s: NotRequired[int | None]
+
+
+class KeyList(TypedDict):
+    """
+    Keys, without their tokens.
+    """
+
+    keys: list[Key]
+
+
 class Lint(TypedDict):
     """
     A remark about an experiment.
@@ -1527,6 +1610,17 @@ class Lint(TypedDict):
     fix: str
     severity: Severity
     where: str
+
+
+class Me(TypedDict):
+    """
+    Who asks, what they may do, and what they have here.
+    """
+
+    in_use: InUse
+    key: NotRequired[Key | None]
+    owner: str
+    scopes: list[Scope]
 
 
 class Method6(TypedDict):
@@ -1550,6 +1644,14 @@ class MetricOf(TypedDict):
     min: NotRequired[float | None]
     of: Of
     unit: Unit
+
+
+class NewKey(Key):
+    """
+    A key that has just been made.
+    """
+
+    token: str
 
 
 class Operation(TypedDict):
@@ -1854,11 +1956,11 @@ class Arm(TypedDict):
     """
 
     dims: NotRequired[Dims | None]
+    freeze: NotRequired[list[Site]]
     heads: NotRequired[Heads | None]
     keys: NotRequired[Positions | None]
     op: NotRequired[ArmOp | None]
     positions: NotRequired[Positions | None]
-    sever: NotRequired[list[Site]]
     site: Site
     window: NotRequired[int]
 
@@ -1916,7 +2018,7 @@ class AveragingForm(TypedDict):
     ci: NotRequired[IntervalForm | None]
     compare: NotRequired[list[AverageKey] | None]
     stats: NotRequired[list[str] | None]
-    top_k: NotRequired[TopForm | None]
+    topk: NotRequired[TopForm | None]
 
 
 class Basis1(TypedDict):
@@ -2701,7 +2803,6 @@ SweepBody = TypedDict(
         'keep': NotRequired[KeepCells | None],
         'metrics': NotRequired[list[str] | None],
         'model': NotRequired[str | None],
-        'normalise': NotRequired[Normalise | None],
         'output': NotRequired[list[str] | None],
         'priority': NotRequired[str | None],
         'read': NotRequired[Any],
@@ -2726,11 +2827,11 @@ class TraceSpec(Experiment):
     """
 
     arms: NotRequired[ArmsForm]
+    base: NotRequired[str]
     controls: NotRequired[list[Control]]
     corrupt: NotRequired[Corruption]
     derive: NotRequired[list[Derive]]
-    direction: NotRequired[Direction]
-    expect_top1: NotRequired[str | None]
+    expect_top1: NotRequired[Expected | None]
     keep: NotRequired[Keep]
     layers: NotRequired[Layers]
     on_unexpected: NotRequired[OnUnexpected]
@@ -2770,9 +2871,9 @@ class CasesSpec(TypedDict):
     aggregate: Aggregate
     allow_trivial: bool
     arms: ArmsForm
+    base: str
     cases: list[Case]
     corrupt: Corruption
-    direction: Direction
     filters: Filters
     keep: KeepCases
     layers: Layers
@@ -2902,11 +3003,11 @@ TraceBody = TypedDict(
         'target_scoring': NotRequired[TargetScoring],
         'targets': NotRequired[dict[str, Vec]],
         'arms': NotRequired[ArmsForm],
+        'base': NotRequired[str],
         'controls': NotRequired[list[Control]],
         'corrupt': NotRequired[Corruption],
         'derive': NotRequired[list[Derive]],
-        'direction': NotRequired[Direction],
-        'expect_top1': NotRequired[str | None],
+        'expect_top1': NotRequired[Expected | None],
         'keep': NotRequired[Keep2 | Keep],
         'layers': NotRequired[Layers],
         'on_unexpected': NotRequired[OnUnexpected],

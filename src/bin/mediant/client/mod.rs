@@ -1,6 +1,7 @@
 //! The command line as a client of a server: submit, watch, result, cancel.
 
 mod bar;
+mod key;
 mod server;
 mod sse;
 
@@ -11,12 +12,13 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+pub(crate) use self::key::{KeyArgs, key};
 use self::server::Server;
 
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// The server's address
+    /// The server's address; a key's token, if it needs one, is taken from $MEDIANT_KEY
     #[arg(long, value_name = "URL", env = "MEDIANT_SERVER", default_value = "http://127.0.0.1:8080")]
     pub(crate) server: String,
 }

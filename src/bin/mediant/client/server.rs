@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde_json::Value;
 
@@ -66,9 +67,26 @@ impl Server {
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        let http =
-            reqwest::Client::builder().connect_timeout(CONNECT).build().context("cannot make a client")?;
-        Ok(Self { http, url })
+        let builder = reqwest::Client::builder().connect_timeout(CONNECT).default_headers(authorization()?);
+        Ok(Self { http: builder.build().context("cannot make a client")?, url })
+    }
+
+    /// What the server says to a request with or without a body.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let request = self.request(method, path)?;
+        json(
+            self.send(match body {
+                Some(body) => request.json(body),
+                None => request,
+            })
+            .await?,
+        )
+        .await
     }
 
     /// Stores cases; the id of the set.
@@ -131,6 +149,21 @@ impl Server {
         let refusal = refusal(status.as_u16(), &text);
         if status.is_client_error() { Err(Refused(refusal).into()) } else { bail!("{refusal}") }
     }
+}
+
+/// The token in $MEDIANT_KEY as a header. Not a flag: other users of the machine see those.
+fn authorization() -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if let Ok(token) = std::env::var("MEDIANT_KEY")
+        && !token.is_empty()
+    {
+        // What is wrong with it is not said: that would show it.
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.map_err(|_| anyhow::anyhow!("$MEDIANT_KEY is not a key's token"))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    Ok(headers)
 }
 
 async fn json(response: Response) -> anyhow::Result<Value> {

@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::facts::Facts;
-use super::run::width;
 use crate::activations::{ActivationSet, StoreError, position_list, position_slot, position_slots};
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::{Layers, PositionWord, Positions};
@@ -63,7 +62,7 @@ impl Given {
                 return None;
             }
         };
-        let (own, written) = (set.meta.shape[2], width(wanted.site, facts.config()));
+        let (own, written) = (set.meta.shape[2], facts.config().site_width(wanted.site, 0));
         if own != written {
             let detail = format!(
                 "rows of {own} numbers, captured at {}; site {} has {written}",

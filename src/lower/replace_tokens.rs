@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Prepared;
-use super::corrupt::{Corrupted, corrupted_positions};
+use super::corrupted::{Corrupted, corrupted_positions};
 use super::diff::differing;
 use super::facts::{Facts, Words};
 use super::layout::Replaced;
 use super::lint::Lints;
 use super::measure::quoted;
+use super::prepare::Prepared;
 use super::prompts::{Span, TokenRun, find};
 use crate::plan::{Plan, RunId};
 use crate::spec::corruption::{Corruption, Method, ReplaceTokens, Replacement, RunNames};

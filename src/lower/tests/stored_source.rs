@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::problems;
-use crate::activations::{Draft, LOCAL, Origin, Quota, Store, Timestamp};
+use crate::activations::{Draft, Origin, Quota, Store, Timestamp};
 use crate::lower;
 use crate::lower::testing::Fake;
+use crate::owner::LOCAL;
 use crate::plan::{Op, Source};
 use crate::spec::dtype::Dtype;
 use crate::spec::site::Site;
@@ -50,7 +51,8 @@ type Written = (u32, Vec<u32>, u32, Arc<[f32]>);
 
 /// Every edit of every cell.
 fn constants(body: &Value, facts: &Fake) -> Vec<Written> {
-    let plan = lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
+    let plan =
+        lower::lower::<crate::spec::patch::PatchSpec>(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
     let edits = plan.runs.into_iter().flat_map(|run| run.edits);
     let constant = |op| match op {
         Op::Replace(Source::Constant(rows)) | Op::Add { source: Source::Constant(rows), .. } => rows,
@@ -85,7 +87,7 @@ fn cells_share_the_numbers_that_they_write() {
         .as_array_mut()
         .unwrap()
         .push(json!({"site": "mlp_out", "layers": "all", "op": "zero"}));
-    let plan = lower::patch(&body, &facts).unwrap().plan;
+    let plan = lower::lower::<crate::spec::patch::PatchSpec>(&body, &facts).unwrap().plan;
     let rows: Vec<&Arc<[f32]>> = plan
         .runs
         .iter()
@@ -107,7 +109,7 @@ fn what_all_interventions_hold_together_is_bounded_and_cells_do_not_count() {
     let second = two["interventions"][0].clone();
     two["interventions"].as_array_mut().unwrap().push(second);
     facts.limits.noise_elements = 96;
-    assert!(lower::patch(&one, &facts).is_ok());
+    assert!(lower::lower::<crate::spec::patch::PatchSpec>(&one, &facts).is_ok());
     assert_eq!(problems("patch", &two, &facts), ["/interventions/1 limit_exceeded"]);
     facts.limits.noise_elements = 95;
     assert_eq!(problems("patch", &one, &facts), ["/interventions/0 limit_exceeded"]);
@@ -139,7 +141,8 @@ fn layers_of_a_set_are_read_one_by_one() {
 
 /// Layer, first column and basis of every edit.
 fn bases(body: &Value, facts: &Fake) -> Vec<(u32, u32, Arc<[f32]>)> {
-    let plan = lower::patch(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
+    let plan =
+        lower::lower::<crate::spec::patch::PatchSpec>(body, facts).unwrap_or_else(|p| panic!("{p:#?}")).plan;
     let edits = plan.runs.into_iter().flat_map(|run| run.edits);
     let basis = |op| match op {
         Op::Project { basis, .. } => basis,

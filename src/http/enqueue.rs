@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde_json::Value;
 
 use super::body::Posted;
-use super::wants::{Wants, accepted, take_async};
+use super::prefer::{Wants, accepted, take_async};
 use super::{AppState, Problem, json};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::Asked;

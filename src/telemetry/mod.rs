@@ -1,4 +1,6 @@
-//! Logging: one `tracing` subscriber on standard error, as text or JSON lines.
+//! What a server says of itself: a log on standard error, as text or JSON lines, and [`metrics`].
+
+pub mod metrics;
 
 use std::io::IsTerminal;
 

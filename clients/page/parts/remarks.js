@@ -1,0 +1,31 @@
+import { html, css, LitElement } from '../vendor/lit.js';
+import { base } from '../style.js';
+
+/** Remarks of the server, and what it refused: each with its cure. */
+export class RemarkList extends LitElement {
+  static properties = { lints: { attribute: false }, problem: { attribute: false } };
+  static styles = [base, css`
+    .lint, .problem { border-inline-start: 4px solid var(--accent); background: var(--info-bg); padding: .35rem .7rem; margin: .3rem 0; border-radius: .2rem; overflow-wrap: anywhere; }
+    .warning { border-color: var(--warn); background: var(--warn-bg); }
+    .problem, .error { border-color: var(--err); background: var(--err-bg); }
+    b { font-weight: 600; }
+    code { color: var(--dim); }
+  `];
+
+  render() {
+    const { problem } = this;
+    const seen = new Set();
+    const lints = (this.lints ?? []).filter(({ code, detail }) => {
+      const mark = `${code} ${detail}`;
+      return !seen.has(mark) && seen.add(mark);
+    });
+    // What begins with a name, as `prob:target`, keeps its small letter.
+    const sentence = text => (/^\w+( |$)/.test(text) ? text.charAt(0).toUpperCase() + text.slice(1) : text) + (/[.!?]$/.test(text) ? '' : '.');
+    return html`
+      ${problem ? html`<div class="problem" role="alert"><b>${problem.title}.</b>
+        ${problem.errors.length ? problem.errors.map(error => html`<div><code>${error.pointer}</code> ${sentence(error.detail)} <b>${sentence(error.fix)}</b></div>`) : problem.message}</div>` : ''}
+      ${lints.map(({ severity, detail, fix, code }) => html`<div class="lint ${severity}">
+        <b>${severity === 'info' ? '' : `${sentence(severity)} `}${sentence(detail)}</b> ${sentence(fix)} <code>${code}</code></div>`)}`;
+  }
+}
+customElements.define('remark-list', RemarkList);

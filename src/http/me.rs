@@ -1,0 +1,89 @@
+//! Who the server takes the client for.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{AppState, Caller, NoQuery, Problem};
+use crate::keys::{KeyView, Scope};
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::default().routes(routes!(me))
+}
+
+/// Who asks, what they may do, and what they have here.
+#[derive(Debug, Serialize, ToSchema)]
+struct Me {
+    /// Whose the requests are; `local` where no key is needed.
+    #[schema(example = "alice")]
+    owner: String,
+    /// The key of this request; null where none is needed.
+    key: Option<KeyView>,
+    /// What it may do beside reading what is the owner's.
+    scopes: Vec<Scope>,
+    /// What the owner has here, by whatever key.
+    in_use: InUse,
+}
+
+/// What an owner has.
+#[derive(Debug, Serialize, ToSchema)]
+struct InUse {
+    /// Jobs.
+    jobs: JobsInUse,
+    /// Data sets.
+    datasets: DatasetsInUse,
+    /// Activations; null until the model is loaded.
+    activations: Option<crate::activations::Usage>,
+}
+
+/// Jobs that are not over.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobsInUse {
+    /// Of which nothing has been computed.
+    queued: u64,
+    /// The most of these.
+    queued_limit: u32,
+    /// That are being computed.
+    running: u64,
+}
+
+/// Stored data sets.
+#[derive(Debug, Serialize, ToSchema)]
+struct DatasetsInUse {
+    /// How many.
+    count: u64,
+    /// Bytes of their cases.
+    bytes: u64,
+}
+
+/// Who asks
+///
+/// The owner and the key of this request, and what the owner has on this server.
+#[utoipa::path(get, path = "/v1/me", tag = "keys",
+    responses((status = 200, description = "Owner, key and what is in use", body = Me), Problem))]
+async fn me(state: State<AppState>, caller: Caller, _: NoQuery) -> Result<Response, Problem> {
+    let stored = state.jobs()?.store.in_use(&caller.owner).await?;
+    // Without keys all can be done but making keys.
+    let all =
+        || Scope::ALL.into_iter().map(|(_, scope)| scope).filter(|scope| *scope != Scope::Admin).collect();
+    let me = Me {
+        owner: caller.owner.to_string(),
+        key: caller.key.as_deref().map(KeyView::of),
+        scopes: caller.key.as_ref().map_or_else(all, |key| key.scopes.list()),
+        in_use: InUse {
+            jobs: JobsInUse {
+                queued: stored.queued,
+                queued_limit: state.config.jobs.queued_per_owner,
+                running: stored.running,
+            },
+            datasets: DatasetsInUse { count: stored.datasets, bytes: stored.dataset_bytes },
+            activations: state.service.get().map(|service| service.served.activations.usage(&caller.owner)),
+        },
+    };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(me)).into_response())
+}

@@ -1,0 +1,161 @@
+//! Who may use which route: one table, which denies what is not in it.
+
+use axum::http::Method;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+
+use super::problem::{Kind, MEDIA_TYPE};
+use crate::keys::Scope;
+
+/// Name of the security scheme in the document.
+const SCHEME: &str = "key";
+
+/// What a route asks of who uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing.
+    Open,
+    /// A key, whatever it may do.
+    Key,
+    /// A key that may do one of these.
+    One(&'static [Scope]),
+    /// An admin's key where keys are needed at all, else nothing: what only shows how the server is.
+    Operator,
+}
+
+impl Need {
+    /// The scopes of which a key must have one, if it must.
+    pub(super) const fn scopes(self) -> Option<&'static [Scope]> {
+        match self {
+            Self::Open | Self::Key => None,
+            Self::One(scopes) => Some(scopes),
+            Self::Operator => Some(&[Scope::Admin]),
+        }
+    }
+}
+
+/// Who may use a route.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    pub(super) method: Method,
+    /// As the router and the document write it.
+    pub(super) path: &'static str,
+    pub(super) need: Need,
+}
+
+const fn rule(method: Method, path: &'static str, need: Need) -> Rule {
+    Rule { method, path, need }
+}
+
+const RUN: Need = Need::One(&[Scope::Run]);
+const SWEEP: Need = Need::One(&[Scope::Sweep]);
+/// Whoever may begin a job may end it.
+const WORK: Need = Need::One(&[Scope::Run, Scope::Sweep]);
+const UPLOAD: Need = Need::One(&[Scope::Upload]);
+/// Runs store activations, too.
+const STORES: Need = Need::One(&[Scope::Run, Scope::Upload]);
+const ADMIN: Need = Need::One(&[Scope::Admin]);
+
+/// The table.
+pub(super) const RULES: &[Rule] = &[
+    // The page has the field for the key.
+    rule(Method::GET, "/", Need::Open),
+    rule(Method::GET, "/assets/{build}/{*path}", Need::Open),
+    rule(Method::GET, "/healthz", Need::Open),
+    rule(Method::GET, "/readyz", Need::Open),
+    rule(Method::GET, "/metrics", Need::Operator),
+    rule(Method::GET, "/v1/version", Need::Open),
+    rule(Method::GET, "/v1/openapi.json", Need::Open),
+    rule(Method::GET, "/v1/me", Need::Key),
+    rule(Method::GET, "/v1/models", Need::Key),
+    rule(Method::GET, "/v1/models/{id}", Need::Key),
+    rule(Method::GET, "/v1/capabilities", Need::Key),
+    rule(Method::POST, "/v1/tokenize", Need::Key),
+    rule(Method::POST, "/v1/plan", Need::Key),
+    rule(Method::POST, "/v1/align", RUN),
+    rule(Method::POST, "/v1/run", RUN),
+    rule(Method::POST, "/v1/patch", RUN),
+    rule(Method::POST, "/v1/trace", RUN),
+    rule(Method::POST, "/v1/sweep", SWEEP),
+    rule(Method::GET, "/v1/jobs", Need::Key),
+    rule(Method::GET, "/v1/jobs/{id}", Need::Key),
+    rule(Method::DELETE, "/v1/jobs/{id}", WORK),
+    rule(Method::GET, "/v1/jobs/{id}/result", Need::Key),
+    rule(Method::GET, "/v1/jobs/{id}/plot", Need::Key),
+    rule(Method::GET, "/v1/jobs/{id}/events", Need::Key),
+    rule(Method::GET, "/v1/datasets", Need::Key),
+    rule(Method::POST, "/v1/datasets", UPLOAD),
+    rule(Method::GET, "/v1/datasets/{id}", Need::Key),
+    rule(Method::DELETE, "/v1/datasets/{id}", UPLOAD),
+    rule(Method::GET, "/v1/activations", Need::Key),
+    rule(Method::POST, "/v1/activations", UPLOAD),
+    rule(Method::GET, "/v1/activations/{id}", Need::Key),
+    rule(Method::DELETE, "/v1/activations/{id}", STORES),
+    rule(Method::GET, "/v1/admin/keys", ADMIN),
+    rule(Method::POST, "/v1/admin/keys", ADMIN),
+    rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),
+    rule(Method::POST, "/v1/admin/keys/{id}/rotate", ADMIN),
+];
+
+/// What a route asks for; `None` if no rule names it.
+pub(super) fn need(rules: &[Rule], method: &Method, path: &str) -> Option<Need> {
+    // The router answers HEAD with what GET would say, without its body.
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    rules.iter().find(|rule| rule.method == *method && rule.path == path).map(|rule| rule.need)
+}
+
+/// Says in the document what each route asks for. A route without a rule needs a key there, and is refused here.
+pub(super) fn document(document: &mut OpenApi, rules: &[Rule]) {
+    let scheme = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("mdt_...")
+        .description(Some(
+            "A key's token, as `mediant key create` prints it. On the loopback none is needed unless `auth.keys` says so.",
+        ))
+        .build();
+    let components = document.components.get_or_insert_with(Components::new);
+    components.add_security_scheme(SCHEME, SecurityScheme::Http(scheme));
+    let needs_key: SecurityRequirement = SecurityRequirement::new(SCHEME, Vec::<String>::new());
+    document.security = Some(vec![needs_key]);
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            match need(rules, &method, path) {
+                Some(Need::Open) => operation.security = Some(Vec::new()),
+                need => refusals(operation, need.and_then(Need::scopes).map(one_of).as_deref()),
+            }
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    [
+        (Method::GET, &mut item.get),
+        (Method::POST, &mut item.post),
+        (Method::PUT, &mut item.put),
+        (Method::PATCH, &mut item.patch),
+        (Method::DELETE, &mut item.delete),
+    ]
+    .into_iter()
+    .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+/// `run`, or `one of run, sweep`.
+pub(super) fn one_of(scopes: &[Scope]) -> String {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.name()).collect();
+    if let [only] = names[..] { only.to_owned() } else { format!("one of {}", names.join(", ")) }
+}
+
+fn refusals(operation: &mut Operation, scopes: Option<&str>) {
+    let no_scope = scopes.map_or_else(String::new, |scopes| format!("; needs the scope {scopes}"));
+    for (kind, more) in [(Kind::Unauthorized, String::new()), (Kind::Forbidden, no_scope)] {
+        let content = ContentBuilder::new()
+            .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
+            .build();
+        let response = ResponseBuilder::new()
+            .description(format!("{}{more}", kind.slug()))
+            .content(MEDIA_TYPE, content)
+            .build();
+        operation.responses.responses.insert(kind.status().as_str().to_owned(), RefOr::T(response));
+    }
+}

@@ -1,0 +1,45 @@
+// The page, driven in a browser against the program: the default model for numbers, a tiny one for looks.
+
+import { after } from 'node:test';
+import { browser, serve } from './support.mjs';
+import { charts } from './charts.mjs';
+import { look } from './look.mjs';
+import { trace } from './trace.mjs';
+import { views } from './views.mjs';
+import { workbench } from './workbench.mjs';
+
+const on = { tiny: await serve({ model: 'dummy:tiny' }), locked: await serve({ model: 'dummy:tiny', keys: true }), model: await serve() };
+
+after(async () => {
+  await browser.close();
+  await Promise.all(Object.values(on).map(server => server.stop()));
+});
+
+const PROMPT = 'prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris';
+const saved = async page => {
+  await page.locator('averages-view select option').nth(1).waitFor({ state: 'attached', timeout: 1500 }).catch(() => {});
+  if (await page.locator('averages-view select[name=dataset] option').count() > 1) {
+    await page.locator('averages-view select[name=dataset]').selectOption({ index: 1 });
+  } else {
+    await page.getByRole('button', { name: 'Example: capitals' }).click();
+    await page.getByRole('button', { name: 'Save on the server' }).click();
+  }
+  await start(page);
+};
+const start = async page => page.locator('job-bar button.go:enabled').click();
+
+workbench(on);
+trace(on);
+views(on);
+charts(on);
+look(on, {
+  workbench: { link: `#/workbench?${PROMPT}`, until: 'lens-grid .base' },
+  trace: { link: `#/trace?${PROMPT}&samples=2`, steps: start, until: 'heat-map .base' },
+  patch: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of`, steps: start, until: 'series-chart svg' },
+  heads: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of&sweep=heads`, steps: start, until: 'heat-map .base' },
+  averages: { link: '#/averages?samples=2&wrong=keep', steps: saved, until: 'heat-map .base' },
+  inside: { link: `#/inside?${PROMPT}&foil=+Rome`, steps: start, until: 'series-chart svg' },
+  jobs: { link: '#/jobs', steps: page => page.locator('jobs-view tbody a').first().click(), until: 'jobs-view img' },
+  status: { link: '#/status', until: 'dl' },
+  refused: { link: '#/trace?prompt=Hello&subject=nobody&target=+a', until: '.problem', allow: ['422'] },
+});
