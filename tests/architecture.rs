@@ -27,7 +27,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke.
+    // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke. Owners
+    // take turns.
     ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config", "owner"]),
     ("effect", &["spec", "lower", "plan"]),
     // Pictures and files, whatever they show: texts and numbers go in, bytes come out.
