@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::capacity::Capacity;
 use crate::config::Config;
@@ -17,7 +18,9 @@ use crate::http::{self, Access, AppState, Readiness};
 use crate::jobs::runner::Runner;
 use crate::jobs::{Jobs, start};
 use crate::keys::Keys;
-use crate::service;
+use crate::service::{self, Service};
+use crate::store::Store;
+use crate::usage;
 
 /// Threads of the async runtime. It only moves bytes; the model's arithmetic has its own threads.
 const RUNTIME_THREADS: usize = 2;
@@ -124,12 +127,12 @@ where
     let limits = listen::Limits::from(&config.http);
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
-    let service = Arc::default();
+    let service: Arc<OnceLock<Service>> = Arc::default();
     let jobs = start::jobs(&config, &service).await.context("cannot open the job store")?;
     let runner = Runner::start(&jobs);
     let access = access(needs_key, &jobs).await?;
     let keeper = match &access {
-        Access::Keys(keys) => Some((keys.clone(), keys.keep())),
+        Access::Keys(keys) => Some((keys.clone(), [keys.keep(), settle(jobs.store.clone(), &service)])),
         Access::Anyone => None,
     };
     let jobs = Arc::new(OnceLock::from(jobs));
@@ -138,7 +141,7 @@ where
     let state = AppState {
         config,
         readiness: ready,
-        service,
+        service: Arc::clone(&service),
         jobs: Arc::clone(&jobs),
         capacity,
         access,
@@ -196,9 +199,14 @@ where
     if drained.await.is_err() {
         tracing::error!("stopping the job runner failed");
     }
-    if let Some((keys, keeper)) = keeper {
-        keeper.abort();
+    if let Some((keys, keepers)) = keeper {
+        keepers.iter().for_each(JoinHandle::abort);
         keys.tell_use().await;
+        if let (Some(service), Some(jobs)) = (service.get(), jobs.get())
+            && let Err(error) = service.ledger.settle(&jobs.store).await
+        {
+            tracing::warn!("what owners used last was not stored: {error}");
+        }
     }
     if let Some(jobs) = jobs.get()
         && let Err(error) = jobs.store.close().await
@@ -236,6 +244,12 @@ async fn access(needs_key: bool, jobs: &Jobs) -> anyhow::Result<Access> {
         );
     }
     Ok(Access::Keys(keys))
+}
+
+/// Stores what owners use, until aborted; nothing is used before there is a model.
+fn settle(store: Store, service: &Arc<OnceLock<Service>>) -> JoinHandle<()> {
+    let service = Arc::clone(service);
+    tokio::spawn(usage::keep(store, move || service.get().map(|service| service.ledger.clone())))
 }
 
 async fn bind(setting: &str, address: &str) -> anyhow::Result<TcpListener> {

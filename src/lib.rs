@@ -34,6 +34,7 @@ pub mod export;
 pub mod store;
 // who may ask for what
 pub mod keys;
+pub mod usage;
 // the whole flow, and what is around it
 pub mod capacity;
 pub mod service;

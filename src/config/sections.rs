@@ -69,6 +69,8 @@ pub struct Auth {
     pub keys: KeysUse,
     /// Whether a server that others can reach may do without.
     pub public_without_keys: bool,
+    /// Wrong keys a second from one address.
+    pub failed_per_s: u32,
 }
 
 /// Whether requests need a key.
@@ -163,6 +165,10 @@ pub struct Limits {
     pub response_numbers: u64,
     /// Requests that may wait for the engine.
     pub queue_depth: usize,
+    /// Requests with a body that one owner of keys may have on their way.
+    pub owner_requests: u32,
+    /// Row-layers that one owner of keys may have computed on a day, UTC; 0: any number.
+    pub owner_row_layers_day: u64,
     /// Bytes of memory for bodies, what is read from them, plans and answers.
     pub memory_bytes: u64,
 }
@@ -330,7 +336,7 @@ mod tests {
     #[test]
     fn keys_are_off_on_the_loopback_and_on_elsewhere_unless_a_setting_says_so_by_name() {
         let of = |keys, public_without_keys, listens: &str| {
-            Auth { keys, public_without_keys }.needs_key(listens.parse().unwrap())
+            Auth { keys, public_without_keys, failed_per_s: 1 }.needs_key(listens.parse().unwrap())
         };
         for here in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert_eq!(of(KeysUse::Auto, false, here), Some(false), "{here}");

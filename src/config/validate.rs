@@ -231,6 +231,8 @@ impl Config {
             ("limits.row_layers", limits.row_layers),
             ("limits.response_numbers", limits.response_numbers),
             ("limits.queue_depth", limits.queue_depth as u64),
+            ("limits.owner_requests", limits.owner_requests.into()),
+            ("auth.failed_per_s", self.auth.failed_per_s.into()),
         ] {
             if value == 0 {
                 faults.push(key, "is 0, which refuses everything".to_owned(), "use 1 or more");

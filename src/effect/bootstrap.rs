@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::stats::{self, Estimate, estimate, finite, fraction};
 use super::student;
 use crate::lower::noise::resample;
-use crate::spec::cases::{Bootstrap, Stat};
+use crate::spec::statistics::{Bootstrap, Stat};
 
 /// A mean over cases.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
@@ -343,7 +343,7 @@ mod tests {
     fn drawn_intervals_are_those_of_another_generator_within_monte_carlo_error() {
         let x: Vec<f64> =
             (0..40).map(|k| f64::from(37 * k % 101) / 101.0 - 0.3 + 0.002 * f64::from(k)).collect();
-        let bootstrap = |seed| Bootstrap { resamples: 10_000, seed, level: 0.95 };
+        let bootstrap = |seed| Bootstrap::new(10_000, seed, 0.95);
         let of = |seed, set| mean(&some(&x), &Draws::new(40, &bootstrap(seed), set)).ci.unwrap();
         for seed in [1, 2, 1 << 40] {
             let [low, high] = of(seed, 0);
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn draws_reach_every_case_equally_often() {
-        let draws = Draws::new(7, &Bootstrap { resamples: 10_000, seed: 3, level: 0.95 }, 0);
+        let draws = Draws::new(7, &Bootstrap::new(10_000, 3, 0.95), 0);
         let mut counts = [0_u32; 7];
         for i in &draws.indices {
             counts[*i as usize] += 1;

@@ -18,7 +18,7 @@ pub const HALF: f64 = 0.5;
 pub const MOST: f64 = 0.8;
 
 /// Derived quantities of one grid: those that the request's `derive` names.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Derived {
     /// Where the most probable token stops being the unpatched run's, for every position and head of the grid; empty without a
     /// layer axis. It may be any other token: a broken answer counts.
@@ -43,7 +43,7 @@ pub struct Derived {
 }
 
 /// Where an answer turns, along the layers of one position and head.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Turn {
     /// Position and head, where they are axes.
     #[serde(flatten)]
@@ -59,7 +59,7 @@ pub struct Turn {
 }
 
 /// A layer, and what the model says if it is patched.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TurnedAt {
     /// The layer.
     pub layer: u32,
@@ -167,7 +167,7 @@ fn frequent(tokens: &[Option<u32>]) -> Option<u32> {
 }
 
 /// Where half of the effect is reached, along the layers of one position and head.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HalfRecovery {
     /// Position and head, where they are axes.
     #[serde(flatten)]
@@ -184,7 +184,7 @@ pub struct HalfRecovery {
 }
 
 /// Which effect counts as the strongest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Strength {
     /// The largest, since the source's value lies above the unpatched run's.
@@ -216,7 +216,7 @@ impl Strength {
 }
 
 /// The strongest cell and how surely it is that.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Strongest {
     /// The cell.
     #[serde(flatten)]
@@ -234,7 +234,7 @@ pub struct Strongest {
 }
 
 /// How often a cell is the strongest of a sample.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Win {
     /// The cell.
     #[serde(flatten)]
@@ -246,7 +246,7 @@ pub struct Win {
 }
 
 /// The second strongest cell.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunnerUp {
     /// The cell.
     #[serde(flatten)]
@@ -259,7 +259,7 @@ pub struct RunnerUp {
 }
 
 /// How far an effect is concentrated in few cells. Trivial cells are left out; cells that no edit can reach count with 0.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Concentration {
     /// Cells that count.
     pub cells: usize,
@@ -274,7 +274,7 @@ pub struct Concentration {
 
 /// Indices of concentration of `n` numbers `x`, none negative (Hurley and Rickard 2009, "Comparing measures of sparsity",
 /// compare them).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Indices {
     /// Their sum.
     pub total: f64,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::lower::noise::{philox4x32, stream};
-use crate::spec::cases::Bootstrap;
+use crate::spec::statistics::Bootstrap;
 
 /// So many patterns are counted rather than drawn.
 const COUNTED: u64 = 4096;
@@ -135,7 +135,7 @@ mod tests {
     use crate::lower::noise::{NoiseKey, philox_row};
 
     fn flips(cases: usize, resamples: u32, seed: u64) -> Flips {
-        Flips::new(cases, &Bootstrap { resamples, seed, level: 0.95 })
+        Flips::new(cases, &Bootstrap::new(resamples, seed, 0.95))
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::arm::{Readouts, paired, said, total_effect};
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
@@ -16,8 +16,8 @@ use crate::lower::layout::{ArmLayout, Axis, CaseLayout, Grid};
 use crate::lower::measure::Measure;
 use crate::plan::output::{EditStats, PlanOutput};
 use crate::plan::{EditGroup, RunId, Score};
-use crate::spec::cases::Filters;
 use crate::spec::metric::MetricKind;
+use crate::spec::statistics::Filters;
 use crate::spec::sweep::{CORRUPTED, SweepCase, SweepSpec, TARGET};
 
 /// What some cells of a case gave: what is stored of a unit of work.
@@ -336,8 +336,20 @@ impl Part {
     }
 }
 
+/// What is derived from the cells of one case and arm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CaseDerived {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub found: Derived,
+    /// The case.
+    pub case: String,
+    /// The arm.
+    pub arm: String,
+}
+
 /// Quantities derived from the cells of each case and arm, as `derive` asks for: `{case, arm, …}`.
-pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Part) -> Vec<Value> {
+pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Part) -> Vec<CaseDerived> {
     if spec.derive.is_empty() {
         return Vec::new();
     }
@@ -377,20 +389,11 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
                     },
                 );
             }
-            let mut entry = json(&of_arm);
-            if let Some(map) = entry.as_object_mut() {
-                map.insert("case".to_owned(), head.id.clone().into());
-                map.insert("arm".to_owned(), arm_head.name.clone().into());
-            }
-            found.push(entry);
+            found.push(CaseDerived { found: of_arm, case: head.id.clone(), arm: arm_head.name.clone() });
         }
         first = end;
     }
     found
-}
-
-fn json(findings: &Derived) -> Value {
-    serde_json::to_value(findings).expect("BUG: findings have string keys and finite numbers")
 }
 
 /// The axes of one case's cells of one arm.

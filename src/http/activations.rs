@@ -11,14 +11,17 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::tied;
-use super::sweeps::with_dataset_at;
-use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
+use super::answer::{chosen, tied};
+use super::datasets::written_out;
+use super::encoding::negotiate;
+use super::problem::NotFound;
+use super::{AppState, Caller, Kind, NoQuery, Problem, body, query};
 use crate::activations::{Activation, import, indices};
 use crate::capacity::{Abandoned, Lane};
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
 use crate::result::render::Format;
 use crate::service::NumbersAsked;
+use crate::spec::Declared;
 use crate::spec::activation::UploadSpec;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
@@ -28,7 +31,7 @@ const EXAMPLE: &str = r#"{"site":"resid_post","layers":12,"name":"direction","va
 /// Media types of a binary upload.
 const BINARY: [&str; 3] =
     ["application/octet-stream", "application/x-safetensors", "application/vnd.safetensors"];
-const SERVED: [Encoding; 3] = [Encoding::Json, Encoding::Npz, Encoding::Safetensors];
+const SERVED: [Format; 3] = [Format::Json, Format::Npz, Format::Safetensors];
 /// Entries of a list: by default, and at most.
 const PAGE: (u32, u32) = (100, 1000);
 /// What an upload takes while it is read: its bytes, and its numbers as f32.
@@ -95,7 +98,9 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
             let detail = "the body is compressed; send it as it is";
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
-        let known: Vec<&str> = UploadSpec::FIELDS.into_iter().chain(["tensor"]).collect();
+        // The numbers are the body.
+        let fields = UploadSpec::FIELDS.iter().filter(|name| !["values", "mean_of"].contains(name));
+        let known: Vec<&str> = fields.copied().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;
         let (request, share) = (Request::from_parts(parts, content), state.capacity.share(&caller.owner));
@@ -111,7 +116,7 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
             body::json(Request::from_parts(parts, content), &state, EXAMPLE).await?;
         for at in ["/mean_of/dataset", "/mean_of/minus"] {
             if value.pointer(at).is_some() {
-                with_dataset_at(state.jobs()?, &mut value, at, &share).await?;
+                written_out(state.jobs()?, &mut value, at, &share).await?;
             }
         }
         let read = move |_: &Abandoned| {
@@ -199,7 +204,7 @@ enum ActivationAnswer {
            ("reduce" = Option<String>, Query, description = "norm: length of each row; mean: over the positions"),
            ("cosine" = Option<String>, Query, description = "Handle of a set of the same shape: cosine of each row with its own")),
     responses((status = 200, description = "Metadata or numbers", body = ActivationAnswer),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              NotFound,
               (status = 410, description = "gone, damaged", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn get(
     state: State<AppState>,
@@ -211,15 +216,15 @@ async fn get(
     let mut query = query(&parts, &["format", "layers", "positions", "heads", "dtype", "reduce", "cosine"])?;
     let service = state.service()?;
     let format = query.get("format").map(String::as_str);
-    let encoding = Encoding::negotiate(&parts.headers, format, &SERVED)?;
-    if encoding == Encoding::Json && format.is_none() && PARTS.iter().all(|name| !query.contains_key(*name)) {
+    let encoding = negotiate(&parts.headers, format, &SERVED)?;
+    if encoding == Format::Json && format.is_none() && PARTS.iter().all(|name| !query.contains_key(*name)) {
         return Ok(Json((*service.activation(id, &state.capacity.share(&caller.owner)).await?).clone())
             .into_response());
     }
     let mut out = Problems::default();
     let dtypes = [Dtype::F32, Dtype::F16, Dtype::Bf16].map(|dtype| (dtype.name(), dtype));
-    let dtype = choice(query.get("dtype"), "?dtype", &dtypes, &mut out);
-    let reduce = choice(query.get("reduce"), "?reduce", &Reduction::NAMED, &mut out);
+    let dtype = chosen("dtype", query.get("dtype").map(String::as_str), &dtypes, &mut out);
+    let reduce = chosen("reduce", query.get("reduce").map(String::as_str), &Reduction::NAMED, &mut out);
     if !out.is_empty() {
         return Err(out.into());
     }
@@ -230,42 +235,20 @@ async fn get(
         dtype,
         reduce,
         cosine: query.remove("cosine"),
-        as_json: encoding == Encoding::Json,
+        as_json: encoding == Format::Json,
     };
     let share = state.capacity.share(&caller.owner);
     let numbers = service.numbers(id, asked, &share).await?;
-    if encoding == Encoding::Npz && numbers.dtype == Dtype::Bf16 {
+    if encoding == Format::Npz && numbers.dtype == Dtype::Bf16 {
         let (detail, fix) = ("NumPy has no bfloat16", "ask for dtype=f32, or for safetensors");
         let problem = Problem::new(Kind::InvalidRequest, format!("?dtype: {detail}; {fix}"));
         return Err(problem.error("?dtype", code::NOT_SUPPORTED, detail, fix));
     }
-    let encode = move |_: &Abandoned| match encoding {
-        Encoding::Npz => numbers.render(Format::Npz),
-        Encoding::Safetensors => numbers.render(Format::Safetensors),
-        _ => Ok(serde_json::to_vec(&numbers).expect("BUG: numbers have string keys")),
-    };
+    let encode = move |_: &Abandoned| numbers.render(encoding);
     let bytes = share.run(Lane::Finish, encode).await;
     let bytes = bytes.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
     share.resize(bytes.len() as u64).await?;
     Ok(tied(encoding, bytes, share))
-}
-
-/// One of a few words, if it is there.
-fn choice<T: Copy>(
-    text: Option<&String>,
-    at: &str,
-    choices: &[(&'static str, T)],
-    out: &mut Problems,
-) -> Option<T> {
-    let text = text?;
-    let found = choices.iter().find(|(name, _)| name == text).map(|(_, value)| *value);
-    if found.is_none() {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let shown: String = text.chars().take(48).collect();
-        let fix = format!("write one of {}", names.join(", "));
-        out.push(at, code::UNKNOWN_VALUE, format!("{shown:?} is not known"), fix);
-    }
-    found
 }
 
 /// Delete a stored set
@@ -274,7 +257,7 @@ fn choice<T: Copy>(
 #[utoipa::path(delete, path = "/v1/activations/{id}", tag = "activations",
     params(("id" = String, Path, description = "The handle")),
     responses((status = 204, description = "Deleted"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+              NotFound,
               (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
 async fn delete(
     state: State<AppState>,

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -11,23 +12,29 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{self, Posted};
-use super::{Access, AppState, Kind, NoQuery, Problem};
+use super::{Access, AppState, Kind, NoQuery, Problem, query};
+use crate::activations::Timestamp;
 use crate::keys::{
     GRACE_S, Key, KeyError, KeyId, KeyView, Keys, MOST_GRACE_S, MOST_TTL_S, NewKey, RotateError, Scope,
     Token, Wanted,
 };
 use crate::owner::Owner;
-use crate::spec::hints::Endpoint;
+use crate::spec::endpoint::Endpoint;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::Node;
 
 /// Shown when the body is empty.
 const EXAMPLE: &str = r#"{"owner":"alice","scopes":["run","sweep","upload"],"name":"notebook"}"#;
+const DAY_MS: u64 = 86_400_000;
 /// Longest name of a key.
 const NAME_BYTES: usize = 128;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().routes(routes!(list, create)).routes(routes!(revoke)).routes(routes!(rotate))
+    OpenApiRouter::default()
+        .routes(routes!(list, create))
+        .routes(routes!(revoke))
+        .routes(routes!(rotate))
+        .routes(routes!(usage))
 }
 
 /// What a new key is to be.
@@ -212,4 +219,62 @@ async fn rotate(
         RotateError::Failed(error) => error.into(),
     })?;
     Ok(told(StatusCode::CREATED, &key, &token))
+}
+
+/// What all owners used on a day.
+#[derive(Debug, Serialize, ToSchema)]
+struct DayUsage {
+    /// The day, UTC.
+    #[schema(example = "2026-11-30")]
+    day: String,
+    /// By their names; those who used nothing are not listed.
+    owners: Vec<UsageView>,
+}
+
+/// What an owner used on a day.
+#[derive(Debug, Serialize, ToSchema)]
+struct UsageView {
+    /// Who.
+    #[schema(example = "alice")]
+    owner: String,
+    /// Requests with a body.
+    requests: u64,
+    /// Rows times layers that were computed.
+    row_layers: u64,
+    /// Seconds of the engine.
+    seconds: f64,
+}
+
+/// Usage
+///
+/// What was computed for each owner on a day, to about a second.
+#[utoipa::path(get, path = "/v1/admin/usage", tag = "keys",
+    params(("day" = Option<String>, Query, description = "YYYY-MM-DD, UTC; today if left out")),
+    responses((status = 200, description = "Usage by owner", body = DayUsage), Problem))]
+async fn usage(state: State<AppState>, parts: Parts) -> Result<Response, Problem> {
+    let query = query(&parts, &["day"])?;
+    let mut out = Problems::default();
+    let day = match query.get("day") {
+        None => Some(crate::usage::today().0),
+        Some(text) => {
+            let midnight = format!("{text}T00:00:00.000Z").parse::<Timestamp>();
+            let day = midnight.ok().and_then(|at| i64::try_from(at.0 / DAY_MS).ok());
+            if day.is_none() {
+                out.push("?day", code::UNKNOWN_VALUE, format!("{text:?} is no day"), "write YYYY-MM-DD");
+            }
+            day
+        }
+    };
+    let day = out.or(day)?;
+    let rows = state.jobs()?.store.usage(day).await?;
+    let owners = rows.into_iter().map(|one| UsageView {
+        owner: one.owner,
+        requests: one.requests,
+        row_layers: one.row_layers,
+        seconds: one.seconds,
+    });
+    let midnight = Timestamp(u64::try_from(day).unwrap_or(0) * DAY_MS).to_string();
+    let day = midnight.split('T').next().unwrap_or_default().to_owned();
+    let told = DayUsage { day, owners: owners.collect() };
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response())
 }

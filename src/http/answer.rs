@@ -3,21 +3,40 @@
 use std::collections::BTreeMap;
 
 use axum::body::{Body, Bytes};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
-use super::encoding::Encoding;
+use super::encoding::negotiate;
 use super::packing;
 use super::problem::{Kind, Problem};
-use crate::capacity::Share;
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::result::plates::{Plot, Show};
-use crate::result::render::Format;
+use crate::result::render::{Answer, Format, RenderError};
+use crate::result::sweep::Table;
 use crate::spec::problem::{Problems, code};
 use crate::spec::select::TokenClass;
 
 /// Characters of a title, at most.
 const LONGEST_TITLE: usize = 300;
+
+/// The form of a result.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct FormatParam {
+    /// json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept
+    format: Option<String>,
+}
+
+/// The table of a sweep's result.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "documents a parameter")]
+pub(super) struct TableParam {
+    /// Of the jsonl, csv and parquet of a sweep: averages (by default), cells, cases, differences or top
+    table: Option<String>,
+}
 
 /// What is shown of a result. All but `metric` are of pictures.
 #[derive(Debug, Default, IntoParams)]
@@ -60,6 +79,71 @@ impl ShowParams {
     }
 }
 
+/// In which form a result is asked for.
+pub(super) struct Asked {
+    pub(super) format: Format,
+    /// Of a sweep.
+    pub(super) table: Option<Table>,
+    pub(super) show: Show,
+}
+
+impl Asked {
+    /// Reads it from the query, or from `Accept`; one of `served`.
+    ///
+    /// # Errors
+    /// A value that is not known, or a choice that the form does not have.
+    pub(super) fn of(
+        headers: &HeaderMap,
+        mut query: BTreeMap<String, String>,
+        served: &[Format],
+    ) -> Result<Self, Problem> {
+        let format = negotiate(headers, query.get("format").map(String::as_str), served)?;
+        let table = query.get("table").map(|name| one_of("table", name, &Table::ALL)).transpose()?;
+        if table.is_some() && !format.is_table() {
+            let detail = format!("{} has no table to choose", format.name());
+            let fix = "leave it out, or ask for csv, jsonl or parquet";
+            let problem = Problem::new(Kind::InvalidRequest, format!("?table: {detail}; {fix}"));
+            return Err(problem.error("?table", code::NOT_SUPPORTED, detail, fix));
+        }
+        Ok(Self { format, table, show: show(&mut query, format)? })
+    }
+
+    /// Makes an answer on a thread where it may take its time: a picture takes a good part of a second. The memory is held
+    /// until the client has taken the last byte.
+    pub(super) async fn answer(
+        self,
+        share: Share,
+        encode: impl FnOnce(&Self) -> Result<Vec<u8>, RenderError> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let format = self.format;
+        let bytes = share.run(Lane::Finish, move |_: &Abandoned| encode(&self)).await?;
+        Ok(tied(format, bytes, share))
+    }
+
+    /// The same of a result that was just computed.
+    pub(super) async fn answer_with(
+        self,
+        mut result: impl Answer,
+        share: Share,
+    ) -> Result<Response, Problem> {
+        let encode = move |asked: &Self| {
+            let result = result.rendered();
+            result.fill_plots();
+            result.render(asked.format, &asked.show)
+        };
+        self.answer(share, encode).await
+    }
+}
+
+impl From<RenderError> for Problem {
+    fn from(error: RenderError) -> Self {
+        match error.problem() {
+            Some(problem) => Problems(vec![problem]).into(),
+            None => Self::new(Kind::Internal, error.to_string()),
+        }
+    }
+}
+
 /// The names of parameters, those of [`ShowParams`] among them.
 pub(super) fn with_show(own: &[&'static str]) -> Vec<&'static str> {
     own.iter().copied().chain(ShowParams::NAMES).collect()
@@ -69,23 +153,22 @@ pub(super) fn with_show(own: &[&'static str]) -> Vec<&'static str> {
 ///
 /// # Errors
 /// A value that is not known, or a choice that the form does not have.
-pub(super) fn show(query: &mut BTreeMap<String, String>, encoding: Encoding) -> Result<Show, Problem> {
+fn show(query: &mut BTreeMap<String, String>, format: Format) -> Result<Show, Problem> {
     let given: Vec<&str> = ShowParams::NAMES.into_iter().filter(|name| query.contains_key(*name)).collect();
     let params = ShowParams::of(query);
     let mut out = Problems::default();
-    let is_picture = matches!(encoding, Encoding::Svg | Encoding::Png);
     for name in given {
         // Tables and files have a metric, too; all else is of pictures.
         let fix = match name {
-            "metric" if encoding == Encoding::Json => "leave it out, or ask for csv, jsonl or parquet",
+            "metric" if format == Format::Json => "leave it out, or ask for csv, jsonl or parquet",
             "metric" => continue,
-            _ if is_picture => continue,
+            _ if format.is_picture() => continue,
             _ => "leave it out, or ask for svg or png",
         };
         out.push(
             format!("?{name}"),
             code::NOT_SUPPORTED,
-            format!("{} has no {name} to choose", encoding.name()),
+            format!("{} has no {name} to choose", format.name()),
             fix,
         );
     }
@@ -110,7 +193,8 @@ pub(super) fn show(query: &mut BTreeMap<String, String>, encoding: Encoding) -> 
     Ok(Show { metric, kind, group, token_class, arm, run, title, vmax })
 }
 
-fn chosen<T: Copy>(
+/// One of a few words, if it is there.
+pub(super) fn chosen<T: Copy>(
     name: &str,
     value: Option<&str>,
     choices: &[(&'static str, T)],
@@ -119,7 +203,8 @@ fn chosen<T: Copy>(
     let value = value?;
     let found = choices.iter().find(|(word, _)| *word == value).map(|(_, found)| *found);
     if found.is_none() {
-        out.push(format!("?{name}"), code::UNKNOWN_VALUE, format!("{value:?} is not known"), fix_of(choices));
+        let shown: String = value.chars().take(48).collect();
+        out.push(format!("?{name}"), code::UNKNOWN_VALUE, format!("{shown:?} is not known"), fix_of(choices));
     }
     found
 }
@@ -144,26 +229,11 @@ pub(super) fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&'static str,
     })
 }
 
-/// The format of a form; JSON has none.
-pub(super) const fn format(encoding: Encoding) -> Option<Format> {
-    match encoding {
-        Encoding::Json => None,
-        Encoding::Csv => Some(Format::Csv),
-        Encoding::Npz => Some(Format::Npz),
-        Encoding::Safetensors => Some(Format::Safetensors),
-        Encoding::Jsonl => Some(Format::Jsonl),
-        Encoding::Parquet => Some(Format::Parquet),
-        Encoding::Svg => Some(Format::Svg),
-        Encoding::Png => Some(Format::Png),
-    }
-}
-
 /// An answer in bytes, which hold the request's memory until the client has taken them.
-pub(super) fn tied(encoding: Encoding, bytes: Vec<u8>, share: Share) -> Response {
+pub(super) fn tied(format: Format, bytes: Vec<u8>, share: Share) -> Response {
     let (length, holds) = (bytes.len(), share.clone());
     let body = Body::from(Bytes::from_owner(share.tie(bytes)));
-    let mut response =
-        (StatusCode::OK, [(header::CONTENT_TYPE, encoding.media_type())], body).into_response();
-    packing::mark(&mut response, encoding, length, &holds);
+    let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, format.media_type())], body).into_response();
+    packing::mark(&mut response, format, length, &holds);
     response
 }

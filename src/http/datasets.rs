@@ -6,17 +6,21 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, answer, body, json, query};
+use super::problem::NotFound;
+use super::{AppState, Caller, Kind, NoQuery, Problem, answer, body, json, query};
 use crate::activations::Timestamp;
-use crate::capacity::{Abandoned, Lane};
-use crate::spec::body::CaseForm;
+use crate::capacity::{Abandoned, Lane, Share};
+use crate::jobs::Jobs;
+use crate::result::render::Format;
 use crate::spec::dataset::{self, Cases};
-use crate::spec::problem::Problems;
+use crate::spec::problem::{Problems, code};
 use crate::spec::read::check_label;
+use crate::spec::sweep::CaseForm;
 use crate::store::job::Dataset;
 
 /// Shown when the body is empty.
@@ -89,7 +93,7 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
     if name.as_ref().is_some_and(|name| name.is_empty() || name.len() > NAME_BYTES) {
         let detail = "the name is not of 1 to 128 bytes";
         let problem = Problem::new(Kind::InvalidRequest, format!("?name: {detail}"));
-        return Err(problem.error("?name", crate::spec::problem::code::OUT_OF_RANGE, detail, "shorten it"));
+        return Err(problem.error("?name", code::OUT_OF_RANGE, detail, "shorten it"));
     }
     let mut unfit = Problems::default();
     check_label(name.as_deref().unwrap_or_default(), "?name", &mut unfit);
@@ -185,7 +189,7 @@ fn unknown(id: &str) -> Problem {
 #[utoipa::path(get, path = "/v1/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, description = "The data set")),
     responses((status = 200, description = "Its cases as JSON lines", body = String, content_type = "application/x-ndjson"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn get(
     state: State<AppState>,
     caller: Caller,
@@ -195,7 +199,7 @@ async fn get(
     let text = state.jobs()?.store.dataset_text(&caller.owner, &id).await?.ok_or_else(|| unknown(&id))?;
     let share = state.capacity.share(&caller.owner);
     share.resize(text.len() as u64).await?;
-    Ok(answer::tied(Encoding::Jsonl, text.into_bytes(), share))
+    Ok(answer::tied(Format::Jsonl, text.into_bytes(), share))
 }
 
 /// Delete a data set
@@ -204,7 +208,7 @@ async fn get(
 #[utoipa::path(delete, path = "/v1/datasets/{id}", tag = "datasets",
     params(("id" = String, Path, description = "The data set")),
     responses((status = 204, description = "Deleted"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn delete(
     state: State<AppState>,
     caller: Caller,
@@ -216,4 +220,38 @@ async fn delete(
     } else {
         Err(unknown(&id))
     }
+}
+
+/// Writes a stored data set out in a request that names it `at` a place.
+pub(super) async fn written_out(
+    jobs: &Jobs,
+    body: &mut Value,
+    at: &str,
+    share: &Share,
+) -> Result<(), Problem> {
+    let Some(dataset) = body.pointer_mut(at).and_then(Value::as_object_mut) else { return Ok(()) };
+    let Some(id) = dataset.get("id").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
+    let mut problems = Problems::default();
+    if dataset.get("inline").is_some_and(|inline| !inline.is_null()) {
+        let detail = "`id` and `inline` exclude each other";
+        problems.push(format!("{at}/id"), code::CONFLICT, detail, "leave out one of them");
+        return Err(problems.into());
+    }
+    let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
+        let detail = format!("no data set is called {id:?}");
+        problems.push(
+            format!("{at}/id"),
+            code::UNKNOWN_NAME,
+            detail,
+            "GET /v1/datasets lists those that there are",
+        );
+        return Err(problems.into());
+    };
+    share.of_body(text.len() as u64);
+    share.resize(share.bytes() + text.len() as u64 + json::tree_bytes(text.as_bytes())).await?;
+    let read = move |_: &Abandoned| text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+    let cases = share.run(Lane::Prepare, read).await;
+    let cases = cases.map_err(|_| Problem::new(Kind::Internal, "the stored data set cannot be read"))?;
+    dataset.insert("inline".to_owned(), Value::Array(cases));
+    Ok(())
 }

@@ -6,137 +6,74 @@ use axum::http::{HeaderMap, header};
 
 use super::problem::{Kind, Problem};
 use crate::config::nearest;
+use crate::result::render::Format;
 
-/// Forms of a result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// The whole answer.
-    Json,
-    /// Numbers as a table.
-    Csv,
-    /// Numbers as NumPy arrays.
-    Npz,
-    /// Numbers as named tensors.
-    Safetensors,
-    /// A table, one JSON object a line.
-    Jsonl,
-    /// A table by columns.
-    Parquet,
-    /// Picture.
-    Svg,
-    /// Picture.
-    Png,
+/// Chooses among `served`, whose order is the server's preference.
+///
+/// # Errors
+/// 422 for a `format` that is unknown or not served here, 406 if `Accept` excludes all that is served.
+pub(super) fn negotiate(
+    headers: &HeaderMap,
+    format: Option<&str>,
+    served: &[Format],
+) -> Result<Format, Problem> {
+    match format {
+        Some(name) => named(name, served),
+        None => accepted(headers, served),
+    }
 }
 
-impl Encoding {
-    /// All forms; an endpoint serves some of them.
-    pub const ALL: [Self; 8] = [
-        Self::Json,
-        Self::Csv,
-        Self::Npz,
-        Self::Safetensors,
-        Self::Jsonl,
-        Self::Parquet,
-        Self::Svg,
-        Self::Png,
-    ];
+/// Media type without parameters, as matched against `Accept`.
+fn essence(format: Format) -> &'static str {
+    format.media_type().split(';').next().unwrap_or_default()
+}
 
-    /// Name in `?format=`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Json => "json",
-            Self::Csv => "csv",
-            Self::Npz => "npz",
-            Self::Safetensors => "safetensors",
-            Self::Jsonl => "jsonl",
-            Self::Parquet => "parquet",
-            Self::Svg => "svg",
-            Self::Png => "png",
+fn named(name: &str, served: &[Format]) -> Result<Format, Problem> {
+    if let Some(found) = served.iter().find(|format| format.name() == name) {
+        return Ok(*found);
+    }
+    let detail = if Format::ALL.iter().any(|format| format.name() == name) {
+        format!("`{name}` is not served here")
+    } else {
+        format!("`{name}` is not a format")
+    };
+    let hint = nearest(name, served.iter().map(|format| format.name()));
+    let fix = match hint {
+        Some(close) => format!("did you mean `{close}`? Served: {}", Names(served)),
+        None => format!("use one of {}", Names(served)),
+    };
+    Err(Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}")).error(
+        "?format",
+        "unknown_format",
+        detail,
+        fix,
+    ))
+}
+
+/// RFC 9110 section 12.5.1: the most specific range that matches a type gives its quality; absence accepts all.
+fn accepted(headers: &HeaderMap, served: &[Format]) -> Result<Format, Problem> {
+    let ranges: Vec<(String, f32)> = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(range)
+        .collect();
+    let mut best: Option<(f32, Format)> = None;
+    for &format in served {
+        let quality = if ranges.is_empty() { 1.0 } else { quality(essence(format), &ranges) };
+        if quality > best.map_or(0.0, |(q, _)| q) {
+            best = Some((quality, format));
         }
     }
-
-    /// Value of `Content-Type`.
-    pub const fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Csv => "text/csv; charset=utf-8",
-            Self::Npz => "application/x-npz",
-            Self::Safetensors => "application/vnd.safetensors",
-            Self::Jsonl => "application/x-ndjson",
-            Self::Parquet => "application/vnd.apache.parquet",
-            Self::Svg => "image/svg+xml",
-            Self::Png => "image/png",
-        }
-    }
-
-    /// Whether it is text, which becomes much shorter when it is compressed.
-    pub(super) const fn is_text(self) -> bool {
-        matches!(self, Self::Json | Self::Csv | Self::Jsonl | Self::Svg)
-    }
-
-    /// Media type without parameters, as matched against `Accept`.
-    fn essence(self) -> &'static str {
-        self.media_type().split(';').next().unwrap_or_default()
-    }
-
-    /// Chooses among `served`, whose order is the server's preference.
-    ///
-    /// # Errors
-    /// 422 for a `format` that is unknown or not served here, 406 if `Accept` excludes all that is served.
-    pub fn negotiate(headers: &HeaderMap, format: Option<&str>, served: &[Self]) -> Result<Self, Problem> {
-        match format {
-            Some(name) => Self::named(name, served),
-            None => Self::accepted(headers, served),
-        }
-    }
-
-    fn named(name: &str, served: &[Self]) -> Result<Self, Problem> {
-        if let Some(found) = served.iter().find(|encoding| encoding.name() == name) {
-            return Ok(*found);
-        }
-        let detail = if Self::ALL.iter().any(|encoding| encoding.name() == name) {
-            format!("`{name}` is not served here")
-        } else {
-            format!("`{name}` is not a format")
-        };
-        let hint = nearest(name, served.iter().map(|encoding| encoding.name()));
-        let fix = match hint {
-            Some(close) => format!("did you mean `{close}`? Served: {}", Names(served)),
-            None => format!("use one of {}", Names(served)),
-        };
-        Err(Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}")).error(
-            "?format",
-            "unknown_format",
-            detail,
-            fix,
-        ))
-    }
-
-    /// RFC 9110 section 12.5.1: the most specific range that matches a type gives its quality; absence accepts all.
-    fn accepted(headers: &HeaderMap, served: &[Self]) -> Result<Self, Problem> {
-        let ranges: Vec<(String, f32)> = headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(range)
-            .collect();
-        let mut best: Option<(f32, Self)> = None;
-        for &encoding in served {
-            let quality = if ranges.is_empty() { 1.0 } else { quality(encoding.essence(), &ranges) };
-            if quality > best.map_or(0.0, |(q, _)| q) {
-                best = Some((quality, encoding));
-            }
-        }
-        best.map(|(_, encoding)| encoding).ok_or_else(|| {
-            let types: Vec<_> = served.iter().map(|encoding| encoding.essence()).collect();
-            Problem::new(
-                Kind::NotAcceptable,
-                format!("served: {}; or choose by ?format={}", types.join(", "), Names(served)),
-            )
-            .with("served", types)
-        })
-    }
+    best.map(|(_, format)| format).ok_or_else(|| {
+        let types: Vec<_> = served.iter().map(|format| essence(*format)).collect();
+        Problem::new(
+            Kind::NotAcceptable,
+            format!("served: {}; or choose by ?format={}", types.join(", "), Names(served)),
+        )
+        .with("served", types)
+    })
 }
 
 /// `type/subtype;q=0.5` to the range and its quality.
@@ -153,11 +90,11 @@ fn quality(essence: &str, ranges: &[(String, f32)]) -> f32 {
     find(essence).or_else(|| find(&format!("{major}/*"))).or_else(|| find("*/*")).unwrap_or(0.0)
 }
 
-struct Names<'a>(&'a [Encoding]);
+struct Names<'a>(&'a [Format]);
 
 impl fmt::Display for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(|encoding| encoding.name()).collect();
+        let names: Vec<_> = self.0.iter().map(|format| format.name()).collect();
         f.write_str(&names.join("|"))
     }
 }
@@ -166,24 +103,24 @@ impl fmt::Display for Names<'_> {
 mod tests {
     use super::*;
 
-    fn choose(accept: Option<&str>, format: Option<&str>) -> Result<Encoding, Problem> {
+    fn choose(accept: Option<&str>, format: Option<&str>) -> Result<Format, Problem> {
         let headers = accept.iter().map(|a| (header::ACCEPT, a.parse().unwrap())).collect();
-        Encoding::negotiate(&headers, format, &[Encoding::Json, Encoding::Csv, Encoding::Svg])
+        negotiate(&headers, format, &[Format::Json, Format::Csv, Format::Svg])
     }
 
     #[test]
     fn the_format_parameter_wins_over_accept() {
-        assert_eq!(choose(Some("text/csv"), Some("svg")), Ok(Encoding::Svg));
-        assert_eq!(choose(None, None), Ok(Encoding::Json));
+        assert_eq!(choose(Some("text/csv"), Some("svg")), Ok(Format::Svg));
+        assert_eq!(choose(None, None), Ok(Format::Json));
     }
 
     #[test]
     fn accept_follows_quality_and_specificity() {
-        assert_eq!(choose(Some("*/*"), None), Ok(Encoding::Json));
-        assert_eq!(choose(Some("image/*"), None), Ok(Encoding::Svg));
-        assert_eq!(choose(Some("text/csv;q=0.5, image/svg+xml"), None), Ok(Encoding::Svg));
-        assert_eq!(choose(Some("application/json;q=0, */*;q=0.1"), None), Ok(Encoding::Csv));
-        assert_eq!(choose(Some("TEXT/CSV"), None), Ok(Encoding::Csv));
+        assert_eq!(choose(Some("*/*"), None), Ok(Format::Json));
+        assert_eq!(choose(Some("image/*"), None), Ok(Format::Svg));
+        assert_eq!(choose(Some("text/csv;q=0.5, image/svg+xml"), None), Ok(Format::Svg));
+        assert_eq!(choose(Some("application/json;q=0, */*;q=0.1"), None), Ok(Format::Csv));
+        assert_eq!(choose(Some("TEXT/CSV"), None), Ok(Format::Csv));
     }
 
     #[test]

@@ -1,19 +1,24 @@
-//! Requests that are answered later: because that is asked for, or because they would take too long to wait for.
+//! Enqueues a request as a job: because that is asked for, because it would take too long to wait for, or because its kind
+//! always is one.
 
 use axum::body::Bytes;
 use axum::http::request::Parts;
 use axum::response::Response;
 use serde_json::Value;
 
+use super::answer::Asked;
 use super::body::Posted;
-use super::prefer::{Wants, accepted, take_async};
-use super::{AppState, Problem, json};
+use super::datasets::written_out;
+use super::prefer::{self, Wants, accepted, take_async};
+use super::{AppState, Problem, jobs, json};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::jobs::Asked;
+use crate::jobs::{self as queue, Jobs, strongest};
 use crate::service::Refusal;
-use crate::store::job::Kind;
+use crate::spec::kind::Kind;
+use crate::store::Submitted;
+use crate::store::job::State;
 
-/// The way of a request into the job queue.
+/// A request that may become a job.
 pub(super) struct Later<'s> {
     state: &'s AppState,
     kind: Kind,
@@ -41,7 +46,7 @@ impl<'s> Later<'s> {
         self.wants.later
     }
 
-    /// The job of a request that was refused for the time that it takes alone; any other refusal stays one.
+    /// Enqueues the request if it was refused only because it takes too long; other refusals are returned.
     pub(super) async fn instead(self, refusal: Refusal) -> Result<Response, Problem> {
         match &refusal {
             Refusal::TooLarge { cost, ceiling }
@@ -62,9 +67,49 @@ impl<'s> Later<'s> {
 
     /// Makes a job of it.
     pub(super) async fn submit(self, body: Value) -> Result<Response, Problem> {
-        let (service, jobs) = (self.state.service()?, self.state.jobs()?);
-        let asked = Asked { kind: self.kind, body, key: self.wants.key };
-        let submitted = jobs.submit(service, asked, &self.share).await?;
-        accepted(jobs, &submitted).await
+        let submitted = self.taken_on(body).await?;
+        accepted(self.state.jobs()?, &submitted).await
     }
+
+    /// Makes a job of it, and waits for its result if that is estimated to be worth it.
+    pub(super) async fn wait(self, body: Value, asked: Asked) -> Result<Response, Problem> {
+        let submitted = self.taken_on(body).await?;
+        // The job has what it needs; its answer is made of what it leaves.
+        self.share.shrink(0);
+        let jobs = self.state.jobs()?;
+        let limit = jobs.settings.sync_limit;
+        if submitted.job.estimate_s > limit.as_secs_f64() {
+            return accepted(jobs, &submitted).await;
+        }
+        let job = jobs.wait(submitted.job.id, limit).await?.unwrap_or(submitted.job);
+        let (replayed, of_job) = (submitted.replayed, job.id.to_string());
+        let mut response = match job.state {
+            State::Succeeded => jobs::answered(asked, jobs, &job, self.share)
+                .await
+                .map_err(|problem| problem.with("job", of_job))?,
+            State::Failed => {
+                let why = job.error.as_deref().unwrap_or("it could not be computed");
+                let detail = format!("the {} failed: {why}", job.kind.name());
+                return Err(Problem::new(super::Kind::Internal, detail).with("job", of_job));
+            }
+            _ => return accepted(jobs, &Submitted { job, replayed }).await,
+        };
+        prefer::name(response.headers_mut(), &job, replayed);
+        Ok(response)
+    }
+
+    async fn taken_on(&self, mut body: Value) -> Result<Submitted, Problem> {
+        let (service, jobs) = (self.state.service()?, self.state.jobs()?);
+        if self.kind.is_in_units() {
+            fill_in(jobs, &mut body, &self.share).await?;
+        }
+        let asked = queue::Asked { kind: self.kind, body, key: self.wants.key.clone() };
+        Ok(jobs.submit(service, asked, &self.share).await?)
+    }
+}
+
+/// Writes out what a sweep names and the store has: a data set, the strongest cells of an earlier sweep.
+pub(super) async fn fill_in(jobs: &Jobs, body: &mut Value, share: &Share) -> Result<(), Problem> {
+    written_out(jobs, body, "/dataset", share).await?;
+    Ok(strongest::write_out(jobs, body, share).await?)
 }

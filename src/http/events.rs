@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::listen::Seat;
+use super::problem::NotFound;
 use super::state::Readiness;
 use super::{AppState, Caller, Problem, jobs, query};
 use crate::activations::Timestamp;
@@ -44,7 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
            ("after" = Option<i64>, Query, description = "Events after this one, as Last-Event-ID"),
            ("Last-Event-ID" = Option<i64>, Header, description = "Events after this one")),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn events(
     state: State<AppState>,
     caller: Caller,

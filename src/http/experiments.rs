@@ -1,4 +1,4 @@
-//! The experiments: clean runs, patch runs, causal traces, and their dry run.
+//! The experiments: clean runs, patch runs, causal traces, sweeps, and their dry run.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,74 +7,69 @@ use axum::response::Response;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{ShowParams, format, show, tied, with_show};
+use super::answer::{Asked, FormatParam, ShowParams, TableParam, with_show};
 use super::body::Posted;
-use super::enqueue::Later;
+use super::enqueue::{Later, fill_in};
 use super::prefer::take_async;
-use super::sweeps::with_dataset;
-use super::{AppState, Encoding, NoQuery, Problem, problem, query};
-use crate::capacity::{Abandoned, Lane, Share};
+use super::{AppState, NoQuery, Problem, query};
 use crate::jobs::strongest;
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
 use crate::result::common::TokenizeResponse;
 use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
-use crate::result::plates::Show;
-use crate::result::render::{RenderError, Rendered, TraceAnswer};
+use crate::result::render::{Format, TraceAnswer};
 use crate::result::run::RunResponse;
-use crate::spec::body::{AlignBody, PatchBody, PlanBody, RunBody, TraceBody};
-use crate::spec::problem::Problems;
-use crate::spec::tokenize::TokenizeSpec;
-use crate::store::job::Kind;
+use crate::result::sweep::SweepOutcome;
+use crate::spec::align::{AlignBody, AlignSpec};
+use crate::spec::kind::{Kind, PlanBody, of_kind};
+use crate::spec::patch::PatchBody;
+use crate::spec::run::RunBody;
+use crate::spec::sweep::SweepBody;
+use crate::spec::tokenize::TokenizeBody;
+use crate::spec::trace::TraceBody;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(run))
         .routes(routes!(patch))
         .routes(routes!(trace))
+        .routes(routes!(sweep))
         .routes(routes!(plan))
         .routes(routes!(tokenize))
         .routes(routes!(align))
 }
 
-/// In which form a result is asked for.
-struct Asked {
-    encoding: Encoding,
-    show: Show,
+/// Reads, computes and answers a request, at once or as a job.
+async fn experiment(
+    kind: Kind,
+    state: &AppState,
+    parts: &Parts,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    let own: &[&str] = if kind.is_in_units() { &["format", "table"] } else { &["format"] };
+    let asked = Asked::of(&parts.headers, query(parts, &with_show(own))?, &Format::ALL)?;
+    let (body, share, later) = Later::of(state, parts, kind, posted)?;
+    if later.is_wanted() {
+        return later.submit(body).await;
+    }
+    of_kind!(kind, E => match state.service()?.answer::<E>((body, &share)).await {
+        Ok(response) => asked.answer_with(response, share).await,
+        Err(refusal) => later.instead(refusal).await,
+    }, in_units => later.wait(body, asked).await)
 }
 
-impl Asked {
-    fn of(parts: &Parts) -> Result<Self, Problem> {
-        let mut query = query(parts, &with_show(&["format"]))?;
-        let format = query.get("format").map(String::as_str);
-        let encoding = Encoding::negotiate(&parts.headers, format, &Encoding::ALL)?;
-        Ok(Self { encoding, show: show(&mut query, encoding)? })
-    }
-
-    /// Encodes on a thread where it may take its time: a picture takes a good part of a second. The memory is held until the
-    /// client has taken the last byte.
-    async fn answer<R>(self, result: R, share: Share) -> Result<Response, Problem>
-    where
-        R: Rendered + serde::Serialize + Send + 'static,
-    {
-        let Self { encoding, show } = self;
-        let encode = move |_: &Abandoned| match format(encoding) {
-            None => Ok(serde_json::to_vec(&result).expect("BUG: results have string keys")),
-            Some(format) => result.render(format, &show),
-        };
-        let bytes = share.run(Lane::Finish, encode).await?;
-        Ok(tied(encoding, bytes, share))
-    }
-}
-
-impl From<RenderError> for Problem {
-    fn from(error: RenderError) -> Self {
-        match error.problem() {
-            Some(problem) => Problems(vec![problem]).into(),
-            None => Self::new(problem::Kind::Internal, error.to_string()),
-        }
-    }
+/// How a request is answered.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents headers")]
+struct JobHeaders {
+    /// respond-async: answer with a job at once
+    #[param(rename = "Prefer")]
+    prefer: Option<String>,
+    /// Of a job: repeated with the same key it is the same job
+    #[param(rename = "Idempotency-Key")]
+    key: Option<String>,
 }
 
 /// Clean runs
@@ -82,21 +77,11 @@ impl From<RenderError> for Problem {
 /// One or several prompts: tokens, metrics of targets, most probable next tokens, activations.
 /// The shortest body is `{"prompt": "..."}`.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
-    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
-           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
-           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    params(FormatParam, ShowParams, JobHeaders),
     responses((status = 200, description = "What the runs gave", body = RunResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts)?;
-    let (body, share, later) = Later::of(&state, &parts, Kind::Run, posted)?;
-    if later.is_wanted() {
-        return later.submit(body).await;
-    }
-    match state.service()?.run((body, &share)).await {
-        Ok(response) => asked.answer(response, share).await,
-        Err(refusal) => later.instead(refusal).await,
-    }
+    experiment(Kind::Run, &state, &parts, posted).await
 }
 
 /// Patch runs
@@ -104,21 +89,11 @@ async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Res
 /// Interventions on a base run, jointly or swept over layers, positions and heads.
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
-    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
-           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
-           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    params(FormatParam, ShowParams, JobHeaders),
     responses((status = 200, description = "What the patches did", body = PatchResponse),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts)?;
-    let (body, share, later) = Later::of(&state, &parts, Kind::Patch, posted)?;
-    if later.is_wanted() {
-        return later.submit(body).await;
-    }
-    match state.service()?.patch((body, &share)).await {
-        Ok(response) => asked.answer(response, share).await,
-        Err(refusal) => later.instead(refusal).await,
-    }
+    experiment(Kind::Patch, &state, &parts, posted).await
 }
 
 /// Causal trace
@@ -128,29 +103,25 @@ async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<R
 /// traced one by one, and their effects averaged by token class with confidence intervals; the answer then is a
 /// `CasesResponse`.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
-    params(("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
-           ("Prefer" = Option<String>, Header, description = "respond-async: answer with a job at once"),
-           ("Idempotency-Key" = Option<String>, Header, description = "Of a job: repeated with the same key it is the same job")),
+    params(FormatParam, ShowParams, JobHeaders),
     responses((status = 200, description = "The causal map", body = TraceAnswer),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
-    let asked = Asked::of(&parts)?;
-    let (body, share, later) = Later::of(&state, &parts, Kind::Trace, posted)?;
-    if later.is_wanted() {
-        return later.submit(body).await;
-    }
-    let mut result = match state.service()?.trace((body, &share)).await {
-        Ok(answered) => answered,
-        Err(refusal) => return later.instead(refusal).await,
-    };
-    if result.wants_plots() {
-        let draw = move |_: &Abandoned| {
-            result.fill_plots();
-            result
-        };
-        result = share.run(Lane::Finish, draw).await;
-    }
-    asked.answer(result, share).await
+    experiment(Kind::Trace, &state, &parts, posted).await
+}
+
+/// Sweep
+///
+/// Any grid over cases: arms of interventions, enumerated along layers, positions, heads or columns, for every prompt of
+/// a data set, and averaged over prompts with confidence intervals. A sweep is always a job, which survives a restart; if it
+/// is estimated to take no longer than `limits.sync_limit_s` and `Prefer: respond-async` is not sent, the answer waits for
+/// it.
+#[utoipa::path(post, path = "/v1/sweep", tag = "experiments", request_body = SweepBody,
+    params(FormatParam, TableParam, ShowParams, JobHeaders),
+    responses((status = 200, description = "What it found", body = SweepOutcome),
+              (status = 202, description = "The job that will find it", body = JobView), Problem))]
+async fn sweep(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
+    experiment(Kind::Sweep, &state, &parts, posted).await
 }
 
 /// Dry run
@@ -163,17 +134,13 @@ async fn plan(
     _: NoQuery,
     Posted { value: mut body, share, .. }: Posted,
 ) -> Result<Json<PlanResponse>, Problem> {
-    for kind in ["run", "patch", "trace", "sweep"] {
-        if let Some(inner) = body.get_mut(kind) {
-            take_async(inner, &format!("/{kind}"))?;
+    for (name, kind) in Kind::ALL {
+        let Some(inner) = body.get_mut(name) else { continue };
+        take_async(inner, &format!("/{name}"))?;
+        // The store is asked only if something of it is named.
+        if kind.is_in_units() && (inner.pointer("/dataset/id").is_some() || strongest::is_asked(inner)) {
+            fill_in(state.jobs()?, inner, &share).await?;
         }
-    }
-    if let Some(sweep) = body.get_mut("sweep")
-        && (sweep.pointer("/dataset/id").is_some() || strongest::is_asked(sweep))
-    {
-        let jobs = state.jobs()?;
-        with_dataset(jobs, sweep, &share).await?;
-        strongest::write_out(jobs, sweep, &share).await?;
     }
     Ok(Json(state.service()?.plan((body, &share)).await?))
 }
@@ -181,7 +148,7 @@ async fn plan(
 /// Tokens of a prompt
 ///
 /// Ids, text and offsets (characters and bytes), with the token ranges of named substrings.
-#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeSpec,
+#[utoipa::path(post, path = "/v1/tokenize", tag = "experiments", request_body = TokenizeBody,
     responses((status = 200, description = "Tokens", body = TokenizeResponse), Problem))]
 async fn tokenize(
     state: State<AppState>,
@@ -199,5 +166,5 @@ async fn tokenize(
 #[utoipa::path(post, path = "/v1/align", tag = "experiments", request_body = AlignBody,
     responses((status = 200, description = "Diff, map and contrast", body = AlignResponse), Problem))]
 async fn align(state: State<AppState>, _: NoQuery, posted: Posted) -> Result<Json<AlignResponse>, Problem> {
-    Ok(Json(state.service()?.align((posted.value, &posted.share)).await?))
+    Ok(Json(state.service()?.answer::<AlignSpec>((posted.value, &posted.share)).await?))
 }

@@ -1,19 +1,25 @@
 //! Who asks, and whether the rules let them: known from the head alone, before any of a body is read.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderValue, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::admission::{Admission, OnItsWay};
+use super::listen::Peer;
+use super::places::network;
 use super::problem::{Kind, Problem};
 use super::rules::{Need, Rule, need, one_of};
-use super::state::Access;
+use super::state::{Access, AppState, FIRST_KEY};
 use crate::keys::{Key, Scope, Token, Unfit};
 use crate::owner::Owner;
+use crate::service::Service;
+use crate::usage;
 
 /// Who asks. Handlers find it in the request's extensions; there is no request for work without.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,37 +46,88 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     }
 }
 
+/// What is known at the door.
+#[derive(Debug, Clone)]
+pub(super) struct Door {
+    access: Access,
+    rules: &'static [Rule],
+    admission: Admission,
+    service: Arc<OnceLock<Service>>,
+    row_layers_day: u64,
+}
+
+impl Door {
+    pub(super) fn new(state: &AppState, rules: &'static [Rule]) -> Self {
+        Self {
+            access: state.access.clone(),
+            rules,
+            admission: Admission::new(&state.config),
+            service: Arc::clone(&state.service),
+            row_layers_day: state.config.limits.owner_row_layers_day,
+        }
+    }
+
+    /// Who sent a request, if its route asks for that, and a place among the owner's.
+    fn open(&self, request: &Request) -> Result<(Option<Caller>, Option<OnItsWay>), Refused> {
+        let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+        let need = path.and_then(|path| need(self.rules, request.method(), path)).ok_or(Refused::NoRule)?;
+        let keys = match (need, &self.access) {
+            (Need::Open, _) => return Ok((None, None)),
+            // Keys made here would be in force once the server needs keys, whoever had made them.
+            (Need::One([Scope::Admin]), Access::Anyone) => return Err(Refused::KeysAreOff),
+            (_, Access::Anyone) => return Ok((Some(Caller { owner: Owner::local(), key: None }), None)),
+            (_, Access::Keys(keys)) => keys,
+        };
+        let key = token(request.headers())
+            .and_then(|token| keys.identify(&token).map_err(NoKey::Unfit))
+            .map_err(|why| self.refused(why, request.extensions(), keys.is_empty()))?;
+        tracing::Span::current().record("key.id", tracing::field::display(key.id));
+        if let Some(scopes) = need.scopes()
+            && !scopes.iter().any(|scope| key.scopes.has(*scope))
+        {
+            return Err(Refused::NoScope(scopes, key));
+        }
+        // Reads are quick, and streams of events have places of their own.
+        let place =
+            if *request.method() == Method::POST { Some(self.admit(need, &key.owner)?) } else { None };
+        Ok((Some(Caller { owner: key.owner.clone(), key: Some(key) }), place))
+    }
+
+    /// A place for a request with a body, if its owner has one and may have more computed.
+    fn admit(&self, need: Need, owner: &Owner) -> Result<OnItsWay, Refused> {
+        let place = self.admission.enter(owner).ok_or(Refused::Enough)?;
+        let Some(service) = self.service.get() else { return Ok(place) };
+        let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep);
+        if self.row_layers_day > 0 && need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
+            let used = service.ledger.used(owner).row_layers;
+            if used >= self.row_layers_day {
+                return Err(Refused::DailyLimit { used, most: self.row_layers_day });
+            }
+        }
+        service.ledger.let_in(owner);
+        Ok(place)
+    }
+
+    /// Without a key, or with one that is none: told to wait where an address has shown too many of these. To have none is
+    /// no such thing.
+    fn refused(&self, why: NoKey, extensions: &Extensions, no_keys: bool) -> Refused {
+        let peer = extensions.get::<Peer>().filter(|_| matches!(why, NoKey::Malformed | NoKey::Unfit(_)));
+        match peer.map_or(Ok(()), |peer| self.admission.failed(network(peer.0.ip()))) {
+            Ok(()) => Refused::NoKey { why, no_keys },
+            Err(wait) => Refused::TooManyFailures(wait),
+        }
+    }
+}
+
 /// Middleware behind the router: finds the rule of the route, and the key that it asks for.
 pub(super) async fn layer(
-    State((access, rules)): State<(Access, &'static [Rule])>,
+    State(door): State<Door>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Infallible> {
-    let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let need = path.and_then(|path| need(rules, request.method(), &path));
-    let caller = match (need, access) {
-        (Some(Need::Open), _) => None,
-        (None, _) => return Ok(no_rule()),
-        // Keys made here would be in force once the server needs keys, whoever had made them.
-        (Some(Need::One([Scope::Admin])), Access::Anyone) => return Ok(keys_are_off()),
-        (Some(_), Access::Anyone) => Some(Caller { owner: Owner::local(), key: None }),
-        (Some(need), Access::Keys(keys)) => {
-            let token = match token(request.headers()) {
-                Ok(token) => token,
-                Err(problem) => return Ok(unauthorized(problem, keys.is_empty())),
-            };
-            let key = match keys.identify(&token) {
-                Ok(key) => key,
-                Err(unfit) => return Ok(unauthorized(NoKey::Unfit(unfit), keys.is_empty())),
-            };
-            tracing::Span::current().record("key.id", tracing::field::display(key.id));
-            if let Some(scopes) = need.scopes()
-                && !scopes.iter().any(|scope| key.scopes.has(*scope))
-            {
-                return Ok(forbidden(scopes, &key));
-            }
-            Some(Caller { owner: key.owner.clone(), key: Some(key) })
-        }
+    let (caller, _place) = match door.open(&request) {
+        Ok(open) => open,
+        Err(refused) => return Ok(refused.into_response()),
     };
     // Nothing behind here has a use for it.
     request.headers_mut().remove(header::AUTHORIZATION);
@@ -104,55 +161,102 @@ fn token(headers: &HeaderMap) -> Result<Token, NoKey> {
     Token::parse(token.trim()).ok_or(NoKey::Malformed)
 }
 
-/// 401. Of the token nothing is repeated.
-fn unauthorized(why: NoKey, no_keys: bool) -> Response {
-    let form = "send the header `Authorization: Bearer mdt_...` with a key's token";
-    let detail = match why {
-        NoKey::Missing => format!("this server needs a key; {form}"),
-        NoKey::Several => format!("there are several Authorization headers; {form} once"),
-        NoKey::NotBearer => format!("the Authorization header is not of the scheme Bearer; {form}"),
-        NoKey::Malformed => {
-            "the token is not one of this server's: its form or its checksum is wrong; copy all of it, from `mdt_` to its \
-             last character"
-                .to_owned()
+/// Why a request is not let in.
+#[derive(Debug)]
+enum Refused {
+    NoRule,
+    KeysAreOff,
+    NoKey { why: NoKey, no_keys: bool },
+    NoScope(&'static [Scope], Arc<Key>),
+    TooManyFailures(Duration),
+    Enough,
+    DailyLimit { used: u64, most: u64 },
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let (problem, challenge) = match self {
+            Self::NoRule => {
+                tracing::error!("a route has no rule, so nobody may use it");
+                let detail = "no rule says who may use this path";
+                (refusal(Kind::Forbidden, "no_rule", detail, "report it"), None)
+            }
+            Self::KeysAreOff => {
+                let detail = "this server needs no keys, so it makes none";
+                let fix = "set auth.keys = \"on\", or use `mediant key` while it is stopped";
+                (refusal(Kind::Forbidden, "keys_off", detail, fix), None)
+            }
+            Self::NoKey { why, no_keys } => unauthorized(why, no_keys),
+            Self::NoScope(scopes, key) => {
+                let names: Vec<&str> = scopes.iter().map(|scope| scope.name()).collect();
+                let has =
+                    if key.scopes.list().is_empty() { "none".to_owned() } else { key.scopes.to_string() };
+                let detail = format!("this needs the scope {}; the key {} has {has}", one_of(scopes), key.id);
+                let fix = format!("ask who runs the server for a key with the scope {}", one_of(scopes));
+                let error = format!("error=\"insufficient_scope\", scope=\"{}\"", names.join(" "));
+                let problem = refusal(Kind::Forbidden, "missing_scope", &detail, &fix);
+                (problem.with("scopes", names), Some(error))
+            }
+            Self::TooManyFailures(wait) => {
+                let detail = "your address has shown too many keys that are none";
+                let fix = "mend the token, and wait as long as Retry-After says";
+                let problem = refusal(Kind::Overloaded, "failed_keys", detail, fix);
+                // In whole seconds, none of them too early.
+                (problem.retry_after(wait.as_secs_f64().ceil().max(1.0) as u64), None)
+            }
+            Self::Enough => {
+                let detail = "as many of your requests are on their way as limits.owner_requests allows";
+                let fix = "wait for one of them; with `Prefer: respond-async` requests become jobs, which are not counted";
+                (refusal(Kind::Overloaded, "owner_requests", detail, fix).retry_after(1), None)
+            }
+            Self::DailyLimit { used, most } => {
+                let detail = format!("{used} row-layers were computed for you today, of {most}");
+                let fix = "come back after midnight, UTC, or ask who runs the server for a larger limits.owner_row_layers_day";
+                let problem = refusal(Kind::Overloaded, "daily_limit", &detail, fix);
+                (problem.retry_after(usage::today().1), None)
+            }
+        };
+        let mut response = problem.into_response();
+        let challenge = challenge.map(|error| {
+            format!("Bearer realm=\"mediant\"{}{error}", if error.is_empty() { "" } else { ", " })
+        });
+        if let Some(Ok(value)) = challenge.map(HeaderValue::try_from) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
         }
-        NoKey::Unfit(Unfit::Unknown) => "no key has this token; ask who runs the server for one".to_owned(),
-        NoKey::Unfit(Unfit::Expired) => "the key's time is over; ask who runs the server for a new one".to_owned(),
-        NoKey::Unfit(Unfit::Revoked) => "the key was revoked; ask who runs the server for a new one".to_owned(),
-    };
-    let first = if no_keys { ". It has no key yet; `mediant key create` makes the first" } else { "" };
-    let challenge = match why {
-        NoKey::Missing => "Bearer realm=\"mediant\"",
-        NoKey::Several | NoKey::NotBearer => "Bearer realm=\"mediant\", error=\"invalid_request\"",
-        NoKey::Malformed | NoKey::Unfit(_) => "Bearer realm=\"mediant\", error=\"invalid_token\"",
-    };
-    let mut response = Problem::new(Kind::Unauthorized, format!("{detail}{first}")).into_response();
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-    response
-}
-
-/// 403: a scope is missing.
-fn forbidden(scopes: &[Scope], key: &Key) -> Response {
-    let names: Vec<&str> = scopes.iter().map(|scope| scope.name()).collect();
-    let has = if key.scopes.list().is_empty() { "none".to_owned() } else { key.scopes.to_string() };
-    let detail = format!("this needs the scope {}; the key {} has {has}", one_of(scopes), key.id);
-    let problem = Problem::new(Kind::Forbidden, detail).with("scopes", names.clone());
-    let mut response = problem.into_response();
-    let challenge =
-        format!("Bearer realm=\"mediant\", error=\"insufficient_scope\", scope=\"{}\"", names.join(" "));
-    if let Ok(value) = HeaderValue::try_from(challenge) {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+        response
     }
-    response
 }
 
-fn no_rule() -> Response {
-    tracing::error!("a route has no rule, so nobody may use it");
-    Problem::new(Kind::Forbidden, "no rule says who may use this path; please report it").into_response()
+fn refusal(kind: Kind, code: &'static str, detail: &str, fix: &str) -> Problem {
+    Problem::new(kind, format!("{detail}; {fix}")).error("", code, detail, fix)
 }
 
-fn keys_are_off() -> Response {
-    let detail = "this server needs no keys, so it makes none; set auth.keys = \"on\", or use `mediant key` while it is \
-                  stopped";
-    Problem::new(Kind::Forbidden, detail).into_response()
+/// 401 and its challenge. Of the token nothing is repeated.
+fn unauthorized(why: NoKey, no_keys: bool) -> (Problem, Option<String>) {
+    let (code, detail) = match why {
+        NoKey::Missing => ("missing_key", "this server needs a key"),
+        NoKey::Several => ("bad_authorization", "there are several Authorization headers"),
+        NoKey::NotBearer => ("bad_authorization", "the Authorization header is not of the scheme Bearer"),
+        NoKey::Malformed => {
+            ("malformed_key", "the token is not one of this server's: its form or its checksum is wrong")
+        }
+        NoKey::Unfit(Unfit::Unknown) => ("unknown_key", "no key has this token"),
+        NoKey::Unfit(Unfit::Expired) => ("expired_key", "the key's time is over"),
+        NoKey::Unfit(Unfit::Revoked) => ("revoked_key", "the key was revoked"),
+    };
+    let fix = match why {
+        _ if no_keys => FIRST_KEY,
+        NoKey::Missing | NoKey::NotBearer => {
+            "send the header `Authorization: Bearer mdt_...` with a key's token"
+        }
+        NoKey::Several => "send one",
+        NoKey::Malformed => "copy all of it, from `mdt_` to its last character",
+        NoKey::Unfit(_) => "ask who runs the server for a key",
+    };
+    let error = match why {
+        NoKey::Missing => "",
+        NoKey::Several | NoKey::NotBearer => "error=\"invalid_request\"",
+        NoKey::Malformed | NoKey::Unfit(_) => "error=\"invalid_token\"",
+    };
+    (refusal(Kind::Unauthorized, code, detail, fix), Some(error.to_owned()))
 }

@@ -5,28 +5,30 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::{ShowParams, format, one_of, show, tied, with_show};
+use super::answer::{Asked, FormatParam, ShowParams, TableParam, one_of, tied, with_show};
 use super::prefer::retry_after;
-use super::{AppState, Caller, Encoding, Kind, NoQuery, Problem, body, query};
+use super::problem::{NoResult, NotFound};
+use super::{AppState, Caller, Kind, NoQuery, Problem, body, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};
 use crate::jobs::{Jobs, NotTaken, PICTURES_FILE, Unfinished, compress};
 use crate::result::plates::{Pictures, Show};
 use crate::result::render::Format;
-use crate::result::sweep::{SweepOutcome, Table, render};
+use crate::result::sweep::{SweepOutcome, render};
+use crate::spec::kind as job_kind;
 use crate::spec::problem::{Problems, code};
-use crate::store::job::{self, Job, JobId, State as JobState};
+use crate::store::job::{Job, JobId, State as JobState};
 use crate::store::{Filter, Page};
 
 /// Entries of a list: by default, and at most.
 const PAGE: (u32, u32) = (50, 500);
 /// Forms of a picture.
-const PICTURES: [Encoding; 2] = [Encoding::Svg, Encoding::Png];
+const PICTURES: [Format; 2] = [Format::Svg, Format::Png];
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
@@ -36,95 +38,63 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(plot))
 }
 
-/// A result in the form in which it is asked for.
-pub(super) struct Answer {
-    encoding: Encoding,
-    table: Option<Table>,
-    show: Show,
+/// The result of a job that has one, as it is asked for.
+pub(super) async fn answered(
+    asked: Asked,
+    jobs: &Jobs,
+    job: &Job,
+    share: Share,
+) -> Result<Response, Problem> {
+    if !job.kind.is_in_units() {
+        return stored(asked, jobs, job, share).await;
+    }
+    let outcome = match file(jobs, job.id, "json", &share).await? {
+        Some(json) if asked.format == Format::Json => return Ok(tied(Format::Json, json, share)),
+        Some(json) => {
+            let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
+            share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?
+        }
+        None => so_far(jobs, job).await?,
+    };
+    asked.answer(share, move |asked| render(&outcome, asked.format, asked.table, &asked.show)).await
 }
 
-impl Answer {
-    pub(super) fn of(headers: &HeaderMap, mut query: BTreeMap<String, String>) -> Result<Self, Problem> {
-        let encoding = Encoding::negotiate(headers, query.get("format").map(String::as_str), &Encoding::ALL)?;
-        let table = match query.get("table") {
-            Some(name) => Some(one_of("table", name, &Table::ALL)?),
-            None => None,
-        };
-        let tables = [Encoding::Jsonl, Encoding::Csv, Encoding::Parquet];
-        if table.is_some() && !tables.contains(&encoding) {
-            let detail = format!("{} has no table to choose", encoding.name());
-            let fix = "leave it out, or ask for csv, jsonl or parquet";
-            let problem = Problem::new(Kind::InvalidRequest, format!("?table: {detail}; {fix}"));
-            return Err(problem.error("?table", code::NOT_SUPPORTED, detail, fix));
-        }
-        Ok(Self { encoding, table, show: show(&mut query, encoding)? })
+/// A result that was stored in every form that it has; its pictures are drawn as they are asked for.
+async fn stored(asked: Asked, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
+    let Asked { format, table, show } = &asked;
+    let is_picture = format.is_picture();
+    let whole = [("metric", show.metric.is_some() && !is_picture), ("table", table.is_some())];
+    if let Some((name, _)) = whole.iter().find(|(_, given)| *given) {
+        let detail = format!("the result of a {} has no {name} to choose", job.kind.name());
+        let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}"));
+        return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, "leave it out"));
     }
-
-    /// The result of a job that has one.
-    pub(super) async fn answer(self, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
-        if job.kind != job::Kind::Sweep {
-            return self.stored(jobs, job, share).await;
+    let name = if is_picture { PICTURES_FILE } else { format.name() };
+    match file(jobs, job.id, name, &share).await? {
+        Some(file) if is_picture => {
+            let read = move |_: &Abandoned| serde_json::from_slice::<Pictures>(&file);
+            let pictures = share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?;
+            return asked.answer(share, move |asked| pictures.draw(&asked.show, asked.format)).await;
         }
-        let stored = file(jobs, job.id, "json", &share).await?;
-        match (self.encoding, stored) {
-            (Encoding::Json, Some(json)) => Ok(tied(Encoding::Json, json, share)),
-            (_, Some(json)) => {
-                let read = move |_: &Abandoned| serde_json::from_slice::<SweepOutcome>(&json);
-                let outcome = share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?;
-                self.rendered(outcome, share).await
-            }
-            (_, None) => self.rendered(so_far(jobs, job).await?, share).await,
-        }
+        Some(file) => return Ok(tied(*format, file, share)),
+        None => {}
     }
-
-    /// A result that was stored in every form that it has; its pictures are drawn as they are asked for.
-    async fn stored(self, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
-        let format = format(self.encoding).filter(|format| matches!(format, Format::Svg | Format::Png));
-        let whole =
-            [("metric", self.show.metric.is_some() && format.is_none()), ("table", self.table.is_some())];
-        if let Some((name, _)) = whole.iter().find(|(_, given)| *given) {
-            let detail = format!("the result of a {} has no {name} to choose", job.kind.name());
-            let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}"));
-            return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, "leave it out"));
-        }
-        let name = if format.is_some() { PICTURES_FILE } else { self.encoding.name() };
-        if let Some(file) = file(jobs, job.id, name, &share).await? {
-            let Some(format) = format else { return Ok(tied(self.encoding, file, share)) };
-            let Self { show, encoding, .. } = self;
-            let draw = move |_: &Abandoned| {
-                let pictures = serde_json::from_slice::<Pictures>(&file);
-                pictures.map(|pictures| pictures.draw(&show, format))
-            };
-            let drawn = share.run(Lane::Finish, draw).await.map_err(|_| of_another_version(&job.id))?;
-            return Ok(tied(encoding, drawn?, share));
-        }
-        // What an earlier version stored.
-        if format.is_some()
-            && self.show == Show::default()
-            && let Some(file) = file(jobs, job.id, self.encoding.name(), &share).await?
-        {
-            return Ok(tied(self.encoding, file, share));
-        }
-        let there = jobs.store.files(job.id).await?;
-        if there.is_empty() {
-            return Err(Problem::new(Kind::Gone, "the job left no result"));
-        }
-        let forms: Vec<&str> = there.iter().map(String::as_str).collect();
-        let fix = format!("ask for one of {}", forms.join(", ").replace(PICTURES_FILE, "svg, png"));
-        let detail = format!("this result has no form called {}", self.encoding.name());
-        let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
-        Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix))
+    // What an earlier version stored.
+    if is_picture
+        && *show == Show::default()
+        && let Some(file) = file(jobs, job.id, format.name(), &share).await?
+    {
+        return Ok(tied(*format, file, share));
     }
-
-    async fn rendered(self, outcome: SweepOutcome, share: Share) -> Result<Response, Problem> {
-        let Self { encoding, table, show } = self;
-        let rendered = share.run(Lane::Finish, move |_| match format(encoding) {
-            None => Ok(serde_json::to_vec(&outcome).expect("BUG: results have string keys")),
-            Some(format) => render(&outcome, format, table, &show),
-        });
-        let rendered = rendered.await?;
-        Ok(tied(encoding, rendered, share))
+    let there = jobs.store.files(job.id).await?;
+    if there.is_empty() {
+        return Err(Problem::new(Kind::Gone, "the job left no result"));
     }
+    let forms: Vec<&str> = there.iter().map(String::as_str).collect();
+    let fix = format!("ask for one of {}", forms.join(", ").replace(PICTURES_FILE, "svg, png"));
+    let detail = format!("this result has no form called {}", format.name());
+    let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
+    Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix))
 }
 
 /// A file of a job's result, as it was before it was compressed.
@@ -173,14 +143,14 @@ pub(super) async fn find(jobs: &Jobs, caller: &Caller, id: &str) -> Result<Job, 
 /// One's own, newest first. `next` is what to give as `before` for those that are older.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs",
     params(("state" = Option<JobState>, Query, description = "Only those in this state"),
-           ("kind" = Option<job::Kind>, Query, description = "Only those of this kind"),
+           ("kind" = Option<job_kind::Kind>, Query, description = "Only those of this kind"),
            ("limit" = Option<u32>, Query, description = "At most so many, 1 to 500; 50 if left out"),
            ("before" = Option<String>, Query, description = "Those older than this job")),
     responses((status = 200, description = "Jobs", body = JobList), Problem))]
 async fn list(state: State<AppState>, caller: Caller, parts: Parts) -> Result<Json<JobList>, Problem> {
     let query = query(&parts, &["state", "kind", "limit", "before"])?;
     let in_state = query.get("state").map(|name| one_of("state", name, &JobState::ALL)).transpose()?;
-    let kind = query.get("kind").map(|name| one_of("kind", name, &job::Kind::ALL)).transpose()?;
+    let kind = query.get("kind").map(|name| one_of("kind", name, &job_kind::Kind::ALL)).transpose()?;
     let mut out = Problems::default();
     let limit = body::limit(&query, PAGE.0, PAGE.1, &mut out);
     let before = query.get("before").map_or(Some(None), |text| {
@@ -200,7 +170,7 @@ async fn list(state: State<AppState>, caller: Caller, parts: Parts) -> Result<Js
 /// A job
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "The job")),
     responses((status = 200, description = "How far it is", body = JobView),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn get(
     state: State<AppState>,
     caller: Caller,
@@ -225,7 +195,7 @@ async fn get(
     params(("id" = String, Path, description = "The job"),
            ("purge" = Option<bool>, Query, description = "Forget a job that is over")),
     responses((status = 200, description = "The job as it is now", body = JobView),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn cancel(
     state: State<AppState>,
     caller: Caller,
@@ -250,13 +220,10 @@ async fn cancel(
 /// been computed so far. Its `complete` then is false.
 #[utoipa::path(get, path = "/v1/jobs/{id}/result", tag = "jobs",
     params(("id" = String, Path, description = "The job"),
-           ("format" = Option<String>, Query, description = "json, csv, jsonl, parquet, npz, safetensors, svg or png; else by Accept"), ShowParams,
-           ("table" = Option<String>, Query, description = "Of jsonl, csv and parquet: averages (by default), cells, cases, differences or top"),
+           FormatParam, TableParam, ShowParams,
            ("partial" = Option<bool>, Query, description = "Answer with what a running sweep has found so far")),
     responses((status = 200, description = "The result; of a run, patch or trace as its endpoint answers it", body = SweepOutcome),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-              (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-              (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NoResult, Problem))]
 async fn result(
     state: State<AppState>,
     caller: Caller,
@@ -265,10 +232,10 @@ async fn result(
 ) -> Result<Response, Problem> {
     let query = query(&parts, &with_show(&["format", "table", "partial"]))?;
     let partial = partial(&query)?;
-    let asked = Answer::of(&parts.headers, query)?;
+    let asked = Asked::of(&parts.headers, query, &Format::ALL)?;
     let jobs = state.jobs()?;
     let job = with_result(jobs, &caller, &id, partial).await?;
-    asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
+    answered(asked, jobs, &job, state.capacity.share(&caller.owner)).await
 }
 
 /// A job whose result can be asked for.
@@ -280,16 +247,13 @@ async fn with_result(jobs: &Jobs, caller: &Caller, id: &str, partial: bool) -> R
             let problem = Problem::new(Kind::Gone, "the job's result was deleted when its time was over");
             Err(problem)
         }
-        JobState::Queued | JobState::Running if partial && job.kind == job::Kind::Sweep => Ok(job),
+        JobState::Queued | JobState::Running if partial && job.kind.is_in_units() => Ok(job),
         JobState::Queued | JobState::Running => {
-            let hint = if job.kind == job::Kind::Sweep {
-                "; add ?partial=true for what it has found so far"
-            } else {
-                ""
-            };
+            let hint =
+                if job.kind.is_in_units() { "; add ?partial=true for what it has found so far" } else { "" };
             Err(not_ready(&job, &format!("its result is not there yet{hint}")))
         }
-        JobState::Failed | JobState::Cancelled if job.kind == job::Kind::Sweep => Ok(job),
+        JobState::Failed | JobState::Cancelled if job.kind.is_in_units() => Ok(job),
         JobState::Failed => Err(not_ready(&job, job.error.as_deref().unwrap_or("it has no result"))),
         JobState::Cancelled => Err(not_ready(&job, "it was called off before it was done")),
     }
@@ -304,22 +268,19 @@ async fn with_result(jobs: &Jobs, caller: &Caller, id: &str, partial: bool) -> R
            ("format" = Option<String>, Query, description = "svg or png; else by Accept"), ShowParams,
            ("partial" = Option<bool>, Query, description = "Draw what a running sweep has found so far")),
     responses((status = 200, description = "The picture", body = String, content_type = "image/svg+xml"),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-              (status = 409, description = "not-ready", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-              (status = 410, description = "gone", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NoResult, Problem))]
 async fn plot(
     state: State<AppState>,
     caller: Caller,
     Path(id): Path<String>,
     parts: Parts,
 ) -> Result<Response, Problem> {
-    let mut query = query(&parts, &with_show(&["format", "partial"]))?;
-    let encoding = Encoding::negotiate(&parts.headers, query.get("format").map(String::as_str), &PICTURES)?;
+    let query = query(&parts, &with_show(&["format", "partial"]))?;
     let partial = partial(&query)?;
-    let asked = Answer { encoding, table: None, show: show(&mut query, encoding)? };
+    let asked = Asked::of(&parts.headers, query, &PICTURES)?;
     let jobs = state.jobs()?;
     let job = with_result(jobs, &caller, &id, partial).await?;
-    asked.answer(jobs, &job, state.capacity.share(&caller.owner)).await
+    answered(asked, jobs, &job, state.capacity.share(&caller.owner)).await
 }
 
 /// Whether what there is so far is asked for.

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use super::{AppState, Caller, NoQuery, Problem};
 use crate::keys::{KeyView, Scope};
+use crate::usage;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(me))
@@ -28,6 +29,23 @@ struct Me {
     scopes: Vec<Scope>,
     /// What the owner has here, by whatever key.
     in_use: InUse,
+    /// What was computed for the owner today (UTC), by whatever key; null where no key is needed, and until the model is loaded.
+    today: Option<Today>,
+}
+
+/// What an owner has used today.
+#[derive(Debug, Serialize, ToSchema)]
+struct Today {
+    /// Requests with a body.
+    requests: u64,
+    /// Rows times layers that were computed.
+    row_layers: u64,
+    /// The most of these on a day; null: any number.
+    row_layers_limit: Option<u64>,
+    /// Seconds of the engine.
+    seconds: f64,
+    /// Seconds until all of this begins at 0 again.
+    resets_s: u64,
 }
 
 /// What an owner has.
@@ -71,7 +89,20 @@ async fn me(state: State<AppState>, caller: Caller, _: NoQuery) -> Result<Respon
     // Without keys all can be done but making keys.
     let all =
         || Scope::ALL.into_iter().map(|(_, scope)| scope).filter(|scope| *scope != Scope::Admin).collect();
+    let service = state.service.get().filter(|_| caller.key.is_some());
+    let today = service.map(|service| {
+        let used = service.ledger.used(&caller.owner);
+        let limit = state.config.limits.owner_row_layers_day;
+        Today {
+            requests: used.requests,
+            row_layers: used.row_layers,
+            row_layers_limit: (limit > 0).then_some(limit),
+            seconds: used.seconds,
+            resets_s: usage::today().1,
+        }
+    });
     let me = Me {
+        today,
         owner: caller.owner.to_string(),
         key: caller.key.as_deref().map(KeyView::of),
         scopes: caller.key.as_ref().map_or_else(all, |key| key.scopes.list()),

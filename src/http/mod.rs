@@ -5,10 +5,12 @@
 
 mod activations;
 mod admin;
+mod admission;
 mod answer;
 mod body;
 mod datasets;
 mod encoding;
+mod enqueue;
 mod events;
 mod experiments;
 mod gate;
@@ -16,7 +18,6 @@ mod health;
 mod identity;
 mod jobs;
 mod json;
-mod enqueue;
 pub mod listen;
 mod me;
 mod metrics;
@@ -24,13 +25,12 @@ mod models;
 mod packing;
 mod page;
 mod places;
+mod prefer;
 mod problem;
 mod request_id;
 mod rules;
 mod socket;
 mod state;
-mod sweeps;
-mod prefer;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -47,7 +47,6 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{JsonBody, NoQuery, query};
-pub use encoding::Encoding;
 pub use identity::Caller;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
@@ -80,7 +79,6 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
-        .merge(sweeps::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())
@@ -123,7 +121,7 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         .merge(page::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
-        .route_layer(middleware::from_fn_with_state((state.access.clone(), rules), identity::layer))
+        .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))
         .route_layer(middleware::from_fn(request_id::route))
         // After the rules, which know of routes alone: no route lies behind this.
         .method_not_allowed_fallback(async || {
@@ -135,7 +133,9 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
         None => router,
     };
     let metrics = Arc::clone(&state.metrics);
-    Kind::ALL.iter().for_each(|kind| metrics.expect_problem(kind.slug()));
+    for kind in Kind::ALL {
+        metrics.expect_problem(kind.slug());
+    }
     let inner = router
         .layer(middleware::from_fn(gate::strict_head))
         .layer(CatchPanicLayer::custom(panicked))

@@ -7,11 +7,13 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AppState, Encoding, Kind, NoQuery, Problem};
+use super::problem::NotFound;
+use super::{AppState, Kind, NoQuery, Problem};
 use crate::load::Fingerprint;
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
+use crate::result::render::Format;
 use crate::service::Service;
 use crate::spec::corruption::{self, MethodFacts, Rng};
 use crate::spec::dtype::Dtype;
@@ -100,7 +102,7 @@ async fn models(state: State<AppState>, _: NoQuery) -> Result<Json<Models>, Prob
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models",
     params(("id" = String, Path, description = "Name of the model; slashes percent-encoded")),
     responses((status = 200, description = "The model", body = Model),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn model(state: State<AppState>, _: NoQuery, Path(id): Path<String>) -> Result<Json<Model>, Problem> {
     let service = state.service()?;
     if !service.served.answers_to(&id) {
@@ -216,7 +218,7 @@ impl MetricOf {
 impl CorruptionMethod {
     fn of(facts: &MethodFacts) -> Self {
         let MethodFacts { name, known_as, means, .. } = *facts;
-        Self { method: name, fields: facts.fields(), known_as, means }
+        Self { method: name, fields: facts.fields.to_vec(), known_as, means }
     }
 }
 
@@ -243,7 +245,7 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
         generators: [Rng::Philox, Rng::NumpyLegacy],
         sweep: SweepAxis::ALL.map(|(name, _)| name).to_vec(),
         controls: Control::ALL.map(|(name, _)| name).to_vec(),
-        formats: Encoding::ALL.iter().map(|encoding| encoding.name()).collect(),
+        formats: Format::ALL.iter().map(|format| format.name()).collect(),
         limits: service.served.limits.clone(),
         ceiling: service.ceiling,
     }))

@@ -10,9 +10,9 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::encoding::Encoding;
 use crate::capacity::{Lane, Share};
 use crate::jobs::compress;
+use crate::result::render::Format;
 
 /// Bytes from which an answer is large.
 const LARGE: usize = 64 << 10;
@@ -22,9 +22,9 @@ const LARGE: usize = 64 << 10;
 struct Large(Option<Share>);
 
 /// Marks an answer that is large. Pictures and arrays are compressed as they are, or hardly can be.
-pub(super) fn mark(response: &mut Response, encoding: Encoding, bytes: usize, share: &Share) {
+pub(super) fn mark(response: &mut Response, format: Format, bytes: usize, share: &Share) {
     if bytes >= LARGE {
-        response.extensions_mut().insert(Large(encoding.is_text().then(|| share.clone())));
+        response.extensions_mut().insert(Large(format.is_text().then(|| share.clone())));
     }
 }
 

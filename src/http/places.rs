@@ -231,7 +231,7 @@ impl Drop for Place {
 }
 
 /// Whom an address stands for: of IPv6, whoever has a /64 has all addresses in it.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

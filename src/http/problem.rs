@@ -464,9 +464,8 @@ pub(super) struct ProblemDocument {
 /// Documents the problems that any endpoint with a JSON body may answer: `responses(.., Problem)`.
 impl IntoResponses for Problem {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
-        let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
-        for kind in Kind::ALL {
-            if !matches!(
+        documented(Kind::ALL.into_iter().filter(|kind| {
+            !matches!(
                 kind,
                 // Of every route that needs a key, `rules` adds them.
                 Kind::Unauthorized
@@ -476,22 +475,46 @@ impl IntoResponses for Problem {
                     | Kind::Damaged
                     | Kind::NotReady
                     | Kind::MethodNotAllowed
-            ) {
-                by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
-            }
-        }
-        by_status
-            .into_iter()
-            .map(|(status, slugs)| {
-                let content = ContentBuilder::new()
-                    .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
-                    .build();
-                let response =
-                    ResponseBuilder::new().description(slugs.join(", ")).content(MEDIA_TYPE, content).build();
-                (status, RefOr::T(response))
-            })
-            .collect()
+            )
+        }))
     }
+}
+
+/// Documents that what a path names may not be there.
+pub(super) struct NotFound;
+
+impl IntoResponses for NotFound {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
+        documented([Kind::NotFound])
+    }
+}
+
+/// Documents that a job has no result, not yet, or not any more.
+pub(super) struct NoResult;
+
+impl IntoResponses for NoResult {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
+        documented([Kind::NotFound, Kind::NotReady, Kind::Gone])
+    }
+}
+
+/// The answers of some kinds of problems, by status.
+fn documented(
+    kinds: impl IntoIterator<Item = Kind>,
+) -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
+    let mut by_status: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+    for kind in kinds {
+        by_status.entry(kind.status().as_str().to_owned()).or_default().push(kind.slug());
+    }
+    let response = |(status, slugs): (String, Vec<&str>)| {
+        let content = ContentBuilder::new()
+            .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
+            .build();
+        let response =
+            ResponseBuilder::new().description(slugs.join(", ")).content(MEDIA_TYPE, content).build();
+        (status, RefOr::T(response))
+    };
+    by_status.into_iter().map(response).collect()
 }
 
 #[cfg(test)]

@@ -96,6 +96,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/admin/keys", ADMIN),
     rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),
     rule(Method::POST, "/v1/admin/keys/{id}/rotate", ADMIN),
+    rule(Method::GET, "/v1/admin/usage", ADMIN),
 ];
 
 /// What a route asks for; `None` if no rule names it.

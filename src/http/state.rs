@@ -34,6 +34,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
 }
 
+/// What is to be done where keys are needed and there is none.
+pub(super) const FIRST_KEY: &str = "the server has no key yet: `mediant key create --owner NAME --scopes admin,run,sweep,upload` makes \
+                                    the first (with SQLite, while the server is stopped)";
+
 /// Who may ask.
 #[derive(Debug, Clone)]
 pub enum Access {
@@ -120,10 +124,12 @@ pub struct ReadinessReport {
     /// Why not, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Whether requests need a key: `on`, `off`, or `none` if they do and there is no key yet: make the first with
-    /// `mediant key create`.
+    /// Whether requests need a key: `on`, `off`, or `none` if they do and there is none yet.
     #[schema(example = "on")]
     pub keys: &'static str,
+    /// How to make the first key, where there is none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_key: Option<&'static str>,
 }
 
 impl Readiness {
@@ -146,6 +152,7 @@ impl Readiness {
             Self::StoreFailed(reason) => ("store-failed", Some(reason.clone())),
             Self::Failed(reason) => ("failed", Some(reason.clone())),
         };
-        ReadinessReport { status, reason, keys: access.name() }
+        let keys = access.name();
+        ReadinessReport { status, reason, keys, first_key: (keys == "none").then_some(FIRST_KEY) }
     }
 }

@@ -239,3 +239,33 @@ async fn the_document_served_lists_exactly_the_routes_of_the_router() {
         assert_ne!(send(Readiness::Ready, get(path)).await.0, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_route_without_a_rule_is_closed_to_everybody() {
+    let router =
+        || wrap(api().routes(routes!(echo)).routes(routes!(panics)), state(Readiness::Ready), rules::RULES);
+    for request in [post("/v1/echo", "{}"), get("/v1/panic")] {
+        let response = router().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 403);
+        let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let told: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(told["errors"][0]["code"], "no_rule");
+    }
+    assert_eq!(router().oneshot(get("/healthz")).await.unwrap().status(), 200);
+}
+
+#[test]
+fn every_rule_is_of_a_route_and_there_is_one_for_each() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let routes = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
+    });
+    // The page is no part of the API.
+    let mut routes: Vec<String> =
+        routes.chain(["GET /", "GET /assets/{build}/{*path}"].map(str::to_owned)).collect();
+    let mut ruled: Vec<String> =
+        rules::RULES.iter().map(|rule| format!("{} {}", rule.method, rule.path)).collect();
+    routes.sort();
+    ruled.sort();
+    assert_eq!(ruled, routes);
+}

@@ -23,9 +23,10 @@ use serde_json::Value;
 pub use outcome::{LAYOUT, Unfinished};
 pub use submit::{Asked, NotTaken};
 
+use crate::result::render::json;
 use crate::result::sweep::SweepOutcome;
 use crate::service::Service;
-use crate::store::job::{Job, JobId, Kind, State};
+use crate::store::job::{Job, JobId, State};
 use crate::store::{Filter, Page, Store, StoreError};
 
 /// The file of a result that holds what can be drawn of it.
@@ -100,7 +101,7 @@ impl Jobs {
     /// whenever it is asked for.
     pub async fn cancel(&self, owner: &str, id: JobId) -> Result<Option<Job>, StoreError> {
         let job = self.store.cancel(owner, id).await?;
-        let cut_short = |job: &Job| job.state == State::Cancelled && job.kind == Kind::Sweep;
+        let cut_short = |job: &Job| job.state == State::Cancelled && job.kind.is_in_units();
         if let Some(job) = job.clone().filter(cut_short) {
             let jobs = self.clone();
             tokio::spawn(async move {
@@ -119,7 +120,7 @@ impl Jobs {
         }
         match self.outcome(job).await? {
             Ok(outcome) => {
-                let files = vec![compress::file("json", &work::json(&outcome))];
+                let files = vec![compress::file("json", &json(&outcome))];
                 self.store.put_files(job.id, &files).await.map(|_| ())
             }
             // Nothing was computed.

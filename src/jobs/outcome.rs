@@ -8,7 +8,8 @@ use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::sweep::Part;
 use crate::owner::Owner;
 use crate::result::sweep::{SweepOutcome, assemble};
-use crate::service::sweep::{Cut, Opened};
+use crate::service::cut::Cut;
+use crate::service::sweep::Opened;
 use crate::store::job::Job;
 
 /// Why there is no outcome.
@@ -38,15 +39,20 @@ pub(super) fn text(cut: &Cut) -> String {
         .expect("BUG: a cut has string keys and finite numbers")
 }
 
-/// A stored sweep.
-pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
+/// How a stored sweep is cut.
+pub(super) fn cut(job: &Job) -> Result<Cut, Unfinished> {
     let stored: Stored<Value> = serde_json::from_str(&job.cut).map_err(|_| Unfinished::Unreadable)?;
     if stored.layout != LAYOUT {
         return Err(Unfinished::Unreadable);
     }
-    let cut: Cut = serde_json::from_value(stored.cut).map_err(|_| Unfinished::Unreadable)?;
+    serde_json::from_value(stored.cut).map_err(|_| Unfinished::Unreadable)
+}
+
+/// A stored sweep.
+pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
+    let cut = cut(job)?;
     let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
-    Opened::new(Owner::stored(&job.owner), &request, cut).ok_or(Unfinished::Unreadable)
+    Opened::new(Owner::stored(&job.owner), request, cut).ok_or(Unfinished::Unreadable)
 }
 
 /// What the units computed so far say together.

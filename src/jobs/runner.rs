@@ -13,7 +13,7 @@ use super::{Jobs, outcome};
 use crate::engine::{EngineError, Health};
 use crate::plan::output::Lost;
 use crate::service::{Refusal, Service};
-use crate::store::job::{Claim, Committed, JobId, Kind, Phase};
+use crate::store::job::{Claim, Committed, JobId, Phase};
 use crate::store::{GivenBack, StoreError};
 
 /// How often an idle runner looks for work that nobody told it of, and a busy one for jobs that were called off.
@@ -357,7 +357,7 @@ async fn give_up(jobs: &Jobs, claim: &Claim, error: &str, retry: bool) {
 
 async fn keep_what_there_is(jobs: &Jobs, claim: &Claim) -> Result<(), StoreError> {
     match jobs.store.job(claim.job.id).await? {
-        Some(job) if job.kind == Kind::Sweep => jobs.keep_partial(&job).await,
+        Some(job) if job.kind.is_in_units() => jobs.keep_partial(&job).await,
         _ => Ok(()),
     }
 }

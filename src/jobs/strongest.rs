@@ -10,21 +10,23 @@ use crate::capacity::{Lane, Share};
 use crate::effect::average::Average;
 use crate::result::sweep::SweepOutcome;
 use crate::service::Refusal;
+use crate::spec::endpoint::Endpoint;
+use crate::spec::intervention::CellsOf;
 use crate::spec::problem::{Problems, code};
-use crate::spec::read::escape;
-use crate::store::job::{JobId, Kind, State};
+use crate::spec::read::{Node, escape};
+use crate::store::job::{JobId, State};
 
 /// Most arms that lists of `k` may make.
 const MOST_ARMS: usize = 1000;
 
 /// What `cells` asks for.
-struct Asked<'b> {
+struct Asked {
     at: String,
-    of: &'b str,
+    of: String,
     k: usize,
     complement: bool,
-    arm: Option<&'b str>,
-    metric: Option<&'b str>,
+    arm: Option<String>,
+    metric: Option<String>,
 }
 
 /// Layer, head and column.
@@ -73,7 +75,7 @@ async fn result(jobs: &Jobs, name: &str, share: &Share) -> Result<Result<Vec<Ave
         None => None,
     };
     let Some(job) = job else { return Ok(Err(format!("there is no job {name:?}"))) };
-    if job.kind != Kind::Sweep {
+    if !job.kind.is_in_units() {
         return Ok(Err(format!("the job is a {}, which has no averages", job.kind.name())));
     }
     let stored = jobs.store.file(job.id, "json").await?.filter(|_| job.state == State::Succeeded);
@@ -171,58 +173,29 @@ fn written_arm(arm: &Value, at: &str, k: Option<&Value>, results: &Results, out:
     }
 }
 
-fn asked<'b>(cells: &'b Value, at: &str, k: Option<&'b Value>, out: &mut Problems) -> Option<Asked<'b>> {
-    const FIELDS: [&str; 5] = ["of", "k", "complement", "arm", "metric"];
-    const FORM: &str = "write {\"of\": job, \"k\": 6}, and \"complement\", \"arm\", \"metric\" if need be";
-    let mut wrong = |field: &str, code, detail: String| {
-        out.push(format!("{at}{field}"), code, detail, FORM);
-        None
+fn asked(cells: &Value, at: &str, k: Option<&Value>, out: &mut Problems) -> Option<Asked> {
+    let of = Endpoint::Sweep;
+    let fields = Node { value: cells, at: at.to_owned(), of }.fields_of::<CellsOf>(out)?;
+    let job = fields.need("of", "name the job of an earlier sweep", out).and_then(|n| n.name(out));
+    let k = match k {
+        Some(value) => Some(Node { value, at: fields.pointer("k"), of }),
+        None => fields.need("k", "say how many: 6, or [1, 2, 4] for an arm of each", out),
     };
-    let Some(fields) = cells.as_object() else {
-        return wrong("", code::WRONG_TYPE, "it is no object".to_owned());
-    };
-    if let Some(name) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        return wrong(
-            &format!("/{}", escape(name)),
-            code::UNKNOWN_FIELD,
-            format!("no field is called {name:?} here"),
-        );
-    }
-    let Some(of) = fields.get("of").and_then(Value::as_str) else {
-        return wrong("/of", code::MISSING, "the job is not named".to_owned());
-    };
-    let k = k.or(fields.get("k")).and_then(Value::as_u64).filter(|k| *k > 0);
-    let Some(k) = k else {
-        return wrong(
-            "/k",
-            code::WRONG_TYPE,
-            "it must be a whole number from 1 on, or a list of such".to_owned(),
-        );
-    };
-    let complement = match fields.get("complement") {
-        None => false,
-        Some(Value::Bool(complement)) => *complement,
-        Some(_) => return wrong("/complement", code::WRONG_TYPE, "it must be true or false".to_owned()),
-    };
-    let mut text = |name: &str| match fields.get(name) {
-        None => Some(None),
-        Some(Value::String(text)) => Some(Some(text.as_str())),
-        Some(_) => {
-            out.push(format!("{at}/{name}"), code::WRONG_TYPE, "it must be a name", FORM);
-            None
-        }
-    };
-    let (arm, metric) = (text("arm")?, text("metric")?);
-    Some(Asked { at: at.to_owned(), of, k: k as usize, complement, arm, metric })
+    let k = k.and_then(|n| n.count(1, out));
+    let complement = fields.get("complement").map_or(Some(false), |n| n.flag(out));
+    let mut name = |field: &str| fields.get(field).map_or(Some(None), |n| n.name(out).map(Some));
+    let (arm, metric) = (name("arm"), name("metric"));
+    let (k, complement) = (k? as usize, complement?);
+    Some(Asked { at: at.to_owned(), of: job?, k, complement, arm: arm?, metric: metric? })
 }
 
 /// The cells meant, in the order of layers, heads and columns.
-fn chosen(asked: &Asked<'_>, results: &Results, out: &mut Problems) -> Option<Vec<Cell>> {
+fn chosen(asked: &Asked, results: &Results, out: &mut Problems) -> Option<Vec<Cell>> {
     let mut wrong = |field: &str, code, detail: String, fix: &str| {
         out.push(format!("{}{field}", asked.at), code, detail, fix);
         None
     };
-    let rows = match results.get(asked.of)? {
+    let rows = match results.get(asked.of.as_str())? {
         Ok(rows) => rows,
         Err(why) => {
             return wrong(
@@ -239,7 +212,7 @@ fn chosen(asked: &Asked<'_>, results: &Results, out: &mut Problems) -> Option<Ve
     arms.dedup();
     arms.sort_unstable();
     arms.dedup();
-    let arm = match (asked.arm, &arms[..]) {
+    let arm = match (asked.arm.as_deref(), &arms[..]) {
         (Some(arm), all) if all.contains(&arm) => arm,
         (Some(arm), all) => {
             return wrong(
@@ -261,7 +234,8 @@ fn chosen(asked: &Asked<'_>, results: &Results, out: &mut Problems) -> Option<Ve
             metrics.push(&row.metric);
         }
     }
-    let Some(metric) = asked.metric.or(metrics.first().copied()).filter(|metric| metrics.contains(metric))
+    let Some(metric) =
+        asked.metric.as_deref().or(metrics.first().copied()).filter(|metric| metrics.contains(metric))
     else {
         return wrong(
             "/metric",

@@ -7,12 +7,11 @@ use sha2::{Digest, Sha256};
 
 use super::{Jobs, outcome};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::plan::cost::Ceiling;
-use crate::service::sweep::Priced;
+use crate::service::cut::Cut;
 use crate::service::{Refusal, Service};
 use crate::spec::canonical::{hex, sorted};
-use crate::spec::dry_run::Planned;
-use crate::store::job::{JobId, Kind, NewJob, Priority};
+use crate::spec::kind::Kind;
+use crate::store::job::{JobId, NewJob, Priority};
 use crate::store::{Limits, StoreError, Submitted};
 
 /// Why a request was not taken on.
@@ -57,23 +56,14 @@ impl Jobs {
     ) -> Result<Submitted, NotTaken> {
         let Asked { kind, body, key } = asked;
         let (priority, body) = (priority(&body), Arc::new(body));
-        let (cut, units, cost) = match planned(kind) {
-            None => {
-                let settings = &self.settings;
-                let priced = service
-                    .price_sweep(Arc::clone(&body), settings.unit_s, service.jobs.cells, share)
-                    .await?;
-                let Priced { cut, cost, .. } = priced;
-                (outcome::text(&cut), cut.units(), cost)
-            }
-            Some(planned) => {
-                ("{}".to_owned(), [0, 0, 1], service.price(planned, Arc::clone(&body), share).await?)
-            }
-        };
-        let ceiling = Ceiling { row_layers: u64::MAX, seconds: service.jobs.seconds };
+        let ceiling = service.jobs.ceiling();
+        let priced = service.price(kind, Arc::clone(&body), ceiling, self.settings.unit_s, share).await?;
+        let (cost, cut) = (priced.plan.cost, priced.cut);
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling }.into());
         }
+        let units = cut.as_ref().map_or([0, 0, 1], Cut::units);
+        let cut = cut.map_or_else(|| "{}".to_owned(), |cut| outcome::text(&cut));
         let text = move |_: &Abandoned| {
             let idempotency = key.map(|key| (key, digest(kind, &body)));
             (body.to_string(), idempotency)
@@ -100,15 +90,6 @@ impl Jobs {
             tracing::info!(job.id = %submitted.job.id, estimate_s = cost.seconds, units = ?units, "job taken on");
         }
         Ok(submitted)
-    }
-}
-
-fn planned(kind: Kind) -> Option<Planned> {
-    match kind {
-        Kind::Sweep => None,
-        Kind::Run => Some(Planned::Run),
-        Kind::Patch => Some(Planned::Patch),
-        Kind::Trace => Some(Planned::Trace),
     }
 }
 

@@ -1,13 +1,15 @@
 //! A job as clients see it.
 
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::Jobs;
 use crate::activations::Timestamp;
+use crate::lower::lint::Lint;
+use crate::service::cut::Cut;
+use crate::spec::kind::Kind;
 use crate::store::StoreError;
-use crate::store::job::{Cost, Job, Kind, Priority, State};
+use crate::store::job::{Cost, Job, Priority, State};
 
 /// A job.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -57,7 +59,7 @@ pub struct JobView {
     /// Remarks found before it was run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// Where the rest is.
     pub links: Links,
 }
@@ -106,10 +108,9 @@ pub struct JobList {
 impl JobView {
     /// A job as it is now.
     pub fn new(job: &Job) -> Self {
-        let cut: Option<Value> = serde_json::from_str(&job.cut).ok();
-        let of_cut =
-            |name: &str| cut.as_ref().and_then(|cut| cut.get(name)).and_then(Value::as_array).cloned();
-        let cells = of_cut("cells").map(|cells| cells.iter().filter_map(Value::as_u64).sum());
+        // Of a sweep; any other request is one unit, and what another version stored is not read.
+        let cut = super::outcome::cut(job).ok();
+        let cells = cut.as_ref().map(Cut::cells_total);
         let path = format!("/v1/jobs/{}", job.id);
         Self {
             id: job.id.to_string(),
@@ -128,7 +129,7 @@ impl JobView {
             started: job.started_ms.map(time),
             finished: job.finished_ms.map(time),
             expires: job.expires_ms.map(time),
-            lints: of_cut("lints").unwrap_or_default(),
+            lints: cut.map(|cut| cut.lints).unwrap_or_default(),
             links: Links {
                 events: format!("{path}/events"),
                 result: format!("{path}/result"),

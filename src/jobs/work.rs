@@ -7,16 +7,18 @@ use serde::Serialize;
 
 use super::outcome::{open, outcome};
 use super::{Jobs, PICTURES_FILE, Unfinished, compress};
-use crate::capacity::Share;
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::CaseHead;
 use crate::owner::Owner;
 use crate::plan::output::Usage;
 use crate::result::plates::Show;
-use crate::result::render::{Format, Rendered};
+use crate::result::render::{Answer, Format, json};
+use crate::service::experiment::AtOnce;
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
+use crate::spec::kind::of_kind;
 use crate::store::StoreError;
-use crate::store::job::{Claim, Cost, Done, JobId, Kind, Phase};
+use crate::store::job::{Claim, Cost, Done, File, JobId, Phase};
 
 /// Sweeps that are kept open, so that their requests need not be read for every unit.
 const KEPT_OPEN: usize = 4;
@@ -76,9 +78,11 @@ pub(super) async fn compute(
 ) -> Result<Done, Failed> {
     // Its size was bounded when it was taken on.
     let service = &service.unbounded();
-    if claim.job.kind != Kind::Sweep {
-        return whole(service, claim).await;
-    }
+    of_kind!(claim.job.kind, E => whole::<E>(service, claim).await, in_units => unit(jobs, service, sweeps, claim).await)
+}
+
+/// Computes a unit of a sweep.
+async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim) -> Result<Done, Failed> {
     let [baselines, ..] = claim.job.units;
     match claim.phase {
         Phase::Baselines => {
@@ -99,7 +103,8 @@ pub(super) async fn compute(
         Phase::Finish => {
             let outputs = jobs.store.outputs(claim.job.id).await?;
             let job = claim.job.clone();
-            let made = off_workers(move || {
+            let share = Share::unbounded(Owner::stored(&claim.job.owner));
+            let made = share.run(Lane::Finish, move |_| {
                 let outcome = outcome(&job, &outputs)?;
                 Ok::<_, Unfinished>(compress::file("json", &json(&outcome)))
             });
@@ -119,62 +124,29 @@ async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Re
 }
 
 /// A request that is one unit: its answer in every format.
-async fn whole(service: &Service, claim: &Claim) -> Result<Done, Failed> {
+async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
     // Its size was bounded when it was taken on.
     let share = &Share::unbounded(Owner::stored(&claim.job.owner));
-    match claim.job.kind {
-        Kind::Run => {
-            let response = service.run((body, share)).await?;
-            let usage = response.usage;
-            Ok(answered(response, usage).await)
-        }
-        Kind::Patch => {
-            let response = service.patch((body, share)).await?;
-            let usage = response.usage;
-            Ok(answered(response, usage).await)
-        }
-        Kind::Trace | Kind::Sweep => {
-            let response = service.trace((body, share)).await?;
-            let usage = response.usage();
-            Ok(answered(response, usage).await)
-        }
-    }
-}
-
-async fn answered<R>(response: R, usage: Usage) -> Done
-where
-    R: Rendered + Serialize + Send + 'static,
-{
-    let files = off_workers(move || {
-        let mut files = vec![compress::file("json", &json(&response))];
+    let mut response = service.answer::<E>((body, share)).await?;
+    let cost = cost(&response.rendered().usage());
+    let files = move |_: &Abandoned| {
+        let response = response.rendered();
+        response.fill_plots();
+        let forms = [Format::Json].iter().chain(&Format::NUMBERS);
         // A format that has nothing to show of this result is left out.
-        files.extend(Format::NUMBERS.iter().filter_map(|format| {
-            let bytes = response.render(*format, &Show::default()).ok()?;
-            Some(compress::file(format.name(), &bytes))
-        }));
+        let mut files: Vec<File> = forms
+            .filter_map(|format| {
+                let bytes = response.render(*format, &Show::default()).ok()?;
+                Some(compress::file(format.name(), &bytes))
+            })
+            .collect();
         // Drawn when they are asked for, in the way that is asked for.
         files
             .extend(response.pictures().ok().map(|pictures| compress::file(PICTURES_FILE, &json(&pictures))));
         files
-    });
-    Done { output: Vec::new(), cost: cost(&usage), files: files.await }
-}
-
-/// Runs what takes its time off the async workers. A panic there is one of the unit, which then fails.
-async fn off_workers<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(f).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime ends, and this task with it.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-pub(super) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("BUG: results have string keys and finite numbers")
+    };
+    Ok(Done { output: Vec::new(), cost, files: share.run(Lane::Finish, files).await })
 }
 
 fn packed<T: Serialize>(value: &T) -> Vec<u8> {

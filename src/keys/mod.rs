@@ -30,7 +30,7 @@ pub use view::{KeyView, NewKey};
 /// How often the store is asked whether another server has changed the keys.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is told when keys were used.
-const TELL: Duration = Duration::from_secs(60);
+const TELL: Duration = Duration::from_mins(1);
 /// The longest that a key lives on after it was replaced: 7 days.
 pub const MOST_GRACE_S: u64 = 7 * 86_400;
 /// How long it does unless something else is asked for: a day.
@@ -190,12 +190,15 @@ struct Inner {
     used: Mutex<HashMap<KeyId, i64>>,
 }
 
+/// A key beside the hash of its token.
+type Hashed = ([u8; 32], Arc<Key>);
+
 /// What the store said when it was last read.
 #[derive(Debug, Default)]
 struct Table {
     changes: i64,
     /// By the first bytes of the hash. What is told by how long a search takes is of a hash, and leads to no token.
-    by_hash: HashMap<[u8; 8], Vec<([u8; 32], Arc<Key>)>>,
+    by_hash: HashMap<[u8; 8], Vec<Hashed>>,
     count: usize,
 }
 

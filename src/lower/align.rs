@@ -4,13 +4,16 @@ use super::diff::diff;
 use super::facts::Facts;
 use super::layout::{AlignLayout, Lowered};
 use super::prepare::{prepare, refuse_flips};
+use super::request::request;
 use super::size::{Size, admit};
 use super::start::{Started, start};
 use crate::spec::align::AlignSpec;
 use crate::spec::problem::Problems;
 
+request!(AlignSpec, AlignLayout, lower, common);
+
 /// Both runs as roots, read where the request says, and the diff of their tokens.
-pub(super) fn lower(spec: AlignSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<AlignLayout>> {
+fn lower(spec: AlignSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<AlignLayout>> {
     let experiment = &spec.experiment;
     let prepared = prepare(experiment, facts, out);
     refuse_flips(experiment, out);

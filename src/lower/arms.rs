@@ -166,30 +166,37 @@ impl<'s> ArmPlan<'s> {
     }
 }
 
-/// Checks what arms hold together, each cell `copies` times beside its samples, and reads what is stored for them. `unpatched`:
-/// readouts beside the cells.
-#[expect(clippy::too_many_arguments, reason = "the parts of what is checked")]
+/// What is built beside the cells of some arms.
+pub(super) struct Beside {
+    /// Pointer to what makes the arms as large as they are.
+    pub at: &'static str,
+    /// How often each cell is computed, beside its samples: itself and its controls.
+    pub copies: u64,
+    /// Readouts of runs that are not patched.
+    pub unpatched: u64,
+    /// Most probable tokens of each readout.
+    pub topk: u32,
+}
+
+/// Checks what arms hold together, and reads what is stored for them.
 pub(super) fn admit_all(
     arms: &mut [ArmPlan<'_>],
-    at: &'static str,
-    copies: u64,
-    unpatched: u64,
+    beside: &Beside,
     prepared: &mut Prepared,
-    topk: u32,
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Option<()> {
-    let mut size = Size { cells: 0, edits: 0, positions: 0, at };
+    let mut size = Size { cells: 0, edits: 0, positions: 0, at: beside.at };
     for arm in &*arms {
         knockout::lint(&arm.templates, &arm.at, &prepared.measures, &mut prepared.lints);
         let swept = Swept { at: &arm.at, sweep: &arm.sweep };
-        let one = swept.size(&arm.templates, &arm.axes, copies * arm.samples as u64, facts.config());
+        let one = swept.size(&arm.templates, &arm.axes, beside.copies * arm.samples as u64, facts.config());
         swept.check_constants(&arm.templates, one.cells, facts, out);
         size.cells = size.cells.saturating_add(one.cells);
         size.edits = size.edits.saturating_add(one.edits);
         size.positions = size.positions.saturating_add(one.positions);
     }
-    admit(&size, unpatched, prepared, topk, facts.limits(), out);
+    admit(&size, beside.unpatched, prepared, beside.topk, facts.limits(), out);
     if !out.is_empty() {
         return None;
     }

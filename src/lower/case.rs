@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::arms::{ArmPlan, Asked, Runs, Stage, admit_all};
+use super::arms::{ArmPlan, Asked, Beside, Runs, Stage, admit_all};
 use super::control::Controls;
 use super::corrupt;
 use super::corrupted::Corrupted;
@@ -95,8 +95,8 @@ impl<S: Serialize> Case<'_, S> {
         };
         let mut arms = arms?;
         let (copies, unpatched) = (1 + self.controls.len() as u64, experiment.runs.len() as u64 + samples);
-        let topk = experiment.read.topk;
-        admit_all(&mut arms, "/arms", copies, unpatched, &mut prepared, topk, facts, out)?;
+        let beside = Beside { at: "/arms", copies, unpatched, topk: experiment.read.topk };
+        admit_all(&mut arms, &beside, &mut prepared, facts, out)?;
 
         // The corrupted run comes from the clean one.
         let line = |base: usize| if base < prepared.runs.len() { base } else { clean_run };

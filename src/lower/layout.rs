@@ -77,7 +77,7 @@ pub struct Grid {
 }
 
 /// A cell's coordinates.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CellKey {
     /// Layer, if layers are an axis.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,16 +1,24 @@
 //! Lints: an experiment that runs but can't mean what its author thinks.
 
-use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::spec::experiment::Origins;
 use crate::spec::problem::Problems;
 
+/// Name of a lint. (A name of its own for the type: a reference in [`Lint`] would be taken for one into the text that is read.)
+type Code = &'static str;
+
 /// A remark about an experiment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lint {
     /// Stable name, as `NO_CONTRAST`.
-    pub code: &'static str,
+    #[serde(deserialize_with = "known")]
+    #[schema(value_type = String)]
+    pub code: Code,
     /// How bad.
     pub severity: Severity,
     /// JSON pointer to the field it is about.
@@ -23,7 +31,7 @@ pub struct Lint {
 }
 
 /// How bad a lint is. `strict` refuses warnings and errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Worth knowing.
@@ -32,6 +40,23 @@ pub enum Severity {
     Warning,
     /// The result can't be used.
     Error,
+}
+
+/// The code of a stored lint. One that another version of this program stored need not be in the table: its name is then kept
+/// for good, once.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static str, D::Error> {
+    static OTHERS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let code = String::deserialize(deserializer)?;
+    if let Some(facts) = LINTS.iter().find(|facts| facts.code == code) {
+        return Ok(facts.code);
+    }
+    let mut others = OTHERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = others.get(code.as_str()) {
+        return Ok(kept);
+    }
+    let kept: &'static str = code.leak();
+    others.insert(kept);
+    Ok(kept)
 }
 
 /// A lint: what its code means. The row of its code in the table from which `docs/READING-RESULTS.md` is made.
@@ -225,5 +250,22 @@ impl Lints {
             lint.pointer = origins.restore(&lint.pointer);
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_lint_is_read_again_whatever_version_wrote_it() {
+        for code in [LINTS[0].code, "OF_ANOTHER_VERSION"] {
+            let text = format!(
+                "{{\"code\":\"{code}\",\"severity\":\"info\",\"where\":\"/a\",\"detail\":\"b\",\"fix\":\"c\"}}"
+            );
+            let lints: [Lint; 2] = [(); 2].map(|()| serde_json::from_str(&text).unwrap());
+            assert_eq!(serde_json::to_string(&lints[0]).unwrap(), text);
+            assert!(std::ptr::eq(lints[0].code, lints[1].code), "a name is kept once");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Patch runs to a plan: every run as a root, and a branch of the base per cell.
 
-use super::arms::{ArmPlan, Asked, Runs, Stage, admit_all};
+use super::arms::{ArmPlan, Asked, Beside, Runs, Stage, admit_all};
 use super::control::Controls;
 use super::derive;
 use super::facts::Facts;
@@ -8,6 +8,7 @@ use super::knockout;
 use super::layout::{ArmLayout, Lowered, PatchLayout};
 use super::prepare::{lint_effect_metrics, prepare};
 use super::prompts::find;
+use super::request::request;
 use super::source::ValuesPlan;
 use super::start::{Started, start, twins};
 use super::tautology::judge;
@@ -16,7 +17,9 @@ use crate::spec::derive::Derive;
 use crate::spec::patch::{Control, PatchSpec, SweepAxis};
 use crate::spec::problem::{Problems, code};
 
-pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
+request!(PatchSpec, PatchLayout, lower, common);
+
+fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
     let experiment = &spec.experiment;
     let mut prepared = prepare(experiment, facts, out);
     lint_effect_metrics(&mut prepared);
@@ -49,7 +52,8 @@ pub(super) fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> O
     check_controls(&spec, &arms[0].templates, out);
     check_derive(&spec, out);
     let (copies, unpatched) = (1 + spec.controls.len() as u64, experiment.runs.len() as u64);
-    admit_all(&mut arms, "/sweep", copies, unpatched, &mut prepared, experiment.read.topk, facts, out)?;
+    let beside = Beside { at: "/sweep", copies, unpatched, topk: experiment.read.topk };
+    admit_all(&mut arms, &beside, &mut prepared, facts, out)?;
 
     let inherited = derive::inherited(&prepared.derived, base_index);
     let Started { mut plan, roots, mut prelude, mut common } =

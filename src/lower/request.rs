@@ -6,17 +6,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::facts::Facts;
-use super::layout::{AlignLayout, Common, Lowered, PatchLayout, RunLayout, TraceLayout};
-use super::{align, patch, run, tautology, trace};
-use crate::spec::align::AlignSpec;
+use super::layout::{Common, Lowered};
+use super::tautology;
 use crate::spec::experiment::Experiment;
-use crate::spec::patch::PatchSpec;
 use crate::spec::problem::{Problems, code};
-use crate::spec::run::RunSpec;
-use crate::spec::trace::TraceSpec;
 
 /// A request that is one plan.
-pub trait Request: Serialize + Sized {
+pub trait Request: Serialize + Sized + 'static {
     /// What the numbers of the plan mean.
     type Layout: Layout<Request = Self>;
 
@@ -31,7 +27,7 @@ pub trait Request: Serialize + Sized {
 }
 
 /// What the numbers of a request's plan mean.
-pub trait Layout {
+pub trait Layout: Send + Sync + 'static {
     /// Of which request.
     type Request: Request;
 
@@ -45,17 +41,17 @@ pub trait Layout {
     fn common_mut(&mut self) -> &mut Common;
 }
 
-/// Says how a request is read and lowered.
+/// A request and its layout: `$lower` makes the one of the other, and `$common` is where the layout has what all have.
 macro_rules! request {
     ($spec:ty, $layout:ty, $lower:path, $($common:ident).+) => {
-        impl Request for $spec {
+        impl $crate::lower::request::Request for $spec {
             type Layout = $layout;
 
-            fn read(body: &Value, out: &mut Problems) -> Option<Self> {
+            fn read(body: &serde_json::Value, out: &mut Problems) -> Option<Self> {
                 <$spec>::read(body, out)
             }
 
-            fn experiment(&self) -> &Experiment {
+            fn experiment(&self) -> &$crate::spec::experiment::Experiment {
                 &self.experiment
             }
 
@@ -64,28 +60,24 @@ macro_rules! request {
             }
         }
 
-        impl Layout for $layout {
+        impl $crate::lower::request::Layout for $layout {
             type Request = $spec;
 
             fn request(&self) -> &$spec {
                 &self.spec
             }
 
-            fn common(&self) -> &Common {
+            fn common(&self) -> &$crate::lower::layout::Common {
                 &self.$($common).+
             }
 
-            fn common_mut(&mut self) -> &mut Common {
+            fn common_mut(&mut self) -> &mut $crate::lower::layout::Common {
                 &mut self.$($common).+
             }
         }
     };
 }
-
-request!(RunSpec, RunLayout, run::lower, common);
-request!(PatchSpec, PatchLayout, patch::lower, common);
-request!(TraceSpec, TraceLayout, trace::lower, case.common);
-request!(AlignSpec, AlignLayout, align::lower, common);
+pub(super) use request;
 
 /// A body to a plan, or everything that is wrong with it, with pointers where the caller wrote the field.
 pub fn lower<R: Request>(body: &Value, facts: &dyn Facts) -> Result<Lowered<R::Layout>, Problems> {

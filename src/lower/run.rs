@@ -4,6 +4,7 @@ use super::facts::Facts;
 use super::layout::{CaptureKey, Lowered, RunLayout};
 use super::prepare::{Prepared, prepare, refuse_flips};
 use super::readout::{Inside, inside};
+use super::request::request;
 use super::select;
 use super::size::{Size, admit};
 use super::start::{Started, start};
@@ -14,7 +15,9 @@ use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 
-pub(super) fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
+request!(RunSpec, RunLayout, lower, common);
+
+fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
     let experiment = &spec.experiment;
     let prepared = prepare(experiment, facts, out);
     refuse_flips(experiment, out);
@@ -74,7 +77,7 @@ fn captures(spec: &RunSpec, prepared: &Prepared, facts: &dyn Facts, out: &mut Pr
             let width = config.site_width(capture.site, columns);
             let depth = layers.as_ref().map_or(1, Vec::len) as u64;
             let own = depth * positions.len() as u64 * width as u64;
-            let handle = (capture.form == CaptureForm::Handle).then_some(capture.dtype);
+            let handle = (capture.r#as == CaptureForm::Handle).then_some(capture.dtype);
             if handle.is_some() {
                 stored = stored.saturating_add(own.saturating_mul(4));
             } else {

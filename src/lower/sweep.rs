@@ -1,5 +1,7 @@
 //! Sweeps to plans: each case a plan of its own, with its unpatched runs and, arm by arm, a branch per cell and sample.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -29,6 +31,8 @@ pub struct Sweep {
     pub spec: SweepSpec,
     /// What all of its cases share.
     pub shared: Shared,
+    /// The request, as it was written.
+    pub body: Arc<Value>,
 }
 
 /// What all cases of a sweep share beside the request: small, and the same for whoever computes them.
@@ -41,14 +45,14 @@ pub struct Shared {
 }
 
 /// `POST /v1/sweep`: a body to a sweep, or what is wrong with it short of its grids.
-pub fn sweep(body: &Value, facts: &dyn Facts) -> Result<Sweep, Problems> {
+pub fn sweep(body: &Arc<Value>, facts: &dyn Facts) -> Result<Sweep, Problems> {
     let mut read = Problems::default();
     let spec = SweepSpec::read(body, &mut read);
     open(spec, body, read, facts)
 }
 
 /// `POST /v1/trace` with `cases`: the same of the sweep that it is.
-pub fn traces(body: &Value, facts: &dyn Facts) -> Result<(CasesSpec, Sweep), Problems> {
+pub fn traces(body: &Arc<Value>, facts: &dyn Facts) -> Result<(CasesSpec, Sweep), Problems> {
     let mut read = Problems::default();
     let spec = CasesSpec::read(body, &mut read);
     let sweep = open(spec.as_ref().map(CasesSpec::sweep), body, read, facts)?;
@@ -68,7 +72,7 @@ pub fn traces(body: &Value, facts: &dyn Facts) -> Result<(CasesSpec, Sweep), Pro
 /// Tokenises the cases of a sweep, and finds what they share. `read`: what was wrong with the body so far.
 fn open(
     spec: Option<SweepSpec>,
-    body: &Value,
+    body: &Arc<Value>,
     mut read: Problems,
     facts: &dyn Facts,
 ) -> Result<Sweep, Problems> {
@@ -92,7 +96,7 @@ fn open(
     });
     out.or(Some(()))?;
     let shared = Shared { sigma, plan_sha256: fingerprint(&spec, &Named(runs)) };
-    Ok(Sweep { spec, shared })
+    Ok(Sweep { spec, shared, body: Arc::clone(body) })
 }
 
 /// The tokens of all runs of all cases, and of each case those that get noise. `corrupts`: whether it is known which.
@@ -164,8 +168,8 @@ impl Sweep {
     }
 
     /// A place for the problems and remarks of each case.
-    pub fn case_table<'s>(&'s self, body: &'s Value) -> CaseTable<'s> {
-        CaseTable::new(&self.spec, body)
+    pub fn case_table(&self) -> CaseTable<'_> {
+        CaseTable::new(&self.spec, &self.body)
     }
 
     /// The plan of a case.

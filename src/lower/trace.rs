@@ -1,6 +1,9 @@
 //! Causal traces to a plan: one case, whose arms restore the states of the clean run in the corrupted one, or the reverse.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+
+use serde_json::Value;
 
 use super::arms::as_restored;
 use super::case::{Answer, Case, Part};
@@ -8,6 +11,9 @@ use super::facts::Facts;
 use super::layout::{Lowered, TraceLayout};
 use super::lint::Lints;
 use super::measure::unknown_target;
+use super::request::request;
+use super::sweep::{self, Sweep};
+use crate::spec::cases::CasesSpec;
 use crate::spec::experiment::Experiment;
 use crate::spec::patch::{Control, SweepAxis};
 use crate::spec::problem::{Problems, code};
@@ -15,7 +21,27 @@ use crate::spec::read::escape;
 use crate::spec::sweep::{CORRUPTED, SweepArm};
 use crate::spec::trace::{Arm, Direction, TraceSpec};
 
-pub(super) fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
+/// What a body of `POST /v1/trace` is.
+#[derive(Debug)]
+pub enum Traced {
+    /// The trace of one prompt.
+    One(Box<Lowered<TraceLayout>>),
+    /// Those of many (`cases`): a sweep, and the form in which it was written.
+    Many(Box<CasesSpec>, Box<Sweep>),
+}
+
+/// `POST /v1/trace`, whichever of its forms a body has.
+pub fn traced(body: &Arc<Value>, facts: &dyn Facts) -> Result<Traced, Problems> {
+    if CasesSpec::is_form_of(body) {
+        let (spec, sweep) = sweep::traces(body, facts)?;
+        return Ok(Traced::Many(Box::new(spec), Box::new(sweep)));
+    }
+    Ok(Traced::One(Box::new(super::lower::<TraceSpec>(body, facts)?)))
+}
+
+request!(TraceSpec, TraceLayout, lower, case.common);
+
+fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
     let experiment = &spec.experiment;
     let expected = spec.expect_top1.as_ref().and_then(|expected| expected.target());
     if let Some(name) = expected.filter(|name| experiment.targets.get(name).is_none()) {

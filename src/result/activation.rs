@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::common::NdArray;
 use super::files::metadata_array;
-use super::render::Format;
+use super::render::{Format, json};
 use crate::activations::{Activation, ActivationId, Numbers, Page, Selection, Usage};
 use crate::export::array::{ArrayData, EncodeError, NamedArray};
 use crate::export::{npz, safetensors};
@@ -131,7 +131,7 @@ impl ActivationNumbers {
         })
     }
 
-    /// As a file: `values`, and `layers`, `positions`, `heads` where there are any. Metadata: `activation`, all that is
+    /// As JSON, or as a file: `values`, and `layers`, `positions`, `heads` where there are any. Metadata: `activation`, all that is
     /// known of the set, and `selection`, what these numbers are, both as JSON.
     ///
     /// # Errors
@@ -140,6 +140,9 @@ impl ActivationNumbers {
     /// # Panics
     /// On a bug only.
     pub fn render(&self, format: Format) -> Result<Vec<u8>, EncodeError> {
+        if format == Format::Json {
+            return Ok(json(self));
+        }
         let numbers = || self.values.data.iter().map(|x| x.unwrap_or(f32::NAN));
         let data = match self.dtype {
             Dtype::F32 => ArrayData::F32(numbers().collect()),

@@ -8,12 +8,13 @@ use utoipa::ToSchema;
 use super::common::{
     Envelope, NullReason, Nulls, Provenance, RunTokens, join_lints, metrics, target_sets, top_tokens,
 };
+use super::respond::{Computed, Respond};
 use crate::effect::lints::{self, CONTRAST, NotFinite, lint_no_contrast};
 use crate::effect::measure::first_logprob;
 use crate::effect::nulls::of_value;
 use crate::effect::stats::{difference, finite};
 use crate::lower::diff::{self, Change};
-use crate::lower::facts::Words;
+use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::AlignLayout;
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
@@ -120,6 +121,25 @@ pub struct TargetContrast {
     pub prob_b: Option<f64>,
     /// Log-probability in `a` minus that in `b`, in nats.
     pub logprob_difference: Option<f64>,
+}
+
+impl Respond for AlignLayout {
+    const NAME: &'static str = "align";
+    type Response = AlignResponse;
+
+    fn is_computed(&self) -> bool {
+        !self.common.measures.is_empty()
+    }
+
+    fn respond(
+        &self,
+        computed: &Computed,
+        facts: &dyn Facts,
+        envelope: Envelope,
+    ) -> Result<AlignResponse, Problems> {
+        let output = self.is_computed().then_some(&computed.output);
+        respond(self, output, facts.words(), envelope)
+    }
 }
 
 /// Puts a response together. `output`: what the runs gave, if anything was to be measured.

@@ -1,7 +1,7 @@
 //! What responses share.
 
 use serde::ser::SerializeSeq;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -35,7 +35,7 @@ pub struct Envelope {
 }
 
 /// How numbers came about.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Provenance {
     /// Server version.
     pub server: String,
@@ -64,13 +64,13 @@ pub struct Provenance {
     pub plan_sha256: String,
     /// How far each metric differs between two computations of one run in different rows of the batch; effects below
     /// it mean nothing.
-    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[serde(default, skip_serializing_if = "Named::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, Option<f64>>, required = false)]
     pub noise_floor: Named<Option<f64>>,
 }
 
 /// The generator of the noise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RngUsed {
     /// `philox` or `numpy_legacy`.
     pub algo: crate::spec::corruption::Rng,
@@ -235,7 +235,7 @@ pub struct SelfPatch {
 }
 
 /// Numbers that are null and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NullReason {
     /// JSON pointer into the response.
     #[serde(rename = "where")]

@@ -4,9 +4,11 @@ use crate::draw::PictureError;
 use crate::draw::raster::RasterError;
 use crate::export::array::EncodeError;
 
-/// A format of a result beside JSON.
+/// A form of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// The whole answer.
+    Json,
     /// A tidy table.
     Csv,
     /// `NumPy` arrays.
@@ -24,12 +26,24 @@ pub enum Format {
 }
 
 impl Format {
-    /// Those that carry numbers.
+    /// All forms.
+    pub const ALL: [Self; 8] = [
+        Self::Json,
+        Self::Csv,
+        Self::Npz,
+        Self::Safetensors,
+        Self::Jsonl,
+        Self::Parquet,
+        Self::Svg,
+        Self::Png,
+    ];
+    /// Those that carry numbers, beside JSON.
     pub const NUMBERS: [Self; 5] = [Self::Csv, Self::Jsonl, Self::Parquet, Self::Npz, Self::Safetensors];
 
     /// Its name in `?format=`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Json => "json",
             Self::Csv => "csv",
             Self::Npz => "npz",
             Self::Safetensors => "safetensors",
@@ -38,6 +52,35 @@ impl Format {
             Self::Svg => "svg",
             Self::Png => "png",
         }
+    }
+
+    /// Value of `Content-Type`.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv; charset=utf-8",
+            Self::Npz => "application/x-npz",
+            Self::Safetensors => "application/vnd.safetensors",
+            Self::Jsonl => "application/x-ndjson",
+            Self::Parquet => "application/vnd.apache.parquet",
+            Self::Svg => "image/svg+xml",
+            Self::Png => "image/png",
+        }
+    }
+
+    /// Whether it is text, which becomes much shorter when it is compressed.
+    pub const fn is_text(self) -> bool {
+        matches!(self, Self::Json | Self::Csv | Self::Jsonl | Self::Svg)
+    }
+
+    /// Whether it is a table.
+    pub const fn is_table(self) -> bool {
+        matches!(self, Self::Csv | Self::Jsonl | Self::Parquet)
+    }
+
+    /// Whether it is a picture.
+    pub const fn is_picture(self) -> bool {
+        matches!(self, Self::Svg | Self::Png)
     }
 }
 

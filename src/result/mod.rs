@@ -7,6 +7,7 @@ pub mod activation;
 pub mod align;
 pub mod cases;
 pub mod cases_render;
+pub mod class_view;
 pub mod common;
 pub mod dry_run;
 pub mod inside;
@@ -17,6 +18,7 @@ mod phrases;
 pub mod pictures;
 pub mod plates;
 pub mod render;
+pub mod respond;
 #[cfg(test)]
 mod render_tests;
 pub mod run;

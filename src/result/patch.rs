@@ -7,11 +7,12 @@ use super::common::{
     ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
     TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
+use super::respond::{Computed, Respond};
 use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{Null, lost_cells, of_cells, of_effect, of_value, undefined_cells};
 use crate::effect::{lints, patch as effects};
-use crate::lower::facts::Words;
+use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::{Axis, Grid, PatchLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::{Measure, TargetToken};
@@ -92,6 +93,27 @@ pub(super) fn masks(grid: &Grid, nulls: &[bool], scores: &[Score], baselines: &[
         exact_null: defined(&mut nulls.iter().copied()),
         trivial: defined(&mut grid.trivial.iter().map(Option::is_some)),
         lost: lost_cells(grid, scores),
+    }
+}
+
+impl Respond for PatchLayout {
+    const NAME: &'static str = "patch";
+    type Response = PatchResponse;
+
+    /// What cells are compared with.
+    fn required(&self) -> Option<Vec<usize>> {
+        let ends = self.normalise.into_iter().flat_map(|(zero, one)| [zero, one]);
+        let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
+        Some(runs.chain(self.arm.base.clone()).chain(ends).collect())
+    }
+
+    fn respond(
+        &self,
+        computed: &Computed,
+        facts: &dyn Facts,
+        envelope: Envelope,
+    ) -> Result<PatchResponse, Problems> {
+        respond(self, &computed.resolved, &computed.output, facts.words(), envelope)
     }
 }
 

@@ -77,8 +77,20 @@ impl RenderError {
     }
 }
 
+/// Whatever has a form in JSON.
+pub trait Json {
+    /// It.
+    fn json(&self) -> Vec<u8>;
+}
+
+impl<T: Serialize> Json for T {
+    fn json(&self) -> Vec<u8> {
+        json(self)
+    }
+}
+
 /// A response that has other forms than JSON.
-pub trait Rendered {
+pub trait Rendered: Json {
     /// Names of its metrics.
     fn metrics(&self) -> Vec<&str>;
     /// Its numbers as a table, of one metric or of all.
@@ -93,17 +105,36 @@ pub trait Rendered {
     /// [`PictureRequestError`]: there is nothing.
     fn pictures(&self) -> Result<Pictures, PictureRequestError>;
 
+    /// What it cost.
+    fn usage(&self) -> Usage;
+
+    /// The pictures that the request wants inside of the response.
+    fn plot(&self) -> &[PlotFormat] {
+        &[]
+    }
+
+    /// Puts pictures, and remarks on those that can't be drawn, into the response.
+    fn set_plots(&mut self, _: Named<String>, _: Vec<Lint>) {}
+
+    /// Draws the pictures that the request's `plot` asks for, of the first metric. One that can't be drawn becomes the lint
+    /// `NO_PICTURE`: the numbers are worth having without it.
+    fn fill_plots(&mut self) {
+        let (plots, failed) = drawn(self, self.plot());
+        self.set_plots(plots, failed);
+    }
+
     /// The response in `format`. Tables and arrays have all metrics, unless one is asked for.
     ///
     /// # Errors
     /// [`RenderError`]; those with a [`RenderError::problem`] are the caller's.
     fn render(&self, format: Format, show: &Show) -> Result<Vec<u8>, RenderError> {
         let metric = show.metric.as_deref();
-        if matches!(format, Format::Svg | Format::Png) {
+        if format.is_picture() {
             return self.pictures()?.draw(show, format);
         }
         check_metric(metric, &self.metrics())?;
         match format {
+            Format::Json => Ok(self.json()),
             Format::Csv => Ok(csv::write(&self.table(metric))?),
             Format::Jsonl => {
                 let mut out = Vec::new();
@@ -137,6 +168,19 @@ impl Rendered for TraceResponse {
     fn pictures(&self) -> Result<Pictures, PictureRequestError> {
         trace_plates(self).map(Pictures)
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn plot(&self) -> &[PlotFormat] {
+        &self.request.plot
+    }
+
+    fn set_plots(&mut self, plots: Named<String>, failed: Vec<Lint>) {
+        self.plots = plots;
+        self.lints.extend(failed);
+    }
 }
 
 impl Rendered for CasesResponse {
@@ -159,6 +203,19 @@ impl Rendered for CasesResponse {
     fn pictures(&self) -> Result<Pictures, PictureRequestError> {
         cases_render::plates(self).map(Pictures)
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn plot(&self) -> &[PlotFormat] {
+        &self.request.plot
+    }
+
+    fn set_plots(&mut self, plots: Named<String>, failed: Vec<Lint>) {
+        self.plots = plots;
+        self.lints.extend(failed);
+    }
 }
 
 /// An answer of `POST /v1/trace`.
@@ -171,63 +228,23 @@ pub enum TraceAnswer {
     Cases(Box<CasesResponse>),
 }
 
-impl TraceAnswer {
-    fn rendered(&self) -> &dyn Rendered {
-        match self {
-            Self::One(response) => &**response,
-            Self::Cases(response) => &**response,
-        }
+/// Whatever an experiment is answered with.
+pub trait Answer: Serialize + Send + 'static {
+    /// The response that it is.
+    fn rendered(&mut self) -> &mut dyn Rendered;
+}
+
+impl<R: Rendered + Serialize + Send + 'static> Answer for R {
+    fn rendered(&mut self) -> &mut dyn Rendered {
+        self
     }
 }
 
-impl Rendered for TraceAnswer {
-    fn metrics(&self) -> Vec<&str> {
-        self.rendered().metrics()
-    }
-
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        self.rendered().table(metric)
-    }
-
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        self.rendered().arrays(metric)
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        self.rendered().metadata()
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        self.rendered().pictures()
-    }
-}
-
-impl TraceAnswer {
-    /// Whether pictures are asked for.
-    pub fn wants_plots(&self) -> bool {
+impl Answer for TraceAnswer {
+    fn rendered(&mut self) -> &mut dyn Rendered {
         match self {
-            Self::One(one) => !one.request.plot.is_empty(),
-            Self::Cases(many) => !many.request.plot.is_empty(),
-        }
-    }
-
-    /// Cost.
-    pub fn usage(&self) -> Usage {
-        match self {
-            Self::One(one) => one.usage,
-            Self::Cases(many) => many.usage,
-        }
-    }
-
-    /// Fills `plots` with the pictures that the request's `plot` asks for; see [`fill_plots`].
-    pub fn fill_plots(&mut self) {
-        match self {
-            Self::One(one) => fill_plots(one),
-            Self::Cases(many) => {
-                let (plots, failed) = drawn(&**many, &many.request.plot);
-                many.plots = plots;
-                many.lints.extend(failed);
-            }
+            Self::One(response) => &mut **response,
+            Self::Cases(response) => &mut **response,
         }
     }
 }
@@ -252,6 +269,10 @@ impl Rendered for PatchResponse {
     fn pictures(&self) -> Result<Pictures, PictureRequestError> {
         patch_plates(self).map(Pictures)
     }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
 }
 
 impl Rendered for RunResponse {
@@ -274,6 +295,10 @@ impl Rendered for RunResponse {
 
     fn pictures(&self) -> Result<Pictures, PictureRequestError> {
         run_plates(self).map(Pictures)
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
     }
 }
 
@@ -298,23 +323,15 @@ pub(super) fn tensors(
     Ok(safetensors::write(&arrays, metadata)?)
 }
 
-/// Fills [`TraceResponse::plots`] with the pictures that the request's `plot` asks for, of the first metric. A picture that
-/// can't be drawn becomes the lint `NO_PICTURE`: the numbers are worth having without it.
-pub fn fill_plots(response: &mut TraceResponse) {
-    let (plots, failed) = drawn(response, &response.request.plot);
-    response.plots = plots;
-    response.lints.extend(failed);
-}
-
 /// Pictures in these formats, and remarks on those that can't be drawn.
-fn drawn(response: &impl Rendered, formats: &[PlotFormat]) -> (Named<String>, Vec<Lint>) {
+fn drawn(response: &(impl Rendered + ?Sized), formats: &[PlotFormat]) -> (Named<String>, Vec<Lint>) {
+    let draw =
+        |format| -> Result<Vec<u8>, RenderError> { response.pictures()?.draw(&Show::default(), format) };
     let (mut plots, mut lints): (Named<String>, Vec<Lint>) = (Named::default(), Vec::new());
     for format in formats {
         let (name, picture) = match format {
-            PlotFormat::Svg => ("svg", response.render(Format::Svg, &Show::default()).map(text)),
-            PlotFormat::Png => {
-                ("png", response.render(Format::Png, &Show::default()).map(|png| STANDARD.encode(png)))
-            }
+            PlotFormat::Svg => ("svg", draw(Format::Svg).map(text)),
+            PlotFormat::Png => ("png", draw(Format::Png).map(|png| STANDARD.encode(png))),
         };
         if plots.get(name).is_some() {
             continue;
@@ -334,4 +351,12 @@ fn drawn(response: &impl Rendered, formats: &[PlotFormat]) -> (Named<String>, Ve
 
 fn text(svg: Vec<u8>) -> String {
     String::from_utf8(svg).expect("BUG: pictures are drawn as text")
+}
+
+/// A result as JSON.
+///
+/// # Panics
+/// It has keys that are not strings; no result has.
+pub fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("BUG: results have string keys and finite numbers")
 }

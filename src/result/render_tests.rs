@@ -11,7 +11,7 @@ use super::common::{Envelope, Provenance};
 use super::patch::PatchResponse;
 use super::pictures::{PictureRequestError, of_patch, of_trace};
 use super::plates::{Picture, Pictures, Plot, Show};
-use super::render::{Format, Rendered, fill_plots};
+use super::render::{Format, Rendered};
 use super::run::RunResponse;
 use super::trace::TraceResponse;
 use crate::draw::bars::Bars;
@@ -620,7 +620,7 @@ fn tables_have_a_row_for_each_measurement() {
 #[test]
 fn plots_asked_for_are_put_into_the_response() {
     let mut r = trace(&json!({"plot": ["svg", "png", "svg"]}), wave);
-    fill_plots(&mut r);
+    r.fill_plots();
     assert_eq!(r.plots.names(), ["svg", "png"]);
     assert_eq!(r.plots.0[0].1.as_bytes(), r.render(Format::Svg, &Show::default()).unwrap());
     let png = base64::engine::general_purpose::STANDARD.decode(&r.plots.0[1].1).unwrap();
@@ -629,11 +629,11 @@ fn plots_asked_for_are_put_into_the_response() {
     let mut broken = trace(&json!({"plot": ["svg"]}), wave);
     let lints = broken.lints.len();
     broken.arms.0.clear();
-    fill_plots(&mut broken);
+    broken.fill_plots();
     assert!(broken.plots.is_empty());
     assert_eq!((broken.lints.len(), broken.lints[lints].code), (lints + 1, "NO_PICTURE"));
     let mut none = trace(&json!({}), wave);
-    fill_plots(&mut none);
+    none.fill_plots();
     assert!(none.plots.is_empty());
 }
 

@@ -7,7 +7,7 @@ use super::common::{
     Envelope, NdArray, NullReason, Nulls, Provenance, RunTokens, join_lints, metrics, run_tokens, target_sets,
 };
 use super::inside::{self, AttentionResult, AttributionResult, LensResult};
-use crate::activations::{ActivationId, Timestamp};
+use super::respond::{Computed, Kept, Respond};
 use crate::effect::lints;
 use crate::effect::nulls::of_value;
 use crate::effect::stats::finite;
@@ -96,18 +96,27 @@ pub struct CaptureResult {
     pub kept: Option<Kept>,
 }
 
-/// Activations that the server keeps instead of returning them.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-#[schema(as = KeptActivation)]
-pub struct Kept {
-    /// Their handle, for `{"source": {"activation": ..}}` and `/v1/activations`.
-    #[schema(value_type = String)]
-    pub activation: ActivationId,
-    /// Bytes of the numbers.
-    pub bytes: u64,
-    /// When they are deleted.
-    #[schema(value_type = String, format = DateTime)]
-    pub expires: Timestamp,
+impl Respond for RunLayout {
+    const NAME: &'static str = "run";
+    type Response = RunResponse;
+
+    fn respond(
+        &self,
+        computed: &Computed,
+        facts: &dyn Facts,
+        envelope: Envelope,
+    ) -> Result<RunResponse, Problems> {
+        respond(self, &computed.output, facts, envelope)
+    }
+
+    fn captures(&self) -> &[CaptureKey] {
+        &self.captures
+    }
+
+    fn kept(response: &mut RunResponse) -> Vec<Vec<&mut Option<Kept>>> {
+        let runs = response.runs.0.iter_mut();
+        runs.map(|(_, run)| run.captures.iter_mut().map(|capture| &mut capture.kept).collect()).collect()
+    }
 }
 
 /// Puts a response together. Handles are filled in by who stores them.

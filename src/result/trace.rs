@@ -9,12 +9,13 @@ use super::common::{
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
 use super::patch::{masks, shape};
+use super::respond::{Computed, Respond};
 use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
 use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;
 use crate::effect::{lints, trace as effects};
-use crate::lower::facts::Words;
+use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::{ArmLayout, Axis, CellKey, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::{Measure, TargetToken};
@@ -177,6 +178,24 @@ pub struct ArgMax {
     pub cell: CellKey,
     /// Its mean effect.
     pub effect: f64,
+}
+
+impl Respond for TraceLayout {
+    const NAME: &'static str = "trace";
+    type Response = TraceResponse;
+
+    fn required(&self) -> Option<Vec<usize>> {
+        Some(self.case.unpatched())
+    }
+
+    fn respond(
+        &self,
+        computed: &Computed,
+        facts: &dyn Facts,
+        envelope: Envelope,
+    ) -> Result<TraceResponse, Problems> {
+        respond(self, &computed.resolved, &computed.output, facts.words(), envelope)
+    }
 }
 
 /// Puts a response together. `resolved`: for each readout the run whose row it really is.

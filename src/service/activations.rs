@@ -7,13 +7,14 @@ use crate::activations::{
     Activation, ActivationId, Asked, Captured, Draft, HeadLayout, Origin, Reading, Reservation, Selection,
     Store, StoreError, TokenAt, checksum_bytes, read,
 };
-use crate::capacity::Share;
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::lower;
-use crate::lower::layout::{CaptureKey, RunLayout};
+use crate::lower::layout::{CaptureKey, Common};
 use crate::owner::Owner;
 use crate::plan::output::PlanOutput;
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
-use crate::result::run::{Kept, RunResponse, captured};
+use crate::result::respond::{Kept, Respond};
+use crate::result::run::captured;
 use crate::spec::activation::UploadSpec;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::{Problems, code};
@@ -51,12 +52,16 @@ impl Service {
 
     /// `GET /v1/activations/{id}`, without numbers.
     pub async fn activation(&self, id: String, share: &Share) -> Result<Arc<Activation>, Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.find(&served.owner, &id))).await??.meta)
+        let find =
+            move |served: &ServedTo, _: &Abandoned| Ok(served.activations.find(&served.owner, &id)?.meta);
+        self.off_workers(share, Lane::Prepare, find).await
     }
 
     /// `DELETE /v1/activations/{id}`
     pub async fn delete_activation(&self, id: String, share: &Share) -> Result<(), Refusal> {
-        Ok(self.lower(share, move |served| Ok(served.activations.delete(&served.owner, &id))).await??)
+        let delete =
+            move |served: &ServedTo, _: &Abandoned| Ok(served.activations.delete(&served.owner, &id)?);
+        self.off_workers(share, Lane::Prepare, delete).await
     }
 
     /// `POST /v1/activations`
@@ -64,11 +69,11 @@ impl Service {
         if spec.mean_of.is_some() {
             spec = self.averaged(spec, share).await?;
         }
-        let stored = self.lower(share, move |served| {
+        let store = move |served: &ServedTo, _: &Abandoned| {
             let draft = lower::upload(spec, served)?;
-            Ok(served.activations.put(&served.owner, &draft, None))
-        });
-        Ok(stored.await??)
+            Ok(served.activations.put(&served.owner, &draft, None)?)
+        };
+        self.off_workers(share, Lane::Prepare, store).await
     }
 
     /// `GET /v1/activations/{id}`, numbers.
@@ -78,43 +83,11 @@ impl Service {
         asked: NumbersAsked,
         share: &Share,
     ) -> Result<ActivationNumbers, Refusal> {
-        Ok(self.lower(share, move |served| numbers(served, &id, &asked).transposed()).await??)
+        self.off_workers(share, Lane::Prepare, move |served, _| numbers(served, &id, &asked)).await
     }
 }
 
-/// A result that is the caller's fault outside and the store's inside.
-trait Transposed<T> {
-    fn transposed(self) -> Result<Result<T, StoreError>, Problems>;
-}
-
-impl<T> Transposed<T> for Result<T, Fault> {
-    fn transposed(self) -> Result<Result<T, StoreError>, Problems> {
-        match self {
-            Ok(value) => Ok(Ok(value)),
-            Err(Fault::Store(error)) => Ok(Err(error)),
-            Err(Fault::Asked(problems)) => Err(problems),
-        }
-    }
-}
-
-enum Fault {
-    Store(StoreError),
-    Asked(Problems),
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<Problems> for Fault {
-    fn from(problems: Problems) -> Self {
-        Self::Asked(problems)
-    }
-}
-
-fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Fault> {
+fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<ActivationNumbers, Refusal> {
     let set = served.activations.find(&served.owner, id)?;
     let mut out = Problems::default();
     let part = Asked {
@@ -179,12 +152,12 @@ const HEADER_BYTES: u64 = 4096;
 pub(super) fn reserve(
     store: &Arc<Store>,
     owner: &Owner,
-    layout: &RunLayout,
+    layout: &impl Respond,
 ) -> Result<Option<Reservation>, StoreError> {
-    let kept = layout.captures.iter().filter_map(|key| Some((key, key.handle?)));
+    let kept = layout.captures().iter().filter_map(|key| Some((key, key.handle?)));
     let bytes = kept.map(|(key, dtype)| {
         let rows = (key.depth() * key.positions.len()) as u64;
-        let tokens = &layout.common.runs.0[key.run].1.0.tokens;
+        let tokens = &layout.common().runs.0[key.run].1.0.tokens;
         // Ids, escaped texts and the list of positions.
         let texts = key.positions.iter().map(|p| 64 + 12 * tokens[*p as usize].text.len() as u64);
         let layers = 16 * key.depth() as u64;
@@ -198,22 +171,23 @@ pub(super) fn reserve(
 }
 
 /// Stores what was captured for handles, all or nothing, and puts the handles into the response.
-pub(super) fn keep(
+pub(super) fn keep<L: Respond>(
     served: &ServedTo,
-    layout: &RunLayout,
+    layout: &L,
     output: &PlanOutput,
     mut promised: Option<Reservation>,
-    response: &mut RunResponse,
+    id: &str,
+    response: &mut L::Response,
 ) -> Result<(), StoreError> {
     let mut kept: Vec<Arc<Activation>> = Vec::new();
-    for (run, (_, result)) in response.runs.0.iter_mut().enumerate() {
-        let keys = layout.captures.iter().filter(|key| key.run == run);
-        for (key, capture) in keys.zip(&mut result.captures) {
+    for (run, places) in L::kept(response).into_iter().enumerate() {
+        let keys = layout.captures().iter().filter(|key| key.run == run);
+        for (key, place) in keys.zip(places) {
             let Some(dtype) = key.handle else { continue };
-            let draft = draft(served, layout, key, dtype, output, &response.id);
+            let draft = draft(served, layout.common(), key, dtype, output, id);
             match served.activations.put(&served.owner, &draft, promised.as_mut()) {
                 Ok(meta) => {
-                    capture.kept =
+                    *place =
                         Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
                     kept.push(meta);
                 }
@@ -234,13 +208,13 @@ pub(super) fn keep(
 
 fn draft(
     served: &ServedTo,
-    layout: &RunLayout,
+    common: &Common,
     key: &CaptureKey,
     dtype: Dtype,
     output: &PlanOutput,
     result: &str,
 ) -> Draft {
-    let (name, (run, _)) = &layout.common.runs.0[key.run];
+    let (name, (run, _)) = &common.runs.0[key.run];
     let token = |position: &u32| {
         let token = &run.tokens[*position as usize];
         TokenAt { id: token.id, text: token.text.clone() }

@@ -5,44 +5,47 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::cut::json;
+use super::experiment::{AtOnce, Experiment, Priced, Pricing};
 use super::sweep::{Computation, Survey, provenance, refused, survey};
 use super::{Refusal, ServedTo, Service, Turn};
-use crate::capacity::{Abandoned, Share};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::average::{Averaging, How};
 use crate::effect::cells::Observed;
 use crate::effect::sweep::Tally;
 use crate::effect::sweep_lints::{of_averages, of_cases};
-use crate::engine::{Engine, EngineError};
+use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::lint::Lints;
 use crate::lower::sweep::{Part as Which, Sweep};
-use crate::plan::cost::Ceiling;
 use crate::plan::output::{EditStats, PlanOutput, Usage};
-use crate::plan::pack::PackError;
-use crate::result::cases::{self, CasesResponse, Traced};
+use crate::result::cases::CasesResponse;
+use crate::result::class_view::{self, Traced};
 use crate::result::common::Receipts;
 use crate::result::dry_run::PlanResponse;
+use crate::result::render::TraceAnswer;
 use crate::spec::cases::CasesSpec;
-use crate::spec::dry_run::Planned;
+use crate::spec::kind::{Kind, Traces};
 use crate::spec::problem::Problems;
+use crate::spec::trace::TraceSpec;
 
 impl Service {
-    /// `POST /v1/trace` with `cases`. `body`: the request, as it was written.
+    /// `POST /v1/trace` with `cases`.
     pub(super) async fn trace_cases(
         &self,
         share: &Share,
         spec: CasesSpec,
         sweep: Sweep,
-        body: Arc<Value>,
     ) -> Result<CasesResponse, Refusal> {
         let (engine, ceiling) = (self.engine.clone(), self.ceiling);
         let sweep = Arc::new(sweep);
         let of_sweep = Arc::clone(&sweep);
+        // Every case is priced: it is answered at once, or not at all.
         let priced = move |facts: &ServedTo, abandoned: &Abandoned| {
-            price(&of_sweep, &body, facts, &engine, ceiling, abandoned)
+            survey(&of_sweep, facts, &engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))
         };
         let Survey { mut lints, layers, arms, cost, .. } =
-            self.lower_long(share, priced).await?.map_err(EngineError::from)?;
+            self.off_workers(share, Lane::Prepare, priced).await?;
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
@@ -61,7 +64,9 @@ impl Service {
         let (mut tally, mut written) = (Tally::default(), [EditStats::default(); 3]);
         for case in (0..sweep.len()).filter(|case| observed.cases[*case].kept) {
             let of_sweep = Arc::clone(&sweep);
-            let lowered = self.lower(share, move |facts| of_sweep.case(case, Which::Whole, facts)).await?;
+            let whole =
+                move |facts: &ServedTo, _: &Abandoned| Ok(of_sweep.case(case, Which::Whole, facts)?);
+            let lowered = self.off_workers(share, Lane::Prepare, whole).await?;
             let cells = 0..lowered.layout.cells();
             let Computation { part, written: own, usage: used } =
                 self.patched(share, Arc::new(lowered), case, cells).await?;
@@ -75,7 +80,7 @@ impl Service {
         let receipt = Receipts::of(&PlanOutput { receipts: written, ..PlanOutput::default() });
         let mut envelope = self.envelope("trace");
         envelope.provenance = provenance(&sweep, envelope.provenance);
-        let answer = move |_: &ServedTo| {
+        let answer = move |_: &ServedTo, _: &Abandoned| {
             let spec_of = &sweep.spec;
             let averaged = averaging.finish(&observed);
             let (averages, dominated) = averaged.averages();
@@ -85,38 +90,51 @@ impl Service {
             lints.extend(found.0);
             let sigma = sweep.shared.sigma;
             let traced = Traced { averages, targets, layers, sigma, receipt, usage, lints };
-            Ok(cases::respond(spec, &averaged, traced, envelope))
+            Ok(class_view::respond(spec, &averaged, traced, envelope))
         };
-        self.respond(share, answer).await
+        self.off_workers(share, Lane::Finish, answer).await
     }
 }
 
-/// Every case is priced: it is answered at once, or not at all.
-fn price(
-    sweep: &Sweep,
-    body: &Value,
-    facts: &dyn Facts,
-    engine: &Engine,
-    ceiling: Ceiling,
-    abandoned: &Abandoned,
-) -> Result<Result<Survey, PackError>, Problems> {
-    survey(sweep, body, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))
+impl Experiment for Traces {
+    type Lowered = lower::Traced;
+
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<lower::Traced, Problems> {
+        lower::traced(body, facts)
+    }
+
+    fn price(lowered: lower::Traced, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+        match lowered {
+            lower::Traced::One(one) => <TraceSpec as Experiment>::price(*one, pricing),
+            lower::Traced::Many(spec, sweep) => price(&spec, &sweep, pricing),
+        }
+    }
 }
 
-/// `POST /v1/plan` of a trace with `cases`.
-pub(super) fn plan(
-    spec: &CasesSpec,
-    sweep: &Sweep,
-    body: &Value,
-    facts: &dyn Facts,
-    engine: &Engine,
-    ceiling: Ceiling,
-    abandoned: &Abandoned,
-) -> Result<Result<PlanResponse, PackError>, Problems> {
-    let survey = match price(sweep, body, facts, engine, ceiling, abandoned)? {
-        Ok(survey) => survey,
-        Err(error) => return Ok(Err(error)),
-    };
+impl AtOnce for Traces {
+    type Response = TraceAnswer;
+
+    async fn answer(
+        lowered: lower::Traced,
+        service: &Service,
+        share: &Share,
+    ) -> Result<TraceAnswer, Refusal> {
+        Ok(match lowered {
+            lower::Traced::One(one) => {
+                let answer = <TraceSpec as AtOnce>::answer(*one, service, share);
+                TraceAnswer::One(Box::new(answer.await?))
+            }
+            lower::Traced::Many(spec, sweep) => {
+                TraceAnswer::Cases(Box::new(service.trace_cases(share, *spec, *sweep).await?))
+            }
+        })
+    }
+}
+
+/// What a trace with `cases` would cost.
+fn price(spec: &CasesSpec, sweep: &Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+    let Pricing { facts, engine, ceiling, abandoned, .. } = *pricing;
+    let survey = survey(sweep, facts, engine, 1, abandoned, |survey| !ceiling.allows(&survey.cost))?;
     let mut lints = Lints(survey.lints);
     let (counted, all) = (survey.cells.len(), sweep.len());
     if counted < all {
@@ -125,11 +143,10 @@ pub(super) fn plan(
         );
         lints.info("COST_INCOMPLETE", "/cases", detail, "send fewer cases per request");
     }
-    let request = serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only");
-    Ok(Ok(PlanResponse {
+    let plan = PlanResponse {
         model: facts.model().to_owned(),
-        kind: Planned::Trace.name(),
-        request,
+        kind: Kind::Trace.name(),
+        request: json(spec),
         runs: survey.runs,
         readouts: survey.readouts,
         cost: survey.cost,
@@ -137,5 +154,6 @@ pub(super) fn plan(
         allowed: ceiling.allows(&survey.cost),
         lints: lints.0,
         plan_sha256: sweep.shared.plan_sha256.clone(),
-    }))
+    };
+    Ok(Priced { plan, cut: None })
 }

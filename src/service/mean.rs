@@ -2,13 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Refusal, Service};
-use crate::capacity::Share;
+use super::{Refusal, ServedTo, Service};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::lower;
 use crate::result::run::CaptureResult;
 use crate::spec::activation::{Prompts, UploadSpec, Values};
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::Prompt;
+use crate::spec::run::RunSpec;
 use crate::spec::select::Layers;
 
 /// The sum of the rows of some prompts, `[layers, width]`.
@@ -21,8 +22,11 @@ struct Sum {
 impl Service {
     /// Computes the numbers of an upload that is a mean.
     pub(super) async fn averaged(&self, spec: UploadSpec, share: &Share) -> Result<UploadSpec, Refusal> {
-        let check = move |facts: &super::ServedTo| lower::check_mean(&spec, facts).map(|()| spec);
-        let mut spec = self.lower(share, check).await?;
+        let check = move |facts: &ServedTo, _: &Abandoned| {
+            lower::check_mean(&spec, facts)?;
+            Ok(spec)
+        };
+        let mut spec = self.off_workers(share, Lane::Prepare, check).await?;
         let Some(mean) = spec.mean_of.clone() else { return Ok(spec) };
         let read = json!({"topk": 1, "capture": [{
             "site": spec.site,
@@ -46,7 +50,7 @@ impl Service {
         let mut at_once = self.served.limits.runs as usize;
         while first < prompts.list.len() {
             let chunk = &prompts.list[first..prompts.list.len().min(first + at_once)];
-            match self.run((request(first, chunk, read), share)).await {
+            match self.answer::<RunSpec>((request(first, chunk, read), share)).await {
                 Ok(response) => {
                     for (i, (_, run)) in response.runs.iter().enumerate() {
                         let capture = run.captures.first().ok_or_else(|| unknown(prompts, first + i))?;

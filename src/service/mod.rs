@@ -4,6 +4,8 @@
 
 mod activations;
 mod cases;
+pub mod cut;
+pub mod experiment;
 mod required_runs;
 mod mean;
 mod served;
@@ -23,25 +25,17 @@ use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::{self, Asker, Engine, EngineError, Prepared};
 use crate::load::LoadError;
-use crate::lower::facts::Facts;
-use crate::lower::layout::{Common, Lowered};
-use crate::lower::{self, Traced};
 use crate::owner::Owner;
+use crate::plan::Plan;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::output::{Lost, PlanOutput, Usage};
-use crate::plan::pack::Mode;
-use crate::plan::{Plan, RunId};
-use crate::result::align::AlignResponse;
+use crate::plan::pack::{Mode, PackError};
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
-use crate::result::dry_run::PlanResponse;
-use crate::result::patch::PatchResponse;
-use crate::result::render::TraceAnswer;
-use crate::result::run::RunResponse;
-use crate::result::{align, patch, run, trace};
-use crate::spec::dry_run::{self, Planned};
+use crate::result::respond::Computed;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::Problems;
+use crate::usage::Ledger;
 
 /// A served model. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,6 +48,8 @@ pub struct Service {
     pub ceiling: Ceiling,
     /// What one job may cost.
     pub jobs: JobCeiling,
+    /// What owners have used.
+    pub ledger: Ledger,
 }
 
 /// The most that one job may cost.
@@ -63,6 +59,13 @@ pub struct JobCeiling {
     pub cells: u64,
     /// Estimated seconds.
     pub seconds: f64,
+}
+
+impl JobCeiling {
+    /// What its price is held against.
+    pub const fn ceiling(&self) -> Ceiling {
+        Ceiling { row_layers: u64::MAX, seconds: self.seconds }
+    }
 }
 
 /// The body of a request and the memory that the request holds.
@@ -129,16 +132,16 @@ impl From<Busy> for Refusal {
     }
 }
 
+impl From<PackError> for Refusal {
+    fn from(error: PackError) -> Refusal {
+        Refusal::Engine(error.into())
+    }
+}
+
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Refusal {
         Refusal::Engine(error)
     }
-}
-
-/// What a plan gave, with the runs its readouts really come from.
-struct Computed {
-    output: PlanOutput,
-    resolved: Vec<RunId>,
 }
 
 /// Whether a plan is the first of its request.
@@ -165,141 +168,13 @@ impl Turn {
 }
 
 impl Service {
-    /// `POST /v1/run`
-    pub async fn run(&self, asked: impl Into<Asked>) -> Result<RunResponse, Refusal> {
-        let Asked { body, share } = asked.into();
-        let share = &share;
-        let Lowered { prelude, plan, layout } =
-            self.lower(share, move |facts| lower::lower::<crate::spec::run::RunSpec>(&body, facts)).await?;
-        let promised = activations::reserve(&self.served.activations, share.owner(), &layout)?;
-        let Computed { output, .. } = self.compute(share, prelude, plan).await?;
-        required_runs::none(&output)?;
-        let envelope = self.envelope("run");
-        let answer = move |facts: &ServedTo| {
-            let mut response = run::respond(&layout, &output, facts, envelope)?;
-            Ok(activations::keep(facts, &layout, &output, promised, &mut response).map(|()| response))
-        };
-        Ok(self.respond(share, answer).await??)
-    }
-
-    /// `POST /v1/patch`
-    pub async fn patch(&self, asked: impl Into<Asked>) -> Result<PatchResponse, Refusal> {
-        let Asked { body, share } = asked.into();
-        let share = &share;
-        let Lowered { prelude, plan, layout } = self
-            .lower(share, move |facts| lower::lower::<crate::spec::patch::PatchSpec>(&body, facts))
-            .await?;
-        let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        required_runs::none_of(&output, required_runs::compared_in_patch(&layout))?;
-        let envelope = self.envelope("patch");
-        let answer =
-            move |facts: &ServedTo| patch::respond(&layout, &resolved, &output, facts.words(), envelope);
-        self.respond(share, answer).await
-    }
-
-    /// `POST /v1/trace`
-    pub async fn trace(&self, asked: impl Into<Asked>) -> Result<TraceAnswer, Refusal> {
-        let Asked { body, share } = asked.into();
-        let (body, share) = (Arc::new(body), &share);
-        let written = Arc::clone(&body);
-        let Lowered { prelude, plan, layout } =
-            match self.lower(share, move |facts| lower::traced(&written, facts)).await? {
-                Traced::One(one) => *one,
-                Traced::Many(spec, sweep) => {
-                    let response = self.trace_cases(share, *spec, *sweep, body).await?;
-                    return Ok(TraceAnswer::Cases(Box::new(response)));
-                }
-            };
-        drop(body);
-        let Computed { output, resolved } = self.compute(share, prelude, plan).await?;
-        required_runs::none_of(&output, layout.case.unpatched())?;
-        let envelope = self.envelope("trace");
-        let answer =
-            move |facts: &ServedTo| trace::respond(&layout, &resolved, &output, facts.words(), envelope);
-        Ok(TraceAnswer::One(Box::new(self.respond(share, answer).await?)))
-    }
-
-    /// `POST /v1/align`: the model runs only if something is to be measured.
-    pub async fn align(&self, asked: impl Into<Asked>) -> Result<AlignResponse, Refusal> {
-        let Asked { body, share } = asked.into();
-        let share = &share;
-        let Lowered { prelude, plan, layout } = self
-            .lower(share, move |facts| lower::lower::<crate::spec::align::AlignSpec>(&body, facts))
-            .await?;
-        let output = match &layout.common.measures[..] {
-            [] => None,
-            _ => Some(self.compute(share, prelude, plan).await?.output),
-        };
-        output.as_ref().map_or(Ok(()), required_runs::none)?;
-        let envelope = self.envelope("align");
-        let answer =
-            move |facts: &ServedTo| align::respond(&layout, output.as_ref(), facts.words(), envelope);
-        self.respond(share, answer).await
-    }
-
     /// `POST /v1/tokenize`
+    ///
+    /// # Errors
+    /// [`Refusal`]
     pub async fn tokenize(&self, asked: impl Into<Asked>) -> Result<TokenizeResponse, Refusal> {
         let Asked { body, share } = asked.into();
-        let share = &share;
-        self.lower(share, move |facts| tokenize(&body, facts)).await
-    }
-
-    /// `POST /v1/plan`: everything up to the engine's door.
-    pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
-        let Asked { body, share } = asked.into();
-        let share = &share;
-        let split = move |_: &ServedTo| dry_run::split(body);
-        let (kind, inner) = self.lower(share, split).await?;
-        let planned = if kind == Planned::Sweep {
-            self.plan_sweep(inner, share).await
-        } else {
-            self.planned(kind, inner, share).await
-        };
-        planned.map_err(|refusal| match refusal {
-            Refusal::Invalid(problems) => Refusal::Invalid(problems.under(kind.prefix())),
-            other => other,
-        })
-    }
-
-    /// What a request that is valid would cost.
-    pub async fn price(
-        &self,
-        kind: Planned,
-        body: impl Into<Arc<Value>>,
-        share: &Share,
-    ) -> Result<Cost, Refusal> {
-        Ok(self.planned(kind, body, share).await?.cost)
-    }
-
-    async fn planned(
-        &self,
-        kind: Planned,
-        inner: impl Into<Arc<Value>>,
-        share: &Share,
-    ) -> Result<PlanResponse, Refusal> {
-        let (engine, ceiling, inner) = (self.engine.clone(), self.ceiling, inner.into());
-        let planned = self.lower_long(share, move |facts, abandoned| {
-            let inner = &*inner;
-            let (prelude, plan, request, common) = match kind {
-                Planned::Run => lower::lower::<crate::spec::run::RunSpec>(inner, facts)
-                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Patch => lower::lower::<crate::spec::patch::PatchSpec>(inner, facts)
-                    .map(|l| parts(l.prelude, l.plan, &l.layout.spec, &l.layout.common)),
-                Planned::Trace | Planned::Sweep => match lower::traced(inner, facts)? {
-                    Traced::One(l) => Ok(parts(l.prelude, l.plan, &l.layout.spec, &l.layout.case.common)),
-                    Traced::Many(spec, sweep) => {
-                        return cases::plan(&spec, &sweep, inner, facts, &engine, ceiling, abandoned);
-                    }
-                },
-            }?;
-            let cost = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
-            let first = prelude.as_ref().map_or(Ok(Cost::default()), cost);
-            Ok(first.and_then(|first| {
-                let cost = cost(&plan)?.and(&first);
-                Ok(PlanResponse::new(facts.model(), kind, request, &plan, &common, cost, ceiling))
-            }))
-        });
-        planned.await?.map_err(|error| Refusal::Engine(error.into()))
+        self.off_workers(&share, Lane::Prepare, move |facts, _| Ok(tokenize(&body, facts)?)).await
     }
 
     /// The same service for requests that nobody waits for: their size is bounded where they are taken on.
@@ -318,38 +193,21 @@ impl Service {
         format!("{}:{}:{}:{kind}", print.weights_sha256, print.tokenizer_sha256, formats.join(","))
     }
 
-    /// Reads and lowers off the async workers, where the request's turn is.
-    async fn lower<T: Send + 'static>(
-        &self,
-        share: &Share,
-        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        self.lower_long(share, move |facts, _| f(facts)).await
-    }
-
-    /// The same of what may take so long that it should stop when nobody waits for it any more.
-    async fn lower_long<T: Send + 'static>(
-        &self,
-        share: &Share,
-        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Problems> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let served = self.served_to(share.owner());
-        share.run(Lane::Prepare, move |abandoned| reading(|| f(&served, abandoned))).await
-    }
-
-    /// Makes something of what was computed, off the async workers.
-    async fn respond<T: Send + 'static>(
-        &self,
-        share: &Share,
-        f: impl FnOnce(&ServedTo) -> Result<T, Problems> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let served = self.served_to(share.owner());
-        share.run(Lane::Finish, move |_| reading(|| f(&served))).await
-    }
-
     /// The model as the requests of an owner see it.
     pub fn served_to(&self, owner: &Owner) -> ServedTo {
         ServedTo { served: Arc::clone(&self.served), owner: owner.clone() }
+    }
+
+    /// Does what takes its time off the async workers, when the request's turn in a lane has come. Nobody may wait for it any
+    /// more.
+    async fn off_workers<T: Send + 'static>(
+        &self,
+        share: &Share,
+        lane: Lane,
+        f: impl FnOnce(&ServedTo, &Abandoned) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let served = self.served_to(share.owner());
+        share.run(lane, move |abandoned| reading(|| f(&served, abandoned))).await
     }
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
@@ -367,16 +225,14 @@ impl Service {
     ) -> Result<Computed, Refusal> {
         let layers = self.served.config().num_layers as u32;
         let engine = self.engine.clone();
-        let prepared = self.lower(share, move |facts| {
+        let prepared = self.off_workers(share, Lane::Prepare, move |facts, _| {
             let resolved = cone::resolved(&plan, layers);
             let bytes = weight::bytes(&plan, &facts.config)
                 + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
-            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose();
-            Ok(first.and_then(|first| {
-                Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
-            }))
+            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose()?;
+            Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
         });
-        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?.map_err(EngineError::from)?;
+        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?;
         let (cost, ceiling) =
             (first.as_ref().map_or(prepared.cost, |f| prepared.cost.and(&f.cost)), self.ceiling);
         if !ceiling.allows(&cost) {
@@ -392,14 +248,15 @@ impl Service {
             required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
-            let again = self.respond(share, move |_| {
+            let again = self.off_workers(share, Lane::Finish, move |_, _| {
                 plan.fill(&captured.captures);
-                Ok(engine.prepare(&plan, Mode::Branching))
+                Ok(engine.prepare(&plan, Mode::Branching)?)
             });
-            prepared = again.await?.map_err(EngineError::from)?;
+            prepared = again.await?;
         }
         let mut output = turn.execute(&self.engine, prepared, &asker).await?;
         output.usage = output.usage.and(&usage);
+        self.ledger.computed(share.owner(), output.usage.row_layers, output.usage.seconds);
         Ok(Computed { output, resolved })
     }
 
@@ -429,23 +286,12 @@ impl Service {
 
 /// Does what may read the embeddings. A table that can no longer be read says so by a panic with the reason; any other panic
 /// goes on its way to the layer that answers it.
-fn reading<T>(f: impl FnOnce() -> Result<T, Problems>) -> Result<T, Refusal> {
+fn reading<T>(f: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)) {
-        Ok(done) => Ok(done?),
+        Ok(done) => done,
         Err(panic) => match panic.downcast::<LoadError>() {
             Ok(error) => Err(Refusal::Checkpoint(*error)),
             Err(panic) => std::panic::resume_unwind(panic),
         },
     }
-}
-
-/// What all plans have in common, the request as JSON.
-fn parts(
-    prelude: Option<Plan>,
-    plan: Plan,
-    spec: &impl serde::Serialize,
-    common: &Common,
-) -> (Option<Plan>, Plan, Value, Common) {
-    let request = serde_json::to_value(spec).expect("BUG: specs hold finite numbers and string keys only");
-    (prelude, plan, request, common.clone())
 }

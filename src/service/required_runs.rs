@@ -1,7 +1,6 @@
-//! What cannot be done without: where it is lost, there is no result.
+//! Runs without which a response is meaningless: if an engine crash lost one, the request fails.
 
 use super::Refusal;
-use crate::lower::layout::PatchLayout;
 use crate::plan::output::{Missing, PlanOutput};
 
 /// An error if anything was lost.
@@ -17,11 +16,4 @@ pub(super) fn none_of(output: &PlanOutput, readouts: impl IntoIterator<Item = us
         Some(Missing::NotFinite) | None => None,
     });
     lost.map_or(Ok(()), |lost| Err(Refusal::Lost(lost)))
-}
-
-/// What a patch's cells are compared with.
-pub(super) fn compared_in_patch(layout: &PatchLayout) -> Vec<usize> {
-    let ends = layout.normalise.into_iter().flat_map(|(zero, one)| [zero, one]);
-    let runs = layout.common.runs.iter().map(|(_, (_, readout))| *readout);
-    runs.chain(layout.arm.base.clone()).chain(ends).collect()
 }

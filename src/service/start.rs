@@ -16,6 +16,7 @@ use crate::lower::facts::Limits;
 use crate::model::architecture::{Role, TensorKind};
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Ceiling;
+use crate::usage::Ledger;
 
 /// Everything from the reference to a warm engine in a process of its own, which `keeper` ends. Blocks for seconds, minutes
 /// if the model must be fetched.
@@ -103,7 +104,7 @@ fn start(
     watch(&served.activations, sweep).context("cannot start the thread that deletes expired activations")?;
     let ceiling = Ceiling { row_layers: config.limits.row_layers, seconds: config.limits.sync_limit_s };
     let jobs = JobCeiling { cells: config.jobs.cells, seconds: config.jobs.longest_s };
-    Ok(Service { served: Arc::new(served), engine, ceiling, jobs })
+    Ok(Service { served: Arc::new(served), engine, ceiling, jobs, ledger: Ledger::default() })
 }
 
 /// The folder is only read here: it is made when something is stored.

@@ -4,27 +4,28 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Computed, Refusal, Service, Turn};
-use crate::capacity::{Abandoned, Share};
+use super::cut::{Cut, json};
+use super::experiment::{Experiment, Priced, Pricing};
+use super::{Refusal, ServedTo, Service, Turn};
+use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::{ArmHead, CaseHead};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
 use crate::lower::facts::Facts;
 use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
-use crate::lower::sweep::{Part as Which, Shared, Sweep};
+use crate::lower::sweep::{self as lower_sweep, Part as Which, Sweep};
 use crate::owner::Owner;
-use crate::plan::cost::{Ceiling, Cost};
+use crate::plan::cost::Cost;
 use crate::plan::output::{EditStats, Usage};
-use crate::plan::pack::{Mode, PackError};
+use crate::plan::pack::Mode;
 use crate::result::common::{Provenance, RngUsed};
 use crate::result::dry_run::PlanResponse;
-use crate::result::sweep::SweepFacts;
-use crate::spec::dry_run::Planned;
+use crate::result::respond::Computed;
+use crate::spec::kind::Kind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::sweep::{Form, SweepSpec, TARGET};
 
@@ -35,119 +36,24 @@ const MOST_CASES: u32 = 64;
 /// Most cells in one unit.
 const MOST_CELLS: u32 = 8192;
 
-/// How a sweep is cut into units, and all that its result says beside numbers: fixed when it is submitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Cut {
-    /// What its cases share.
-    pub shared: Shared,
-    /// Cells of each case, each counted once whatever its samples.
-    pub cells: Vec<u32>,
-    /// Cells of a unit; a case's last unit may have fewer.
-    pub cells_per_unit: u32,
-    /// Cases of a unit of unpatched runs.
-    pub cases_per_unit: u32,
-    /// Samples of each corrupted run.
-    pub samples: u64,
-    /// Name of the model.
-    pub model: String,
-    /// Arms.
-    pub arms: Vec<ArmHead>,
-    /// Remarks found without running.
-    pub lints: Vec<Value>,
-    /// How the numbers come about.
-    pub provenance: Value,
-}
-
-/// A sweep that may be submitted.
-#[derive(Debug, Clone)]
-pub struct Priced {
-    /// How it is cut.
-    pub cut: Cut,
-    /// What it will cost at most.
-    pub cost: Cost,
-    /// The request with every default.
-    pub request: Value,
-    /// Remarks found without running.
-    pub lints: Vec<Lint>,
-}
-
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
     owner: Owner,
     sweep: Arc<Sweep>,
-    /// The request, as it was written.
-    body: Value,
     /// How it is cut.
     pub cut: Cut,
     /// The case lowered last: its units follow each other.
     last: Mutex<Option<(usize, Arc<Lowered<CaseLayout>>)>>,
 }
 
-impl Cut {
-    /// Units of each phase: unpatched runs, cells, result.
-    pub fn units(&self) -> [u32; 3] {
-        let baselines = (self.cells.len() as u32).div_ceil(self.cases_per_unit);
-        let cells = self.cells.iter().map(|cells| cells.div_ceil(self.cells_per_unit)).sum();
-        [baselines, cells, 1]
-    }
-
-    /// What the result says beside numbers.
-    pub fn facts(&self) -> SweepFacts {
-        SweepFacts {
-            model: self.model.clone(),
-            arms: self.arms.clone(),
-            cells: self.cells.clone(),
-            samples: self.samples,
-            sigma: self.shared.sigma.as_ref().map(json),
-            lints: self.lints.clone(),
-            provenance: self.provenance.clone(),
-        }
-    }
-
-    /// Cells of all cases.
-    pub fn cells_total(&self) -> u64 {
-        self.cells.iter().map(|cells| u64::from(*cells)).sum()
-    }
-
-    /// The cases of a unit of unpatched runs.
-    pub fn cases_of(&self, unit: u32) -> Range<usize> {
-        let first = (unit * self.cases_per_unit) as usize;
-        first..(first + self.cases_per_unit as usize).min(self.cells.len())
-    }
-
-    /// The unit of unpatched runs that has a case.
-    pub fn unit_of(&self, case: usize) -> u32 {
-        case as u32 / self.cases_per_unit
-    }
-
-    /// The case and cells of a unit of cells, counted from the first of these.
-    pub fn cells_of(&self, unit: u32) -> Option<(usize, Range<usize>)> {
-        let mut rest = unit;
-        for (case, cells) in self.cells.iter().enumerate() {
-            let units = cells.div_ceil(self.cells_per_unit);
-            if rest < units {
-                let first = rest * self.cells_per_unit;
-                return Some((case, first as usize..(first + self.cells_per_unit).min(*cells) as usize));
-            }
-            rest -= units;
-        }
-        None
-    }
-}
-
 impl Opened {
     /// A sweep as it was stored. `None` if this version can't read it any more.
-    pub fn new(owner: Owner, request: &Value, cut: Cut) -> Option<Self> {
+    pub fn new(owner: Owner, request: Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
-        let spec = SweepSpec::read(request, &mut out).filter(|_| out.is_empty())?;
-        let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone() });
-        Some(Self { owner, sweep, body: request.clone(), cut, last: Mutex::default() })
-    }
-
-    /// The request, as it was written.
-    pub fn body(&self) -> &Value {
-        &self.body
+        let spec = SweepSpec::read(&request, &mut out).filter(|_| out.is_empty())?;
+        let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone(), body: Arc::new(request) });
+        Some(Self { owner, sweep, cut, last: Mutex::default() })
     }
 
     /// The request with every default.
@@ -195,14 +101,13 @@ pub(super) struct Survey {
 /// costs. Stops where that is `enough` already.
 pub(super) fn survey(
     sweep: &Sweep,
-    body: &Value,
     facts: &dyn Facts,
     engine: &Engine,
     priced: usize,
     abandoned: &Abandoned,
     enough: impl Fn(&Survey) -> bool,
-) -> Result<Result<Survey, PackError>, Problems> {
-    let mut found = sweep.case_table(body);
+) -> Result<Survey, Refusal> {
+    let mut found = sweep.case_table();
     let mut survey = Survey { samples: 1, ..Survey::default() };
     for case in 0..sweep.len() {
         if abandoned.is_set() || found.is_full() {
@@ -235,10 +140,7 @@ pub(super) fn survey(
             let unpatched = at_once.then(|| sweep.case(case, Which::Baselines, facts)).transpose()?;
             let unpatched = unpatched.as_ref().map(|unpatched| &unpatched.plan);
             for plan in lowered.prelude.iter().chain([&lowered.plan]).chain(unpatched) {
-                match engine.prepare(plan, Mode::Branching) {
-                    Ok(prepared) => survey.cost = survey.cost.and(&prepared.cost),
-                    Err(error) => return Ok(Err(error)),
-                }
+                survey.cost = survey.cost.and(&engine.prepare(plan, Mode::Branching)?.cost);
                 survey.runs += plan.runs.len();
                 survey.readouts += plan.readouts.len();
             }
@@ -250,7 +152,7 @@ pub(super) fn survey(
     found.problems().or(Some(()))?;
     survey.lints = found.lints();
     refused(&sweep.spec, &survey.lints)?;
-    Ok(Ok(survey))
+    Ok(survey)
 }
 
 /// What `strict` refuses of these remarks.
@@ -286,81 +188,66 @@ pub(super) struct Computation {
     pub usage: Usage,
 }
 
+impl Experiment for SweepSpec {
+    type Lowered = Sweep;
+
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Sweep, Problems> {
+        lower_sweep::sweep(body, facts)
+    }
+
+    fn price(lowered: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+        price(lowered, pricing)
+    }
+}
+
+/// What a sweep will cost, and how it is cut into units.
+fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+    let Pricing { facts, engine, ceiling, cells: most_cells, unit_s, abandoned, .. } = *pricing;
+    let every = sweep.len().div_ceil(PRICED).max(1);
+    let cells = |survey: &Survey| survey.total.saturating_mul(survey.samples);
+    let too_many = |survey: &Survey| cells(survey) > most_cells;
+    let survey = survey(&sweep, facts, engine, every, abandoned, too_many)?;
+    if too_many(&survey) {
+        // The other cases were not looked at.
+        let mut problems = Problems::default();
+        let (cells, cases) = (cells(&survey), survey.cells.len());
+        let detail = format!("{cells} patched runs in the first {cases} cases, the limit is {most_cells}");
+        let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
+        problems.push("/sweep", code::LIMIT, detail, fix);
+        return Err(problems.into());
+    }
+    let Survey { cost, total, of_priced, cells, samples, arms, lints, .. } = survey;
+    let cost = scaled(&cost, total as f64 / of_priced.max(1) as f64);
+    let per_cell = (cost.seconds / total.max(1) as f64).max(1e-9);
+    let per_unit = (unit_s / per_cell).clamp(1.0, f64::from(MOST_CELLS)) as u32;
+    let patched = (total * samples) as usize;
+    let plan = PlanResponse {
+        model: facts.model().to_owned(),
+        kind: Kind::Sweep.name(),
+        request: json(&sweep.spec),
+        runs: patched + cells.len() * (1 + samples as usize),
+        readouts: patched,
+        cost,
+        ceiling,
+        allowed: ceiling.allows(&cost),
+        plan_sha256: sweep.shared.plan_sha256.clone(),
+        lints,
+    };
+    let cut = Cut {
+        cells,
+        cells_per_unit: per_unit,
+        cases_per_unit: MOST_CASES.min((unit_s / (2.0 * per_cell)).max(1.0) as u32),
+        samples,
+        model: facts.model().to_owned(),
+        arms,
+        lints: plan.lints.clone(),
+        provenance: provenance(&sweep, pricing.provenance.clone()),
+        shared: sweep.shared,
+    };
+    Ok(Priced { plan, cut: Some(cut) })
+}
+
 impl Service {
-    /// `POST /v1/sweep`, up to the queue's door: everything that is wrong with it, what it will cost, and how it is cut into
-    /// units of about `unit_s` seconds. At most `most_cells` cells, samples counted.
-    pub async fn price_sweep(
-        &self,
-        body: impl Into<Arc<Value>>,
-        unit_s: f64,
-        most_cells: u64,
-        share: &Share,
-    ) -> Result<Priced, Refusal> {
-        let (engine, body) = (self.engine.clone(), body.into());
-        // Whoever computes it, with however many threads.
-        let device = self.engine.ready().kind();
-        let envelope = Provenance { device, ..self.envelope("sweep").provenance };
-        let priced = self.lower_long(share, move |facts, abandoned| {
-            let sweep = crate::lower::sweep::sweep(&body, facts)?;
-            let every = sweep.len().div_ceil(PRICED).max(1);
-            let cells = |survey: &Survey| survey.total.saturating_mul(survey.samples);
-            let too_many = |survey: &Survey| cells(survey) > most_cells;
-            let survey = match survey(&sweep, &body, facts, &engine, every, abandoned, too_many)? {
-                Ok(survey) => survey,
-                Err(error) => return Ok(Err(error)),
-            };
-            if too_many(&survey) {
-                // The other cases were not looked at.
-                let mut problems = Problems::default();
-                let (cells, cases) = (cells(&survey), survey.cells.len());
-                let detail =
-                    format!("{cells} patched runs in the first {cases} cases, the limit is {most_cells}");
-                let fix = "sweep fewer layers or positions, or send fewer cases per sweep";
-                problems.push("/sweep", code::LIMIT, detail, fix);
-                return Err(problems);
-            }
-            let Survey { cost, total, of_priced, cells, samples, arms, lints, .. } = survey;
-            let cost = scaled(&cost, total as f64 / of_priced.max(1) as f64);
-            let per_cell = (cost.seconds / total.max(1) as f64).max(1e-9);
-            let per_unit = (unit_s / per_cell).clamp(1.0, f64::from(MOST_CELLS)) as u32;
-            let provenance = provenance(&sweep, envelope);
-            let request = json(&sweep.spec);
-            let cut = Cut {
-                shared: sweep.shared,
-                cells,
-                cells_per_unit: per_unit,
-                cases_per_unit: MOST_CASES.min((unit_s / (2.0 * per_cell)).max(1.0) as u32),
-                samples,
-                model: facts.model().to_owned(),
-                arms,
-                lints: lints.iter().map(json).collect(),
-                provenance: json(&provenance),
-            };
-            Ok(Ok(Priced { cut, cost, request, lints }))
-        });
-        Ok(priced.await?.map_err(EngineError::from)?)
-    }
-
-    /// `POST /v1/plan` of a sweep.
-    pub(super) async fn plan_sweep(&self, body: Value, share: &Share) -> Result<PlanResponse, Refusal> {
-        let ceiling = self.jobs;
-        let Priced { cut, cost, request, lints } = self.price_sweep(body, 1.0, ceiling.cells, share).await?;
-        let ceiling = Ceiling { row_layers: u64::MAX, seconds: ceiling.seconds };
-        let cells = (cut.cells_total() * cut.samples) as usize;
-        Ok(PlanResponse {
-            model: self.served.model().to_owned(),
-            kind: Planned::Sweep.name(),
-            request,
-            runs: cells + cut.cells.len() * (1 + cut.samples as usize),
-            readouts: cells,
-            cost,
-            ceiling,
-            allowed: ceiling.allows(&cost),
-            lints,
-            plan_sha256: cut.shared.plan_sha256,
-        })
-    }
-
     /// The unpatched runs of some cases.
     pub async fn sweep_baselines(
         &self,
@@ -390,7 +277,8 @@ impl Service {
     ) -> Result<(Part, Usage), Refusal> {
         let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
-        let lowered = self.lower(share, move |facts| sweep.whole(case, facts)).await?;
+        let lowered =
+            self.off_workers(share, Lane::Prepare, move |facts, _| Ok(sweep.whole(case, facts)?)).await?;
         let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;
         Ok((part, usage))
     }
@@ -404,13 +292,15 @@ impl Service {
         turn: Turn,
     ) -> Result<Unpatched, Refusal> {
         let of_case = Arc::clone(sweep);
-        let lowered = self.lower(share, move |facts| of_case.case(case, Which::Baselines, facts)).await?;
+        let baselines =
+            move |facts: &ServedTo, _: &Abandoned| Ok(of_case.case(case, Which::Baselines, facts)?);
+        let lowered = self.off_workers(share, Lane::Prepare, baselines).await?;
         let Lowered { prelude, plan, layout } = lowered;
         let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
         super::required_runs::none(&output)?;
         let usage = output.usage;
         let sweep = Arc::clone(sweep);
-        let made = self.respond(share, move |facts| {
+        let made = self.off_workers(share, Lane::Finish, move |facts, _| {
             let spec = &sweep.spec;
             let all: Vec<usize> = (0..output.scores.len()).collect();
             let scores = Scores::new(all.len(), &all, output, &resolved);
@@ -431,7 +321,7 @@ impl Service {
     ) -> Result<Computation, Refusal> {
         let asked = range.clone();
         let (lowered, readouts, plan) = self
-            .lower(share, move |_| {
+            .off_workers(share, Lane::Prepare, move |_, _| {
                 let readouts = lowered.layout.readouts(&asked);
                 let plan = lowered.plan.only(&readouts);
                 Ok((lowered, readouts, plan))
@@ -441,7 +331,7 @@ impl Service {
             self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
         super::required_runs::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
-        let made = self.respond(share, move |facts| {
+        let made = self.off_workers(share, Lane::Finish, move |facts, _| {
             let text = |id| facts.words().text(id);
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
@@ -462,8 +352,4 @@ fn scaled(cost: &Cost, by: f64) -> Cost {
         peak_bytes: cost.peak_bytes,
         seconds: cost.seconds * by,
     }
-}
-
-fn json<T: Serialize>(value: &T) -> Value {
-    serde_json::to_value(value).expect("BUG: remarks and provenance have string keys and finite numbers")
 }

@@ -4,16 +4,18 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::declare::{declare, nothing, of_request};
 use super::dtype::Dtype;
-use super::hints::Endpoint;
+use super::endpoint::Endpoint;
 use super::problem::{Problems, code};
 use super::prompt::Prompt;
 use super::read::Node;
 use super::readout::{read_dtype, read_site};
 use super::select::{Layers, Positions};
 use super::site::Site;
-use super::sweep::SweepCase;
+use super::sweep::{DatasetForm, SweepCase};
 
+declare! {
 /// Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = ActivationUpload)]
@@ -46,23 +48,26 @@ pub struct UploadSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_of: Option<MeanOf>,
 }
+}
 
+declare! {
 /// A mean activation over the prompts of a data set, or the difference of two such means.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[schema(as = ActivationMeanOf)]
 pub struct MeanOf {
     /// The prompts: `{"id": "ds_…"}` or `{"inline": [cases]}`. Of each case its run `clean`, or its only run. Every prompt counts once,
     /// whatever its length.
-    #[serde(skip_serializing)]
-    #[schema(value_type = Object)]
+    #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
+    #[schema(required = true, value_type = DatasetForm)]
     pub dataset: Prompts,
     /// Prompts whose mean is subtracted (difference of means).
-    #[serde(skip_serializing)]
-    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
+    #[schema(value_type = Option<DatasetForm>)]
     pub minus: Option<Prompts>,
     /// Positions averaged within each prompt; by default the last one.
     #[schema(required = false)]
     pub positions: Positions,
+}
 }
 
 /// Prompts of a data set.
@@ -99,13 +104,9 @@ pub enum ValuesForm {
 }
 
 impl UploadSpec {
-    /// Names of its fields but for `values`.
-    pub const FIELDS: [&'static str; 7] = ["model", "site", "layers", "positions", "name", "ttl_s", "dtype"];
-
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = Self::FIELDS.into_iter().chain(["values", "mean_of"]).collect();
-        let fields = Node::root(Endpoint::Activations, body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Activations, body).fields_of::<Self>(out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let site = fields
             .need("site", "name the site they are of, as resid_post", out)
@@ -129,7 +130,7 @@ impl UploadSpec {
 
 impl MeanOf {
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["dataset", "minus", "positions"], out)?;
+        let fields = node.fields_of::<Self>(out)?;
         let dataset = fields.need("dataset", DATASET, out).and_then(|n| Prompts::read(&n, out));
         let minus = fields.get("minus").map(|n| Prompts::read(&n, out));
         let positions = fields.get("positions").map(|n| Positions::read(&n, false, out));
@@ -147,7 +148,7 @@ const DATASET: &str = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}";
 impl Prompts {
     /// Reads a data set whose cases are written out.
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let cases = node.fields(&["inline", "id"], out)?.need("inline", DATASET, out)?;
+        let cases = node.fields_of::<DatasetForm>(out)?.need("inline", DATASET, out)?;
         let items = cases.items(out)?;
         let (mut list, mut short) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
         for (i, item) in items.iter().enumerate() {

@@ -4,13 +4,16 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::experiment::{Experiment, Origins, SHARED, Short};
-use super::hints::Endpoint;
+use super::declare::declare;
+use super::endpoint::Endpoint;
+use super::experiment::{Experiment, Origins, Short};
+use super::metric::Target;
 use super::named::Named;
 use super::problem::{Problems, code};
-use super::prompt::Prompt;
+use super::prompt::{Prompt, PromptBody};
 use super::read::{Fields, Node};
 
+declare! {
 /// Two prompts to be compared: the first run is `a`, the second `b`.
 ///
 /// Short form: `{"a": "…", "b": "…"}`, each a text or an object as in `runs`. With targets the model is run, and says
@@ -18,15 +21,30 @@ use super::read::{Fields, Node};
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AlignSpec {
     /// Exactly two runs; targets, metrics, readouts.
-    #[serde(flatten)]
-    pub experiment: Experiment,
+    flat pub experiment: Experiment,
+}
+}
+
+declare! {
+/// Body of `POST /v1/align`: two named `runs`, or in short `a` and `b`.
+#[derive(ToSchema)]
+#[schema(examples(json!({"a": "The Eiffel Tower is in the city of", "b": "The Colosseum is in the city of", "target": " Paris"})))]
+pub struct AlignBody {
+    /// Short: the first prompt, whose positions come first in the map: the source of a patch.
+    pub a: Option<PromptBody>,
+    /// Short: the second prompt: the base of a patch.
+    pub b: Option<PromptBody>,
+    /// Short: the token whose probabilities are compared, named `target`.
+    pub target: Option<Target>,
+    /// The long form.
+    flat pub long: AlignSpec,
+}
 }
 
 impl AlignSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = SHARED.into_iter().chain(["a", "b"]).collect();
-        let fields = Node::root(Endpoint::Align, body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Align, body).fields_of::<AlignBody>(out)?;
         let short = Short { fields: &["a", "b"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out)?;
         // Runs that couldn't be read are reported already.

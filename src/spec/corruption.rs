@@ -6,6 +6,7 @@ pub use reading::{METHODS, MethodFacts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::declare::declare;
 use super::problem::{Problems, code};
 use super::read::Node;
 use super::select::{Positions, Which};
@@ -44,6 +45,7 @@ pub enum Method {
     },
 }
 
+declare! {
 /// Noise whose numbers are independent.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Spherical {
@@ -54,10 +56,11 @@ pub struct Spherical {
     #[schema(required = false)]
     pub sigma: Sigma,
     /// What all noise shares.
-    #[serde(flatten)]
-    pub draws: Draws,
+    flat pub draws: Draws,
+}
 }
 
+declare! {
 /// Noise from a multivariate t distribution: each row is the row of method `gaussian` (the same numbers for the same
 /// seed) times `sqrt((df - 2) / u)`, where u is one draw from chi-square(df) per sample and position. Its variance
 /// is sigma^2. (ROME stretches rows of method `multivariate` in this way, by draws of `RandomState(2)`.)
@@ -70,10 +73,11 @@ pub struct StudentT {
     #[schema(required = false)]
     pub sigma: Sigma,
     /// What all noise shares.
-    #[serde(flatten)]
-    pub draws: Draws,
+    flat pub draws: Draws,
+}
 }
 
+declare! {
 /// Noise with the covariance of the embedding matrix E (all its rows, equally weighted): `k (E - mean)^T g / sqrt(V - 1)`
 /// with V standard normal numbers g, which is exact. Its mean is zero; in mode `replace` the mean embedding is added.
 /// (ROME estimates mean and covariance over tokens of wikitext, and adds the mean in both modes.)
@@ -83,10 +87,11 @@ pub struct Multivariate {
     #[schema(required = false)]
     pub k: f64,
     /// What all noise shares.
-    #[serde(flatten)]
-    pub draws: Draws,
+    flat pub draws: Draws,
+}
 }
 
+declare! {
 /// What all noise shares. Each draw is shared by the corrupted baseline and all cells.
 ///
 /// With rng `philox` a number depends on method, seed, sample, position and dimension only. Operation `noise` of
@@ -111,6 +116,7 @@ pub struct Draws {
     /// Allows noise on BOS.
     #[schema(required = false)]
     pub include_bos: bool,
+}
 }
 
 /// A published procedure.
@@ -137,6 +143,7 @@ pub enum Mode {
     Replace,
 }
 
+declare! {
 /// Other tokens in place of some. Ids are exchanged in the tokenised prompt; nothing else changes.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ReplaceTokens {
@@ -148,6 +155,7 @@ pub struct ReplaceTokens {
     /// Allows the replacement of BOS.
     #[schema(required = false)]
     pub include_bos: bool,
+}
 }
 
 /// One alternative or several; standard errors are over them.
@@ -220,7 +228,7 @@ impl SigmaOf {
 }
 
 /// A generator of random numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rng {
     /// Philox4x32-10: a number depends on seed, sample, position and dimension only.

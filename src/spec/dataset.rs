@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use serde_json::{Map, Value};
 
 use super::canonical::sorted;
-use super::hints::Endpoint;
+use super::endpoint::Endpoint;
 use super::problem::{Problems, code};
 use super::read::Node;
 use super::sweep::SweepCase;

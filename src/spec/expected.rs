@@ -5,9 +5,9 @@ use utoipa::openapi::schema::{OneOfBuilder, SchemaType};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use super::metric::TARGET;
 use super::problem::{Problems, code};
 use super::read::Node;
-use super::sweep::TARGET;
 
 /// The target that the clean run should rank first, or none (`false`): its most probable token begins a member of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::declare::declare;
 use super::metric::{Metric, TargetScoring, TargetSet, read_target};
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -12,6 +13,7 @@ use super::prompt::{Prompt, exclude_short, read_runs};
 use super::read::{Fields, Node};
 use super::readout::Read;
 
+declare! {
 /// The part that `/v1/run`, `/v1/patch` and `/v1/trace` have in common.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Experiment {
@@ -40,8 +42,8 @@ pub struct Experiment {
     #[schema(required = false)]
     pub allow_trivial: bool,
     /// Where the fields of the short form came from.
-    #[serde(skip)]
-    pub origins: Origins,
+    skip pub origins: Origins,
+}
 }
 
 /// Long-form pointers that stand for fields of the short form, as `(long, short)`.
@@ -57,10 +59,6 @@ impl Origins {
         found.unwrap_or_else(|| pointer.to_owned())
     }
 }
-
-/// Names of the shared fields, `target` being short for one of `targets`.
-pub(super) const SHARED: [&str; 9] =
-    ["model", "runs", "targets", "target", "target_scoring", "metrics", "read", "strict", "allow_trivial"];
 
 /// The long or short way to give runs.
 pub(super) struct Short<'s> {
@@ -92,6 +90,8 @@ impl Experiment {
             fields.get("target_scoring").and_then(|n| n.choice(&TargetScoring::ALL, &[], out));
         let metrics = fields.get("metrics").and_then(|n| read_metrics(&n, out));
         let read = fields.get("read").and_then(|n| Read::from_node(&n, topk, capture, out));
+        // Who answers has acted on it.
+        fields.get("async").and_then(|n| n.flag(out));
         let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
         let allow_trivial = fields.get("allow_trivial").and_then(|n| n.flag(out)).unwrap_or(false);
         let (runs, mut origins) = runs?;

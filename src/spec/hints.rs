@@ -8,64 +8,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
-use super::activation::UploadSpec;
-use super::body::{AlignBody, CaseForm, PatchBody, RunBody, SweepBody, TraceBody};
-use super::intervention::Intervention;
+use super::endpoint::Endpoint;
 use super::problem::code;
-use super::read::{distance, escape, shortened};
-use super::tokenize::TokenizeSpec;
-
-/// Whose body is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Endpoint {
-    /// `POST /v1/run`
-    Run,
-    /// `POST /v1/patch`
-    Patch,
-    /// `POST /v1/trace`
-    Trace,
-    /// `POST /v1/sweep`
-    Sweep,
-    /// `POST /v1/align`
-    Align,
-    /// `POST /v1/tokenize`
-    Tokenize,
-    /// `POST /v1/activations`
-    Activations,
-    /// `POST /v1/datasets`
-    Datasets,
-    /// None of these: another object that is read the same way.
-    Other,
-}
-
-impl Endpoint {
-    /// Every one whose body has a schema.
-    pub const ALL: [Self; 8] = [
-        Self::Run,
-        Self::Patch,
-        Self::Trace,
-        Self::Sweep,
-        Self::Align,
-        Self::Tokenize,
-        Self::Activations,
-        Self::Datasets,
-    ];
-
-    /// Its path.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Run => "/v1/run",
-            Self::Patch => "/v1/patch",
-            Self::Trace => "/v1/trace",
-            Self::Sweep => "/v1/sweep",
-            Self::Align => "/v1/align",
-            Self::Tokenize => "/v1/tokenize",
-            Self::Activations => "/v1/activations",
-            Self::Datasets => "/v1/datasets",
-            Self::Other => "",
-        }
-    }
-}
+use super::words::{distance, escape, shortened};
 
 /// What words stand for: names of fields, or pointers to them, the likeliest first (those that an endpoint does not have are
 /// passed over); and what else there is to know.
@@ -286,7 +231,7 @@ fn shape(place: &str) -> String {
 
 /// The places of an endpoint's body.
 #[derive(Debug, Default)]
-struct Places {
+pub(super) struct Places {
     all: BTreeSet<String>,
     by_name: BTreeMap<String, Vec<String>>,
 }
@@ -333,8 +278,18 @@ impl Places {
         }
     }
 
-    /// Leaves out what is below `object`, but for these of its fields.
-    fn only(&mut self, object: &str, fields: &[&str]) {
+    /// With those of another schema.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        for (name, found) in other.by_name {
+            for place in found {
+                self.add(place, &name);
+            }
+        }
+        self
+    }
+
+    /// Without what is below `object`, but for these of its fields.
+    pub(super) fn only(mut self, object: &str, fields: &[&str]) -> Self {
         let below = format!("{object}/");
         let keep = |place: &String| match place.strip_prefix(&below) {
             None => true,
@@ -342,6 +297,7 @@ impl Places {
         };
         self.all.retain(keep);
         self.by_name.values_mut().for_each(|places| places.retain(keep));
+        self
     }
 }
 
@@ -365,50 +321,10 @@ fn pattern(pointer: &str, places: &Places) -> String {
 
 /// The fields of every endpoint's body, by the contract.
 static PLACES: LazyLock<HashMap<Endpoint, Places>> =
-    LazyLock::new(|| Endpoint::ALL.into_iter().map(|endpoint| (endpoint, places(endpoint))).collect());
+    LazyLock::new(|| Endpoint::ALL.into_iter().map(|endpoint| (endpoint, super::places(endpoint))).collect());
 
-fn places(endpoint: Endpoint) -> Places {
-    match endpoint {
-        Endpoint::Run => of::<RunBody>(""),
-        Endpoint::Patch => inside_of_runs(of::<PatchBody>("")),
-        Endpoint::Trace => inside_of_runs(of::<TraceBody>("")),
-        Endpoint::Sweep => {
-            let mut places = of::<SweepBody>("");
-            // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
-            for arm in [of::<Intervention>("/arms/NAME/0"), of::<super::readout::Read>("/read")] {
-                for (name, found) in arm.by_name {
-                    for place in found {
-                        places.add(place, &name);
-                    }
-                }
-            }
-            inside_of_runs(places)
-        }
-        Endpoint::Align => inside_of_runs(of::<AlignBody>("")),
-        Endpoint::Tokenize => {
-            let mut places = of::<TokenizeSpec>("");
-            // Its prompt is a text or ids.
-            for object in ["/interventions", "/layers", "/positions", "/source"] {
-                places.only(object, &[]);
-            }
-            let own = ["/model", "/prompt", "/tokens", "/spans", "/bos"];
-            places.all.retain(|place| own.contains(&place.as_str()));
-            places.by_name.values_mut().for_each(|all| all.retain(|place| own.contains(&place.as_str())));
-            places
-        }
-        Endpoint::Activations => of::<UploadSpec>(""),
-        Endpoint::Datasets => of::<CaseForm>("/0"),
-        Endpoint::Other => Places::default(),
-    }
-}
-
-/// What is read of the inside of a run, clean runs alone can say.
-fn inside_of_runs(mut places: Places) -> Places {
-    places.only("/read", &["at", "topk"]);
-    places
-}
-
-fn of<T: ToSchema>(at: &str) -> Places {
+/// The places of a body of this schema, which stands at `at`.
+pub(super) fn of<T: ToSchema>(at: &str) -> Places {
     let mut referenced: Vec<(String, RefOr<Schema>)> = Vec::new();
     T::schemas(&mut referenced);
     let json = |schema: &RefOr<Schema>| serde_json::to_value(schema).unwrap_or_default();
@@ -423,13 +339,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::spec::activation::UploadSpec;
     use crate::spec::align::AlignSpec;
     use crate::spec::cases::CasesSpec;
+    use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
+    use crate::spec::op::OPS;
     use crate::spec::patch::PatchSpec;
     use crate::spec::problem::{FieldProblem, Problems};
     use crate::spec::run::RunSpec;
     use crate::spec::sweep::SweepSpec;
+    use crate::spec::tokenize::TokenizeSpec;
     use crate::spec::trace::TraceSpec;
 
     fn problems(endpoint: Endpoint, body: &Value) -> Vec<FieldProblem> {
@@ -463,26 +383,109 @@ mod tests {
         })
     }
 
-    #[test]
-    fn every_place_that_a_hint_can_name_is_a_field_there() {
-        for endpoint in Endpoint::ALL {
-            let places = &PLACES[&endpoint];
-            assert!(places.all.len() >= 5, "{endpoint:?}: {:?}", places.all);
-            for place in places.all.iter().filter(|place| *place != "/async") {
-                // Of a kind of source that depends on the operation.
-                if place.ends_with("/source/any_of") {
-                    continue;
-                }
-                let body = with(place, json!(1));
-                let unknown = problems(endpoint, &body).into_iter().find(|p| {
-                    let said = p.pointer == *place && p.code == code::UNKNOWN_FIELD;
-                    // What goes with one method of corruption may mean something else with another.
-                    let other = place.starts_with("/corrupt/") && p.detail.contains("did you mean");
-                    said && !other && !p.detail.contains("in this form")
-                });
-                assert!(unknown.is_none(), "{endpoint:?} {place}: {unknown:?}");
+    /// Bodies with `value` at a place, in each form in which a request may have it.
+    fn forms(endpoint: Endpoint, place: &str, value: &Value) -> Vec<Value> {
+        let mut plain = with(place, value.clone());
+        // Which tokens are meant of a span, `which` says.
+        if let Some(object) = place.strip_suffix("/which") {
+            plain.pointer_mut(object).unwrap()["span"] = json!("a");
+        }
+        // Without a case there is no sweep to look further at, and an arm has keys if it cuts edges.
+        let first = place.split('/').nth(1).unwrap();
+        if endpoint == Endpoint::Sweep && !["dataset", "runs"].contains(&first) {
+            plain["dataset"] = json!({"inline": [{"prompt": "a"}]});
+        }
+        if endpoint == Endpoint::Trace && place.starts_with("/arms/NAME/keys") {
+            plain["arms"]["NAME"]["op"] = json!("knockout");
+        }
+        let mut forms = vec![plain.clone()];
+        // A trace of many prompts has fields of its own, a corruption those of its method, a source those of its operation.
+        let mut cases = plain.clone();
+        if endpoint == Endpoint::Trace && first != "cases" {
+            cases["cases"] = json!([{}]);
+            forms.push(cases);
+        }
+        if let Some(corrupt) = plain["corrupt"].as_object().cloned() {
+            for method in METHODS {
+                let mut form = plain.clone();
+                form["corrupt"] = Value::Object(corrupt.clone());
+                form["corrupt"]["method"] = json!(method.name);
+                forms.push(form);
             }
         }
+        for (at, _) in place.match_indices("/interventions/0/").chain(place.match_indices("/arms/NAME/0/")) {
+            let object = &place[..at + place[at..].find("/0").unwrap() + 2];
+            for op in OPS {
+                let mut form = plain.clone();
+                form.pointer_mut(object).unwrap()["op"] = json!(op.name);
+                forms.push(form);
+            }
+        }
+        forms
+    }
+
+    /// Objects of an endpoint's body, each with the fields that its schema has.
+    fn objects(endpoint: Endpoint) -> BTreeMap<String, BTreeSet<String>> {
+        let mut objects: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for place in &PLACES[&endpoint].all {
+            let (object, field) = place.rsplit_once('/').unwrap();
+            objects.entry(object.to_owned()).or_default().insert(field.to_owned());
+        }
+        assert!(objects[if endpoint == Endpoint::Datasets { "/0" } else { "" }].len() >= 4, "{endpoint:?}");
+        objects
+    }
+
+    #[test]
+    fn the_reader_lets_in_the_fields_that_the_schema_has_and_no_others() {
+        let mut faults = Vec::new();
+        for endpoint in Endpoint::ALL {
+            // What is named of an earlier sweep is looked up before the request is read.
+            for (object, fields) in
+                objects(endpoint).into_iter().filter(|(object, _)| !object.ends_with("/cells"))
+            {
+                let place = format!("{object}/zzz");
+                let mut told = BTreeSet::new();
+                for body in forms(endpoint, &place, &json!(1)) {
+                    let wrong = problems(endpoint, &body);
+                    let unknown = wrong.iter().find(|p| p.pointer == place && p.code == code::UNKNOWN_FIELD);
+                    let fix = unknown.map_or("", |unknown| unknown.fix.as_str());
+                    let list = fix.strip_prefix("the fields are ").unwrap_or_default();
+                    told.extend(list.split(", ").filter(|name| !name.is_empty()).map(str::to_owned));
+                }
+                if told != fields {
+                    faults.push(format!("{endpoint:?} {object:?}: read {told:?}, declared {fields:?}"));
+                }
+            }
+        }
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    /// Whether a field is looked up before the request is read: a stored data set, cells of an earlier sweep.
+    fn looked_up(place: &str) -> bool {
+        place.contains("/cells/") || place.ends_with("dataset/id") || place.ends_with("minus/id")
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let mut unread = Vec::new();
+        let nonsense = [json!({"zzz": 1}), json!(""), json!(true), json!(-1.5), json!([[]])];
+        for endpoint in Endpoint::ALL {
+            for place in PLACES[&endpoint].all.iter().filter(|place| !looked_up(place)) {
+                let seen = |value: &Value| {
+                    forms(endpoint, place, value).iter().flat_map(|body| problems(endpoint, body)).any(
+                        |problem| {
+                            let below = problem.pointer.strip_prefix(place.as_str());
+                            let known = problem.code != code::UNKNOWN_FIELD && problem.code != code::CONFLICT;
+                            below.is_some_and(|rest| known && rest.is_empty() || rest.starts_with('/'))
+                        },
+                    )
+                };
+                if !nonsense.iter().any(seen) {
+                    unread.push(format!("{endpoint:?} {place}"));
+                }
+            }
+        }
+        assert!(unread.is_empty(), "{unread:#?}");
     }
 
     #[test]

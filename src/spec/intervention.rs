@@ -3,32 +3,35 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::declare::{declare, nothing, of_request};
+use super::op::read_op;
 pub use super::op::{Basis, OpSpec, SourceSpec};
-use super::op::{FIELDS, read_op};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::{read_layers, read_site};
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 
+declare! {
 /// The cells of an earlier sweep whose average effect on a metric is the largest by size, over all its cases; averages whose
 /// cells are all trivial are none of them. The sweep must be averaged by layer, and may be by head and column.
 #[derive(ToSchema)]
 #[schema(as = StrongestCells)]
-#[expect(dead_code, reason = "only its schema is used")]
 pub struct CellsOf {
     /// Its job.
-    of: String,
+    pub of: String,
     /// How many. A list makes an arm of each, `NAME_k4` of the arm `NAME`: a curve of faithfulness in one request.
-    k: serde_json::Value,
+    pub k: serde_json::Value,
     /// All cells of the earlier sweep's arm but the strongest, to see whether these alone do it.
-    complement: Option<bool>,
+    pub complement: Option<bool>,
     /// Its arm; may be left out if it has only one.
-    arm: Option<String>,
+    pub arm: Option<String>,
     /// Its metric; the first if left out.
-    metric: Option<String>,
+    pub metric: Option<String>,
+}
 }
 
+declare! {
 /// One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Intervention {
@@ -55,13 +58,13 @@ pub struct Intervention {
     pub window: u32,
     /// In arms of a sweep, in place of `layers`, `heads` and `dims`: the strongest cells of an earlier sweep, all written together. They are
     /// written out before anything else is looked at, so that the request as it is told has plain layers and heads.
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
     #[schema(value_type = Option<CellsOf>)]
     pub cells: (),
     /// What is done. Interventions apply in the order of computation, whatever their order in the list; those of one site and
     /// layer in the order of the list, after `freeze` and before `knockout`.
-    #[serde(flatten)]
-    pub op: OpSpec,
+    flat pub op: OpSpec,
+}
 }
 
 impl Intervention {
@@ -88,9 +91,7 @@ impl Intervention {
 
     /// Reads the object.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        const OWN: [&str; 8] = ["site", "layers", "positions", "heads", "dims", "window", "cells", "op"];
-        let known: Vec<&str> = OWN.into_iter().chain(FIELDS).collect();
-        let fields = node.fields(&known, out)?;
+        let fields = node.fields_of::<Self>(out)?;
         if let Some(node) = fields.get("cells") {
             let detail = "cells of an earlier result are named in the arms of a sweep";
             let fix =

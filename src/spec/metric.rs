@@ -11,6 +11,21 @@ use super::read::{Node, did_you_mean};
 /// its rank the best of theirs. What counts of a text of several tokens says `target_scoring`.
 pub type TargetSet = Vec<TargetItem>;
 
+/// A target in short: one token as text or id, or a set of them.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum Target {
+    /// One token.
+    One(TargetItem),
+    /// Several.
+    Set(TargetSet),
+}
+
+/// Name of a case's target.
+pub const TARGET: &str = "target";
+/// Name of what a case's target is compared with.
+pub const FOIL: &str = "foil";
+
 /// One member of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]

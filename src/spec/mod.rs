@@ -7,18 +7,20 @@ pub use mediant_arithmetic::dtype;
 
 pub mod activation;
 pub mod align;
-pub mod body;
 pub mod canonical;
+pub mod case;
 pub mod cases;
 pub mod corruption;
+mod declare;
 pub mod dataset;
 pub mod derive;
-pub mod dry_run;
 pub mod device;
+pub mod endpoint;
 pub mod expected;
 pub mod experiment;
 pub mod hints;
 pub mod intervention;
+pub mod kind;
 pub mod metric;
 pub mod named;
 pub mod op;
@@ -30,6 +32,33 @@ pub mod readout;
 pub mod run;
 pub mod select;
 pub mod site;
+pub mod statistics;
 pub mod sweep;
 pub mod tokenize;
 pub mod trace;
+mod words;
+
+pub use declare::Declared;
+
+use endpoint::Endpoint;
+use hints::Places;
+use readout::Read;
+
+/// The fields of an endpoint's body, by its declaration.
+fn places(endpoint: Endpoint) -> Places {
+    match endpoint {
+        Endpoint::Run => hints::of::<run::RunBody>(""),
+        Endpoint::Patch => hints::of::<patch::PatchBody>("").only("/read", Read::OF_PATCHED),
+        Endpoint::Trace => hints::of::<trace::TraceBody>("").only("/read", Read::OF_PATCHED),
+        // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
+        Endpoint::Sweep => hints::of::<sweep::SweepBody>("")
+            .and(hints::of::<intervention::Intervention>("/arms/NAME/0"))
+            .and(hints::of::<Read>("/read"))
+            .only("/read", Read::OF_PATCHED),
+        Endpoint::Align => hints::of::<align::AlignBody>("").only("/read", Read::OF_PATCHED),
+        Endpoint::Tokenize => hints::of::<tokenize::TokenizeBody>(""),
+        Endpoint::Activations => hints::of::<activation::UploadSpec>(""),
+        Endpoint::Datasets => hints::of::<sweep::CaseForm>("/0"),
+        Endpoint::Other => Places::default(),
+    }
+}

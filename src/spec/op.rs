@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::corruption::{Rng, Sigma, read_seed};
+use super::declare::{Declared, names};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::read_site;
@@ -323,8 +324,11 @@ pub const OPS: [OpFacts; 11] = [
 ];
 
 /// Fields that belong to one operation or another.
-pub(super) const FIELDS: [&str; 9] =
-    ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "keys", "basis"];
+const FIELDS: [&str; 9] = ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "keys", "basis"];
+
+impl Declared for OpSpec {
+    const FIELDS: &'static [&'static str] = names!(&["op"], &FIELDS);
+}
 
 /// Reads `op` and the fields that belong to it from among an intervention's.
 pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {

@@ -4,16 +4,18 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::declare::{declare, need};
 use super::derive::{Derive, read_derive};
-use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
-use super::hints::Endpoint;
+use super::endpoint::Endpoint;
+use super::experiment::{Experiment, Origins, Short, short_prompt};
 use super::intervention::{Intervention, OpSpec, SourceSpec};
-use super::metric::{Metric, MetricKind};
+use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::prompt::{Prompt, PromptText};
 use super::read::{Fields, Node};
 
+declare! {
 /// A base run with interventions, applied jointly or swept.
 ///
 /// Short form: `{"base": "…", "source": "…", "target": "…"}` with two prompts sweeps the residual stream over all
@@ -21,8 +23,7 @@ use super::read::{Fields, Node};
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PatchSpec {
     /// Runs, targets, metrics, readouts.
-    #[serde(flatten)]
-    pub experiment: Experiment,
+    flat pub experiment: Experiment,
     /// The run that is patched.
     pub base: String,
     /// What is written.
@@ -40,6 +41,28 @@ pub struct PatchSpec {
     /// Quantities derived from the cells.
     #[schema(required = false)]
     pub derive: Vec<Derive>,
+}
+}
+
+declare! {
+/// Body of `POST /v1/patch`: named `runs` with `interventions`, or in short the texts of `base` and `source`. Without
+/// `interventions`, the last position's residual stream is replaced at every layer, one by one.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "base": "The wires carry high voltage electrical",
+    "source": "Why do electricians make good swimmers? Because they know the",
+    "target": " current"
+})))]
+pub struct PatchBody {
+    /// Short: the text of the prompt that is read, beside `base` as the text of the one that is patched.
+    pub source: Option<String>,
+    /// Short: the token whose metrics are wanted, named `target`.
+    pub target: Option<Target>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    pub r#async: Option<bool>,
+    /// The long form.
+    flat pub long: PatchSpec,
+}
 }
 
 /// An axis of the interventions.
@@ -80,13 +103,16 @@ impl SweepAxis {
     }
 }
 
+declare! {
+read
 /// `(value - zero) / (one - zero)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Normalise {
     /// Run whose value counts as 0.
-    pub zero: String,
+    pub zero: String = need("name the run that counts as 0", Node::name),
     /// Run whose value counts as 1.
-    pub one: String,
+    pub one: String = need("name the run that counts as 1", Node::name),
+}
 }
 
 /// Something computed to show that the method itself adds nothing.
@@ -118,13 +144,10 @@ impl Control {
     }
 }
 
-const OWN: [&str; 7] = ["base", "source", "interventions", "sweep", "normalise", "controls", "derive"];
-
 impl PatchSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        let fields = Node::root(Endpoint::Patch, body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Patch, body).fields_of::<PatchBody>(out)?;
         let is_short = fields.get("runs").is_none();
         let short = Short { fields: &["source"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out);
@@ -145,7 +168,7 @@ impl PatchSpec {
         let default_sweep =
             if is_short && fields.get("interventions").is_none() { vec![SweepAxis::Layers] } else { vec![] };
         let sweep = fields.get("sweep").and_then(|n| read_sweep(&n, out)).unwrap_or(default_sweep);
-        let normalise = fields.get("normalise").and_then(|n| read_normalise(&n, out));
+        let normalise = fields.get("normalise").and_then(|n| Normalise::read(&n, out));
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
         let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
         let (mut experiment, base) = (experiment?, base?);
@@ -188,13 +211,6 @@ fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
     let axes = node.each(out, |n, out| n.choice(&SweepAxis::ALL, &["arms"], out))?;
     report_twice(&axes, node, out);
     Some(axes)
-}
-
-fn read_normalise(node: &Node<'_>, out: &mut Problems) -> Option<Normalise> {
-    let fields = node.fields(&["zero", "one"], out)?;
-    let zero = fields.need("zero", "name the run that counts as 0", out).and_then(|n| n.name(out));
-    let one = fields.need("one", "name the run that counts as 1", out).and_then(|n| n.name(out));
-    Some(Normalise { zero: zero?, one: one? })
 }
 
 /// Reads a list of controls; an empty one means none.

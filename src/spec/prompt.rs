@@ -4,6 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::declare::{Declared, declare, names};
 use super::intervention::Intervention;
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -24,6 +25,41 @@ pub struct Prompt {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos: Option<bool>,
 }
+
+declare! {
+/// A prompt of its own: text or token ids, with spans.
+#[derive(ToSchema)]
+pub struct PlainPrompt {
+    /// Text, tokenised here; or `tokens`.
+    pub prompt: Option<String>,
+    /// Token ids, taken as they are, instead of a text.
+    pub tokens: Option<Vec<u32>>,
+    /// Named spans of its tokens.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
+    pub spans: Option<Named<SpanText>>,
+    /// Whether a BOS token is put first; the tokenizer's own policy if left out.
+    pub bos: Option<bool>,
+}
+}
+
+impl Declared for Prompt {
+    const FIELDS: &'static [&'static str] = names!(PlainPrompt::FIELDS, &["from", "interventions"]);
+}
+
+/// A prompt in short: its text, or an object.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum PromptBody {
+    /// Its text.
+    Text(String),
+    /// Text or tokens, with spans.
+    Prompt(Prompt),
+}
+
+/// Name of the run that is a case's or a trace's own prompt.
+pub const CLEAN: &str = "clean";
+/// Name of the run made by a corruption, or given beside the prompt.
+pub const CORRUPTED: &str = "corrupted";
 
 /// Text, token ids or a run derived from another.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,12 +161,11 @@ impl Prompt {
         if node.value.is_string() {
             return Some(Self::text(node.name(out)?));
         }
-        let known = ["prompt", "tokens", "spans", "bos", "from", "interventions"];
-        let fields = node.fields(&known, out)?;
+        let fields = node.fields_of::<Self>(out)?;
         if fields.get("from").is_none() && fields.get("interventions").is_none() {
             return Self::read_fields(&fields, out);
         }
-        fields.exclude("from", &["prompt", "tokens", "spans", "bos"], out);
+        fields.exclude("from", PlainPrompt::FIELDS, out);
         let from = fields.need("from", "name the run that the interventions change", out);
         let from = from.and_then(|n| n.name(out));
         let interventions = fields.need("interventions", "list what is written into the run", out);

@@ -3,8 +3,11 @@
 
 use serde_json::{Map, Value};
 
-use super::hints::{self, Endpoint};
+use super::endpoint::Endpoint;
+use super::hints;
 use super::problem::{Problems, code};
+use super::words::shortened;
+pub use super::words::{did_you_mean, escape};
 
 /// A JSON value and the pointer to it.
 #[derive(Debug, Clone)]
@@ -17,10 +20,17 @@ pub struct Node<'a> {
     pub of: Endpoint,
 }
 
+/// An object whose fields are known by name.
+pub trait Declared {
+    /// Names of its fields, with those of its parts, as they are declared.
+    const FIELDS: &'static [&'static str];
+}
+
 /// Fields of an object whose names have been checked. JSON `null` counts as absent.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
     map: &'a Map<String, Value>,
+    known: &'static [&'static str],
     at: String,
     of: Endpoint,
 }
@@ -232,8 +242,13 @@ impl<'a> Node<'a> {
         Some(entries)
     }
 
+    /// An object with the fields of its declaration and no others.
+    pub fn fields_of<T: Declared>(&self, out: &mut Problems) -> Option<Fields<'a>> {
+        self.fields(T::FIELDS, out)
+    }
+
     /// An object with these fields and no others.
-    pub fn fields(&self, known: &[&str], out: &mut Problems) -> Option<Fields<'a>> {
+    pub fn fields(&self, known: &'static [&'static str], out: &mut Problems) -> Option<Fields<'a>> {
         let Some(map) = self.value.as_object() else {
             self.wrong(&format!("an object with {}", known.join(", ")), out);
             return None;
@@ -245,14 +260,14 @@ impl<'a> Node<'a> {
             let (code, detail, fix) = hints::unknown(self.of, &self.at, name, known);
             out.push(format!("{}/{}", self.at, escape(name)), code, detail, fix);
         }
-        Some(Fields { map, at: self.at.clone(), of: self.of })
+        Some(Fields { map, known, at: self.at.clone(), of: self.of })
     }
 }
 
 impl<'a> Fields<'a> {
-    /// A field, if it is there and not null.
+    /// A field, if the object may have it, it is there and not null.
     pub fn get(&self, name: &str) -> Option<Node<'a>> {
-        let value = self.map.get(name).filter(|value| !value.is_null())?;
+        let value = self.map.get(name).filter(|value| !value.is_null() && self.known.contains(&name))?;
         Some(Node { value, at: self.pointer(name), of: self.of })
     }
 
@@ -302,11 +317,6 @@ pub fn check_label(name: &str, at: &str, out: &mut Problems) {
     }
 }
 
-/// One step of an RFC 6901 pointer.
-pub fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
-}
-
 /// A JSON value for a message: its type, and itself if it is short.
 pub fn describe(value: &Value) -> String {
     let kind = match value {
@@ -318,40 +328,4 @@ pub fn describe(value: &Value) -> String {
         Value::Object(map) => return format!("an object of {} fields", map.len()),
     };
     format!("{kind} {}", shortened(&value.to_string()))
-}
-
-/// A text for a message: its first 48 characters.
-pub(super) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(48) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// `"; did you mean …?"` if one of `names` is close.
-pub fn did_you_mean(word: &str, names: &[&str]) -> String {
-    // Longer words can't be near a field's name, and the distance costs their product.
-    if word.len() > 64 {
-        return String::new();
-    }
-    let near = names.iter().map(|name| (distance(word, name), name)).min();
-    match near {
-        Some((d, name)) if d <= 1 + name.len() / 4 => format!("; did you mean `{name}`?"),
-        _ => String::new(),
-    }
-}
-
-/// Levenshtein distance.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

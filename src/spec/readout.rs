@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::declare::{Declared, declare, need, or};
 use super::dtype::Dtype;
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -10,6 +11,7 @@ use super::read::Node;
 use super::select::{Heads, Layers, Positions};
 use super::site::Site;
 
+declare! {
 /// What is read.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Read {
@@ -32,46 +34,56 @@ pub struct Read {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attribution: Option<AttributionSpec>,
 }
+}
 
+declare! {
+read
 /// The logit lens (nostalgebraist 2020): the residual stream leaving each layer through the final norm and the
 /// unembedding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LensSpec {
     /// Layers.
     #[schema(required = false)]
-    pub layers: Layers,
+    pub layers: Layers = or(Layers::ALL, Layers::read),
     /// Positions.
     #[schema(required = false)]
-    pub positions: Positions,
+    pub positions: Positions = or(Positions::ALL, |n, out| Positions::read(n, false, out)),
     /// How many of the most probable tokens are returned.
     #[schema(required = false)]
-    pub topk: u32,
+    pub topk: u32 = or(3, |n, out| n.count(1, out)),
+}
 }
 
+declare! {
+read
 /// Attention patterns returned: the weights of each key at each query position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AttentionSpec {
     /// Layers.
     #[schema(required = false)]
-    pub layers: Layers,
+    pub layers: Layers = or(Layers::ALL, Layers::read),
     /// Heads.
     #[schema(required = false)]
-    pub heads: Heads,
+    pub heads: Heads = or(Heads::ALL, Heads::read),
     /// Query positions.
     #[schema(required = false)]
-    pub positions: Positions,
+    pub positions: Positions = or(Positions::ALL, |n, out| Positions::read(n, false, out)),
+}
 }
 
+declare! {
+read
 /// Direct logit attribution (Elhage et al. 2021): the last residual stream is the sum of what the components wrote, so
 /// a logit is the sum of their inner products with the unembedding, under the final norm's scale as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct AttributionSpec {
     /// The target, or two as `a-b` for the difference of their logits. A set of tokens counts as the mean of their logits (answered
     /// as `mean_logit`), not as their log-sum-exp, which the metric `logit` is.
-    pub target: String,
+    pub target: String = need("name a target, or two as \"a-b\"", Node::name),
     /// Whether attention is divided among its heads.
     #[schema(required = false)]
-    pub heads: bool,
+    pub heads: bool = or(true, Node::flag),
+}
 }
 
 /// A position, or one per run.
@@ -103,6 +115,7 @@ pub enum LastWord {
     Last,
 }
 
+declare! {
 /// Activations returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CaptureSpec {
@@ -115,12 +128,12 @@ pub struct CaptureSpec {
     #[schema(required = false)]
     pub positions: Positions,
     /// How they are returned.
-    #[serde(rename = "as")]
     #[schema(required = false)]
-    pub form: CaptureForm,
+    pub r#as: CaptureForm,
     /// Number format; inline captures are `f32`.
     #[schema(required = false)]
     pub dtype: Dtype,
+}
 }
 
 /// How captures are returned.
@@ -134,6 +147,9 @@ pub enum CaptureForm {
 }
 
 impl Read {
+    /// What is read where runs are patched: `at` and `topk`. The inside of a run is read of clean runs alone.
+    pub const OF_PATCHED: &'static [&'static str] = Self::FIELDS.split_at(2).0;
+
     /// The last position and `topk` tokens.
     pub fn last(topk: u32) -> Self {
         Self {
@@ -149,16 +165,15 @@ impl Read {
     /// Reads the object; `default_topk` where `topk` is absent; what is read of the inside of a run only where
     /// `inside`.
     pub fn from_node(node: &Node<'_>, default_topk: u32, inside: bool, out: &mut Problems) -> Option<Self> {
-        const ALL: [&str; 6] = ["at", "topk", "capture", "logit_lens", "attention", "attribution"];
-        let fields = node.fields(if inside { &ALL } else { &ALL[..2] }, out)?;
+        let fields = node.fields(if inside { Self::FIELDS } else { Self::OF_PATCHED }, out)?;
         let at = fields.get("at").map_or(Some(ReadAt::Same(ReadPosition::LAST)), |n| ReadAt::read(&n, out));
         let topk = fields.get("topk").map_or(Some(default_topk), |n| n.index(out));
-        let part = |name: &str| fields.get(name).filter(|_| inside);
-        let capture = part("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
-        let logit_lens = part("logit_lens").map_or(Some(None), |n| LensSpec::read(&n, out).map(Some));
-        let attention = part("attention").map_or(Some(Vec::new()), |n| n.each(out, AttentionSpec::read));
+        let capture = fields.get("capture").map_or(Some(Vec::new()), |n| n.each(out, CaptureSpec::read));
+        let logit_lens = fields.get("logit_lens").map_or(Some(None), |n| LensSpec::read(&n, out).map(Some));
+        let attention =
+            fields.get("attention").map_or(Some(Vec::new()), |n| n.each(out, AttentionSpec::read));
         let attribution =
-            part("attribution").map_or(Some(None), |n| AttributionSpec::read(&n, out).map(Some));
+            fields.get("attribution").map_or(Some(None), |n| AttributionSpec::read(&n, out).map(Some));
         Some(Self {
             at: at?,
             topk: topk?,
@@ -167,38 +182,6 @@ impl Read {
             attention: attention?,
             attribution: attribution?,
         })
-    }
-}
-
-impl LensSpec {
-    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["layers", "positions", "topk"], out)?;
-        let layers = fields.get("layers").map_or(Some(Layers::ALL), |n| Layers::read(&n, out));
-        let positions =
-            fields.get("positions").map_or(Some(Positions::ALL), |n| Positions::read(&n, false, out));
-        let topk = fields.get("topk").map_or(Some(3), |n| n.count(1, out));
-        Some(Self { layers: layers?, positions: positions?, topk: topk? })
-    }
-}
-
-impl AttentionSpec {
-    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["layers", "heads", "positions"], out)?;
-        let layers = fields.get("layers").map_or(Some(Layers::ALL), |n| Layers::read(&n, out));
-        let heads = fields.get("heads").map_or(Some(Heads::ALL), |n| Heads::read(&n, out));
-        let positions =
-            fields.get("positions").map_or(Some(Positions::ALL), |n| Positions::read(&n, false, out));
-        Some(Self { layers: layers?, heads: heads?, positions: positions? })
-    }
-}
-
-impl AttributionSpec {
-    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["target", "heads"], out)?;
-        let target = fields.need("target", "name a target, or two as \"a-b\"", out);
-        let target = target.and_then(|n| n.name(out));
-        let heads = fields.get("heads").map_or(Some(true), |n| n.flag(out));
-        Some(Self { target: target?, heads: heads? })
     }
 }
 
@@ -229,7 +212,7 @@ impl ReadPosition {
 
 impl CaptureSpec {
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["site", "layers", "positions", "as", "dtype"], out)?;
+        let fields = node.fields_of::<Self>(out)?;
         let site =
             fields.need("site", "name the site to read, as resid_post", out).and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
@@ -243,7 +226,7 @@ impl CaptureSpec {
             let fix = "leave out `dtype`, or write \"as\": \"handle\"";
             out.push(fields.pointer("dtype"), code::NOT_SUPPORTED, detail, fix);
         }
-        Some(Self { site: site?, layers: layers?, positions: positions?, form: form?, dtype: dtype? })
+        Some(Self { site: site?, layers: layers?, positions: positions?, r#as: form?, dtype: dtype? })
     }
 }
 

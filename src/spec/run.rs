@@ -4,31 +4,47 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::experiment::{Experiment, Origins, SHARED, Short};
-use super::hints::Endpoint;
+use super::declare::{Declared, declare};
+use super::endpoint::Endpoint;
+use super::experiment::{Experiment, Origins, Short};
+use super::metric::Target;
 use super::named::Named;
 use super::problem::Problems;
-use super::prompt::Prompt;
+use super::prompt::{PlainPrompt, Prompt};
 use super::read::{Fields, Node};
 
+declare! {
 /// One or several prompts, computed as they are.
 ///
 /// Short form: `{"prompt": "…"}` (or `tokens`, with `spans` and `bos`) is one run named `run`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RunSpec {
     /// Runs, targets, metrics, readouts.
-    #[serde(flatten)]
-    pub experiment: Experiment,
+    flat pub experiment: Experiment,
+}
 }
 
-const PROMPT: [&str; 4] = ["prompt", "tokens", "spans", "bos"];
+declare! {
+/// Body of `POST /v1/run`: named `runs`, or in short one `prompt`.
+#[derive(ToSchema)]
+#[schema(examples(json!({"prompt": "The Eiffel Tower is in the city of", "target": " Paris"})))]
+pub struct RunBody {
+    /// Short: the only prompt.
+    flat pub prompt: PlainPrompt,
+    /// Short: the token whose metrics are wanted, named `target`.
+    pub target: Option<Target>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    pub r#async: Option<bool>,
+    /// The long form.
+    flat pub long: RunSpec,
+}
+}
 
 impl RunSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = SHARED.into_iter().chain(PROMPT).collect();
-        let fields = Node::root(Endpoint::Run, body).fields(&known, out)?;
-        let short = Short { fields: &PROMPT, read: &read_short };
+        let fields = Node::root(Endpoint::Run, body).fields_of::<RunBody>(out)?;
+        let short = Short { fields: PlainPrompt::FIELDS, read: &read_short };
         Some(Self { experiment: Experiment::read(&fields, &short, 10, true, out)? })
     }
 }

@@ -8,29 +8,32 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use arm::SweepArm;
-pub use averaging::{Averaging, Key, Order, TopK};
-pub use case::SweepCase;
+pub use arm::{SweepArm, SweepArmsForm};
+pub use averaging::{Averaging, Key, Order, TopForm, TopK};
+pub use case::{CaseForm, DatasetForm, SweepCase};
 
-use super::cases::Filters;
 use super::corruption::Corruption;
+use super::declare::{declare, or};
 use super::derive::{Derive, read_derive};
+use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, read_metrics};
-use super::hints::Endpoint;
-use super::metric::{Metric, MetricKind, TargetScoring};
+pub use super::metric::{FOIL, TARGET};
+use super::metric::{Metric, MetricKind, Target, TargetScoring};
 use super::named::Named;
 use super::patch::SweepAxis;
 use super::problem::{Problems, code};
-use super::prompt::{Prompt, PromptText};
+pub use super::prompt::{CLEAN, CORRUPTED};
+use super::prompt::{Prompt, PromptBody, PromptText};
 use super::read::{Fields, Node};
 use super::readout::Read;
+use super::statistics::Filters;
 
 /// A grid over cases: every arm of every case, enumerated along the swept axes, and averaged over cases.
 ///
 /// The cases are a data set (`dataset`), or one that is written out (`runs`); beside a data set, `runs` are added to every case,
 /// after its own, e.g. one that is derived from `clean`. Each has a clean run, and with `corrupt` or a
 /// prompt of its own a corrupted one; an arm patches one of them, by default the corrupted run from the clean one.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepSpec {
     /// The model; the one served if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,7 +50,6 @@ pub struct SweepSpec {
     #[serde(skip)]
     pub common: Vec<String>,
     /// What is computed from every readout.
-    #[schema(value_type = Vec<String>)]
     pub metrics: Vec<Metric>,
     /// Where the distribution is read, and how many of the most probable tokens of unpatched runs are told.
     pub read: Read,
@@ -55,7 +57,6 @@ pub struct SweepSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrupt: Option<Corruption>,
     /// What is patched, by name.
-    #[schema(value_type = std::collections::BTreeMap<String, SweepArm>)]
     pub arms: Named<SweepArm>,
     /// Axes enumerated one by one, outermost first; an arm has those that it can have.
     pub sweep: Vec<SweepAxis>,
@@ -72,6 +73,72 @@ pub struct SweepSpec {
     pub strict: bool,
     /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
     pub allow_trivial: bool,
+}
+
+declare! {
+/// Body of `POST /v1/sweep`.
+#[derive(ToSchema)]
+#[schema(examples(json!({
+    "dataset": {"inline": [
+        {"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"},
+        {"prompt": "The Colosseum is in the city of", "subject": "Colosseum", "target": " Rome"}
+    ]},
+    "corrupt": {"sigma": {"k": 3}, "samples": 3},
+    "arms": ["mlp", "attn"]
+})))]
+pub struct SweepBody {
+    /// The model; the one served if left out.
+    pub model: Option<String>,
+    /// The cases; or `runs`.
+    pub dataset: Option<DatasetForm>,
+    /// The runs of a single case, by name; beside `dataset`, runs that every case has after its own, such as
+    /// `{"sent": {"from": "clean", "interventions": […]}}`.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, PromptBody>>)]
+    pub runs: Option<Named<PromptBody>>,
+    /// Targets of cases that have none of that name themselves.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Target>>)]
+    pub targets: Option<Named<Target>>,
+    /// The same for the target named `target`.
+    pub target: Option<Target>,
+    /// What counts of a target text of several tokens.
+    pub target_scoring: Option<TargetScoring>,
+    /// What is computed from every readout; by default the probability and log-probability of every target.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub metrics: Option<Vec<String>>,
+    /// Where the distribution is read.
+    pub read: Option<Value>,
+    /// How each case's run `corrupted` is made. `sigma` of `subjects` is of the corrupted tokens of all cases together.
+    pub corrupt: Option<Corruption>,
+    /// The run that arms patch where they don't say; by default `corrupted`, if there is one.
+    pub base: Option<String>,
+    /// The run whose metrics cells could at most reach; by default `clean`, or the only other one that is read.
+    pub reference: Option<String>,
+    /// What is patched; by default the residual stream at every position.
+    pub arms: Option<SweepArmsForm>,
+    /// Axes enumerated one by one, outermost first: `layers`, `positions`, `heads`, `dims` (and `arms`, which always are).
+    #[schema(value_type = Option<Vec<String>>)]
+    pub sweep: Option<Vec<String>>,
+    /// Every arm once more with base and reference exchanged, as `<name>_swapped`.
+    pub swap: Option<bool>,
+    /// Quantities derived from the cells of each case and arm.
+    pub derive: Option<Vec<Derive>>,
+    /// Which cases count; by default those of a data set that the model answers as expected.
+    pub filters: Option<Filters>,
+    /// How effects are averaged over cases.
+    pub aggregate: Option<Averaging>,
+    /// What is kept beside averages.
+    pub keep: Option<KeepCells>,
+    /// Formats that will be fetched. Each is made when it is asked for, listed or not.
+    pub output: Option<Vec<String>>,
+    /// `low`, `normal` or `high`.
+    pub priority: Option<String>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    pub r#async: Option<bool>,
+    /// Refuses requests that raise a lint of severity warning or above.
+    pub strict: Option<bool>,
+    /// Lets in grids that are tautologies throughout (`TAUTOLOGICAL_CUT`), with a lint instead of an error.
+    pub allow_trivial: Option<bool>,
+}
 }
 
 /// The wire forms of a sweep.
@@ -94,12 +161,15 @@ impl Form {
     }
 }
 
+declare! {
+read
 /// What is kept of a sweep beside averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct KeepCells {
     /// Every cell of every case.
     #[schema(required = false)]
-    pub cells: bool,
+    pub cells: bool = or(true, Node::flag),
+}
 }
 
 impl Default for KeepCells {
@@ -107,37 +177,6 @@ impl Default for KeepCells {
         Self { cells: true }
     }
 }
-
-/// Name of a case's run made by a corruption, or given beside its prompt.
-pub const CORRUPTED: &str = "corrupted";
-/// Name of a case's prompt.
-pub const CLEAN: &str = "clean";
-/// Name of a case's target.
-pub const TARGET: &str = "target";
-/// Name of what a case's target is compared with.
-pub const FOIL: &str = "foil";
-
-/// Fields of a sweep that say what is computed.
-const OWN: [&str; 15] = [
-    "model",
-    "runs",
-    "dataset",
-    "targets",
-    "target",
-    "target_scoring",
-    "metrics",
-    "read",
-    "corrupt",
-    "base",
-    "reference",
-    "arms",
-    "sweep",
-    "swap",
-    "derive",
-];
-/// Fields that say what becomes of it.
-const AFTER: [&str; 8] =
-    ["filters", "aggregate", "keep", "output", "priority", "strict", "allow_trivial", "async"];
 
 /// Formats in which a result is served.
 const OUTPUTS: [(&str, ()); 8] = [
@@ -155,8 +194,7 @@ impl SweepSpec {
     /// Reads a request body whose data set, if it has one, is written out under `dataset.inline`. `None` where too little of
     /// it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = OWN.into_iter().chain(AFTER).collect();
-        let fields = Node::root(Endpoint::Sweep, body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Sweep, body).fields_of::<SweepBody>(out)?;
         check_after(&fields, out);
         let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
         let shared = case::Shared::read(&fields, out);
@@ -183,7 +221,7 @@ impl SweepSpec {
         let metrics = metrics.unwrap_or_else(|| default_metrics(&cases, &arms));
         let arms = arm::with_swapped(&fields, arms, &first.runs, out);
         let filters = match fields.get("filters") {
-            Some(node) => Filters::read(&node, out)?,
+            Some(node) => Filters::read(&node, out).unwrap_or(Filters::NONE),
             // What is written out by hand is wanted.
             None if of_dataset && has_target(&cases, TARGET) => Filters::default(),
             None => Filters::NONE,
@@ -225,7 +263,7 @@ impl SweepSpec {
             derive,
             filters,
             aggregate,
-            keep: fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default(),
+            keep: fields.get("keep").and_then(|n| KeepCells::read(&n, out)).unwrap_or_default(),
             strict,
             allow_trivial,
         })
@@ -322,15 +360,6 @@ fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
         out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
     }
     Some(axes.into_iter().flatten().collect())
-}
-
-fn read_keep(node: &Node<'_>, out: &mut Problems) -> Option<KeepCells> {
-    let fields = node.fields(&["cells", "per_sample"], out)?;
-    if let Some(node) = fields.get("per_sample").filter(|n| n.value.as_bool() != Some(false)) {
-        let fix = "trace one prompt with \"keep\": {\"per_sample\": true}; cells have their standard error over samples";
-        out.push(&node.at, code::NOT_SUPPORTED, "samples are not kept one by one", fix);
-    }
-    Some(KeepCells { cells: fields.get("cells").and_then(|n| n.flag(out)).unwrap_or(true) })
 }
 
 /// What all cases of a sweep have in common where each does not say otherwise.

@@ -4,24 +4,27 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::case::{Aggregate, Case};
 use super::corruption::{Corruption, Method, RunNames};
+use super::declare::{declare, nothing, of_request, or};
 use super::derive::{Derive, read_derive};
+use super::endpoint::Endpoint;
 use super::expected::Expected;
-use super::experiment::{Experiment, Origins, SHARED, Short, short_prompt};
-use super::hints::Endpoint;
+use super::experiment::{Experiment, Origins, Short, short_prompt};
 use super::intervention::{check_heads_site, read_window};
-use super::metric::{Metric, MetricKind};
+use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
 use super::op::read_keys;
 use super::patch::{Control, read_controls};
 use super::problem::{Problems, code};
-use super::prompt::{Prompt, SpanText};
+use super::prompt::{CORRUPTED, Prompt, SpanText};
 use super::read::{Fields, Node};
 use super::readout::read_site;
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
-use super::sweep::CORRUPTED;
+use super::statistics::Filters;
 
+declare! {
 /// A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
 ///
 /// Short form: `{"prompt": "…", "subject": "…", "target": "…"}` puts noise of 3 sigma on the subject's tokens and
@@ -29,8 +32,7 @@ use super::sweep::CORRUPTED;
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct TraceSpec {
     /// Runs, targets, metrics, readouts.
-    #[serde(flatten)]
-    pub experiment: Experiment,
+    flat pub experiment: Experiment,
     /// How the corrupted run is made; its `from` is the clean run.
     #[schema(required = false)]
     pub corrupt: Corruption,
@@ -67,6 +69,34 @@ pub struct TraceSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plot: Vec<PlotFormat>,
 }
+}
+
+declare! {
+/// Body of `POST /v1/trace`: `runs` with a corruption, or in short a `prompt` and its `subject`, which gets noise of 3
+/// sigma.
+#[derive(ToSchema)]
+#[schema(examples(json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"})))]
+pub struct TraceBody {
+    /// Short: the clean prompt.
+    pub prompt: Option<String>,
+    /// Short: the text in it whose tokens are corrupted, or their range.
+    pub subject: Option<SpanText>,
+    /// Short: the token whose metrics are wanted, named `target`.
+    pub target: Option<Target>,
+    /// Many prompts instead of one, traced one by one and averaged by token class. Beside them `model`, `target_scoring`,
+    /// `metrics`, `corrupt`, `arms` (by default `hidden`, `mlp` and `attn`), `layers`, `base`, `plot`, `strict` and
+    /// `allow_trivial` mean what they mean for one, and hold for all.
+    pub cases: Option<Vec<Case>>,
+    /// With `cases`: which of them count.
+    pub filters: Option<Filters>,
+    /// With `cases`: how effects are averaged.
+    pub aggregate: Option<Aggregate>,
+    /// Answers with a job at once, as `Prefer: respond-async`.
+    pub r#async: Option<bool>,
+    /// The long form.
+    flat pub long: TraceSpec,
+}
+}
 
 /// Ways to write arms.
 #[derive(ToSchema)]
@@ -78,6 +108,7 @@ pub enum ArmsForm {
     Names(Vec<String>),
 }
 
+declare! {
 /// One kind of restored state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Arm {
@@ -106,6 +137,7 @@ pub struct Arm {
     /// The key positions of a knockout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<Positions>,
+}
 }
 
 /// What an arm does, if it restores nothing.
@@ -136,12 +168,19 @@ pub enum OnUnexpected {
     Refuse,
 }
 
+declare! {
+read
 /// What is kept beside means.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Keep {
-    /// The value of every sample of every cell.
+    /// Of one prompt: the value of every sample of every cell.
     #[schema(required = false)]
-    pub per_sample: bool,
+    pub per_sample: bool = or(false, Node::flag),
+    /// With `cases`: the mean effect of every case by token class.
+    #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
+    #[schema(value_type = Option<bool>)]
+    pub per_case: () = or((), of_cases),
+}
 }
 
 /// A picture format.
@@ -153,22 +192,6 @@ pub enum PlotFormat {
     /// Pixels.
     Png,
 }
-
-const OWN: [&str; 13] = [
-    "prompt",
-    "subject",
-    "corrupt",
-    "arms",
-    "layers",
-    "positions",
-    "base",
-    "expect_top1",
-    "on_unexpected",
-    "controls",
-    "derive",
-    "keep",
-    "plot",
-];
 
 impl Arm {
     /// An arm without heads.
@@ -196,8 +219,7 @@ impl Arm {
     }
 
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let known = ["site", "window", "heads", "dims", "positions", "freeze", "op", "keys"];
-        let fields = node.fields(&known, out)?;
+        let fields = node.fields_of::<Self>(out)?;
         let site = fields
             .need("site", "name the site to restore, as resid_post", out)
             .and_then(|n| read_site(&n, out));
@@ -262,8 +284,10 @@ impl TraceSpec {
 
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let known: Vec<&str> = SHARED.into_iter().chain(OWN).collect();
-        let fields = Node::root(Endpoint::Trace, body).fields(&known, out)?;
+        let fields = Node::root(Endpoint::Trace, body).fields_of::<TraceBody>(out)?;
+        for node in ["filters", "aggregate"].iter().filter_map(|name| fields.get(name)) {
+            of_cases(&node, out);
+        }
         let short = Short { fields: &["prompt", "subject"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
@@ -283,7 +307,7 @@ impl TraceSpec {
         }
         let controls = fields.get("controls").and_then(|n| read_controls(&n, out)).unwrap_or_default();
         let derive = fields.get("derive").and_then(|n| read_derive(&n, out)).unwrap_or_default();
-        let keep = fields.get("keep").and_then(|n| read_keep(&n, out)).unwrap_or_default();
+        let keep = fields.get("keep").and_then(|n| Keep::read(&n, out)).unwrap_or_default();
         let plot = fields.get("plot").and_then(|n| read_plot(&n, out));
         if fields.get("metrics").is_none() && fields.any(&["target", "targets"]).is_none() {
             let fix = "write the token whose probability is traced, with its leading space: \" Paris\"";
@@ -380,7 +404,8 @@ pub(super) fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm
     Some(arms)
 }
 
-fn read_keep(node: &Node<'_>, out: &mut Problems) -> Option<Keep> {
-    let fields = node.fields(&["per_sample"], out)?;
-    Some(Keep { per_sample: fields.get("per_sample").and_then(|n| n.flag(out)).unwrap_or(false) })
+/// Reports a field that says something of many prompts, in a request with one.
+fn of_cases(node: &Node<'_>, out: &mut Problems) -> Option<()> {
+    out.push(&node.at, code::CONFLICT, "this is of a trace of many prompts", "leave it out, or list `cases`");
+    None
 }

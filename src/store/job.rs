@@ -4,24 +4,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::spec::kind::Kind;
+
 /// Names a job: `job_` and 32 hexadecimal digits of a UUID of version 7, so that ids sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub Uuid);
-
-/// What kind of request a job answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = JobKind)]
-pub enum Kind {
-    /// `POST /v1/sweep`
-    Sweep,
-    /// `POST /v1/run`
-    Run,
-    /// `POST /v1/patch`
-    Patch,
-    /// `POST /v1/trace`
-    Trace,
-}
 
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -281,17 +268,6 @@ impl State {
     /// Whether nothing more will happen to the job but its expiry.
     pub const fn is_over(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
-    }
-}
-
-impl Kind {
-    /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("sweep", Self::Sweep), ("run", Self::Run), ("patch", Self::Patch), ("trace", Self::Trace)];
-
-    /// Its name on the wire and in the database.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
     }
 }
 

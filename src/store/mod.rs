@@ -28,6 +28,7 @@ mod settings;
 mod sql;
 mod sqlite;
 mod submit;
+mod usage;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -46,6 +47,7 @@ pub use keys::{InUse, StoredKey};
 pub use query::{Filter, Page};
 pub use settings::Settings;
 pub use submit::{Limits, Submitted};
+pub use usage::OwnerUsage;
 
 /// An open database. Clones are the same one.
 #[derive(Debug, Clone)]

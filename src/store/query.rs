@@ -4,10 +4,11 @@ use uuid::Uuid;
 
 use super::Store;
 use super::error::StoreError;
-use super::job::{Job, JobId, Kind, State};
+use super::job::{Job, JobId, State};
 use super::row::{Stored, job_columns, look};
 use super::sql::{Arg, args, listed};
 use super::submit::with_texts;
+use crate::spec::kind::Kind;
 
 /// Which jobs to list.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

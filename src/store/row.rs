@@ -1,9 +1,10 @@
 //! A row of `job` as a [`Job`], and the changes of it that several operations share.
 
 use super::error::StoreError;
-use super::job::{Cost, Job, JobId, Kind, Priority, State};
+use super::job::{Cost, Job, JobId, Priority, State};
 use super::sql::{Row, Tx, args};
 use super::wall_clock;
+use crate::spec::kind::Kind;
 
 /// The columns that [`Stored::of`] reads, in its order.
 macro_rules! job_columns {

@@ -10,6 +10,7 @@ pub(super) fn sqlite() -> Migrator {
         ("jobs", include_str!("migrations/sqlite/0001_jobs.sql")),
         ("checksums", include_str!("migrations/sqlite/0002_checksums.sql")),
         ("keys", include_str!("migrations/sqlite/0003_keys.sql")),
+        ("usage", include_str!("migrations/sqlite/0004_usage.sql")),
     ])
 }
 
@@ -18,6 +19,7 @@ pub(super) fn postgres() -> Migrator {
         ("jobs", include_str!("migrations/postgres/0001_jobs.sql")),
         ("checksums", include_str!("migrations/postgres/0002_checksums.sql")),
         ("keys", include_str!("migrations/postgres/0003_keys.sql")),
+        ("usage", include_str!("migrations/postgres/0004_usage.sql")),
     ])
 }
 

@@ -67,9 +67,10 @@ async fn run_patch_trace_and_sweep_can_be_answered_later_with_the_same_result() 
     let state = working().await;
     let patch = json!({"base": "Rome is in", "source": "Oslo is in", "target": "I"});
     let run = json!({"prompt": "Rome is in", "target": "I"});
-    let trace: Value = serde_json::from_str(TRACE).unwrap();
+    let mut trace: Value = serde_json::from_str(TRACE).unwrap();
+    trace["plot"] = json!(["svg"]);
     let cases = json!({"cases": [{"prompt": "Rome is in", "subject": "Rome", "target": "I"}], "arms": ["hidden"],
-                       "filters": {"expect_top1": false}});
+                       "filters": {"expect_top1": false}, "plot": ["svg", "png"]});
     for (path, body) in
         [("run", run), ("patch", patch), ("trace", trace), ("trace", cases), ("sweep", small(2))]
     {
@@ -87,9 +88,21 @@ async fn run_patch_trace_and_sweep_can_be_answered_later_with_the_same_result() 
         assert!(view["cost"]["row_layers"].as_u64().unwrap() > 0, "{view}");
         let found = get(&state, &format!("{job}/result")).await.json();
         let now = ok(&state, &format!("/v1/{path}"), &body).await;
-        for part in ["values", "effects", "arms", "runs", "cells", "averages", "cases", "provenance"] {
+        for part in [
+            "values",
+            "effects",
+            "arms",
+            "runs",
+            "cells",
+            "averages",
+            "cases",
+            "plots",
+            "lints",
+            "provenance",
+        ] {
             assert_eq!(found.get(part), now.get(part), "{path} {part}");
         }
+        assert_eq!(now["plots"]["svg"].is_string(), body.get("plot").is_some(), "{path}");
         let formats = ["csv", "jsonl", "parquet", "npz", "safetensors", "svg"];
         for format in formats.iter().filter(|format| path != "run" || **format != "svg") {
             let reply = get(&state, &format!("{job}/result?format={format}")).await;

@@ -30,14 +30,14 @@ async fn scraped(state: &mediant::http::AppState) -> String {
     assert_eq!(answer.status, StatusCode::OK);
     let kind = answer.headers["content-type"].to_str().unwrap();
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-    let text = answer.text().to_owned();
+    let text = answer.text();
     assert!(text.ends_with("# EOF\n"), "{text}");
     text
 }
 
 #[tokio::test]
 async fn answers_are_counted_by_route_and_status_and_problems_by_type() {
-    let state = mediant::http::AppState { metrics: Default::default(), ..tiny() };
+    let state = mediant::http::AppState { metrics: std::sync::Arc::default(), ..tiny() };
     let secret = "the prompt of this test";
     post(&state, "/v1/run", &json!({"prompt": secret})).await;
     post(&state, "/v1/run", &json!({"promt": secret})).await;

@@ -1,5 +1,6 @@
 //! The ROME aggregate as one request.
 
+use mediant::spec::kind::Traces;
 use serde_json::{Value, json};
 
 use crate::support::{answered, number, service};
@@ -17,7 +18,7 @@ async fn the_last_subject_token_restores_the_answer_in_early_layers_and_the_last
     body["corrupt"]["samples"] = json!(3);
     let plan = answered(service().plan(json!({"trace": body})).await);
     println!("about {} s", plan["cost"]["seconds"]);
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     for case in answer["cases"].as_array().unwrap() {
         println!(
             "{}: kept {}, top1 {}, clean {}, corrupted {}, {}",

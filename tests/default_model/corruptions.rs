@@ -1,5 +1,6 @@
 //! Every method of noise against PyTorch with numbers drawn by an independent generator.
 
+use mediant::spec::kind::Traces;
 use serde_json::json;
 
 use crate::support::{Worst, answered, golden, number, numbers, service};
@@ -12,7 +13,7 @@ async fn every_sample_of_every_noise_agrees_with_pytorch() {
     for case in cases {
         let body = json!({"prompt": case["prompt"], "subject": case["subject"], "target": " Paris",
                           "corrupt": case["corrupt"], "metrics": ["prob:target"], "layers": 29, "positions": "last"});
-        let answer = answered(service().trace(body).await);
+        let answer = answered(service().answer::<Traces>(body).await);
         let corrupt = &case["corrupt"];
         if corrupt["method"] == "multivariate" {
             assert!(answer["sigma"].is_null());

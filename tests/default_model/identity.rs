@@ -1,5 +1,7 @@
 //! What must hold to the bit on the real weights.
 
+use mediant::spec::kind::Traces;
+use mediant::spec::patch::PatchSpec;
 use serde_json::json;
 
 use crate::support::{answered, numbers, service};
@@ -24,7 +26,7 @@ async fn patching_a_run_with_its_own_states_changes_nothing() {
             "runs": {"a": PROMPT, "b": "The river has a strong water"}, "base": "a",
             "interventions": [edit], "sweep": sweep, "target": " Paris", "metrics": ["prob:target", "logit:target", "kl:b"],
             "controls": ["self_patch"], "read": {"topk": 0}});
-        let answer = answered(service().patch(body).await);
+        let answer = answered(service().answer::<PatchSpec>(body).await);
         assert_eq!(answer["controls"]["self_patch"]["max_abs_effect"], 0.0, "{site}");
         assert_eq!(answer["receipt"]["controls"]["max_abs_delta"], 0.0, "{site}");
         let effects = numbers(&answer["effects"]["logit:target"]);
@@ -39,7 +41,7 @@ async fn the_self_patch_control_of_a_trace_is_zero_in_every_arm() {
         "arms": {"hidden": {"site": "resid_post"}, "mlp": {"site": "mlp_out", "window": 10},
                  "attn": {"site": "attn_out", "window": 10}, "heads": {"site": "z", "heads": [2, 5]}},
         "corrupt": {"samples": 2}, "controls": ["self_patch"]});
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     assert_eq!(answer["controls"]["self_patch"]["max_abs_effect"], 0.0);
     assert_eq!(answer["receipt"]["controls"]["max_abs_delta"], 0.0);
 }

@@ -1,6 +1,7 @@
 //! Logit lens, attention pattern and direct logit attribution against PyTorch on the default model
 //! (`tests/golden/smollm2_sites.json`, made by `tests/python/make_site_golden.py`).
 
+use mediant::spec::run::RunSpec;
 use serde_json::{Value, json};
 
 use crate::support::{Worst, answered, golden, ids, number, numbers, service};
@@ -11,7 +12,7 @@ async fn read(read: Value) -> (Value, Value) {
         "tokens": golden["runs"]["base"], "targets": {"target": [golden["target_id"]]},
         "metrics": ["logit:target", "prob:target"], "read": read
     });
-    let answer = answered(service().run(body).await);
+    let answer = answered(service().answer::<RunSpec>(body).await);
     (golden, answer["runs"]["run"].clone())
 }
 

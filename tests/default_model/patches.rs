@@ -1,5 +1,6 @@
 //! Layer sweeps: the last position's residual stream of one prompt in another.
 
+use mediant::spec::patch::PatchSpec;
 use serde_json::json;
 
 use crate::support::{Worst, answered, golden, number, numbers, service};
@@ -13,7 +14,7 @@ async fn layer_sweeps_agree_with_pytorch_on_every_metric() {
             "base": sweep["base"], "source": sweep["source"], "target": sweep["target_id"],
             "metrics": ["prob:target", "logit:target", "rank:target", "kl:source", "kl:base"],
             "controls": ["self_patch"]});
-        let answer = answered(service().patch(body).await);
+        let answer = answered(service().answer::<PatchSpec>(body).await);
         for name in ["source", "base"] {
             let (got, expected) = (&answer["baselines"][name], &sweep[format!("{name}_scores")]);
             probabilities.see(number(&got["prob:target"]), number(&expected["prob"]), name);

@@ -1,5 +1,6 @@
 //! Clean runs: probabilities, ranks and the most probable tokens.
 
+use mediant::spec::run::RunSpec;
 use serde_json::json;
 
 use crate::support::{Worst, answered, golden, ids, number, service};
@@ -17,12 +18,12 @@ async fn clean_runs_agree_with_pytorch_on_probability_rank_and_most_probable_tok
             body["metrics"].as_array_mut().unwrap().push(json!(format!("{metric}:t{i}")));
         }
     }
-    let together = answered(service().run(body).await);
+    let together = answered(service().answer::<RunSpec>(body).await);
     let (mut probabilities, mut logits) = (Worst::probabilities(), Worst::logits());
     for (i, case) in cases.iter().enumerate() {
         let prompt = case["prompt"].as_str().unwrap();
         let body = json!({"prompt": prompt, "target": case["target"], "metrics": ["prob:target"]});
-        let alone = answered(service().run(body).await);
+        let alone = answered(service().answer::<RunSpec>(body).await);
         let run = &together["runs"][format!("r{i}")];
         let metric = |name: &str| number(&run["metrics"][format!("{name}:t{i}")]);
         assert_eq!(
@@ -73,7 +74,7 @@ async fn differences_of_probability_and_of_logits_agree_with_pytorch() {
             .collect();
         let targets: serde_json::Map<_, _> = sets.into_iter().collect();
         let body = json!({"prompt": prompt, "targets": targets, "metrics": metrics});
-        let found = answered(service().run(body).await);
+        let found = answered(service().answer::<RunSpec>(body).await);
         let sum =
             |part: usize, of: fn(&serde_json::Value) -> f64| -> f64 { parts[part].1.iter().map(of).sum() };
         for (a, b) in pairs {

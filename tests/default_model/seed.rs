@@ -2,6 +2,9 @@
 //! `openapi/examples/*-seed-*.json`, with what each must show (`openapi/examples/README.md`).
 
 use mediant::service::Refusal;
+use mediant::spec::kind::Traces;
+use mediant::spec::patch::PatchSpec;
+use mediant::spec::run::RunSpec;
 use serde_json::{Value, json};
 
 use crate::examples::examples;
@@ -27,7 +30,7 @@ async fn part_1_both_contexts_are_read_at_once_and_their_states_kept() {
     let mut body = example("run-seed-part1", &json!({}));
     body["read"]["capture"][0]["as"] = json!("inline");
     body["read"]["capture"][0]["positions"] = json!("last");
-    let answer = answered(service().run(body).await);
+    let answer = answered(service().answer::<RunSpec>(body).await);
     let (pun, literal) = (&answer["runs"]["pun"], &answer["runs"]["literal"]);
     // The small model does not get the joke: " current" follows the wires, not the swimmers.
     assert!(number(&pun["metrics"]["prob:current"]) < 1e-3);
@@ -42,7 +45,7 @@ async fn part_1_both_contexts_are_read_at_once_and_their_states_kept() {
 
 #[tokio::test]
 async fn part_2_the_last_layer_is_the_source_by_construction_and_controls_stand_beside() {
-    let answer = answered(service().patch(example("patch-seed-part2", &json!({}))).await);
+    let answer = answered(service().answer::<PatchSpec>(example("patch-seed-part2", &json!({}))).await);
     let values = answer["values"]["prob:current"].as_array().unwrap();
     assert_eq!(values.len(), 30);
     // Defect D11: the curve must end at the source's own probability; the cell says so.
@@ -60,7 +63,7 @@ async fn part_2_the_last_layer_is_the_source_by_construction_and_controls_stand_
 async fn part_3_the_map_is_signed_shares_its_noise_and_says_what_it_cannot_mean() {
     let mut body = example("trace-seed-part3", &json!({"layers": [0, 10, 20, 29]}));
     body["corrupt"]["samples"] = json!(3);
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     let arm = &answer["arms"]["hidden"];
     let nulls = arm["masks"]["exact_null"].as_array().unwrap();
     // Before the subject, and beside the last position of the last layer, nothing can be restored (12 tokens).
@@ -85,14 +88,14 @@ async fn part_4_restoring_whole_layers_is_refused_as_the_tautology_it_is() {
         "target": " current", "layers": {"from": 0, "step": 8},
         "corrupt": {"samples": 2}, "arms": {"layer": {"site": "resid_post", "positions": "all"}}
     });
-    let Err(Refusal::Invalid(problems)) = service().trace(body.clone()).await else {
+    let Err(Refusal::Invalid(problems)) = service().answer::<Traces>(body.clone()).await else {
         panic!("the notebook's Part 4 was computed")
     };
     assert_eq!((problems.0[0].pointer.as_str(), problems.0.len()), ("/arms/layer", 1));
     // Allowed, it gives the clean run's probability at every layer, exactly.
     let mut allowed = body;
     allowed["allow_trivial"] = json!(true);
-    let answer = answered(service().trace(allowed).await);
+    let answer = answered(service().answer::<Traces>(allowed).await);
     let clean = &answer["baselines"]["clean"]["prob:target"];
     let values = answer["arms"]["layer"]["values"]["prob:target"]["mean"].as_array().unwrap();
     assert!(values.iter().all(|value| value == clean), "{values:?} {clean}");
@@ -103,7 +106,7 @@ async fn part_4_restoring_whole_layers_is_refused_as_the_tautology_it_is() {
 async fn part_5_mlp_and_attention_share_noise_and_batch() {
     let mut body = example("trace-seed-part5", &json!({"layers": [5, 15, 25]}));
     body["corrupt"]["samples"] = json!(3);
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     for arm in ["mlp", "attn"] {
         assert_eq!(answer["arms"][arm]["axes"].as_array().unwrap().len(), 1, "all positions jointly");
         assert_eq!(answer["arms"][arm]["effects"]["prob:current"]["se"].as_array().unwrap().len(), 3);
@@ -116,7 +119,7 @@ async fn exercise_1_goes_both_ways_and_to_other_positions_than_the_last() {
     for (name, base, source) in
         [("patch-seed-exercise1", "literal", "pun"), ("patch-seed-exercise1-reversed", "pun", "literal")]
     {
-        let answer = answered(service().patch(example(name, &json!({}))).await);
+        let answer = answered(service().answer::<PatchSpec>(example(name, &json!({}))).await);
         assert_eq!(answer["axes"][1]["values"].as_array().unwrap().len(), 3);
         let end = &answer["values"]["prob:current"][29];
         assert_eq!(end[0], answer["baselines"][source]["prob:current"]);
@@ -128,7 +131,7 @@ async fn exercise_1_goes_both_ways_and_to_other_positions_than_the_last() {
 
 #[tokio::test]
 async fn exercise_2_finds_the_layer_at_which_the_reading_flips_for_good() {
-    let answer = answered(service().patch(example("patch-seed-exercise2", &json!({}))).await);
+    let answer = answered(service().answer::<PatchSpec>(example("patch-seed-exercise2", &json!({}))).await);
     let turn = |name: &str| answer["derived"][name][0].clone();
     let top = |layer: usize| answer["topk"][layer][0]["text"].as_str().unwrap().to_owned();
     let base = answer["runs"]["literal"]["topk"][0]["text"].as_str().unwrap();
@@ -157,7 +160,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
     let mut body =
         example("trace-seed-part4", &json!({"layers": [5, 25], "arms": {"mlp": {"site": "mlp_out"}}}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     assert_eq!(answer["kept"], 4);
     let effects = &answer["arms"]["mlp"]["effects"]["prob:target"];
     let classes = answer["classes"].as_array().unwrap();
@@ -168,7 +171,7 @@ async fn part_4_and_exercise_3_average_by_token_class_and_compare_kinds_of_puns(
 
     let mut body = example("trace-seed-exercise3", &json!({"layers": [5, 25]}));
     body["corrupt"]["samples"] = json!(2);
-    let answer = answered(service().trace(body).await);
+    let answer = answered(service().answer::<Traces>(body).await);
     let groups = answer["groups"].as_object().unwrap();
     assert_eq!(groups.len(), 3, "homograph, homophone, compound");
     // " impasta" counts as a whole: less probable than its first token alone.

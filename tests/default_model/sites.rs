@@ -1,5 +1,7 @@
 //! Every site, operation and source of the default model, as requests: patches with PyTorch hooks on the same weights.
 
+use mediant::spec::patch::PatchSpec;
+use mediant::spec::run::RunSpec;
 use serde_json::{Map, Value, json};
 
 use crate::site_requests::{Inexpressible, Requests};
@@ -48,7 +50,7 @@ async fn patch(golden: &Value, case: &Value) -> Value {
                 json!([{"site": edit["site"], "layers": edit["layer"], "positions": source["positions"]}]);
             let read = json!({"runs": {"read": prompts(golden)[source["run"].as_str().unwrap()]},
                               "read": {"capture": capture}});
-            let answer = answered(service().run(read).await);
+            let answer = answered(service().answer::<RunSpec>(read).await);
             let row = numbers(&answer["runs"]["read"]["captures"][0]["values"]);
             let part = requests.columns(edit);
             let start = source["head"].as_u64().unwrap() as usize * part;
@@ -85,7 +87,7 @@ async fn patches_of_every_site_and_operation_agree_with_pytorch() {
     let golden = golden(GOLDEN);
     let (mut probabilities, mut logits) = (Worst::probabilities(), Worst::logits());
     let [clean, patched @ ..] = cases(&golden) else { panic!("no cases") };
-    let answer = answered(service().run(measured(&golden, base(&golden))).await);
+    let answer = answered(service().answer::<RunSpec>(measured(&golden, base(&golden))).await);
     let run = &answer["runs"]["base"];
     let tokens: Vec<u64> =
         run["tokens"].as_array().unwrap().iter().map(|token| token["id"].as_u64().unwrap()).collect();
@@ -96,7 +98,7 @@ async fn patches_of_every_site_and_operation_agree_with_pytorch() {
         let mut body = measured(&golden, patch(&golden, case).await);
         // The final norm's last row decides the answer: a tautology, asked for as such.
         body["allow_trivial"] = json!(true);
-        let answer = answered(service().patch(body).await);
+        let answer = answered(service().answer::<PatchSpec>(body).await);
         let single = |metric: &str| match numbers(&answer["values"][metric])[..] {
             [value] => value,
             ref values => panic!("{}: {} values", case["name"], values.len()),
@@ -121,11 +123,11 @@ async fn a_target_of_two_tokens_has_the_joint_probability_of_teacher_forcing() {
     };
     let forced = golden["teacher_forced"].as_array().unwrap();
     assert_eq!(forced.len(), 2);
-    let answer = answered(service().run(target(base(&golden))).await);
+    let answer = answered(service().answer::<RunSpec>(target(base(&golden))).await);
     assert_eq!(answer["targets"]["target"][0]["tokens"], golden["two_tokens"]["ids"]);
     let run = number(&answer["runs"]["base"]["metrics"]["logprob:target"]);
     logits.see(run, number(&forced[0]["joint"]), "clean");
-    let answer = answered(service().patch(target(patch(&golden, &forced[1]).await)).await);
+    let answer = answered(service().answer::<PatchSpec>(target(patch(&golden, &forced[1]).await)).await);
     let baseline = number(&answer["baselines"]["base"]["logprob:target"]);
     logits.see(baseline, number(&forced[0]["joint"]), "the base of the patch");
     let patched = numbers(&answer["values"]["logprob:target"]);
@@ -145,7 +147,7 @@ async fn an_attention_pattern_that_is_read_agrees_with_pytorch() {
     let position = pattern["position"].clone();
     body["read"] =
         json!({"capture": [{"site": "pattern", "layers": pattern["layer"], "positions": [position]}]});
-    let answer = answered(service().run(body).await);
+    let answer = answered(service().answer::<RunSpec>(body).await);
     let row = numbers(&answer["runs"]["base"]["captures"][0]["values"]);
     let expected = numbers(&pattern["row"]);
     let keys = ids(&golden["runs"]["base"]).len();

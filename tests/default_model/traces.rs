@@ -1,5 +1,6 @@
 //! Causal traces with NumPy's noise: every cell of every arm and sample.
 
+use mediant::spec::kind::Traces;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -35,7 +36,7 @@ fn body(case: &Value) -> Value {
 
 async fn compare(case: &Value) {
     let started = Instant::now();
-    let answer = answered(service().trace(body(case)).await);
+    let answer = answered(service().answer::<Traces>(body(case)).await);
     let took = started.elapsed();
     let prompt = case["prompt"].as_str().unwrap();
     let plan = answered(service().plan(json!({"trace": body(case)})).await);

@@ -2,6 +2,7 @@
 
 use mediant::keys::{Keys, RotateError, Scope, Standing, Unfit, Wanted};
 use mediant::owner::Owner;
+use mediant::store::OwnerUsage;
 
 use crate::support::{Db, OWNER, job, submit};
 
@@ -62,5 +63,21 @@ both! {
         store.put_dataset("bob", None, 1, "{\"a\":1}").await.unwrap();
         let used = store.in_use(OWNER).await.unwrap();
         assert_eq!((used.queued, used.running, used.datasets, used.dataset_bytes), (1, 0, 1, 2));
+    }
+
+    async fn what_owners_use_adds_up_by_day(db: Db) {
+        let store = db.open().await;
+        let used = |owner: &str, day, row_layers| OwnerUsage { owner: owner.to_owned(), day, requests: 1, row_layers, seconds: 0.5 };
+        store.add_usage(&[]).await.unwrap();
+        store.add_usage(&[used("bob", 20_000, 5), used(OWNER, 20_000, 1 << 52)]).await.unwrap();
+        store.add_usage(&[used("bob", 20_000, 6), used("bob", 20_001, 7)]).await.unwrap();
+        let store = db.kill(store).await;
+        let mut bob = used("bob", 20_000, 11);
+        (bob.requests, bob.seconds) = (2, 1.0);
+        let mut day = vec![used(OWNER, 20_000, 1 << 52), bob];
+        day.sort_by(|a, b| a.owner.cmp(&b.owner));
+        assert_eq!(store.usage(20_000).await.unwrap(), day);
+        assert_eq!(store.usage(20_001).await.unwrap(), [used("bob", 20_001, 7)]);
+        assert_eq!(store.usage(1).await.unwrap(), []);
     }
 }

@@ -126,7 +126,7 @@ both! {
         assert_eq!(list(Filter::default(), page(9, Some(ids[3]))).await, [ids[2], ids[1], ids[0]]);
         let state = Filter { state: Some(State::Cancelled), kind: None };
         assert_eq!(list(state, page(9, None)).await, [ids[1]]);
-        let kind = Filter { state: None, kind: Some(mediant::store::job::Kind::Run) };
+        let kind = Filter { state: None, kind: Some(mediant::spec::kind::Kind::Run) };
         assert_eq!(list(kind, page(9, None)).await, []);
     }
 

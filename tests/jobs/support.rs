@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
-use mediant::store::job::{Claim, Committed, Cost, Done, Event, File, JobId, Kind, NewJob, Priority};
+use mediant::spec::kind::Kind;
+use mediant::store::job::{Claim, Committed, Cost, Done, Event, File, JobId, NewJob, Priority};
 use mediant::store::{Limits, Settings, Store};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;

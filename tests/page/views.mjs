@@ -90,6 +90,8 @@ export function views(on) {
     await says(page, 'averages-view', '3 cases');
     await page.locator('job-bar button.go:enabled').click();
     await says(page, 'averages-view h2', /Averages over 3 cases$/, 90_000);
+    // All cells may be there before the job is over.
+    await page.locator('job-bar progress').waitFor({ state: 'detached' });
     const [job, answer] = await shown(on, page);
     const row = answer.averages.rows.find(row => row.arm === 'hidden' && row.layer === 15 && row.token_class === 'last_subject' && row.metric === 'logprob:target' && row.group === null);
     await page.locator('series-chart svg').focus();

@@ -136,7 +136,7 @@ fn values_out_of_range_are_reported_at_once() {
     let file = file(
         "[http]\nlisten = 'nowhere'\nheader_timeout_s = 0\nbody_timeout_s = nan\nmax_connections = 0\nconnections_per_address = 0\n\
          cors_origins = ['lab.example', '*']\n[model]\nref = ' '\n[model.wheel]\nsha256 = 'abc'\nname = '--index-url'\n\
-         [limits]\nqueue_depth = 0\nmemory_bytes = 4096\n\
+         [limits]\nqueue_depth = 0\nowner_requests = 0\nmemory_bytes = 4096\n[auth]\nfailed_per_s = 0\n\
          [activations]\nttl_max_s = 60\nupload_bytes = 1\nsweep_interval_s = 0\n[telemetry]\nfilter = 'mediant=loud'\n",
     );
     let keys: Vec<String> = faults(load(Some(file.path()), [], &[])).into_iter().map(|f| f.key).collect();
@@ -154,6 +154,8 @@ fn values_out_of_range_are_reported_at_once() {
             "model.wheel.name",
             "model.wheel.sha256",
             "limits.queue_depth",
+            "limits.owner_requests",
+            "auth.failed_per_s",
             "limits.memory_bytes",
             "activations.upload_bytes",
             "activations.sweep_interval_s",

@@ -9,7 +9,7 @@ use super::{Average, Difference, Dominated, EACH_WITH_EACH, How, Key, Place, Tot
 use crate::effect::bootstrap::{CaseEstimate, Draws, difference, mean, ratio, robust};
 use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::stats::{self, Estimate};
-use crate::spec::cases::{Bootstrap, Stat};
+use crate::spec::statistics::{Bootstrap, Stat};
 
 /// Cases that are averaged together: all, or those of a group.
 #[derive(Debug)]

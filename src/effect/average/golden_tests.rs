@@ -6,8 +6,8 @@ use super::*;
 use crate::effect::cells::{ArmHead, CaseHead, CaseRun, Cells, MetricColumns};
 use crate::effect::flips::SignFlips;
 use crate::effect::stats::Estimate;
-use crate::spec::cases::Stat;
 use crate::spec::select::TokenClass;
+use crate::spec::statistics::Stat;
 use crate::spec::sweep::Order;
 
 fn golden() -> Value {

@@ -25,7 +25,7 @@ use utoipa::ToSchema;
 use super::bootstrap::CaseEstimate;
 use super::cells::{Cells, Observed};
 use super::flips::SignFlips;
-use crate::spec::cases::{Bootstrap, Stat};
+use crate::spec::statistics::{Bootstrap, Stat};
 use crate::spec::sweep::Order;
 
 /// Groups are compared each with each up to this many; of more, each with the first.
@@ -169,7 +169,7 @@ pub struct How {
 
 impl How {
     const fn bootstrap(&self) -> Bootstrap {
-        Bootstrap { resamples: self.resamples, seed: self.seed, level: self.level }
+        Bootstrap::new(self.resamples, self.seed, self.level)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::effect::bootstrap::{CaseEstimate, Draws, difference, mean};
 use crate::lower::noise::{NoiseKey, philox_row, stream};
-use crate::spec::cases::Bootstrap;
+use crate::spec::statistics::Bootstrap;
 
 /// How effects of cases are distributed, around 0.
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +39,12 @@ fn coverage(trials: u64, estimate: impl Fn(u64) -> CaseEstimate) -> [f64; 2] {
 
 fn of_means(shape: Shape, n: usize, trials: u64, resamples: u32) -> [f64; 2] {
     // The sets don't depend on the numbers: drawn once, they are as good for every trial.
-    let draws = Draws::new(n, &Bootstrap { resamples, seed: 1, level: 0.95 }, 0);
+    let draws = Draws::new(n, &Bootstrap::new(resamples, 1, 0.95), 0);
     coverage(trials, |trial| mean(&effects(shape, trial, 0, n), &draws))
 }
 
 fn of_differences(n: [usize; 2], trials: u64, resamples: u32) -> [f64; 2] {
-    let bootstrap = Bootstrap { resamples, seed: 1, level: 0.95 };
+    let bootstrap = Bootstrap::new(resamples, 1, 0.95);
     let draws = [0, 1].map(|i| Draws::new(n[i], &bootstrap, i as u32));
     coverage(trials, |trial| {
         let [a, b] = [0, 1].map(|i| effects(Shape::Normal, trial, i as u32, n[i]));

@@ -293,7 +293,7 @@ fn bad_patches_name_their_field() {
             ("/normalise", json!({"zero": "a"}), "/normalise/one missing_field"),
             ("/controls/0", json!("random_positions"), "/controls/0 unknown_value"),
             ("/swap", json!(true), "/swap not_supported"),
-            ("/async", json!(true), "/async unknown_field"),
+            ("/async", json!(1), "/async wrong_type"),
         ],
     );
 }

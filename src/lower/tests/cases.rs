@@ -1,5 +1,7 @@
 //! Many prompts as one request: what they share, and how their problems and remarks are told.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::lower::facts::{Facts, Limits};
@@ -21,11 +23,11 @@ fn two(more: Value) -> Value {
 }
 
 fn opened(more: Value) -> (CasesSpec, Sweep) {
-    traces(&two(more), &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
+    traces(&Arc::new(two(more)), &Fake::default()).unwrap_or_else(|p| panic!("{p:#?}"))
 }
 
 fn problems(body: &Value, facts: &Fake) -> Vec<String> {
-    let found = traces(body, facts).unwrap_err();
+    let found = traces(&Arc::new(body.clone()), facts).unwrap_err();
     found.0.iter().map(|p| format!("{} {}", p.pointer, p.code)).collect()
 }
 
@@ -144,8 +146,11 @@ fn limits_hold_for_all_cases_together() {
         assert_eq!(problems(&two(json!({})), &facts), [expected]);
     }
     assert!(
-        traces(&two(json!({})), &with(Limits { cases: 2, prompt_bytes: 49, resampled: 576_000, ..limits() }))
-            .is_ok()
+        traces(
+            &Arc::new(two(json!({}))),
+            &with(Limits { cases: 2, prompt_bytes: 49, resampled: 576_000, ..limits() })
+        )
+        .is_ok()
     );
 }
 
@@ -175,8 +180,8 @@ fn what_is_true_of_several_cases_is_said_once() {
         {"id": "c", "prompt": "The river", "subject": "The", "target": " voltage current"},
         {"id": "d", "prompt": "The river", "subject": "The", "target": " Paris water"},
     ], "corrupt": {"samples": 1}}));
-    let (_, opened) = traces(&body, &Fake::default()).unwrap();
-    let mut found = opened.case_table(&body);
+    let (_, opened) = traces(&Arc::new(body), &Fake::default()).unwrap();
+    let mut found = opened.case_table();
     for case in 0..4 {
         found.add_lints(case, opened.case(case, Part::Whole, &Fake::default()).unwrap().layout.common.lints);
     }
@@ -197,8 +202,8 @@ fn what_is_wrong_with_arms_is_told_where_a_trace_writes_them() {
     let wrong = |arm: Value, more: Value| {
         let mut body = two(json!({"arms": {"x": arm}}));
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let (_, opened) = traces(&body, &Fake::default()).unwrap();
-        let mut found = opened.case_table(&body);
+        let (_, opened) = traces(&Arc::new(body.clone()), &Fake::default()).unwrap();
+        let mut found = opened.case_table();
         let problems = opened.case(1, Part::Whole, &Fake::default()).unwrap_err();
         found.add_problems(1, problems);
         found.problems().0.into_iter().map(|p| format!("{} {}", p.pointer, p.code)).collect::<Vec<_>>()
@@ -224,8 +229,8 @@ fn positions_that_the_request_names_are_told_where_it_names_them() {
         (json!({"sigma": {"abs": 1}}), "/dataset/inline/0/subject conflict"),
     ] {
         let body = json!({"dataset": {"inline": [case]}, "corrupt": corrupt});
-        let found =
-            crate::lower::sweep::sweep(&body, &Fake { adds_bos: true, ..Fake::default() }).unwrap_err();
+        let found = crate::lower::sweep::sweep(&Arc::new(body), &Fake { adds_bos: true, ..Fake::default() })
+            .unwrap_err();
         let found: Vec<_> = found.0.iter().map(|p| format!("{} {}", p.pointer, p.code)).collect();
         assert_eq!(found, [expected]);
     }

@@ -158,7 +158,7 @@ fn each_case_of_a_sweep_has_its_own_context() {
             {"prompt": "1+1=", "subject": "1+", "target": "2", "foil": "1"}]},
         "corrupt": {"samples": 2}});
     let facts = Fake::reading("llama2");
-    let sweep = lower::sweep::sweep(&body, &facts).unwrap_or_else(|p| panic!("{p:#?}"));
+    let sweep = lower::sweep::sweep(&std::sync::Arc::new(body), &facts).unwrap_or_else(|p| panic!("{p:#?}"));
     let ids = |case: usize, name: &str| {
         let lowered = sweep.case(case, Part::Whole, &facts).unwrap();
         lowered.layout.common.targets.sets.get(name).unwrap()[0].tokens.clone()

@@ -6,6 +6,7 @@ use crate::effect::average::Key;
 use crate::effect::cells::ArmHead;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::Axis;
+use crate::lower::lint::Severity;
 use crate::result::phrases;
 use crate::result::pictures::{DOT, PictureRequestError};
 use crate::result::plates::{Show, unknown};
@@ -175,9 +176,7 @@ pub(super) fn subtitle(
         let names = left_out.iter().map(|arm| format!("{} ({})", arm.head.name, arm.by()));
         parts.push(format!("not shown: {}", names.collect::<Vec<_>>().join(", ")));
     }
-    let lints = outcome.lints.iter().filter_map(|lint| {
-        Some((lint["code"].as_str()?, lint["severity"].as_str().is_some_and(|word| word != "info")))
-    });
-    parts.extend(phrases::lints(lints));
+    parts
+        .extend(phrases::lints(outcome.lints.iter().map(|lint| (lint.code, lint.severity > Severity::Info))));
     parts.join(DOT)
 }

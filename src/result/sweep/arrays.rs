@@ -25,7 +25,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::SweepOutcome;
 use super::dense::{CLASS, Dense};
@@ -33,6 +32,7 @@ use crate::effect::average::Average;
 use crate::effect::cells::{ArmHead, Cells, MetricColumns};
 use crate::effect::stats::estimate;
 use crate::export::array::{ArrayData, NamedArray};
+use crate::result::common::Provenance;
 use crate::result::files::{part, truths};
 use crate::spec::select::TokenClass;
 
@@ -112,10 +112,8 @@ pub fn metadata(outcome: &SweepOutcome) -> BTreeMap<String, String> {
         ("metrics", json(&outcome.metrics)),
         ("token_classes", json(&classes)),
     ];
-    for name in ["plan_sha256", "server"] {
-        entries
-            .extend(outcome.provenance.get(name).and_then(Value::as_str).map(|text| (name, text.to_owned())));
-    }
+    let Provenance { plan_sha256, server, .. } = &outcome.provenance;
+    entries.extend([("plan_sha256", plan_sha256.clone()), ("server", server.clone())]);
     entries.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
 }
 

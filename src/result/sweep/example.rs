@@ -9,6 +9,7 @@ use crate::effect::stats::Estimate;
 use crate::lower::classes::class_of;
 use crate::lower::noise::{NoiseKey, philox_row, stream};
 use crate::plan::output::EditStats;
+use crate::result::common::Provenance;
 use crate::spec::select::TokenClass;
 use crate::spec::sweep::Order;
 
@@ -175,7 +176,11 @@ impl Example {
             min_total_effect: 1e-6,
             nulls: vec![],
             lints: vec![],
-            provenance: json!({"plan_sha256": "abc", "server": "0.1.0"}),
+            provenance: Provenance {
+                plan_sha256: "abc".to_owned(),
+                server: "0.1.0".to_owned(),
+                ..Provenance::default()
+            },
         }
     }
 }

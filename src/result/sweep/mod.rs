@@ -28,10 +28,12 @@ use utoipa::ToSchema;
 
 use crate::effect::average::{Averages, How, Total, averaged};
 use crate::effect::cells::{ArmHead, CaseHead, Cells, Observed};
-use crate::effect::sweep::{Part, derived};
+use crate::effect::sweep::{CaseDerived, Part, derived};
 use crate::effect::sweep_lints::{of_averages, of_cases};
+use crate::lower::layout::SigmaUsed;
+use crate::lower::lint::Lint;
 use crate::plan::output::{EditStats, Missing};
-use crate::result::common::{NullReason, Nulls};
+use crate::result::common::{NullReason, Nulls, Provenance};
 use crate::spec::sweep::SweepSpec;
 
 /// What a sweep found.
@@ -52,17 +54,17 @@ pub struct SweepOutcome {
     /// Samples of each corrupted run; 1 without corruption or where it draws nothing.
     pub samples: u64,
     /// The size of the noise, the same for every case; null where it has none.
-    pub sigma: Option<Value>,
+    pub sigma: Option<SigmaUsed>,
     /// Arms.
     pub arms: Vec<ArmHead>,
     /// Every case, kept or dropped.
     pub cases: Vec<CaseHead>,
     /// Averages over the cases that count.
     pub averages: Averages,
-    /// Quantities derived from the cells of each case and arm (`derive`): `{case, arm, metric, name, value}`.
+    /// Quantities derived from the cells of each case and arm (`derive`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
-    pub derived: Vec<Value>,
+    pub derived: Vec<CaseDerived>,
     /// What was written by the cells.
     pub receipt: EditStats,
     /// The cells themselves; left out with `"keep": {"cells": false}`.
@@ -72,12 +74,12 @@ pub struct SweepOutcome {
     pub min_total_effect: f64,
     /// Why numbers are null.
     #[serde(default)]
-    #[schema(value_type = Vec<NullReason>)]
-    pub nulls: Vec<Value>,
+    #[schema(required = true)]
+    pub nulls: Vec<NullReason>,
     /// Remarks.
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// How the numbers came about.
-    pub provenance: Value,
+    pub provenance: Provenance,
 }
 
 /// What a result says beside numbers: fixed when the sweep was submitted.
@@ -92,11 +94,11 @@ pub struct SweepFacts {
     /// Samples of each corrupted run.
     pub samples: u64,
     /// The size of the noise.
-    pub sigma: Option<Value>,
+    pub sigma: Option<SigmaUsed>,
     /// Remarks found without running.
-    pub lints: Vec<Value>,
+    pub lints: Vec<Lint>,
     /// How the numbers came about.
-    pub provenance: Value,
+    pub provenance: Provenance,
 }
 
 /// Puts a result together from the cases whose unpatched runs are known, and the cells that are.
@@ -133,7 +135,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         cells_total,
         metrics,
         samples: facts.samples,
-        sigma: facts.sigma.clone(),
+        sigma: facts.sigma,
         arms,
         cases,
         averages: found,
@@ -141,8 +143,8 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         receipt,
         cells: spec.keep.cells.then_some(cells),
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
-        nulls: nulls.0.iter().map(json_of).collect(),
-        lints: facts.lints.iter().cloned().chain(lints.0.iter().map(json_of)).collect(),
+        nulls: nulls.0,
+        lints: facts.lints.iter().cloned().chain(lints.0).collect(),
         provenance: facts.provenance.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use super::{SweepOutcome, Table, arrays, picture};
 use crate::export::{csv, jsonl, parquet};
 use crate::result::plates::Show;
-use crate::result::render::{Format, RenderError, check_metric, numpy, tensors};
+use crate::result::render::{Format, RenderError, check_metric, json, numpy, tensors};
 
 /// What a sweep found in `format`: in tables `table`, by default the averages; as arrays everything; as a picture what suits
 /// its averages, see [`picture()`]. Of the metric asked for alone, by default all, and of pictures the first.
@@ -25,6 +25,7 @@ pub fn render(
     }
     let pieces = || table.unwrap_or(Table::Averages).pieces(outcome, metric);
     match format {
+        Format::Json => Ok(json(outcome)),
         Format::Csv => {
             let mut out = Vec::new();
             for (i, piece) in pieces().enumerate() {
@@ -50,7 +51,7 @@ pub fn render(
 
 fn check_table(outcome: &SweepOutcome, format: Format, table: Table) -> Result<(), RenderError> {
     let asked = table.name();
-    if !matches!(format, Format::Csv | Format::Jsonl | Format::Parquet) {
+    if !format.is_table() {
         let (reason, fix) = ("csv, jsonl and parquet alone are tables", "leave `table` out".to_owned());
         return Err(RenderError::Table { asked, reason, fix });
     }

@@ -6,6 +6,7 @@ use super::{
     Corruption, Draws, Method, Mode, Multivariate, Preset, ReplaceTokens, Replacement, Replacements, Rng,
     RunNames, Sigma, Spherical, StudentT, read_seed,
 };
+use crate::spec::declare::{Declared, names};
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Fields, Node};
 use crate::spec::select::Positions;
@@ -26,9 +27,9 @@ pub struct MethodFacts {
     kind: Kind,
     /// Its name on the wire.
     pub name: &'static str,
-    /// Its own fields, beside `from` and `method`.
-    own: &'static [&'static str],
-    /// Whether it is noise, with the fields that all noise shares.
+    /// Its fields.
+    pub fields: &'static [&'static str],
+    /// Whether it is noise.
     pub is_noise: bool,
     /// Who used it.
     pub known_as: &'static str,
@@ -41,7 +42,7 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::Gaussian,
         name: "gaussian",
-        own: &SPHERICAL,
+        fields: names!(OF_ALL, Spherical::FIELDS),
         is_noise: true,
         known_as: "Meng et al. 2022 (`\"preset\": \"rome\"`)",
         means: "Independent gaussian numbers of standard deviation `sigma` on the embeddings.",
@@ -49,7 +50,7 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::Uniform,
         name: "uniform",
-        own: &SPHERICAL,
+        fields: names!(OF_ALL, Spherical::FIELDS),
         is_noise: true,
         known_as: "ROME's code",
         means: "Independent numbers, uniform in [-sigma, sigma).",
@@ -57,7 +58,7 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::StudentT,
         name: "student_t",
-        own: &["sigma", "df"],
+        fields: names!(OF_ALL, StudentT::FIELDS),
         is_noise: true,
         known_as: "ROME's code, of multivariate rows",
         means: "Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.",
@@ -65,7 +66,7 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::Multivariate,
         name: "multivariate",
-        own: &["k"],
+        fields: names!(OF_ALL, Multivariate::FIELDS),
         is_noise: true,
         known_as: "ROME's code",
         means: "Gaussian rows with the covariance of the embedding matrix.",
@@ -73,7 +74,7 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::ReplaceTokens,
         name: "replace_tokens",
-        own: &["positions", "with", "include_bos"],
+        fields: names!(OF_ALL, ReplaceTokens::FIELDS),
         is_noise: false,
         known_as: "symmetric token replacement (Zhang and Nanda 2023)",
         means: "Other tokens in place of some.",
@@ -81,24 +82,24 @@ pub const METHODS: [MethodFacts; 6] = [
     MethodFacts {
         kind: Kind::Run,
         name: "run",
-        own: &["run"],
+        fields: names!(OF_ALL, &["run"]),
         is_noise: false,
         known_as: "counterfactual prompt",
         means: "Other runs of equal length take the clean run's place.",
     },
 ];
 
-const DRAWS: [&str; 6] = ["positions", "mode", "samples", "seed", "rng", "include_bos"];
-/// A preset is for those that `NumPy`'s generator draws.
-const SPHERICAL: [&str; 2] = ["sigma", "preset"];
-
-impl MethodFacts {
-    /// All its fields.
-    pub fn fields(&self) -> Vec<&'static str> {
-        let shared = DRAWS.iter().filter(|_| self.is_noise);
-        ["from", "method"].iter().chain(self.own).chain(shared).copied().collect()
-    }
-}
+/// Fields of every method.
+const OF_ALL: &[&str] = &["from", "method"];
+/// Fields of one method or another.
+const OF_ANY: &[&str] = names!(
+    METHODS[0].fields,
+    METHODS[1].fields,
+    METHODS[2].fields,
+    METHODS[3].fields,
+    METHODS[4].fields,
+    METHODS[5].fields
+);
 
 impl Corruption {
     /// Reads the object; `from` is the run meant where none is named. For one that can't be read stands noise that goes with
@@ -120,13 +121,12 @@ impl Corruption {
         };
         let Some(facts) = facts else {
             // Which fields belong to it isn't known: only the method is reported.
-            let every: Vec<&str> = METHODS.iter().flat_map(MethodFacts::fields).collect();
-            let fields = node.fields(&every, out)?;
+            let fields = node.fields(OF_ANY, out)?;
             let named = METHODS.map(|facts| (facts.name, facts.kind));
             fields.get("method").and_then(|n| n.choice(&named, &[], out));
             return None;
         };
-        let fields = node.fields(&facts.fields(), out)?;
+        let fields = node.fields(facts.fields, out)?;
         let from = fields.get("from").map_or(Some(from.to_owned()), |n| n.name(out));
         let method = match facts.kind {
             Kind::Gaussian => read_spherical(&fields, out).map(Method::Gaussian),

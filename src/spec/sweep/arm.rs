@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::CORRUPTED;
+use crate::spec::declare::declare;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
@@ -14,8 +15,9 @@ use crate::spec::select::{Layers, Positions};
 use crate::spec::site::Site;
 use crate::spec::trace::Arm;
 
+declare! {
 /// One way to patch.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepArm {
     /// The run that is patched.
     pub base: String,
@@ -25,8 +27,19 @@ pub struct SweepArm {
     /// What is written.
     pub interventions: Vec<Intervention>,
     /// Whether all positions are written together, although other arms are enumerated along them.
-    #[serde(skip)]
-    pub together: bool,
+    skip pub together: bool,
+}
+}
+
+/// Ways to write the arms of a sweep: ROME's by name, or by names of one's own lists of interventions, single ones, or
+/// objects that name the runs too. An intervention without `op` and `source` restores the reference run's values.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum SweepArmsForm {
+    /// `hidden`, `mlp` and `attn` (windows of 1, 10 and 10 layers), at every position.
+    Names(Vec<String>),
+    /// Arms by name.
+    Map(std::collections::BTreeMap<String, Value>),
 }
 
 /// The runs between which arms patch, where they don't say otherwise.
@@ -126,7 +139,7 @@ impl SweepArm {
 /// A list of interventions, one of them, or an object that names the runs too.
 fn read_arm(node: &Node<'_>, ends: &Ends, out: &mut Problems) -> Option<SweepArm> {
     let long = node.value.get("interventions").is_some();
-    let fields = if long { Some(node.fields(&["base", "reference", "interventions"], out)?) } else { None };
+    let fields = if long { Some(node.fields_of::<SweepArm>(out)?) } else { None };
     let named = |field: &str, out: &mut Problems| {
         fields.as_ref().and_then(|fields| fields.get(field)).and_then(|n| n.name(out))
     };

@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::SweepCase;
-use crate::spec::cases::{Bootstrap, Stat};
+use crate::spec::declare::{declare, need, nothing, of_request, or};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::SpanText;
 use crate::spec::read::Node;
+use crate::spec::statistics::{Bootstrap, Stat};
 
 /// What cells are averaged by. A cell belongs to the average of its own values on these; the others are averaged over
 /// within a case, before cases are.
@@ -34,11 +35,11 @@ pub enum Key {
     Group,
 }
 
-/// How effects are averaged over cases.
+declare! {
+/// How effects of a sweep are averaged over cases.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Averaging {
     /// What is told apart; `arm` always is.
-    #[schema(required = false)]
     pub by: Vec<Key>,
     /// Averages beside the mean that few cases don't decide.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -49,21 +50,40 @@ pub struct Averaging {
     pub ci: Bootstrap,
     /// The strongest averages, listed with p-values that allow for the choice among all.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<TopForm>)]
     pub topk: Option<TopK>,
     /// What is compared beside groups: `arm` subtracts the averages of every two arms, case by case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub compare: Vec<Key>,
 }
+}
 
+/// How many of the strongest averages are listed.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub enum TopForm {
+    /// So many.
+    Count(u32),
+    /// The same, with the order and the correction named.
+    Named(TopK),
+}
+
+declare! {
+read
 /// The strongest averages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TopK {
     /// How many.
-    pub k: u32,
-    /// What they are ordered by.
+    pub k: u32 = need("say how many", |n, out| n.count(1, out)),
+    /// What they are ordered by: `effect`, the size of the mean effect, which is the default; or `t`.
     #[schema(required = false)]
-    pub order: Order,
+    pub order: Order = or(Order::default(), read_order),
+    /// `max_t`, the only one.
+    #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
+    #[schema(value_type = Option<String>)]
+    pub correction: () = or((), |n, out| n.choice(&[("max_t", ())], &["fdr", "bonferroni"], out)),
+}
 }
 
 /// What the strongest averages are the strongest by.
@@ -113,13 +133,13 @@ impl Averaging {
     }
 
     /// Whether a request's `aggregate` tells groups apart.
-    pub(super) fn by_group(node: &Node<'_>) -> bool {
+    pub(in crate::spec) fn by_group(node: &Node<'_>) -> bool {
         let by = node.value.get("by").and_then(|by| by.as_array());
         by.is_some_and(|by| by.iter().any(|key| key == "group"))
     }
 
     pub(super) fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        let fields = node.fields(&["by", "stats", "ci", "topk", "compare"], out)?;
+        let fields = node.fields_of::<Self>(out)?;
         let by = fields.need("by", "list what is told apart: [\"arm\", \"layer\", \"token_class\"]", out);
         let mut by = by.and_then(|n| n.each(out, |n, out| n.choice(&Key::ALL, &[], out))).unwrap_or_default();
         for i in (1..by.len()).filter(|&i| by[..i].contains(&by[i])) {
@@ -145,13 +165,11 @@ impl Averaging {
 
 fn read_top(node: &Node<'_>, out: &mut Problems) -> Option<TopK> {
     if node.value.is_number() {
-        return Some(TopK { k: node.count(1, out)?, order: Order::default() });
+        return Some(TopK { k: node.count(1, out)?, order: Order::default(), correction: () });
     }
-    let fields = node.fields(&["k", "order", "correction"], out)?;
-    let orders = [("effect", Order::Effect), ("t", Order::T)];
-    let order = fields.get("order").and_then(|n| n.choice(&orders, &[], out)).unwrap_or_default();
-    if let Some(node) = fields.get("correction") {
-        node.choice(&[("max_t", ())], &["fdr", "bonferroni"], out);
-    }
-    Some(TopK { k: fields.need("k", "say how many", out)?.count(1, out)?, order })
+    TopK::read(node, out)
+}
+
+fn read_order(node: &Node<'_>, out: &mut Problems) -> Option<Order> {
+    node.choice(&[("effect", Order::Effect), ("t", Order::T)], &[], out)
 }

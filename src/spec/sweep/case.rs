@@ -4,14 +4,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{CLEAN, CORRUPTED, FOIL, TARGET, scoring};
-use crate::spec::metric::{TargetScoring, TargetSet, read_target};
+use crate::spec::declare::declare;
+use crate::spec::metric::{Target, TargetScoring, TargetSet, read_target};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
-use crate::spec::prompt::{Prompt, SpanText, read_runs};
+use crate::spec::prompt::{Prompt, PromptBody, SpanText, read_runs};
 use crate::spec::read::{Fields, Node, escape};
 
 /// One case: prompts that are computed and compared together.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepCase {
     /// Its name; its place in the list if left out.
     pub id: String,
@@ -19,13 +20,58 @@ pub struct SweepCase {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// Its prompts by name; `clean` and `corrupted` in short are `prompt` and `corrupted`.
-    #[schema(value_type = std::collections::BTreeMap<String, Prompt>)]
     pub runs: Named<Prompt>,
     /// What is scored, by name; `target` and `foil` in short are fields of the case.
-    #[schema(value_type = std::collections::BTreeMap<String, TargetSet>)]
     pub targets: Named<TargetSet>,
     /// What counts of a target text of several tokens.
     pub target_scoring: TargetScoring,
+}
+
+declare! {
+/// A sweep's cases: written out, or by the id of a stored data set.
+#[derive(ToSchema)]
+pub struct DatasetForm {
+    /// The cases.
+    pub inline: Option<Vec<CaseForm>>,
+    /// A set stored by `POST /v1/datasets`.
+    pub id: Option<String>,
+}
+}
+
+declare! {
+/// A case as it is written.
+#[derive(ToSchema)]
+pub struct CaseForm {
+    /// Its name; its place in the list if left out.
+    pub id: Option<String>,
+    /// The group it belongs to.
+    pub group: Option<String>,
+    /// The clean prompt, the run `clean`; or `tokens`; or `runs`.
+    pub prompt: Option<String>,
+    /// Token ids instead of a prompt.
+    pub tokens: Option<Vec<u32>>,
+    /// Whether a BOS token is put first; the tokenizer's own policy if left out.
+    pub bos: Option<bool>,
+    /// Named spans of the prompt.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
+    pub spans: Option<Named<SpanText>>,
+    /// The span named `subject`, around which token classes lie.
+    pub subject: Option<SpanText>,
+    /// A prompt that takes the clean one's place in the run `corrupted`, instead of a corruption.
+    pub corrupted: Option<PromptBody>,
+    /// All runs by name, instead of `prompt` and `corrupted`.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, PromptBody>>)]
+    pub runs: Option<Named<PromptBody>>,
+    /// What is scored, the target `target`.
+    pub target: Option<Target>,
+    /// What it is compared with, the target `foil`.
+    pub foil: Option<Target>,
+    /// Further targets by name.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Target>>)]
+    pub targets: Option<Named<Target>>,
+    /// What counts of a target text of several tokens.
+    pub target_scoring: Option<TargetScoring>,
+}
 }
 
 /// What a request gives to all of its cases.
@@ -34,25 +80,8 @@ pub(super) struct Shared {
     target_scoring: TargetScoring,
 }
 
-/// Fields of a case.
 /// Most targets that cases get from the request, counted in every case.
 const MOST_SHARED: usize = 500_000;
-
-const FIELDS: [&str; 13] = [
-    "id",
-    "group",
-    "prompt",
-    "tokens",
-    "bos",
-    "spans",
-    "subject",
-    "corrupted",
-    "runs",
-    "target",
-    "foil",
-    "targets",
-    "target_scoring",
-];
 
 impl Shared {
     pub(super) fn read(fields: &Fields<'_>, out: &mut Problems) -> Self {
@@ -94,7 +123,7 @@ pub(super) fn read(
         return Some((vec![String::new()], vec![case]));
     }
     let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}, or give `runs` for a single case";
-    let dataset = request.need("dataset", fix, out)?.fields(&["inline", "id"], out)?;
+    let dataset = request.need("dataset", fix, out)?.fields_of::<DatasetForm>(out)?;
     let items = dataset.need("inline", fix, out)?.items(out)?;
     let common = match request.get("runs") {
         Some(node) => read_runs(&node, out)?,
@@ -178,7 +207,7 @@ impl SweepCase {
         grouped: bool,
         out: &mut Problems,
     ) -> Option<Self> {
-        let fields = node.fields(&FIELDS, out)?;
+        let fields = node.fields_of::<CaseForm>(out)?;
         let id = fields.get("id").map_or(Some(index.to_string()), |n| n.label(out));
         let group = fields.get("group").map_or(Some(None), |n| n.label(out).map(Some));
         if grouped && fields.get("group").is_none() {

@@ -55,7 +55,7 @@ class InvalidRequest(MediantError):
 
 
 class Unauthorized(MediantError):
-    """The key is missing or may not do this."""
+    """There is no key, or none that may do this; `status` is 401 or 403, and `errors[0]["code"]` says which it is."""
 
 
 class NotFound(MediantError):
@@ -130,7 +130,8 @@ def of(response: httpx.Response) -> MediantError:
     kind: type[MediantError] = InvalidRequest
     if status in (401, 403):
         kind = Unauthorized
-        lines.append("    fix: give Client(key=…) or set MEDIANT_KEY")
+        if status == 401:
+            lines.append("    here: Client(key=…), or MEDIANT_KEY in the environment")
     elif status in (404, 410):
         kind = NotFound
     elif status == 409:

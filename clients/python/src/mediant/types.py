@@ -135,8 +135,10 @@ class Bootstrap(TypedDict):
     """
 
     level: NotRequired[float]
+    method: NotRequired[str | None]
     resamples: NotRequired[int]
     seed: NotRequired[int]
+    unit: NotRequired[str | None]
 
 
 By: TypeAlias = Literal['token_class', 'group']
@@ -422,18 +424,6 @@ class Indices(TypedDict):
     total: float
 
 
-class IntervalForm(TypedDict):
-    """
-    How confidence intervals are made.
-    """
-
-    level: NotRequired[float | None]
-    method: NotRequired[str | None]
-    resamples: NotRequired[int | None]
-    seed: NotRequired[int | None]
-    unit: NotRequired[str | None]
-
-
 class Intervention3(TypedDict):
     """
     Multiplies by a factor.
@@ -491,6 +481,7 @@ class Keep(TypedDict):
     What is kept beside means.
     """
 
+    per_case: NotRequired[bool | None]
     per_sample: NotRequired[bool]
 
 
@@ -809,6 +800,7 @@ class ReadinessReport(TypedDict):
     Answer of `/readyz`.
     """
 
+    first_key: NotRequired[str | None]
     keys: str
     reason: NotRequired[str | None]
     status: str
@@ -1053,6 +1045,19 @@ Stat: TypeAlias = Literal['median', 'trimmed_mean']
 Strength: TypeAlias = Literal['increase', 'decrease', 'magnitude']
 
 
+class StrongestCells(TypedDict):
+    """
+    The cells of an earlier sweep whose average effect on a metric is the largest by size, over all its cases; averages whose
+    cells are all trivial are none of them. The sweep must be averaged by layer, and may be by head and column.
+    """
+
+    arm: NotRequired[str | None]
+    complement: NotRequired[bool | None]
+    k: Any
+    metric: NotRequired[str | None]
+    of: str
+
+
 SweepArmsForm: TypeAlias = list[str] | dict[str, Any]
 
 
@@ -1084,6 +1089,18 @@ class TargetToken(TypedDict):
     id: int
     text: str
     tokens: list[int]
+
+
+class Today(TypedDict):
+    """
+    What an owner has used today.
+    """
+
+    requests: int
+    resets_s: int
+    row_layers: int
+    row_layers_limit: NotRequired[int | None]
+    seconds: float
 
 
 class Token(TypedDict):
@@ -1153,15 +1170,6 @@ class TraceBaselines(TypedDict):
     corrupted: dict[str, Sampled]
 
 
-class TraceKeep(TypedDict):
-    """
-    What a trace keeps beside means.
-    """
-
-    per_case: NotRequired[bool | None]
-    per_sample: NotRequired[bool | None]
-
-
 class TraceToken(Token):
     """
     A token of the clean run.
@@ -1203,6 +1211,17 @@ class Usage(TypedDict):
     queue_seconds: float
     row_layers: int
     rows: int
+    seconds: float
+
+
+class UsageView(TypedDict):
+    """
+    What an owner used on a day.
+    """
+
+    owner: str
+    requests: int
+    row_layers: int
     seconds: float
 
 
@@ -1294,16 +1313,6 @@ class Aggregate(TypedDict):
     by: NotRequired[list[By]]
     ci: NotRequired[Bootstrap]
     stats: NotRequired[list[Stat]]
-
-
-class AggregateForm(TypedDict):
-    """
-    How effects of a trace with `cases` are averaged.
-    """
-
-    by: NotRequired[list[By] | None]
-    ci: NotRequired[IntervalForm | None]
-    stats: NotRequired[list[str] | None]
 
 
 class AlignOp(TypedDict):
@@ -1497,6 +1506,15 @@ class DatasetList(TypedDict):
     datasets: list[DatasetView]
 
 
+class DayUsage(TypedDict):
+    """
+    What all owners used on a day.
+    """
+
+    day: str
+    owners: list[UsageView]
+
+
 class Difference(Place):
     """
     A difference of two averages.
@@ -1537,31 +1555,6 @@ class InUse(TypedDict):
     activations: NotRequired[ActivationUsage | None]
     datasets: DatasetsInUse
     jobs: JobsInUse
-
-
-class JobView(TypedDict):
-    """
-    A job.
-    """
-
-    cost: JobCost
-    created: str
-    error: NotRequired[str | None]
-    estimate: JobEstimate
-    eta_s: NotRequired[float | None]
-    expires: NotRequired[str | None]
-    finished: NotRequired[str | None]
-    id: str
-    kind: JobKind
-    links: Links
-    lints: NotRequired[list[Any]]
-    model: str
-    position: NotRequired[int | None]
-    priority: Priority
-    progress: Progress
-    retries: int
-    started: NotRequired[str | None]
-    state: JobState
 
 
 class Key(TypedDict):
@@ -1621,6 +1614,7 @@ class Me(TypedDict):
     key: NotRequired[Key | None]
     owner: str
     scopes: list[Scope]
+    today: NotRequired[Today | None]
 
 
 class Method6(TypedDict):
@@ -1664,6 +1658,17 @@ class Operation(TypedDict):
     means: str
     op: str
     source: Sourced
+
+
+class PlainPrompt(TypedDict):
+    """
+    A prompt of its own: text or token ids, with spans.
+    """
+
+    bos: NotRequired[bool | None]
+    prompt: NotRequired[str | None]
+    spans: NotRequired[dict[str, SpanText]]
+    tokens: NotRequired[list[int] | None]
 
 
 class PlanResponse(TypedDict):
@@ -1850,6 +1855,15 @@ class Strongest(CellKey):
 Target: TypeAlias = TargetItem | Vec
 
 
+class TokenizeBody(PlainPrompt):
+    """
+    Body of `POST /v1/tokenize`: one prompt to be tokenised, with spans to be found in it.
+    """
+
+    continuation: NotRequired[str | None]
+    model: NotRequired[str | None]
+
+
 class TokenizeResponse(TypedDict):
     """
     Response of `POST /v1/tokenize`.
@@ -1864,17 +1878,14 @@ class TokenizeResponse(TypedDict):
     tokens: list[Token]
 
 
-class TopForm1(TypedDict):
+class TopK(TypedDict):
     """
-    The same, with the correction named.
+    The strongest averages.
     """
 
     correction: NotRequired[str | None]
     k: int
-    order: NotRequired[TopOrder | None]
-
-
-TopForm: TypeAlias = int | TopForm1
+    order: NotRequired[TopOrder]
 
 
 class Total(TypedDict):
@@ -1888,14 +1899,6 @@ class Total(TypedDict):
     total_effect: CaseEstimate
 
 
-class Keep2(TraceKeep):
-    """
-    What is kept beside means.
-    """
-
-    per_sample: NotRequired[bool]
-
-
 class Turn(CellKey):
     """
     Where an answer turns, along the layers of one position and head.
@@ -1907,30 +1910,6 @@ class Turn(CellKey):
 
 
 ActivationAnswer: TypeAlias = Activation | ActivationNumbers
-
-
-class ActivationMeanOf(TypedDict):
-    """
-    A mean activation over the prompts of a data set, or the difference of two such means.
-    """
-
-    positions: NotRequired[Positions]
-
-
-class ActivationUpload(TypedDict):
-    """
-    Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
-    """
-
-    dtype: NotRequired[Dtype]
-    layers: NotRequired[Layers | None]
-    mean_of: NotRequired[ActivationMeanOf | None]
-    model: NotRequired[str | None]
-    name: NotRequired[str | None]
-    positions: NotRequired[list[int] | None]
-    site: Site
-    ttl_s: NotRequired[int | None]
-    values: NotRequired[ActivationValues | None]
 
 
 class AlignedRun(RunTokens):
@@ -2007,18 +1986,6 @@ class Averages(TypedDict):
     test: NotRequired[SignFlips | None]
     top: list[Top]
     totals: list[Total]
-
-
-class AveragingForm(TypedDict):
-    """
-    How effects of a sweep are averaged over cases.
-    """
-
-    by: list[AverageKey]
-    ci: NotRequired[IntervalForm | None]
-    compare: NotRequired[list[AverageKey] | None]
-    stats: NotRequired[list[str] | None]
-    topk: NotRequired[TopForm | None]
 
 
 class Basis1(TypedDict):
@@ -2258,6 +2225,7 @@ class Intervention12(TypedDict):
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
+    cells: NotRequired[StrongestCells | None]
     dims: NotRequired[Dims | None]
     heads: NotRequired[Heads | None]
     layers: NotRequired[Layers | None]
@@ -2338,13 +2306,29 @@ One intervention. Where `sweep` names an axis, its values are tried one by one; 
 """
 
 
-class JobList(TypedDict):
+class JobView(TypedDict):
     """
-    Jobs, newest first.
+    A job.
     """
 
-    jobs: list[JobView]
-    next: NotRequired[str | None]
+    cost: JobCost
+    created: str
+    error: NotRequired[str | None]
+    estimate: JobEstimate
+    eta_s: NotRequired[float | None]
+    expires: NotRequired[str | None]
+    finished: NotRequired[str | None]
+    id: str
+    kind: JobKind
+    links: Links
+    lints: NotRequired[list[Lint]]
+    model: str
+    position: NotRequired[int | None]
+    priority: Priority
+    progress: Progress
+    retries: int
+    started: NotRequired[str | None]
+    state: JobState
 
 
 class LensSpec(TypedDict):
@@ -2560,38 +2544,7 @@ class StudentT(Draws):
     sigma: NotRequired[Sigma]
 
 
-class SweepOutcome(TypedDict):
-    """
-    What a sweep found.
-    """
-
-    arms: list[ArmHead]
-    averages: Averages
-    cases: list[CaseHead]
-    cells: NotRequired[Cells | None]
-    cells_done: int
-    cells_total: int
-    complete: bool
-    derived: NotRequired[list[Any]]
-    lints: list[Any]
-    metrics: list[str]
-    min_total_effect: float
-    model: str
-    nulls: NotRequired[list[NullReason]]
-    provenance: Any
-    receipt: EditStats
-    request: Any
-    samples: int
-    sigma: NotRequired[Any]
-
-
-class TokenizeSpec(TypedDict):
-    """
-    One prompt to be tokenised, with spans to be found in it.
-    """
-
-    continuation: NotRequired[str | None]
-    model: NotRequired[str | None]
+TopForm: TypeAlias = int | TopK
 
 
 class ArmResult(TypedDict):
@@ -2610,6 +2563,27 @@ class ArmResult(TypedDict):
     site: Site
     values: dict[str, CellEstimates]
     window: int
+
+
+class Averaging(TypedDict):
+    """
+    How effects of a sweep are averaged over cases.
+    """
+
+    by: list[AverageKey]
+    ci: NotRequired[Bootstrap]
+    compare: NotRequired[list[AverageKey]]
+    stats: NotRequired[list[Stat]]
+    topk: NotRequired[TopForm | None]
+
+
+class CaseDerived(Derived):
+    """
+    What is derived from the cells of one case and arm.
+    """
+
+    arm: str
+    case: str
 
 
 class CaseForm(TypedDict):
@@ -2718,6 +2692,15 @@ class Experiment(TypedDict):
     targets: NotRequired[dict[str, Vec]]
 
 
+class JobList(TypedDict):
+    """
+    Jobs, newest first.
+    """
+
+    jobs: list[JobView]
+    next: NotRequired[str | None]
+
+
 class Method1(Spherical):
     """
     Independent gaussian numbers of standard deviation sigma.
@@ -2791,7 +2774,7 @@ class RunSpec(Experiment):
 SweepBody = TypedDict(
     'SweepBody',
     {
-        'aggregate': NotRequired[AveragingForm | None],
+        'aggregate': NotRequired[Averaging | None],
         'allow_trivial': NotRequired[bool | None],
         'arms': NotRequired[SweepArmsForm | None],
         'async': NotRequired[bool | None],
@@ -2818,6 +2801,31 @@ SweepBody = TypedDict(
 )
 
 
+class SweepOutcome(TypedDict):
+    """
+    What a sweep found.
+    """
+
+    arms: list[ArmHead]
+    averages: Averages
+    cases: list[CaseHead]
+    cells: NotRequired[Cells | None]
+    cells_done: int
+    cells_total: int
+    complete: bool
+    derived: NotRequired[list[CaseDerived]]
+    lints: list[Lint]
+    metrics: list[str]
+    min_total_effect: float
+    model: str
+    nulls: list[NullReason]
+    provenance: Provenance
+    receipt: EditStats
+    request: Any
+    samples: int
+    sigma: NotRequired[SigmaUsed | None]
+
+
 class TraceSpec(Experiment):
     """
     A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
@@ -2837,6 +2845,32 @@ class TraceSpec(Experiment):
     on_unexpected: NotRequired[OnUnexpected]
     plot: NotRequired[list[PlotFormat]]
     positions: NotRequired[Positions]
+
+
+class ActivationMeanOf(TypedDict):
+    """
+    A mean activation over the prompts of a data set, or the difference of two such means.
+    """
+
+    dataset: DatasetForm
+    minus: NotRequired[DatasetForm | None]
+    positions: NotRequired[Positions]
+
+
+class ActivationUpload(TypedDict):
+    """
+    Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
+    """
+
+    dtype: NotRequired[Dtype]
+    layers: NotRequired[Layers | None]
+    mean_of: NotRequired[ActivationMeanOf | None]
+    model: NotRequired[str | None]
+    name: NotRequired[str | None]
+    positions: NotRequired[list[int] | None]
+    site: Site
+    ttl_s: NotRequired[int | None]
+    values: NotRequired[ActivationValues | None]
 
 
 class AlignSpec(Experiment):
@@ -2957,6 +2991,10 @@ class PatchResponse(TypedDict):
 RunBody = TypedDict(
     'RunBody',
     {
+        'bos': NotRequired[bool | None],
+        'prompt': NotRequired[str | None],
+        'spans': NotRequired[dict[str, SpanText]],
+        'tokens': NotRequired[list[int] | None],
         'allow_trivial': NotRequired[bool],
         'metrics': NotRequired[list[str]],
         'model': NotRequired[str | None],
@@ -2966,11 +3004,7 @@ RunBody = TypedDict(
         'target_scoring': NotRequired[TargetScoring],
         'targets': NotRequired[dict[str, Vec]],
         'async': NotRequired[bool | None],
-        'bos': NotRequired[bool | None],
-        'prompt': NotRequired[str | None],
-        'spans': NotRequired[dict[str, SpanText]],
         'target': NotRequired[Target | None],
-        'tokens': NotRequired[list[int] | None],
     },
 )
 
@@ -3008,12 +3042,12 @@ TraceBody = TypedDict(
         'corrupt': NotRequired[Corruption],
         'derive': NotRequired[list[Derive]],
         'expect_top1': NotRequired[Expected | None],
-        'keep': NotRequired[Keep2 | Keep],
+        'keep': NotRequired[Keep],
         'layers': NotRequired[Layers],
         'on_unexpected': NotRequired[OnUnexpected],
         'plot': NotRequired[list[PlotFormat]],
         'positions': NotRequired[Positions],
-        'aggregate': NotRequired[AggregateForm | None],
+        'aggregate': NotRequired[Aggregate | None],
         'async': NotRequired[bool | None],
         'cases': NotRequired[list[Case] | None],
         'filters': NotRequired[Filters | None],

@@ -36,7 +36,7 @@ enum KeyCommand {
 /// Where the keys are.
 #[derive(Debug, Args)]
 struct PlaceArgs {
-    /// A running server, asked with an admin key's token in $MEDIANT_KEY; without it, the store of the configuration
+    /// A running server, asked with an admin key's token in `MEDIANT_KEY`; without it, the store of the configuration
     #[arg(long, value_name = "URL", conflicts_with_all = ["config", "data_dir"])]
     server: Option<String>,
     /// Configuration file whose store is meant

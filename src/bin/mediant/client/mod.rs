@@ -18,7 +18,7 @@ use self::server::Server;
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// The server's address; a key's token, if it needs one, is taken from $MEDIANT_KEY
+    /// The server's address; a key's token, if it needs one, is taken from `MEDIANT_KEY`
     #[arg(long, value_name = "URL", env = "MEDIANT_SERVER", default_value = "http://127.0.0.1:8080")]
     pub(crate) server: String,
 }

@@ -151,7 +151,7 @@ impl Server {
     }
 }
 
-/// The token in $MEDIANT_KEY as a header. Not a flag: other users of the machine see those.
+/// The token in `MEDIANT_KEY` as a header. Not a flag: other users of the machine see those.
 fn authorization() -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     if let Ok(token) = std::env::var("MEDIANT_KEY")

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use mediant::config::{Loaded, Settings};
+use mediant::config::{KeysUse, Loaded, Settings};
 use mediant::{app, telemetry};
 
 use client::Client;
@@ -67,6 +67,8 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     if sources.of("telemetry.filter") == mediant::config::Source::Default {
         QUIET.clone_into(&mut config.telemetry.filter);
     }
+    // Its own store has no keys, and only this machine reaches it.
+    config.auth.keys = KeysUse::Off;
     telemetry::init(&config.telemetry)?;
     let files = Files::in_folder(&args.out)?;
     let (keep, samples, serve) = (args.keep, args.samples, serve_line(args));

@@ -1,0 +1,75 @@
+//! How what was computed of a request becomes its answer.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::common::Envelope;
+use crate::activations::{ActivationId, Timestamp};
+use crate::lower::facts::Facts;
+use crate::lower::layout::CaptureKey;
+use crate::lower::request::Layout;
+use crate::plan::RunId;
+use crate::plan::output::PlanOutput;
+use crate::spec::problem::Problems;
+
+/// What a plan gave.
+#[derive(Debug, Default)]
+pub struct Computed {
+    /// Its numbers.
+    pub output: PlanOutput,
+    /// For each readout the run whose row it really is.
+    pub resolved: Vec<RunId>,
+}
+
+/// Activations that the server keeps instead of returning them.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = KeptActivation)]
+pub struct Kept {
+    /// Their handle, for `{"source": {"activation": ..}}` and `/v1/activations`.
+    #[schema(value_type = String)]
+    pub activation: ActivationId,
+    /// Bytes of the numbers.
+    pub bytes: u64,
+    /// When they are deleted.
+    #[schema(value_type = String, format = DateTime)]
+    pub expires: Timestamp,
+}
+
+/// A layout whose numbers have an answer.
+pub trait Respond: Layout {
+    /// The word before an answer's id.
+    const NAME: &'static str;
+    /// The answer.
+    type Response: Serialize + Send + 'static;
+
+    /// Whether anything is to be computed.
+    fn is_computed(&self) -> bool {
+        true
+    }
+
+    /// The readouts without which there is no answer; `None`: all.
+    fn required(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Puts the answer together.
+    ///
+    /// # Errors
+    /// What the request expected did not come about.
+    fn respond(
+        &self,
+        computed: &Computed,
+        facts: &dyn Facts,
+        envelope: Envelope,
+    ) -> Result<Self::Response, Problems>;
+
+    /// What is captured, some of it to be kept.
+    fn captures(&self) -> &[CaptureKey] {
+        &[]
+    }
+
+    /// For each run, where an answer says of its captures how they are kept.
+    fn kept(_: &mut Self::Response) -> Vec<Vec<&mut Option<Kept>>> {
+        Vec::new()
+    }
+}

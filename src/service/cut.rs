@@ -1,0 +1,91 @@
+//! How a sweep is cut into units of work.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::effect::cells::ArmHead;
+use crate::lower::lint::Lint;
+use crate::lower::sweep::Shared;
+use crate::result::common::Provenance;
+use crate::result::sweep::SweepFacts;
+
+/// How a sweep is cut into units, and all that its result says beside numbers: fixed when it is submitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cut {
+    /// What its cases share.
+    pub shared: Shared,
+    /// Cells of each case, each counted once whatever its samples.
+    pub cells: Vec<u32>,
+    /// Cells of a unit; a case's last unit may have fewer.
+    pub cells_per_unit: u32,
+    /// Cases of a unit of unpatched runs.
+    pub cases_per_unit: u32,
+    /// Samples of each corrupted run.
+    pub samples: u64,
+    /// Name of the model.
+    pub model: String,
+    /// Arms.
+    pub arms: Vec<ArmHead>,
+    /// Remarks found without running.
+    pub lints: Vec<Lint>,
+    /// How the numbers come about.
+    pub provenance: Provenance,
+}
+
+impl Cut {
+    /// Units of each phase: unpatched runs, cells, result.
+    pub fn units(&self) -> [u32; 3] {
+        let baselines = (self.cells.len() as u32).div_ceil(self.cases_per_unit);
+        let cells = self.cells.iter().map(|cells| cells.div_ceil(self.cells_per_unit)).sum();
+        [baselines, cells, 1]
+    }
+
+    /// What the result says beside numbers.
+    pub fn facts(&self) -> SweepFacts {
+        SweepFacts {
+            model: self.model.clone(),
+            arms: self.arms.clone(),
+            cells: self.cells.clone(),
+            samples: self.samples,
+            sigma: self.shared.sigma,
+            lints: self.lints.clone(),
+            provenance: self.provenance.clone(),
+        }
+    }
+
+    /// Cells of all cases.
+    pub fn cells_total(&self) -> u64 {
+        self.cells.iter().map(|cells| u64::from(*cells)).sum()
+    }
+
+    /// The cases of a unit of unpatched runs.
+    pub fn cases_of(&self, unit: u32) -> Range<usize> {
+        let first = (unit * self.cases_per_unit) as usize;
+        first..(first + self.cases_per_unit as usize).min(self.cells.len())
+    }
+
+    /// The unit of unpatched runs that has a case.
+    pub fn unit_of(&self, case: usize) -> u32 {
+        case as u32 / self.cases_per_unit
+    }
+
+    /// The case and cells of a unit of cells, counted from the first of these.
+    pub fn cells_of(&self, unit: u32) -> Option<(usize, Range<usize>)> {
+        let mut rest = unit;
+        for (case, cells) in self.cells.iter().enumerate() {
+            let units = cells.div_ceil(self.cells_per_unit);
+            if rest < units {
+                let first = rest * self.cells_per_unit;
+                return Some((case, first as usize..(first + self.cells_per_unit).min(*cells) as usize));
+            }
+            rest -= units;
+        }
+        None
+    }
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).expect("BUG: remarks and provenance have string keys and finite numbers")
+}

@@ -1,0 +1,197 @@
+//! What every request that is computed is to the server: read and lowered, priced, computed and answered.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::cut::{Cut, json};
+use super::{Asked, Refusal, ServedTo, Service, activations, required_runs};
+use crate::capacity::{Abandoned, Lane, Share};
+use crate::engine::Engine;
+use crate::lower;
+use crate::lower::facts::Facts;
+use crate::lower::layout::Lowered;
+use crate::lower::request::{Layout, Request};
+use crate::plan::Plan;
+use crate::plan::cost::{Ceiling, Cost};
+use crate::plan::pack::Mode;
+use crate::result::common::Provenance;
+use crate::result::dry_run::PlanResponse;
+use crate::result::respond::{Computed, Respond};
+use crate::spec::kind::{Kind, of_kind, split};
+use crate::spec::problem::Problems;
+
+/// Something that the server can be asked for.
+pub trait Experiment: 'static {
+    /// What its bodies mean to the model.
+    type Lowered: Send + 'static;
+
+    /// Reads and lowers a body.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Self::Lowered, Problems>;
+
+    /// What it would do and cost, with every remark that needs no computation.
+    ///
+    /// # Errors
+    /// What is wrong with it and is seen when its plans are made alone.
+    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal>;
+}
+
+/// An experiment that is answered at once.
+pub trait AtOnce: Experiment {
+    /// What with.
+    type Response: Serialize + Send + 'static;
+
+    /// Computes it, and puts the answer together.
+    fn answer(
+        lowered: Self::Lowered,
+        service: &Service,
+        share: &Share,
+    ) -> impl Future<Output = Result<Self::Response, Refusal>> + Send;
+}
+
+/// What prices depend on beside the request.
+pub struct Pricing<'p> {
+    /// The model.
+    pub facts: &'p ServedTo,
+    /// What will compute it.
+    pub engine: &'p Engine,
+    /// The most that it may cost: what costs more is not counted to its end.
+    pub ceiling: Ceiling,
+    /// The most patched runs of a job.
+    pub cells: u64,
+    /// Seconds of computation that a job's units are cut to.
+    pub unit_s: f64,
+    /// How a job's numbers come about.
+    pub provenance: Provenance,
+    /// Whether anybody still waits.
+    pub abandoned: &'p Abandoned,
+}
+
+/// What a request would do and cost.
+#[derive(Debug, Clone)]
+pub struct Priced {
+    /// The answer of a dry run.
+    pub plan: PlanResponse,
+    /// How it is cut, if it is computed in units.
+    pub cut: Option<Cut>,
+}
+
+impl Service {
+    /// Reads, lowers and computes a request, and answers it.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn answer<E: AtOnce>(&self, asked: impl Into<Asked>) -> Result<E::Response, Refusal> {
+        let Asked { body, share } = asked.into();
+        let body = Arc::new(body);
+        let lowered = self.off_workers(&share, Lane::Prepare, move |facts, _| Ok(E::lowered(&body, facts)?));
+        E::answer(lowered.await?, self, &share).await
+    }
+
+    /// What a request would cost, if it is valid. A job's units are cut to `unit_s` seconds.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn price(
+        &self,
+        kind: Kind,
+        body: Arc<Value>,
+        ceiling: Ceiling,
+        unit_s: f64,
+        share: &Share,
+    ) -> Result<Priced, Refusal> {
+        let (engine, cells) = (self.engine.clone(), self.jobs.cells);
+        // Whoever computes a job, with however many threads.
+        let device = self.engine.ready().kind();
+        let provenance = Provenance { device, ..self.envelope(kind.name()).provenance };
+        self.off_workers(share, Lane::Prepare, move |facts, abandoned| {
+            let pricing = Pricing { facts, engine: &engine, ceiling, cells, unit_s, provenance, abandoned };
+            of_kind!(kind, E => E::price(E::lowered(&body, facts)?, &pricing))
+        })
+        .await
+    }
+
+    /// `POST /v1/plan`: everything up to the engine's door, or the queue's.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
+        let Asked { body, share } = asked.into();
+        let (kind, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
+        let ceiling = if kind.is_in_units() { self.jobs.ceiling() } else { self.ceiling };
+        match self.price(kind, Arc::new(inner), ceiling, 1.0, &share).await {
+            Ok(priced) => Ok(priced.plan),
+            Err(Refusal::Invalid(problems)) => Err(problems.under(&format!("/{}", kind.name())).into()),
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// A request that is one plan.
+impl<R: Request> Experiment for R
+where
+    R::Layout: Respond,
+{
+    type Lowered = Lowered<R::Layout>;
+
+    fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Self::Lowered, Problems> {
+        lower::lower::<R>(body, facts)
+    }
+
+    fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
+        let Lowered { prelude, plan, layout } = lowered;
+        let cost = |plan: &Plan| pricing.engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
+        let first = prelude.as_ref().map_or(Ok(Cost::default()), cost)?;
+        let (cost, ceiling, common) = (cost(&plan)?.and(&first), pricing.ceiling, layout.common());
+        let plan = PlanResponse {
+            model: pricing.facts.model().to_owned(),
+            kind: R::Layout::NAME,
+            request: json(layout.request()),
+            runs: plan.runs.len(),
+            readouts: plan.readouts.len(),
+            cost,
+            ceiling,
+            allowed: ceiling.allows(&cost),
+            lints: common.lints.0.clone(),
+            plan_sha256: common.plan_sha256.clone(),
+        };
+        Ok(Priced { plan, cut: None })
+    }
+}
+
+impl<R: Request> AtOnce for R
+where
+    R::Layout: Respond<Request = R>,
+{
+    type Response = <R::Layout as Respond>::Response;
+
+    async fn answer(
+        lowered: Self::Lowered,
+        service: &Service,
+        share: &Share,
+    ) -> Result<Self::Response, Refusal> {
+        let Lowered { prelude, plan, layout } = lowered;
+        let promised = activations::reserve(&service.served.activations, share.owner(), &layout)?;
+        let computed = if layout.is_computed() {
+            service.compute(share, prelude, plan).await?
+        } else {
+            Computed::default()
+        };
+        match layout.required() {
+            None => required_runs::none(&computed.output)?,
+            Some(readouts) => required_runs::none_of(&computed.output, readouts)?,
+        }
+        let envelope = service.envelope(R::Layout::NAME);
+        let answer = move |facts: &ServedTo, _: &Abandoned| {
+            let id = envelope.id.clone();
+            let mut response = layout.respond(&computed, facts, envelope)?;
+            activations::keep(facts, &layout, &computed.output, promised, &id, &mut response)?;
+            Ok(response)
+        };
+        service.off_workers(share, Lane::Finish, answer).await
+    }
+}

@@ -1,0 +1,56 @@
+//! What owners have used, by day.
+
+use super::Store;
+use super::error::StoreError;
+use super::sql::args;
+
+/// What an owner used on a day.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnerUsage {
+    /// Who.
+    pub owner: String,
+    /// When: days since 1970, UTC.
+    pub day: i64,
+    /// Requests with a body that were let in.
+    pub requests: u64,
+    /// Rows times layers that were computed.
+    pub row_layers: u64,
+    /// Seconds of the engine.
+    pub seconds: f64,
+}
+
+impl Store {
+    /// Adds to what owners have used.
+    pub async fn add_usage(&self, used: &[OwnerUsage]) -> Result<(), StoreError> {
+        if used.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.write().await?;
+        let sql = "insert into owner_usage (owner, day, requests, row_layers, seconds) values ($1, $2, $3, $4, $5) \
+                   on conflict (owner, day) do update set requests = owner_usage.requests + excluded.requests, \
+                   row_layers = owner_usage.row_layers + excluded.row_layers, seconds = owner_usage.seconds + excluded.seconds";
+        for one in used {
+            tx.run(sql, args![&one.owner, one.day, one.requests, one.row_layers, one.seconds]).await?;
+        }
+        tx.commit().await
+    }
+
+    /// What all owners used on a day, by their names.
+    pub async fn usage(&self, day: i64) -> Result<Vec<OwnerUsage>, StoreError> {
+        let sql =
+            "select owner, requests, row_layers, seconds from owner_usage where day = $1 order by owner";
+        let rows = self.read().await?.rows(sql, args![day]).await?;
+        let count = |n: i64| u64::try_from(n).unwrap_or(0);
+        rows.iter()
+            .map(|row| {
+                Ok(OwnerUsage {
+                    owner: row.get(0)?,
+                    day,
+                    requests: count(row.get(1)?),
+                    row_layers: count(row.get(2)?),
+                    seconds: row.get(3)?,
+                })
+            })
+            .collect()
+    }
+}
