@@ -44,7 +44,7 @@ pub struct InUse {
     pub dataset_bytes: u64,
 }
 
-/// The columns that [`read`] reads, in its order.
+/// The columns that `read` reads, in its order.
 macro_rules! columns {
     () => {
         "id, owner, name, sha256, scopes, created_ms, expires_ms, revoked_ms, used_ms, follows"
