@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use crate::kernels::{Kernels, OutOfMemory};
-use crate::model::decoder::Decoder;
+use crate::model::decoder::{BatchOutput, Decoder};
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::BatchOutput;
 
 /// Whatever computes forward batches.
 pub trait Model: Send {

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::decoder::BatchOutput;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::{BatchOutput, RowWritten, larger};
+use crate::plan::output::{RowWritten, larger};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]

@@ -9,10 +9,9 @@ pub mod cost;
 pub mod edits;
 mod live;
 mod members;
-pub mod merge;
+mod schedule;
 pub mod output;
 pub mod pack;
-mod schedule;
 pub mod sequences;
 mod tables;
 #[cfg(test)]

@@ -14,7 +14,6 @@ mod fuzz;
 mod goldens;
 mod identity;
 mod inside;
-mod merged;
 mod nonfinite;
 mod parts;
 mod random;
