@@ -132,7 +132,9 @@ pub async fn keep(store: Store, ledger: impl Fn() -> Option<Ledger> + Send) {
         if let Some(ledger) = ledger() {
             let settled = ledger.settle(&store).await;
             if let (Err(error), true) = (&settled, is_well) {
-                tracing::warn!("what owners used was not stored; it is kept, and tried again every second: {error}");
+                tracing::warn!(
+                    "what owners used was not stored; it is kept, and tried again every second: {error}"
+                );
             }
             is_well = settled.is_ok();
         }
