@@ -134,6 +134,11 @@ impl Share {
         &self.owner
     }
 
+    /// Whether it has bounds: a client waits.
+    pub const fn is_bounded(&self) -> bool {
+        self.holding.is_some()
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.holding.as_ref().map_or(0, |holding| u64::from(holding.held().all) * UNIT)

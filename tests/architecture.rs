@@ -27,8 +27,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("load", &["kernels", "model", "tokens"]),
     // What requests mean; knows the model's shape and words, not its weights.
     ("lower", &["spec", "tokens", "activations", "plan", "model"]),
-    // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke.
-    ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config"]),
+    // Its process opens the configured model by itself; each rank loads its part, and a group of ranks says why it broke. Owners
+    // take turns.
+    ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config", "owner"]),
     ("effect", &["spec", "lower", "plan"]),
     // Pictures and files, whatever they show: texts and numbers go in, bytes come out.
     ("draw", &[]),
@@ -194,7 +195,6 @@ const CIRCLES: &[(&[&str], &str)] = &[
         &["model/architecture", "model/config", "model/rope"],
         "a configuration names its family, whose shape it is made of",
     ),
-    (&["model/decoder", "model/output"], "the parts of a batch's output, and how ranks join them"),
     (&["plan/edits", "plan/tables"], "two halves of one table"),
     (&["engine/gpus", "engine/ranks"], "a rank is made where its GPU is opened"),
     (

@@ -137,6 +137,8 @@ pub struct Engine {
     pub threads: usize,
     /// Bytes for the activations of one chunk; 0 to derive it from free memory.
     pub row_budget_bytes: u64,
+    /// Seconds that a batch is cut to where several requests are on their way; five times as many where there is one.
+    pub quantum_s: f64,
     /// Seconds that any batch may take, however short it should be.
     pub watchdog_floor_s: f64,
     /// Seconds between two checks of the known answer, while nothing else is computed.

@@ -33,6 +33,7 @@ impl Config {
             );
         }
         for (key, seconds) in [
+            ("engine.quantum_s", self.engine.quantum_s),
             ("engine.watchdog_floor_s", self.engine.watchdog_floor_s),
             ("engine.known_answer_interval_s", self.engine.known_answer_interval_s),
             ("engine.unhealthy_pause_s", self.engine.unhealthy_pause_s),

@@ -65,9 +65,8 @@ impl Assembly {
         usage.rows += rows as u64;
         usage.row_layers += row_layers;
         usage.chunks += 1;
-        usage.seconds += done.took.as_secs_f64();
-        // Parts are computed in the order in which they were sent. Since this one was sent, or since the one before it was
-        // done, whatever the engine was busy with was somebody else's.
+        usage.seconds += done.share * done.took.as_secs_f64();
+        // Since this piece was sent, or since the one before it was done, whatever the engine was busy with was somebody else's.
         usage.queue_seconds += done.begun.saturating_sub(done.queued.max(self.ended)).as_secs_f64();
         self.ended = done.begun + done.took;
     }

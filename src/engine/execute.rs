@@ -1,78 +1,75 @@
-//! Computes a plan part by part. A part on which the engine dies, or for which memory does not suffice, is halved until
+//! Computes a plan piece by piece. A piece on which the engine dies, or for which memory does not suffice, is halved until
 //! only what is guilty is left out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::assemble::Assembly;
-use super::work::{Done, Failure, Work};
+use super::schedule::Asker;
+use super::work::{Answer, Failure, Ticket, Work};
 use super::{Engine, EngineError, Prepared};
 use crate::plan::output::{Lost, PlanOutput};
 use crate::plan::pack::{Packing, Part};
 
-/// Parts of one plan on their way at once: one is computed, the next is laid out meanwhile.
-const AHEAD: usize = 2;
-/// Parts of one plan that may kill the engine; then the plan is given up. A guilty cell among 4096 is found in 13, each costs
+/// Pieces of one plan that may kill the engine; then the plan is given up. A guilty cell among 4096 is found in 13, each costs
 /// a restart, and others wait.
 const MOST_DEATHS: usize = 24;
 
-/// A part that is still to be computed.
-struct Piece {
+/// What is still to be computed.
+struct Task {
     part: Part,
     /// Whether it belongs to a batch that has killed the engine.
     suspect: bool,
 }
 
-type Reply = oneshot::Receiver<Result<Done, Failure>>;
-
-pub(super) async fn execute(engine: &Engine, prepared: &Prepared) -> Result<PlanOutput, EngineError> {
+pub(super) async fn execute(
+    engine: &Engine,
+    prepared: &Prepared,
+    asker: &Asker,
+) -> Result<PlanOutput, EngineError> {
     let packing = &prepared.packing;
     let mut assembly = Assembly::new(prepared);
-    let whole = |chunk| Piece { part: packing.part(chunk), suspect: false };
-    let mut todo: VecDeque<Piece> = (0..packing.len()).map(whole).collect();
-    let mut sent: VecDeque<(Piece, Reply)> = VecDeque::new();
+    let mut todo = VecDeque::from([Task { part: packing.whole(), suspect: false }]);
     let mut deaths = 0;
-    loop {
-        // What is suspected is computed alone, so that it is clear what the engine dies of.
-        let suspect = sent.iter().map(|(piece, _)| piece).chain(todo.front()).any(|piece| piece.suspect);
-        let ahead = if suspect { 1 } else { AHEAD };
-        while sent.len() < ahead
-            && let Some(piece) = todo.pop_front()
-        {
-            let reply = send(engine, prepared, &piece)?;
-            sent.push_back((piece, reply));
-        }
-        let Some((piece, reply)) = sent.pop_front() else { break };
-        let lost = match reply.await {
-            Ok(Ok(done)) => {
-                assembly.add(done);
-                continue;
+    while let Some(mut task) = todo.pop_front().filter(|task| !task.part.is_empty()) {
+        let mut answers = send(engine, prepared, &task, asker)?;
+        let mut lost = None;
+        while lost.is_none() && !task.part.is_empty() {
+            let Answer { part, result } = answers.recv().await.ok_or(EngineError::Stopped)?;
+            task.part.remove(&part);
+            match result {
+                Ok(done) => assembly.add(done),
+                Err(Failure::Lost(why)) => lost = Some((part, why)),
+                Err(Failure::LayOut) => return Err(EngineError::LayOut),
+                Err(Failure::Unhealthy(reason)) => return Err(EngineError::Unhealthy { reason }),
+                Err(Failure::Stopped) => return Err(EngineError::Stopped),
             }
-            Ok(Err(Failure::Lost(lost))) => lost,
-            Ok(Err(Failure::LayOut)) => return Err(EngineError::LayOut),
-            Ok(Err(Failure::Unhealthy(reason))) => return Err(EngineError::Unhealthy { reason }),
-            Ok(Err(Failure::Stopped)) | Err(_) => return Err(EngineError::Stopped),
-        };
-        // What was sent ahead is taken back: its turn comes after the pieces of this one.
-        sent.drain(..).rev().for_each(|(piece, _)| todo.push_front(piece));
+        }
+        let Some((part, lost)) = lost else { continue };
+        // What was not answered is taken back: its turn comes after the halves of this piece.
+        drop(answers);
+        let piece = Task { part, suspect: task.suspect };
+        if !task.part.is_empty() {
+            todo.push_front(task);
+        }
         deaths += usize::from(lost == Lost::EngineCrash);
         if piece.part.len() > 1 && deaths < MOST_DEATHS {
             if lost == Lost::OutOfMemory {
                 assembly.halved();
             }
-            pieces(packing, piece, lost).into_iter().rev().for_each(|piece| todo.push_front(piece));
+            halves(packing, piece, lost).into_iter().rev().for_each(|half| todo.push_front(half));
         } else {
             assembly.lose(packing.outputs(&piece.part), lost);
             // What reads it cannot be computed either, and at some point there is an end to trying.
             let given_up = deaths >= MOST_DEATHS;
-            for Piece { part, suspect } in std::mem::take(&mut todo) {
+            for Task { part, suspect } in std::mem::take(&mut todo) {
                 let (part, gone) =
                     if given_up { (Part::default(), part) } else { packing.without(part, &piece.part) };
                 assembly.lose(packing.outputs(&gone), lost);
                 if !part.is_empty() {
-                    todo.push_back(Piece { part, suspect });
+                    todo.push_back(Task { part, suspect });
                 }
             }
         }
@@ -80,22 +77,28 @@ pub(super) async fn execute(engine: &Engine, prepared: &Prepared) -> Result<Plan
     Ok(assembly.finish())
 }
 
-fn send(engine: &Engine, prepared: &Prepared, piece: &Piece) -> Result<Reply, EngineError> {
-    let (reply, done) = oneshot::channel();
+fn send(
+    engine: &Engine,
+    prepared: &Prepared,
+    task: &Task,
+    asker: &Asker,
+) -> Result<mpsc::UnboundedReceiver<Answer>, EngineError> {
+    let (reply, answers) = mpsc::unbounded_channel();
+    let ticket = Ticket { suspect: task.suspect, queued: engine.busy.time(), reply };
     let work = Work {
         packing: Arc::clone(&prepared.packing),
-        part: piece.part.clone(),
-        suspect: piece.suspect,
-        queued: engine.busy.time(),
-        reply,
+        part: task.part.clone(),
+        left: prepared.work_of(&task.part),
+        asker: asker.clone(),
+        ticket,
     };
     engine.work.send(work).map_err(|_| EngineError::Stopped)?;
-    Ok(done)
+    Ok(answers)
 }
 
 /// What is computed instead of a part that failed. Where the engine died, the runs that others read come first: if one of
 /// them is guilty, so are those, and need not be tried.
-fn pieces(packing: &Packing, piece: Piece, lost: Lost) -> Vec<Piece> {
+fn halves(packing: &Packing, piece: Task, lost: Lost) -> Vec<Task> {
     let crash = lost == Lost::EngineCrash;
     let parts = if crash && !piece.suspect {
         let (shared, others) = packing.read_by_others(piece.part);
@@ -104,5 +107,5 @@ fn pieces(packing: &Packing, piece: Piece, lost: Lost) -> Vec<Piece> {
         piece.part.halves().to_vec()
     };
     let parts = parts.into_iter().filter(|part| !part.is_empty());
-    parts.map(|part| Piece { part, suspect: crash || piece.suspect }).collect()
+    parts.map(|part| Task { part, suspect: crash || piece.suspect }).collect()
 }

@@ -8,8 +8,8 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::{Model, ModelError};
 use crate::kernels::OutOfMemory;
-use crate::model::decoder::BatchOutput;
 use crate::plan::batch::{ForwardBatch, Step};
+use crate::plan::output::BatchOutput;
 
 /// The variable of the engine process's environment that names a [`Fault`].
 pub const VARIABLE: &str = "MEDIANT_FAULT";

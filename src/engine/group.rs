@@ -11,9 +11,10 @@ use super::model::panic_message;
 use super::{Model, ModelError};
 use crate::comm::Broken;
 use crate::kernels::{Kernels, OutOfMemory};
-use crate::model::decoder::{BatchOutput, Decoder};
+use crate::model::decoder::Decoder;
 use crate::model::output::{RankOutput, join};
 use crate::plan::batch::ForwardBatch;
+use crate::plan::output::BatchOutput;
 
 /// Ranks that compute together.
 #[derive(Debug)]

@@ -80,7 +80,7 @@ fn row_budget(config: &Config, shape: &ModelConfig, room: Room) -> anyhow::Resul
         0 => room.bytes,
         bytes => bytes.min(room.bytes),
     };
-    let budget = RowBudget::new(shape, Room { bytes, ..room });
+    let budget = RowBudget::new(shape, Room { bytes, ..room }).with_quantum(config.engine.quantum_s);
     // Two sequences of a usual length: less than that makes the server useless rather than slow.
     let least = 2 * shape.max_positions.min(128);
     if budget.rows < least {

@@ -1,7 +1,8 @@
 //! Forward batches to numbers. Somebody owns the model; everybody else holds an [`Engine`] and sends it work.
 //!
-//! The engine knows nothing of requests: it gets parts of plans and gives back scores in readout order. Requests take turns
-//! chunk by chunk, and a request whose client is gone simply sends no further chunk.
+//! The engine knows nothing of requests: it gets plans and gives back scores in readout order. What is computed next is decided
+//! batch by batch (`schedule`): pieces of several plans are computed together, each with the bits that it has alone, and of a
+//! request whose client is gone no further piece is taken.
 //!
 //! Who owns the model is a thread of this process ([`Engine::start`]: tests), or a process of its own
 //! ([`Engine::supervise`]: servers), which may die: it is started again, and what it had not finished is computed again.
@@ -18,8 +19,10 @@ pub mod load;
 mod local;
 mod model;
 pub mod process;
+mod queue;
 pub mod ranks;
 pub mod row_budget;
+mod schedule;
 mod shared;
 mod supervise;
 #[cfg(test)]
@@ -36,7 +39,7 @@ use crate::kernels::facts::DeviceFacts;
 use crate::plan::Plan;
 use crate::plan::cost::Cost;
 use crate::plan::output::PlanOutput;
-use crate::plan::pack::{Mode, PackError, Packing};
+use crate::plan::pack::{Mode, PackError, Packing, Part};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
 pub use busy::Activity;
@@ -44,6 +47,7 @@ use busy::Busy;
 pub use load::Computing;
 pub use model::{Model, ModelError};
 use row_budget::RowBudget;
+pub use schedule::{Asker, Lane};
 pub use supervise::{Keeper, StartError};
 use work::Work;
 
@@ -129,6 +133,11 @@ impl BatchInvariance {
 }
 
 impl Numerics {
+    /// Whether plans may be computed in one batch: a row's bits do not depend on its company.
+    pub fn merges(&self) -> bool {
+        self.batch_invariance != BatchInvariance::Violated
+    }
+
     /// Everything in one format, and logits in f32.
     pub fn of(dtype: Dtype, devices: &[DeviceFacts]) -> Self {
         let products: Vec<_> = devices.iter().flat_map(|device| &device.products).collect();
@@ -231,9 +240,10 @@ impl Engine {
     /// workers.
     pub fn prepare(&self, plan: &Plan, mode: Mode) -> Result<Prepared, PackError> {
         let (plan, fold) = Expansion::new(plan).parts();
-        let budget = self.budget().with_scores(if plan.holds_scores() { plan.keys() } else { 0 });
-        let packing = Packing::new(&plan, self.layers, budget.rows, mode)?;
-        let cost = budget.cost(packing.size());
+        let budget = self.budget();
+        let keys = if plan.holds_scores() { plan.keys() } else { 0 };
+        let packing = Packing::new(&plan, self.layers, budget.space(keys, true), mode)?;
+        let cost = budget.with_scores(keys).cost(packing.size());
         Ok(Prepared {
             packing: Arc::new(packing),
             fold: Arc::new(fold),
@@ -244,23 +254,31 @@ impl Engine {
         })
     }
 
-    /// Computes a plan, chunk by chunk. Dropping the future stops after the chunk in hand, and at most one sent ahead.
-    pub async fn execute(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+    /// Computes a plan, piece by piece. Dropping the future stops after the piece in hand, and at most one sent ahead.
+    pub async fn execute(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
         let overloaded = |_| EngineError::Overloaded { limit: self.limit };
         let _permit = self.admission.try_acquire().map_err(overloaded)?;
-        self.run(prepared).await
+        self.run(prepared, asker).await
     }
 
     /// Computes a further plan of a request that was let in: waits where [`Engine::execute`] would refuse, so that what has
     /// been computed isn't lost.
-    pub async fn execute_next(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+    pub async fn execute_next(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
         let _permit = self.admission.acquire().await.map_err(|_| EngineError::Stopped)?;
-        self.run(prepared).await
+        self.run(prepared, asker).await
     }
 
-    async fn run(&self, prepared: Prepared) -> Result<PlanOutput, EngineError> {
-        let output = execute::execute(self, &prepared).await?;
+    async fn run(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
+        let output = execute::execute(self, &prepared, asker).await?;
         Ok(prepared.fold.output(output))
+    }
+}
+
+impl Prepared {
+    /// At most so much work a part is, in row-layers.
+    fn work_of(&self, part: &Part) -> u64 {
+        let all = self.packing.whole().len().max(1) as f64;
+        (self.cost.row_layers as f64 * part.len() as f64 / all).ceil() as u64
     }
 }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::kernels::{Kernels, OutOfMemory};
-use crate::model::decoder::{BatchOutput, Decoder};
+use crate::model::decoder::Decoder;
 use crate::plan::batch::ForwardBatch;
+use crate::plan::output::BatchOutput;
 
 /// Whatever computes forward batches.
 pub trait Model: Send {

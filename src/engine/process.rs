@@ -19,8 +19,8 @@ use super::load::{self, Computing};
 use super::model::{Model, ModelError, panic_message};
 use super::shared;
 use super::wire::{self, Captures, FromEngine, Hello, Order, Output, ToEngine, WireError};
-use crate::model::decoder::BatchOutput;
 use crate::plan::batch::ForwardBatch;
+use crate::plan::output::BatchOutput;
 
 /// Captures of more bytes than this go through shared memory.
 const MOST_INLINE: usize = 1 << 20;

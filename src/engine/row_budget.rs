@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::config::ModelConfig;
 use crate::plan::cost::Cost;
-use crate::plan::pack::Size;
+use crate::plan::pack::{Size, Space};
 
 /// More rows than this make a batch slow to finish without making it faster: past a few thousand rows the weights are read from
 /// cache anyway, and a batch is the unit in which requests take turns.
@@ -53,7 +53,15 @@ pub struct RowBudget {
     flops_per_readout: f64,
     /// Operations a second, measured.
     pub flops_per_second: f64,
+    /// Seconds that a batch takes where several requests are on their way.
+    quantum_s: f64,
 }
+
+/// Quanta that a batch takes where there is one request only.
+const ALONE: f64 = 5.0;
+/// What [`Space::spread`] is, alone and beside others: what is computed more than once is at most a sixteenth, or a quarter. On
+/// slow devices that makes pieces longer than a quantum.
+const SPREAD: [u64; 2] = [16, 4];
 
 impl RowBudget {
     /// Rows that fit the working memory of each rank.
@@ -66,6 +74,7 @@ impl RowBudget {
             flops_per_row_layer: 2.0 * config.layer_parameters() as f64,
             flops_per_readout: 2.0 * (config.vocab_size * config.hidden_size) as f64,
             flops_per_second: 1e11,
+            quantum_s: 0.1,
         }
     }
 
@@ -75,6 +84,23 @@ impl RowBudget {
         let bytes_per_row = self.bytes_per_row + 4 * self.heads * u64::from(keys);
         let rows = (self.rows as u64 * self.bytes_per_row / bytes_per_row) as usize;
         RowBudget { rows, bytes_per_row, ..self }
+    }
+
+    /// The budget whose quantum has so many seconds.
+    #[must_use]
+    pub fn with_quantum(self, quantum_s: f64) -> RowBudget {
+        RowBudget { quantum_s, ..self }
+    }
+
+    /// What a batch has room for, of plans that hold scores with so many keys, alone or beside others.
+    pub fn space(&self, keys: u32, alone: bool) -> Space {
+        let seconds = if alone { ALONE * self.quantum_s } else { self.quantum_s };
+        Space {
+            work: (seconds * self.flops_per_second / self.flops_per_row_layer).ceil() as u64,
+            spread: SPREAD[usize::from(!alone)],
+            readout: (self.flops_per_readout / self.flops_per_row_layer).ceil() as u64,
+            ..Space::from(self.with_scores(keys).rows)
+        }
     }
 
     /// Takes a measurement: this many row-layers and readouts took so many seconds.

@@ -7,10 +7,9 @@ use super::row_budget::Room;
 use super::*;
 use crate::kernels::OutOfMemory;
 use crate::model::architecture::{LLAMA, PositionShape};
-use crate::model::decoder::BatchOutput;
 use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::{Lost, Missing, RowWritten};
+use crate::plan::output::{BatchOutput, Lost, Missing, RowWritten};
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
 use crate::spec::site::Site;
 
@@ -76,6 +75,10 @@ fn engine_with(
     (Engine::start(Computing { model: Box::new(fake), ready }, 2, limit).unwrap(), batches)
 }
 
+fn asker() -> Asker {
+    Asker { owner: crate::owner::Owner::local(), lane: Lane::Interactive }
+}
+
 /// So many runs of two tokens, two to a chunk.
 fn runs(n: u32, token: u32) -> Plan {
     let mut plan = Plan::default();
@@ -93,10 +96,10 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 #[tokio::test]
 async fn a_panic_fails_its_own_request_and_no_other() {
     let (engine, _) = engine(None, 4);
-    let bad = engine.execute(prepared(&engine, &runs(1, 13))).await.unwrap();
+    let bad = engine.execute(prepared(&engine, &runs(1, 13)), &asker()).await.unwrap();
     let crash = Lost::EngineCrash;
     assert_eq!((bad.lost, bad.scores[0].missing), (Some(crash), Some(Missing::Lost(crash))));
-    let good = engine.execute(prepared(&engine, &runs(5, 1))).await.unwrap();
+    let good = engine.execute(prepared(&engine, &runs(5, 1)), &asker()).await.unwrap();
     assert_eq!((good.scores.len(), good.usage.chunks, engine.health()), (5, 3, Health::Ready));
 }
 
@@ -108,13 +111,13 @@ async fn more_requests_than_the_limit_are_refused_at_once_and_the_others_finish(
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let (engine, work) = (engine.clone(), prepared(&engine, &plan));
-            tokio::spawn(async move { engine.execute(work).await })
+            tokio::spawn(async move { engine.execute(work, &asker()).await })
         })
         .collect();
     while engine.admission.available_permits() > 0 {
         tokio::task::yield_now().await;
     }
-    let refused = engine.execute(prepared(&engine, &plan)).await;
+    let refused = engine.execute(prepared(&engine, &plan), &asker()).await;
     assert!(matches!(refused, Err(EngineError::Overloaded { limit: 2 })));
     leave.send(()).unwrap();
     leave.send(()).unwrap();
@@ -131,7 +134,7 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     assert_eq!(engine.prepare(&runs(20, 1), Mode::Branching).unwrap().packing.len(), 10);
     let request = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.execute(work).await }
+        async move { engine.execute(work, &asker()).await }
     });
     while batches.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -141,7 +144,7 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     for _ in 0..10 {
         leave.send(()).unwrap();
     }
-    let after = engine.execute(prepared(&engine, &runs(1, 1))).await.unwrap();
+    let after = engine.execute(prepared(&engine, &runs(1, 1)), &asker()).await.unwrap();
     assert_eq!(after.scores.len(), 1);
     assert_eq!(batches.load(Ordering::SeqCst), 2, "the chunk in hand, and the next request's");
 }
@@ -171,7 +174,7 @@ async fn of_a_chunk_that_fails_only_the_guilty_run_is_lost_and_few_batches_are_s
     let (engine, batches) = engine_with(None, 4, 200, usize::MAX);
     let mut plan = runs(100, 1);
     plan.runs[70].tokens = Arc::from([13, 1]);
-    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
     assert_eq!(lost(&output), [(70, Lost::EngineCrash)]);
     assert_eq!((output.lost, output.usage.halved), (Some(Lost::EngineCrash), 0));
     // The whole; then two halves at each of seven sizes.
@@ -190,7 +193,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
         let branch = plan.branch(RunId(i % 2), vec![edit]);
         plan.read(branch, 1);
     }
-    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
     let odd: Vec<_> = (0..42).filter(|i| i % 2 == 1).map(|i| (i, Lost::EngineCrash)).collect();
     assert_eq!(lost(&output), odd);
     // The whole, each of the two roots, and what reads the good one, which is just a half.
@@ -200,7 +203,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
 #[tokio::test]
 async fn guilt_without_end_is_not_searched_without_end() {
     let (engine, batches) = engine_with(None, 4, 2000, usize::MAX);
-    let output = engine.execute(prepared(&engine, &runs(1000, 13))).await.unwrap();
+    let output = engine.execute(prepared(&engine, &runs(1000, 13)), &asker()).await.unwrap();
     assert_eq!(lost(&output).len(), 1000);
     let spent = batches.load(Ordering::SeqCst);
     assert!(spent < 50, "{spent} deaths");
@@ -212,7 +215,7 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
     let mut plan = runs(10, 1);
     let long = plan.root(Arc::from([1; 8]));
     plan.read(long, 7);
-    let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
     assert_eq!(lost(&output), [(10, Lost::OutOfMemory)]);
     assert!(output.usage.halved >= 2, "{:?}", output.usage);
 }
@@ -220,14 +223,14 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
 #[tokio::test]
 async fn a_request_waits_for_others_and_never_for_its_own_parts() {
     let (engine, _) = engine(None, 8);
-    let alone = engine.execute(prepared(&engine, &runs(20, 1))).await.unwrap();
+    let alone = engine.execute(prepared(&engine, &runs(20, 1)), &asker()).await.unwrap();
     assert_eq!((alone.usage.chunks, alone.usage.queue_seconds.to_bits()), (10, 0.0_f64.to_bits()));
     // The first one's batch is held up, and with it the second one.
     let (leave, gate) = mpsc::channel();
     let (engine, batches) = engine_with(Some(gate), 8, 4, usize::MAX);
     let ask = |n| {
         let (engine, work) = (engine.clone(), prepared(&engine, &runs(n, 1)));
-        tokio::spawn(async move { engine.execute(work).await.unwrap().usage })
+        tokio::spawn(async move { engine.execute(work, &asker()).await.unwrap().usage })
     };
     let first = ask(2);
     while batches.load(Ordering::SeqCst) == 0 {
@@ -259,11 +262,77 @@ async fn what_a_shared_run_wrote_is_counted_once_whatever_the_number_of_parts() 
     let mut found = Vec::new();
     for rows in [5, 6, 8, 100] {
         let (engine, _) = engine_with(None, 4, rows, usize::MAX);
-        let output = engine.execute(prepared(&engine, &plan)).await.unwrap();
+        let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
         found.push(output.usage.chunks);
         let cells = |group| output.receipt(group).cells;
         assert_eq!((cells(EditGroup::Corruption), cells(EditGroup::Patch)), (2, 10), "{rows} rows");
         assert_eq!(output.receipt(EditGroup::Corruption).elements, 16);
     }
     assert!(found[0] > found[1] && found[1] > found[2] && found[3] == 1, "{found:?}");
+}
+
+/// Asks for all of these plans while a batch is being computed, so that they are there when the next one is formed.
+async fn together(plans: Vec<Plan>) -> (Vec<PlanOutput>, usize) {
+    let (leave, gate) = mpsc::channel();
+    let (engine, batches) = engine_with(Some(gate), 100, 1000, usize::MAX);
+    let ask = |plan: &Plan| {
+        let (engine, work) = (engine.clone(), prepared(&engine, plan));
+        tokio::spawn(async move { engine.execute(work, &asker()).await.unwrap() })
+    };
+    let first = ask(&runs(1, 1));
+    while batches.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let asked: Vec<_> = plans.iter().map(ask).collect();
+    while engine.admission.available_permits() > 100 - plans.len() - 1 {
+        tokio::task::yield_now().await;
+    }
+    (0..100).for_each(|_| leave.send(()).unwrap());
+    first.await.unwrap();
+    let mut outputs = Vec::new();
+    for asked in asked {
+        outputs.push(asked.await.unwrap());
+    }
+    (outputs, batches.load(Ordering::SeqCst) - 1)
+}
+
+#[tokio::test]
+async fn what_waits_is_computed_together_and_shares_the_time() {
+    let plans: Vec<Plan> = (1..5).map(|n| runs(n, 1)).collect();
+    let (outputs, batches) = together(plans).await;
+    assert_eq!(batches, 1);
+    for (n, output) in (1..5).zip(&outputs) {
+        let usage = output.usage;
+        assert_eq!((output.scores.len(), usage.rows, usage.row_layers), (n as usize, 2 * n, 2 * n + n));
+    }
+    let seconds = |i: usize| outputs[i].usage.seconds;
+    assert!((seconds(3) - 4.0 * seconds(0)).abs() < 1e-9, "{:?}", outputs[3].usage);
+}
+
+#[tokio::test]
+async fn who_kills_a_batch_is_found_among_others_who_get_their_answers() {
+    let plans: Vec<Plan> = (0..32).map(|i| runs(2, if i == 20 { 13 } else { 1 })).collect();
+    let (outputs, batches) = together(plans).await;
+    for (i, output) in outputs.iter().enumerate() {
+        let guilty = if i == 20 { vec![(0, Lost::EngineCrash), (1, Lost::EngineCrash)] } else { vec![] };
+        assert_eq!(lost(output), guilty, "request {i}");
+        assert_eq!(output.usage.halved, 0);
+    }
+    // All together, each alone, and the halves of the guilty one.
+    assert_eq!(batches, 1 + 32 + 2);
+}
+
+#[tokio::test]
+async fn plans_that_hold_scores_with_other_keys_are_computed_apart() {
+    let with_pattern = |length: u32| {
+        let mut plan = Plan::default();
+        let root = plan.root((1..=length).collect());
+        plan.read(root, length - 1);
+        let at = Address { layer: 0, site: Site::Pattern };
+        plan.captures.push(crate::plan::Capture { run: root, at, positions: vec![0] });
+        plan
+    };
+    let (outputs, batches) =
+        together(vec![with_pattern(3), with_pattern(5), with_pattern(3), runs(1, 1)]).await;
+    assert_eq!((outputs.len(), batches), (4, 3));
 }

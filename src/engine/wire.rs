@@ -19,7 +19,7 @@ use crate::plan::batch::ForwardBatch;
 use crate::plan::output::RowWritten;
 
 /// Version of the messages. Changes with every change of what they hold.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 /// Longer frames are no frames.
 const MOST_BYTES: u64 = 1 << 36;
 const MAGIC: [u8; 8] = *b"mediant\0";
@@ -102,7 +102,7 @@ pub enum FromEngine {
 /// What a batch gave.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Output {
-    /// See [`crate::model::decoder::BatchOutput`].
+    /// See [`crate::plan::output::BatchOutput`].
     pub scores: Vec<Score>,
     /// The same.
     pub written: Vec<RowWritten>,

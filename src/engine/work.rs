@@ -1,31 +1,49 @@
-//! A part of a plan on its way to whoever computes, and back.
+//! Parts of plans on their way to whoever computes, and back.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
-use crate::model::decoder::BatchOutput;
+use super::schedule::Asker;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::edits::EditedRow;
-use crate::plan::output::Lost;
+use crate::plan::merge::{Shares, merge};
+use crate::plan::output::{BatchOutput, Lost};
 use crate::plan::pack::{Chunk, Packing, Part};
 
-/// A part of a plan that is to be computed as one batch. Its tables are laid out when it is due, so that those of all
-/// that waits need not be held.
+/// A part of a plan that is to be computed, in as many pieces as turn out to be good. Tables are laid out when they are due, so
+/// that those of all that waits need not be held.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) packing: Arc<Packing>,
+    /// What was not taken yet.
     pub(super) part: Part,
-    /// Whether it belongs to a batch that has killed the engine: it gets one attempt only.
+    /// At most so much work it is, in row-layers.
+    pub(super) left: u64,
+    pub(super) asker: Asker,
+    pub(super) ticket: Ticket,
+}
+
+/// What goes with each piece of a work.
+#[derive(Debug, Clone)]
+pub(super) struct Ticket {
+    /// Whether it belongs to a batch that has killed the engine: it is computed alone, and gets one attempt only.
     pub(super) suspect: bool,
     /// For how long the engine had been busy when it was sent.
     pub(super) queued: Duration,
-    pub(super) reply: oneshot::Sender<Result<Done, Failure>>,
+    pub(super) reply: mpsc::UnboundedSender<Answer>,
 }
 
-/// A part that was computed.
+/// What became of a piece.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) part: Part,
+    pub(super) result: Result<Done, Failure>,
+}
+
+/// A piece that was computed.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) key: ChunkKey,
@@ -33,10 +51,13 @@ pub(super) struct Done {
     /// For how long the engine had been busy when it was sent, and when it was begun.
     pub(super) queued: Duration,
     pub(super) begun: Duration,
+    /// What the batch took.
     pub(super) took: Duration,
+    /// The piece's own part of that; 1: it was alone.
+    pub(super) share: f64,
 }
 
-/// Why a part was not computed.
+/// Why a piece was not computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It cannot be computed as it is; a smaller part may.
@@ -49,12 +70,12 @@ pub(super) enum Failure {
     Stopped,
 }
 
-/// What the outputs of a batch are in the plan.
+/// What the outputs of a piece are in the plan.
 #[derive(Debug)]
 pub(super) struct ChunkKey {
-    /// (index in the plan, index in the batch)
+    /// (index in the plan, index in the piece)
     pub(super) readouts: Vec<(usize, usize)>,
-    /// The rows edited, in the batch's count.
+    /// The rows edited, in the piece's count.
     pub(super) edited: Vec<EditedRow>,
     /// Most rows at once.
     pub(super) rows: usize,
@@ -62,26 +83,109 @@ pub(super) struct ChunkKey {
     pub(super) row_layers: u64,
 }
 
-impl Work {
-    /// Whether nobody waits for it any more.
+impl Ticket {
+    /// Whether nobody waits any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
 
-    /// Lays out the batch. `None` if that failed; then the requester was told.
-    pub(super) fn lay_out(self) -> Option<(Work, ChunkKey, ForwardBatch)> {
+    /// Tells the requester. If nobody waits any more, the result is nobody's loss.
+    fn answer(&self, part: Part, result: Result<Done, Failure>) {
+        let _ = self.reply.send(Answer { part, result });
+    }
+}
+
+impl Work {
+    /// Refuses what was not taken yet.
+    pub(super) fn fail(self, failure: &Failure) {
+        self.ticket.answer(self.part, Err(failure.clone()));
+    }
+}
+
+/// What is computed of a plan in one batch.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) packing: Arc<Packing>,
+    pub(super) part: Part,
+    pub(super) ticket: Ticket,
+}
+
+impl Piece {
+    /// Refuses it.
+    pub(super) fn fail(self, failure: &Failure) {
+        self.ticket.answer(self.part, Err(failure.clone()));
+    }
+
+    /// Lays out its tables. `None` if that failed; then the requester was told.
+    fn lay_out(self) -> Option<(Piece, ChunkKey, ForwardBatch)> {
         // A fault in one plan must not end the others.
         let laid_out = catch_unwind(AssertUnwindSafe(|| self.packing.lay_out(&self.part)));
         let Ok(Chunk { batch, readouts, edited, .. }) = laid_out else {
-            self.answer(Err(Failure::LayOut));
+            self.fail(&Failure::LayOut);
             return None;
         };
         let key = ChunkKey { readouts, edited, rows: batch.peak_rows, row_layers: batch.row_layers };
         Some((self, key, batch))
     }
+}
 
-    /// Tells the requester. If nobody waits any more, the result is nobody's loss.
-    pub(super) fn answer(self, result: Result<Done, Failure>) {
-        let _ = self.reply.send(result);
+/// The pieces of a batch.
+#[derive(Debug)]
+pub(super) struct Company {
+    members: Vec<(Piece, ChunkKey)>,
+    shares: Shares,
+}
+
+/// Lays out pieces that are computed together. `None`: nobody waits for any of them, or all have failed.
+pub(super) fn lay_out(pieces: Vec<Piece>) -> Option<(Company, ForwardBatch)> {
+    let (mut members, mut batches) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
+    for piece in pieces.into_iter().filter(|piece| !piece.ticket.is_abandoned()) {
+        let Some((piece, key, batch)) = piece.lay_out() else { continue };
+        members.push((piece, key));
+        batches.push(batch);
+    }
+    if members.is_empty() {
+        return None;
+    }
+    let (batch, shares) = merge(batches);
+    Some((Company { members, shares }, batch))
+}
+
+impl Company {
+    /// Whether nobody waits for any of it any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.members.iter().all(|(piece, _)| piece.ticket.is_abandoned())
+    }
+
+    /// Whether it is one piece, which may have killed an engine before.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.members.iter().any(|(piece, _)| piece.ticket.suspect)
+    }
+
+    /// Whether it is more than one piece.
+    pub(super) fn is_several(&self) -> bool {
+        self.members.len() > 1
+    }
+
+    /// Gives each requester what is its own.
+    pub(super) fn land(self, output: BatchOutput, begun: Duration, took: Duration) {
+        let all: u64 = self.members.iter().map(|(_, key)| key.row_layers).sum();
+        let alone = self.members.len() == 1;
+        for ((piece, key), output) in self.members.into_iter().zip(self.shares.deal(output)) {
+            let share = if alone { 1.0 } else { key.row_layers as f64 / all.max(1) as f64 };
+            let Piece { part, ticket, .. } = piece;
+            let done = Done { key, output, queued: ticket.queued, begun, took, share };
+            ticket.answer(part, Ok(done));
+        }
+    }
+
+    /// Tells all requesters that it failed.
+    pub(super) fn fail(self, failure: &Failure) {
+        self.apart().into_iter().for_each(|piece| piece.fail(failure));
+    }
+
+    /// Its pieces, to be computed each alone.
+    pub(super) fn apart(self) -> Vec<Piece> {
+        self.members.into_iter().map(|(piece, _)| piece).collect()
     }
 }

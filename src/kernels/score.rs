@@ -1,7 +1,9 @@
 //! Scores of readouts whose vocabulary is divided over ranks: what each rank knows, and how it is put together.
 
+use std::ops::Range;
+
 use crate::plan::Score;
-use crate::plan::batch::ReadoutBatch;
+use crate::plan::batch::{AskedRows, ReadoutBatch};
 use crate::plan::output::Missing;
 
 /// What one rank knows of a row's distribution over its own part of the vocabulary.
@@ -41,26 +43,31 @@ pub struct KlPart {
 pub fn merge(readout: &ReadoutBatch, ranks: &[Vec<Partial>]) -> Vec<Score> {
     let row = |i: usize| ranks.iter().map(|rows| &rows[i]).collect::<Vec<_>>();
     let log_sum_exps: Vec<f64> = (0..readout.rows.len()).map(|i| log_sum_exp(&row(i))).collect();
-    let score = |i: usize| {
+    let score = |i: usize, first: usize, asked: &AskedRows| {
         if !log_sum_exps[i].is_finite() {
             return Score { missing: Some(Missing::NotFinite), ..Score::default() };
         }
         let parts = row(i);
-        let reference =
-            |(n, r): (usize, &u32)| divergence(&parts, n) + (log_sum_exps[i] - log_sum_exps[*r as usize]);
+        let reference = |(n, r): (usize, &u32)| {
+            divergence(&parts, n) + (log_sum_exps[i] - log_sum_exps[first + *r as usize])
+        };
         Score {
             log_sum_exp: log_sum_exps[i],
             logits: parts[0].logits.clone(),
-            ranks: (0..readout.targets.len())
+            ranks: (0..asked.targets.len())
                 .map(|t| 1 + parts.iter().map(|p| p.before[t]).sum::<u32>())
                 .collect(),
-            top: top(&parts, readout.topk as usize),
-            kl: readout.kl_refs.iter().enumerate().map(reference).collect(),
-            entropy: readout.entropy.then(|| entropy(&parts, log_sum_exps[i])),
+            top: top(&parts, asked.topk as usize),
+            kl: asked.kl_refs.iter().enumerate().map(reference).collect(),
+            entropy: asked.entropy.then(|| entropy(&parts, log_sum_exps[i])),
             ..Score::default()
         }
     };
-    (0..readout.rows.len()).map(score).collect()
+    let of = |(rows, asked): (Range<usize>, _)| {
+        let first = rows.start;
+        rows.map(move |i| (i, first, asked))
+    };
+    readout.stretches().flat_map(of).map(|(i, first, asked)| score(i, first, asked)).collect()
 }
 
 /// The largest of the ranks' largest logits; NaN if there is one.

@@ -13,11 +13,10 @@ use super::shard::Shard;
 use super::turns;
 use super::weights::{Layer, Neurons, PositionWeights, Weights};
 use crate::kernels::{Heads, Kernels, Norm, OnTheWay, OutOfMemory};
-use crate::plan::Score;
 use crate::plan::batch::{
     AttentionBatch, EditRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, Step, Tap, Values,
 };
-use crate::plan::output::{RowWritten, larger};
+use crate::plan::output::{BatchOutput, larger};
 use crate::spec::site::Site;
 
 /// A model, or a rank's part of it, on a device, with the buffers that its rows pass through.
@@ -59,17 +58,6 @@ struct Buffers<K: Kernels> {
     scores: K::Matrix,
     /// Rows with one head each, `[rows*h, h*e]`, for `head_out`.
     one_head: K::Matrix,
-}
-
-/// What a batch gives back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BatchOutput {
-    /// One per readout row: those of the lens, layer by layer, then the final ones.
-    pub scores: Vec<Score>,
-    /// (capture index, numbers `[positions, width]`)
-    pub captures: Vec<(usize, Vec<f32>)>,
-    /// What was written, one for each row edited.
-    pub written: Vec<RowWritten>,
 }
 
 impl<K: Kernels> Decoder<K> {

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use super::decoder::BatchOutput;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::{RowWritten, larger};
+use crate::plan::output::{BatchOutput, RowWritten, larger};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]

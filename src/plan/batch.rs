@@ -210,14 +210,34 @@ pub struct CaptureRows {
 pub struct ReadoutBatch {
     /// Rows that are unembedded.
     pub rows: Vec<u32>,
+    /// What is read of them, stretch by stretch: parts of different plans ask for different things.
+    pub asked: Vec<AskedRows>,
+}
+
+/// What is read of some rows that follow one another.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct AskedRows {
+    /// How many rows they are.
+    pub count: usize,
     /// Token ids whose logit and rank are returned.
     pub targets: Vec<u32>,
     /// How many top tokens are returned, at least 1.
     pub topk: u32,
-    /// Indices into `rows` of the reference distributions for KL.
+    /// Indices among these rows of the reference distributions for KL.
     pub kl_refs: Vec<u32>,
     /// Whether entropies are returned.
     pub entropy: bool,
+}
+
+impl ReadoutBatch {
+    /// What is read, and of which of the rows.
+    pub fn stretches(&self) -> impl Iterator<Item = (Range<usize>, &AskedRows)> {
+        self.asked.iter().scan(0, |next, asked| {
+            let first = *next;
+            *next += asked.count;
+            Some((first..*next, asked))
+        })
+    }
 }
 
 /// Layers, each table of attention written once.

@@ -9,9 +9,10 @@ pub mod cost;
 pub mod edits;
 mod live;
 mod members;
-mod schedule;
+pub mod merge;
 pub mod output;
 pub mod pack;
+mod schedule;
 pub mod sequences;
 mod tables;
 #[cfg(test)]

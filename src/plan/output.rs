@@ -24,6 +24,17 @@ pub struct PlanOutput {
     pub usage: Usage,
 }
 
+/// What a forward batch gives back.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BatchOutput {
+    /// One per readout row: those of the lens, layer by layer, then the final ones.
+    pub scores: Vec<Score>,
+    /// (capture index, numbers `[positions, width]`)
+    pub captures: Vec<(usize, Vec<f32>)>,
+    /// What was written, one for each row edited.
+    pub written: Vec<RowWritten>,
+}
+
 /// What edits wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct EditStats {
@@ -107,15 +118,16 @@ impl std::fmt::Display for Lost {
 /// What a request cost.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct Usage {
-    /// Rows computed: positions of runs.
+    /// Rows computed: positions of runs. Runs that others read are computed with each piece of a request: beside other requests,
+    /// where pieces are shorter, these are more than `/v1/plan` says.
     pub rows: u64,
     /// Rows times the layers each went through.
     pub row_layers: u64,
-    /// Seconds of computation.
+    /// Seconds of computation; of a batch that other requests had a part in, its own part by row-layers.
     pub seconds: f64,
     /// Seconds for which the engine was busy with other requests while this one waited for it.
     pub queue_seconds: f64,
-    /// Forward batches.
+    /// Pieces that it was computed in, each in a forward batch.
     pub chunks: u64,
     /// Largest memory planned at once, weights left out.
     pub peak_bytes: u64,

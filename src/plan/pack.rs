@@ -1,6 +1,7 @@
 //! Splits a plan into forward batches under a row budget. Every chunk carries the runs that its own read from, so a
 //! patched row and its baseline pass through the same kernels side by side.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::batch::ForwardBatch;
@@ -45,8 +46,90 @@ pub struct Packing {
     asked: Vec<Asked>,
     /// Runs that every chunk carries.
     always: Closed,
-    /// Which of `asked` each chunk computes.
-    chunks: Vec<Range<usize>>,
+    /// Which of `asked` each chunk computes, and what that takes.
+    chunks: Vec<(Range<usize>, Need)>,
+}
+
+/// What a batch has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Rows at once.
+    pub rows: usize,
+    /// Keys that its runs see together, in each layer.
+    pub keys: usize,
+    /// Work, in row-layers.
+    pub work: u64,
+    /// How many row-layers a readout is as much work as.
+    pub readout: u64,
+    /// There is room for so many times the work of the runs that the first one reads, however much that is: they are computed
+    /// again with every further piece.
+    pub spread: u64,
+}
+
+/// Rows alone.
+impl From<usize> for Space {
+    fn from(rows: usize) -> Space {
+        Space { rows, keys: MOST_KEYS, work: u64::MAX, readout: 0, spread: 0 }
+    }
+}
+
+/// The first runs of a part that a batch has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// How many: one at least, whether there is room or not.
+    pub runs: usize,
+    /// What they take.
+    pub need: Need,
+    /// What the runs take that the first one reads.
+    pub carried: Need,
+}
+
+/// What runs take of a batch, at most: rows that turn out not to be needed are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Need {
+    /// Rows at once.
+    pub rows: usize,
+    /// See [`Space::keys`].
+    pub keys: usize,
+    /// Rows times the layers each passes through.
+    pub row_layers: u64,
+    /// Readouts.
+    pub readouts: u64,
+}
+
+impl Need {
+    /// Both together.
+    fn and(self, other: Need) -> Need {
+        Need {
+            rows: self.rows + other.rows,
+            keys: self.keys + other.keys,
+            row_layers: self.row_layers + other.row_layers,
+            readouts: self.readouts + other.readouts,
+        }
+    }
+}
+
+impl Space {
+    /// The work of so much, in row-layers.
+    pub fn work_of(&self, need: &Need) -> u64 {
+        need.row_layers + need.readouts * self.readout
+    }
+
+    /// Whether there is room for so much.
+    pub fn holds(&self, need: &Need) -> bool {
+        need.rows <= self.rows && need.keys <= self.keys && self.work_of(need) <= self.work
+    }
+
+    /// What is left beside so much.
+    #[must_use]
+    pub fn beside(self, need: &Need) -> Space {
+        Space {
+            rows: self.rows.saturating_sub(need.rows),
+            keys: self.keys.saturating_sub(need.keys),
+            work: self.work.saturating_sub(self.work_of(need)),
+            ..self
+        }
+    }
 }
 
 /// What is asked of one run.
@@ -75,11 +158,11 @@ pub enum PackError {
 }
 
 impl Packing {
-    /// Splits a plan into chunks of at most `budget` rows.
+    /// Splits a plan into chunks, each of which has a batch's room for itself.
     ///
     /// Runs are taken in the order of their parent and of the layer at which they part from it, so that a chunk spans
     /// few start layers.
-    pub fn new(plan: &Plan, layers: u32, budget: usize, mode: Mode) -> Result<Packing, PackError> {
+    pub fn new(plan: &Plan, layers: u32, space: impl Into<Space>, mode: Mode) -> Result<Packing, PackError> {
         let plan = match mode {
             Mode::Branching => plan.clone(),
             Mode::FullRecompute => flattened(plan),
@@ -92,7 +175,7 @@ impl Packing {
             always.add(&plan, plan.readouts[readout as usize].run);
         }
         let mut packing = Packing { plan, cones, layers, mode, asked, always, chunks: Vec::new() };
-        packing.chunks = packing.split(budget)?;
+        packing.chunks = packing.split(&space.into())?;
         Ok(packing)
     }
 
@@ -122,7 +205,22 @@ impl Packing {
 
     /// All of a chunk.
     pub fn part(&self, index: usize) -> Part {
-        Part(self.chunks[index].clone().collect())
+        Part(self.chunks[index].0.clone().collect())
+    }
+
+    /// All that is asked for.
+    pub fn whole(&self) -> Part {
+        Part((0..self.asked.len()).collect())
+    }
+
+    /// Columns of a head where the plan holds attention scores; 0 if it holds them nowhere.
+    pub fn held_keys(&self) -> u32 {
+        if self.plan.holds_scores() { self.plan.keys() } else { 0 }
+    }
+
+    /// The first runs of a part that a batch has room for. The part asks for something.
+    pub fn fitting(&self, part: &Part, space: &Space) -> Fit {
+        self.fit(&part.0, *space)
     }
 
     /// Lays out a part of a chunk: the numbers asked for have the same bits as in the whole.
@@ -191,48 +289,55 @@ impl Packing {
     /// turn out not to be needed are counted).
     pub fn size(&self) -> Size {
         let mut size = Size { chunks: self.chunks.len() as u64, ..Size::default() };
-        for index in 0..self.len() {
-            let part = self.part(index);
-            let runs = self.members(&part);
-            let rows = self.rows(&runs) as u64;
-            size.rows += rows;
-            size.peak_rows = size.peak_rows.max(rows);
-            size.row_layers += runs.iter().map(|&r| self.cones.row_layers(r, self.layers)).sum::<u64>();
-            size.readouts += self.outputs(&part).0.len() as u64;
+        for (_, need) in &self.chunks {
+            size.rows += need.rows as u64;
+            size.peak_rows = size.peak_rows.max(need.rows as u64);
+            size.row_layers += need.row_layers;
+            size.readouts += need.readouts;
         }
         size
     }
 
-    fn rows(&self, runs: &[RunId]) -> usize {
-        runs.iter().map(|&r| self.cones.own_rows(r)).sum()
+    /// What runs take by themselves. Every run has a list of the keys that it sees, whatever it has of rows.
+    fn need(&self, runs: &[RunId]) -> Need {
+        let need = |run: &RunId| Need {
+            rows: self.cones.own_rows(*run),
+            keys: self.plan.run(*run).tokens.len(),
+            row_layers: self.cones.row_layers(*run, self.layers),
+            readouts: 0,
+        };
+        runs.iter().map(need).fold(Need::default(), Need::and)
     }
 
-    /// Every run has a list of the keys that it sees, whatever it has of rows.
-    fn keys(&self, runs: &[RunId]) -> usize {
-        runs.iter().map(|&r| self.plan.run(r).tokens.len()).sum()
-    }
-
-    fn split(&self, budget: usize) -> Result<Vec<Range<usize>>, PackError> {
-        let mut chunks: Vec<Range<usize>> = Vec::new();
+    fn fit(&self, asked: &[usize], mut space: Space) -> Fit {
         let mut closed = self.always.clone();
-        let (mut rows, mut keys) = (0, 0);
-        for (i, &Asked { run, .. }) in self.asked.iter().enumerate() {
-            let added = closed.add(&self.plan, run);
-            rows += self.rows(added);
-            keys += self.keys(added);
-            match chunks.last_mut() {
-                Some(chunk) if rows <= budget && keys <= MOST_KEYS => chunk.end = i + 1,
-                _ => {
-                    closed = self.always.clone();
-                    closed.add(&self.plan, run);
-                    rows = self.rows(&closed.runs);
-                    keys = self.keys(&closed.runs);
-                    if rows > budget {
-                        return Err(PackError::OverBudget { rows, budget });
-                    }
-                    chunks.push(i..i + 1);
-                }
+        let mut fit = Fit { runs: 0, need: self.need(&closed.runs), carried: Need::default() };
+        for Asked { run, readouts, .. } in asked.iter().map(|&i| &self.asked[i]) {
+            let added = self.need(closed.add(&self.plan, *run));
+            let need = fit.need.and(Need { readouts: readouts.len() as u64, ..added });
+            if fit.runs == 0 {
+                let read: Vec<RunId> = closed.runs.iter().copied().filter(|read| read != run).collect();
+                fit.carried = self.need(&read);
+                space.work = space.work.max(space.spread * space.work_of(&fit.carried));
+            } else if !space.holds(&need) {
+                break;
             }
+            fit.need = need;
+            fit.runs += 1;
+        }
+        fit
+    }
+
+    fn split(&self, space: &Space) -> Result<Vec<(Range<usize>, Need)>, PackError> {
+        let Part(all) = self.whole();
+        let (mut chunks, mut first) = (Vec::new(), 0);
+        while first < all.len() {
+            let Fit { runs, need, .. } = self.fit(&all[first..], *space);
+            if need.rows > space.rows {
+                return Err(PackError::OverBudget { rows: need.rows, budget: space.rows });
+            }
+            chunks.push((first..first + runs, need));
+            first += runs;
         }
         Ok(chunks)
     }
@@ -251,6 +356,23 @@ impl Part {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Takes out its first runs.
+    #[must_use]
+    pub fn take(&mut self, runs: usize) -> Part {
+        let rest = self.0.split_off(runs);
+        Part(std::mem::replace(&mut self.0, rest))
+    }
+
+    /// Takes out what another part asks for.
+    pub fn remove(&mut self, other: &Part) {
+        if self.0.starts_with(&other.0) {
+            self.0.drain(..other.0.len());
+            return;
+        }
+        let other: HashSet<usize> = other.0.iter().copied().collect();
+        self.0.retain(|asked| !other.contains(asked));
     }
 
     /// Two halves; of a single run there is no second one.

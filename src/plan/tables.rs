@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Address;
-use super::batch::{AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap};
+use super::batch::{
+    AskedRows, AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap,
+};
 use super::cone::Stage;
 use super::edits::{EditedRow, edit_tables};
 use super::live::Live;
@@ -260,13 +262,14 @@ impl Rows<'_> {
 
     fn readout_of(&self, rows: Vec<u32>, kl_refs: Vec<u32>) -> ReadoutBatch {
         let scoring = &self.live.plan.scoring;
-        ReadoutBatch {
-            rows,
+        let asked = AskedRows {
+            count: rows.len(),
             targets: scoring.targets.clone(),
             topk: scoring.topk.max(1),
             kl_refs,
             entropy: scoring.entropy,
-        }
+        };
+        ReadoutBatch { rows, asked: vec![asked] }
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::batch::{AttentionBatch, EditRows, ForwardBatch, RowOp, SITES, Step, Tap, Values};
+use super::merge::merge;
 use super::pack::{Chunk, Mode, Packing};
 use super::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
 use crate::spec::site::Site;
@@ -411,6 +412,33 @@ fn rows_of_one_position_join_side_by_side() {
     assert_eq!(join, [1, 2, 2, 3, 3, 3, 4, 4, 4, 4]);
 }
 
+/// Whether what each of several chunks gives is the same when their batches are merged.
+fn check_merged(chunks: &[Chunk], layers: u32) {
+    let (batch, shares) = merge(chunks.iter().map(|chunk| chunk.batch.clone()).collect());
+    let merged = Machine::run(&batch);
+    assert_eq!(sent(&batch).0, batch);
+    let mut dealt = (0, 0, 0);
+    for (chunk, share) in chunks.iter().zip(&shares.0) {
+        let alone = Machine::run(&chunk.batch);
+        let scores = share.scores.iter().flat_map(|range| &merged.scores[range.clone()]);
+        assert!(scores.eq(&alone.scores));
+        assert_eq!(share.captures.len(), alone.captures.len());
+        for (place, capture) in &share.captures {
+            assert_eq!(merged.captures[place], alone.captures[capture]);
+        }
+        let edited: usize = share.edited.iter().map(Range::len).sum();
+        assert_eq!(edited, chunk.edited.len());
+        dealt = (dealt.0 + alone.scores.len(), dealt.1 + alone.captures.len(), dealt.2 + edited);
+    }
+    // Nothing is left over, and nothing is two parts' own.
+    assert_eq!(dealt, (merged.scores.len(), merged.captures.len(), batch.edited));
+    let mut places: Vec<usize> =
+        shares.0.iter().flat_map(|share| share.edited.iter().cloned().flatten()).collect();
+    places.sort_unstable();
+    assert!(places.into_iter().eq(0..batch.edited));
+    assert_eq!(batch.layers.len() as u32, layers);
+}
+
 /// Whether each layer has the same table of attention as the one before, in the same place.
 fn repeats(batch: &ForwardBatch) -> Vec<bool> {
     batch.layers.windows(2).map(|two| Arc::ptr_eq(&two[0].attention, &two[1].attention)).collect()
@@ -445,6 +473,32 @@ fn attention_is_laid_out_and_sent_once_where_layers_repeat_it() {
     assert!(all > bytes + 3 * 300 && received == apart, "{bytes} bytes against {all}");
 }
 
+#[test]
+fn parts_alike_share_tables_of_edits_and_of_attention() {
+    let part = |length: u32| {
+        let mut plan = Plan::default();
+        let root = plan.root((0..length).collect());
+        plan.read(root, length - 1);
+        for layer in [1, 3] {
+            let at = Address { layer, site: Site::MlpOut };
+            let cell = plan.branch(root, vec![Edit::new(at, vec![0], Op::Zero, EditGroup::Patch)]);
+            plan.read(cell, length - 1);
+        }
+        Packing::new(&plan, 8, usize::MAX, Mode::Branching).expect("no budget").chunk(0).batch
+    };
+    let parts = vec![part(3), part(70), part(5)];
+    let alone: Vec<_> = parts.iter().map(repeats).collect();
+    let (batch, _) = merge(parts);
+    assert!(alone.iter().all(|alone| *alone == repeats(&batch)) && repeats(&batch).contains(&true));
+    for layer in [1, 3] {
+        let [Step::Join(parents), Step::Edit(table)] = batch.layers[layer][Site::MlpOut].steps.as_slice()
+        else {
+            panic!("{:?}", batch.layers[layer][Site::MlpOut])
+        };
+        assert_eq!((parents.len(), table.rows.len()), (3, 3));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -465,6 +519,23 @@ proptest! {
                 check(&packing.lay_out(&half), &plan, &reference, layers);
             }
             prop_assert_eq!(found, (plan.readouts.len(), plan.captures.len()));
+        }
+    }
+
+    #[test]
+    fn parts_of_several_plans_in_one_batch_give_what_each_gives_alone(
+        layers in 1u32..5,
+        choices in prop::collection::vec(prop::collection::vec(any::<u32>(), 0..200), 2..6),
+    ) {
+        let plans: Vec<Plan> = choices.into_iter().map(|of| Choices(of.into_iter()).plan(layers)).collect();
+        let mut chunks = Vec::new();
+        for plan in &plans {
+            let Ok(packing) = Packing::new(plan, layers, 60, Mode::Branching) else { continue };
+            chunks.extend((0..packing.len()).map(|index| packing.chunk(index)));
+        }
+        chunks.sort_by_key(|chunk| chunk.batch.keys);
+        for alike in chunks.chunk_by(|a, b| a.batch.keys == b.batch.keys).filter(|alike| alike.len() > 1) {
+            check_merged(alike, layers);
         }
     }
 }

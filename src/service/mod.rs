@@ -23,7 +23,7 @@ pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
-use crate::engine::{Engine, EngineError, Prepared};
+use crate::engine::{self, Asker, Engine, EngineError, Prepared};
 use crate::load::LoadError;
 use crate::owner::Owner;
 use crate::plan::Plan;
@@ -154,10 +154,15 @@ enum Turn {
 }
 
 impl Turn {
-    async fn execute(self, engine: &Engine, prepared: Prepared) -> Result<PlanOutput, EngineError> {
+    async fn execute(
+        self,
+        engine: &Engine,
+        prepared: Prepared,
+        asker: &Asker,
+    ) -> Result<PlanOutput, EngineError> {
         match self {
-            Self::New => engine.execute(prepared).await,
-            Self::Next => engine.execute_next(prepared).await,
+            Self::New => engine.execute(prepared, asker).await,
+            Self::Next => engine.execute_next(prepared, asker).await,
         }
     }
 }
@@ -233,11 +238,13 @@ impl Service {
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
+        let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
+        let asker = Asker { owner: share.owner().clone(), lane };
         // From here on the plan and what will come of it take the place of the body.
         share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
-            let captured = turn.execute(&self.engine, first).await?;
+            let captured = turn.execute(&self.engine, first, &asker).await?;
             required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
@@ -247,7 +254,7 @@ impl Service {
             });
             prepared = again.await?;
         }
-        let mut output = turn.execute(&self.engine, prepared).await?;
+        let mut output = turn.execute(&self.engine, prepared, &asker).await?;
         output.usage = output.usage.and(&usage);
         self.ledger.computed(share.owner(), output.usage.row_layers, output.usage.seconds);
         Ok(Computed { output, resolved })

@@ -14,6 +14,7 @@ mod fuzz;
 mod goldens;
 mod identity;
 mod inside;
+mod merged;
 mod nonfinite;
 mod parts;
 mod random;

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::tiny::{Outcome, WORLDS, config, decoder, golden, ranks, run};
 
-const LAYERS: u32 = 4;
+pub(crate) const LAYERS: u32 = 4;
 const HEAD: u32 = 16;
 const HEADS: u32 = 4;
 
@@ -34,7 +34,7 @@ fn unit(width: u32) -> Arc<[f32]> {
 
 /// Raw material of an edit; indices are taken modulo what there is.
 #[derive(Debug, Clone)]
-struct RawEdit {
+pub(crate) struct RawEdit {
     site: usize,
     layer: u32,
     positions: Vec<prop::sample::Index>,
@@ -58,9 +58,9 @@ fn raw_edit() -> impl Strategy<Value = RawEdit> {
 }
 
 /// (parent or new tokens, edits)
-type RawRun = (Option<prop::sample::Index>, Vec<u32>, Vec<RawEdit>);
+pub(crate) type RawRun = (Option<prop::sample::Index>, Vec<u32>, Vec<RawEdit>);
 
-fn raw_run() -> impl Strategy<Value = RawRun> {
+pub(crate) fn raw_run() -> impl Strategy<Value = RawRun> {
     (
         prop::option::weighted(0.8, any::<prop::sample::Index>()),
         prop::collection::vec(0u32..512, 1..9),
@@ -69,7 +69,7 @@ fn raw_run() -> impl Strategy<Value = RawRun> {
 }
 
 /// One with rotary positions, RMS norms and a gate, one with learned positions, LayerNorms and biases.
-fn any_model() -> impl Strategy<Value = &'static str> {
+pub(crate) fn any_model() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["tiny_llama", "tiny_gpt2"])
 }
 
@@ -115,7 +115,7 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan, config: &ModelCo
     Edit { at: Address { layer, site }, positions, columns, op, instead, through, group }
 }
 
-fn plan(first: &[u32], raw_runs: &[RawRun], config: &ModelConfig) -> Plan {
+pub(crate) fn plan(first: &[u32], raw_runs: &[RawRun], config: &ModelConfig) -> Plan {
     let roots = raw_runs.iter().filter(|(parent, ..)| parent.is_none());
     let keys = roots.map(|(_, tokens, _)| tokens.len()).chain([first.len()]).max().unwrap() as u32;
     let mut plan = Plan::default();

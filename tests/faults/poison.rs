@@ -85,6 +85,34 @@ fn a_request_whose_base_is_guilty_fails_and_those_beside_it_do_not() {
     });
     pulse.was_steady();
     let deaths = server.log().matches("the engine is restarted").count();
-    // Two each, and of the patch the base and its copy for the noise floor, each alone.
-    assert!(deaths <= 6, "{deaths} restarts for two guilty requests:\n{}", server.log());
+    // Two each, and one more if it was in company; and of the patch the base and its copy for the noise floor, each alone.
+    assert!(deaths <= 8, "{deaths} restarts for two guilty requests:\n{}", server.log());
+}
+
+#[test]
+fn a_guilty_request_among_31_others_is_found_in_three_restarts_and_all_others_get_their_bits() {
+    let prompt = |i: usize| json!({"prompt": format!("The Tower {i} is tall"), "read": {"topk": 3}});
+    let bits = |answer: &Value| answer["runs"].clone();
+    let alone = {
+        let server = Server::start("", &[]);
+        (0..31).map(|i| bits(&server.result("/v1/run", &prompt(i)))).collect::<Vec<_>>()
+    };
+    // The token of "Z".
+    let server = Server::start("abort@token=90", &[]);
+    std::thread::scope(|scope| {
+        // All of it is there when the next batch is formed.
+        let long = scope.spawn(|| server.result("/v1/trace", &crate::server::trace()));
+        let server = &server;
+        let others = (0..31).map(|i| scope.spawn(move || server.result("/v1/run", &prompt(i))));
+        let others: Vec<_> = others.collect();
+        let guilty = server.post("/v1/run", &json!({"prompt": "Z"}));
+        let crash = json!("urn:mediant:problem:engine-crash");
+        assert_eq!((guilty.status, &guilty.body["type"]), (500, &crash), "{guilty:?}");
+        for (other, alone) in others.into_iter().zip(&alone) {
+            assert_eq!(bits(&other.join().unwrap()), *alone);
+        }
+        assert_eq!(long.join().unwrap(), *crate::server::expected());
+    });
+    let deaths = server.log().matches("the engine is restarted").count();
+    assert!((2..=3).contains(&deaths), "{deaths} restarts:\n{}", server.log());
 }

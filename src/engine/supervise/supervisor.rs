@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::busy::Busy;
 use super::super::known_answer;
 use super::super::process::unpacked;
+use super::super::queue::Queue;
 use super::super::row_budget::RowBudget;
 use super::super::shared::Folder;
 use super::super::wire::{self, FromEngine, Order, Output, ToEngine, WireError};
-use super::super::work::{ChunkKey, Done, Failure, Work};
+use super::super::work::{Company, Failure, Piece, Work, lay_out};
 use super::super::{Health, State};
 use super::child::{Frame, Process};
 use super::watchdog::{Breaker, Watchdog};
@@ -25,8 +26,15 @@ use crate::plan::output::Lost;
 
 /// Batches that an engine has at once: one that it computes, and the next.
 const AHEAD: usize = 2;
-/// Deaths after which a batch is not tried again as it is.
+/// Deaths after which a piece is not tried again as it is; those in company do not count.
 const ATTEMPTS: u32 = 2;
+/// For how long a batch is held back after answers went out while others waited: whoever was answered may ask again, and be
+/// computed with these.
+const GATHERING: Duration = Duration::from_millis(1);
+/// A batch is formed at least so long before the one in hand is expected to end.
+const LEAST_LEAD: Duration = Duration::from_millis(2);
+/// Weight of the last batch in what is expected of the next.
+const RECENT: f64 = 0.2;
 /// The number of the known answer's batch.
 const KNOWN: u64 = 0;
 /// A timer that goes off later than this says nothing about the engine.
@@ -51,10 +59,16 @@ pub(super) struct Supervisor {
     since: Instant,
     /// When an idle engine was asked for a sign of life that has not come yet.
     pinged: Option<Instant>,
-    /// To be sent, in order, before what comes in.
+    /// To be sent, in order, before anything else.
     waiting: VecDeque<Flight>,
     /// To be sent after these.
     laying: Option<JoinHandle<Option<Flight>>>,
+    /// Of which batches are formed.
+    queue: Queue,
+    /// When nothing is to be formed before.
+    held: Instant,
+    /// How long before the end of a batch the next one is formed.
+    lead: Duration,
     watchdog: Watchdog,
     breaker: Breaker,
     known: Known,
@@ -67,8 +81,10 @@ pub(super) struct Supervisor {
 struct Flight {
     id: u64,
     /// Whose it is; nobody's if it asks for the known answer.
-    asked: Option<(Work, ChunkKey)>,
+    asked: Option<Company>,
     frame: Frame,
+    /// What it took to lay it out.
+    laid_out: Duration,
     /// Row-layers and readouts.
     size: (u64, u64),
     /// For how long the engine had been busy when it was begun, if it was.
@@ -136,6 +152,9 @@ impl Supervisor {
             pinged: None,
             waiting: VecDeque::new(),
             laying: None,
+            queue: Queue::default(),
+            held: now,
+            lead: LEAST_LEAD,
             // Known better as soon as a process has measured it.
             watchdog: Watchdog::new(config.engine.watchdog_floor(), 1.0),
             breaker: Breaker::default(),
@@ -216,7 +235,7 @@ impl Supervisor {
 
     /// Lets a process compute until it dies or nobody needs it any more.
     async fn drive(&mut self, process: &mut Process) -> End {
-        let budget = process.ready.budget;
+        let (budget, merges) = (process.ready.budget, process.ready.numerics.merges());
         self.known.given = false;
         self.pinged = None;
         self.ask_known(process);
@@ -230,7 +249,8 @@ impl Supervisor {
                 }
             }
             let busy = !self.flights.is_empty();
-            let room = self.flights.len() < AHEAD && self.laying.is_none();
+            let idle = !busy && self.laying.is_none() && self.queue.is_empty();
+            let form = self.form_at(&budget);
             let limit = self.flights.front().map(|flight| self.watchdog.limit(flight.flops(&budget)));
             let deadline = self.since + limit.unwrap_or_default();
             let silent =
@@ -243,12 +263,19 @@ impl Supervisor {
                 },
                 flight = laid_out(&mut self.laying) => {
                     self.laying = None;
-                    self.waiting.extend(flight);
+                    if let Some(flight) = flight {
+                        self.expect(flight.laid_out);
+                        self.waiting.push_back(flight);
+                    }
                 }
-                work = self.inbox.recv(), if room => match work {
-                    Some(work) => self.lay_out(work),
+                work = self.inbox.recv() => match work {
+                    Some(work) => self.queue.push(work, busy, Instant::now().into_std()),
                     None => return End::Finished,
                 },
+                () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => {
+                    let pieces = self.queue.form(&budget, merges, Instant::now().into_std());
+                    self.lay_out(pieces);
+                }
                 () = sleep_until(deadline), if busy => {
                     let limit = limit.unwrap_or_default().as_secs_f64();
                     return End::Died(Some(format!("it hangs: nothing came of a batch within {limit:.1} s")));
@@ -266,29 +293,56 @@ impl Supervisor {
                         process.send(&self.ping);
                     }
                 }
-                () = sleep_until(self.known.due), if !busy && room => self.ask_known(process),
+                () = sleep_until(self.known.due), if idle => self.ask_known(process),
             }
         }
     }
 
+    /// When the next batch is to be formed, if one is: as late as is possible without letting the engine wait, so that who comes
+    /// meanwhile is in it. Where little waits, not before the engine is idle: those who are answered then may be in it, too.
+    fn form_at(&self, budget: &RowBudget) -> Option<Instant> {
+        if self.queue.is_empty() || self.laying.is_some() || !self.waiting.is_empty() {
+            return None;
+        }
+        match self.flights.front() {
+            None => Some(self.held),
+            Some(flight)
+                if self.flights.len() < AHEAD && self.queue.is_ripe(budget, Instant::now().into_std()) =>
+            {
+                let expected = self.watchdog.expected(flight.flops(budget));
+                Some(self.since + expected.saturating_sub(self.lead))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Learns how long it takes to lay out a batch.
+    fn expect(&mut self, laid_out: Duration) {
+        let lead = self.lead.mul_f64(1.0 - RECENT) + laid_out.mul_f64(2.0 * RECENT);
+        self.lead = lead.max(LEAST_LEAD);
+    }
+
     /// Has tables made and written out, off this thread, which must keep watching.
-    fn lay_out(&mut self, work: Work) {
-        if work.is_abandoned() {
+    fn lay_out(&mut self, pieces: Vec<Piece>) {
+        if pieces.is_empty() {
             return;
         }
         let id = self.next;
         self.next += 1;
         self.laying = Some(tokio::task::spawn_blocking(move || {
-            let (work, key, batch) = work.lay_out()?;
+            let began = std::time::Instant::now();
+            let (company, batch) = lay_out(pieces)?;
             let size = size(&batch);
             let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
-            Some(Flight { id, asked: Some((work, key)), frame, size, begun: None, deaths: 0 })
+            let laid_out = began.elapsed();
+            Some(Flight { id, asked: Some(company), frame, laid_out, size, begun: None, deaths: 0 })
         }));
     }
 
     fn ask_known(&mut self, process: &Process) {
         let (frame, size) = (Frame::clone(&self.known.frame), self.known.size);
-        self.send(Flight { id: KNOWN, asked: None, frame, size, begun: None, deaths: 0 }, process);
+        let laid_out = Duration::ZERO;
+        self.send(Flight { id: KNOWN, asked: None, frame, laid_out, size, begun: None, deaths: 0 }, process);
     }
 
     fn send(&mut self, flight: Flight, process: &Process) {
@@ -318,7 +372,14 @@ impl Supervisor {
                 tracing::warn!(batch.id = id, "{why}");
                 let flight = self.landed(id)?;
                 self.busy.abandon();
-                flight.fail(&Failure::Lost(Lost::OutOfMemory));
+                if let Some(company) = flight.asked {
+                    if company.is_several() {
+                        // Each alone takes less.
+                        self.queue.part(company.apart());
+                    } else {
+                        company.fail(&Failure::Lost(Lost::OutOfMemory));
+                    }
+                }
                 Ok(())
             }
             FromEngine::Failed(why) => Err(why),
@@ -340,12 +401,12 @@ impl Supervisor {
     }
 
     fn done(&mut self, flight: Flight, took: Duration, output: Output) -> Result<(), String> {
-        let Some((work, key)) = flight.asked else { return self.known.check(&output) };
+        let Some(company) = flight.asked else { return self.known.check(&output) };
         let output = match unpacked(flight.id, output, self.memory.path()) {
             Ok(output) => output,
             Err(error) => {
                 // As if it had died of it: computed again, and then perhaps with more luck.
-                self.flights.push_front(Flight { asked: Some((work, key)), ..flight });
+                self.flights.push_front(Flight { asked: Some(company), ..flight });
                 return Err(format!("its output is lost: {error}"));
             }
         };
@@ -354,25 +415,28 @@ impl Supervisor {
             let flops = state.borrow().ready.budget.flops(flight.size.0, flight.size.1);
             self.watchdog.finished(flops, took.as_secs_f64());
         }
-        let queued = work.queued;
-        let begun = flight.begun.unwrap_or(queued);
-        work.answer(Ok(Done { key, output, queued, begun, took }));
+        if !self.queue.is_empty() {
+            self.held = Instant::now() + GATHERING;
+        }
+        company.land(output, flight.begun.unwrap_or_default(), took);
         Ok(())
     }
 
-    /// A process died: what it was computing is at fault, if anything is. All that was not finished is sent again.
+    /// A process died: what it was computing is at fault, if anything is. All that was not finished is sent again; pieces that
+    /// were computed together each alone, so that it is clear what an engine dies of.
     fn blame(&mut self) {
         let mut counts = true;
         self.busy.abandon();
         if let Some(mut flight) = self.flights.pop_front_if(|flight| flight.begun.is_some()) {
             flight.deaths += 1;
-            let suspect = flight.is_suspect();
-            // A suspect was expected to be guilty; that says nothing about the engine.
-            counts = !suspect;
-            if suspect || flight.deaths >= ATTEMPTS {
-                flight.fail(&Failure::Lost(Lost::EngineCrash));
-            } else {
-                self.flights.push_front(flight);
+            match flight.asked {
+                Some(company) if company.is_several() => self.queue.part(company.apart()),
+                Some(company) if company.is_suspect() || flight.deaths >= ATTEMPTS => {
+                    // A suspect was expected to be guilty; that says nothing about the engine.
+                    counts = !company.is_suspect();
+                    company.fail(&Failure::Lost(Lost::EngineCrash));
+                }
+                asked => self.flights.push_front(Flight { asked, ..flight }),
             }
         }
         if counts {
@@ -394,11 +458,12 @@ impl Supervisor {
             self.laying = None;
         }
         self.waiting.drain(..).for_each(|flight| flight.fail(&failure));
+        self.queue.fail(&failure);
         loop {
             tokio::select! {
                 () = sleep_until(until) => break,
                 work = self.inbox.recv() => match work {
-                    Some(work) => work.answer(Err(failure.clone())),
+                    Some(work) => work.fail(&failure),
                     None => break,
                 },
             }
@@ -414,11 +479,7 @@ impl Drop for Supervisor {
 
 impl Flight {
     fn is_abandoned(&self) -> bool {
-        self.asked.as_ref().is_some_and(|(work, _)| work.is_abandoned())
-    }
-
-    fn is_suspect(&self) -> bool {
-        self.asked.as_ref().is_some_and(|(work, _)| work.suspect)
+        self.asked.as_ref().is_some_and(Company::is_abandoned)
     }
 
     fn flops(&self, budget: &RowBudget) -> f64 {
@@ -426,8 +487,8 @@ impl Flight {
     }
 
     fn fail(self, failure: &Failure) {
-        if let Some((work, _)) = self.asked {
-            work.answer(Err(failure.clone()));
+        if let Some(company) = self.asked {
+            company.fail(failure);
         }
     }
 }

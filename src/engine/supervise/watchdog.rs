@@ -6,6 +6,8 @@ use std::time::Duration;
 const PATIENCE: f64 = 20.0;
 /// No batch is waited for longer.
 const LONGEST_BATCH: Duration = Duration::from_hours(24);
+/// Seconds that a large batch takes, by what was measured at start.
+const LARGE: f64 = 0.05;
 /// Weight of the last batch among those before it.
 const RECENT: f64 = 0.2;
 /// More deaths than this without one finished batch between them, and work is refused for a while.
@@ -20,17 +22,26 @@ pub(super) struct Watchdog {
     /// Less than this is no hang, however small the batch is.
     floor: Duration,
     seconds_per_flop: f64,
+    /// The same of batches that are large, as it was measured and as it is now: small ones take as long as reading the weights.
+    measured: f64,
+    pace: f64,
 }
 
 impl Watchdog {
     /// `flops_per_second`: as measured at start.
     pub(super) fn new(floor: Duration, flops_per_second: f64) -> Self {
-        Self { floor, seconds_per_flop: 1.0 / flops_per_second }
+        let measured = 1.0 / flops_per_second;
+        Self { floor, seconds_per_flop: measured, measured, pace: measured }
     }
 
     /// A process has measured its speed.
     pub(super) fn measured(&mut self, flops_per_second: f64) {
-        self.seconds_per_flop = 1.0 / flops_per_second;
+        *self = Self::new(self.floor, flops_per_second);
+    }
+
+    /// How long a large batch of so many operations takes, by what recent ones took.
+    pub(super) fn expected(&self, flops: f64) -> Duration {
+        Duration::try_from_secs_f64(flops * self.pace).unwrap_or(LONGEST_BATCH)
     }
 
     /// How long a batch of so many operations may take.
@@ -50,6 +61,10 @@ impl Watchdog {
     pub(super) fn finished(&mut self, flops: f64, seconds: f64) {
         if flops > 0.0 {
             self.seconds_per_flop += RECENT * (seconds / flops - self.seconds_per_flop);
+        }
+        if flops * self.measured > LARGE {
+            let pace = self.pace + RECENT * (seconds / flops - self.pace);
+            self.pace = pace.clamp(self.measured / 2.0, self.measured * 2.0);
         }
     }
 }
@@ -100,6 +115,17 @@ mod tests {
         let limit = watchdog.limit(5e9).as_secs_f64();
         assert!((limit - 400.0).abs() < 1e-3, "{limit}");
         assert_eq!(Watchdog::new(Duration::ZERO, 0.0).limit(1.0), LONGEST_BATCH);
+    }
+
+    #[test]
+    fn what_a_large_batch_takes_is_learnt_from_large_ones_within_bounds() {
+        let mut watchdog = Watchdog::new(Duration::ZERO, 1e9);
+        (0..100).for_each(|_| watchdog.finished(1e6, 0.02));
+        assert_eq!(watchdog.expected(1e8), Duration::from_millis(100));
+        (0..100).for_each(|_| watchdog.finished(1e8, 0.15));
+        assert!((watchdog.expected(1e8).as_secs_f64() - 0.15).abs() < 1e-6);
+        (0..100).for_each(|_| watchdog.finished(1e8, 10.0));
+        assert_eq!(watchdog.expected(1e8), Duration::from_millis(200));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::comm::Collective;
 use crate::kernels::{KlPart, Partial};
-use crate::plan::batch::ReadoutBatch;
+use crate::plan::batch::{AskedRows, ReadoutBatch};
 
 /// Rows whose logits are held at once.
 const BLOCK: usize = 48;
@@ -24,23 +24,35 @@ pub(super) fn score(
     ranks: &dyn Collective<[f32]>,
 ) -> Vec<Partial> {
     let unembed_rows = |rows: &[f32]| pool.install(|| logits(rows, x.columns(), unembed));
-    let references: Vec<Reference> =
-        readout.kl_refs.iter().map(|&r| Reference::new(unembed_rows(x.row(r as usize)))).collect();
-    let search = search(readout, own.start, &references);
+    let references = |(rows, asked): (Range<usize>, &AskedRows)| -> Vec<Reference> {
+        let row = |r: &u32| x.row(rows.start + *r as usize);
+        asked.kl_refs.iter().map(|r| Reference::new(unembed_rows(row(r)))).collect()
+    };
+    let references: Vec<Vec<Reference>> = readout.stretches().map(references).collect();
+    let searches = readout.asked.iter().zip(&references);
+    let searches = searches.flat_map(|(asked, references)| {
+        std::iter::repeat_n(search(asked, own.start, references), asked.count)
+    });
+    let searches: Vec<Search<'_>> = searches.collect();
     let mut partials = Vec::with_capacity(x.rows());
-    for rows in x.data().chunks(BLOCK * x.columns()) {
+    for (rows, searches) in x.data().chunks(BLOCK * x.columns()).zip(searches.chunks(BLOCK)) {
         let logits = unembed_rows(rows);
-        let rows = || logits.par_chunks_exact(unembed.outputs());
+        let rows = || logits.chunks_exact(unembed.outputs()).zip(searches);
         let target =
             |row: &[f32], t: u32| t.checked_sub(own.start).and_then(|t| row.get(t as usize)).copied();
-        let mut targets: Vec<f32> = logits
-            .chunks_exact(unembed.outputs())
-            .flat_map(|row| readout.targets.iter().map(move |t| target(row, *t).unwrap_or(0.0)))
+        let mut targets: Vec<f32> = rows()
+            .flat_map(|(row, search)| search.targets.iter().map(move |t| target(row, *t).unwrap_or(0.0)))
             .collect();
         ranks.all_reduce(&mut targets);
-        let n = readout.targets.len();
-        let partial = |(i, row): (usize, &[f32])| partial(search, row, &targets[i * n..(i + 1) * n]);
-        pool.install(|| partials.par_extend(rows().enumerate().map(partial)));
+        let mut left = targets.as_slice();
+        let mut own_targets = |search: &Search<'_>| {
+            let (own, later) = left.split_at(search.targets.len());
+            left = later;
+            own
+        };
+        let rows: Vec<_> = rows().map(|(row, search)| (*search, row, own_targets(search))).collect();
+        let partial = |(search, row, targets)| partial(search, row, targets);
+        pool.install(|| partials.par_extend(rows.into_par_iter().map(partial)));
     }
     partials
 }
@@ -52,15 +64,9 @@ pub(super) fn logits(rows: &[f32], columns: usize, unembed: &PackedWeight) -> Ve
     logits
 }
 
-/// What is looked for in every row.
-fn search<'a>(readout: &'a ReadoutBatch, first: u32, references: &'a [Reference]) -> Search<'a> {
-    Search {
-        first,
-        targets: &readout.targets,
-        topk: readout.topk as usize,
-        expected: readout.entropy,
-        references,
-    }
+/// What is looked for in some rows.
+fn search<'a>(asked: &'a AskedRows, first: u32, references: &'a [Reference]) -> Search<'a> {
+    Search { first, targets: &asked.targets, topk: asked.topk as usize, expected: asked.entropy, references }
 }
 
 /// `targets`: the logits of the target tokens, whoever owns them.
@@ -88,11 +94,11 @@ mod tests {
 
     /// Scores of a row whose logits are divided over ranks, `cut` being the last one's first token.
     fn score_parts(logits: &[f32], cut: usize, targets: &[u32], topk: u32) -> Score {
-        let readout =
-            ReadoutBatch { rows: vec![0], targets: targets.to_vec(), topk, kl_refs: vec![], entropy: true };
+        let asked = AskedRows { count: 1, targets: targets.to_vec(), topk, kl_refs: vec![], entropy: true };
+        let readout = ReadoutBatch { rows: vec![0], asked: vec![asked] };
         let of_targets: Vec<f32> = targets.iter().map(|t| logits[*t as usize]).collect();
         let part = |first: usize, logits: &[f32]| {
-            vec![partial(search(&readout, first as u32, &[]), logits, &of_targets)]
+            vec![partial(search(&readout.asked[0], first as u32, &[]), logits, &of_targets)]
         };
         let whole = [part(0, logits)];
         let parts = [part(0, &logits[..cut]), part(cut, &logits[cut..])];
@@ -146,7 +152,8 @@ mod tests {
         let scores = |bad: f32| {
             let x = Matrix::from_rows(4, vec![0.5, 1.0, 0.25, bad, 1.0, -1.0, 0.5, 2.0]);
             let (rows, targets, kl_refs) = (vec![0, 1], vec![3], vec![0, 1]);
-            let readout = ReadoutBatch { rows, targets, topk: 2, kl_refs, entropy: true };
+            let asked = AskedRows { count: 2, targets, topk: 2, kl_refs, entropy: true };
+            let readout = ReadoutBatch { rows, asked: vec![asked] };
             merge(&readout, &[score(&x, &unembed, &(0..40), &readout, &pool, &Single)])
         };
         let (whole, broken) = (scores(3.0), scores(f32::NAN));
@@ -178,13 +185,9 @@ mod tests {
         let weight: Vec<f32> = (0..100 * 8).map(|i| ((i * 31) % 17) as f32 / 8.0 - 1.0).collect();
         let unembed = PackedWeight::new(&weight, 100, 8, Dtype::F32);
         let x = Matrix::from_rows(8, (0..24).map(|i| ((i * 13) % 7) as f32 / 4.0).collect());
-        let readout = ReadoutBatch {
-            rows: vec![0, 1, 2],
-            targets: (0..100).collect(),
-            topk: 1,
-            kl_refs: vec![1],
-            entropy: true,
-        };
+        let asked =
+            AskedRows { count: 3, targets: (0..100).collect(), topk: 1, kl_refs: vec![1], entropy: true };
+        let readout = ReadoutBatch { rows: vec![0, 1, 2], asked: vec![asked] };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let scores = merge(&readout, &[score(&x, &unembed, &(0..100), &readout, &pool, &Single)]);
         assert_eq!(scores[1].kl, [0.0]);

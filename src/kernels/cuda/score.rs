@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::device::{Arg, Buffer, Shape};
 use super::{Cuda, Matrix, PAD, Weight};
 use crate::kernels::{KlPart, Partial};
-use crate::plan::batch::ReadoutBatch;
+use crate::plan::batch::{AskedRows, ReadoutBatch};
 
 /// Rows whose logits are held at once.
 const ROWS: usize = 512;
@@ -76,14 +76,18 @@ impl Cuda {
         own: Range<u32>,
         readout: &ReadoutBatch,
     ) -> Vec<Partial> {
-        let n = readout.kl_refs.len();
-        if n == 0 {
+        let refs = |(rows, asked): (Range<usize>, &AskedRows)| -> Vec<u32> {
+            asked.kl_refs.iter().map(|r| rows.start as u32 + r).collect()
+        };
+        let refs: Vec<u32> = readout.stretches().flat_map(refs).collect();
+        if refs.is_empty() {
             return self.partials_against(x, unembed, own, readout, None);
         }
-        self.logits_of(x, &readout.kl_refs, unembed, REFERENCES, |references| {
-            self.reading(REFERENCE_SUMS, n * SUMS_PER_ROW * 8, |sums| {
-                self.sums_of(references, n, own.len(), sums.arg());
-                self.partials_against(x, unembed, own, readout, Some((references, sums)))
+        self.logits_of(x, &refs, unembed, REFERENCES, |logits| {
+            self.reading(REFERENCE_SUMS, refs.len() * SUMS_PER_ROW * 8, |sums| {
+                self.sums_of(logits, refs.len(), own.len(), sums.arg());
+                let host = self.device.download::<f64>(sums, refs.len() * SUMS_PER_ROW);
+                self.partials_against(x, unembed, own, readout, Some(&References { logits, sums, host }))
             })
         })
     }
@@ -94,18 +98,17 @@ impl Cuda {
         unembed: &Weight,
         own: Range<u32>,
         readout: &ReadoutBatch,
-        references: Option<(&Buffer, &Buffer)>,
+        references: Option<&References<'_>>,
     ) -> Vec<Partial> {
         let all: Vec<u32> = (0..x.rows as u32).collect();
-        let reference_sums = references.map_or_else(Vec::new, |(_, sums)| {
-            self.device.download::<f64>(sums, readout.kl_refs.len() * SUMS_PER_ROW)
-        });
         let mut partials = Vec::with_capacity(all.len());
         for rows in all.chunks(ROWS) {
+            let first = partials.len();
+            let stretches = stretches_of(readout, first..first + rows.len());
             let block = self.logits_of(x, rows, unembed, LOGITS, |logits| {
-                self.block_of(logits, rows.len(), &own, readout, references)
+                self.block_of(logits, rows.len(), &own, &stretches, references)
             });
-            partials.extend(block.into_partials(rows.len(), readout, &reference_sums));
+            partials.extend(block.into_partials(&stretches, references));
         }
         partials
     }
@@ -115,59 +118,117 @@ impl Cuda {
         logits: &Buffer,
         rows: usize,
         own: &Range<u32>,
-        readout: &ReadoutBatch,
-        references: Option<(&Buffer, &Buffer)>,
+        stretches: &[Stretch<'_>],
+        references: Option<&References<'_>>,
     ) -> BlockSums {
         let device = &self.device;
-        let (targets, k, n) = (readout.targets.len(), readout.topk as usize, readout.kl_refs.len());
         let (first, width) = (Arg::from(own.start), Arg::from(own.len() as u32));
+        let logits_of = |stretch: &Stretch<'_>| logits.at(stretch.rows.start * own.len() * 4);
         let sums = self.reading(SUMS, rows * SUMS_PER_ROW * 8, |buffer| {
             self.sums_of(logits, rows, own.len(), buffer.arg());
             device.download::<f64>(buffer, rows * SUMS_PER_ROW)
         });
-        let (target_logits, before) = self.reading(TARGETS, rows * targets * 4, |picked| {
-            let table = device.table(&readout.targets);
-            let args = [
-                logits.arg(),
-                table,
-                picked.arg(),
-                (rows as u32).into(),
-                (targets as u32).into(),
-                first,
-                width,
-            ];
-            device.launch("pick_targets", Shape::blocks((rows * targets).div_ceil(256), 256), args);
-            if let Some(nccl) = self.nccl.as_ref().filter(|_| targets > 0) {
-                nccl.sum_owned(device, picked.arg(), rows * targets);
-            }
-            self.reading(BEFORE, rows * targets * 4, |before| {
-                let shape = Shape { grid: (rows as u32, targets as u32), block: THREADS, shared: 0 };
-                let args =
-                    [logits.arg(), table, picked.arg(), before.arg(), (targets as u32).into(), first, width];
-                device.launch("rank_targets", shape, args);
-                (
-                    device.download::<f32>(picked, rows * targets),
-                    device.download::<u32>(before, rows * targets),
-                )
+        let picks = stretches.last().map_or(0, |last| last.first_pick + last.picks());
+        let (target_logits, before) = self.reading(TARGETS, picks * 4, |picked| {
+            self.reading(BEFORE, picks * 4, |before| {
+                let ids: Vec<u32> = stretches.iter().flat_map(|of| &of.asked.targets).copied().collect();
+                let table = device.table(&ids);
+                let table_of = |of: &Stretch<'_>| Arg::from(table.pointer() + 4 * of.first_target as u64);
+                for of in stretches.iter().filter(|of| of.picks() > 0) {
+                    let (n, targets) = (of.rows.len() as u32, of.asked.targets.len() as u32);
+                    let out = picked.at(of.first_pick * 4);
+                    let args = [logits_of(of), table_of(of), out, n.into(), targets.into(), first, width];
+                    device.launch("pick_targets", Shape::blocks(of.picks().div_ceil(256), 256), args);
+                }
+                if let Some(nccl) = self.nccl.as_ref().filter(|_| picks > 0) {
+                    nccl.sum_owned(device, picked.arg(), picks);
+                }
+                for of in stretches.iter().filter(|of| of.picks() > 0) {
+                    let (n, targets) = (of.rows.len() as u32, of.asked.targets.len() as u32);
+                    let (of_targets, out) = (picked.at(of.first_pick * 4), before.at(of.first_pick * 4));
+                    let shape = Shape { grid: (n, targets), block: THREADS, shared: 0 };
+                    let args = [logits_of(of), table_of(of), of_targets, out, targets.into(), first, width];
+                    device.launch("rank_targets", shape, args);
+                }
+                (device.download::<f32>(picked, picks), device.download::<u32>(before, picks))
             })
         });
-        let (top, top_ids) = self.reading(TOP, rows * k * 4, |values| {
-            self.reading(TOP_IDS, rows * k * 4, |ids| {
-                let args = [logits.arg(), values.arg(), ids.arg(), (k as u32).into(), first, width];
+        // The first tokens of a longer list are those of a shorter one.
+        let topk = stretches.iter().map(|of| of.asked.topk as usize).max().unwrap_or(0);
+        let (top, top_ids) = self.reading(TOP, rows * topk * 4, |values| {
+            self.reading(TOP_IDS, rows * topk * 4, |ids| {
+                let args = [logits.arg(), values.arg(), ids.arg(), (topk as u32).into(), first, width];
                 device.launch("top_tokens", Shape::blocks(rows, THREADS), args);
-                (device.download::<f32>(values, rows * k), device.download::<u32>(ids, rows * k))
+                (device.download::<f32>(values, rows * topk), device.download::<u32>(ids, rows * topk))
             })
         });
-        let gaps = references.map_or_else(Vec::new, |(references, sums)| {
-            self.reading(GAPS, rows * n * 16, |gaps| {
-                let shape = Shape { grid: (rows as u32, n as u32), block: THREADS, shared: 0 };
-                let args = [logits.arg(), references.arg(), sums.arg(), gaps.arg(), (n as u32).into(), width];
-                device.launch("divergence", shape, args);
-                device.download::<f64>(gaps, rows * n * 2)
+        let all_gaps = stretches.last().map_or(0, |last| last.first_gap + last.gaps());
+        let gaps = references.map_or_else(Vec::new, |References { logits: refs, sums, .. }| {
+            self.reading(GAPS, all_gaps * 16, |gaps| {
+                for of in stretches.iter().filter(|of| of.gaps() > 0) {
+                    let n = of.asked.kl_refs.len() as u32;
+                    let shape = Shape { grid: (of.rows.len() as u32, n), block: THREADS, shared: 0 };
+                    let of_refs = refs.at(of.first_ref * own.len() * 4);
+                    let of_sums = sums.at(of.first_ref * SUMS_PER_ROW * 8);
+                    let args = [logits_of(of), of_refs, of_sums, gaps.at(of.first_gap * 16), n.into(), width];
+                    device.launch("divergence", shape, args);
+                }
+                device.download::<f64>(gaps, all_gaps * 2)
             })
         });
-        BlockSums { sums, target_logits, before, top, top_ids, gaps }
+        BlockSums { sums, target_logits, before, topk, top, top_ids, gaps }
     }
+}
+
+/// The reference distributions of a readout, stretch by stretch.
+struct References<'a> {
+    logits: &'a Buffer,
+    sums: &'a Buffer,
+    /// The same sums.
+    host: Vec<f64>,
+}
+
+/// The rows of a block of which the same is read, and where that stands among the block's.
+struct Stretch<'a> {
+    asked: &'a AskedRows,
+    /// In the block.
+    rows: Range<usize>,
+    first_target: usize,
+    first_pick: usize,
+    first_gap: usize,
+    /// Among all references of the readout.
+    first_ref: usize,
+}
+
+impl Stretch<'_> {
+    /// Targets, of all rows.
+    fn picks(&self) -> usize {
+        self.rows.len() * self.asked.targets.len()
+    }
+
+    /// Divergences, of all rows.
+    fn gaps(&self) -> usize {
+        self.rows.len() * self.asked.kl_refs.len()
+    }
+}
+
+/// The stretches of a readout that have rows in a block.
+fn stretches_of(readout: &ReadoutBatch, block: Range<usize>) -> Vec<Stretch<'_>> {
+    let mut found: Vec<Stretch<'_>> = Vec::new();
+    let mut first_ref = 0;
+    for (rows, asked) in readout.stretches() {
+        let held = rows.start.max(block.start)..rows.end.min(block.end);
+        if !held.is_empty() {
+            let (first_target, first_pick, first_gap) = found.last().map_or((0, 0, 0), |last| {
+                let first_target = last.first_target + last.asked.targets.len();
+                (first_target, last.first_pick + last.picks(), last.first_gap + last.gaps())
+            });
+            let rows = held.start - block.start..held.end - block.start;
+            found.push(Stretch { asked, rows, first_target, first_pick, first_gap, first_ref });
+        }
+        first_ref += asked.kl_refs.len();
+    }
+    found
 }
 
 /// What the kernels found of a block of rows.
@@ -175,6 +236,8 @@ struct BlockSums {
     sums: Vec<f64>,
     target_logits: Vec<f32>,
     before: Vec<u32>,
+    /// Tokens a row in `top`.
+    topk: usize,
     top: Vec<f32>,
     top_ids: Vec<u32>,
     /// (mass, gap) by row and reference.
@@ -184,18 +247,20 @@ struct BlockSums {
 impl BlockSums {
     fn into_partials(
         self,
-        rows: usize,
-        readout: &ReadoutBatch,
-        reference_sums: &[f64],
+        stretches: &[Stretch<'_>],
+        references: Option<&References<'_>>,
     ) -> impl Iterator<Item = Partial> {
-        let (targets, k, n) = (readout.targets.len(), readout.topk as usize, readout.kl_refs.len());
-        let largest_of: Vec<f32> =
-            reference_sums.chunks_exact(SUMS_PER_ROW).map(|sums| sums[0] as f32).collect();
-        (0..rows).map(move |row| {
+        let rows = stretches.iter().flat_map(|of| of.rows.clone().map(move |row| (of, row)));
+        rows.map(move |(of, row)| {
+            let (targets, n) = (of.asked.targets.len(), of.asked.kl_refs.len());
+            let in_stretch = row - of.rows.start;
             let sums = &self.sums[row * SUMS_PER_ROW..][..SUMS_PER_ROW];
-            let of_targets = row * targets..(row + 1) * targets;
-            let top = self.top[row * k..][..k].iter().zip(&self.top_ids[row * k..][..k]);
-            let gaps = self.gaps[row * n * 2..][..n * 2].chunks_exact(2);
+            let of_targets = of.first_pick + in_stretch * targets..of.first_pick + (in_stretch + 1) * targets;
+            let top = row * self.topk..row * self.topk + of.asked.topk as usize;
+            let top = self.top[top.clone()].iter().zip(&self.top_ids[top]);
+            let gaps = self.gaps.chunks_exact(2).skip(of.first_gap + in_stretch * n).take(n);
+            let reference_sums = references.map_or(&[][..], |references| &references.host);
+            let largest = reference_sums.chunks_exact(SUMS_PER_ROW).skip(of.first_ref);
             Partial {
                 largest: sums[0] as f32,
                 mass: sums[1],
@@ -204,8 +269,8 @@ impl BlockSums {
                 before: self.before[of_targets].to_vec(),
                 top: top.filter(|(_, id)| **id != u32::MAX).map(|(l, id)| (*id, *l)).collect(),
                 kl: gaps
-                    .zip(&largest_of)
-                    .map(|(pair, largest)| KlPart { largest: *largest, mass: pair[0], gap: pair[1] })
+                    .zip(largest)
+                    .map(|(pair, sums)| KlPart { largest: sums[0] as f32, mass: pair[0], gap: pair[1] })
                     .collect(),
             }
         })

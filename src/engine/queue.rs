@@ -1,0 +1,126 @@
+//! What waits for the engine, and the batches that are formed of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::row_budget::RowBudget;
+use super::schedule::{Asker, Cut, Id, Lane, Schedule};
+use super::work::{Failure, Piece, Work};
+use crate::plan::pack::{Fit, Space};
+
+/// Pieces of one batch.
+const MOST_PIECES: usize = 256;
+/// For how long pieces stay short after several requests were on their way.
+const CROWDED: Duration = Duration::from_secs(10);
+
+/// What waits.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    schedule: Schedule,
+    works: BTreeMap<Id, Work>,
+    next: Id,
+    /// Pieces of a batch that failed, each of which is computed alone, before all others.
+    alone: VecDeque<Piece>,
+    /// Who is in the batch formed last.
+    aboard: Vec<(Id, Asker)>,
+    /// When several requests were last on their way.
+    crowded: Option<Instant>,
+}
+
+impl Queue {
+    /// A work. `busy`: whether the batch formed last is still being computed.
+    pub(super) fn push(&mut self, work: Work, busy: bool, now: Instant) {
+        let aboard = self.aboard.iter().filter(|_| busy).map(|(_, asker)| asker);
+        let mut others = self.works.values().map(|other| &other.asker).chain(aboard);
+        // Parts of one owner's jobs need not wait for one another.
+        if others.any(|other| *other != work.asker || work.asker.lane == Lane::Interactive) {
+            self.crowded = Some(now);
+        }
+        self.schedule.push(self.next, &work.asker, work.left.max(1));
+        self.works.insert(self.next, work);
+        self.next += 1;
+    }
+
+    /// Pieces that are computed each alone, before all others.
+    pub(super) fn part(&mut self, pieces: Vec<Piece>) {
+        pieces.into_iter().rev().for_each(|piece| self.alone.push_front(piece));
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.alone.is_empty() && self.works.is_empty()
+    }
+
+    /// Whether there is no use in waiting for more: what waits fills a batch, or the batch formed last answers nobody who might
+    /// ask again.
+    pub(super) fn is_ripe(&self, budget: &RowBudget, now: Instant) -> bool {
+        !self.alone.is_empty()
+            || self.schedule.left() >= self.space(budget, now).work
+            || self.aboard.iter().all(|(id, _)| self.works.contains_key(id))
+    }
+
+    /// What the next batch has room for, of plans that hold no scores.
+    fn space(&self, budget: &RowBudget, now: Instant) -> Space {
+        let crowded = self.crowded.is_some_and(|then| now.duration_since(then) < CROWDED);
+        budget.space(0, !crowded)
+    }
+
+    /// The pieces of the next batch. `merges`: whether there may be several.
+    pub(super) fn form(&mut self, budget: &RowBudget, merges: bool, now: Instant) -> Vec<Piece> {
+        while let Some(piece) = self.alone.pop_front() {
+            if !piece.ticket.is_abandoned() {
+                self.aboard.clear();
+                return vec![piece];
+            }
+        }
+        let abandoned = self.works.extract_if(.., |_, work| work.ticket.is_abandoned());
+        abandoned.for_each(|(id, work)| self.schedule.remove(id, &work.asker));
+
+        // What is free in the batch, which is made for plans that hold scores with so many keys.
+        let (mut free, mut held_keys) = (self.space(budget, now), 0);
+        let mut pieces: Vec<Piece> = Vec::new();
+        let Queue { schedule, works, aboard, .. } = self;
+        aboard.clear();
+        schedule.take(free.work, |id, room| {
+            let work = works.get_mut(&id)?;
+            let keys = work.packing.held_keys();
+            let first = pieces.is_empty();
+            let apart = !merges || work.ticket.suspect || pieces.iter().any(|piece| piece.ticket.suspect);
+            if !first && (apart || keys != held_keys || pieces.len() == MOST_PIECES) {
+                return None;
+            }
+            if first {
+                free.rows = budget.with_scores(keys).rows;
+                held_keys = keys;
+            }
+            // Only the first piece may be larger than there is room for; of others, no slivers are cut.
+            let space = Space { work: room, spread: if first { free.spread } else { 0 }, ..free };
+            let Fit { runs, need, carried } = work.packing.fitting(&work.part, &space);
+            let (taken, whole) = (space.work_of(&need), runs == work.part.len());
+            let sliver = !whole && taken < free.spread * space.work_of(&carried);
+            if !first && (sliver || !space.holds(&need)) {
+                return None;
+            }
+            free = free.beside(&need);
+            let part = work.part.take(runs);
+            let packing = Arc::clone(&work.packing);
+            pieces.push(Piece { packing, part, ticket: work.ticket.clone() });
+            aboard.push((id, work.asker.clone()));
+            // Shared runs are counted with each piece, so what is left is less than was promised, but not nothing.
+            work.left = if whole { 0 } else { work.left.saturating_sub(taken).max(1) };
+            Some(Cut { work: taken.max(1), left: work.left })
+        });
+        works.retain(|_, work| !work.part.is_empty());
+        pieces
+    }
+
+    /// Refuses all that waits.
+    pub(super) fn fail(&mut self, failure: &Failure) {
+        self.alone.drain(..).for_each(|piece| piece.fail(failure));
+        for work in std::mem::take(&mut self.works).into_values() {
+            work.fail(failure);
+        }
+        self.schedule = Schedule::default();
+    }
+}
