@@ -14,6 +14,7 @@ pub mod output;
 pub mod pack;
 mod schedule;
 pub mod sequences;
+pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -232,6 +233,24 @@ pub struct Capture {
     pub positions: Vec<u32>,
 }
 
+/// Keys and values that stay on the device, in every layer, for steps of generation to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The run.
+    pub run: RunId,
+    /// The first position kept.
+    pub first: u32,
+    /// Places in the store, one for each position from there on.
+    pub slots: Vec<u32>,
+}
+
+impl Kept {
+    /// Positions kept, with their places.
+    pub fn places(&self) -> impl Iterator<Item = (u32, u32)> {
+        (self.first..).zip(self.slots.iter().copied())
+    }
+}
+
 /// What is computed from every readout's logits.
 #[derive(Debug, Clone, Default)]
 pub struct Scoring {
@@ -258,6 +277,8 @@ pub struct Plan {
     pub readouts: Vec<Readout>,
     /// Captures, in the order in which they are returned.
     pub captures: Vec<Capture>,
+    /// Keys and values that are kept.
+    pub kept: Vec<Kept>,
     /// What is computed from each readout.
     pub scoring: Scoring,
 }
@@ -347,7 +368,7 @@ impl Plan {
     }
 
     /// The same plan with these of its readouts, in this order, and only the runs that they need. References of divergences
-    /// are read after them; captures are left out.
+    /// are read after them; captures and what is kept are left out.
     #[must_use]
     pub fn only(&self, readouts: &[usize]) -> Plan {
         let mut asked = readouts.to_vec();

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::step::Drawn;
 use super::{EditGroup, Score};
 
 /// Results of a plan, in the plan's order.
@@ -33,6 +34,8 @@ pub struct BatchOutput {
     pub captures: Vec<(usize, Vec<f32>)>,
     /// What was written, one for each row edited.
     pub written: Vec<RowWritten>,
+    /// Of a step, one for each of its draws; none where a logit is NaN or infinite.
+    pub drawn: Vec<Option<Drawn>>,
 }
 
 /// What edits wrote.

@@ -86,6 +86,7 @@ impl Expansion {
             runs: Vec::with_capacity(plan.runs.len() * suffixes.len().max(1)),
             readouts: plan.readouts.clone(),
             captures: plan.captures.clone(),
+            kept: plan.kept.clone(),
             scoring: plan.scoring.clone(),
         };
         expanded.scoring.sequences.clear();

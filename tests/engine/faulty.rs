@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     SplitByRows,
     /// Attention whose sums are grouped by the longest sequence in the batch, as padding does.
     PaddedAttention,
+    /// Keys and values that are kept a slot too early.
+    KeepsOffByOne,
     /// A device that has room for so many rows only.
     NoRoom { rows: usize },
 }
@@ -64,7 +66,7 @@ impl Kernels for Faulty {
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention | Fault::NoRoom { .. } => {
+            Fault::PaddedAttention | Fault::KeepsOffByOne | Fault::NoRoom { .. } => {
                 return self.inner.linear(x, &weight.packed, out);
             }
             Fault::LibraryGemm => {
@@ -90,7 +92,9 @@ impl Kernels for Faulty {
     fn row_parallel(&self, x: &Matrix, weight: &Self::Weight, bias: Option<&Self::Vector>, out: &mut Matrix) {
         assert!(bias.is_none());
         match self.fault {
-            Fault::NoRoom { .. } => self.inner.row_parallel(x, &weight.packed, None, out),
+            Fault::KeepsOffByOne | Fault::NoRoom { .. } => {
+                self.inner.row_parallel(x, &weight.packed, None, out);
+            }
             _ => self.linear(x, weight, out),
         }
     }
@@ -197,6 +201,19 @@ impl Kernels for Faulty {
     }
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
         self.inner.gather(x, rows, out);
+    }
+    fn store(&self, columns: usize, rows: usize) -> Result<Matrix, OutOfMemory> {
+        self.inner.store(columns, rows)
+    }
+    fn keep(&self, x: &Matrix, rows: &[u32], store: &mut Matrix, slots: &[u32]) {
+        match self.fault {
+            // The last is kept where the one before it belongs.
+            Fault::KeepsOffByOne => {
+                let wrong: Vec<u32> = slots.iter().map(|slot| slot.saturating_sub(1)).collect();
+                self.inner.keep(x, rows, store, &wrong);
+            }
+            _ => self.inner.keep(x, rows, store, slots),
+        }
     }
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
         self.inner.append(x, rows);
