@@ -22,6 +22,8 @@ pub(crate) enum Fault {
     PaddedAttention,
     /// Keys and values that are kept a slot too early.
     KeepsOffByOne,
+    /// Attention that sees the key after a row's own.
+    SeesOneKeyTooMany,
     /// A device that has room for so many rows only.
     NoRoom { rows: usize },
 }
@@ -66,7 +68,7 @@ impl Kernels for Faulty {
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention | Fault::KeepsOffByOne | Fault::NoRoom { .. } => {
+            Fault::PaddedAttention | Fault::KeepsOffByOne | Fault::SeesOneKeyTooMany | Fault::NoRoom { .. } => {
                 return self.inner.linear(x, &weight.packed, out);
             }
             Fault::LibraryGemm => {
@@ -92,7 +94,7 @@ impl Kernels for Faulty {
     fn row_parallel(&self, x: &Matrix, weight: &Self::Weight, bias: Option<&Self::Vector>, out: &mut Matrix) {
         assert!(bias.is_none());
         match self.fault {
-            Fault::KeepsOffByOne | Fault::NoRoom { .. } => {
+            Fault::KeepsOffByOne | Fault::SeesOneKeyTooMany | Fault::NoRoom { .. } => {
                 self.inner.row_parallel(x, &weight.packed, None, out);
             }
             _ => self.linear(x, weight, out),
