@@ -26,6 +26,7 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
     let size = |prompt: &Prompt| match &prompt.text {
         PromptText::Prompt(text) => text.len() as u64,
         PromptText::Tokens(ids) => 4 * ids.len() as u64,
+        PromptText::Chat(chat) => chat.bytes() as u64,
         PromptText::Derived { .. } => 0,
     };
     let mut budget = limits.prompt_bytes;
@@ -125,6 +126,7 @@ pub fn text_pointer(name: &str, prompt: &Prompt) -> String {
     let field = match prompt.text {
         PromptText::Prompt(_) => "prompt",
         PromptText::Tokens(_) => "tokens",
+        PromptText::Chat(_) => "messages",
         PromptText::Derived { .. } => "from",
     };
     format!("/runs/{}/{field}", escape(name))
@@ -152,6 +154,10 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
             return None;
         }
         PromptText::Tokens(ids) => facts.words().describe(ids),
+        PromptText::Chat(_) => {
+            out.push(&at, code::NOT_SUPPORTED, "no templates yet", "write a prompt");
+            return None;
+        }
         PromptText::Derived { .. } => {
             let detail = "a run derived from another has no text of its own";
             out.push(&at, code::NOT_SUPPORTED, detail, "write a prompt");
@@ -226,11 +232,11 @@ fn one_span(
             out.push(at, code::CONFLICT, detail, "write the span as a token range [start, end)");
             return None;
         }
-        (SpanText::Text(text), PromptText::Prompt(whole)) => {
-            facts.words().span(encoded, whole, text).map(|range| Span::One(tokens(&range)))
+        (SpanText::Text(text), PromptText::Prompt(_) | PromptText::Chat(_)) => {
+            facts.words().span(encoded, &encoded.text, text).map(|range| Span::One(tokens(&range)))
         }
-        (SpanText::Occurrence { text, occurrence }, PromptText::Prompt(whole)) => {
-            match (facts.words().occurrences(encoded, whole, text), occurrence) {
+        (SpanText::Occurrence { text, occurrence }, PromptText::Prompt(_) | PromptText::Chat(_)) => {
+            match (facts.words().occurrences(encoded, &encoded.text, text), occurrence) {
                 (Ok(all), Occurrence::Nth(n)) => {
                     let at = format!("{at}/occurrence");
                     return Some(Span::One(tokens(&all[nth(*n, all.len(), text, &at, out)?])));
