@@ -68,7 +68,10 @@ impl Kernels for Faulty {
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention | Fault::KeepsOffByOne | Fault::SeesOneKeyTooMany | Fault::NoRoom { .. } => {
+            Fault::PaddedAttention
+            | Fault::KeepsOffByOne
+            | Fault::SeesOneKeyTooMany
+            | Fault::NoRoom { .. } => {
                 return self.inner.linear(x, &weight.packed, out);
             }
             Fault::LibraryGemm => {
@@ -144,6 +147,12 @@ impl Kernels for Faulty {
         positions: &[u32],
         out: &mut Matrix,
     ) {
+        if self.fault == Fault::SeesOneKeyTooMany {
+            let mut more = batch.clone();
+            more.keys.push(0);
+            let positions: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+            return self.inner.attention(heads, q, k, v, &more, &positions, out);
+        }
         self.inner.attention(heads, q, k, v, batch, positions, out);
         if self.fault == Fault::PaddedAttention {
             // Another grouping of the same sum changes its last bits; here the group depends on the longest neighbour.
