@@ -81,6 +81,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "spec",
             "store",
             "owner",
+            // What a unit costs is stored with it.
+            "usage",
         ],
     ),
     // Adapters see the service and what it gives back, not what lies behind it.
