@@ -40,6 +40,10 @@ impl Config {
         ] {
             faults.positive_seconds(key, seconds);
         }
+        let share = self.engine.step_share;
+        if !(0.05..=0.95).contains(&share) {
+            faults.push("engine.step_share", format!("{share} is out of range"), "use 0.05 to 0.95");
+        }
         if let Err(error) = self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>() {
             faults.push("telemetry.filter", error.to_string(), "use e.g. \"info\" or \"info,mediant=debug\"");
         }

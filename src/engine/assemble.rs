@@ -1,6 +1,6 @@
 //! Puts the outputs of a plan's parts together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::work::{ChunkKey, Done};
@@ -23,6 +23,8 @@ pub(super) struct Assembly {
     /// Runs asked for that came to something, or to nothing, and all of them.
     runs: (u64, u64),
     charge: Option<Charge>,
+    /// Processes that computed parts of it.
+    processes: BTreeSet<u64>,
 }
 
 /// Nobody waits any more, or the engine is gone: what came of it until then is charged, and never more than all of it.
@@ -53,11 +55,13 @@ impl Assembly {
                 receipts: [EditStats::default(); 3],
                 written: vec![0.0; prepared.runs],
                 lost: None,
+                process: None,
                 usage: Usage::default(),
             },
             cost: prepared.cost,
             runs: (0, prepared.packing.whole().len() as u64),
             charge: Some(charge),
+            processes: BTreeSet::new(),
             accounts: Accounts { shared: prepared.packing.read_by_any(), met: BTreeMap::new() },
             ended: Duration::ZERO,
         }
@@ -81,6 +85,7 @@ impl Assembly {
             self.output.captures[capture] = numbers;
         }
         self.runs.0 += part.len() as u64;
+        self.processes.insert(done.process);
         let usage = &mut self.output.usage;
         usage.shared_with = usage.shared_with.max(done.beside);
         usage.seconds += done.share * done.took.as_secs_f64();
@@ -109,6 +114,7 @@ impl Assembly {
         self.runs.0 = self.runs.1;
         self.output.usage = self.usage();
         let mut output = std::mem::take(&mut self.output);
+        output.process = self.processes.first().copied().filter(|_| self.processes.len() == 1);
         for ((run, _), (group, written)) in std::mem::take(&mut self.accounts.met) {
             book(&mut output, run, group, written);
         }

@@ -13,7 +13,7 @@ use super::step::StepDraws;
 use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ForwardBatch {
     /// Token id of each initial row (the roots' rows).
     pub tokens: Vec<u32>,

@@ -21,6 +21,8 @@ pub struct PlanOutput {
     /// Why scores or captures could not be computed, if so: the first reason met. Which scores, they say themselves; captures
     /// that are lost are empty.
     pub lost: Option<Lost>,
+    /// Number of the engine process that computed all of it: which has what the plan keeps. None: there were several.
+    pub process: Option<u64>,
     /// What it cost.
     pub usage: Usage,
 }
