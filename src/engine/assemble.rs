@@ -54,6 +54,7 @@ impl Assembly {
                 captures: vec![Vec::new(); prepared.captures],
                 receipts: [EditStats::default(); 3],
                 written: vec![0.0; prepared.runs],
+                cells: vec![0; prepared.runs],
                 lost: None,
                 process: None,
                 usage: Usage::default(),
@@ -136,6 +137,7 @@ fn book(output: &mut PlanOutput, run: u32, group: EditGroup, written: RowWritten
     if group != EditGroup::Corruption {
         output.written[run as usize] += written.squared;
     }
+    output.cells[run as usize] += 1;
     let receipt = &mut output.receipts[group.index()];
     *receipt = receipt.and(written.into());
 }

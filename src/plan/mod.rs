@@ -360,11 +360,7 @@ impl Plan {
 
     /// Puts the numbers that an earlier plan captured, `captures`, where this one reads them.
     pub fn fill(&mut self, captures: &[Vec<f32>]) {
-        for edit in self.runs.iter_mut().flat_map(|run| &mut run.edits) {
-            let Some(source) = edit.op.source_mut() else { continue };
-            let Source::Captured(parts) = source else { continue };
-            *source = Source::Constant(mean_rows(parts, captures));
-        }
+        fill(self.runs.iter_mut().flat_map(|run| &mut run.edits), captures);
     }
 
     /// The same plan with these of its readouts, in this order, and only the runs that they need. References of divergences
@@ -431,6 +427,15 @@ impl Plan {
         let id = u32::try_from(self.runs.len()).expect("BUG: admission bounds the number of runs");
         self.runs.push(run);
         RunId(id)
+    }
+}
+
+/// Puts the numbers that an earlier plan captured where edits read them.
+pub fn fill<'e>(edits: impl Iterator<Item = &'e mut Edit>, captures: &[Vec<f32>]) {
+    for edit in edits {
+        let Some(source) = edit.op.source_mut() else { continue };
+        let Source::Captured(parts) = source else { continue };
+        *source = Source::Constant(mean_rows(parts, captures));
     }
 }
 

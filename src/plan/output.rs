@@ -18,6 +18,8 @@ pub struct PlanOutput {
     /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
     /// positions and columns. An edit that no readout can see is not computed and changes nothing.
     pub written: Vec<f64>,
+    /// How many rows each run's own edits wrote, `[runs]`.
+    pub cells: Vec<u64>,
     /// Why scores or captures could not be computed, if so: the first reason met. Which scores, they say themselves; captures
     /// that are lost are empty.
     pub lost: Option<Lost>,

@@ -56,7 +56,7 @@ pub struct Choice {
     /// Only tokens of at least so much of the largest probability; 0: all.
     pub min_p: f64,
     /// Added to the logits of these tokens.
-    pub bias: Vec<(u32, f32)>,
+    pub bias: Vec<(u32, f64)>,
 }
 
 impl Choice {
