@@ -11,6 +11,7 @@ mod case;
 pub mod case_table;
 pub mod classes;
 mod control;
+mod conversation;
 mod corrupt;
 mod corrupted;
 mod derive;

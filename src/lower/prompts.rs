@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::conversation::{self, Spoken};
 use super::facts::Facts;
 use super::lint::Lints;
 use super::select::{position, within};
@@ -81,6 +82,11 @@ pub fn lint(experiment: &Experiment, runs: &Named<TokenRun>, facts: &dyn Facts, 
             let fix = "leave one out: of the prompt itself, or by \"bos\": false";
             lints.warn("DOUBLE_BOS", &at, format!("the prompt begins with {bos:?} twice"), fix);
         }
+        if run.is_dated {
+            let detail = "the chat template writes today's date: tomorrow the prompt is another".to_owned();
+            let fix = "give the date, as {\"template\": {\"variables\": {\"date_string\": \"26 Jul 2024\"}}}, or write the text as `prompt`";
+            lints.info("TEMPLATE_DATE", &at, detail, fix);
+        }
         if run.context().ends_with(' ') && words.joins_spaces() {
             let detail = "the prompt ends in a space, which belongs to the token of the next word".to_owned();
             let fix = "end the prompt before the space, and begin the target with it";
@@ -140,7 +146,7 @@ pub fn longest(facts: &dyn Facts) -> u64 {
 }
 
 /// Tokenises one prompt, found at `/runs/name`, and checks its length.
-pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Encoded> {
+fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Spoken> {
     let at = text_pointer(name, prompt);
     let longest = longest(facts);
     let too_long = |n: usize, out: &mut Problems| {
@@ -148,15 +154,15 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
         out.push(&at, code::LIMIT, detail, format!("shorten the prompt to {longest} tokens"));
     };
     let encoded = match &prompt.text {
-        PromptText::Prompt(text) => facts.words().encode(text, prompt.bos),
+        PromptText::Prompt(text) => facts.words().encode(text, prompt.bos).map(Spoken::from),
         PromptText::Tokens(ids) if ids.len() as u64 > longest => {
             too_long(ids.len(), out);
             return None;
         }
-        PromptText::Tokens(ids) => facts.words().describe(ids),
-        PromptText::Chat(_) => {
-            out.push(&at, code::NOT_SUPPORTED, "no templates yet", "write a prompt");
-            return None;
+        PromptText::Tokens(ids) => facts.words().describe(ids).map(Spoken::from),
+        PromptText::Chat(chat) => {
+            let rendered = conversation::render(chat, &format!("/runs/{}", escape(name)), facts, out)?;
+            conversation::encode(chat, &rendered, prompt.bos, facts)
         }
         PromptText::Derived { .. } => {
             let detail = "a run derived from another has no text of its own";
@@ -164,8 +170,8 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
             return None;
         }
     };
-    let encoded = match encoded {
-        Ok(encoded) => encoded,
+    let spoken = match encoded {
+        Ok(spoken) => spoken,
         Err(error) => {
             let (at, code, fix) = match &error {
                 TokenizeError::UnknownId { index, vocab_size, .. } => {
@@ -184,19 +190,19 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
             return None;
         }
     };
-    if encoded.ids.is_empty() {
+    if spoken.encoded.ids.is_empty() {
         out.push(&at, code::EMPTY, "the prompt has no tokens", "write a longer prompt");
         return None;
     }
-    if encoded.ids.len() as u64 > longest {
-        too_long(encoded.ids.len(), out);
+    if spoken.encoded.ids.len() as u64 > longest {
+        too_long(spoken.encoded.ids.len(), out);
         return None;
     }
-    Some(encoded)
+    Some(spoken)
 }
 
 /// Token ranges of a prompt's spans.
-pub fn spans(
+fn spans(
     name: &str,
     prompt: &Prompt,
     encoded: &Encoded,
@@ -307,8 +313,14 @@ fn one(
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Option<TokenRun> {
-    let encoded = encode(name, prompt, facts, out)?;
-    let spans = spans(name, prompt, &encoded, facts, out);
+    let Spoken { encoded, spans: said, is_dated } = encode(name, prompt, facts, out)?;
+    let mut spans = spans(name, prompt, &encoded, facts, out);
+    for span in said.names().iter().filter(|span| spans.get(span).is_some()) {
+        let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
+        let detail = format!("the conversation has a span called {span:?} of its own");
+        out.push(at, code::DUPLICATE, detail, "call it otherwise");
+    }
+    spans.0.extend(said.0);
     let len = encoded.ids.len() as u32;
     let read = match read {
         &ReadPosition::LAST => Some(len - 1),
@@ -316,5 +328,5 @@ fn one(
     };
     let has_bos = facts.words().bos().is_some_and(|bos| encoded.ids.first() == Some(&bos));
     let Encoded { ids, tokens, text } = encoded;
-    Some(TokenRun { ids, tokens, text, spans, read: read?, has_bos })
+    Some(TokenRun { ids, tokens, text, spans, read: read?, has_bos, is_dated })
 }

@@ -275,7 +275,7 @@ fn positions(positions: &Positions) -> String {
             _ => format!("{} pairs of positions", map.len()),
         },
         Positions::Steps { steps } => self::steps(steps),
-        Positions::Joint(parts) => parts.iter().map(self::positions).collect::<Vec<_>>().join(" and "),
+        Positions::Joint(parts) => parts.0.iter().map(self::positions).collect::<Vec<_>>().join(" and "),
         Positions::Word(PositionWord::Last) => "last position".to_owned(),
         Positions::Word(PositionWord::All) => "all positions".to_owned(),
     }

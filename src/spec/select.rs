@@ -104,10 +104,16 @@ pub enum Positions {
         steps: Steps,
     },
     /// Positions of the prompt and steps together: `["all", {"steps": {"from": 1}}]`. In `POST /v1/generate` alone.
-    Joint(Vec<Positions>),
+    Joint(Joint),
     /// `"last"` or `"all"`.
     Word(PositionWord),
 }
+
+/// Selections of a prompt and of steps, all together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(as = JointPositions, no_recursion)]
+pub struct Joint(pub Vec<Positions>);
 
 /// Steps of generation: `0`, `[0, 4]`, `{"from": 1, "to": 20}` (half-open) or `"all"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -350,14 +356,14 @@ impl Positions {
             }
             Self::read_with_steps(part, out)
         });
-        Some(Self::Joint(joint?))
+        Some(Self::Joint(Joint(joint?)))
     }
 
     /// Its parts in the prompt, and its steps.
     pub fn parts(&self) -> (Vec<&Self>, Vec<&Steps>) {
         match self {
             Self::Steps { steps } => (Vec::new(), vec![steps]),
-            Self::Joint(parts) => {
+            Self::Joint(Joint(parts)) => {
                 let parts = parts.iter().map(Self::parts);
                 parts.fold((Vec::new(), Vec::new()), |(mut prompt, mut steps), (p, s)| {
                     prompt.extend(p);
