@@ -161,6 +161,8 @@ pub struct Limits {
     pub cells: u64,
     /// Most noise samples.
     pub samples: u64,
+    /// Most rows of a step of generation: texts that are written at once.
+    pub step_rows: usize,
     /// Most rows x layers of one request.
     pub row_layers: u64,
     /// Longest estimated run time of one request, in seconds.

@@ -232,6 +232,7 @@ impl Config {
             ("limits.prompt_bytes", limits.prompt_bytes as u64),
             ("limits.cells", limits.cells),
             ("limits.samples", limits.samples),
+            ("limits.step_rows", limits.step_rows as u64),
             ("limits.row_layers", limits.row_layers),
             ("limits.response_numbers", limits.response_numbers),
             ("limits.queue_depth", limits.queue_depth as u64),

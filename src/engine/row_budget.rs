@@ -117,6 +117,13 @@ impl RowBudget {
         row_layers as f64 * self.flops_per_row_layer + readouts as f64 * self.flops_per_readout
     }
 
+    /// What so many steps of generation cost, of so many rows each.
+    pub fn step_cost(&self, rows: u64, steps: u64, layers: u64) -> Cost {
+        let (rows, row_layers) = (rows * steps, rows * steps * layers);
+        let flops = self.flops(row_layers, rows);
+        Cost { rows, row_layers, flops, peak_bytes: 0, seconds: flops / self.flops_per_second }
+    }
+
     /// What a plan of this size costs. But for the seconds, that depends on the plan and on the memory that batches have, never on
     /// how fast they are computed, how they are cut and who is in them.
     pub fn cost(&self, size: Size) -> Cost {

@@ -174,18 +174,18 @@ impl Writer {
         Writer { engine: engine.clone(), most_rows, stepper: Arc::default() }
     }
 
-    /// Reads the prompt and begins its texts. Waits until there is room for all their keys.
+    /// Reads the prompt and begins its texts. `promise`: of places for all their keys ([`Job::places`]).
     ///
     /// # Errors
     /// The prompt was not read.
     pub async fn begin(
         &self,
         job: Arc<Job>,
+        promise: Promise,
         asker: &Asker,
         mut charge: impl FnMut() -> Charge,
     ) -> Result<Texts, EngineError> {
-        let slots = self.engine.slots().promise(job.places()).await;
-        let places = Places::new(&job, slots);
+        let places = Places::new(&job, promise);
         let output = {
             let plan = places.prefill(&job.generation);
             let mut tries = 0;

@@ -72,9 +72,11 @@ fn refuse(error: &ChatError, at: &str, out: &mut Problems) {
             code::CONFLICT,
             "leave it out, or end the messages with one that has `content`",
         ),
-        ChatError::Refused { .. } | ChatError::Failed { .. } | ChatError::Endless { .. } => {
-            ("messages", code::NOT_TOKENISABLE, "change the messages or `template`, or write the text as `prompt`")
-        }
+        ChatError::Refused { .. } | ChatError::Failed { .. } | ChatError::Endless { .. } => (
+            "messages",
+            code::NOT_TOKENISABLE,
+            "change the messages or `template`, or write the text as `prompt`",
+        ),
     };
     out.push(format!("{at}/{field}"), code, error.to_string(), fix);
 }
@@ -142,6 +144,9 @@ fn spans(chat: &Chat, rendered: &Rendered, encoded: &Encoded) -> Named<Span> {
         }
         add(TEMPLATE.to_owned(), between);
     }
-    add(GENERATION_PROMPT.to_owned(), rendered.generation_prompt.as_ref().and_then(tokens_of).into_iter().collect());
+    add(
+        GENERATION_PROMPT.to_owned(),
+        rendered.generation_prompt.as_ref().and_then(tokens_of).into_iter().collect(),
+    );
     spans
 }

@@ -75,7 +75,8 @@ pub(super) fn context(
     clock: &Clock,
 ) -> Jinja {
     // `transformers` passes them always.
-    let mut all: Vec<(String, Jinja)> = vec![("tools".to_owned(), ().into()), ("documents".to_owned(), ().into())];
+    let mut all: Vec<(String, Jinja)> =
+        vec![("tools".to_owned(), ().into()), ("documents".to_owned(), ().into())];
     let given = special.iter().chain(variables);
     all.extend(given.map(|(name, value)| (name.clone(), Jinja::from(Serde(value)))));
     all.push(("messages".to_owned(), Jinja::from(Serde(messages))));
@@ -85,7 +86,8 @@ pub(super) fn context(
         asked.store(true, Ordering::Relaxed);
         state.consume_fuel(pattern.len() as u64)?;
         let mut out = String::new();
-        let wrong = |_| Error::new(ErrorKind::InvalidOperation, format!("{pattern:?} is no format of a date"));
+        let wrong =
+            |_| Error::new(ErrorKind::InvalidOperation, format!("{pattern:?} is no format of a date"));
         write!(out, "{}", time.format(&pattern)).map_err(wrong)?;
         Ok(out)
     };
