@@ -202,6 +202,7 @@ impl Generation {
 fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Generation> {
     let experiment = spec.experiment();
     let mut prepared = prepare(&experiment, facts, out);
+    check_served(spec, out);
     let base = find(&spec.base, "/base", &experiment, &prepared.runs, out)?.clone();
     let base_index = prepared.runs.place(&spec.base)?;
     let order = order(&spec.branches, out)?;
@@ -280,6 +281,21 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
         compare,
         common,
     })
+}
+
+/// Refuses what is not read of texts yet.
+fn check_served(spec: &GenerateSpec, out: &mut Problems) {
+    let mut refuse = |at: &str, detail: &str, fix: &str| out.push(at, code::NOT_SUPPORTED, detail, fix);
+    let again = "send prompt and text to /v1/run as `tokens`, which gives the same numbers";
+    if !spec.read.capture.is_empty() {
+        refuse("/read/capture", "activations of steps are not returned", again);
+    }
+    if spec.read.logit_lens.is_some() {
+        refuse("/read/logit_lens", "steps are not read through the lens", again);
+    }
+    if !spec.controls.is_empty() {
+        refuse("/controls", "texts are not computed a second time", again);
+    }
 }
 
 /// What a branch writes, with indices.

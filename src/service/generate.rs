@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Value, json as object};
 use tokio::time::timeout;
 
+use super::cut::json;
 use super::{Asked, Refusal, ServedTo, Service, required_runs};
-use crate::capacity::{Busy, Lane};
-use crate::engine::{self, Asker};
+use crate::capacity::{Busy, Lane, Share};
+use crate::engine::{self, Asker, Prepared};
 use crate::generate::{Event, Job, Texts};
 use crate::lower::facts::Facts;
 use crate::lower::generate::Generation;
@@ -17,6 +18,7 @@ use crate::owner::Owner;
 use crate::plan::cost::Cost;
 use crate::plan::pack::Mode;
 use crate::result::common::Envelope;
+use crate::result::dry_run::PlanResponse;
 use crate::result::generate::{Collecting, GenerateResponse};
 use crate::spec::problem::{Problems, code};
 use crate::usage::Ledger;
@@ -39,32 +41,58 @@ pub struct Generating {
 }
 
 impl Service {
-    /// Reads a request for text and its prompt, and begins its texts.
-    ///
-    /// # Errors
-    /// [`Refusal`]
-    pub async fn generate(&self, asked: impl Into<Asked>) -> Result<Generating, Refusal> {
-        let Asked { body, share } = asked.into();
+    /// Reads and prices a request for text. What has to be computed before its prompt is made ready.
+    async fn read_text(&self, body: Value, share: &Share) -> Result<(Job, Option<Prepared>, Cost), Refusal> {
         let (engine, most_rows, total) = (self.engine.clone(), self.step_rows, self.engine.slots().total());
-        let read = self.off_workers(&share, Lane::Prepare, move |facts, _| {
-            let generation = Generation::of(&body, facts)?;
+        let read = self.off_workers(share, Lane::Prepare, move |facts, _| {
             let job = Job {
                 words: facts.tokenizer.clone(),
                 ends: facts.tokenizer.ends().iter().copied().collect(),
                 context: facts.limits().prompt_tokens as u32,
                 layers: facts.config().num_layers as u32,
-                generation,
+                generation: Generation::of(&body, facts)?,
             };
             check(&job, most_rows, total)?;
             let prepare = |plan| engine.prepare(plan, Mode::Branching);
             let first = job.generation.prelude.as_ref().map(prepare).transpose()?;
             let cost = prepare(&job.generation.plan)?.cost;
             let cost = first.as_ref().map_or(cost, |first| cost.and(&first.cost));
-            let steps =
-                engine.budget().step_cost(job.rows() as u64, u64::from(job.longest()), u64::from(job.layers));
-            Ok((job, first, cost.and(&steps)))
+            let (rows, steps) = (job.rows() as u64, u64::from(job.longest()));
+            let cost = cost.and(&engine.budget().step_cost(rows, steps, u64::from(job.layers)));
+            Ok((job, first, cost))
         });
-        let (mut job, first, cost): (Job, _, Cost) = read.await?;
+        read.await
+    }
+
+    /// What a request for text would do and cost.
+    pub(super) async fn plan_text(&self, mut body: Value, share: &Share) -> Result<PlanResponse, Refusal> {
+        // How it is answered says nothing of what it costs.
+        if let Some(map) = body.as_object_mut() {
+            map.shift_remove("stream");
+        }
+        let (job, _, cost) = self.read_text(body, share).await?;
+        let Job { generation, .. } = &job;
+        Ok(PlanResponse {
+            model: self.served.model().to_owned(),
+            kind: "generate",
+            request: json(&generation.spec),
+            runs: generation.plan.runs.len(),
+            readouts: generation.plan.readouts.len() + job.rows() * job.longest() as usize,
+            cost,
+            ceiling: self.ceiling,
+            allowed: self.ceiling.allows(&cost),
+            lints: generation.common.lints.0.clone(),
+            plan_sha256: generation.common.plan_sha256.clone(),
+        })
+    }
+
+    /// Reads a request for text and its prompt, and begins its texts.
+    ///
+    /// # Errors
+    /// [`Refusal`]
+    pub async fn generate(&self, asked: impl Into<Asked>) -> Result<Generating, Refusal> {
+        let Asked { body, share } = asked.into();
+        let (mut job, first, cost) = self.read_text(body, &share).await?;
         if !self.ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling: self.ceiling });
         }
@@ -136,7 +164,7 @@ impl Generating {
 fn started(job: &Job, envelope: &Envelope) -> Value {
     let generation = &job.generation;
     let run = generation.common.runs.get(&generation.spec.base).map(|(run, _)| run);
-    json!({
+    object!({
         "id": envelope.id,
         "model": envelope.model,
         "prompt": {"text": run.map(|run| &*run.text), "tokens": run.map(|run| &*run.ids), "spans": run.map(|run| &run.spans)},
