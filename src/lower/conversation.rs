@@ -72,9 +72,11 @@ fn refuse(error: &ChatError, at: &str, out: &mut Problems) {
             code::CONFLICT,
             "leave it out, or end the messages with one that has `content`",
         ),
-        ChatError::Refused { .. } | ChatError::Failed { .. } | ChatError::Endless { .. } => {
-            ("messages", code::NOT_TOKENISABLE, "change the messages or `template`, or write the text as `prompt`")
-        }
+        ChatError::Refused { .. } | ChatError::Failed { .. } | ChatError::Endless { .. } => (
+            "messages",
+            code::NOT_TOKENISABLE,
+            "change the messages or `template`, or write the text as `prompt`",
+        ),
     };
     out.push(format!("{at}/{field}"), code, error.to_string(), fix);
 }
@@ -132,9 +134,12 @@ fn spans(chat: &Chat, rendered: &Rendered, encoded: &Encoded) -> Named<Span> {
         range.is_some() || message.content.as_ref().is_none_or(|content| content.trim().is_empty())
     };
     if chat.messages.iter().zip(&said).all(known) {
-        let mut between = Vec::new();
-        let mut at = 0;
-        for [start, end] in said.iter().flatten().copied().chain([[encoded.ids.len() as u32; 2]]) {
+        let mut turns: Vec<[u32; 2]> = said.iter().flatten().copied().collect();
+        // A template may move what is said, as the system's words into the last message.
+        turns.sort_unstable();
+        turns.push([encoded.ids.len() as u32; 2]);
+        let (mut between, mut at) = (Vec::new(), 0);
+        for [start, end] in turns {
             if at < start {
                 between.push([at, start]);
             }
@@ -142,6 +147,9 @@ fn spans(chat: &Chat, rendered: &Rendered, encoded: &Encoded) -> Named<Span> {
         }
         add(TEMPLATE.to_owned(), between);
     }
-    add(GENERATION_PROMPT.to_owned(), rendered.generation_prompt.as_ref().and_then(tokens_of).into_iter().collect());
+    add(
+        GENERATION_PROMPT.to_owned(),
+        rendered.generation_prompt.as_ref().and_then(tokens_of).into_iter().collect(),
+    );
     spans
 }

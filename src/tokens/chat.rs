@@ -184,7 +184,8 @@ impl ChatTemplates {
         let session = Session { templates: self, name, conversation, clock: &clock };
         let text = session.text(conversation.messages, conversation.add_generation_prompt)?;
         let is_dated = clock.asked.load(Ordering::Relaxed);
-        let generation_prompt = conversation.add_generation_prompt.then(|| session.text(conversation.messages, false));
+        let generation_prompt =
+            conversation.add_generation_prompt.then(|| session.text(conversation.messages, false));
         let generation_prompt = generation_prompt
             .and_then(|without| Some(without.ok()?.len()).filter(|len| *len < text.len()))
             .map(|start| start..text.len());
@@ -195,10 +196,8 @@ impl ChatTemplates {
     /// As `transformers` chooses: the one named, the one for tools where there are tools, or `default`.
     fn chosen<'n>(&'n self, conversation: &Conversation<'n>) -> Result<&'n str, ChatError> {
         let has = |name: &str| self.names.iter().any(|own| own == name);
-        let unknown = |name: &str| ChatError::UnknownTemplate {
-            name: name.to_owned(),
-            names: self.names.join(", "),
-        };
+        let unknown =
+            |name: &str| ChatError::UnknownTemplate { name: name.to_owned(), names: self.names.join(", ") };
         match conversation.template {
             Some(name) if has(name) => Ok(name),
             Some(name) => Err(unknown(name)),

@@ -237,7 +237,8 @@ pub(super) fn chat(content: &Content, vocabulary: &GgufVocabulary) -> (SpecialTo
         let id = optional_integer(content, &format!("tokenizer.ggml.{name}_token_id")).ok()??;
         u32::try_from(id).ok().filter(|id| (*id as usize) < vocabulary.tokens.len())
     };
-    let names = [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")];
+    let names =
+        [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")];
     let text = |(key, name): (&str, &str)| {
         Some((name.to_owned(), vocabulary.tokens.get(id(key)? as usize)?.clone()))
     };
@@ -246,9 +247,8 @@ pub(super) fn chat(content: &Content, vocabulary: &GgufVocabulary) -> (SpecialTo
     ends.dedup();
     let default = text_of(content, "tokenizer.chat_template").map(|text| ("default".to_owned(), text));
     let names = strings(content, "tokenizer.chat_templates").unwrap_or_default();
-    let named = |name: &str| {
-        Some((name.to_owned(), text_of(content, &format!("tokenizer.chat_template.{name}"))?))
-    };
+    let named =
+        |name: &str| Some((name.to_owned(), text_of(content, &format!("tokenizer.chat_template.{name}"))?));
     let templates = default.into_iter().chain(names.into_iter().filter_map(named)).collect();
     (SpecialTokens { texts, ends }, templates)
 }

@@ -111,7 +111,13 @@ pub(super) fn to_json(
     let usual = if indent.is_some() { "," } else { ", " };
     let (item, key) = separators.unwrap_or_else(|| (usual.to_owned(), ": ".to_owned()));
     let ascii = ascii.or(options.get("ensure_ascii")?).unwrap_or(false);
-    let layout = Layout { ascii, sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false), indent, item, key };
+    let layout = Layout {
+        ascii,
+        sorted: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        indent,
+        item,
+        key,
+    };
     options.assert_all_used()?;
     let mut out = String::new();
     write_json(&json, &layout, 0, state, &mut out)?;

@@ -64,9 +64,8 @@ fn together(text: &str, session: &Session<'_>) -> Option<Vec<Option<Range<usize>
         at += text[at..].starts_with(own).then_some(own.len())?;
         // Of several ways to trim, the longest that is there and before the template's next words.
         let next = after.split('\u{F0000}').next()?;
-        let fits = |said: &&str| {
-            text[at..].strip_prefix(*said).is_some_and(|behind| behind.starts_with(next))
-        };
+        let fits =
+            |said: &&str| text[at..].strip_prefix(*said).is_some_and(|behind| behind.starts_with(next));
         let ways = [content, content.trim_start(), content.trim_end(), content.trim()];
         let said = ways.into_iter().find(fits)?;
         found.push(Some(at..at + said.len()));
