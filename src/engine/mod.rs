@@ -24,6 +24,8 @@ pub mod ranks;
 pub mod row_budget;
 mod schedule;
 mod shared;
+pub mod slots;
+mod step;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ pub mod wire;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -38,7 +41,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::kernels::facts::DeviceFacts;
 use crate::plan::Plan;
 use crate::plan::cost::Cost;
-use crate::plan::output::PlanOutput;
+use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::pack::{Mode, PackError, Packing, Part};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
@@ -48,13 +51,20 @@ pub use load::Computing;
 pub use model::{Model, ModelError};
 use row_budget::RowBudget;
 pub use schedule::{Asker, Lane};
+use slots::Slots;
+pub use step::{LostStep, StepFailure, Stepped};
 pub use supervise::{Keeper, StartError};
-use work::Work;
+use work::Incoming;
+
+/// Is told once what a plan cost: all of it, or, where nobody waits any more, what was computed until then.
+pub type Charge = Box<dyn FnOnce(&Usage) + Send>;
 
 /// A handle on whoever computes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    work: mpsc::UnboundedSender<Work>,
+    work: mpsc::UnboundedSender<Incoming>,
+    slots: Slots,
+    texts: Arc<AtomicUsize>,
     admission: Arc<Semaphore>,
     limit: usize,
     state: watch::Receiver<State>,
@@ -82,6 +92,16 @@ impl Ready {
     /// The same without the number of threads: what the bits of a result can depend on.
     pub fn kind(&self) -> String {
         self.named(|device| device.name.split(',').next().unwrap_or_default())
+    }
+
+    /// Positions whose keys and values are kept.
+    pub fn key_slots(&self) -> usize {
+        self.devices.iter().map(|device| device.key_slots as usize).min().unwrap_or(0)
+    }
+
+    /// Bytes of all devices that these take.
+    pub fn key_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.key_bytes).sum()
     }
 
     fn named(&self, name: impl Fn(&DeviceFacts) -> &str) -> String {
@@ -211,8 +231,32 @@ impl Engine {
         let (work, inbox) = mpsc::unbounded_channel();
         let (sender, state) = watch::channel(State { health: Health::Ready, ready });
         let busy = Arc::new(Busy::default());
-        local::spawn(model, inbox, sender, Arc::clone(&busy))?;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, busy, layers })
+        let texts = Arc::default();
+        local::spawn(model, inbox, sender, Arc::clone(&busy), Arc::clone(&texts))?;
+        Ok(Engine::of(work, state, busy, texts, limit, layers))
+    }
+
+    fn of(
+        work: mpsc::UnboundedSender<Incoming>,
+        state: watch::Receiver<State>,
+        busy: Arc<Busy>,
+        texts: Arc<AtomicUsize>,
+        limit: usize,
+        layers: u32,
+    ) -> Engine {
+        let slots = Slots::new(state.borrow().ready.key_slots());
+        let admission = Arc::new(Semaphore::new(limit));
+        Engine { work, slots, texts, admission, limit, state, busy, layers }
+    }
+
+    /// Places for keys that are kept.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Says how many texts are being written: as long as there are some, more steps are to be expected.
+    pub fn writing(&self, texts: usize) {
+        self.texts.store(texts, Ordering::Relaxed);
     }
 
     /// What the loaded model says of itself.
@@ -243,11 +287,12 @@ impl Engine {
         let budget = self.budget();
         let keys = if plan.holds_scores() { plan.keys() } else { 0 };
         let packing = Packing::new(&plan, self.layers, budget.space(keys, true), mode)?;
-        let cost = budget.with_scores(keys).cost(packing.size());
+        let size = packing.size();
         Ok(Prepared {
+            work: size.in_chunks,
             packing: Arc::new(packing),
             fold: Arc::new(fold),
-            cost,
+            cost: budget.with_scores(keys).cost(size),
             readouts: plan.readouts.len(),
             captures: plan.captures.len(),
             runs: plan.runs.len(),
@@ -255,21 +300,36 @@ impl Engine {
     }
 
     /// Computes a plan, piece by piece. Dropping the future stops after the piece in hand, and at most one sent ahead.
-    pub async fn execute(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
+    pub async fn execute(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
         let overloaded = |_| EngineError::Overloaded { limit: self.limit };
         let _permit = self.admission.try_acquire().map_err(overloaded)?;
-        self.run(prepared, asker).await
+        self.run(prepared, asker, charge).await
     }
 
     /// Computes a further plan of a request that was let in: waits where [`Engine::execute`] would refuse, so that what has
     /// been computed isn't lost.
-    pub async fn execute_next(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
+    pub async fn execute_next(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
         let _permit = self.admission.acquire().await.map_err(|_| EngineError::Stopped)?;
-        self.run(prepared, asker).await
+        self.run(prepared, asker, charge).await
     }
 
-    async fn run(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
-        let output = execute::execute(self, &prepared, asker).await?;
+    async fn run(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
+        let output = execute::execute(self, &prepared, asker, charge).await?;
         Ok(prepared.fold.output(output))
     }
 }
@@ -278,7 +338,7 @@ impl Prepared {
     /// At most so much work a part is, in row-layers.
     fn work_of(&self, part: &Part) -> u64 {
         let all = self.packing.whole().len().max(1) as f64;
-        (self.cost.row_layers as f64 * part.len() as f64 / all).ceil() as u64
+        (self.work as f64 * part.len() as f64 / all).ceil() as u64
     }
 }
 
@@ -289,6 +349,8 @@ pub struct Prepared {
     fold: Arc<Fold>,
     /// What it costs.
     pub cost: Cost,
+    /// Row-layers that are computed, if it is computed alone.
+    work: u64,
     readouts: usize,
     captures: usize,
     runs: usize,

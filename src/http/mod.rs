@@ -14,6 +14,7 @@ mod enqueue;
 mod events;
 mod experiments;
 mod gate;
+mod generate;
 mod health;
 mod identity;
 mod jobs;
@@ -79,6 +80,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
+        .merge(generate::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -77,6 +77,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/run", RUN),
     rule(Method::POST, "/v1/patch", RUN),
     rule(Method::POST, "/v1/trace", RUN),
+    rule(Method::POST, "/v1/generate", RUN),
     rule(Method::POST, "/v1/sweep", SWEEP),
     rule(Method::GET, "/v1/jobs", Need::Key),
     rule(Method::GET, "/v1/jobs/{id}", Need::Key),

@@ -245,9 +245,15 @@ impl Lints {
 
     /// The lints with pointers as the caller wrote them.
     #[must_use]
-    pub fn restored(mut self, origins: &Origins) -> Self {
+    pub fn restored(self, origins: &Origins) -> Self {
+        self.renamed(|pointer| origins.restore(pointer))
+    }
+
+    /// The lints with other pointers.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
         for lint in &mut self.0 {
-            lint.pointer = origins.restore(&lint.pointer);
+            lint.pointer = name(&lint.pointer);
         }
         self
     }

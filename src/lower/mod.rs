@@ -17,6 +17,7 @@ mod corrupted;
 mod derive;
 pub mod diff;
 pub mod facts;
+pub mod generate;
 mod grid;
 mod intervention;
 mod knockout;

@@ -40,7 +40,7 @@ const ROUTES: &[(&str, &[&str])] = &[
             "GET /v1/activations/{id}",
         ],
     ),
-    ("run", &["POST /v1/align", "POST /v1/run", "POST /v1/patch", "POST /v1/trace"]),
+    ("run", &["POST /v1/align", "POST /v1/run", "POST /v1/patch", "POST /v1/trace", "POST /v1/generate"]),
     ("sweep", &["POST /v1/sweep"]),
     ("run, sweep", &["DELETE /v1/jobs/{id}"]),
     ("upload", &["POST /v1/datasets", "DELETE /v1/datasets/{id}", "POST /v1/activations"]),

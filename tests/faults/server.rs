@@ -284,11 +284,12 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A result without its id and times.
+/// A result without its id, its times and its company.
 fn comparable(mut result: Value) -> Value {
     result["id"] = Value::Null;
-    result["usage"]["seconds"] = Value::Null;
-    result["usage"]["queue_seconds"] = Value::Null;
+    for field in ["seconds", "queue_seconds", "shared_with"] {
+        result["usage"][field] = Value::Null;
+    }
     result
 }
 

@@ -57,6 +57,7 @@ const KERNELS: [&str; 30] = [
     "add",
     "sum_ranks",
     "gather",
+    "keep",
     "embed",
     "isolate_heads",
     "widen",
