@@ -471,7 +471,7 @@ impl Written {
         };
         self.tokens.push(token.id);
         let ends = job.ends.contains(&token.id);
-        let piece = if ends { None } else { Some(self.text.push(token.id, &job.words)) };
+        let piece = if ends { None } else { Some(self.text.push(job.words.bytes(token.id))) };
         let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
         token.text = piece.map(|piece| piece.text).unwrap_or_default();
         // Who has left is noticed at the next step.
@@ -493,7 +493,7 @@ impl Written {
 
     fn end(&mut self, job: &Job, finish: Finish, events: &mpsc::UnboundedSender<Event>) {
         self.ended = true;
-        let text = if finish == Finish::StopString { String::new() } else { self.text.finish(&job.words) };
+        let text = if finish == Finish::StopString { String::new() } else { self.text.finish() };
         let done = Done { branch: self.branch, sample: self.sample, finish, text, receipt: self.receipt };
         let _ = events.send(Event::Done(done));
     }

@@ -15,3 +15,18 @@ fn mixed(x: u64) -> u64 {
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_twin() {
+        let golden: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/golden/draws.json")).unwrap();
+        for row in golden["uniform"].as_array().unwrap() {
+            let int = |i: usize| row[i].as_u64().unwrap();
+            assert_eq!(Some(uniform(int(0), int(1) as u32, int(2) as u32)), row[3].as_f64(), "{row}");
+        }
+    }
+}

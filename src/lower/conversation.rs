@@ -134,9 +134,12 @@ fn spans(chat: &Chat, rendered: &Rendered, encoded: &Encoded) -> Named<Span> {
         range.is_some() || message.content.as_ref().is_none_or(|content| content.trim().is_empty())
     };
     if chat.messages.iter().zip(&said).all(known) {
-        let mut between = Vec::new();
-        let mut at = 0;
-        for [start, end] in said.iter().flatten().copied().chain([[encoded.ids.len() as u32; 2]]) {
+        let mut turns: Vec<[u32; 2]> = said.iter().flatten().copied().collect();
+        // A template may move what is said, as the system's words into the last message.
+        turns.sort_unstable();
+        turns.push([encoded.ids.len() as u32; 2]);
+        let (mut between, mut at) = (Vec::new(), 0);
+        for [start, end] in turns {
             if at < start {
                 between.push([at, start]);
             }

@@ -235,6 +235,11 @@ impl Tokenizer {
         self.table.get(id).map_or_else(|| format!("<no token {id}>"), spelled)
     }
 
+    /// The bytes of one token; none for an id that names none. A token may be part of a character.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.table.get(id).unwrap_or_default()
+    }
+
     /// Whether words have tokens that begin with the space before them: then a prompt that ends in a space is cut where no text
     /// is.
     pub fn joins_spaces(&self) -> bool {

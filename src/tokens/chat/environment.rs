@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, Local};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value as Jinja};
+use minijinja::value::{Serde, Value as Jinja, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value};
@@ -42,7 +42,10 @@ pub(super) fn new(fuel: u64, depth: usize) -> Environment<'static> {
     environment.add_filter("tojson", python::to_json);
     environment.add_filter("string", |value: &Jinja| python::printed(value).into_owned());
     environment.add_test("sequence", |value: &Jinja| value.as_str().is_some() || is_list(value));
-    environment.add_test("iterable", |value: &Jinja| value.as_str().is_some() || value.try_iter().is_ok());
+    environment.add_test("iterable", |value: &Jinja| {
+        use ValueKind::{Iterable, Map, Seq, String};
+        matches!(value.kind(), Iterable | Map | Seq | String)
+    });
     environment.add_function("raise_exception", |why: Cow<'_, str>| -> Result<Jinja, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{REFUSAL}{why}")))
     });
@@ -50,7 +53,7 @@ pub(super) fn new(fuel: u64, depth: usize) -> Environment<'static> {
 }
 
 fn is_list(value: &Jinja) -> bool {
-    value.kind() == minijinja::value::ValueKind::Seq
+    value.kind() == ValueKind::Seq
 }
 
 /// What a template says that refuses a conversation.
@@ -92,7 +95,7 @@ pub(super) fn context(
         Ok(out)
     };
     all.push(("strftime_now".to_owned(), Jinja::from_function(strftime_now)));
-    all.into_iter().collect()
+    Jinja::from_pairs(all)
 }
 
 /// A template without the tags that mark what the model has said, which change nothing of the text: `{% generation %}` groups, as
