@@ -108,6 +108,10 @@ pub enum Needs {
     Rope,
     /// A norm of each head of q and k.
     HeadNorms,
+    /// An MLP with a gate.
+    Gate,
+    /// An MLP without one.
+    NoGate,
 }
 
 /// What is known of a site: its row in the one table from which names, widths, documentation and the peers' names follow.
@@ -256,6 +260,33 @@ const fn row(
 ) -> SiteFacts {
     let [transformer_lens, nnsight, pyvene, rome] = peers;
     SiteFacts { site, name, scope, width, needs: None, stream, transformer_lens, nnsight, pyvene, rome }
+}
+
+impl Needs {
+    /// Why a site is not there in a model of a family that lacks it, and what to write instead.
+    pub fn missing(self, site: Site, family: &str) -> (String, String) {
+        let plain = if site.heads() == Some(HeadKind::KeyValue) { Site::K } else { Site::Q };
+        let (why, fix) = match self {
+            Needs::Rope => (
+                format!("the positions of a {family} model are not rotations"),
+                format!("write {plain}, which is what attention reads here"),
+            ),
+            Needs::HeadNorms => (
+                format!("a {family} model has no norms of heads"),
+                format!("write {plain}, which no norm changes here"),
+            ),
+            Needs::Gate => (
+                format!("the MLP of a {family} model has no gate"),
+                "write mlp_pre, which is what its activation function gets".to_owned(),
+            ),
+            Needs::NoGate => (
+                format!("the MLP of a {family} model is gated"),
+                "write mlp_gate, which is what its activation function gets, or mlp_up, its other factor"
+                    .to_owned(),
+            ),
+        };
+        (format!("{site}: {why}"), fix)
+    }
 }
 
 impl SiteFacts {
