@@ -39,3 +39,4 @@ mod jobs;
 mod keys;
 mod support;
 mod sweeps;
+mod tls;
