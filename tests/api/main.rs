@@ -40,3 +40,4 @@ mod keys;
 mod support;
 mod sweeps;
 mod texts;
+mod tls;
