@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::plan::Score;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::RowWritten;
-use crate::plan::step::Drawn;
+use crate::plan::draw::Drawn;
 
 /// Version of the messages. Changes with every change of what they hold.
 pub const PROTOCOL: u32 = 7;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::StepDraws;
+use super::draw::StepDraws;
 use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.

@@ -9,7 +9,8 @@ use mediant::model::decoder::Decoder;
 use mediant::model::shard::Shard;
 use mediant::plan::batch::{AskedRows, ForwardBatch};
 use mediant::plan::pack::Mode;
-use mediant::plan::step::{Choice, Draw, StepBatch, StepRow};
+use mediant::plan::draw::{Choice, Draw};
+use mediant::plan::step::{StepBatch, StepRow};
 use mediant::plan::{Address, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Score, Source};
 use mediant::spec::site::Site;
 
