@@ -471,7 +471,7 @@ impl Written {
         };
         self.tokens.push(token.id);
         let ends = job.ends.contains(&token.id);
-        let piece = if ends { None } else { Some(self.text.push(job.words.bytes(token.id))) };
+        let piece = if ends { None } else { Some(self.text.push(job.words.bytes_of(token.id))) };
         let stopped = piece.as_ref().is_some_and(|piece| piece.stopped);
         token.text = piece.map(|piece| piece.text).unwrap_or_default();
         // Who has left is noticed at the next step.

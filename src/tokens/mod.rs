@@ -236,7 +236,7 @@ impl Tokenizer {
     }
 
     /// The bytes of one token; none for an id that names none. A token may be part of a character.
-    pub fn bytes(&self, id: u32) -> &[u8] {
+    pub fn bytes_of(&self, id: u32) -> &[u8] {
         self.table.get(id).unwrap_or_default()
     }
 
