@@ -467,7 +467,7 @@ impl Written {
         events: &mpsc::UnboundedSender<Event>,
     ) {
         let Some(mut token) = token else {
-            return self.end(job, if lost { Finish::Lost } else { Finish::NotFinite }, events);
+            return self.end(if lost { Finish::Lost } else { Finish::NotFinite }, events);
         };
         self.tokens.push(token.id);
         let ends = job.ends.contains(&token.id);
@@ -488,10 +488,10 @@ impl Written {
         } else {
             return;
         };
-        self.end(job, finish, events);
+        self.end(finish, events);
     }
 
-    fn end(&mut self, job: &Job, finish: Finish, events: &mpsc::UnboundedSender<Event>) {
+    fn end(&mut self, finish: Finish, events: &mpsc::UnboundedSender<Event>) {
         self.ended = true;
         let text = if finish == Finish::StopString { String::new() } else { self.text.finish() };
         let done = Done { branch: self.branch, sample: self.sample, finish, text, receipt: self.receipt };

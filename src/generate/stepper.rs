@@ -118,9 +118,8 @@ impl Stepper {
                 match result {
                     Err(error) => self.fail(id, error),
                     Ok((process, lost)) => {
-                        let job = Arc::clone(&writing.job);
                         for text in lost {
-                            writing.texts[text].end(&job, Finish::Lost, &writing.events);
+                            writing.texts[text].end(Finish::Lost, &writing.events);
                         }
                         writing.process = process;
                         if process.is_none() {
@@ -225,7 +224,7 @@ impl Stepper {
                 });
                 let Some(place) = ended else { break };
                 let i = unit.texts.remove(place);
-                writing.texts[i].end(&job, Finish::SourceEnded, &writing.events);
+                writing.texts[i].end(Finish::SourceEnded, &writing.events);
             }
         }
         units.retain(|unit| !unit.texts.is_empty());
@@ -335,9 +334,8 @@ impl Stepper {
 
     fn lose(&mut self, unit: &Unit) {
         let Some(writing) = self.all.get_mut(&unit.id) else { return };
-        let job = Arc::clone(&writing.job);
         for text in &unit.texts {
-            writing.texts[*text].end(&job, Finish::Lost, &writing.events);
+            writing.texts[*text].end(Finish::Lost, &writing.events);
         }
     }
 
