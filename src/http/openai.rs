@@ -186,7 +186,8 @@ async fn whole(
 fn completion(form: Form, asked: &Translated, response: &GenerateResponse) -> Completion {
     let texts = response.branches.iter().flat_map(|(_, branch)| &branch.samples);
     let choices = texts.enumerate().map(|(index, text)| choice(form, asked, response, index, text)).collect();
-    let written: usize = response.branches.iter().flat_map(|(_, b)| &b.samples).map(|text| text.tokens.len()).sum();
+    let written: usize =
+        response.branches.iter().flat_map(|(_, b)| &b.samples).map(|text| text.tokens.len()).sum();
     Completion {
         id: response.id.clone(),
         object: if form == Form::Chat { "chat.completion" } else { "text_completion" },
@@ -282,7 +283,8 @@ async fn follow(
     sender: mpsc::Sender<Result<sse::Event, Infallible>>,
 ) {
     let event = |data: String| Ok(sse::Event::default().data(data));
-    let mut chunks = Chunks { form, asked, head: Value::Null, branches: Vec::new(), samples: 1, prompt: 0, written: 0 };
+    let mut chunks =
+        Chunks { form, asked, head: Value::Null, branches: Vec::new(), samples: 1, prompt: 0, written: 0 };
     loop {
         let next = tokio::select! {
             next = generating.next() => next,
@@ -379,7 +381,8 @@ impl Chunks {
         let first = |branch: &String, sample: u64| {
             self.choice(&json!({"branch": branch, "sample": sample}), text.clone(), Value::Null, Value::Null)
         };
-        let all = self.branches.iter().flat_map(|branch| (0..self.samples).map(move |sample| (branch, sample)));
+        let all =
+            self.branches.iter().flat_map(|branch| (0..self.samples).map(move |sample| (branch, sample)));
         all.map(|(branch, sample)| first(branch, sample)).collect()
     }
 
@@ -389,8 +392,12 @@ impl Chunks {
         }
         let (text, logprob) = (&data["text"], &data["logprob"]);
         match self.form {
-            Form::Chat => json!({"content": [{"token": text, "logprob": logprob, "bytes": null, "top_logprobs": []}]}),
-            Form::Completion => json!({"tokens": [text], "token_logprobs": [logprob], "top_logprobs": [{}], "text_offset": []}),
+            Form::Chat => {
+                json!({"content": [{"token": text, "logprob": logprob, "bytes": null, "top_logprobs": []}]})
+            }
+            Form::Completion => {
+                json!({"tokens": [text], "token_logprobs": [logprob], "top_logprobs": [{}], "text_offset": []})
+            }
         }
     }
 

@@ -420,12 +420,21 @@ mod tests {
         };
         assert_eq!(at(Form::Completion, json!({"prompt": ["a", "b"]})), ["/prompt"]);
         assert_eq!(at(Form::Completion, json!({"prompt": "a", "suffix": "b"})), ["/suffix"]);
-        assert_eq!(at(Form::Completion, json!({"prompt": "a", "frequency_penalty": 0.5})), ["/frequency_penalty"]);
+        assert_eq!(
+            at(Form::Completion, json!({"prompt": "a", "frequency_penalty": 0.5})),
+            ["/frequency_penalty"]
+        );
         let hello = json!([{"role": "user", "content": "Hi"}]);
         assert_eq!(at(Form::Chat, json!({"messages": hello, "tools": []})), ["/tools"]);
         assert_eq!(at(Form::Chat, json!({"messages": hello, "top_logprobs": 2})), ["/top_logprobs"]);
-        assert_eq!(at(Form::Chat, json!({"messages": hello, "response_format": {"type": "json_object"}})), ["/response_format"]);
-        assert_eq!(at(Form::Chat, json!({"messages": hello, "mediant": {"interventons": []}})), ["/mediant/interventons"]);
+        assert_eq!(
+            at(Form::Chat, json!({"messages": hello, "response_format": {"type": "json_object"}})),
+            ["/response_format"]
+        );
+        assert_eq!(
+            at(Form::Chat, json!({"messages": hello, "mediant": {"interventons": []}})),
+            ["/mediant/interventons"]
+        );
         let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]);
         assert_eq!(at(Form::Chat, json!({"messages": image})), ["/messages/0/content"]);
     }
