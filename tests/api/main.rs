@@ -41,3 +41,4 @@ mod keys;
 mod support;
 mod sweeps;
 mod texts;
+mod tls;
