@@ -81,6 +81,8 @@ pub struct Token {
     pub mass_kept: f64,
     /// The most probable tokens with their log-probabilities.
     pub top: Vec<(u32, f64)>,
+    /// How much the largest logit exceeds the next.
+    pub margin: f64,
     /// Values of the metrics.
     pub metrics: Vec<Option<f64>>,
     /// Its log-probability under the branch that texts are compared with, and the divergence of this distribution from that
@@ -99,6 +101,8 @@ pub struct Done {
     pub finish: Finish,
     /// The rest of its text.
     pub text: String,
+    /// Whether it ends inside of a character.
+    pub is_cut: bool,
     /// What was written to its rows.
     pub receipt: Receipt,
 }
@@ -278,7 +282,8 @@ impl Job {
 
     /// Most probable tokens that are read at every step.
     fn topk(&self) -> u32 {
-        self.spec().read.logprobs.max(1)
+        // Two at least, to see where they are close.
+        self.spec().read.logprobs.max(2)
     }
 
     /// What a row says of the token that was drawn from it. `shadow`: the score under the branch that texts are compared with,
@@ -315,6 +320,10 @@ impl Job {
             text: String::new(),
             logprob: log(logit),
             mass_kept,
+            margin: match score.top[..] {
+                [(_, first), (_, next), ..] => f64::from(first) - f64::from(next),
+                _ => f64::INFINITY,
+            },
             top: score
                 .top
                 .iter()
@@ -502,8 +511,10 @@ impl Written {
 
     fn end(&mut self, finish: Finish, events: &mpsc::UnboundedSender<Event>) {
         self.ended = true;
+        let is_cut = self.text.is_cut();
         let text = if finish == Finish::StopString { String::new() } else { self.text.finish() };
-        let done = Done { branch: self.branch, sample: self.sample, finish, text, receipt: self.receipt };
+        let (branch, sample, receipt) = (self.branch, self.sample, self.receipt);
+        let done = Done { branch, sample, finish, text, is_cut, receipt };
         let _ = events.send(Event::Done(done));
     }
 }

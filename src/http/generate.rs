@@ -26,9 +26,9 @@ use crate::spec::generate::GenerateBody;
 use crate::spec::problem::code;
 
 /// Events that may wait for a client.
-const AHEAD: usize = 64;
+pub(super) const AHEAD: usize = 64;
 /// How often a comment is sent, so that what lies between does not take the connection for dead.
-const ALIVE: Duration = Duration::from_secs(10);
+pub(super) const ALIVE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(generate))

@@ -23,6 +23,7 @@ pub mod listen;
 mod me;
 mod metrics;
 mod models;
+mod openai;
 mod packing;
 mod page;
 mod places;
@@ -82,6 +83,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(generate::routes())
+        .merge(openai::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -78,6 +78,8 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/patch", RUN),
     rule(Method::POST, "/v1/trace", RUN),
     rule(Method::POST, "/v1/generate", RUN),
+    rule(Method::POST, "/v1/completions", RUN),
+    rule(Method::POST, "/v1/chat/completions", RUN),
     rule(Method::POST, "/v1/sweep", SWEEP),
     rule(Method::GET, "/v1/jobs", Need::Key),
     rule(Method::GET, "/v1/jobs/{id}", Need::Key),

@@ -78,6 +78,10 @@ pub trait Words {
     fn chat(&self) -> Option<&ChatTemplates> {
         None
     }
+    /// Tokens at which a text ends.
+    fn ends(&self) -> &[u32] {
+        &[]
+    }
     /// Size of the vocabulary.
     fn vocab_size(&self) -> usize;
     /// BOS token, if there is one.
@@ -116,6 +120,10 @@ impl Words for Tokenizer {
 
     fn chat(&self) -> Option<&ChatTemplates> {
         Tokenizer::chat(self)
+    }
+
+    fn ends(&self) -> &[u32] {
+        Tokenizer::ends(self)
     }
 
     fn vocab_size(&self) -> usize {

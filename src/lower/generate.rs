@@ -26,6 +26,7 @@ use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::named::Named;
 use crate::spec::op::Coef;
 use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::PromptText;
 use crate::spec::read::escape;
 use crate::spec::select::{Positions, Steps};
 use crate::spec::site::Site;
@@ -210,6 +211,7 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
     let of = Of { spec, experiment: &experiment, runs: &prepared.runs, base: &base, facts };
     let lowered: Vec<Option<Lowered>> =
         spec.branches.iter().map(|(name, list)| of.branch(name, list, &mut lints, out)).collect();
+    remark(spec, &base, facts, &mut lints);
     prepared.lints = lints;
     let lowered: Vec<Lowered> = lowered.into_iter().collect::<Option<_>>().filter(|_| out.is_empty())?;
 
@@ -281,6 +283,29 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
         compare,
         common,
     })
+}
+
+/// Remarks on prompt and samples.
+fn remark(spec: &GenerateSpec, base: &TokenRun, facts: &dyn Facts, lints: &mut Lints) {
+    let words = facts.words();
+    let is_text = spec.runs.get(&spec.base).is_some_and(|run| matches!(run.text, PromptText::Prompt(_)));
+    // Whoever wrote the template's tokens out by hand wrote those that end a turn.
+    let by_hand = base.ids.iter().any(|id| words.ends().contains(id));
+    if is_text && words.chat().is_some() && !by_hand {
+        let detail =
+            "the model was trained to answer conversations, and continues this text as it stands".to_owned();
+        let fix = "send {\"messages\": [{\"role\": \"user\", \"content\": …}]} to have it answer";
+        lints.info("NO_TEMPLATE", format!("/runs/{}/prompt", escape(&spec.base)), detail, fix);
+    }
+    if spec.sampling.temperature > 0.0 && spec.samples == 1 && spec.branches.len() > 1 {
+        let detail = "one drawn text of each branch: how they differ is also chance".to_owned();
+        lints.info(
+            "SINGLE_SAMPLE",
+            "/samples",
+            detail,
+            "ask for more `samples`; they share their random numbers",
+        );
+    }
 }
 
 /// Refuses what is not read of texts yet.
@@ -359,8 +384,15 @@ impl Of<'_> {
                 continue;
             };
             // Step 0 is the prompt's last position, and written once.
-            if !covered && steps.iter().any(|steps| steps.contains(0)) {
-                lowered.zero.extend(self.zero(&write, &at, list, i, out));
+            if steps.iter().any(|steps| steps.contains(0)) {
+                if !covered {
+                    lowered.zero.extend(self.zero(&write, &at, list, i, out));
+                }
+            } else if !covered {
+                let detail =
+                    "the first new token is predicted by the prompt's last position, which is not written";
+                let fix = "write {\"steps\": \"all\"}, if that token should be steered too";
+                lints.info("STEP_ZERO_LEFT_OUT", format!("{at}/{i}/positions"), detail.to_owned(), fix);
             }
             lowered.steps.push(write);
         }

@@ -1,5 +1,7 @@
 //! Response of `POST /v1/generate`, put together of what happens to its texts; and the same as events.
 
+mod lints;
+
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -65,6 +67,23 @@ pub struct BranchResult {
     pub prompt_cells: u64,
     /// Its texts.
     pub samples: Vec<TextResult>,
+    /// How many of them contain one of an outcome's texts.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[schema(value_type = std::collections::BTreeMap<String, OutcomeResult>)]
+    pub outcomes: Named<OutcomeResult>,
+}
+
+/// How often something is said.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct OutcomeResult {
+    /// Texts that contain it.
+    pub texts: u64,
+    /// Texts in all.
+    pub n: u64,
+    /// Their share.
+    pub share: f64,
+    /// Wilson's interval of the share, 95 %.
+    pub ci: [f64; 2],
 }
 
 /// A text.
@@ -184,6 +203,7 @@ struct Collected {
     text: String,
     tokens: Vec<Token>,
     end: Option<(Finish, Receipt)>,
+    is_cut: bool,
 }
 
 impl Collecting {
@@ -223,6 +243,7 @@ impl Collecting {
         let text = &mut self.texts[done.branch][done.sample as usize];
         text.text.push_str(&done.text);
         text.end = Some((done.finish, done.receipt));
+        text.is_cut = done.is_cut;
         json!({
             "branch": self.branches[done.branch],
             "sample": done.sample,
@@ -248,7 +269,9 @@ impl Collecting {
             shared_positions: generation.branches[index].first,
             prompt_cells: cells[index],
             samples: (0..self.texts[index].len()).map(|sample| self.text(index, sample, words)).collect(),
+            outcomes: spec.outcomes.map(|_, said| outcome(&self.texts[index], said)),
         };
+        let lints = lints::of(&self, generation, &provenance.compute);
         let run = generation.common.runs.get(&spec.base).map(|(run, _)| run);
         GenerateResponse {
             id,
@@ -262,14 +285,14 @@ impl Collecting {
             request: spec.clone(),
             targets: target_sets(&generation.common),
             branches: self.branches.iter().enumerate().map(|(i, name)| (name.clone(), branch(i))).collect(),
-            lints: generation.common.lints.0.clone(),
+            lints: generation.common.lints.0.iter().cloned().chain(lints).collect(),
             usage: self.usage,
             provenance,
         }
     }
 
     fn text(&self, branch: usize, sample: usize, words: &dyn Words) -> TextResult {
-        let Collected { text, tokens, end } = &self.texts[branch][sample];
+        let Collected { text, tokens, end, .. } = &self.texts[branch][sample];
         let (finish, written) = end.unwrap_or((Finish::Lost, Receipt::default()));
         let token = |token: &Token| TokenResult {
             id: token.id,
@@ -310,11 +333,46 @@ impl Collecting {
     }
 }
 
+/// How many of the texts contain one of some others.
+fn outcome(texts: &[Collected], said: &[String]) -> OutcomeResult {
+    let n = texts.len() as u64;
+    let has = |text: &&Collected| said.iter().any(|said| text.text.contains(said.as_str()));
+    let found = texts.iter().filter(has).count() as u64;
+    OutcomeResult { texts: found, n, share: found as f64 / n as f64, ci: wilson(found, n) }
+}
+
+/// Wilson's interval of a share, 95 %.
+fn wilson(found: u64, n: u64) -> [f64; 2] {
+    const Z: f64 = 1.959_963_984_540_054;
+    let (n, share) = (n as f64, found as f64 / n as f64);
+    let middle = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let whole = 1.0 + Z * Z / n;
+    [((middle - half) / whole).max(0.0), ((middle + half) / whole).min(1.0)]
+}
+
 fn receipt(written: Receipt) -> StepReceipt {
     StepReceipt {
         steps_written: written.steps.map(|(first, last)| [first, last]),
         expected: written.expected,
         cells: written.cells,
         max_abs_delta: finite(f64::from(written.max_abs_delta)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_have_wilson_s_interval() {
+        // By statsmodels' proportion_confint(3, 10, method="wilson") and (0, 5).
+        let near = |a: [f64; 2], b: [f64; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+        assert!(near(wilson(3, 10), [0.107_789_3, 0.603_220_5]), "{:?}", wilson(3, 10));
+        assert!(near(wilson(0, 5), [0.0, 0.434_481_6]), "{:?}", wilson(0, 5));
+        let text = |text: &str| Collected { text: text.to_owned(), ..Collected::default() };
+        let texts = [text("a dog"), text("a cat"), text("hot dog")];
+        let found = outcome(&texts, &["dog".to_owned(), "bird".to_owned()]);
+        assert_eq!((found.texts, found.n), (2, 3));
     }
 }

@@ -248,7 +248,8 @@ impl GenerateSpec {
             targets: self.targets.clone(),
             target_scoring: TargetScoring::FirstToken,
             metrics: self.read.metrics.clone(),
-            read: Read::last(self.read.logprobs),
+            // Two at least, to see where they are close.
+            read: Read::last(self.read.logprobs.max(2)),
             strict: self.strict,
             allow_trivial: false,
             origins: self.origins.clone(),

@@ -26,6 +26,7 @@ pub mod kind;
 pub mod metric;
 pub mod named;
 pub mod op;
+pub mod openai;
 pub mod patch;
 pub mod problem;
 pub mod prompt;

@@ -30,6 +30,7 @@ mod loading;
 mod metrics;
 mod models;
 mod nonfinite;
+mod openai;
 mod openapi;
 mod page;
 mod process;
