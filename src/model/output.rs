@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::draw::draw;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
-use crate::plan::output::{BatchOutput, RowWritten, larger};
 use crate::plan::draw::{Draw, Drawn, StepDraws};
+use crate::plan::output::{BatchOutput, RowWritten, larger};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]

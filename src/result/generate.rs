@@ -254,6 +254,11 @@ impl Collecting {
         })
     }
 
+    /// Whether all texts have ended.
+    pub fn is_complete(&self) -> bool {
+        self.texts.iter().flatten().all(|text| text.end.is_some())
+    }
+
     /// The response, when all texts have ended. `cells`: rows written in the prompt, by branch.
     pub fn response(
         self,
