@@ -6,6 +6,7 @@ mod activations;
 mod cases;
 pub mod cut;
 pub mod experiment;
+pub mod program;
 mod required_runs;
 mod mean;
 mod served;

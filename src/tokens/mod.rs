@@ -9,6 +9,7 @@ mod offsets;
 mod span;
 mod spelled;
 mod table;
+mod written;
 
 use std::ops::Range;
 use std::sync::Arc;
