@@ -10,12 +10,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response, Version};
+use axum::http::{Request, Response, StatusCode, Version};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -208,7 +209,13 @@ impl Server {
             if !first {
                 return;
             }
-            let seat = Seat { place: Arc::clone(&place), work: watch::Sender::new(Work::None) };
+            let upgraded = Arc::new(AtomicBool::new(false));
+            let seat = Seat {
+                place: Arc::clone(&place),
+                work: watch::Sender::new(Work::None),
+                upgraded: Arc::clone(&upgraded),
+                in_flight: in_flight.clone(),
+            };
             let mut work = seat.work.subscribe();
             let service = service_fn(move |request| {
                 answer(router.clone(), in_flight.clone(), request, peer, seat.clone())
@@ -223,7 +230,8 @@ impl Server {
                 .serve_connection(
                     TokioIo::new(StallLimited::new(Arc::clone(&socket), limits.write_stall)),
                     service,
-                );
+                )
+                .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let mut left = std::pin::pin!(left(&socket, &mut work));
             let mut ending = std::pin::pin!(async {
@@ -253,6 +261,10 @@ impl Server {
                     }
                 }
             };
+            if upgraded.load(Ordering::Relaxed) {
+                // The socket is another's now, and so is the place.
+                return;
+            }
             place.doing(Doing::Waiting);
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "connection of {peer} ended: {error}");
@@ -278,6 +290,15 @@ enum Work {
 pub(super) struct Seat {
     place: Arc<Place>,
     work: watch::Sender<Work>,
+    /// Whether it speaks another protocol from now on.
+    upgraded: Arc<AtomicBool>,
+    in_flight: watch::Sender<usize>,
+}
+
+/// Something is worked on that the server's end waits for, as for a request.
+#[derive(Debug)]
+pub(super) struct Works {
+    _counted: InFlight,
 }
 
 impl Seat {
@@ -286,6 +307,11 @@ impl Seat {
     pub(super) fn streams(&self) -> impl Future<Output = ()> + Send + use<> {
         self.place.doing(Doing::Streaming);
         self.place.told_to_leave()
+    }
+
+    /// Says that something is worked on beside the requests of this connection, until what this gives is dropped.
+    pub(super) fn works(&self) -> Works {
+        Works { _counted: InFlight::enter(self.in_flight.clone()) }
     }
 }
 
@@ -325,6 +351,10 @@ async fn answer(
     let response = router.oneshot(request.map(Body::new)).await;
     seat.work.send_replace(Work::None);
     Ok(match response {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            seat.upgraded.store(true, Ordering::Relaxed);
+            response
+        }
         Ok(response) => response.map(|body| Body::new(Answering { body, place: Arc::clone(&seat.place) })),
         Err(never) => match never {},
     })
@@ -363,6 +393,7 @@ impl hyper::body::Body for Answering {
 }
 
 /// Counts a request for as long as its handler runs, also when the client hangs up and the handler is dropped.
+#[derive(Debug)]
 struct InFlight(watch::Sender<usize>);
 
 impl InFlight {

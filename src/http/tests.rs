@@ -38,6 +38,7 @@ fn rules_here() -> &'static [rules::Rule] {
 fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
     let capacity = Capacity::new(config.limits.memory_bytes);
+    let remote = crate::remote::Remote::new(&config.remote, std::env::temp_dir());
     AppState {
         capacity,
         config: Arc::new(config),
@@ -45,6 +46,7 @@ fn state(readiness: Readiness) -> AppState {
         service: Arc::default(),
         jobs: Arc::default(),
         metrics: Arc::default(),
+        remote,
         access: Access::Anyone,
     }
 }
@@ -219,6 +221,7 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
         service: Arc::default(),
         jobs: Arc::default(),
         metrics: Arc::default(),
+        remote: crate::remote::Remote::new(&config::load(None, [], &[]).unwrap().config.remote, std::env::temp_dir()),
         access: Access::Anyone,
     };
     let (status, headers, _) = send_to(state.clone(), preflight()).await;

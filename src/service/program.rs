@@ -1,8 +1,10 @@
 //! A traced block's forward pass: lowered, priced, computed like any plan, and its numbers handed back.
 
+use std::sync::Arc;
+
 use mediant_worker::program::Program;
 
-use super::{Refusal, Service, Turn, required_runs};
+use super::{Refusal, Served, Service, Turn, required_runs};
 use crate::capacity::{Lane, Share};
 use crate::lower;
 use crate::lower::program::LoweredProgram;
@@ -49,5 +51,54 @@ impl Service {
         let output = priced.compute_in(Turn::Next, share, None, plan).await?.output;
         required_runs::none(&output)?;
         Ok(ProgramOutput { values: reads.values(output.captures), usage: output.usage })
+    }
+
+    /// Token ids of texts of a block; `special`: with what the tokenizer puts around them by itself.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub async fn tokens_of(
+        &self,
+        texts: Vec<String>,
+        special: bool,
+        share: &Share,
+    ) -> Result<Vec<Vec<u32>>, String> {
+        self.with_words(share, move |served| {
+            let (bytes, most): (usize, u64) = (texts.iter().map(String::len).sum(), served.limits.prompt_bytes);
+            if bytes as u64 > most {
+                return Err(format!("the texts have {bytes} bytes, the limit is {most} (limits.prompt_bytes)"));
+            }
+            let bos = (!special).then_some(false);
+            let ids = texts.iter().map(|text| served.tokenizer.encode(text, bos).map(|encoded| encoded.ids.to_vec()));
+            ids.collect::<Result<_, _>>().map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// Texts of token ids; `skip_special`: without special tokens.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub async fn texts_of(
+        &self,
+        rows: Vec<Vec<u32>>,
+        skip_special: bool,
+        share: &Share,
+    ) -> Result<Vec<String>, String> {
+        self.with_words(share, move |served| {
+            let texts = rows.iter().map(|ids| served.tokenizer.text_of(ids, skip_special));
+            texts.collect::<Result<_, _>>().map_err(|error| error.to_string())
+        })
+        .await
+    }
+
+    /// Does what needs the tokenizer off the async workers.
+    async fn with_words<T: Send + 'static>(
+        &self,
+        share: &Share,
+        f: impl FnOnce(&Served) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let served = Arc::clone(&self.served);
+        share.run(Lane::Prepare, move |_| f(&served)).await
     }
 }

@@ -19,7 +19,15 @@ use crate::support::{Reply, Server, all_scopes, limits, tiny, tiny_with, token, 
 
 /// The routes and what each asks for, written down apart from the server's own table: no key, any key, one of these scopes.
 const ROUTES: &[(&str, &[&str])] = &[
-    ("open", &["GET /healthz", "GET /readyz", "GET /v1/version", "GET /v1/openapi.json"]),
+    (
+        "open",
+        &["GET /healthz", "GET /readyz", "GET /v1/version", "GET /v1/openapi.json", "GET /ping", "GET /connected"],
+    ),
+    ("token", &["GET /result/{id}"]),
+    (
+        "remote",
+        &["GET /subscribe", "POST /request", "GET /response/{id}", "GET /status", "GET /env", "GET /whoami"],
+    ),
     (
         "key",
         &[
