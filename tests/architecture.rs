@@ -84,10 +84,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Jobs of nnsight: read in processes of their own, computed through the service.
-    (
-        "remote",
-        &["capacity", "config", "engine", "model", "owner", "plan", "service", "spec"],
-    ),
+    ("remote", &["capacity", "config", "engine", "model", "owner", "plan", "service", "spec"]),
     // Adapters see the service and what it gives back, not what lies behind it.
     (
         "http",

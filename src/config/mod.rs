@@ -18,8 +18,8 @@ pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
 pub use nearest::nearest;
 pub use sections::{
-    Activations, Auth, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Remote, RemoteSource, Store, Telemetry,
-    Wheel,
+    Activations, Auth, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Remote, RemoteSource, Store,
+    Telemetry, Wheel,
 };
 
 pub use crate::spec::dtype::Dtype;

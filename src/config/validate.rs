@@ -196,13 +196,18 @@ impl Config {
             faults.push("remote.python", "is empty".to_owned(), "name a program, e.g. \"python3\"");
         }
         let url = &remote.public_url;
-        let has_host = |scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/'));
+        let has_host =
+            |scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/'));
         if !url.is_empty() && !has_host("http://") && !has_host("https://") {
             let fix = "use http://HOST[:PORT] or https://HOST, without a slash at the end, or leave it empty";
             faults.push("remote.public_url", format!("`{url}` is no address"), fix);
         }
         if remote.jobs_at_once > 1024 {
-            faults.push("remote.jobs_at_once", format!("{} is out of range", remote.jobs_at_once), "use 0 to 1024");
+            faults.push(
+                "remote.jobs_at_once",
+                format!("{} is out of range", remote.jobs_at_once),
+                "use 0 to 1024",
+            );
         }
         faults.positive_seconds("remote.job_s", remote.job_s);
         for (key, value, most) in [

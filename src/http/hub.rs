@@ -13,7 +13,7 @@ use axum::{Json, Router};
 
 use super::{AppState, Kind, Problem};
 use crate::remote::hub::Hub;
-use crate::remote::model::is_served;
+use crate::remote::names::is_served;
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const ERROR: HeaderName = HeaderName::from_static("x-error-code");
@@ -54,13 +54,15 @@ async fn found(state: &AppState, name: &str, revision: Option<&str>) -> Result<A
     let remote = state.remote.clone();
     let of = Arc::clone(&served);
     let hub = tokio::task::spawn_blocking(move || remote.hub(&of)).await;
-    let hub = hub.map_err(|_| Problem::new(Kind::Internal, "the model's files cannot be made").into_response())?;
+    let hub =
+        hub.map_err(|_| Problem::new(Kind::Internal, "the model's files cannot be made").into_response())?;
     if !is_served(&served, name) {
         let detail = format!("{name:?} is not served here; served is {:?}", hub.repo_id);
         return Err(lacking(Lacking::Repository, detail));
     }
     if let Some(revision) = revision.filter(|revision| !hub.has(revision)) {
-        let detail = format!("the revision {revision:?} is not served; served are \"main\" and {:?}", hub.commit);
+        let detail =
+            format!("the revision {revision:?} is not served; served are \"main\" and {:?}", hub.commit);
         return Err(with_commit(lacking(Lacking::Revision, detail), &hub));
     }
     Ok(hub)
@@ -82,7 +84,9 @@ async fn about(State(state): State<AppState>, Path(path): Path<String>) -> Resul
     };
     match rest {
         [] => Ok(Json(found(&state, &name, None).await?.info()).into_response()),
-        ["revision", revision] => Ok(Json(found(&state, &name, Some(revision)).await?.info()).into_response()),
+        ["revision", revision] => {
+            Ok(Json(found(&state, &name, Some(revision)).await?.info()).into_response())
+        }
         ["tree", revision] => Ok(Json(found(&state, &name, Some(revision)).await?.tree()).into_response()),
         ["tree", revision, folder @ ..] => {
             let hub = found(&state, &name, Some(revision)).await?;
@@ -114,7 +118,8 @@ async fn file(state: &AppState, headers: &HeaderMap, name: &str, path: &str) -> 
     let (revision, wanted) = path.split_once('/').unwrap_or((path, ""));
     let hub = found(state, name, Some(revision)).await?;
     let Some(file) = hub.file(wanted) else {
-        let detail = format!("{wanted:?} is not among what is given out: configuration and tokenizer, no weights");
+        let detail =
+            format!("{wanted:?} is not among what is given out: configuration and tokenizer, no weights");
         return Err(with_commit(lacking(Lacking::Entry, detail), &hub));
     };
     let tag = format!("\"{}\"", file.tag);

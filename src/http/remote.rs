@@ -30,12 +30,12 @@ use super::problem::NotFound;
 use super::state::Readiness;
 use super::{AppState, Caller, Kind, NoQuery, Problem, query};
 use crate::capacity::Share;
+use crate::remote::NotTaken;
 use crate::remote::envelope::{self, Envelope, Wrong};
 use crate::remote::frame::{self, Status};
 use crate::remote::job::{Answer, Job, Party, Told, secret};
-use crate::remote::model::repo_id;
+use crate::remote::names::repo_id;
 use crate::remote::session::Session;
-use crate::remote::NotTaken;
 use crate::spec::problem::code;
 
 /// What is spoken here, by version.
@@ -174,15 +174,18 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
     let (parts, body) = request.into_parts();
     let caller = Caller::of(&parts.extensions)?;
     if let Some(reason) = state.remote.unavailable() {
-        return Err(Problem::new(Kind::Unavailable, format!("remote=True is not served here: {reason}")).retry_after(60));
+        return Err(Problem::new(Kind::Unavailable, format!("remote=True is not served here: {reason}"))
+            .retry_after(60));
     }
     let service = state.service()?;
     let share = state.capacity.share(&caller.owner);
     let head = Head { base: base(&parts.headers, &state), legacy: is_legacy(&parts.extensions) };
     let address = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
     let seconds = state.config.http.body_timeout_s;
-    let form = timeout(state.config.http.body_timeout(), form(Request::from_parts(parts, body), &state, &share));
-    let too_slow = |_| Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s"));
+    let form =
+        timeout(state.config.http.body_timeout(), form(Request::from_parts(parts, body), &state, &share));
+    let too_slow =
+        |_| Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s"));
     let (envelope, payload) = form.await.map_err(too_slow)??;
     let (remote, served) = (state.remote.clone(), service.served.clone());
     let hub = tokio::task::spawn_blocking(move || remote.hub(&served)).await;
@@ -236,7 +239,12 @@ impl From<NotTaken> for Problem {
             NotTaken::Full(full) => {
                 let fix = "wait for one of them to end";
                 Self::new(Kind::Overloaded, format!("{detail}; {fix}"))
-                    .error("", code::LIMIT, format!("the limit is {} (remote.queued_per_owner)", full.most), fix)
+                    .error(
+                        "",
+                        code::LIMIT,
+                        format!("the limit is {} (remote.queued_per_owner)", full.most),
+                        fix,
+                    )
                     .retry_after(5)
             }
             NotTaken::Store(_) => {
@@ -258,7 +266,9 @@ async fn form(request: Request<Body>, state: &AppState, share: &Share) -> Result
         let detail = format!("the body is no form: {}", rejection.body_text());
         Problem::new(Kind::UnsupportedMediaType, detail)
     })?;
-    let broken = |error: MultipartError| Problem::new(Kind::BadRequest, format!("the form broke off: {}", error.body_text()));
+    let broken = |error: MultipartError| {
+        Problem::new(Kind::BadRequest, format!("the form broke off: {}", error.body_text()))
+    };
     let (mut envelope, mut block) = (None, None);
     while let Some(field) = form.next_field().await.map_err(broken)? {
         match field.name() {
@@ -267,7 +277,10 @@ async fn form(request: Request<Body>, state: &AppState, share: &Share) -> Result
                 let text = String::from_utf8_lossy(&text).into_owned();
                 envelope = Some(Envelope::read(&text).map_err(wrong)?);
             }
-            Some("blob") => block = Some(read(field, state.config.remote.request_bytes, "remote.request_bytes", share).await?),
+            Some("blob") => {
+                block =
+                    Some(read(field, state.config.remote.request_bytes, "remote.request_bytes", share).await?)
+            }
             _ => {}
         }
     }
@@ -284,7 +297,9 @@ async fn form(request: Request<Body>, state: &AppState, share: &Share) -> Result
 
 async fn read(mut field: Field<'_>, most: usize, what: &str, share: &Share) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
-    let broken = |error: MultipartError| Problem::new(Kind::BadRequest, format!("the form broke off: {}", error.body_text()));
+    let broken = |error: MultipartError| {
+        Problem::new(Kind::BadRequest, format!("the form broke off: {}", error.body_text()))
+    };
     while let Some(chunk) = field.chunk().await.map_err(broken)? {
         if bytes.len() + chunk.len() > most {
             let detail = format!("the block has more than {most} bytes ({what}); send less with it");
@@ -338,14 +353,20 @@ async fn response(
     responses((status = 200, description = "What `torch.load` reads, after zstd where the request was packed",
                body = String, content_type = "application/octet-stream"),
               NotFound, Problem))]
-async fn result(State(state): State<AppState>, Path(id): Path<String>, parts: Parts) -> Result<Response, Problem> {
+async fn result(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    parts: Parts,
+) -> Result<Response, Problem> {
     let mut query = query(&parts, &["token"])?;
     let token = query.remove("token").unwrap_or_default();
     let fetched = state.remote.fetch(&id, &token);
-    let Answer { bytes, share } = fetched.ok_or_else(|| Problem::new(Kind::NotFound, "this result was fetched, or its time is over"))?;
+    let Answer { bytes, share } = fetched
+        .ok_or_else(|| Problem::new(Kind::NotFound, "this result was fetched, or its time is over"))?;
     let held = Held { bytes, _share: share };
     let body = Body::from(Bytes::from_owner(held));
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")], body).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")], body)
+        .into_response())
 }
 
 /// Bytes on their way, and the memory that they hold.

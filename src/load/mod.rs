@@ -26,8 +26,8 @@ use utoipa::ToSchema;
 
 pub use self::error::LoadError;
 pub use self::memory::{available_bytes, check_fits, required_bytes};
-pub use self::published::Published;
 pub use self::options::{HubOptions, LoadOptions, Wheel, default_cache_dir};
+pub use self::published::Published;
 pub use self::reference::{ModelRef, Preset};
 pub use self::tensors::{TensorSource, expected as expected_tensors};
 use crate::model::config::ModelConfig;
@@ -130,7 +130,15 @@ fn open_gguf(
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings, published })
+    checked(Checkpoint {
+        name,
+        config,
+        tokenizer,
+        tensors: Arc::new(tensors),
+        fingerprint,
+        warnings,
+        published,
+    })
 }
 
 /// Bytes of a configuration at most, and of a tokenizer and its policy; the largest vocabularies take some ten million.
@@ -171,7 +179,15 @@ fn open_folder(
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision, source };
     let warnings = chosen.into_iter().chain(untied).chain(stored).collect();
     let published = Published::of_folder(folder)?;
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings, published })
+    checked(Checkpoint {
+        name,
+        config,
+        tokenizer,
+        tensors: Arc::new(tensors),
+        fingerprint,
+        warnings,
+        published,
+    })
 }
 
 fn why_no_checkpoint(folder: &Path) -> String {
@@ -196,7 +212,15 @@ fn open_dummy(preset: Preset, seed: u64, source: String) -> Result<Checkpoint, L
     };
     let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset.is_bf16() });
     let published = Published::made(None);
-    checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint, warnings: Vec::new(), published })
+    checked(Checkpoint {
+        name: source,
+        config,
+        tokenizer,
+        tensors,
+        fingerprint,
+        warnings: Vec::new(),
+        published,
+    })
 }
 
 /// Token ids must have embeddings. Models may have more embeddings than ids: padding. Tokens that were added to a vocabulary

@@ -36,7 +36,8 @@ pub struct Published {
 impl Published {
     /// Of a folder in the format of `transformers`.
     pub(super) fn of_folder(folder: &Path) -> Result<Self, LoadError> {
-        let there = NAMES.into_iter().map(|name| (name, folder.join(name))).filter(|(_, path)| file::is_there(path));
+        let there =
+            NAMES.into_iter().map(|name| (name, folder.join(name))).filter(|(_, path)| file::is_there(path));
         let read = there.map(|(name, path)| Ok((name, file::read_whole(&path, MOST)?.into())));
         Ok(Self { files: read.collect::<Result<_, LoadError>>()?, eos: None })
     }
@@ -106,7 +107,10 @@ fn written(config: &ModelConfig, bos: Option<u32>, eos: Option<u32>) -> Value {
         if let Some(RopeScaling::Linear(linear)) = &rope.scaling
             && linear.factor > 1.0
         {
-            say("max_position_embeddings", json!((config.max_positions as f64 / linear.factor).round() as usize));
+            say(
+                "max_position_embeddings",
+                json!((config.max_positions as f64 / linear.factor).round() as usize),
+            );
         }
         if let Some(RopeScaling::Dynamic(dynamic)) = &rope.scaling {
             say("max_position_embeddings", json!(dynamic.original_max_positions));
@@ -184,7 +188,13 @@ mod tests {
                 let windows = if name == "llama" { &[None][..] } else { &[None, Some(77)] };
                 for &sliding_window in windows {
                     let block = family.block(1e-6, PositionShape::Rope(rope));
-                    same_when_read(&ModelConfig { family, block, sliding_window, head_dim: 24, ..tiny.clone() });
+                    same_when_read(&ModelConfig {
+                        family,
+                        block,
+                        sliding_window,
+                        head_dim: 24,
+                        ..tiny.clone()
+                    });
                 }
             }
         }

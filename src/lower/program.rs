@@ -135,7 +135,12 @@ impl Lowering<'_> {
         let vocabulary = self.config.vocab_size as u32;
         if let Some(token) = run.tokens.iter().find(|token| **token >= vocabulary) {
             let detail = format!("token {token} is not in the vocabulary");
-            self.out.push(tokens, code::UNKNOWN_TOKEN, detail, format!("token ids are 0 to {}", vocabulary - 1));
+            self.out.push(
+                tokens,
+                code::UNKNOWN_TOKEN,
+                detail,
+                format!("token ids are 0 to {}", vocabulary - 1),
+            );
         }
         let Some(parent) = run.parent else { return };
         let pointer = format!("{at}/parent");
@@ -155,10 +160,17 @@ impl Lowering<'_> {
     fn write(&mut self, i: usize, write: &Write) -> Option<Edit> {
         let at = format!("/writes/{i}");
         let address = self.place(&at, write.run, &write.place)?;
-        if !address.site.is_editable() || address.site.written_as() != address.site || address.site.is_over_keys()
+        if !address.site.is_editable()
+            || address.site.written_as() != address.site
+            || address.site.is_over_keys()
         {
             let detail = format!("a block cannot write at {}", address.site);
-            self.out.push(format!("{at}/place/site"), code::NOT_SUPPORTED, detail, "write before or after it");
+            self.out.push(
+                format!("{at}/place/site"),
+                code::NOT_SUPPORTED,
+                detail,
+                "write before or after it",
+            );
             return None;
         }
         self.positions(&format!("{at}/positions"), write.run, &write.positions)?;
@@ -188,7 +200,8 @@ impl Lowering<'_> {
             Asked::ReplaceByRun { run, positions } => {
                 // What a run reads is computed before it.
                 if *run >= write.run {
-                    let detail = format!("run {} cannot read run {run}, which does not come before it", write.run);
+                    let detail =
+                        format!("run {} cannot read run {run}, which does not come before it", write.run);
                     self.out.push(format!("{at}/op/run"), code::OUT_OF_RANGE, detail, "name an earlier run");
                     return None;
                 }
@@ -215,7 +228,8 @@ impl Lowering<'_> {
         if numbers.len() == wanted {
             return Some(Source::Constant(Arc::from(numbers)));
         }
-        let detail = format!("{} numbers for {} positions of {columns}", numbers.len(), write.positions.len());
+        let detail =
+            format!("{} numbers for {} positions of {columns}", numbers.len(), write.positions.len());
         self.out.push(format!("{at}/op"), code::LENGTH_MISMATCH, detail, format!("give {wanted}"));
         None
     }
@@ -240,7 +254,12 @@ impl Lowering<'_> {
         let pointer = format!("{at}/place/site");
         let Some(site) = Site::ALL.into_iter().find(|site| site.name() == place.site) else {
             let detail = format!("{:?} is no site", place.site.chars().take(48).collect::<String>());
-            self.out.push(pointer, code::UNKNOWN_VALUE, detail, "name a site as requests do, such as resid_post");
+            self.out.push(
+                pointer,
+                code::UNKNOWN_VALUE,
+                detail,
+                "name a site as requests do, such as resid_post",
+            );
             return None;
         };
         if self.config.absent(site).is_some() {

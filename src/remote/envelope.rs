@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::model::{is_served, repo_id};
+use super::names::{is_served, repo_id};
 use crate::service::Served;
 use crate::spec::problem::code;
 
@@ -91,7 +91,12 @@ impl Envelope {
         }
         if let Some(revision) = key.revision.filter(|r| r != "main" && r != commit) {
             let detail = format!("the revision {:?} is not served", shown(&revision));
-            return wrong("/data/model_key", code::UNKNOWN_VALUE, detail, "leave the revision out".to_owned());
+            return wrong(
+                "/data/model_key",
+                code::UNKNOWN_VALUE,
+                detail,
+                "leave the revision out".to_owned(),
+            );
         }
         if let Some(task) = key.task.filter(|task| task != TASK) {
             let detail = format!("the task {:?} is not served", shown(&task));
@@ -103,7 +108,12 @@ impl Envelope {
         }
         if self.env.get("peft").is_some_and(|peft| !peft.is_null()) {
             let detail = "adapters are not served".to_owned();
-            return wrong("/data/env/peft", code::NOT_SUPPORTED, detail, "make the model without peft".to_owned());
+            return wrong(
+                "/data/env/peft",
+                code::NOT_SUPPORTED,
+                detail,
+                "make the model without peft".to_owned(),
+            );
         }
         Ok(())
     }

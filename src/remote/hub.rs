@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::model::repo_id;
+use super::names::repo_id;
 use crate::service::Served;
 
 /// A file that is given out.
@@ -74,9 +74,7 @@ impl Hub {
 
     /// What `GET /api/models/{id}/tree/{revision}` answers of the folder at the root.
     pub fn tree(&self) -> Value {
-        let file = |(name, file): (&&str, &File)| {
-            json!({"type": "file", "path": name, "size": file.bytes.len(), "oid": &file.tag[..40]})
-        };
+        let file = |(name, file): (&&str, &File)| json!({"type": "file", "path": name, "size": file.bytes.len(), "oid": &file.tag[..40]});
         Value::Array(self.files.iter().map(file).collect())
     }
 }

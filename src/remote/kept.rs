@@ -93,7 +93,12 @@ impl Kept {
             return None;
         }
         let Ok(status) = fs::read(folder.join("status.json")) else {
-            return Some(Found::Status(frame::status(id, Status::Running, "it waits for its turn, or runs", None)));
+            return Some(Found::Status(frame::status(
+                id,
+                Status::Running,
+                "it waits for its turn, or runs",
+                None,
+            )));
         };
         let status: Value = serde_json::from_slice(&status).ok()?;
         Some(match fs::read(folder.join("result")) {
@@ -191,14 +196,17 @@ mod tests {
         let (first, second) = (job(&alice), job(&bob));
         kept.put(&first).unwrap();
         kept.put(&second).unwrap();
-        assert!(matches!(kept.response(&first.id, &alice), Some(Found::Status(status)) if status["status"] == "RUNNING"));
+        assert!(
+            matches!(kept.response(&first.id, &alice), Some(Found::Status(status)) if status["status"] == "RUNNING")
+        );
         assert!(kept.response(&first.id, &bob).is_none());
         for id in ["", "..", "../remote", &secret()] {
             assert!(kept.response(id, &alice).is_none());
         }
         // Another process.
         let kept = Kept::new(folder.path().join("remote"));
-        let again: Vec<_> = kept.unfinished().into_iter().map(|job| (job.id, job.owner, job.payload)).collect();
+        let again: Vec<_> =
+            kept.unfinished().into_iter().map(|job| (job.id, job.owner, job.payload)).collect();
         assert_eq!(again.len(), 2);
         assert!(again.contains(&(first.id.clone(), alice.clone(), first.payload.clone())));
         kept.finish(&first.id, &json!({"status": "COMPLETED"}), Some(b"numbers")).unwrap();
@@ -206,6 +214,8 @@ mod tests {
         assert!(kept.unfinished().is_empty());
         let found = kept.response(&first.id, &alice);
         assert!(matches!(found, Some(Found::Completed(_, bytes)) if bytes == "numbers"));
-        assert!(matches!(kept.response(&second.id, &bob), Some(Found::Status(status)) if status["status"] == "ERROR"));
+        assert!(
+            matches!(kept.response(&second.id, &bob), Some(Found::Status(status)) if status["status"] == "ERROR")
+        );
     }
 }

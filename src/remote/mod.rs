@@ -13,6 +13,7 @@ pub mod hub;
 pub mod job;
 pub mod kept;
 pub mod model;
+pub mod names;
 pub mod pool;
 pub mod queue;
 mod run;
@@ -101,7 +102,9 @@ impl Remote {
             Ok(pool) if pool.lacks().is_empty() => tracing::info!("remote=True of nnsight is served"),
             Ok(pool) => {
                 let lacks = pool.lacks().join(", ");
-                tracing::warn!("remote=True of nnsight is served; this machine lacks {lacks}, and the rest of the sandbox holds");
+                tracing::warn!(
+                    "remote=True of nnsight is served; this machine lacks {lacks}, and the rest of the sandbox holds"
+                );
             }
             Err(reason) => tracing::warn!("remote=True of nnsight is not served: {reason}"),
         }
@@ -176,7 +179,11 @@ impl Remote {
         let mut results = self.results();
         let waiting = results.get(id)?;
         let known = bool::from(waiting.token.as_bytes().ct_eq(token.as_bytes()));
-        if known && waiting.until > Instant::now() { results.remove(id).map(|waiting| waiting.answer) } else { None }
+        if known && waiting.until > Instant::now() {
+            results.remove(id).map(|waiting| waiting.answer)
+        } else {
+            None
+        }
     }
 
     fn results(&self) -> std::sync::MutexGuard<'_, HashMap<String, Waiting>> {
@@ -184,7 +191,12 @@ impl Remote {
     }
 
     /// What is known of a job that nobody waits for, as its owner is told. `base`: this server's address as the client has it.
-    pub async fn response(&self, id: &str, owner: &crate::owner::Owner, base: &str) -> Option<serde_json::Value> {
+    pub async fn response(
+        &self,
+        id: &str,
+        owner: &crate::owner::Owner,
+        base: &str,
+    ) -> Option<serde_json::Value> {
         let (kept, id, owner) = (self.0.kept.clone(), id.to_owned(), owner.clone());
         let found = tokio::task::spawn_blocking(move || kept.response(&id, &owner)).await.ok()??;
         Some(match found {

@@ -1,33 +1,13 @@
-//! The served model by the names that nnsight and transformers have for it.
+//! The served model as a block sees it: by the names that nnsight and transformers have for its parts.
 
 use mediant_worker::message::{Model, Profile, Tap};
 use serde_json::Value;
 
 use super::hub::Hub;
 use crate::model::config::ModelConfig;
-use crate::service::{Served, Service};
+use crate::service::Service;
 use crate::spec::dtype::Dtype;
 use crate::spec::site::Site;
-
-/// The name under which clients of a hub ask for the model: its own where that can be one of a repository, else with what
-/// cannot stand in one replaced (`dummy:tiny` is `dummy-tiny`).
-pub fn repo_id(served: &Served) -> String {
-    let (owner, name) = served.name.split_once('/').map_or((None, served.name.as_str()), |(a, b)| (Some(a), b));
-    let part = |text: &str| {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
-        let text: String = text.chars().map(plain).collect();
-        // As the hub's own client has it: no two of these in a row, none at an end.
-        let mut text = text.replace("--", "-").replace("..", ".");
-        text = text.trim_matches(['-', '.']).trim_end_matches(".git").to_owned();
-        if text.is_empty() { "model".to_owned() } else { text }
-    };
-    owner.map_or_else(|| part(name), |owner| format!("{}/{}", part(owner), part(name)))
-}
-
-/// Whether a client means the served model by this name.
-pub fn is_served(served: &Served, name: &str) -> bool {
-    served.answers_to(name) || repo_id(served).eq_ignore_ascii_case(name)
-}
 
 /// What a block may know of the served model.
 pub fn told(service: &Service, hub: &Hub, profile: Profile) -> Model {

@@ -165,7 +165,8 @@ async fn check(settings: &config::Remote) -> Result<CheckReport, String> {
     let mut command = command(settings)?;
     command.arg("--check").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let output = timeout(TO_START, command.output()).await;
-    let output = output.map_err(|_| format!("the check of the sandbox took longer than {} s", TO_START.as_secs()))?;
+    let output =
+        output.map_err(|_| format!("the check of the sandbox took longer than {} s", TO_START.as_secs()))?;
     let output = output.map_err(|error| format!("the check of the sandbox cannot be started: {error}"))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -59,7 +59,8 @@ async fn completed(remote: &Remote, job: &Job, bytes: Vec<u8>, meta: &Value) -> 
         return stored.map_err(|error| format!("the result cannot be stored: {error}"));
     };
     let told = if bytes.len() <= SENT_AT_ONCE {
-        let framed = frame::with_data(&status, &bytes).map_err(|error| format!("the result cannot be sent: {error}"))?;
+        let framed = frame::with_data(&status, &bytes)
+            .map_err(|error| format!("the result cannot be sent: {error}"))?;
         Told::Result(framed.into())
     } else {
         let share = job.share.clone();
@@ -147,8 +148,14 @@ async fn run(remote: &Remote, service: &Service, job: &Job, spent: &mut Spent) -
     };
     let sent = worker.tell(&ToWorker::Job(Box::new(order))).await;
     sent.map_err(|error| format!("the block cannot be handed over: {error}"))?;
-    let mut conversation =
-        Conversation { service, job, spent, left: Duration::from_secs_f64(settings.job_s), remote, logged: 0 };
+    let mut conversation = Conversation {
+        service,
+        job,
+        spent,
+        left: Duration::from_secs_f64(settings.job_s),
+        remote,
+        logged: 0,
+    };
     loop {
         let said = conversation.hear(&mut worker).await?;
         let answer = match said {
@@ -227,7 +234,9 @@ impl Conversation<'_> {
         let settings = self.remote.settings();
         if self.spent.forwards >= settings.job_forwards {
             let most = settings.job_forwards;
-            return ToWorker::Refused(format!("the block asked for more than {most} forward passes (remote.job_forwards)"));
+            return ToWorker::Refused(format!(
+                "the block asked for more than {most} forward passes (remote.job_forwards)"
+            ));
         }
         let limits = ProgramLimits {
             row_layers: settings.job_row_layers.saturating_sub(self.spent.usage.row_layers),
@@ -249,7 +258,10 @@ fn in_words(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Invalid(problems) => {
             let first = problems.0.first();
-            first.map_or_else(|| "the forward pass is not valid".to_owned(), |p| format!("{}; {}", p.detail, p.fix))
+            first.map_or_else(
+                || "the forward pass is not valid".to_owned(),
+                |p| format!("{}; {}", p.detail, p.fix),
+            )
         }
         Refusal::TooLarge { cost: Cost { row_layers, seconds, .. }, ceiling } => format!(
             "the forward pass takes {row_layers} row-layers and about {seconds:.1} s, over what is left of {} and {} s: use fewer or \

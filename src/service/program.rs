@@ -64,12 +64,17 @@ impl Service {
         share: &Share,
     ) -> Result<Vec<Vec<u32>>, String> {
         self.with_words(share, move |served| {
-            let (bytes, most): (usize, u64) = (texts.iter().map(String::len).sum(), served.limits.prompt_bytes);
+            let (bytes, most): (usize, u64) =
+                (texts.iter().map(String::len).sum(), served.limits.prompt_bytes);
             if bytes as u64 > most {
-                return Err(format!("the texts have {bytes} bytes, the limit is {most} (limits.prompt_bytes)"));
+                return Err(format!(
+                    "the texts have {bytes} bytes, the limit is {most} (limits.prompt_bytes)"
+                ));
             }
             let bos = (!special).then_some(false);
-            let ids = texts.iter().map(|text| served.tokenizer.encode(text, bos).map(|encoded| encoded.ids.to_vec()));
+            let ids = texts
+                .iter()
+                .map(|text| served.tokenizer.encode(text, bos).map(|encoded| encoded.ids.to_vec()));
             ids.collect::<Result<_, _>>().map_err(|error| error.to_string())
         })
         .await

@@ -19,8 +19,10 @@ impl Tokenizer {
         if let (Some(id), Some(bos), true) = (self.bos, &bos, self.adds_bos)
             && tokenizer["post_processor"].is_null()
         {
-            let (special, text) =
-                (json!({"SpecialToken": {"id": bos, "type_id": 0}}), |id, of| json!({"Sequence": {"id": id, "type_id": of}}));
+            let (special, text) = (
+                json!({"SpecialToken": {"id": bos, "type_id": 0}}),
+                |id, of| json!({"Sequence": {"id": id, "type_id": of}}),
+            );
             tokenizer["post_processor"] = json!({
                 "type": "TemplateProcessing",
                 "single": [special, text("A", 0)],

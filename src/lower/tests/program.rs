@@ -63,9 +63,13 @@ fn a_program_is_a_plan_one_to_one() {
     assert_eq!(plan.runs.iter().map(|run| run.edits.len()).collect::<Vec<_>>(), [0, 2, 3]);
     let [added, replaced] = &plan.runs[1].edits[..] else { panic!("two edits") };
     assert_eq!((added.at.site, added.at.layer, &added.columns), (Site::Embed, 0, &None));
-    assert!(matches!(&added.op, Op::Add { source: Source::Constant(numbers), coef: 1.0, norm_match: false } if numbers.len() == 16));
+    assert!(
+        matches!(&added.op, Op::Add { source: Source::Constant(numbers), coef: 1.0, norm_match: false } if numbers.len() == 16)
+    );
     assert_eq!((replaced.at.site, replaced.at.layer, replaced.columns.clone()), (Site::Z, 2, Some(4..8)));
-    assert!(matches!(&plan.runs[2].edits[0].op, Op::Replace(Source::Run { run: RunId(1), positions }) if positions[..] == [0]));
+    assert!(
+        matches!(&plan.runs[2].edits[0].op, Op::Replace(Source::Run { run: RunId(1), positions }) if positions[..] == [0])
+    );
     assert_eq!(plan.runs[2].edits[2].at.layer, 4, "what stands after the last layer is addressed there");
     assert_eq!(plan.captures.iter().map(|capture| capture.run).collect::<Vec<_>>(), [RunId(2), RunId(1)]);
     let values = lowered.reads.values(vec![vec![1.0], vec![2.0, 3.0]]);
@@ -97,8 +101,14 @@ fn what_is_wrong_is_named() {
         (|p| p.writes[1].columns = Some(4..9), "/writes/1/columns out_of_range"),
         (|p| p.writes[1].columns = Some(4..4), "/writes/1/columns out_of_range"),
         (|p| p.writes[0].op = Asked::Replace(vec![0.0; 15]), "/writes/0/op length_mismatch"),
-        (|p| p.writes[2].op = Asked::ReplaceByRun { run: 2, positions: vec![0] }, "/writes/2/op/run out_of_range"),
-        (|p| p.writes[2].op = Asked::ReplaceByRun { run: 1, positions: vec![0, 1] }, "/writes/2/op/positions length_mismatch"),
+        (
+            |p| p.writes[2].op = Asked::ReplaceByRun { run: 2, positions: vec![0] },
+            "/writes/2/op/run out_of_range",
+        ),
+        (
+            |p| p.writes[2].op = Asked::ReplaceByRun { run: 1, positions: vec![0, 1] },
+            "/writes/2/op/positions length_mismatch",
+        ),
         (|p| p.reads[0].positions = vec![3], "/reads/0/positions out_of_range"),
     ];
     for (spoil, wanted) in cases {
@@ -133,7 +143,8 @@ fn index(below: u32) -> impl Strategy<Value = u32> {
 }
 
 fn any_place() -> impl Strategy<Value = Place> {
-    let name = prop_oneof![12 => (0..Site::ALL.len()).prop_map(|i| Site::ALL[i].name().to_owned()), 1 => ".{0,9}"];
+    let name =
+        prop_oneof![12 => (0..Site::ALL.len()).prop_map(|i| Site::ALL[i].name().to_owned()), 1 => ".{0,9}"];
     (name, prop_oneof![3 => index(4).prop_map(Some), 2 => Just(None)])
         .prop_map(|(site, layer)| Place { site, layer })
 }
@@ -143,7 +154,8 @@ fn positions() -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn any_op() -> impl Strategy<Value = Asked> {
-    let numbers = || (0usize..4, prop::sample::select(vec![1, 4, 8, 16])).prop_map(|(n, w)| vec![f32::NAN; n * w]);
+    let numbers =
+        || (0usize..4, prop::sample::select(vec![1, 4, 8, 16])).prop_map(|(n, w)| vec![f32::NAN; n * w]);
     prop_oneof![
         numbers().prop_map(Asked::Replace),
         numbers().prop_map(Asked::Add),
@@ -159,8 +171,16 @@ fn any_program() -> impl Strategy<Value = Program> {
         .prop_map(|(tokens, parent)| Run { tokens, parent });
     let write = (index(4), any_place(), positions(), columns, any_op())
         .prop_map(|(run, place, positions, columns, op)| Write { run, place, positions, columns, op });
-    let read = (index(4), any_place(), positions()).prop_map(|(run, place, positions)| Read { run, place, positions });
-    let lists = (prop::collection::vec(run, 0..5), prop::collection::vec(write, 0..4), prop::collection::vec(read, 0..4));
+    let read = (index(4), any_place(), positions()).prop_map(|(run, place, positions)| Read {
+        run,
+        place,
+        positions,
+    });
+    let lists = (
+        prop::collection::vec(run, 0..5),
+        prop::collection::vec(write, 0..4),
+        prop::collection::vec(read, 0..4),
+    );
     lists.prop_map(|(runs, writes, reads)| Program { runs, writes, reads })
 }
 
@@ -168,7 +188,10 @@ fn any_program() -> impl Strategy<Value = Program> {
 fn mended(mut program: Program) -> Program {
     for (i, run) in program.runs.iter_mut().enumerate() {
         run.tokens = vec![i as u32 % 2, 7, 9];
-        run.parent = run.parent.map(|parent| parent % 4).filter(|parent| (*parent as usize) < i && (i as u32 - parent) % 2 == 0);
+        run.parent = run
+            .parent
+            .map(|parent| parent % 4)
+            .filter(|parent| (*parent as usize) < i && (i as u32 - parent) % 2 == 0);
     }
     let runs = program.runs.len() as u32;
     let fix = |place: &mut Place, positions: &mut Vec<u32>| {
