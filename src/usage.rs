@@ -79,7 +79,8 @@ impl Ledger {
     /// # Errors
     /// The store cannot be used; nothing is lost.
     pub async fn settle(&self, store: &Store) -> Result<(), StoreError> {
-        let told: Vec<OwnerUsage> = {
+        // Always in the same order: two servers that wait for one another's rows would wait for ever.
+        let mut told: Vec<OwnerUsage> = {
             let mut book = self.book();
             // What an earlier try left, too.
             for (key, used) in std::mem::take(&mut book.pending) {
@@ -95,6 +96,7 @@ impl Ledger {
             };
             book.writing.iter().map(row).collect()
         };
+        told.sort_by(|a, b| (&a.owner, a.day).cmp(&(&b.owner, b.day)));
         store.add_usage(&told).await?;
         {
             // It counts as stored from here on, whether or not the store can be asked.
@@ -125,6 +127,52 @@ impl Ledger {
     }
 }
 
+/// What a part of a job costs, until it is stored with its numbers. What never is was computed all the same, and is charged
+/// when this is dropped.
+#[derive(Debug)]
+pub struct Tab {
+    own: Ledger,
+    of: Ledger,
+}
+
+impl Tab {
+    /// Of the owners of this ledger.
+    pub fn of(ledger: &Ledger) -> Self {
+        Self { own: Ledger::default(), of: ledger.clone() }
+    }
+
+    /// Where it comes together.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.own
+    }
+
+    /// All of it so far.
+    pub fn total(&self) -> Used {
+        self.own.book().pending.values().fold(Used::default(), |sum, used| sum.and(*used))
+    }
+
+    /// The store has it: it is no more to be charged, and seen at once.
+    pub fn is_stored(self) {
+        let used = std::mem::take(&mut self.own.book().pending);
+        let mut book = self.of.book();
+        for (key, used) in used {
+            let sum = book.stored.entry(key).or_default();
+            *sum = sum.and(used);
+        }
+    }
+}
+
+impl Drop for Tab {
+    fn drop(&mut self) {
+        let used = std::mem::take(&mut self.own.book().pending);
+        let mut book = self.of.book();
+        for (key, used) in used {
+            let sum = book.pending.entry(key).or_default();
+            *sum = sum.and(used);
+        }
+    }
+}
+
 /// Settles with the store every second, for ever, once there is something to settle.
 pub async fn keep(store: Store, ledger: impl Fn() -> Option<Ledger> + Send) {
     let mut is_well = true;
@@ -146,6 +194,24 @@ pub async fn keep(store: Store, ledger: impl Fn() -> Option<Ledger> + Send) {
 mod tests {
     use super::*;
     use crate::store::Settings;
+
+    #[test]
+    fn a_tab_is_charged_once_by_the_store_or_when_it_is_dropped() {
+        let alice = Owner::parse("alice").unwrap();
+        let ledger = Ledger::default();
+        let tab = Tab::of(&ledger);
+        tab.ledger().computed(&alice, 5, 0.5);
+        tab.ledger().computed(&alice, 2, 0.25);
+        let used = Used { requests: 0, row_layers: 7, seconds: 0.75 };
+        assert_eq!((tab.total(), ledger.used(&alice)), (used, Used::default()));
+        tab.is_stored();
+        assert_eq!(ledger.used(&alice), used);
+        assert!(ledger.book().pending.is_empty(), "the store is not told again");
+        let lost = Tab::of(&ledger);
+        lost.ledger().computed(&alice, 1, 0.0);
+        drop(lost);
+        assert_eq!((ledger.used(&alice).row_layers, ledger.book().pending.len()), (8, 1));
+    }
 
     #[tokio::test]
     async fn what_is_used_is_stored_once_and_that_of_other_servers_is_seen() {

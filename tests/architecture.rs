@@ -81,6 +81,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "spec",
             "store",
             "owner",
+            // What a unit costs is stored with it.
+            "usage",
         ],
     ),
     // Jobs of nnsight: read in processes of their own, computed through the service.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Prepared;
 use super::work::{ChunkKey, Done};
+use super::{Charge, Prepared};
+use crate::plan::cost::Cost;
 use crate::plan::edits::{EditedRow, Write};
 use crate::plan::output::{EditStats, Lost, Missing, PlanOutput, RowWritten, Usage};
+use crate::plan::pack::Part;
 use crate::plan::{EditGroup, Score};
 
 /// The outputs so far.
@@ -16,6 +18,20 @@ pub(super) struct Assembly {
     accounts: Accounts,
     /// For how long the engine had been busy when the last part was done.
     ended: Duration,
+    /// What all of it costs.
+    cost: Cost,
+    /// Runs asked for that came to something, or to nothing, and all of them.
+    runs: (u64, u64),
+    charge: Option<Charge>,
+}
+
+/// Nobody waits any more, or the engine is gone: what came of it until then is charged, and never more than all of it.
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        if let Some(charge) = self.charge.take() {
+            charge(&self.usage());
+        }
+    }
 }
 
 /// What edits wrote, each row once. A run that others read stands in every part that has such others, and is edited there each
@@ -28,7 +44,7 @@ struct Accounts {
 }
 
 impl Assembly {
-    pub(super) fn new(prepared: &Prepared) -> Assembly {
+    pub(super) fn new(prepared: &Prepared, charge: Charge) -> Assembly {
         Assembly {
             scores: vec![None; prepared.readouts],
             output: PlanOutput {
@@ -37,16 +53,19 @@ impl Assembly {
                 receipts: [EditStats::default(); 3],
                 written: vec![0.0; prepared.runs],
                 lost: None,
-                usage: Usage { peak_bytes: prepared.cost.peak_bytes, ..Usage::default() },
+                usage: Usage::default(),
             },
+            cost: prepared.cost,
+            runs: (0, prepared.packing.whole().len() as u64),
+            charge: Some(charge),
             accounts: Accounts { shared: prepared.packing.read_by_any(), met: BTreeMap::new() },
             ended: Duration::ZERO,
         }
     }
 
     /// Adds what a part gave.
-    pub(super) fn add(&mut self, done: Done) {
-        let ChunkKey { readouts, edited, rows, row_layers } = done.key;
+    pub(super) fn add(&mut self, part: &Part, done: Done) {
+        let ChunkKey { readouts, edited, .. } = done.key;
         for (row, written) in edited.into_iter().zip(done.output.written) {
             let EditedRow { run, group, write } = row;
             if self.accounts.shared[run.0 as usize] {
@@ -61,10 +80,9 @@ impl Assembly {
         for (capture, numbers) in done.output.captures {
             self.output.captures[capture] = numbers;
         }
+        self.runs.0 += part.len() as u64;
         let usage = &mut self.output.usage;
-        usage.rows += rows as u64;
-        usage.row_layers += row_layers;
-        usage.chunks += 1;
+        usage.shared_with = usage.shared_with.max(done.beside);
         usage.seconds += done.share * done.took.as_secs_f64();
         // Since this piece was sent, or since the one before it was done, whatever the engine was busy with was somebody else's.
         usage.queue_seconds += done.begun.saturating_sub(done.queued.max(self.ended)).as_secs_f64();
@@ -86,13 +104,24 @@ impl Assembly {
         self.output.usage.halved += 1;
     }
 
-    pub(super) fn finish(self) -> PlanOutput {
-        let Assembly { scores, mut output, accounts, .. } = self;
-        for ((run, _), (group, written)) in accounts.met {
+    pub(super) fn finish(mut self) -> PlanOutput {
+        // What was lost cost as much.
+        self.runs.0 = self.runs.1;
+        self.output.usage = self.usage();
+        let mut output = std::mem::take(&mut self.output);
+        for ((run, _), (group, written)) in std::mem::take(&mut self.accounts.met) {
             book(&mut output, run, group, written);
         }
-        let scores = scores.into_iter().collect::<Option<Vec<_>>>();
+        let scores = std::mem::take(&mut self.scores).into_iter().collect::<Option<Vec<_>>>();
         PlanOutput { scores: scores.expect("BUG: every readout is in one chunk"), ..output }
+    }
+
+    /// What it cost so far: of what the plan costs, the part that runs make up, however they were cut.
+    fn usage(&self) -> Usage {
+        let Cost { rows, row_layers, peak_bytes, .. } = self.cost;
+        let (done, all) = self.runs;
+        let so_far = |of: u64| (u128::from(of) * u128::from(done) / u128::from(all.max(1))) as u64;
+        Usage { rows: so_far(rows), row_layers: so_far(row_layers), peak_bytes, ..self.output.usage }
     }
 }
 

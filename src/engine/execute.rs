@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::assemble::Assembly;
 use super::schedule::Asker;
 use super::work::{Answer, Failure, Ticket, Work};
-use super::{Engine, EngineError, Prepared};
+use super::{Charge, Engine, EngineError, Prepared};
 use crate::plan::output::{Lost, PlanOutput};
 use crate::plan::pack::{Packing, Part};
 
@@ -28,9 +28,10 @@ pub(super) async fn execute(
     engine: &Engine,
     prepared: &Prepared,
     asker: &Asker,
+    charge: Charge,
 ) -> Result<PlanOutput, EngineError> {
     let packing = &prepared.packing;
-    let mut assembly = Assembly::new(prepared);
+    let mut assembly = Assembly::new(prepared, charge);
     let mut todo = VecDeque::from([Task { part: packing.whole(), suspect: false }]);
     let mut deaths = 0;
     while let Some(mut task) = todo.pop_front().filter(|task| !task.part.is_empty()) {
@@ -40,7 +41,7 @@ pub(super) async fn execute(
             let Answer { part, result } = answers.recv().await.ok_or(EngineError::Stopped)?;
             task.part.remove(&part);
             match result {
-                Ok(done) => assembly.add(done),
+                Ok(done) => assembly.add(&part, done),
                 Err(Failure::Lost(why)) => lost = Some((part, why)),
                 Err(Failure::LayOut) => return Err(EngineError::LayOut),
                 Err(Failure::Unhealthy(reason)) => return Err(EngineError::Unhealthy { reason }),

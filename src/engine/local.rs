@@ -49,7 +49,9 @@ fn compute(
             None if queue.is_empty() => return,
             None => {}
         }
-        let Some((company, batch)) = lay_out(queue.form(&budget, merges, Instant::now())) else { continue };
+        let Some((company, batch)) = lay_out(queue.form(&budget, merges, Instant::now()), &budget) else {
+            continue;
+        };
         let batch = Arc::new(batch);
         let begun = busy.begin();
         let started = Instant::now();

@@ -38,7 +38,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::kernels::facts::DeviceFacts;
 use crate::plan::Plan;
 use crate::plan::cost::Cost;
-use crate::plan::output::PlanOutput;
+use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::pack::{Mode, PackError, Packing, Part};
 use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
@@ -50,6 +50,9 @@ use row_budget::RowBudget;
 pub use schedule::{Asker, Lane};
 pub use supervise::{Keeper, StartError};
 use work::Work;
+
+/// Is told once what a plan cost: all of it, or, where nobody waits any more, what was computed until then.
+pub type Charge = Box<dyn FnOnce(&Usage) + Send>;
 
 /// A handle on whoever computes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -243,11 +246,12 @@ impl Engine {
         let budget = self.budget();
         let keys = if plan.holds_scores() { plan.keys() } else { 0 };
         let packing = Packing::new(&plan, self.layers, budget.space(keys, true), mode)?;
-        let cost = budget.with_scores(keys).cost(packing.size());
+        let size = packing.size();
         Ok(Prepared {
+            work: size.in_chunks,
             packing: Arc::new(packing),
             fold: Arc::new(fold),
-            cost,
+            cost: budget.with_scores(keys).cost(size),
             readouts: plan.readouts.len(),
             captures: plan.captures.len(),
             runs: plan.runs.len(),
@@ -255,21 +259,36 @@ impl Engine {
     }
 
     /// Computes a plan, piece by piece. Dropping the future stops after the piece in hand, and at most one sent ahead.
-    pub async fn execute(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
+    pub async fn execute(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
         let overloaded = |_| EngineError::Overloaded { limit: self.limit };
         let _permit = self.admission.try_acquire().map_err(overloaded)?;
-        self.run(prepared, asker).await
+        self.run(prepared, asker, charge).await
     }
 
     /// Computes a further plan of a request that was let in: waits where [`Engine::execute`] would refuse, so that what has
     /// been computed isn't lost.
-    pub async fn execute_next(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
+    pub async fn execute_next(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
         let _permit = self.admission.acquire().await.map_err(|_| EngineError::Stopped)?;
-        self.run(prepared, asker).await
+        self.run(prepared, asker, charge).await
     }
 
-    async fn run(&self, prepared: Prepared, asker: &Asker) -> Result<PlanOutput, EngineError> {
-        let output = execute::execute(self, &prepared, asker).await?;
+    async fn run(
+        &self,
+        prepared: Prepared,
+        asker: &Asker,
+        charge: Charge,
+    ) -> Result<PlanOutput, EngineError> {
+        let output = execute::execute(self, &prepared, asker, charge).await?;
         Ok(prepared.fold.output(output))
     }
 }
@@ -278,7 +297,7 @@ impl Prepared {
     /// At most so much work a part is, in row-layers.
     fn work_of(&self, part: &Part) -> u64 {
         let all = self.packing.whole().len().max(1) as f64;
-        (self.cost.row_layers as f64 * part.len() as f64 / all).ceil() as u64
+        (self.work as f64 * part.len() as f64 / all).ceil() as u64
     }
 }
 
@@ -289,6 +308,8 @@ pub struct Prepared {
     fold: Arc<Fold>,
     /// What it costs.
     pub cost: Cost,
+    /// Row-layers that are computed, if it is computed alone.
+    work: u64,
     readouts: usize,
     captures: usize,
     runs: usize,

@@ -114,16 +114,15 @@ impl RowBudget {
         row_layers as f64 * self.flops_per_row_layer + readouts as f64 * self.flops_per_readout
     }
 
-    /// What a plan of this size costs.
+    /// What a plan of this size costs. But for the seconds, that depends on the plan and on the memory that batches have, never on
+    /// how fast they are computed, how they are cut and who is in them.
     pub fn cost(&self, size: Size) -> Cost {
-        let flops = self.flops(size.row_layers, size.readouts);
         Cost {
             rows: size.rows,
             row_layers: size.row_layers,
-            flops,
-            chunks: size.chunks,
-            peak_bytes: size.peak_rows * self.bytes_per_row,
-            seconds: flops / self.flops_per_second,
+            flops: self.flops(size.row_layers, size.readouts),
+            peak_bytes: size.rows.min(self.rows as u64) * self.bytes_per_row,
+            seconds: self.flops(size.in_chunks, size.readouts) / self.flops_per_second,
         }
     }
 }

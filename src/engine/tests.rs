@@ -79,6 +79,10 @@ fn asker() -> Asker {
     Asker { owner: crate::owner::Owner::local(), lane: Lane::Interactive }
 }
 
+fn free() -> Charge {
+    Box::new(|_| {})
+}
+
 /// So many runs of two tokens, two to a chunk.
 fn runs(n: u32, token: u32) -> Plan {
     let mut plan = Plan::default();
@@ -95,12 +99,13 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 
 #[tokio::test]
 async fn a_panic_fails_its_own_request_and_no_other() {
-    let (engine, _) = engine(None, 4);
-    let bad = engine.execute(prepared(&engine, &runs(1, 13)), &asker()).await.unwrap();
+    let (engine, batches) = engine(None, 4);
+    let bad = engine.execute(prepared(&engine, &runs(1, 13)), &asker(), free()).await.unwrap();
     let crash = Lost::EngineCrash;
     assert_eq!((bad.lost, bad.scores[0].missing), (Some(crash), Some(Missing::Lost(crash))));
-    let good = engine.execute(prepared(&engine, &runs(5, 1)), &asker()).await.unwrap();
-    assert_eq!((good.scores.len(), good.usage.chunks, engine.health()), (5, 3, Health::Ready));
+    let good = engine.execute(prepared(&engine, &runs(5, 1)), &asker(), free()).await.unwrap();
+    assert_eq!((good.scores.len(), engine.health()), (5, Health::Ready));
+    assert_eq!(batches.load(Ordering::SeqCst), 1 + 3);
 }
 
 #[tokio::test]
@@ -111,13 +116,13 @@ async fn more_requests_than_the_limit_are_refused_at_once_and_the_others_finish(
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let (engine, work) = (engine.clone(), prepared(&engine, &plan));
-            tokio::spawn(async move { engine.execute(work, &asker()).await })
+            tokio::spawn(async move { engine.execute(work, &asker(), free()).await })
         })
         .collect();
     while engine.admission.available_permits() > 0 {
         tokio::task::yield_now().await;
     }
-    let refused = engine.execute(prepared(&engine, &plan), &asker()).await;
+    let refused = engine.execute(prepared(&engine, &plan), &asker(), free()).await;
     assert!(matches!(refused, Err(EngineError::Overloaded { limit: 2 })));
     leave.send(()).unwrap();
     leave.send(()).unwrap();
@@ -134,7 +139,7 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     assert_eq!(engine.prepare(&runs(20, 1), Mode::Branching).unwrap().packing.len(), 10);
     let request = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.execute(work, &asker()).await }
+        async move { engine.execute(work, &asker(), free()).await }
     });
     while batches.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -144,9 +149,40 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     for _ in 0..10 {
         leave.send(()).unwrap();
     }
-    let after = engine.execute(prepared(&engine, &runs(1, 1)), &asker()).await.unwrap();
+    let after = engine.execute(prepared(&engine, &runs(1, 1)), &asker(), free()).await.unwrap();
     assert_eq!(after.scores.len(), 1);
     assert_eq!(batches.load(Ordering::SeqCst), 2, "the chunk in hand, and the next request's");
+}
+
+#[tokio::test]
+async fn all_of_a_plan_is_charged_once_and_of_a_client_that_leaves_what_was_computed() {
+    let (leave, gate) = mpsc::channel();
+    let (engine, batches) = engine(Some(gate), 4);
+    let (told, charged) = mpsc::channel();
+    let ask = |plan: &Plan| {
+        let (engine, work, told) = (engine.clone(), prepared(&engine, plan), told.clone());
+        let charge: Charge = Box::new(move |usage| told.send((usage.rows, usage.row_layers)).unwrap());
+        tokio::spawn(async move { engine.execute(work, &asker(), charge).await })
+    };
+    (0..10).for_each(|_| leave.send(()).unwrap());
+    let whole = ask(&runs(20, 1)).await.unwrap().unwrap().usage;
+    assert_eq!(charged.try_recv(), Ok((whole.rows, whole.row_layers)));
+    assert_eq!((whole.rows, whole.row_layers), (40, 80));
+    // Two of ten pieces.
+    let before = batches.load(Ordering::SeqCst);
+    (0..2).for_each(|_| leave.send(()).unwrap());
+    let request = ask(&runs(20, 1));
+    while batches.load(Ordering::SeqCst) < before + 3 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    assert_eq!(charged.try_recv(), Ok((8, 16)));
+    assert!(charged.try_recv().is_err());
+    leave.send(()).unwrap();
 }
 
 #[tokio::test]
@@ -174,7 +210,7 @@ async fn of_a_chunk_that_fails_only_the_guilty_run_is_lost_and_few_batches_are_s
     let (engine, batches) = engine_with(None, 4, 200, usize::MAX);
     let mut plan = runs(100, 1);
     plan.runs[70].tokens = Arc::from([13, 1]);
-    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
     assert_eq!(lost(&output), [(70, Lost::EngineCrash)]);
     assert_eq!((output.lost, output.usage.halved), (Some(Lost::EngineCrash), 0));
     // The whole; then two halves at each of seven sizes.
@@ -193,7 +229,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
         let branch = plan.branch(RunId(i % 2), vec![edit]);
         plan.read(branch, 1);
     }
-    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
     let odd: Vec<_> = (0..42).filter(|i| i % 2 == 1).map(|i| (i, Lost::EngineCrash)).collect();
     assert_eq!(lost(&output), odd);
     // The whole, each of the two roots, and what reads the good one, which is just a half.
@@ -203,7 +239,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
 #[tokio::test]
 async fn guilt_without_end_is_not_searched_without_end() {
     let (engine, batches) = engine_with(None, 4, 2000, usize::MAX);
-    let output = engine.execute(prepared(&engine, &runs(1000, 13)), &asker()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &runs(1000, 13)), &asker(), free()).await.unwrap();
     assert_eq!(lost(&output).len(), 1000);
     let spent = batches.load(Ordering::SeqCst);
     assert!(spent < 50, "{spent} deaths");
@@ -215,7 +251,7 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
     let mut plan = runs(10, 1);
     let long = plan.root(Arc::from([1; 8]));
     plan.read(long, 7);
-    let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
     assert_eq!(lost(&output), [(10, Lost::OutOfMemory)]);
     assert!(output.usage.halved >= 2, "{:?}", output.usage);
 }
@@ -223,14 +259,14 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
 #[tokio::test]
 async fn a_request_waits_for_others_and_never_for_its_own_parts() {
     let (engine, _) = engine(None, 8);
-    let alone = engine.execute(prepared(&engine, &runs(20, 1)), &asker()).await.unwrap();
-    assert_eq!((alone.usage.chunks, alone.usage.queue_seconds.to_bits()), (10, 0.0_f64.to_bits()));
+    let alone = engine.execute(prepared(&engine, &runs(20, 1)), &asker(), free()).await.unwrap();
+    assert_eq!((alone.usage.shared_with, alone.usage.queue_seconds.to_bits()), (0, 0.0_f64.to_bits()));
     // The first one's batch is held up, and with it the second one.
     let (leave, gate) = mpsc::channel();
     let (engine, batches) = engine_with(Some(gate), 8, 4, usize::MAX);
     let ask = |n| {
         let (engine, work) = (engine.clone(), prepared(&engine, &runs(n, 1)));
-        tokio::spawn(async move { engine.execute(work, &asker()).await.unwrap().usage })
+        tokio::spawn(async move { engine.execute(work, &asker(), free()).await.unwrap().usage })
     };
     let first = ask(2);
     while batches.load(Ordering::SeqCst) == 0 {
@@ -240,9 +276,9 @@ async fn a_request_waits_for_others_and_never_for_its_own_parts() {
     tokio::time::sleep(std::time::Duration::from_millis(60)).await;
     (0..3).for_each(|_| leave.send(()).unwrap());
     let (first, second) = (first.await.unwrap(), second.await.unwrap());
-    assert_eq!((first.queue_seconds.to_bits(), first.chunks), (0.0_f64.to_bits(), 1));
+    assert_eq!(first.queue_seconds.to_bits(), 0.0_f64.to_bits());
     assert!(second.queue_seconds > 0.04 && second.queue_seconds <= first.seconds, "{second:?} {first:?}");
-    assert_eq!(second.chunks, 2);
+    assert_eq!(batches.load(Ordering::SeqCst), 1 + 2);
 }
 
 #[tokio::test]
@@ -259,16 +295,19 @@ async fn what_a_shared_run_wrote_is_counted_once_whatever_the_number_of_parts() 
         let cell = plan.branch(corrupted, vec![patch]);
         plan.read(cell, 1);
     }
-    let mut found = Vec::new();
+    let (mut found, mut costs) = (Vec::new(), Vec::new());
     for rows in [5, 6, 8, 100] {
-        let (engine, _) = engine_with(None, 4, rows, usize::MAX);
-        let output = engine.execute(prepared(&engine, &plan), &asker()).await.unwrap();
-        found.push(output.usage.chunks);
+        let (engine, batches) = engine_with(None, 4, rows, usize::MAX);
+        let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
+        found.push(batches.load(Ordering::SeqCst));
+        costs.push((output.usage.rows, output.usage.row_layers));
         let cells = |group| output.receipt(group).cells;
         assert_eq!((cells(EditGroup::Corruption), cells(EditGroup::Patch)), (2, 10), "{rows} rows");
         assert_eq!(output.receipt(EditGroup::Corruption).elements, 16);
     }
     assert!(found[0] > found[1] && found[1] > found[2] && found[3] == 1, "{found:?}");
+    // Two rows of the root in two layers and of the corrupted run in one, and one of each cell, which are edited after the last.
+    assert_eq!(costs, [(14, 6); 4], "what is charged does not tell how it was cut");
 }
 
 /// Asks for all of these plans while a batch is being computed, so that they are there when the next one is formed.
@@ -277,7 +316,7 @@ async fn together(plans: Vec<Plan>) -> (Vec<PlanOutput>, usize) {
     let (engine, batches) = engine_with(Some(gate), 100, 1000, usize::MAX);
     let ask = |plan: &Plan| {
         let (engine, work) = (engine.clone(), prepared(&engine, plan));
-        tokio::spawn(async move { engine.execute(work, &asker()).await.unwrap() })
+        tokio::spawn(async move { engine.execute(work, &asker(), free()).await.unwrap() })
     };
     let first = ask(&runs(1, 1));
     while batches.load(Ordering::SeqCst) == 0 {
@@ -303,7 +342,8 @@ async fn what_waits_is_computed_together_and_shares_the_time() {
     assert_eq!(batches, 1);
     for (n, output) in (1..5).zip(&outputs) {
         let usage = output.usage;
-        assert_eq!((output.scores.len(), usage.rows, usage.row_layers), (n as usize, 2 * n, 2 * n + n));
+        assert_eq!((output.scores.len(), usage.rows, usage.row_layers), (n as usize, 2 * n, 2 * 2 * n));
+        assert_eq!(usage.shared_with, 3);
     }
     let seconds = |i: usize| outputs[i].usage.seconds;
     assert!((seconds(3) - 4.0 * seconds(0)).abs() < 1e-9, "{:?}", outputs[3].usage);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::row_budget::RowBudget;
 use super::schedule::Asker;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::edits::EditedRow;
@@ -55,6 +56,8 @@ pub(super) struct Done {
     pub(super) took: Duration,
     /// The piece's own part of that; 1: it was alone.
     pub(super) share: f64,
+    /// Other pieces in the batch.
+    pub(super) beside: u64,
 }
 
 /// Why a piece was not computed.
@@ -77,10 +80,8 @@ pub(super) struct ChunkKey {
     pub(super) readouts: Vec<(usize, usize)>,
     /// The rows edited, in the piece's count.
     pub(super) edited: Vec<EditedRow>,
-    /// Most rows at once.
-    pub(super) rows: usize,
-    /// Rows times layers.
-    pub(super) row_layers: u64,
+    /// Operations.
+    flops: f64,
 }
 
 impl Ticket {
@@ -117,16 +118,23 @@ impl Piece {
     }
 
     /// Lays out its tables. `None` if that failed; then the requester was told.
-    fn lay_out(self) -> Option<(Piece, ChunkKey, ForwardBatch)> {
+    fn lay_out(self, budget: &RowBudget) -> Option<(Piece, ChunkKey, ForwardBatch)> {
         // A fault in one plan must not end the others.
         let laid_out = catch_unwind(AssertUnwindSafe(|| self.packing.lay_out(&self.part)));
         let Ok(Chunk { batch, readouts, edited, .. }) = laid_out else {
             self.fail(&Failure::LayOut);
             return None;
         };
-        let key = ChunkKey { readouts, edited, rows: batch.peak_rows, row_layers: batch.row_layers };
+        let (row_layers, rows) = size(&batch);
+        let key = ChunkKey { readouts, edited, flops: budget.flops(row_layers, rows) };
         Some((self, key, batch))
     }
+}
+
+/// Work of a batch: its row-layers and the rows that are unembedded.
+pub(super) fn size(batch: &ForwardBatch) -> (u64, u64) {
+    let lens = batch.layers.iter().map(|layer| layer.lens.rows.len());
+    (batch.row_layers, (batch.readout.rows.len() + lens.sum::<usize>()) as u64)
 }
 
 /// The pieces of a batch.
@@ -137,10 +145,10 @@ pub(super) struct Company {
 }
 
 /// Lays out pieces that are computed together. `None`: nobody waits for any of them, or all have failed.
-pub(super) fn lay_out(pieces: Vec<Piece>) -> Option<(Company, ForwardBatch)> {
+pub(super) fn lay_out(pieces: Vec<Piece>, budget: &RowBudget) -> Option<(Company, ForwardBatch)> {
     let (mut members, mut batches) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
     for piece in pieces.into_iter().filter(|piece| !piece.ticket.is_abandoned()) {
-        let Some((piece, key, batch)) = piece.lay_out() else { continue };
+        let Some((piece, key, batch)) = piece.lay_out(budget) else { continue };
         members.push((piece, key));
         batches.push(batch);
     }
@@ -169,12 +177,12 @@ impl Company {
 
     /// Gives each requester what is its own.
     pub(super) fn land(self, output: BatchOutput, begun: Duration, took: Duration) {
-        let all: u64 = self.members.iter().map(|(_, key)| key.row_layers).sum();
-        let alone = self.members.len() == 1;
+        let all: f64 = self.members.iter().map(|(_, key)| key.flops).sum();
+        let beside = self.members.len() as u64 - 1;
         for ((piece, key), output) in self.members.into_iter().zip(self.shares.deal(output)) {
-            let share = if alone { 1.0 } else { key.row_layers as f64 / all.max(1) as f64 };
+            let share = if beside == 0 { 1.0 } else { key.flops / all };
             let Piece { part, ticket, .. } = piece;
-            let done = Done { key, output, queued: ticket.queued, begun, took, share };
+            let done = Done { key, output, queued: ticket.queued, begun, took, share, beside };
             ticket.answer(part, Ok(done));
         }
     }

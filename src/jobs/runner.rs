@@ -13,8 +13,9 @@ use super::{Jobs, outcome};
 use crate::engine::{EngineError, Health};
 use crate::plan::output::Lost;
 use crate::service::{Refusal, Service};
-use crate::store::job::{Claim, Committed, JobId, Phase};
+use crate::store::job::{Charged, Claim, Committed, Done, JobId, Phase};
 use crate::store::{GivenBack, StoreError};
+use crate::usage::{Tab, Used};
 
 /// How often an idle runner looks for work that nobody told it of, and a busy one for jobs that were cancelled.
 const LOOK: Duration = Duration::from_millis(500);
@@ -235,13 +236,18 @@ struct Unit {
 
 impl Unit {
     async fn run(self, claim: Claim) {
-        let done = match compute(&self.jobs, &self.service, &self.sweeps, &claim).await {
-            Ok(done) => done,
+        let tab = Tab::of(&self.service.ledger);
+        let service = self.service.for_job(&tab);
+        let done = match compute(&self.jobs, &service, &self.sweeps, &claim).await {
+            Ok(done) => {
+                let Used { row_layers, seconds, .. } = tab.total();
+                Done { charged: Charged { row_layers, seconds }, ..done }
+            }
             Err(failed) => return settle_failure(&self.jobs, &claim, failed).await,
         };
         loop {
             match self.jobs.store.commit(&claim, done.clone()).await {
-                Ok(Committed::Counted { .. }) => break,
+                Ok(Committed::Counted { .. }) => break tab.is_stored(),
                 Ok(Committed::Stale) => {
                     tracing::info!(job.id = %claim.job.id, unit = claim.seq, "unit came too late; it is dropped");
                     return;

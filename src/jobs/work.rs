@@ -76,8 +76,6 @@ pub(super) async fn compute(
     sweeps: &OpenSweeps,
     claim: &Claim,
 ) -> Result<Done, Failed> {
-    // Its size was bounded when it was taken on.
-    let service = &service.unbounded();
     of_kind!(claim.job.kind, E => whole::<E>(service, claim).await, in_units => unit(jobs, service, sweeps, claim).await)
 }
 
@@ -89,7 +87,7 @@ async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim
             let opened = sweeps.of(claim)?;
             let cases = opened.cut.cases_of(claim.seq);
             let (heads, usage) = service.sweep_baselines(&opened, cases).await?;
-            Ok(Done { output: json(&heads), cost: cost(&usage), files: vec![] })
+            Ok(Done { output: json(&heads), cost: cost(&usage), ..Done::default() })
         }
         Phase::Cells => {
             let opened = sweeps.of(claim)?;
@@ -98,7 +96,7 @@ async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim
                 return Ok(Done::default());
             }
             let (part, usage) = service.sweep_cells(&opened, case, range).await?;
-            Ok(Done { output: packed(&part), cost: cost(&usage), files: vec![] })
+            Ok(Done { output: packed(&part), cost: cost(&usage), ..Done::default() })
         }
         Phase::Finish => {
             let outputs = jobs.store.outputs(claim.job.id).await?;
@@ -146,7 +144,7 @@ async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) ->
             .extend(response.pictures().ok().map(|pictures| compress::file(PICTURES_FILE, &json(&pictures))));
         files
     };
-    Ok(Done { output: Vec::new(), cost, files: share.run(Lane::Finish, files).await })
+    Ok(Done { cost, files: share.run(Lane::Finish, files).await, ..Done::default() })
 }
 
 fn packed<T: Serialize>(value: &T) -> Vec<u8> {

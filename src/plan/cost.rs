@@ -6,15 +6,13 @@ use utoipa::ToSchema;
 /// What a plan will cost.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct Cost {
-    /// Rows computed: positions of runs.
+    /// Rows: positions of runs, those of each run once.
     pub rows: u64,
-    /// Rows times the layers each passes through.
+    /// Rows times the layers each passes through: what is charged, whatever else is computed at the same time.
     pub row_layers: u64,
     /// Floating-point operations, 2 per multiply-add: linear layers and unembedding.
     pub flops: f64,
-    /// Forward batches.
-    pub chunks: u64,
-    /// Memory at once, weights left out.
+    /// Memory at once, at most, weights left out.
     pub peak_bytes: u64,
     /// Seconds, from the rate measured when the server started.
     pub seconds: f64,
@@ -28,7 +26,6 @@ impl Cost {
             rows: self.rows + other.rows,
             row_layers: self.row_layers + other.row_layers,
             flops: self.flops + other.flops,
-            chunks: self.chunks + other.chunks,
             peak_bytes: self.peak_bytes.max(other.peak_bytes),
             seconds: self.seconds + other.seconds,
         }

@@ -118,18 +118,17 @@ impl std::fmt::Display for Lost {
 /// What a request cost.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, ToSchema)]
 pub struct Usage {
-    /// Rows computed: positions of runs. Runs that others read are computed with each piece of a request: beside other requests,
-    /// where pieces are shorter, these are more than `/v1/plan` says.
+    /// Rows: positions of runs, those of each run once. As `/v1/plan` says, whatever was computed at the same time.
     pub rows: u64,
-    /// Rows times the layers each went through.
+    /// Rows times the layers each passes through: what is charged. As `/v1/plan` says.
     pub row_layers: u64,
-    /// Seconds of computation; of a batch that other requests had a part in, its own part by row-layers.
+    /// Seconds of computation; of a forward batch that other requests had a part in, its own part by operations.
     pub seconds: f64,
     /// Seconds for which the engine was busy with other requests while this one waited for it.
     pub queue_seconds: f64,
-    /// Pieces that it was computed in, each in a forward batch.
-    pub chunks: u64,
-    /// Largest memory planned at once, weights left out.
+    /// Pieces of other requests in its forward batches: the most in one.
+    pub shared_with: u64,
+    /// Memory planned at once, at most, weights left out.
     pub peak_bytes: u64,
     /// Forward batches that were halved because memory ran out.
     pub halved: u64,
@@ -144,7 +143,7 @@ impl Usage {
             row_layers: self.row_layers + other.row_layers,
             seconds: self.seconds + other.seconds,
             queue_seconds: self.queue_seconds + other.queue_seconds,
-            chunks: self.chunks + other.chunks,
+            shared_with: self.shared_with.max(other.shared_with),
             peak_bytes: self.peak_bytes.max(other.peak_bytes),
             halved: self.halved + other.halved,
         }

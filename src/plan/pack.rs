@@ -285,17 +285,15 @@ impl Packing {
         closed.runs
     }
 
-    /// Rows in all chunks together, the most rows of one chunk, and row-layers: what the plan costs at most (rows that
-    /// turn out not to be needed are counted).
+    /// How large the plan is, rows counted that turn out not to be needed.
     pub fn size(&self) -> Size {
-        let mut size = Size { chunks: self.chunks.len() as u64, ..Size::default() };
-        for (_, need) in &self.chunks {
-            size.rows += need.rows as u64;
-            size.peak_rows = size.peak_rows.max(need.rows as u64);
-            size.row_layers += need.row_layers;
-            size.readouts += need.readouts;
+        let need = self.need(&self.members(&self.whole()));
+        Size {
+            rows: need.rows as u64,
+            row_layers: need.row_layers,
+            readouts: self.asked.iter().map(|asked| asked.readouts.len() as u64).sum(),
+            in_chunks: self.chunks.iter().map(|(_, need)| need.row_layers).sum(),
         }
-        size
     }
 
     /// What runs take by themselves. Every run has a list of the keys that it sees, whatever it has of rows.
@@ -387,16 +385,14 @@ impl Part {
 /// How large a plan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// Forward batches.
-    pub chunks: u64,
-    /// Rows over all chunks.
+    /// Rows, those of each run once.
     pub rows: u64,
-    /// Most rows alive at once.
-    pub peak_rows: u64,
     /// Rows times the layers each passes through.
     pub row_layers: u64,
     /// Rows unembedded.
     pub readouts: u64,
+    /// Row-layers of all chunks: runs that others read are in each that has such others.
+    pub in_chunks: u64,
 }
 
 /// Runs that something is asked of, in the order of their parent and of the layer at which they part from it.

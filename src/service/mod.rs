@@ -24,7 +24,7 @@ pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
-use crate::engine::{self, Asker, Engine, EngineError, Prepared};
+use crate::engine::{self, Asker, Charge, Engine, EngineError, Prepared};
 use crate::load::LoadError;
 use crate::owner::Owner;
 use crate::plan::Plan;
@@ -36,7 +36,7 @@ use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::respond::Computed;
 use crate::spec::dtype::Dtype;
 use crate::spec::problem::Problems;
-use crate::usage::Ledger;
+use crate::usage::{Ledger, Tab};
 
 /// A served model. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -160,10 +160,11 @@ impl Turn {
         engine: &Engine,
         prepared: Prepared,
         asker: &Asker,
+        charge: Charge,
     ) -> Result<PlanOutput, EngineError> {
         match self {
-            Self::New => engine.execute(prepared, asker).await,
-            Self::Next => engine.execute_next(prepared, asker).await,
+            Self::New => engine.execute(prepared, asker, charge).await,
+            Self::Next => engine.execute_next(prepared, asker, charge).await,
         }
     }
 }
@@ -178,10 +179,11 @@ impl Service {
         self.off_workers(&share, Lane::Prepare, move |facts, _| Ok(tokenize(&body, facts)?)).await
     }
 
-    /// The same service for requests that nobody waits for: their size is bounded where they are taken on.
+    /// The same service for a part of a job: its size is bounded where it is taken on, and what it costs goes on a tab.
     #[must_use]
-    pub fn unbounded(&self) -> Self {
-        Self { ceiling: Ceiling { row_layers: u64::MAX, seconds: f64::INFINITY }, ..self.clone() }
+    pub fn for_job(&self, tab: &Tab) -> Self {
+        let ceiling = Ceiling { row_layers: u64::MAX, seconds: f64::INFINITY };
+        Self { ceiling, ledger: tab.ledger().clone(), ..self.clone() }
     }
 
     /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic and devices (sums over
@@ -245,7 +247,7 @@ impl Service {
         share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
-            let captured = turn.execute(&self.engine, first, &asker).await?;
+            let captured = turn.execute(&self.engine, first, &asker, self.charge(share)).await?;
             required_runs::none(&captured)?;
             usage = captured.usage;
             let engine = self.engine.clone();
@@ -255,10 +257,15 @@ impl Service {
             });
             prepared = again.await?;
         }
-        let mut output = turn.execute(&self.engine, prepared, &asker).await?;
+        let mut output = turn.execute(&self.engine, prepared, &asker, self.charge(share)).await?;
         output.usage = output.usage.and(&usage);
-        self.ledger.computed(share.owner(), output.usage.row_layers, output.usage.seconds);
         Ok(Computed { output, resolved })
+    }
+
+    /// Charges what is computed of a plan to its owner.
+    fn charge(&self, share: &Share) -> Charge {
+        let (ledger, owner) = (self.ledger.clone(), share.owner().clone());
+        Box::new(move |usage| ledger.computed(&owner, usage.row_layers, usage.seconds))
     }
 
     fn envelope(&self, kind: &str) -> Envelope {

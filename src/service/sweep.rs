@@ -348,7 +348,6 @@ fn scaled(cost: &Cost, by: f64) -> Cost {
         rows: times(cost.rows),
         row_layers: times(cost.row_layers),
         flops: cost.flops * by,
-        chunks: times(cost.chunks),
         peak_bytes: cost.peak_bytes,
         seconds: cost.seconds * by,
     }

@@ -1,14 +1,17 @@
 //! Storing what a unit gave.
 
 use super::error::StoreError;
-use super::job::{Claim, Committed, Done, State};
+use super::job::{Charged, Claim, Committed, Done, State};
 use super::outputs::replace_files;
 use super::row::{append, end, hold};
 use super::sql::args;
-use super::{Store, checksum};
+use super::usage::{OwnerUsage, add};
+use super::{Store, checksum, wall_clock};
+
+const DAY_MS: i64 = 86_400_000;
 
 impl Store {
-    /// Stores what a unit gave and counts it, both or neither. With its last unit the job has succeeded. Saying the same
+    /// Stores what a unit gave, counts it and charges it to its owner, all or nothing. With its last unit the job has succeeded. Saying the same
     /// commit again, because the answer to the first got lost, counts nothing twice.
     pub async fn commit(&self, claim: &Claim, done: Done) -> Result<Committed, StoreError> {
         let id = claim.job.id;
@@ -32,6 +35,12 @@ impl Store {
         let open = open_units(stored.job.units, units_done);
         let cost = done.cost;
         tx.run(sql, args![id, open, cost.rows, cost.row_layers, cost.seconds, cost.peak_bytes]).await?;
+        let Charged { row_layers, seconds } = done.charged;
+        if done.charged != Charged::default() {
+            let owner = stored.job.owner.clone();
+            let used = OwnerUsage { owner, day: wall_clock() / DAY_MS, requests: 0, row_layers, seconds };
+            add(&mut tx, &used).await?;
+        }
         let total = stored.job.units_total();
         let progress = format!(r#"{{"units_done":{units_done},"units_total":{total}}}"#);
         append(&mut tx, id, "progress", &progress).await?;

@@ -135,14 +135,23 @@ pub struct Job {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = JobCost)]
 pub struct Cost {
-    /// Rows computed: positions of runs.
+    /// Rows: positions of runs, those of each run of a unit once.
     pub rows: u64,
-    /// Rows times the layers each went through.
+    /// Rows times the layers each passes through.
     pub row_layers: u64,
     /// Seconds of computation.
     pub seconds: f64,
-    /// Largest memory planned at once, weights left out.
+    /// Memory planned at once, at most, weights left out.
     pub peak_bytes: u64,
+}
+
+/// What is added to what an owner used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Charged {
+    /// Rows times layers.
+    pub row_layers: u64,
+    /// Seconds of the engine.
+    pub seconds: f64,
 }
 
 /// A unit of work as one process holds it.
@@ -167,6 +176,8 @@ pub struct Done {
     pub output: Vec<u8>,
     /// What it cost.
     pub cost: Cost,
+    /// What its owner is charged.
+    pub charged: Charged,
     /// The result's files, of [`Phase::Finish`]: then the job has succeeded.
     pub files: Vec<File>,
 }

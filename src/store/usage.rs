@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::error::StoreError;
-use super::sql::args;
+use super::sql::{Tx, args};
 
 /// What an owner used on a day.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +19,14 @@ pub struct OwnerUsage {
     pub seconds: f64,
 }
 
+/// Adds to what an owner has used on a day.
+pub(super) async fn add(tx: &mut Tx, one: &OwnerUsage) -> Result<(), StoreError> {
+    let sql = "insert into owner_usage (owner, day, requests, row_layers, seconds) values ($1, $2, $3, $4, $5) \
+               on conflict (owner, day) do update set requests = owner_usage.requests + excluded.requests, \
+               row_layers = owner_usage.row_layers + excluded.row_layers, seconds = owner_usage.seconds + excluded.seconds";
+    tx.run(sql, args![&one.owner, one.day, one.requests, one.row_layers, one.seconds]).await.map(|_| ())
+}
+
 impl Store {
     /// Adds to what owners have used.
     pub async fn add_usage(&self, used: &[OwnerUsage]) -> Result<(), StoreError> {
@@ -26,11 +34,8 @@ impl Store {
             return Ok(());
         }
         let mut tx = self.write().await?;
-        let sql = "insert into owner_usage (owner, day, requests, row_layers, seconds) values ($1, $2, $3, $4, $5) \
-                   on conflict (owner, day) do update set requests = owner_usage.requests + excluded.requests, \
-                   row_layers = owner_usage.row_layers + excluded.row_layers, seconds = owner_usage.seconds + excluded.seconds";
         for one in used {
-            tx.run(sql, args![&one.owner, one.day, one.requests, one.row_layers, one.seconds]).await?;
+            add(&mut tx, one).await?;
         }
         tx.commit().await
     }

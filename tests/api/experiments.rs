@@ -128,7 +128,7 @@ fn common(kind: &str, answer: &Value) {
     let usage = &answer["usage"];
     assert!(number(&usage["rows"]) > 0.0 && number(&usage["seconds"]) > 0.0);
     assert!(number(&usage["row_layers"]) <= LAYERS as f64 * number(&usage["rows"]));
-    assert!(number(&usage["peak_bytes"]) > 0.0 && number(&usage["chunks"]) >= 1.0);
+    assert!(number(&usage["peak_bytes"]) > 0.0);
 }
 
 #[tokio::test]
@@ -388,14 +388,8 @@ async fn the_plan_of_a_request_says_what_it_then_costs() {
             "lints of the plan come first"
         );
         let (cost, usage) = (&plan["cost"], &done["usage"]);
-        for count in ["rows", "row_layers", "chunks", "peak_bytes"] {
-            let (most, used) = (number(&cost[count]), number(&usage[count]));
-            // Of the last layer only what is read is computed, which a plan does not count: much of four layers, and
-            // little of thirty (tests/default_model holds plans to a factor of 1.5).
-            assert!(
-                used <= most && most <= 2.0 * used,
-                "{kind} {count}: planned {most}, used {used}; {body}"
-            );
+        for count in ["rows", "row_layers", "peak_bytes"] {
+            assert_eq!(cost[count], usage[count], "{kind} {count}; {body}");
         }
         assert!(number(&cost["flops"]) > 0.0 && number(&cost["seconds"]) > 0.0);
         // The copy of a run from which the noise floor is read.

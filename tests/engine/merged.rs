@@ -20,10 +20,13 @@ use crate::tiny::{WORLDS, config, golden, ranks};
 /// Longest sequence of every plan: parts that hold attention scores hold as many keys.
 const LENGTH: usize = 8;
 
-/// Plans that ask for different things.
+/// Plans that ask for different things; now and then many of them.
 fn plans() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<RawRun>)>> {
-    let first = prop::collection::vec(0u32..512, LENGTH);
-    prop::collection::vec((first, prop::collection::vec(raw_run(), 0..6)), 2..6)
+    let some = |runs, parts| {
+        let first = prop::collection::vec(0u32..512, LENGTH);
+        prop::collection::vec((first, prop::collection::vec(raw_run(), 0..runs)), parts)
+    };
+    prop_oneof![4 => some(6, 2..6), 1 => some(3, 6..33)]
 }
 
 /// The forward batches of plans, those that may be merged together.

@@ -8,6 +8,7 @@
     reason = "a test fails loudly; clippy sees only #[test] functions as tests"
 )]
 
+mod company;
 mod deaths;
 mod disk;
 mod endings;

@@ -118,6 +118,12 @@ impl Server {
         exchange(self.address, "POST", path, &body.to_string())
     }
 
+    /// With a key.
+    pub(crate) fn post_as(&self, key: &str, path: &str, body: &Value) -> Answer {
+        let more = format!("authorization: Bearer {key}\r\n");
+        answered(try_exchange_with(self.address, "POST", path, &more, &body.to_string()).unwrap())
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Answer {
         exchange(self.address, "DELETE", path, "")
     }
@@ -234,7 +240,10 @@ pub(crate) fn bytes(address: SocketAddr, path: &str) -> Vec<u8> {
 }
 
 fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
-    let (head, body) = try_exchange(address, method, path, body).unwrap();
+    answered(try_exchange(address, method, path, body).unwrap())
+}
+
+fn answered((head, body): (String, Vec<u8>)) -> Answer {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
 }
@@ -250,12 +259,23 @@ fn try_exchange(
     path: &str,
     body: &str,
 ) -> std::io::Result<(String, Vec<u8>)> {
+    try_exchange_with(address, method, path, "", body)
+}
+
+/// `more`: further lines of the head.
+fn try_exchange_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    more: &str,
+    body: &str,
+) -> std::io::Result<(String, Vec<u8>)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {length}\r\n\r\n"
+         {more}content-length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
@@ -286,11 +306,12 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// A result without its id and times.
-fn comparable(mut result: Value) -> Value {
+/// A result without its id, its times and its company.
+pub(crate) fn comparable(mut result: Value) -> Value {
     result["id"] = Value::Null;
-    result["usage"]["seconds"] = Value::Null;
-    result["usage"]["queue_seconds"] = Value::Null;
+    for field in ["seconds", "queue_seconds", "shared_with"] {
+        result["usage"][field] = Value::Null;
+    }
     result
 }
 

@@ -121,12 +121,12 @@ pub(crate) fn bytes(seq: u32) -> Vec<u8> {
 
 pub(crate) fn done(seq: u32) -> Done {
     let cost = Cost { rows: 10, row_layers: 20, seconds: 0.5, peak_bytes: 1000 + u64::from(seq) };
-    Done { output: bytes(seq), cost, files: Vec::new() }
+    Done { output: bytes(seq), cost, ..Done::default() }
 }
 
 pub(crate) fn finished() -> Done {
     let file = File { name: "json".to_owned(), bytes: b"{}".to_vec() };
-    Done { output: Vec::new(), cost: Cost::default(), files: vec![file] }
+    Done { files: vec![file], ..Done::default() }
 }
 
 pub(crate) async fn commit(store: &Store, claim: &Claim) -> Committed {

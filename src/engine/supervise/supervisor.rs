@@ -15,13 +15,12 @@ use super::super::queue::Queue;
 use super::super::row_budget::RowBudget;
 use super::super::shared::Folder;
 use super::super::wire::{self, FromEngine, Order, Output, ToEngine, WireError};
-use super::super::work::{Company, Failure, Piece, Work, lay_out};
+use super::super::work::{Company, Failure, Piece, Work, lay_out, size};
 use super::super::{Health, State};
 use super::child::{Frame, Process};
 use super::watchdog::{Breaker, Watchdog};
 use crate::config::Config;
 use crate::model::config::ModelConfig;
-use crate::plan::batch::ForwardBatch;
 use crate::plan::output::Lost;
 
 /// Batches that an engine has at once: one that it computes, and the next.
@@ -274,7 +273,7 @@ impl Supervisor {
                 },
                 () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => {
                     let pieces = self.queue.form(&budget, merges, Instant::now().into_std());
-                    self.lay_out(pieces);
+                    self.lay_out(pieces, budget);
                 }
                 () = sleep_until(deadline), if busy => {
                     let limit = limit.unwrap_or_default().as_secs_f64();
@@ -323,7 +322,7 @@ impl Supervisor {
     }
 
     /// Has tables made and written out, off this thread, which must keep watching.
-    fn lay_out(&mut self, pieces: Vec<Piece>) {
+    fn lay_out(&mut self, pieces: Vec<Piece>, budget: RowBudget) {
         if pieces.is_empty() {
             return;
         }
@@ -331,7 +330,7 @@ impl Supervisor {
         self.next += 1;
         self.laying = Some(tokio::task::spawn_blocking(move || {
             let began = std::time::Instant::now();
-            let (company, batch) = lay_out(pieces)?;
+            let (company, batch) = lay_out(pieces, &budget)?;
             let size = size(&batch);
             let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
             let laid_out = began.elapsed();
@@ -515,12 +514,6 @@ impl Known {
 
 fn out_of_turn() -> String {
     WireError::OutOfTurn.to_string()
-}
-
-/// Work of a batch: its row-layers and the rows that are unembedded.
-fn size(batch: &ForwardBatch) -> (u64, u64) {
-    let lens = batch.layers.iter().map(|layer| layer.lens.rows.len());
-    (batch.row_layers, (batch.readout.rows.len() + lens.sum::<usize>()) as u64)
 }
 
 /// The batch that was being laid out; never, if none is.

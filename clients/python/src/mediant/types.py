@@ -257,7 +257,6 @@ class Cost(TypedDict):
     What a plan will cost.
     """
 
-    chunks: int
     flops: float
     peak_bytes: int
     row_layers: int
@@ -1205,13 +1204,13 @@ class Usage(TypedDict):
     What a request cost.
     """
 
-    chunks: int
     halved: int
     peak_bytes: int
     queue_seconds: float
     row_layers: int
     rows: int
     seconds: float
+    shared_with: int
 
 
 class UsageView(TypedDict):

@@ -239,10 +239,9 @@ fn check(
     target: u32,
 ) -> anyhow::Result<Checks> {
     let trace = sweeps::trace(config, ids, target, 1);
-    let rows =
-        Packing::new(&trace.plan, config.num_layers as u32, budget.rows, Mode::Branching)?.size().peak_rows;
+    let rows = Packing::new(&trace.plan, config.num_layers as u32, budget.rows, Mode::Branching)?.size().rows;
     let mut smaller = *budget;
-    smaller.rows = (rows as usize / 4).max(4 * ids.len());
+    smaller.rows = ((rows as usize).min(budget.rows) / 4).max(4 * ids.len());
     let mut run = |plan: &Plan, budget| {
         compute(model, config.num_layers, plan, budget, Mode::Branching).map(|computed| computed.scores)
     };
