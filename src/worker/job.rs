@@ -3,7 +3,7 @@
 use crate::evaluator::{Evaluator, Refusal, Request, refusal};
 use crate::message::{Failure, Job, Limits, Outcome, Profile, ToServer, ToWorker, encode, read};
 use crate::program::Program;
-use crate::tensor::{Budget, Dtype, Heap, Value, call, is_served, served};
+use crate::tensor::{Budget, Dtype, Heap, Value, is_served, served};
 use crate::taps::{Server, Taps};
 use crate::{load, save};
 use serde_json::json;
@@ -98,7 +98,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
             server: Asked { stream: server, gone: None },
             evaluator: Evaluator::new(evaluator),
             heap: Heap::new(Budget { bytes: limits.tensor_bytes, operations: limits.operations }),
-            taps: Taps::new(job.model.clone(), job.profile, limits.programs)?,
+            taps: Taps::new(job.model.clone(), job.profile, limits)?,
             limits,
             profile: job.profile,
             packed: job.packed,

@@ -6,7 +6,7 @@
 //! saved tensors need is read once, when the job ends (`forward.rs`).
 
 use crate::evaluator::{Refusal, refusal};
-use crate::message::{Model, Profile};
+use crate::message::{Limits, Model, Profile};
 use crate::program::Place;
 use crate::tensor::{Dtype, Heap, Id, Stop, Value, View, call};
 use std::collections::HashMap;
@@ -44,6 +44,16 @@ pub(crate) enum Change {
     ByRun { run: usize, seen: usize, positions: Vec<u32> },
 }
 
+impl Change {
+    /// How many numbers it holds.
+    fn len(&self) -> usize {
+        match self {
+            Change::Replace(numbers) | Change::Add(numbers) => numbers.len(),
+            Change::Scale(_) | Change::Zero | Change::ByRun { .. } => 0,
+        }
+    }
+}
+
 /// A prompt and what was changed in its forward pass.
 #[derive(Debug)]
 pub(crate) struct Run {
@@ -72,6 +82,7 @@ struct Invoke {
 #[derive(Debug, Clone)]
 pub(crate) struct Tap {
     trace: usize,
+    invoke: usize,
     runs: Range<usize>,
     length: usize,
     width: usize,
@@ -117,7 +128,9 @@ pub struct Taps {
     pub(crate) taps: Vec<Tap>,
     pub(crate) unread: HashMap<u32, Unread>,
     programs: u64,
-    most_programs: u64,
+    limits: Limits,
+    /// Numbers of writes and of what waits, counted generously.
+    held: u64,
 }
 
 /// A served path, found.
@@ -132,7 +145,7 @@ struct Found {
 
 impl Taps {
     /// Of a model.
-    pub fn new(model: Model, profile: Profile, most_programs: u64) -> Result<Taps, Refusal> {
+    pub fn new(model: Model, profile: Profile, limits: Limits) -> Result<Taps, Refusal> {
         let dtype = Dtype::from_name(&model.dtype)
             .ok_or_else(|| Refusal::new("RuntimeError", format!("BUG: the model's dtype is {}", model.dtype)))?;
         Ok(Taps {
@@ -144,7 +157,8 @@ impl Taps {
             taps: Vec::new(),
             unread: HashMap::new(),
             programs: 0,
-            most_programs,
+            limits,
+            held: 0,
         })
     }
 
@@ -219,6 +233,7 @@ impl Taps {
         self.unread.insert(storage, Unread::Tap(tap));
         self.taps.push(Tap {
             trace,
+            invoke,
             runs,
             length,
             width: found.width,
@@ -313,6 +328,26 @@ impl Taps {
             }
             self.force(heap, server, storage)?;
         }
+    }
+
+    /// Refuses more numbers of writes and of what waits than a job's tensors may be.
+    fn hold(&mut self, numbers: usize) -> Result<(), Refusal> {
+        self.held += numbers as u64;
+        if self.held * 4 <= self.limits.tensor_bytes {
+            return Ok(());
+        }
+        // what the block let go of since is not held any more
+        let written = self.runs.iter().flat_map(|run| &run.writes).map(|write| write.op.len());
+        let waiting = self.unread.values().map(|unread| match unread {
+            Unread::Late { then: Some(Then::Add(numbers)), .. } => numbers.len(),
+            _ => 0,
+        });
+        self.held = (written.chain(waiting).sum::<usize>() + numbers) as u64;
+        if self.held * 4 <= self.limits.tensor_bytes {
+            return Ok(());
+        }
+        let message = format!("what the block writes takes more than the {} bytes that a job may use", self.limits.tensor_bytes);
+        Err(Refusal::new("MemoryError", message))
     }
 
     /// A served path: its place, and how it is shown.

@@ -1,6 +1,5 @@
 //! The warm Python interpreter from which each job's evaluator is forked.
 
-use crate::sandbox;
 use serde_json::json;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::io::{self, IoSlice, Read, Write};
@@ -8,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -28,6 +27,15 @@ const STAND_INS: [(&str, &str); 7] = [
 
 /// How long the interpreter may take to start.
 const START: Duration = Duration::from_secs(30);
+
+/// What an evaluator may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// The filter of system calls, as the kernel's `sock_filter`s.
+    pub filter: Vec<u8>,
+    /// The `landlock_ruleset_attr` of a ruleset without rules; empty: the kernel has no Landlock.
+    pub landlock: Vec<u8>,
+}
 
 /// What an evaluator may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +58,9 @@ impl Zygote {
     ///
     /// # Errors
     /// It cannot be started, lacks a module of its own library, or is too old.
-    pub fn start(python: &Path, bounds: Bounds) -> io::Result<Zygote> {
+    pub fn start(python: &Path, lock: &Lock, bounds: Bounds) -> io::Result<Zygote> {
         let (control, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(python);
+        let mut command = Command::new(interpreter(python)?);
         command.args(["-I", "-S", "-B", "-c", ZYGOTE]).env_clear();
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
         let process = command.spawn()?;
@@ -66,7 +74,7 @@ impl Zygote {
         });
         let setup = json!({
             "modules": modules, "limits": limits,
-            "filter": hex(&sandbox::evaluator_filter()), "landlock": hex(&sandbox::landlock_nothing()),
+            "filter": hex(&lock.filter), "landlock": hex(&lock.landlock),
         });
         let text = serde_json::to_vec(&setup).map_err(io::Error::other)?;
         let told = zygote.control.set_read_timeout(Some(START)).and_then(|()| {
@@ -106,6 +114,17 @@ impl Drop for Zygote {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// The interpreter itself: what is found by the name may be a script that looks for it, and needs an environment to do so.
+fn interpreter(python: &Path) -> io::Result<PathBuf> {
+    let failed = |why: String| io::Error::other(format!("{} cannot be started: {why}", python.display()));
+    let mut command = Command::new(python);
+    command.args(["-I", "-S", "-c", "import sys; print(sys.executable)"]).stdin(Stdio::null());
+    let output = command.output().map_err(|error| failed(error.to_string()))?;
+    let said = String::from_utf8_lossy(if output.status.success() { &output.stdout } else { &output.stderr });
+    let line = said.lines().next().unwrap_or("it says nothing");
+    if output.status.success() { Ok(PathBuf::from(line)) } else { Err(failed(line.to_owned())) }
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -7,7 +7,7 @@ gone is killed.
 
 import abc, ast, base64, bisect, builtins, cmath, collections, collections.abc, contextlib, copy, dataclasses, datetime, decimal  # noqa: E401
 import enum, fractions, functools, heapq, importlib, inspect, itertools, json, linecache, math, numbers, operator, pickle, pprint  # noqa: E401
-import random, re, statistics, string, struct, textwrap, threading, time, traceback, types, typing, uuid, warnings  # noqa: E401
+import random, re, statistics, string, struct, textwrap, threading, time, traceback, types, typing, unicodedata, uuid, warnings  # noqa: E401
 import ctypes
 import gc
 import os
@@ -73,12 +73,8 @@ def child(descriptor, setup, zygote):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != zygote:
         os._exit(0)
-    for other in range(3, 1024):
-        if other != descriptor:
-            try:
-                os.close(other)
-            except OSError:
-                pass
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, 1 << 12)
     random.seed()
     lock(setup)
     sys.modules["job"].run(socket.socket(fileno=descriptor))

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Numbers that are read alone rather than with all rows of their tap: from this width on.
 const WIDE: usize = 16_384;
 
+/// Numbers that are read beside what is asked for, at most.
+const TOGETHER: usize = 1 << 24;
+
 /// Whoever computes programs.
 pub trait Server {
     /// The numbers of each read, `[positions, width]`.
@@ -49,7 +52,12 @@ impl Taps {
             });
             let mut more: Vec<u32> = more.map(|(&other, _)| other).collect();
             more.sort_unstable();
-            storages.extend(more);
+            let mut numbers = 0;
+            storages.extend(more.into_iter().take_while(|other| {
+                let tap = self.unread.get(other).map(|unread| &self.taps[tap_of(unread)]);
+                numbers += tap.map_or(0, |tap| tap.runs.len() * tap.length * tap.width);
+                numbers <= TOGETHER
+            }));
         }
         let mut wanted = Vec::with_capacity(storages.len());
         for storage in &storages {
@@ -174,7 +182,7 @@ impl Taps {
     }
 
     /// Storages that no tensor shows any more stand for nothing.
-    fn forget(&mut self, heap: &Heap) {
+    pub(super) fn forget(&mut self, heap: &Heap) {
         self.unread.retain(|storage, _| heap.is_unread(*storage));
     }
 
@@ -200,8 +208,8 @@ impl Taps {
         let mut got: HashMap<(usize, usize, Key), HashMap<u32, Vec<f32>>> = HashMap::new();
         if !reads.is_empty() {
             self.programs += 1;
-            if self.programs > self.most_programs {
-                let message = format!("a job may take {} forward passes: look at fewer values in the middle of a trace", self.most_programs);
+            if self.programs > self.limits.programs {
+                let message = format!("a job may take {} forward passes: look at fewer values in the middle of a trace", self.limits.programs);
                 return Err(Refusal::new("RuntimeError", message));
             }
             let program = self.program(&reads);
@@ -282,7 +290,6 @@ impl Taps {
     /// A new value of a norm's input: the residual stream stays, the norm's output becomes what the norm makes of the value.
     pub(super) fn replace_input(
         &mut self,
-        heap: &mut Heap,
         server: &mut dyn Server,
         tap: usize,
         site: &str,

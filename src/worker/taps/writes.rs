@@ -191,7 +191,7 @@ impl Taps {
         };
         if let Some(site) = &found.replaced_at {
             let Written::Replace(numbers) = &written else { return Ok(()) };
-            self.replace_input(heap, server, tap, site, numbers.clone())?;
+            self.replace_input(server, tap, site, numbers.clone())?;
         }
         let flows = self.taps[tap].writable && found.replaced_at.is_none();
         // What the block already holds of it stays as it was.
@@ -199,7 +199,7 @@ impl Taps {
         let this = &mut self.taps[tap];
         let base = this.base;
         (this.open, this.seen, this.original) = (false, Some(before), None);
-        let (runs, key, place, of) = (this.runs.clone(), this.key, this.place.clone(), this.trace);
+        let (runs, key, place) = (this.runs.clone(), this.key, this.place.clone());
         let (length, width) = (this.length, this.width);
         heap.free(base);
         let (base, original) = match &written {
@@ -224,7 +224,8 @@ impl Taps {
             self.unread.insert(storage, Unread::Tap(new));
         }
         self.taps.push(Tap {
-            trace: of,
+            trace,
+            invoke,
             runs,
             length,
             width,
@@ -262,10 +263,12 @@ impl Taps {
     pub(super) fn record(&mut self, tap: usize, offsets: &[usize], written: &Written) -> Result<(), Refusal> {
         let this = &self.taps[tap];
         let (key, place, runs) = (this.key, this.place.clone(), this.runs.clone());
-        let passed = self.traces[this.trace].invokes.iter().find(|invoke| {
-            invoke.at.is_some_and(|at| at > key) && invoke.runs.start < runs.end && runs.start < invoke.runs.end
+        let invokes = self.traces[this.trace].invokes.iter().enumerate();
+        let mut others = invokes.filter(|(invoke, other)| {
+            *invoke != this.invoke && other.runs.start < runs.end && runs.start < other.runs.end
         });
-        if passed.is_some() && !matches!(written, Written::Nothing) {
+        let passed = others.any(|(_, other)| other.at.is_some_and(|at| at > key));
+        if passed && !matches!(written, Written::Nothing) {
             let message = "an invoke changed what an invoke before it had already run past; write the invoke that changes it first";
             return Err(Refusal::new("OutOfOrderError", message));
         }
@@ -296,6 +299,7 @@ impl Taps {
             }
         }
         for (run, write) in made {
+            self.hold(write.op.len())?;
             self.runs[run].writes.push(write);
         }
         Ok(())
@@ -430,6 +434,10 @@ impl Taps {
             }
             _ => return Ok(None),
         };
+        if let Unread::Late { then: Some(Then::Add(numbers)), .. } = &late {
+            self.forget(heap);
+            self.hold(numbers.len())?;
+        }
         let id = heap.unread(view.shape, dtype)?;
         self.unread.insert(heap.view(id)?.storage, late);
         Ok(Some(Value::Tensor(id)))
