@@ -27,8 +27,7 @@ pub enum Dtype {
     Float64,
 }
 
-/// All of them.
-pub(crate) const ALL: [Dtype; 10] = [
+const ALL: [Dtype; 10] = [
     Dtype::Bool,
     Dtype::Uint8,
     Dtype::Int8,
@@ -42,6 +41,11 @@ pub(crate) const ALL: [Dtype; 10] = [
 ];
 
 impl Dtype {
+    /// All of them.
+    pub fn all() -> [Dtype; 10] {
+        ALL
+    }
+
     /// torch's name: `float32`.
     pub fn name(self) -> &'static str {
         match self {
