@@ -4,5 +4,8 @@
 //! [`message`]s alone. What a traced block asks of the model leaves it as a [`program::Program`], plain data that the server
 //! checks in full before it becomes a plan.
 
+pub mod load;
 pub mod message;
 pub mod program;
+pub mod save;
+pub mod tensor;
