@@ -7,5 +7,7 @@
 pub mod load;
 pub mod message;
 pub mod program;
+pub mod sandbox;
 pub mod save;
 pub mod tensor;
+pub mod zygote;
