@@ -1,7 +1,7 @@
 //! The warm Python interpreter from which each job's evaluator is forked.
 
-use serde_json::json;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::json;
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,7 +62,11 @@ impl Zygote {
         let (control, theirs) = UnixStream::pair()?;
         let mut command = Command::new(interpreter(python)?);
         command.args(["-I", "-S", "-B", "-c", ZYGOTE]).env_clear();
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
         let process = command.spawn()?;
         // it holds the other end
         drop(command);
@@ -83,7 +87,13 @@ impl Zygote {
             zygote.control.read_exact(&mut [0])
         });
         told.map_err(|error| {
-            io::Error::new(error.kind(), format!("{} did not start: it must be CPython 3.9 or newer with ctypes ({error})", python.display()))
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "{} did not start: it must be CPython 3.9 or newer with ctypes ({error})",
+                    python.display()
+                ),
+            )
         })?;
         Ok(zygote)
     }

@@ -3,7 +3,9 @@
 
 use super::{Change, Failed, Planned, Tap, Taps, Then, Unread};
 use crate::evaluator::Refusal;
-use crate::tensor::{Array, Dtype, Heap, Id, Stop, Value, View, Weight, broadcast, call, constant, places, result_type};
+use crate::tensor::{
+    Array, Dtype, Heap, Id, Stop, Value, View, Weight, broadcast, call, constant, places, result_type,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -15,7 +17,11 @@ pub(super) enum Written {
     Scale(f32),
     Zero,
     /// What another tap at the same place had at these offsets, after `seen` writes.
-    ByRun { tap: usize, seen: Vec<usize>, offsets: Vec<usize> },
+    ByRun {
+        tap: usize,
+        seen: Vec<usize>,
+        offsets: Vec<usize>,
+    },
     /// What is there already.
     Nothing,
 }
@@ -42,7 +48,11 @@ impl Taps {
             return Ok(None);
         };
         self.check_writable(tap)?;
-        if !heap.is_unread(view.storage) || !self.taps[tap].writable || !kwargs.is_empty() || view.overlaps_itself() {
+        if !heap.is_unread(view.storage)
+            || !self.taps[tap].writable
+            || !kwargs.is_empty()
+            || view.overlaps_itself()
+        {
             return Ok(None);
         }
         let dtype = self.dtype;
@@ -113,10 +123,15 @@ impl Taps {
         }
         let (source, seen, from, then) = match unread {
             Unread::Tap(source) => (*source, self.seen(*source), heap.offsets(id)?, None),
-            Unread::Late { tap: source, seen, view: base, then } => {
+            Unread::Late { tap: source, seen, view: base, then, .. } => {
                 let all: Vec<usize> = base.places().collect();
                 let from = view.places().map(|at| all[at]).collect();
-                (*source, seen.clone(), from, then.as_ref().map(|then| (then, view.places().collect::<Vec<_>>())))
+                (
+                    *source,
+                    seen.clone(),
+                    from,
+                    then.as_ref().map(|then| (then, view.places().collect::<Vec<_>>())),
+                )
             }
         };
         if source == tap {
@@ -164,11 +179,20 @@ impl Taps {
         let shape = vec![this.runs.len(), this.length, this.width];
         let view = heap.view(*id)?.clone();
         if view.shape != shape {
-            let message = format!("`{path}` has the shape {shape:?} and cannot be replaced by a tensor of {:?}", view.shape);
+            let message = format!(
+                "`{path}` has the shape {shape:?} and cannot be replaced by a tensor of {:?}",
+                view.shape
+            );
             return Err(Refusal::new("RuntimeError", message));
         }
         if view == View::whole(this.storage, shape.clone()) {
             return Ok(());
+        }
+        // The value is the model's from now on: what is written into it later reaches the model too. Only a tensor that waits for
+        // its numbers can become the tap itself; another tap is read.
+        let late = matches!(self.unread.get(&view.storage), Some(Unread::Late { .. }));
+        if heap.is_unread(view.storage) && !(late && view == View::whole(view.storage, shape.clone())) {
+            self.force(heap, server, view.storage)?;
         }
         let offsets: Vec<usize> = (0..shape.iter().product()).collect();
         let written = loop {
@@ -191,7 +215,7 @@ impl Taps {
         };
         if let Some(site) = &found.replaced_at {
             let Written::Replace(numbers) = &written else { return Ok(()) };
-            self.replace_input(server, tap, site, numbers.clone())?;
+            self.replace_input(server, tap, (found.layer, site), numbers.clone())?;
         }
         let flows = self.taps[tap].writable && found.replaced_at.is_none();
         // What the block already holds of it stays as it was.
@@ -200,23 +224,22 @@ impl Taps {
         let base = this.base;
         (this.open, this.seen, this.original) = (false, Some(before), None);
         let (runs, key, place) = (this.runs.clone(), this.key, this.place.clone());
-        let (length, width) = (this.length, this.width);
+        let (length, width, padding) = (this.length, this.width, this.padding.clone());
         heap.free(base);
-        let (base, original) = match &written {
-            Written::Replace(numbers) => {
-                // The very tensor, if it can be: what is written into it later reaches the model too.
-                let same = heap.dtype(*id)? == self.dtype;
-                let base = if same {
-                    match call(heap, "detach", std::slice::from_ref(value), &[]).map_err(crate::evaluator::refusal)? {
-                        Value::Tensor(base) => base,
-                        _ => *id,
-                    }
-                } else {
-                    heap.put(Array::of_f32s(self.dtype, shape.clone(), numbers.clone()))?
-                };
-                (base, Some(numbers.clone()))
+        let alias =
+            call(heap, "detach", std::slice::from_ref(value), &[]).map_err(crate::evaluator::refusal)?;
+        let (base, original) = match (&written, alias) {
+            (Written::Replace(numbers), Value::Tensor(alias)) if heap.dtype(alias)? == self.dtype => {
+                (alias, Some(numbers.clone()))
             }
-            _ => (heap.unread(shape, self.dtype)?, None),
+            (Written::Replace(numbers), alias) => {
+                if let Value::Tensor(alias) = alias {
+                    heap.free(alias);
+                }
+                (heap.put(Array::of_f32s(self.dtype, shape.clone(), numbers.clone()))?, Some(numbers.clone()))
+            }
+            (_, Value::Tensor(alias)) => (alias, None),
+            _ => return Err(Refusal::new("RuntimeError", "BUG: no tensor")),
         };
         let storage = heap.view(base)?.storage;
         let new = self.taps.len();
@@ -238,6 +261,7 @@ impl Taps {
             seen: None,
             original,
             partly: false,
+            padding,
         });
         let open = &mut self.traces[trace].invokes[invoke].open;
         open.retain(|&other| other != tap);
@@ -262,7 +286,7 @@ impl Taps {
     /// Puts a write at the end of its runs' lists.
     pub(super) fn record(&mut self, tap: usize, offsets: &[usize], written: &Written) -> Result<(), Refusal> {
         let this = &self.taps[tap];
-        let (key, place, runs) = (this.key, this.place.clone(), this.runs.clone());
+        let (key, place, runs, width) = (this.key, this.place.clone(), this.runs.clone(), this.width);
         let invokes = self.traces[this.trace].invokes.iter().enumerate();
         let mut others = invokes.filter(|(invoke, other)| {
             *invoke != this.invoke && other.runs.start < runs.end && runs.start < other.runs.end
@@ -272,7 +296,6 @@ impl Taps {
             let message = "an invoke changed what an invoke before it had already run past; write the invoke that changes it first";
             return Err(Refusal::new("OutOfOrderError", message));
         }
-        let width = this.width;
         let planned = |positions: Vec<u32>, columns: &Range<u32>, op: Change| Planned {
             key,
             place: place.clone(),
@@ -280,6 +303,7 @@ impl Taps {
             columns: (*columns != (0..width as u32)).then(|| columns.clone()),
             op,
         };
+        self.write_padding(tap, offsets, written);
         let mut made: Vec<(usize, Planned)> = Vec::new();
         if let Written::ByRun { .. } = written {
             for (run, columns, positions, op) in self.by_run(tap, offsets, written).unwrap_or_default() {
@@ -303,6 +327,30 @@ impl Taps {
             self.runs[run].writes.push(write);
         }
         Ok(())
+    }
+
+    /// The same write where a shorter prompt has no token: it stays with the tap.
+    fn write_padding(&mut self, tap: usize, offsets: &[usize], written: &Written) {
+        let this = &self.taps[tap];
+        let (width, dtype) = (this.width, self.dtype);
+        let padded = |offset: usize| self.position(this, offset / width).is_none();
+        if this.runs.clone().all(|run| self.runs[run].tokens.len() == this.length) {
+            return;
+        }
+        let cells: Vec<(usize, usize)> =
+            offsets.iter().copied().enumerate().filter(|&(_, offset)| padded(offset)).collect();
+        for (i, offset) in cells {
+            let row = self.taps[tap].padding.entry(offset / width).or_insert_with(|| vec![0.0; width]);
+            let cell = &mut row[offset % width];
+            match written {
+                Written::Replace(numbers) => *cell = numbers[i],
+                Written::Add(numbers) => *cell = dtype.round(*cell + numbers[i]),
+                Written::Scale(factor) => *cell = dtype.round(*cell * factor),
+                Written::Zero => *cell = 0.0,
+                // such a write is recognised only where there is no padding
+                Written::ByRun { .. } | Written::Nothing => {}
+            }
+        }
     }
 
     /// Written cells as rectangles: run, positions, columns, and which of the written numbers stand there, row by row.
@@ -336,15 +384,29 @@ impl Taps {
     }
 
     /// A write of what other runs have at the same place, by run; `None`: it is not that simple.
-    fn by_run(&self, tap: usize, offsets: &[usize], written: &Written) -> Option<Vec<(usize, Range<u32>, Vec<u32>, Change)>> {
+    fn by_run(
+        &self,
+        tap: usize,
+        offsets: &[usize],
+        written: &Written,
+    ) -> Option<Vec<(usize, Range<u32>, Vec<u32>, Change)>> {
         let Written::ByRun { tap: source, seen, offsets: from } = written else { return None };
+        if offsets
+            .iter()
+            .any(|offset| self.position(&self.taps[tap], offset / self.taps[tap].width).is_none())
+        {
+            return None;
+        }
         let source = &self.taps[*source];
         let width = source.width;
         let mut made: Vec<(usize, Range<u32>, Vec<u32>, Change)> = Vec::new();
         for (run, positions, columns, numbers) in self.groups(tap, offsets) {
             for (position, cells) in positions.into_iter().zip(numbers.chunks(columns.len())) {
                 let row = from[cells[0]] / width;
-                let straight = cells.iter().zip(columns.clone()).all(|(&at, column)| from[at] == row * width + column as usize);
+                let straight = cells
+                    .iter()
+                    .zip(columns.clone())
+                    .all(|(&at, column)| from[at] == row * width + column as usize);
                 let (other, place) = self.position(source, row).filter(|_| straight)?;
                 let before = seen[other - source.runs.start];
                 if self.depends(other, run) {
@@ -420,7 +482,8 @@ impl Taps {
                 if !fits(heap, value, &view.shape, dtype)? {
                     return Ok(None);
                 }
-                let mut numbers = constant(heap, value, &view.shape, dtype).map_err(crate::evaluator::refusal)?;
+                let mut numbers =
+                    constant(heap, value, &view.shape, dtype).map_err(crate::evaluator::refusal)?;
                 if name == "sub" {
                     numbers.iter_mut().for_each(|x| *x = -*x);
                 }
@@ -428,9 +491,20 @@ impl Taps {
             }
         };
         let late = match self.unread.get(&view.storage) {
-            Some(Unread::Tap(tap)) => Unread::Late { tap: *tap, seen: self.seen(*tap), view: view.clone(), then },
-            Some(Unread::Late { tap, seen, view: base, then: None }) if view == View::whole(view.storage, base.shape.clone()) => {
-                Unread::Late { tap: *tap, seen: seen.clone(), view: base.clone(), then }
+            Some(Unread::Tap(tap)) => {
+                let padding = self.taps[*tap].padding.clone();
+                Unread::Late { tap: *tap, seen: self.seen(*tap), padding, view: view.clone(), then }
+            }
+            Some(Unread::Late { tap, seen, padding, view: base, then: None })
+                if view == View::whole(view.storage, base.shape.clone()) =>
+            {
+                Unread::Late {
+                    tap: *tap,
+                    seen: seen.clone(),
+                    padding: padding.clone(),
+                    view: base.clone(),
+                    then,
+                }
             }
             _ => return Ok(None),
         };
@@ -481,7 +555,8 @@ fn rows(offsets: &[usize], width: usize) -> BTreeMap<usize, Row> {
     let mut at = 0;
     while at < offsets.len() {
         let row = offsets[at] / width;
-        let end = offsets[at..].iter().position(|&offset| offset / width != row).map_or(offsets.len(), |n| at + n);
+        let end =
+            offsets[at..].iter().position(|&offset| offset / width != row).map_or(offsets.len(), |n| at + n);
         cells.entry(row).or_default().extend((at..end).map(|i| ((offsets[i] % width) as u32, i)));
         at = end;
     }

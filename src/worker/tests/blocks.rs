@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 static ZYGOTE: LazyLock<Zygote> = LazyLock::new(|| {
     // a filter that allows everything
     let lock = Lock { filter: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f], landlock: Vec::new() };
-    Zygote::start(Path::new("python3"), &lock, Bounds { memory: 1 << 30, seconds: 5 }).expect("python3 starts")
+    Zygote::start(Path::new("python3"), &lock, Bounds { memory: 1 << 30, seconds: 5 })
+        .expect("python3 starts")
 });
 
 /// What became of a job.
@@ -62,7 +63,8 @@ fn payload(template: &str, source: &str) -> Vec<u8> {
     let mut data = zstd::stream::decode_all(packed.as_slice()).expect("zstd");
     let mark = data.windows(300).position(|bytes| bytes.iter().all(|&byte| byte == b'@')).expect("a mark");
     let length = |at: usize| u32::from_le_bytes(data[at..at + 4].try_into().expect("four")) as usize;
-    let holds = |at: &usize| data[at - 5] == b'X' && (mark + 300..data.len()).contains(&(at + length(at - 4)));
+    let holds =
+        |at: &usize| data[at - 5] == b'X' && (mark + 300..data.len()).contains(&(at + length(at - 4)));
     let start = (5..mark).rev().find(holds).expect("the text with the mark");
     let end = start + length(start - 4);
     let source = format!("{}{source}", "\n".repeat(9));
@@ -86,15 +88,21 @@ fn run_as(profile: Profile, payload: Vec<u8>) -> Ended {
     let (mut fake, mut log) = (Fake::default(), Vec::new());
     assert_eq!(read(&mut server).expect("a message"), Some(ToServer::Ready));
     let job = Job { payload, packed: true, profile, model: model(), limits: LIMITS };
-    let mut tell = |server: &mut UnixStream, said: ToWorker| server.write_all(&encode(&said).expect("short")).expect("sent");
+    let mut tell = |server: &mut UnixStream, said: ToWorker| {
+        server.write_all(&encode(&said).expect("short")).expect("sent")
+    };
     tell(&mut server, ToWorker::Job(Box::new(job)));
-    let word = |word: &str| ["", "one", "two", "three", "four", "five"].iter().position(|w| *w == word).unwrap_or(6) as u32;
+    let word = |word: &str| {
+        ["", "one", "two", "three", "four", "five"].iter().position(|w| *w == word).unwrap_or(6) as u32
+    };
     let answer = loop {
         let answer = match read(&mut server).expect("a message").expect("an end") {
-            ToServer::Tokenize { texts, .. } => {
-                ToWorker::Tokens(texts.iter().map(|text| text.split_whitespace().map(word).collect()).collect())
+            ToServer::Tokenize { texts, .. } => ToWorker::Tokens(
+                texts.iter().map(|text| text.split_whitespace().map(word).collect()).collect(),
+            ),
+            ToServer::Decode { rows, .. } => {
+                ToWorker::Texts(rows.iter().map(|row| format!("{row:?}")).collect())
             }
-            ToServer::Decode { rows, .. } => ToWorker::Texts(rows.iter().map(|row| format!("{row:?}")).collect()),
             ToServer::Forward(program) => ToWorker::Values(fake.forward(program).expect("computed")),
             ToServer::Log(line) => {
                 log.push(line);
@@ -114,7 +122,12 @@ fn run_as(profile: Profile, payload: Vec<u8>) -> Ended {
 fn load(packed: &[u8]) -> Value {
     let bytes = zstd::stream::decode_all(packed).expect("zstd");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/load.py");
-    let mut python = Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let mut python = Command::new("python3")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
     python.stdin.take().expect("piped").write_all(&bytes).expect("written");
     let output = python.wait_with_output().expect("ended");
     assert!(output.status.success(), "the answer is a file of torch.save");
@@ -195,6 +208,7 @@ fn functions_and_classes_come_by_value() {
     );
     assert_eq!(ended.value("k"), &json!(["noisy", true, [], [0.0, 2.0, 4.0, 6.0]]));
     assert_eq!(ended.value("z")["shape"], json!([1, 3]));
+    // what they compute needs numbers: the state is read once, and nothing else is
     assert_eq!(ended.programs.len(), 1);
 }
 
@@ -245,7 +259,10 @@ fn errors_name_the_clients_file_and_line_and_speak_as_nnsight_does() {
             "a = model.model.layers[2].output\nb = model.model.layers[0].output\n",
             "OutOfOrderError: 'model.model.layers.0.output.i0' was requested but the model already ran past it",
         ),
-        ("a = torch.svd_lowrank(model.model.layers[2].output)\n", "`torch.svd_lowrank` is not served in a remote block"),
+        (
+            "a = torch.svd_lowrank(model.model.layers[2].output)\n",
+            "`torch.svd_lowrank` is not served in a remote block",
+        ),
         ("a = model.model.layers[0].self_attn.rotary.output\n", "AttributeError"),
         ("a = model.model.rotary_emb.output\n", "is not served. Served near it are: "),
         ("import requests\n", "No module named 'requests' in a remote block"),

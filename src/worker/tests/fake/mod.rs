@@ -78,7 +78,9 @@ impl Pass<'_> {
     fn at(&mut self, site: &str, layer: Option<u32>, values: &mut [Rows]) {
         let place = Place { site: site.into(), layer };
         for run in 0..values.len() {
-            for write in self.program.writes.iter().filter(|write| write.run as usize == run && write.place == place) {
+            for write in
+                self.program.writes.iter().filter(|write| write.run as usize == run && write.place == place)
+            {
                 let width = values[run][0].len() as u32;
                 let columns = write.columns.clone().unwrap_or(0..width);
                 for (i, &position) in write.positions.iter().enumerate() {
@@ -112,14 +114,17 @@ impl Server for Fake {
         }
         let mut pass = Pass { program: &program, got: HashMap::new() };
         let each = |values: &[Rows], f: &dyn Fn(&Rows, usize, usize) -> f32, width: usize| -> Vec<Rows> {
-            let rows = |rows: &Rows| (0..rows.len()).map(|t| (0..width).map(|c| f(rows, t, c)).collect()).collect();
+            let rows =
+                |rows: &Rows| (0..rows.len()).map(|t| (0..width).map(|c| f(rows, t, c)).collect()).collect();
             values.iter().map(rows).collect()
         };
         let embed = |token: u32, c: usize| ((token as usize * 7 + c * 3) % 11) as f32 * 0.25 - 1.0;
         let mut x: Vec<Rows> = program
             .runs
             .iter()
-            .map(|run| run.tokens.iter().map(|&token| (0..WIDTH).map(|c| embed(token, c)).collect()).collect())
+            .map(|run| {
+                run.tokens.iter().map(|&token| (0..WIDTH).map(|c| embed(token, c)).collect()).collect()
+            })
             .collect();
         pass.at("embed", None, &mut x);
         for layer in 0..LAYERS {
@@ -127,7 +132,8 @@ impl Server for Fake {
             pass.at("resid_pre", layer, &mut x);
             let mut normed = each(&x, &|x, t, c| x[t][c] * 0.5 + x[t][(c + 1) % WIDTH] * 0.125 + 0.25, WIDTH);
             pass.at("attn_in", layer, &mut normed);
-            let mut attention = each(&normed, &|x, t, c| x[..=t].iter().map(|row| row[c]).sum::<f32>() * 0.3, WIDTH);
+            let mut attention =
+                each(&normed, &|x, t, c| x[..=t].iter().map(|row| row[c]).sum::<f32>() * 0.3, WIDTH);
             pass.at("attn_out", layer, &mut attention);
             for (x, more) in x.iter_mut().zip(&attention) {
                 for (x, more) in x.iter_mut().zip(more) {
@@ -145,7 +151,8 @@ impl Server for Fake {
         }
         let mut normed = each(&x, &|x, t, c| x[t][c] * 0.5, WIDTH);
         pass.at("final_norm", None, &mut normed);
-        let mut logits = each(&normed, &|x, t, v| (0..WIDTH).map(|c| x[t][c] * ((v * (c + 1)) % 5) as f32).sum(), WORDS);
+        let mut logits =
+            each(&normed, &|x, t, v| (0..WIDTH).map(|c| x[t][c] * ((v * (c + 1)) % 5) as f32).sum(), WORDS);
         pass.at("logits", None, &mut logits);
         let read = |read: &mediant_worker::program::Read| -> Vec<f32> {
             let rows = &pass.got[&(read.run, read.place.site.clone(), read.place.layer)];
