@@ -98,7 +98,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
             server: Asked { stream: server, gone: None },
             evaluator: Evaluator::new(evaluator),
             heap: Heap::new(Budget { bytes: limits.tensor_bytes, operations: limits.operations }),
-            taps: Taps::new(job.model.clone(), job.profile, limits)?,
+            taps: Taps::new(job.model.clone(), limits)?,
             limits,
             profile: job.profile,
             packed: job.packed,

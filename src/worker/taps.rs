@@ -6,7 +6,7 @@
 //! saved tensors need is read once, when the job ends (`forward.rs`).
 
 use crate::evaluator::{Refusal, refusal};
-use crate::message::{Limits, Model, Profile};
+use crate::message::{Limits, Model};
 use crate::program::Place;
 use crate::tensor::{Dtype, Heap, Id, Stop, Value, View, call};
 use std::collections::{BTreeMap, HashMap};
@@ -130,7 +130,6 @@ pub(crate) enum Then {
 #[derive(Debug)]
 pub struct Taps {
     model: Model,
-    legacy: bool,
     dtype: Dtype,
     traces: Vec<Trace>,
     pub(crate) runs: Vec<Run>,
@@ -155,12 +154,11 @@ struct Found {
 
 impl Taps {
     /// Of a model.
-    pub fn new(model: Model, profile: Profile, limits: Limits) -> Result<Taps, Refusal> {
+    pub fn new(model: Model, limits: Limits) -> Result<Taps, Refusal> {
         let dtype = Dtype::from_name(&model.dtype).ok_or_else(|| {
             Refusal::new("RuntimeError", format!("BUG: the model's dtype is {}", model.dtype))
         })?;
         Ok(Taps {
-            legacy: profile == Profile::Legacy,
             model,
             dtype,
             traces: Vec::new(),
@@ -427,9 +425,6 @@ impl Taps {
         if let (Some(layer @ 1..), "resid_pre", Some(output)) = (layer, tap.site.as_str(), output) {
             found.place = Place { site: "resid_post".into(), layer: Some(layer - 1) };
             found.key = (layer, output.moment);
-        }
-        if self.legacy && found.tuple == 0 && tap.site == "resid_post" && path.ends_with(".output") {
-            found.tuple = 1;
         }
         Ok(found)
     }

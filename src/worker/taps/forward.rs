@@ -301,24 +301,13 @@ impl Taps {
                 todo.extend(self.runs[run].writes[..version].iter().filter_map(|write| self.source(write)));
             }
         }
-        // equal prompts, in the order of their first run
-        let mut prompts: Vec<(&[u32], Vec<(usize, usize)>)> = Vec::new();
-        let mut known: HashMap<&[u32], usize> = HashMap::new();
-        for &(run, version) in &versions {
-            let tokens = self.runs[run].tokens.as_slice();
-            let at = *known.entry(tokens).or_insert_with(|| {
-                prompts.push((tokens, Vec::new()));
-                prompts.len() - 1
-            });
-            prompts[at].1.push((run, version));
+        let mut prompts: HashMap<&[u32], usize> = HashMap::new();
+        for &(run, _) in &versions {
+            *prompts.entry(&self.runs[run].tokens).or_default() += 1;
         }
-        let mut order =
-            Order { taps: self, program: Program::default(), index: HashMap::new(), parents: HashMap::new() };
-        for (tokens, members) in &prompts {
-            if members.len() > 1 {
-                order.parents.insert(tokens, None);
-            }
-        }
+        let parents =
+            prompts.into_iter().filter(|&(_, runs)| runs > 1).map(|(tokens, _)| (tokens, None)).collect();
+        let mut order = Order { taps: self, program: Program::default(), index: HashMap::new(), parents };
         for &member in &versions {
             order.place(member);
         }
@@ -389,7 +378,7 @@ struct Order<'t> {
     parents: HashMap<&'t [u32], Option<u32>>,
 }
 
-impl<'t> Order<'t> {
+impl Order<'_> {
     fn place(&mut self, member: (usize, usize)) -> u32 {
         if let Some(&index) = self.index.get(&member) {
             return index;

@@ -26,6 +26,23 @@ pub(super) enum Written {
     Nothing,
 }
 
+/// A rectangle of written cells: positions of a run, the same columns of each, and which of the written numbers stand there, row by
+/// row.
+struct Patch {
+    run: usize,
+    positions: Vec<u32>,
+    columns: Range<u32>,
+    numbers: Vec<usize>,
+}
+
+/// A rectangle that another run gives the numbers of.
+struct Taken {
+    run: usize,
+    positions: Vec<u32>,
+    columns: Range<u32>,
+    from: Change,
+}
+
 /// Cells of one row, as ranges of columns, and which of the written numbers stand there.
 struct Row {
     ranges: Vec<Range<u32>>,
@@ -68,16 +85,16 @@ impl Taps {
                 let written = self.replaced(heap, tap, &view.shape, &offsets, value)?;
                 (view.shape, offsets, written)
             }
-            ("zero_", [_]) => (view.shape.clone(), heap.offsets(target)?, Some(Written::Zero)),
+            ("zero_", [_]) => (view.shape, heap.offsets(target)?, Some(Written::Zero)),
             ("add_" | "sub_", [_, value]) if fits(heap, value, &view.shape, dtype)? => {
                 let mut numbers = constant(heap, value, &view.shape, dtype)?;
                 if name == "sub_" {
-                    numbers.iter_mut().for_each(|x| *x = -*x);
+                    negate(&mut numbers);
                 }
-                (view.shape.clone(), heap.offsets(target)?, Some(Written::Add(numbers)))
+                (view.shape, heap.offsets(target)?, Some(Written::Add(numbers)))
             }
             ("mul_", [_, value]) => match number(value, dtype) {
-                Some(factor) => (view.shape.clone(), heap.offsets(target)?, Some(Written::Scale(factor))),
+                Some(factor) => (view.shape, heap.offsets(target)?, Some(Written::Scale(factor))),
                 None => return Ok(None),
             },
             _ => return Ok(None),
@@ -236,7 +253,7 @@ impl Taps {
                 if let Value::Tensor(alias) = alias {
                     heap.free(alias);
                 }
-                (heap.put(Array::of_f32s(self.dtype, shape.clone(), numbers.clone()))?, Some(numbers.clone()))
+                (heap.put(Array::of_f32s(self.dtype, shape, numbers.clone()))?, Some(numbers.clone()))
             }
             (_, Value::Tensor(alias)) => (alias, None),
             _ => return Err(Refusal::new("RuntimeError", "BUG: no tensor")),
@@ -306,12 +323,12 @@ impl Taps {
         self.write_padding(tap, offsets, written);
         let mut made: Vec<(usize, Planned)> = Vec::new();
         if let Written::ByRun { .. } = written {
-            for (run, columns, positions, op) in self.by_run(tap, offsets, written).unwrap_or_default() {
-                made.push((run, planned(positions, &columns, op)));
+            for taken in self.by_run(tap, offsets, written).unwrap_or_default() {
+                made.push((taken.run, planned(taken.positions, &taken.columns, taken.from)));
             }
         } else {
-            for (run, positions, columns, numbers) in self.groups(tap, offsets) {
-                let pick = |from: &[f32]| numbers.iter().map(|&at| from[at]).collect();
+            for patch in self.groups(tap, offsets) {
+                let pick = |from: &[f32]| patch.numbers.iter().map(|&at| from[at]).collect();
                 let op = match written {
                     Written::Replace(from) => Change::Replace(pick(from)),
                     Written::Add(from) => Change::Add(pick(from)),
@@ -319,7 +336,7 @@ impl Taps {
                     Written::Zero => Change::Zero,
                     Written::ByRun { .. } | Written::Nothing => continue,
                 };
-                made.push((run, planned(positions, &columns, op)));
+                made.push((patch.run, planned(patch.positions, &patch.columns, op)));
             }
         }
         for (run, write) in made {
@@ -353,27 +370,32 @@ impl Taps {
         }
     }
 
-    /// Written cells as rectangles: run, positions, columns, and which of the written numbers stand there, row by row.
-    fn groups(&self, tap: usize, offsets: &[usize]) -> Vec<(usize, Vec<u32>, Range<u32>, Vec<usize>)> {
+    /// Written cells as rectangles.
+    fn groups(&self, tap: usize, offsets: &[usize]) -> Vec<Patch> {
         let tap = &self.taps[tap];
-        let mut groups: Vec<(usize, Vec<u32>, Range<u32>, Vec<usize>)> = Vec::new();
+        let mut patches: Vec<Patch> = Vec::new();
         for (row, cells) in rows(offsets, tap.width) {
             let Some((run, position)) = self.position(tap, row) else { continue };
             let mut first = 0;
-            for range in cells.ranges {
-                let numbers = &cells.numbers[first..first + range.len()];
-                first += range.len();
-                let same = groups.iter_mut().rev().find(|group| group.0 == run && group.2 == range);
-                match same {
-                    Some(group) => {
-                        group.1.push(position);
-                        group.3.extend_from_slice(numbers);
-                    }
-                    None => groups.push((run, vec![position], range, numbers.to_vec())),
+            for columns in cells.ranges {
+                let numbers = &cells.numbers[first..first + columns.len()];
+                first += columns.len();
+                let same =
+                    patches.iter_mut().rev().find(|patch| patch.run == run && patch.columns == columns);
+                if let Some(patch) = same {
+                    patch.positions.push(position);
+                    patch.numbers.extend_from_slice(numbers);
+                } else {
+                    patches.push(Patch {
+                        run,
+                        positions: vec![position],
+                        columns,
+                        numbers: numbers.to_vec(),
+                    });
                 }
             }
         }
-        groups
+        patches
     }
 
     /// The run and the position in its tokens that a row of a tap shows; none: padding.
@@ -384,43 +406,35 @@ impl Taps {
     }
 
     /// A write of what other runs have at the same place, by run; `None`: it is not that simple.
-    fn by_run(
-        &self,
-        tap: usize,
-        offsets: &[usize],
-        written: &Written,
-    ) -> Option<Vec<(usize, Range<u32>, Vec<u32>, Change)>> {
+    fn by_run(&self, tap: usize, offsets: &[usize], written: &Written) -> Option<Vec<Taken>> {
         let Written::ByRun { tap: source, seen, offsets: from } = written else { return None };
-        if offsets
-            .iter()
-            .any(|offset| self.position(&self.taps[tap], offset / self.taps[tap].width).is_none())
-        {
+        let target = &self.taps[tap];
+        if offsets.iter().any(|offset| self.position(target, offset / target.width).is_none()) {
             return None;
         }
         let source = &self.taps[*source];
         let width = source.width;
-        let mut made: Vec<(usize, Range<u32>, Vec<u32>, Change)> = Vec::new();
-        for (run, positions, columns, numbers) in self.groups(tap, offsets) {
+        let mut made: Vec<Taken> = Vec::new();
+        for Patch { run, positions, columns, numbers } in self.groups(tap, offsets) {
             for (position, cells) in positions.into_iter().zip(numbers.chunks(columns.len())) {
                 let row = from[cells[0]] / width;
-                let straight = cells
-                    .iter()
-                    .zip(columns.clone())
-                    .all(|(&at, column)| from[at] == row * width + column as usize);
+                let mut both = cells.iter().zip(columns.clone());
+                let straight = both.all(|(&at, column)| from[at] == row * width + column as usize);
                 let (other, place) = self.position(source, row).filter(|_| straight)?;
-                let before = seen[other - source.runs.start];
                 if self.depends(other, run) {
                     return None;
                 }
-                let same = made.iter_mut().find(|(r, c, _, op)| {
-                    *r == run && *c == columns && matches!(op, Change::ByRun { run, .. } if *run == other)
+                let same = made.iter_mut().find(|taken| {
+                    let of = matches!(&taken.from, Change::ByRun { run, .. } if *run == other);
+                    of && taken.run == run && taken.columns == columns
                 });
-                if let Some((_, _, positions, Change::ByRun { positions: places, .. })) = same {
+                if let Some(Taken { positions, from: Change::ByRun { positions: places, .. }, .. }) = same {
                     positions.push(position);
                     places.push(place);
                 } else {
-                    let op = Change::ByRun { run: other, seen: before, positions: vec![place] };
-                    made.push((run, columns.clone(), vec![position], op));
+                    let seen = seen[other - source.runs.start];
+                    let from = Change::ByRun { run: other, seen, positions: vec![place] };
+                    made.push(Taken { run, positions: vec![position], columns: columns.clone(), from });
                 }
             }
         }
@@ -485,7 +499,7 @@ impl Taps {
                 let mut numbers =
                     constant(heap, value, &view.shape, dtype).map_err(crate::evaluator::refusal)?;
                 if name == "sub" {
-                    numbers.iter_mut().for_each(|x| *x = -*x);
+                    negate(&mut numbers);
                 }
                 Some(Then::Add(numbers))
             }
@@ -543,6 +557,12 @@ fn number(value: &Value, dtype: Dtype) -> Option<f32> {
         _ => return None,
     };
     (dtype == Dtype::Float32 && factor.is_finite()).then_some(factor)
+}
+
+fn negate(numbers: &mut [f32]) {
+    for x in numbers {
+        *x = -*x;
+    }
 }
 
 fn without_ones(shape: &[usize]) -> Vec<usize> {

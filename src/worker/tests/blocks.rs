@@ -87,7 +87,15 @@ fn run_as(profile: Profile, payload: Vec<u8>) -> Ended {
     let worker = std::thread::spawn(move || job::serve(theirs, evaluator));
     let (mut fake, mut log) = (Fake::default(), Vec::new());
     assert_eq!(read(&mut server).expect("a message"), Some(ToServer::Ready));
-    let job = Job { payload, packed: true, profile, model: model(), limits: LIMITS };
+    let mut model = model();
+    if profile == Profile::Legacy {
+        model
+            .taps
+            .iter_mut()
+            .filter(|tap| tap.path == "model.model.layers.*.output")
+            .for_each(|tap| tap.tuple = 1);
+    }
+    let job = Job { payload, packed: true, profile, model, limits: LIMITS };
     let mut tell = |server: &mut UnixStream, said: ToWorker| {
         server.write_all(&encode(&said).expect("short")).expect("sent")
     };
