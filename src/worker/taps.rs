@@ -415,6 +415,8 @@ impl Taps {
             tuple: tap.tuple,
         };
         let before = taps.iter().position(|tap| tap.path.contains('*')).is_some_and(|first| at < first);
+        // one place may have several paths
+        let at = taps.iter().position(|other| other.site == tap.site).unwrap_or(at);
         found.key = match layer {
             Some(layer) => (layer + 1, tap.moment),
             None if before => (0, at as u32),

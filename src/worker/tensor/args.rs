@@ -11,6 +11,7 @@ use super::view::dim;
 pub(crate) struct Args<'a> {
     /// The operation's name.
     pub(crate) name: &'static str,
+    params: &'static str,
     bound: Vec<(&'static str, &'a Value)>,
     /// What stands for `*sizes`: all positional arguments from there on.
     rest: &'a [Value],
@@ -85,7 +86,7 @@ impl<'a> Args<'a> {
             }
             bound.push((param, value));
         }
-        Ok(Args { name, bound, rest })
+        Ok(Args { name, params, bound, rest })
     }
 
     /// An argument, unless it is missing or `None`.
@@ -105,6 +106,16 @@ impl<'a> Args<'a> {
         })
     }
 
+    /// What torch says where a tensor should stand.
+    pub(crate) fn not_a_tensor(&self, param: &str, value: &Value) -> TorchError {
+        let place = self.params.split(' ').position(|other| other == param).unwrap_or_default().max(1);
+        type_error(format!(
+            "{}(): argument '{param}' (position {place}) must be Tensor, not {}",
+            self.name,
+            value.type_name()
+        ))
+    }
+
     fn wrong(&self, param: &str, wanted: &str, value: &Value) -> TorchError {
         type_error(format!("{}(): argument '{param}' must be {wanted}, not {}", self.name, value.type_name()))
     }
@@ -113,7 +124,7 @@ impl<'a> Args<'a> {
     pub(crate) fn tensor(&self, param: &str) -> Result<Id, TorchError> {
         match self.need(param)? {
             Value::Tensor(id) => Ok(*id),
-            other => Err(self.wrong(param, "Tensor", other)),
+            other => Err(self.not_a_tensor(param, other)),
         }
     }
 
@@ -239,9 +250,10 @@ impl<'a> Args<'a> {
     pub(crate) fn shape(&self, heap: &Heap, param: &str) -> Result<Vec<usize>, Stop> {
         let sizes = self.ints(heap, param)?;
         if let Some(negative) = sizes.iter().find(|&&n| n < 0) {
-            return Err(super::value::runtime(format!(
-                "Trying to create tensor with negative dimension {negative}: {sizes:?}"
-            ))
+            return Err(super::value::runtime(match self.name {
+                "zeros" | "empty" => format!("{}: Dimension size must be non-negative.", self.name),
+                _ => format!("Trying to create tensor with negative dimension {negative}: {sizes:?}"),
+            })
             .into());
         }
         Ok(sizes.into_iter().map(|n| n as usize).collect())
@@ -269,14 +281,7 @@ impl<'a> Args<'a> {
     /// A tensor or a Python number as an operand.
     pub(crate) fn operand(&self, heap: &Heap, param: &str) -> Result<Operand, Stop> {
         let value = self.need(param)?;
-        Operand::of(heap, value)?.ok_or_else(|| {
-            type_error(format!(
-                "unsupported operand type(s) for {}: 'Tensor' and '{}'",
-                self.name,
-                value.type_name()
-            ))
-            .into()
-        })
+        Operand::of(heap, value)?.ok_or_else(|| self.not_a_tensor(param, value).into())
     }
 }
 

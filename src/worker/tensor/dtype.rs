@@ -93,6 +93,17 @@ impl Dtype {
         }
     }
 
+    /// The name of the C++ type, which some of torch's errors have.
+    pub(crate) fn cpp_name(self) -> String {
+        match self {
+            Dtype::Float32 => "float".into(),
+            Dtype::Float64 => "double".into(),
+            Dtype::Int64 => "long int".into(),
+            Dtype::Bool => "bool".into(),
+            other => format!("c10::{}", other.scalar_name()),
+        }
+    }
+
     /// Whether numbers have a fraction.
     pub fn is_float(self) -> bool {
         self >= Dtype::Float16

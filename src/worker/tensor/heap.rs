@@ -250,11 +250,14 @@ impl Heap {
         Ok(Array { dtype: storage.dtype, shape: view.shape.clone(), data })
     }
 
+    /// Refuses writes into what is not known yet; nothing has changed then.
+    pub(crate) fn check_known(&self, view: &View) -> Result<(), Stop> {
+        if self.is_unread(view.storage) { Err(Stop::Unread(view.storage)) } else { Ok(()) }
+    }
+
     /// Refuses writes into what is not known yet or shows one number twice; nothing has changed then.
     pub(crate) fn check_writable(&self, view: &View) -> Result<(), Stop> {
-        if self.is_unread(view.storage) {
-            return Err(Stop::Unread(view.storage));
-        }
+        self.check_known(view)?;
         if view.overlaps_itself() {
             return Err(runtime(
                 "unsupported operation: more than one element of the written-to tensor refers to a single memory location. \

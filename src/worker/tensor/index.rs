@@ -30,7 +30,7 @@ pub fn places(heap: &Heap, id: Id, index: &Value) -> Result<Written, Stop> {
         Found::View(view) => {
             Ok(Written { storage: view.storage, offsets: view.places().collect(), shape: view.shape })
         }
-        Found::Picked { view, lists } => Ok(pick(heap, &view, &lists)?),
+        Found::Picked { view, lists } => Ok(pick(heap, &view, &lists)?.0),
     }
 }
 
@@ -39,11 +39,11 @@ pub(crate) fn get(heap: &mut Heap, id: Id, index: &Value) -> Result<Value, Stop>
     match find(heap, id, index)? {
         Found::View(view) => Ok(heap.give_view(view)),
         Found::Picked { view, lists } => {
-            let picked = pick(heap, &view, &lists)?;
+            let (picked, strides) = pick(heap, &view, &lists)?;
             let whole = View::whole(view.storage, vec![heap.storage_len(view.storage)]);
             let all = heap.array_of(&whole)?;
             let array = all.gather(picked.shape, picked.offsets.into_iter());
-            heap.give(array)
+            Ok(Value::Tensor(heap.put_strided(array, strides)?))
         }
     }
 }
@@ -52,10 +52,11 @@ pub(crate) fn get(heap: &mut Heap, id: Id, index: &Value) -> Result<Value, Stop>
 pub(crate) fn set(heap: &mut Heap, id: Id, index: &Value, value: &Value) -> Result<(), Stop> {
     let dtype = heap.dtype(id)?;
     let found = find(heap, id, index)?;
-    let view = match &found {
-        Found::View(view) | Found::Picked { view, .. } => view,
-    };
-    heap.check_writable(view)?;
+    match &found {
+        Found::View(view) => heap.check_writable(view)?,
+        // torch only warns where the lists pick from numbers that stand in several places
+        Found::Picked { view, .. } => heap.check_known(view)?,
+    }
     let Some(operand) = Operand::of(heap, value)? else {
         return Err(type_error(format!(
             "can't assign a {} to a torch.{}Tensor",
@@ -76,14 +77,14 @@ pub(crate) fn set(heap: &mut Heap, id: Id, index: &Value, value: &Value) -> Resu
         Found::Picked { view, lists } => {
             let mask = lists.iter().flatten().any(|list| list.dtype == Dtype::Bool);
             if operand.weight != Weight::Number && array.dtype != dtype && !(mask && array.len() == 1) {
-                return Err(index_error(format!(
+                return Err(runtime(format!(
                     "Index put requires the source and destination dtypes match, got {} for the destination and {} for the source.",
                     dtype.scalar_name(),
                     array.dtype.scalar_name()
                 ))
                 .into());
             }
-            let picked = pick(heap, &view, &lists)?;
+            let (picked, _) = pick(heap, &view, &lists)?;
             while array.shape.len() > picked.shape.len() && array.shape[0] == 1 {
                 array.shape.remove(0);
             }
@@ -130,8 +131,21 @@ pub(crate) fn spread_into(array: Array, shape: &[usize]) -> Result<Array, TorchE
 }
 
 fn find(heap: &Heap, id: Id, index: &Value) -> Result<Found, Stop> {
+    // a list that holds more than numbers is read as a tuple, as torch still does
+    let many = |item: &Value| {
+        matches!(
+            item,
+            Value::List(_)
+                | Value::Tuple(_)
+                | Value::Slice(_)
+                | Value::Tensor(_)
+                | Value::None
+                | Value::Ellipsis
+        )
+    };
     let items = match index {
         Value::Tuple(items) => items.as_slice(),
+        Value::List(items) if items.len() < 32 && items.iter().any(many) => items.as_slice(),
         one => std::slice::from_ref(one),
     };
     let mut view = heap.view(id)?.clone();
@@ -227,6 +241,7 @@ fn find(heap: &Heap, id: Id, index: &Value) -> Result<Found, Stop> {
                     }
                 }
             }
+            Value::Str(_) => return Err(type_error("new(): invalid data type 'str'").into()),
             other => {
                 return Err(index_error(format!(
                     "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices (got {})",
@@ -305,8 +320,9 @@ pub(crate) fn nonzero(mask: &Array) -> Vec<Array> {
     found.into_iter().map(|list| Array::of_i64s(Dtype::Int64, vec![list.len()], list)).collect()
 }
 
-/// The elements of a view whose dimensions are picked from by lists that spread to one shape.
-fn pick(heap: &Heap, view: &View, lists: &[Option<Array>]) -> Result<Written, TorchError> {
+/// The elements of a view whose dimensions are picked from by lists that spread to one shape, and how torch lays out a copy of
+/// them.
+fn pick(heap: &Heap, view: &View, lists: &[Option<Array>]) -> Result<(Written, Vec<usize>), TorchError> {
     let shapes: Vec<&[usize]> = lists.iter().flatten().map(|list| list.shape.as_slice()).collect();
     let common = broadcast(shapes.iter().copied()).map_err(|_| {
         let shapes: Vec<String> = shapes.iter().map(|shape| format!("{shape:?}")).collect();
@@ -327,14 +343,19 @@ fn pick(heap: &Heap, view: &View, lists: &[Option<Array>]) -> Result<Written, To
     let len = count(&shape)?;
     heap.check_room(Dtype::Int64, len)?;
     let mut between = vec![0_usize; count(&common)?];
-    for &dim in &picked {
+    // what torch's iterator goes through: the view, which stands still along the lists, and each list along its own dimensions
+    let mut walked = vec![[outer.strides.as_slice(), &vec![0; common.len()], &inner.strides].concat()];
+    for (number, &dim) in picked.iter().enumerate() {
         let Some(list) = &lists[dim] else { continue };
+        let own =
+            View::whole(0, list.shape.clone()).expand(&common).map_or_else(Vec::new, |view| view.strides);
+        walked.push([vec![0; ahead.len()], own, vec![0; after.len()]].concat());
         let n = view.shape[dim] as i64;
         let places = spread_into(list.clone(), &common)?.to_i64s();
         for (offset, place) in between.iter_mut().zip(places) {
             if len > 0 && (place < -n || place >= n) {
                 return Err(index_error(format!(
-                    "index {place} is out of bounds for dimension {dim} with size {n}"
+                    "index {place} is out of bounds for dimension {number} with size {n}"
                 )));
             }
             *offset += if place < 0 { place + n } else { place } as usize * view.strides[dim];
@@ -347,5 +368,8 @@ fn pick(heap: &Heap, view: &View, lists: &[Option<Array>]) -> Result<Written, To
             offsets.extend(inner.iter().map(|end| start + middle + end));
         }
     }
-    Ok(Written { storage: view.storage, shape, offsets })
+    let tensors: Vec<(&[usize], &[usize])> =
+        walked.iter().map(|strides| (shape.as_slice(), strides.as_slice())).collect();
+    let strides = super::ops::layout(&shape, &tensors);
+    Ok((Written { storage: view.storage, shape, offsets }, strides))
 }

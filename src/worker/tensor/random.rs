@@ -1,6 +1,5 @@
 //! torch's generator of the CPU: the same seeds give the same numbers.
 
-use super::dtype::Dtype;
 use rand_mt::Mt;
 
 /// Mersenne twister and what is left of the last pair of normal numbers.
@@ -44,14 +43,9 @@ impl Generator {
         (self.random64() & ((1 << 53) - 1)) as f64 / 9_007_199_254_740_992.0
     }
 
-    /// A number in `[0, 1)` with as many bits as the dtype has; not for float64.
-    pub(crate) fn uniform(&mut self, dtype: Dtype) -> f32 {
-        let bits = match dtype {
-            Dtype::BFloat16 => 8,
-            Dtype::Float16 => 11,
-            _ => 24,
-        };
-        (self.random() & ((1 << bits) - 1)) as f32 / (1_u32 << bits) as f32
+    /// A number in `[0, 1)` with 24 bits, for float32 and what is shorter.
+    pub(crate) fn uniform_f32(&mut self) -> f32 {
+        (self.random() & 0x00ff_ffff) as f32 / 16_777_216.0
     }
 
     /// A whole number in `[low, high)`.
@@ -61,24 +55,25 @@ impl Generator {
         (draw % range).wrapping_add(low as u64) as i64
     }
 
-    /// Normal numbers, as `normal_` fills a contiguous tensor of f32 or shorter floats: pairwise from uniform numbers of the
-    /// dtype if there are at least 16 and they stand in `rows`, else one by one.
-    pub(crate) fn normal_f32(&mut self, n: usize, mean: f64, std: f64, dtype: Dtype, rows: bool) -> Vec<f32> {
+    /// Normal numbers, as `normal_` fills a contiguous tensor of f32 or shorter floats: pairwise from uniform numbers if there are at least 16 and they stand in `rows`, else one by one.
+    pub(crate) fn normal_f32(&mut self, n: usize, mean: f64, std: f64, rows: bool, short: bool) -> Vec<f32> {
         if n < 16 || !rows {
             return (0..n).map(|_| (self.normal() * std + mean) as f32).collect();
         }
         let (mean, std) = (mean as f32, std as f32);
-        let round = |number: f32| dtype.round(number);
         let pair = |numbers: &mut [f32]| {
             for at in 0..8 {
-                let (first, second) = (round(1.0 - numbers[at]), numbers[at + 8]);
-                let radius = round((-2.0 * first.ln()).sqrt());
-                let angle = round(2.0 * std::f32::consts::PI * second);
+                let (first, second) = (1.0 - numbers[at], numbers[at + 8]);
+                let radius = (-2.0 * first.ln()).sqrt();
+                let angle = 2.0 * std::f32::consts::PI * second;
                 numbers[at] = radius * angle.cos() * std + mean;
                 numbers[at + 8] = radius * angle.sin() * std + mean;
             }
         };
-        let mut numbers: Vec<f32> = (0..n).map(|_| self.uniform(dtype)).collect();
+        // of short floats, what the last 16 replace is not drawn first
+        let first = if short { n - n % 16 } else { n };
+        let mut numbers: Vec<f32> = (0..first).map(|_| self.uniform_f32()).collect();
+        numbers.resize(n, 0.0);
         for at in (0..n - 15).step_by(16) {
             pair(&mut numbers[at..at + 16]);
         }
@@ -86,7 +81,7 @@ impl Generator {
             // the last 16 are drawn anew
             let tail = &mut numbers[n - 16..];
             for number in tail.iter_mut() {
-                *number = self.uniform(dtype);
+                *number = self.uniform_f32();
             }
             pair(tail);
         }

@@ -81,6 +81,8 @@ pub enum Kind {
     Index,
     /// `AttributeError`: an operation that is not served.
     Attribute,
+    /// `NotImplementedError`: a dtype that an operation does not take.
+    NotImplemented,
     /// `MemoryError`: a budget of the job is used up.
     Memory,
 }
@@ -94,6 +96,7 @@ impl Kind {
             Kind::Value => "ValueError",
             Kind::Index => "IndexError",
             Kind::Attribute => "AttributeError",
+            Kind::NotImplemented => "NotImplementedError",
             Kind::Memory => "MemoryError",
         }
     }
@@ -148,6 +151,11 @@ pub(crate) fn value_error(message: impl Into<String>) -> TorchError {
 /// An `IndexError`.
 pub(crate) fn index_error(message: impl Into<String>) -> TorchError {
     TorchError { kind: Kind::Index, message: message.into() }
+}
+
+/// A `NotImplementedError`.
+pub(crate) fn not_implemented(message: impl Into<String>) -> TorchError {
+    TorchError { kind: Kind::NotImplemented, message: message.into() }
 }
 
 /// A `MemoryError`.

@@ -16,6 +16,7 @@ pub(super) static OPS: &[Op] = &[
     op("hstack", "tensors", |heap, args| beside(heap, args, 0, 1)),
     op("vstack", "tensors", |heap, args| beside(heap, args, 1, 0)),
     op("where", "condition input other", choose),
+    op("Tensor.where", "input condition other", choose),
     both("masked_fill", "input mask value", masked_fill),
     op("masked_select", "input mask", |heap, args| {
         let (input, mask) = (
@@ -94,7 +95,9 @@ pub(super) static OPS: &[Op] = &[
         }
         let (n, dims) = (lists[0].len(), input.shape.len());
         let numbers = (0..n * dims).map(|at| lists[at % dims].get(at / dims) as i64).collect();
-        heap.give(Array::of_i64s(Dtype::Int64, vec![n, dims], numbers))
+        // torch collects it column by column
+        let array = Array::of_i64s(Dtype::Int64, vec![n, dims], numbers);
+        Ok(Value::Tensor(heap.put_strided(array, vec![1, n.max(1)])?))
     }),
     op("flip", "input *dims", |heap, args| {
         let input = args.array(heap, "input")?;
@@ -341,10 +344,10 @@ fn masked_fill(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
     let (input, mask, value) =
         (args.operand(heap, "input")?, args.operand(heap, "mask")?, args.operand(heap, "value")?);
     if mask.array.dtype != Dtype::Bool {
-        return Err(runtime(
-            "masked_fill only supports boolean masks, but got mask with dtype ".to_owned()
-                + mask.array.dtype.name(),
-        )
+        return Err(runtime(format!(
+            "masked_fill_ only supports boolean masks, but got mask with dtype {}",
+            mask.array.dtype.cpp_name()
+        ))
         .into());
     }
     if !value.array.shape.is_empty() {

@@ -225,16 +225,16 @@ pub(super) static OPS: &[Op] = &[
         }
         redraw(heap, args, &|g, dtype, len, _| uniform(g, dtype, len, (from, to)))
     }),
-    op("bernoulli", "input p", |heap, args| {
+    op("bernoulli", "input", |heap, args| {
         let input = args.array(heap, "input")?;
-        let p = args.get("p").map(|_| args.float(heap, "p")).transpose()?;
-        if (0..input.len()).any(|at| !(0.0..=1.0).contains(&p.unwrap_or(input.get(at)))) {
+        if (0..input.len()).any(|at| !(0.0..=1.0).contains(&input.get(at))) {
             return Err(runtime("Expected p_in >= 0 && p_in <= 1 to be true, but got false.").into());
         }
-        let numbers = (0..input.len())
-            .map(|at| f64::from(u8::from(heap.generator.uniform_f64() < p.unwrap_or(input.get(at)))))
-            .collect();
-        heap.give(Array::of_f64s(input.dtype, input.shape, numbers))
+        let draws: Vec<f64> = (0..input.len()).map(|_| f64::from(heap.generator.uniform_f32())).collect();
+        let array = super::build(input.dtype, input.shape.clone(), input.len(), |at| {
+            f64::from(u8::from(draws[at] < input.get(at)))
+        });
+        heap.give(array)
     }),
 ];
 
@@ -283,7 +283,13 @@ fn collect(
     match value {
         Value::List(items) | Value::Tuple(items) => {
             let Some((&n, inner)) = shape.split_first() else {
-                return Err(type_error(format!("must be real number, not {}", value.type_name())).into());
+                return Err(type_error(match leaves.last() {
+                    Some(Leaf::Whole(..)) => {
+                        format!("'{}' object cannot be interpreted as an integer", value.type_name())
+                    }
+                    _ => format!("must be real number, not {}", value.type_name()),
+                })
+                .into());
             };
             if items.len() != n {
                 return Err(uneven(&items.len().to_string()).into());
@@ -303,7 +309,7 @@ fn collect(
             }
             return Ok(());
         }
-        _ if !shape.is_empty() => return Err(uneven("a number").into()),
+        _ if !shape.is_empty() => return Err(type_error("not a sequence").into()),
         Value::Bool(flag) => leaves.push(Leaf::Whole(i64::from(*flag), Dtype::Bool)),
         Value::Int(whole) => leaves.push(Leaf::Whole(*whole, Dtype::Int64)),
         Value::Float(number) => leaves.push(Leaf::Number(*number, Dtype::Float32)),
@@ -520,7 +526,11 @@ fn redraw(heap: &mut Heap, args: &Args<'_>, draw: Draw<'_>) -> Result<Value, Sto
 fn normal(generator: &mut Generator, dtype: Dtype, len: usize, rows: bool, (mean, std): (f64, f64)) -> Array {
     match dtype {
         Dtype::Float64 => Array::of_f64s(dtype, vec![len], generator.normal_f64(len, mean, std, rows)),
-        _ => Array::of_f32s(dtype, vec![len], generator.normal_f32(len, mean, std, dtype, rows)),
+        _ => Array::of_f32s(
+            dtype,
+            vec![len],
+            generator.normal_f32(len, mean, std, rows, dtype != Dtype::Float32),
+        ),
     }
 }
 
@@ -534,7 +544,7 @@ fn uniform(generator: &mut Generator, dtype: Dtype, len: usize, (from, to): (f64
         return Array::of_f64s(dtype, vec![len], numbers);
     }
     let (from, to) = (from as f32, to as f32);
-    let numbers = (0..len).map(|_| generator.uniform(dtype) * (to - from) + from).collect();
+    let numbers = (0..len).map(|_| generator.uniform_f32() * (to - from) + from).collect();
     Array::of_f32s(dtype, vec![len], numbers)
 }
 

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 pub(crate) use create::nested;
+pub(crate) use pointwise::layout;
 
 /// A served operation.
 struct Op {
@@ -96,7 +97,8 @@ fn find(name: &str) -> Option<(&'static Op, bool)> {
         let other = OTHER_NAMES.iter().find(|(other, _)| *other == name);
         OPS.get(other.map_or(name, |(_, name)| name)).copied()
     };
-    let name = plain(name);
+    // the method has its arguments in another order than the function
+    let name = if name == "Tensor.where" { name } else { plain(name) };
     if let Some(op) = rename(name) {
         return Some((op, false));
     }

@@ -5,7 +5,7 @@ use super::super::array::Array;
 use super::super::dtype::Dtype;
 use super::super::heap::Heap;
 use super::super::index::spread_into;
-use super::super::value::{Stop, Value, index_error, runtime};
+use super::super::value::{Stop, Value, index_error, not_implemented, runtime};
 use super::super::view::{broadcast, count, dim};
 use super::reduce::row;
 use super::{Op, as_rows, build, from_rows, op};
@@ -90,7 +90,11 @@ fn need_float(name: &str, array: Array) -> Result<Array, Stop> {
     if array.dtype.is_float() {
         return Ok(array);
     }
-    Err(runtime(format!("\"{name}_kernel_impl\" not implemented for '{}'", array.dtype.scalar_name())).into())
+    Err(not_implemented(format!(
+        "\"{name}_kernel_impl\" not implemented for '{}'",
+        array.dtype.scalar_name()
+    ))
+    .into())
 }
 
 /// The dimension that torch takes where none is given.
@@ -101,14 +105,13 @@ fn usual_dim(dims: usize) -> i64 {
 fn soft(heap: &mut Heap, args: &Args<'_>, f: fn(f64, f64) -> f64) -> Result<Value, Stop> {
     let dtype = args.dtype("dtype")?;
     let array = args.array(heap, "input")?;
-    let array = need_float(
-        args.name,
-        match dtype {
-            Some(dtype) => array.cast(dtype),
-            None => array,
-        },
-    )?;
+    let array = match dtype {
+        Some(dtype) => array.cast(dtype),
+        None => array,
+    };
     let at = dim(args.int_or(heap, "dim", usual_dim(array.shape.len()))?, array.shape.len())?;
+    let last = if at + 1 == array.shape.len().max(1) { "_lastdim" } else { "" };
+    let array = need_float(&format!("{}{last}", args.name), array)?;
     heap.check_room(Dtype::Float64, array.len())?;
     let (shape, dtype) = (array.shape.clone(), array.dtype);
     let (rows, sizes, n) = as_rows(array, if shape.is_empty() { &[] } else { std::slice::from_ref(&at) });

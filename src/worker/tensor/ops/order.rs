@@ -64,11 +64,13 @@ fn first(array: &Array, at: usize, n: usize, order: Ordering) -> usize {
     best - at * n
 }
 
+/// Nothing is the largest of nothing.
 fn empty(name: &str) -> Stop {
-    index_error(format!(
-        "{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument."
-    ))
-    .into()
+    let message = format!("{name}(): Expected reduction dim to be specified for input.numel() == 0.");
+    if name.starts_with("arg") {
+        return index_error(message).into();
+    }
+    runtime(message + " Specify the reduction dim with the 'dim' argument.").into()
 }
 
 /// The shape without a dimension, or with one place in it.
@@ -93,7 +95,9 @@ fn firsts(array: Array, dim: usize, keep: bool, order: Ordering, name: &str) -> 
     let (array, _, n) = along(array, dim);
     let rows: usize = shape.iter().product();
     if n == 0 && rows > 0 {
-        return Err(empty(name));
+        return Err(
+            index_error(format!("{name}(): Expected reduction dim {dim} to have non-zero size.")).into()
+        );
     }
     let places: Vec<usize> = (0..rows).map(|at| first(&array, at, n, order)).collect();
     let values = array.gather(shape.clone(), places.iter().enumerate().map(|(at, place)| at * n + place));

@@ -4,18 +4,17 @@ use super::super::args::{Args, Operand};
 use super::super::array::{Array, Data};
 use super::super::dtype::{Dtype, Weight, result_type};
 use super::super::heap::Heap;
-use super::super::value::{Stop, Value, runtime, type_error};
+use super::super::value::{Stop, Value, not_implemented, runtime};
 use super::super::view::{View, broadcast, count, row_major};
 use super::{Op, both, build, build_i64, op};
 
 pub(super) static OPS: &[Op] = &[
     both("add", "input other alpha", |heap, args| scaled(heap, args, i64::wrapping_add, |a, b| a + b)),
     both("sub", "input other alpha", |heap, args| {
-        if boolean(heap, args, "input")? && boolean(heap, args, "other")? {
-            return Err(runtime(
-                "Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or `logical_xor()` operator instead.",
-            )
-            .into());
+        match (boolean(heap, args, "input")?, boolean(heap, args, "other")?) {
+            (false, false) => {}
+            (true, true) => return Err(not_implemented("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or `logical_xor()` operator instead.").into()),
+            _ => return Err(not_implemented("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, use the `~` or `logical_not()` operator instead.").into()),
         }
         scaled(heap, args, i64::wrapping_sub, |a, b| a - b)
     }),
@@ -47,12 +46,7 @@ pub(super) static OPS: &[Op] = &[
     both("logical_and", "input other", |heap, args| truth(heap, args, |a, b| a && b)),
     both("logical_or", "input other", |heap, args| truth(heap, args, |a, b| a || b)),
     both("logical_xor", "input other", |heap, args| truth(heap, args, |a, b| a != b)),
-    both("logical_not", "input", |heap, args| {
-        let array = args.array(heap, "input")?;
-        let flags = (0..array.len()).map(|at| array.get(at) == 0.0).collect();
-        let array = Array::of_bools(array.shape, flags);
-        heap.give(array)
-    }),
+    both("logical_not", "input", |heap, args| ask(heap, args, |a| a == 0.0)),
     both("bitwise_and", "input other", |heap, args| bits(heap, args, "and", |a, b| a & b)),
     both("bitwise_or", "input other", |heap, args| bits(heap, args, "or", |a, b| a | b)),
     both("bitwise_xor", "input other", |heap, args| bits(heap, args, "xor", |a, b| a ^ b)),
@@ -60,10 +54,11 @@ pub(super) static OPS: &[Op] = &[
         let array = args.array(heap, "input")?;
         match array.dtype {
             Dtype::Bool => map(heap, args, |a| i64::from(a == 0), |a| a),
-            dtype if dtype.is_float() => {
-                Err(runtime(format!("\"bitwise_not_cpu\" not implemented for '{}'", dtype.scalar_name()))
-                    .into())
-            }
+            dtype if dtype.is_float() => Err(not_implemented(format!(
+                "\"bitwise_not_cpu\" not implemented for '{}'",
+                dtype.scalar_name()
+            ))
+            .into()),
             _ => map(heap, args, |a| !a, |a| a),
         }
     }),
@@ -72,7 +67,7 @@ pub(super) static OPS: &[Op] = &[
     op("isfinite", "input", |heap, args| ask(heap, args, f64::is_finite)),
     both("neg", "input", |heap, args| {
         if boolean(heap, args, "input")? {
-            return Err(runtime("Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use the `~` or `logical_not()` operator instead.").into());
+            return Err(not_implemented("Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use the `~` or `logical_not()` operator instead.").into());
         }
         map(heap, args, i64::wrapping_neg, |a| -a)
     }),
@@ -94,7 +89,7 @@ pub(super) static OPS: &[Op] = &[
     both("floor", "input", |heap, args| map(heap, args, |a| a, f64::floor)),
     both("ceil", "input", |heap, args| map(heap, args, |a| a, f64::ceil)),
     both("trunc", "input", |heap, args| map(heap, args, |a| a, f64::trunc)),
-    both("frac", "input", |heap, args| map(heap, args, |_| 0, f64::fract)),
+    both("frac", "input", |heap, args| activation(heap, args, f64::fract)),
     both("round", "input decimals", |heap, args| {
         let scale = 10_f64.powi(args.int_or(heap, "decimals", 0)?.clamp(-300, 300) as i32);
         map(heap, args, |a| a, |a| (a * scale).round_ties_even() / scale)
@@ -183,7 +178,7 @@ pub(super) static OPS: &[Op] = &[
 ];
 
 /// Strides that torch gives a result of several tensors: the order of dimensions of the first that has one, without gaps.
-pub(super) fn layout(shape: &[usize], tensors: &[(&[usize], &[usize])]) -> Vec<usize> {
+pub(crate) fn layout(shape: &[usize], tensors: &[(&[usize], &[usize])]) -> Vec<usize> {
     let like = |(own, strides): &(&[usize], &[usize])| {
         let view = View { storage: 0, offset: 0, shape: own.to_vec(), strides: strides.to_vec() };
         *own == shape && view.is_dense()
@@ -343,8 +338,15 @@ fn scaled(
     ints: fn(i64, i64) -> i64,
     floats: fn(f64, f64) -> f64,
 ) -> Result<Value, Stop> {
-    let (one, other) = pair(heap, args)?;
+    let (one, mut other) = pair(heap, args)?;
     let dtype = type_of(&one, &other);
+    if other.weight == Weight::Number
+        && (args.name == "sub" || args.get("alpha").is_some())
+        && dtype.is_float()
+    {
+        // torch rounds the number to the tensor's dtype here, but not where it adds
+        other.array = other.array.cast(dtype);
+    }
     if args.get("alpha").is_none() {
         return binary(heap, dtype, (&one, &other), ints, floats);
     }
@@ -495,18 +497,18 @@ fn bits(heap: &mut Heap, args: &Args<'_>, name: &str, f: fn(i64, i64) -> i64) ->
     let (one, other) = pair(heap, args)?;
     let dtype = type_of(&one, &other);
     if dtype.is_float() {
-        return Err(
-            runtime(format!("\"bitwise_{name}_cpu\" not implemented for '{}'", dtype.scalar_name())).into()
-        );
+        return Err(not_implemented(format!(
+            "\"bitwise_{name}_cpu\" not implemented for '{}'",
+            dtype.scalar_name()
+        ))
+        .into());
     }
     binary(heap, dtype, (&one, &other), f, |a, _| a)
 }
 
 fn ask(heap: &mut Heap, args: &Args<'_>, f: fn(f64) -> bool) -> Result<Value, Stop> {
-    let array = args.array(heap, "input")?;
-    let flags = (0..array.len()).map(|at| f(array.get(at))).collect();
-    let array = Array::of_bools(array.shape, flags);
-    heap.give(array)
+    let operand = args.operand(heap, "input")?;
+    unary(heap, args, Dtype::Bool, &operand, |a| f64::from(u8::from(f(a))))
 }
 
 /// A function of each number that keeps the dtype.
@@ -519,33 +521,32 @@ pub(super) fn map(
     let operand = args.operand(heap, "input")?;
     let dtype = operand.array.dtype;
     if dtype.is_float() {
-        return unary(heap, dtype, &operand, floats);
+        return unary(heap, args, dtype, &operand, floats);
     }
-    refuse_number(&operand)?;
+    args.tensor("input")?;
     let (shape, strides) = common(heap, dtype, &[&operand])?;
     let numbers = wholes(&operand.array);
     let array = build_i64(dtype, shape, numbers.len(), |at| ints(numbers[at]));
     Ok(Value::Tensor(heap.put_strided(array, strides)?))
 }
 
-fn unary(heap: &mut Heap, dtype: Dtype, operand: &Operand, f: impl Fn(f64) -> f64) -> Result<Value, Stop> {
-    refuse_number(operand)?;
+fn unary(
+    heap: &mut Heap,
+    args: &Args<'_>,
+    dtype: Dtype,
+    operand: &Operand,
+    f: impl Fn(f64) -> f64,
+) -> Result<Value, Stop> {
+    args.tensor("input")?;
     let (shape, strides) = common(heap, dtype, &[operand])?;
     let array = build(dtype, shape, operand.array.len(), |at| f(operand.array.get(at)));
     Ok(Value::Tensor(heap.put_strided(array, strides)?))
 }
 
-fn refuse_number(operand: &Operand) -> Result<(), Stop> {
-    if operand.weight == Weight::Number {
-        return Err(type_error("argument 'input' (position 1) must be Tensor, not a number").into());
-    }
-    Ok(())
-}
-
 /// A function of each number whose result has a fraction.
 fn function(heap: &mut Heap, args: &Args<'_>, f: fn(f64) -> f64) -> Result<Value, Stop> {
     let operand = args.operand(heap, "input")?;
-    unary(heap, float_of(operand.array.dtype), &operand, f)
+    unary(heap, args, float_of(operand.array.dtype), &operand, f)
 }
 
 /// The same of floats only.
@@ -553,11 +554,13 @@ fn activation(heap: &mut Heap, args: &Args<'_>, f: impl Fn(f64) -> f64) -> Resul
     let operand = args.operand(heap, "input")?;
     let dtype = operand.array.dtype;
     if !dtype.is_float() {
+        let kernel =
+            if args.name == "gelu" { "GeluKernelImpl".to_owned() } else { format!("{}_cpu", args.name) };
         return Err(
-            runtime(format!("\"{}_cpu\" not implemented for '{}'", args.name, dtype.scalar_name())).into()
+            not_implemented(format!("\"{kernel}\" not implemented for '{}'", dtype.scalar_name())).into()
         );
     }
-    unary(heap, dtype, &operand, f)
+    unary(heap, args, dtype, &operand, f)
 }
 
 fn sigmoid(a: f64) -> f64 {

@@ -2,7 +2,6 @@
 
 use super::super::args::{Args, Operand};
 use super::super::array::{Array, Data};
-use super::super::dtype::Dtype;
 use super::super::heap::Heap;
 use super::super::index::spread_into;
 use super::super::value::{Stop, TorchError, Value, runtime};
@@ -19,8 +18,10 @@ pub(super) static OPS: &[Op] = &[
     op("mm", "input mat2", |heap, args| {
         let (a, b) = (args.array(heap, "input")?, args.array(heap, "mat2")?);
         if a.shape.len() != 2 || b.shape.len() != 2 {
-            let which = if a.shape.len() == 2 { "mat2" } else { "self" };
-            return Err(runtime(format!("{which} must be a matrix")).into());
+            let (which, wrong) = if a.shape.len() == 2 { ("mat2", &b) } else { ("self", &a) };
+            return Err(
+                runtime(format!("mm: {which} must be a matrix, got {}-D tensor", wrong.shape.len())).into()
+            );
         }
         let product = matmul(heap, a, b)?;
         heap.give(product)
@@ -120,17 +121,6 @@ pub(super) static OPS: &[Op] = &[
     op("einsum", "equation *operands", einsum),
 ];
 
-/// torch's names of dtypes inside of its errors about products.
-fn inner_name(dtype: Dtype) -> String {
-    match dtype {
-        Dtype::Float32 => "float".into(),
-        Dtype::Float64 => "double".into(),
-        Dtype::Int64 => "long int".into(),
-        Dtype::Bool => "bool".into(),
-        other => format!("c10::{}", other.scalar_name()),
-    }
-}
-
 /// `a @ b` with torch's rules for vectors, matrices and batches of them.
 pub(super) fn matmul(heap: &Heap, a: Array, b: Array) -> Result<Array, Stop> {
     if a.shape.is_empty() || b.shape.is_empty() {
@@ -151,8 +141,8 @@ pub(super) fn matmul(heap: &Heap, a: Array, b: Array) -> Result<Array, Stop> {
         } else {
             format!(
                 "expected m1 and m2 to have the same dtype, but got: {} != {}",
-                inner_name(a.dtype),
-                inner_name(b.dtype)
+                a.dtype.cpp_name(),
+                b.dtype.cpp_name()
             )
         })
         .into());
@@ -224,10 +214,10 @@ fn mismatch(a: &Array, b: &Array, (m, k): (usize, usize), (inner, n): (usize, us
             "inconsistent tensor size, expected tensor [{k}] and src [{inner}] to have the same number of elements, but got {k} and {inner} elements respectively"
         ),
         (2, 1) => format!("size mismatch, got input ({m}), mat ({m}x{k}), vec ({inner})"),
-        (1, 2) => format!("size mismatch, got input ({n}), mat ({n}x{inner}), vec ({k})"),
+        (1, 2) => format!("mm: mat1 and mat2 shapes cannot be multiplied (1x{k} and {inner}x{n})"),
         (_, 2) => {
             let rows: usize = a.shape[..a.shape.len() - 1].iter().product();
-            format!("mat1 and mat2 shapes cannot be multiplied ({rows}x{k} and {inner}x{n})")
+            format!("mm: mat1 and mat2 shapes cannot be multiplied ({rows}x{k} and {inner}x{n})")
         }
         _ => {
             let items =

@@ -4,7 +4,7 @@ use super::super::args::Args;
 use super::super::array::Array;
 use super::super::dtype::Dtype;
 use super::super::heap::Heap;
-use super::super::value::{Stop, Value, index_error, runtime};
+use super::super::value::{Stop, Value, index_error, not_implemented, runtime};
 use super::{Op, as_rows, op};
 
 pub(super) static OPS: &[Op] = &[
@@ -46,12 +46,12 @@ pub(super) static OPS: &[Op] = &[
     op("std_mean", "input dim keepdim correction unbiased", |heap, args| with_mean(heap, args, f64::sqrt)),
     op("norm", "input p dim keepdim dtype ord", norm),
     op("amax", "input dim keepdim", |heap, args| {
-        let input = need_some("amax", array(heap, args, None)?)?;
+        let input = need_some(heap, args, array(heap, args, None)?)?;
         let dtype = input.dtype;
         reduce(heap, args, input, dtype, |row| row.reduce(largest).unwrap_or(f64::NAN))
     }),
     op("amin", "input dim keepdim", |heap, args| {
-        let input = need_some("amin", array(heap, args, None)?)?;
+        let input = need_some(heap, args, array(heap, args, None)?)?;
         let dtype = input.dtype;
         reduce(heap, args, input, dtype, |row| row.reduce(smallest).unwrap_or(f64::NAN))
     }),
@@ -160,21 +160,32 @@ fn need_float(name: &str, array: &Array) -> Result<Dtype, Stop> {
     if array.dtype.is_float() {
         return Ok(array.dtype);
     }
-    Err(runtime(format!(
+    Err(not_implemented(format!(
         "{name}(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. Got: {}",
         array.dtype.scalar_name()
     ))
     .into())
 }
 
-fn need_some(name: &str, array: Array) -> Result<Array, Stop> {
-    if array.is_empty() {
-        return Err(index_error(format!(
-            "{name}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument."
-        ))
-        .into());
+fn need_some(heap: &Heap, args: &Args<'_>, array: Array) -> Result<Array, Stop> {
+    if !array.is_empty() {
+        return Ok(array);
     }
-    Ok(array)
+    match args.dims(heap, "dim", array.shape.len())? {
+        None => Err(index_error(format!(
+            "{}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument.",
+            args.name
+        ))
+        .into()),
+        Some(dims) => match dims.into_iter().find(|&dim| array.shape[dim] == 0) {
+            Some(dim) => Err(index_error(format!(
+                "{}(): Expected reduction dim {dim} to have non-zero size.",
+                args.name
+            ))
+            .into()),
+            None => Ok(array),
+        },
+    }
 }
 
 /// Rows along the dimensions of `dim` (all, if none are named), and the shape of what becomes of them.
@@ -233,11 +244,7 @@ fn variance(row: Row<'_>, correction: f64) -> f64 {
 fn spread(heap: &mut Heap, args: &Args<'_>, of: fn(f64) -> f64) -> Result<Value, Stop> {
     let input = array(heap, args, None)?;
     if !input.dtype.is_float() {
-        return Err(runtime(format!(
-            "{} only support floating point and complex dtypes",
-            if args.name.starts_with("std") { "std and var" } else { "std and var" }
-        ))
-        .into());
+        return Err(not_implemented("std and var only support floating point and complex dtypes").into());
     }
     let correction = correction(heap, args)?;
     let dtype = input.dtype;
@@ -258,7 +265,7 @@ fn with_mean(heap: &mut Heap, args: &Args<'_>, of: fn(f64) -> f64) -> Result<Val
 fn norm(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
     let input = array(heap, args, args.dtype("dtype")?)?;
     if !input.dtype.is_float() {
-        return Err(runtime(format!(
+        return Err(not_implemented(format!(
             "linalg.vector_norm: Expected a floating point or complex tensor as input. Got {}",
             input.dtype.scalar_name()
         ))
@@ -275,6 +282,16 @@ fn norm(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         },
         Some(_) => args.float(heap, param)?,
     };
+    let matrix = matches!(args.get(param), None | Some(Value::Str(_)));
+    if let Some(dims) = args.dims(heap, "dim", input.shape.len())?
+        && matrix
+        && dims.len() > 2
+    {
+        let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+        return Err(
+            runtime(format!("linalg.matrix_norm: dim must be a 2-tuple. Got {}", dims.join(" "))).into()
+        );
+    }
     let dtype = input.dtype;
     reduce(heap, args, input, dtype, |row| {
         let sizes = row.map(f64::abs);

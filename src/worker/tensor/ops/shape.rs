@@ -6,7 +6,7 @@ use super::super::heap::Heap;
 use super::super::index;
 use super::super::print;
 use super::super::value::{Id, Stop, TorchError, Value, index_error, runtime, type_error};
-use super::super::view::{View, count, dim, row_major};
+use super::super::view::{View, broadcast, count, dim, row_major};
 use super::{Op, op};
 
 pub(super) static OPS: &[Op] = &[
@@ -28,8 +28,14 @@ pub(super) static OPS: &[Op] = &[
     op("flatten", "input start_dim end_dim", flatten),
     op("unflatten", "input dim sizes", unflatten),
     op("ravel", "input", |heap, args| {
-        let len = heap.view(args.tensor("input")?)?.len();
-        reshaped(heap, args.tensor("input")?, &[len])
+        let id = args.tensor("input")?;
+        let view = heap.view(id)?;
+        let len = view.len();
+        if view.is_contiguous() {
+            return viewed(heap, id, &[len]);
+        }
+        let array = heap.array(id)?.shaped(vec![len]);
+        heap.give(array)
     }),
     op("transpose", "input dim0 dim1", transpose),
     op("t", "input", |heap, args| {
@@ -158,6 +164,14 @@ pub(super) static OPS: &[Op] = &[
         let view = heap.view(id)?.clone();
         heap.check_writable(&view)?;
         let source = args.operand(heap, "src")?.array;
+        let common = broadcast([view.shape.as_slice(), &source.shape])?;
+        if common != view.shape {
+            return Err(runtime(format!(
+                "output with shape {:?} doesn't match the broadcast shape {common:?}",
+                view.shape
+            ))
+            .into());
+        }
         let source = index::spread_into(source, &view.shape)?;
         heap.write(&view, source)?;
         Ok(Value::Tensor(id))
@@ -194,8 +208,11 @@ pub(super) fn infer(sizes: &[i64], len: usize) -> Result<Vec<usize>, TorchError>
     if sizes.iter().filter(|&&n| n == -1).count() > 1 {
         return Err(runtime("only one dimension can be inferred"));
     }
-    if let Some(wrong) = sizes.iter().find(|&&n| n < -1) {
-        return Err(runtime(format!("invalid shape dimension {wrong}")));
+    if let Some(wrong) = sizes.iter().position(|&n| n < -1) {
+        return Err(runtime(format!(
+            "invalid shape dimension {} at index {wrong} of shape {sizes:?}",
+            sizes[wrong]
+        )));
     }
     let known: Vec<usize> = sizes.iter().filter(|&&n| n != -1).map(|&n| n as usize).collect();
     let product = count(&known)?;
@@ -586,10 +603,12 @@ fn as_strided(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
     let last = shape.iter().zip(&strides).try_fold(offset as usize, |last, (&n, &stride)| {
         n.saturating_sub(1).checked_mul(stride as usize).and_then(|step| last.checked_add(step))
     });
-    let held = heap.storage_len(storage);
+    let (held, bytes) = (heap.storage_len(storage), heap.dtype(args.tensor("input")?)?.bytes() as u64);
     if !shape.contains(&0) && last.is_none_or(|last| last >= held) {
         return Err(runtime(format!(
-            "setStorage: sizes {shape:?}, strides {strides:?}, storage offset {offset} are out of bounds for storage of {held} numbers"
+            "setStorage: sizes {shape:?}, strides {strides:?}, storage offset {offset}, and itemsize {bytes} requiring a storage size of {} are out of bounds for storage of size {}",
+            last.map_or(u64::MAX, |last| (last as u64 + 1).saturating_mul(bytes)),
+            held as u64 * bytes
         ))
         .into());
     }
