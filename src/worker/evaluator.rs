@@ -70,13 +70,14 @@ impl<S: Read + Write> Evaluator<S> {
     ///
     /// # Errors
     /// It broke off, or what came is no request.
-    pub fn next(&mut self) -> io::Result<Option<Request>> {
+    pub fn hear(&mut self) -> io::Result<Option<Request>> {
         let mut head = [0; 8];
         match self.stream.read(&mut head)? {
             0 => return Ok(None),
             n => self.stream.read_exact(&mut head[n..])?,
         }
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        let number =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
         let (size, text) = (number(0), number(4));
         let length = size.checked_sub(4).filter(|&length| length <= MOST_BYTES && text <= length);
         let length = length.ok_or_else(|| invalid("a frame of a wrong length"))?;
@@ -106,7 +107,8 @@ impl<S: Read + Write> Evaluator<S> {
 
     fn send(&mut self, said: &Json, blobs: &[u8]) -> io::Result<()> {
         let text = serde_json::to_vec(said).map_err(io::Error::other)?;
-        let size = u32::try_from(4 + text.len() + blobs.len()).map_err(|_| invalid("a frame that is too long"))?;
+        let size =
+            u32::try_from(4 + text.len() + blobs.len()).map_err(|_| invalid("a frame that is too long"))?;
         let mut frame = Vec::with_capacity(8 + text.len());
         frame.extend_from_slice(&size.to_le_bytes());
         frame.extend_from_slice(&(text.len() as u32).to_le_bytes());
@@ -122,12 +124,17 @@ fn invalid(what: &str) -> io::Error {
 
 fn request(said: Json, blobs: &[u8]) -> io::Result<Request> {
     let Json::Array(parts) = said else { return Err(invalid("no list")) };
-    let Ok([what, args, kwargs, dead]) = <[Json; 4]>::try_from(parts) else { return Err(invalid("no request")) };
-    let (Json::String(what), Json::Array(args), Json::Object(kwargs), Json::Array(dead)) = (what, args, kwargs, dead) else {
+    let Ok([what, args, kwargs, dead]) = <[Json; 4]>::try_from(parts) else {
+        return Err(invalid("no request"));
+    };
+    let (Json::String(what), Json::Array(args), Json::Object(kwargs), Json::Array(dead)) =
+        (what, args, kwargs, dead)
+    else {
         return Err(invalid("no request"));
     };
     let args = args.into_iter().map(|x| from_json(x, blobs)).collect::<Option<Vec<Value>>>();
-    let kwargs = kwargs.into_iter().map(|(name, x)| Some((name, from_json(x, blobs)?))).collect::<Option<Vec<_>>>();
+    let kwargs =
+        kwargs.into_iter().map(|(name, x)| Some((name, from_json(x, blobs)?))).collect::<Option<Vec<_>>>();
     let dead = dead.iter().map(|id| Id::try_from(id.as_u64()?).ok()).collect::<Option<Vec<Id>>>();
     match (args, kwargs, dead) {
         (Some(args), Some(kwargs), Some(dead)) => Ok(Request { what, args, kwargs, dead }),
@@ -136,11 +143,14 @@ fn request(said: Json, blobs: &[u8]) -> io::Result<Request> {
 }
 
 fn from_json(said: Json, blobs: &[u8]) -> Option<Value> {
-    let list = |items: Vec<Json>| items.into_iter().map(|x| from_json(x, blobs)).collect::<Option<Vec<Value>>>();
+    let list =
+        |items: Vec<Json>| items.into_iter().map(|x| from_json(x, blobs)).collect::<Option<Vec<Value>>>();
     Some(match said {
         Json::Null => Value::None,
         Json::Bool(x) => Value::Bool(x),
-        Json::Number(x) => x.as_i64().map_or_else(|| Value::Float(x.as_f64().unwrap_or(f64::NAN)), Value::Int),
+        Json::Number(x) => {
+            x.as_i64().map_or_else(|| Value::Float(x.as_f64().unwrap_or(f64::NAN)), Value::Int)
+        }
         Json::String(x) => Value::Str(x),
         Json::Array(items) => Value::List(list(items)?),
         Json::Object(fields) => {
@@ -148,7 +158,9 @@ fn from_json(said: Json, blobs: &[u8]) -> Option<Value> {
             match (key.as_str(), x) {
                 ("t", Json::Number(id)) => Value::Tensor(Id::try_from(id.as_u64()?).ok()?),
                 ("u", Json::Array(items)) => Value::Tuple(list(items)?),
-                ("s", Json::Array(items)) => Value::Slice(Box::new(<[Value; 3]>::try_from(list(items)?).ok()?)),
+                ("s", Json::Array(items)) => {
+                    Value::Slice(Box::new(<[Value; 3]>::try_from(list(items)?).ok()?))
+                }
                 ("e", _) => Value::Ellipsis,
                 ("f", Json::String(x)) => Value::Float(x.parse().ok()?),
                 ("y", Json::String(x)) => Value::Dtype(Dtype::from_name(&x)?),
@@ -219,8 +231,10 @@ fn to_json(heap: &Heap, value: &Value, blobs: &mut Vec<u8>) -> Result<Json, Refu
 pub(crate) fn refusal(stop: Stop) -> Refusal {
     match stop {
         Stop::Error(error) => error.into(),
-        Stop::Unread(storage) => {
-            TorchError { kind: Kind::Runtime, message: format!("BUG: storage {storage} is unread and no tap") }.into()
+        Stop::Unread(storage) => TorchError {
+            kind: Kind::Runtime,
+            message: format!("BUG: storage {storage} is unread and no tap"),
         }
+        .into(),
     }
 }

@@ -3,8 +3,8 @@
 use crate::evaluator::{Evaluator, Refusal, Request, refusal};
 use crate::message::{Failure, Job, Limits, Outcome, Profile, ToServer, ToWorker, encode, read};
 use crate::program::Program;
-use crate::tensor::{Budget, Dtype, Heap, Value, is_served, served};
 use crate::taps::{Server, Taps};
+use crate::tensor::{Budget, Dtype, Heap, Value, is_served, served};
 use crate::{load, save};
 use serde_json::json;
 use std::io::{self, Read, Write};
@@ -98,7 +98,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
             server: Asked { stream: server, gone: None },
             evaluator: Evaluator::new(evaluator),
             heap: Heap::new(Budget { bytes: limits.tensor_bytes, operations: limits.operations }),
-            taps: Taps::new(job.model.clone(), job.profile, limits)?,
+            taps: Taps::new(job.model.clone(), limits)?,
             limits,
             profile: job.profile,
             packed: job.packed,
@@ -108,7 +108,8 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
 
     fn run(&mut self, job: &Job) -> Result<Outcome, Ended> {
         let unpacked = job.packed.then(|| load::unpack(&job.payload, job.limits.unpacked_bytes)).transpose();
-        let unpacked = unpacked.map_err(|why| Ended::Failed(format!("the request cannot be unpacked: {why}")))?;
+        let unpacked =
+            unpacked.map_err(|why| Ended::Failed(format!("the request cannot be unpacked: {why}")))?;
         let payload = unpacked.as_deref().unwrap_or(&job.payload);
         let config: serde_json::Value = serde_json::from_str(&job.model.config).unwrap_or_else(|_| json!({}));
         let model = json!({
@@ -117,11 +118,12 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
         let facts = json!({ "served": served(), "model": model });
         self.evaluator.begin(&facts, payload).map_err(|_| died())?;
         loop {
-            let request = match self.evaluator.next() {
+            let request = match self.evaluator.hear() {
                 Ok(Some(request)) => request,
-                Ok(None) => return Err(died()),
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(Ended::Failed(error.to_string())),
-                Err(_) => return Err(died()),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(Ended::Failed(error.to_string()));
+                }
+                Ok(None) | Err(_) => return Err(died()),
             };
             for id in &request.dead {
                 self.heap.free(*id);
@@ -145,7 +147,10 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
     fn log(&mut self, line: &str) -> Result<(), Ended> {
         self.logged += line.len() as u64 + 1;
         if self.logged > self.limits.log_bytes {
-            return Err(Ended::Failed(format!("the block printed more than {} bytes", self.limits.log_bytes)));
+            return Err(Ended::Failed(format!(
+                "the block printed more than {} bytes",
+                self.limits.log_bytes
+            )));
         }
         self.server.tell(&ToServer::Log(line.to_owned())).map_err(Ended::Server)
     }
@@ -158,7 +163,9 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
         let bytes = save::torch_save(&self.heap, &answer?, self.profile).map_err(refusal)?;
         if bytes.len() as u64 > self.limits.result_bytes {
             let (n, most) = (bytes.len(), self.limits.result_bytes);
-            return Err(Ended::Failed(format!("the saved values take {n} bytes, the limit is {most}: save less of them")));
+            return Err(Ended::Failed(format!(
+                "the saved values take {n} bytes, the limit is {most}: save less of them"
+            )));
         }
         let bytes = if self.packed { save::pack(&bytes).map_err(Ended::Server)? } else { bytes };
         Ok(Outcome { bytes, operations: self.heap.operations() })
@@ -176,21 +183,29 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
                 Ok(load::raw(heap, bytes, dtype, &sizes(shape).ok_or_else(|| wrong("raw"))?)?)
             }
             ("tokenize", [Value::List(texts), Value::Bool(special)]) => {
-                let texts = texts.iter().map(text).collect::<Option<Vec<String>>>().ok_or_else(|| wrong("tokenize"))?;
+                let texts = texts
+                    .iter()
+                    .map(text)
+                    .collect::<Option<Vec<String>>>()
+                    .ok_or_else(|| wrong("tokenize"))?;
                 match self.server.ask(&ToServer::Tokenize { texts, special: *special })? {
-                    ToWorker::Tokens(rows) => Ok(Value::List(rows.iter().map(|row| ids_value(row)).collect())),
+                    ToWorker::Tokens(rows) => {
+                        Ok(Value::List(rows.iter().map(|row| ids_value(row)).collect()))
+                    }
                     _ => Err(self.server.lost(io::Error::other("the server answered another question"))),
                 }
             }
             ("decode", [Value::List(rows), Value::Bool(skip_special)]) => {
-                let rows = rows.iter().map(ids).collect::<Option<Vec<Vec<u32>>>>().ok_or_else(|| wrong("decode"))?;
+                let rows =
+                    rows.iter().map(ids).collect::<Option<Vec<Vec<u32>>>>().ok_or_else(|| wrong("decode"))?;
                 match self.server.ask(&ToServer::Decode { rows, skip_special: *skip_special })? {
                     ToWorker::Texts(texts) => Ok(Value::List(texts.into_iter().map(Value::Str).collect())),
                     _ => Err(self.server.lost(io::Error::other("the server answered another question"))),
                 }
             }
             ("begin", [Value::List(invokes)]) => {
-                let invokes = invokes.iter().map(prompts).collect::<Option<Vec<_>>>().ok_or_else(|| wrong("begin"))?;
+                let invokes =
+                    invokes.iter().map(prompts).collect::<Option<Vec<_>>>().ok_or_else(|| wrong("begin"))?;
                 Ok(Value::Int(taps.begin(invokes)? as i64))
             }
             ("tap", [trace, invoke, Value::Str(path)]) => {
@@ -208,7 +223,9 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
                 Ok(Value::None)
             }
             // a question whose arguments are none of the above: the stand-ins never send it
-            ("serves" | "load" | "raw" | "tokenize" | "decode" | "begin" | "tap" | "swap" | "close", _) => Err(wrong(&what)),
+            ("serves" | "load" | "raw" | "tokenize" | "decode" | "begin" | "tap" | "swap" | "close", _) => {
+                Err(wrong(&what))
+            }
             (name, args) => taps.call(heap, &mut self.server, name, args, &kwargs),
         }
     }
@@ -216,7 +233,8 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
 
 fn died() -> Ended {
     Ended::Failed(
-        "the process that ran the block ended: it used up its memory or its processor time, or it crashed".to_owned(),
+        "the process that ran the block ended: it used up its memory or its processor time, or it crashed"
+            .to_owned(),
     )
 }
 
@@ -256,7 +274,9 @@ fn prompts(value: &Value) -> Option<Option<Vec<Vec<u32>>>> {
 
 fn place(trace: &Value, invoke: &Value) -> Option<(usize, usize)> {
     match (trace, invoke) {
-        (Value::Int(trace), Value::Int(invoke)) => Some((usize::try_from(*trace).ok()?, usize::try_from(*invoke).ok()?)),
+        (Value::Int(trace), Value::Int(invoke)) => {
+            Some((usize::try_from(*trace).ok()?, usize::try_from(*invoke).ok()?))
+        }
         _ => None,
     }
 }

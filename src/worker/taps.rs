@@ -6,10 +6,10 @@
 //! saved tensors need is read once, when the job ends (`forward.rs`).
 
 use crate::evaluator::{Refusal, refusal};
-use crate::message::{Limits, Model, Profile};
+use crate::message::{Limits, Model};
 use crate::program::Place;
 use crate::tensor::{Dtype, Heap, Id, Stop, Value, View, call};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 mod forward;
@@ -41,7 +41,11 @@ pub(crate) enum Change {
     Scale(f32),
     Zero,
     /// What another run has at the same place, after its first `seen` writes.
-    ByRun { run: usize, seen: usize, positions: Vec<u32> },
+    ByRun {
+        run: usize,
+        seen: usize,
+        positions: Vec<u32>,
+    },
 }
 
 impl Change {
@@ -99,7 +103,12 @@ pub(crate) struct Tap {
     original: Option<Vec<f32>>,
     /// Some of its rows were read alone; next time all are.
     partly: bool,
+    /// What was written to positions ahead of shorter prompts, by row; others there are zero. The model never sees it.
+    padding: Padding,
 }
+
+/// Rows ahead of shorter prompts that are not zero.
+type Padding = BTreeMap<usize, Vec<f32>>;
 
 /// What a storage without numbers stands for.
 #[derive(Debug, Clone)]
@@ -107,7 +116,7 @@ pub(crate) enum Unread {
     /// A tap itself.
     Tap(usize),
     /// What part of a tap was at some moment, and perhaps one operation on it.
-    Late { tap: usize, seen: Vec<usize>, view: View, then: Option<Then> },
+    Late { tap: usize, seen: Vec<usize>, padding: Padding, view: View, then: Option<Then> },
 }
 
 /// An operation that waits for its numbers.
@@ -121,7 +130,6 @@ pub(crate) enum Then {
 #[derive(Debug)]
 pub struct Taps {
     model: Model,
-    legacy: bool,
     dtype: Dtype,
     traces: Vec<Trace>,
     pub(crate) runs: Vec<Run>,
@@ -136,6 +144,7 @@ pub struct Taps {
 /// A served path, found.
 struct Found {
     key: Key,
+    layer: Option<u32>,
     place: Place,
     width: usize,
     writable: bool,
@@ -145,11 +154,11 @@ struct Found {
 
 impl Taps {
     /// Of a model.
-    pub fn new(model: Model, profile: Profile, limits: Limits) -> Result<Taps, Refusal> {
-        let dtype = Dtype::from_name(&model.dtype)
-            .ok_or_else(|| Refusal::new("RuntimeError", format!("BUG: the model's dtype is {}", model.dtype)))?;
+    pub fn new(model: Model, limits: Limits) -> Result<Taps, Refusal> {
+        let dtype = Dtype::from_name(&model.dtype).ok_or_else(|| {
+            Refusal::new("RuntimeError", format!("BUG: the model's dtype is {}", model.dtype))
+        })?;
         Ok(Taps {
-            legacy: profile == Profile::Legacy,
             model,
             dtype,
             traces: Vec::new(),
@@ -176,7 +185,10 @@ impl Taps {
                 }
                 if tokens.len() > self.model.context as usize {
                     let (n, most) = (tokens.len(), self.model.context);
-                    return Err(Refusal::new("ValueError", format!("a prompt has {n} tokens, the model takes {most}")));
+                    return Err(Refusal::new(
+                        "ValueError",
+                        format!("a prompt has {n} tokens, the model takes {most}"),
+                    ));
                 }
                 length = length.max(tokens.len());
                 self.runs.push(Run { tokens, writes: Vec::new() });
@@ -184,7 +196,10 @@ impl Taps {
             made.push(Invoke { runs: start..self.runs.len(), all, at: None, open: Vec::new() });
         }
         if length == 0 {
-            return Err(Refusal::new("ValueError", "trace() needs an input, or at least one `with tracer.invoke(...)` block"));
+            return Err(Refusal::new(
+                "ValueError",
+                "trace() needs an input, or at least one `with tracer.invoke(...)` block",
+            ));
         }
         for invoke in made.iter_mut().filter(|invoke| invoke.all) {
             invoke.runs = first..self.runs.len();
@@ -194,7 +209,13 @@ impl Taps {
     }
 
     /// What a module's input or output is for an invoke.
-    pub fn read(&mut self, heap: &mut Heap, trace: usize, invoke: usize, path: &str) -> Result<Value, Refusal> {
+    pub fn read(
+        &mut self,
+        heap: &mut Heap,
+        trace: usize,
+        invoke: usize,
+        path: &str,
+    ) -> Result<Value, Refusal> {
         let found = self.find(path)?;
         let tap = self.reach(heap, trace, invoke, path, &found)?;
         let shown = call(heap, "detach", &[Value::Tensor(self.taps[tap].base)], &[]).map_err(refusal)?;
@@ -208,7 +229,14 @@ impl Taps {
     }
 
     /// The tap of a place, which is the last one asked for from now on.
-    fn reach(&mut self, heap: &mut Heap, trace: usize, invoke: usize, path: &str, found: &Found) -> Result<usize, Refusal> {
+    fn reach(
+        &mut self,
+        heap: &mut Heap,
+        trace: usize,
+        invoke: usize,
+        path: &str,
+        found: &Found,
+    ) -> Result<usize, Refusal> {
         let gone = || Refusal::new("ValueError", format!("Cannot access `{path}` outside of interleaving"));
         let length = self.traces.get(trace).ok_or_else(gone)?.length;
         let asking = self.traces[trace].invokes.get_mut(invoke).ok_or_else(gone)?;
@@ -246,6 +274,7 @@ impl Taps {
             seen: None,
             original: None,
             partly: false,
+            padding: Padding::new(),
         });
         self.traces[trace].invokes[invoke].open.push(tap);
         Ok(tap)
@@ -280,7 +309,8 @@ impl Taps {
             let changed: Vec<usize> = (0..this.runs.len() * this.length).filter(|&row| !same(row)).collect();
             if !changed.is_empty() {
                 let width = this.width;
-                let offsets: Vec<usize> = changed.iter().flat_map(|row| row * width..(row + 1) * width).collect();
+                let offsets: Vec<usize> =
+                    changed.iter().flat_map(|row| row * width..(row + 1) * width).collect();
                 let numbers = offsets.iter().map(|&at| now[at]).collect();
                 self.record(tap, &offsets, &writes::Written::Replace(numbers))?;
             }
@@ -296,7 +326,9 @@ impl Taps {
     /// How many writes of each run a tap shows.
     fn seen(&self, tap: usize) -> Vec<usize> {
         let tap = &self.taps[tap];
-        tap.seen.clone().unwrap_or_else(|| self.runs[tap.runs.clone()].iter().map(|run| run.writes.len()).collect())
+        tap.seen
+            .clone()
+            .unwrap_or_else(|| self.runs[tap.runs.clone()].iter().map(|run| run.writes.len()).collect())
     }
 
     /// An operation of the block's.
@@ -346,7 +378,10 @@ impl Taps {
         if self.held * 4 <= self.limits.tensor_bytes {
             return Ok(());
         }
-        let message = format!("what the block writes takes more than the {} bytes that a job may use", self.limits.tensor_bytes);
+        let message = format!(
+            "what the block writes takes more than the {} bytes that a job may use",
+            self.limits.tensor_bytes
+        );
         Err(Refusal::new("MemoryError", message))
     }
 
@@ -366,10 +401,13 @@ impl Taps {
         let pattern = parts.join(".");
         let taps = &self.model.taps;
         let at = taps.iter().position(|tap| tap.path == pattern);
-        let at = at.filter(|_| layer.is_none_or(|layer| layer < self.model.layers)).ok_or_else(|| self.unserved(path))?;
+        let at = at
+            .filter(|_| layer.is_none_or(|layer| layer < self.model.layers))
+            .ok_or_else(|| self.unserved(path))?;
         let tap = &taps[at];
         let mut found = Found {
             key: (0, at as u32),
+            layer,
             place: Place { site: tap.site.clone(), layer },
             width: tap.width as usize,
             writable: tap.writable,
@@ -377,6 +415,8 @@ impl Taps {
             tuple: tap.tuple,
         };
         let before = taps.iter().position(|tap| tap.path.contains('*')).is_some_and(|first| at < first);
+        // one place may have several paths
+        let at = taps.iter().position(|other| other.site == tap.site).unwrap_or(at);
         found.key = match layer {
             Some(layer) => (layer + 1, tap.moment),
             None if before => (0, at as u32),
@@ -388,16 +428,16 @@ impl Taps {
             found.place = Place { site: "resid_post".into(), layer: Some(layer - 1) };
             found.key = (layer, output.moment);
         }
-        if self.legacy && found.tuple == 0 && tap.site == "resid_post" && path.ends_with(".output") {
-            found.tuple = 1;
-        }
         Ok(found)
     }
 
     fn unserved(&self, path: &str) -> Refusal {
         let below = |path: &str| path.rsplitn(3, '.').nth(2).unwrap_or_default().to_owned();
-        let pattern: String =
-            path.split('.').map(|part| if part.parse::<u32>().is_ok() { "*" } else { part }).collect::<Vec<_>>().join(".");
+        let pattern: String = path
+            .split('.')
+            .map(|part| if part.parse::<u32>().is_ok() { "*" } else { part })
+            .collect::<Vec<_>>()
+            .join(".");
         let near: Vec<&str> = self
             .model
             .taps
@@ -407,7 +447,10 @@ impl Taps {
             .collect();
         let all = || self.model.taps.iter().map(|tap| tap.path.as_str()).collect::<Vec<_>>();
         let near = if near.is_empty() { all() } else { near };
-        Refusal::new("NotServedError", format!("`{path}` is not served. Served near it are: {}", near.join(", ")))
+        Refusal::new(
+            "NotServedError",
+            format!("`{path}` is not served. Served near it are: {}", near.join(", ")),
+        )
     }
 }
 

@@ -1,7 +1,7 @@
 //! What taps need, as one forward pass: which runs, as they were after which of their writes, and which positions of them.
 
 use super::writes::Written;
-use super::{Change, Key, Planned, Taps, Then, Unread};
+use super::{Change, Key, Padding, Planned, Taps, Then, Unread};
 use crate::evaluator::Refusal;
 use crate::program::{Op, Place, Program, Read, Run, Write};
 use crate::tensor::{Array, Dtype, Heap, Id, Value, View};
@@ -26,6 +26,7 @@ pub trait Server {
 struct Wanted {
     tap: usize,
     seen: Vec<usize>,
+    padding: Padding,
     rows: BTreeSet<usize>,
 }
 
@@ -41,14 +42,26 @@ impl Rows {
 
 impl Taps {
     /// Reads a storage that has no numbers yet.
-    pub(super) fn force(&mut self, heap: &mut Heap, server: &mut dyn Server, storage: u32) -> Result<(), Refusal> {
+    pub(super) fn force(
+        &mut self,
+        heap: &mut Heap,
+        server: &mut dyn Server,
+        storage: u32,
+    ) -> Result<(), Refusal> {
         self.forget(heap);
         let mut storages = vec![storage];
+        // What something was made of is read with it, if the block still holds it.
+        if let Some(Unread::Late { tap, seen, .. }) = self.unread.get(&storage) {
+            let base = self.taps[*tap].storage;
+            let same = matches!(self.unread.get(&base), Some(Unread::Tap(of)) if of == tap)
+                && self.seen(*tap) == *seen;
+            storages.extend(Some(base).filter(|_| same && self.taps[*tap].width < WIDE));
+        }
         // What ended traces left unread and the block still holds: one pass for all of it.
         if self.unread.get(&storage).is_some_and(|unread| !self.taps[tap_of(unread)].open) {
             let more = self.unread.iter().filter(|(other, unread)| {
                 let tap = &self.taps[tap_of(unread)];
-                **other != storage && !tap.open && tap.width < WIDE
+                !storages.contains(*other) && !tap.open && tap.width < WIDE
             });
             let mut more: Vec<u32> = more.map(|(&other, _)| other).collect();
             more.sort_unstable();
@@ -61,13 +74,16 @@ impl Taps {
         }
         let mut wanted = Vec::with_capacity(storages.len());
         for storage in &storages {
-            let unread = self.unread.get(storage).ok_or_else(|| Refusal::new("RuntimeError", "BUG: no tap is unread here"))?;
-            let (tap, seen) = self.as_seen(unread);
+            let unread = self
+                .unread
+                .get(storage)
+                .ok_or_else(|| Refusal::new("RuntimeError", "BUG: no tap is unread here"))?;
+            let (tap, seen, padding) = self.as_seen(unread);
             let rows = match unread {
                 Unread::Tap(_) => (0..self.taps[tap].runs.len() * self.taps[tap].length).collect(),
                 Unread::Late { view, .. } => rows_of(view.places(), self.taps[tap].width),
             };
-            wanted.push(Wanted { tap, seen, rows });
+            wanted.push(Wanted { tap, seen, padding, rows });
         }
         let got = self.fetch(server, &wanted)?;
         for (storage, rows) in storages.into_iter().zip(got) {
@@ -110,7 +126,12 @@ impl Taps {
             Some(Value::Tensor(id)) => *id,
             _ => return Ok(None),
         };
-        if this.width < WIDE || this.partly || name == "setitem" || name.ends_with('_') || heap.view(first)?.storage != storage {
+        if this.width < WIDE
+            || this.partly
+            || name == "setitem"
+            || name.ends_with('_')
+            || heap.view(first)?.storage != storage
+        {
             return Ok(None);
         }
         let rows = rows_of(heap.view(first)?.places(), this.width);
@@ -118,7 +139,10 @@ impl Taps {
             return Ok(None);
         }
         self.taps[tap].partly = true;
-        let value = self.gathered(heap, server, &[first])?.remove(&first).ok_or_else(|| Refusal::new("RuntimeError", "BUG: not read"))?;
+        let value = self
+            .gathered(heap, server, &[first])?
+            .remove(&first)
+            .ok_or_else(|| Refusal::new("RuntimeError", "BUG: not read"))?;
         let mut args = args.to_vec();
         args[0] = Value::Tensor(value);
         let result = self.call(heap, server, name, &args, kwargs);
@@ -127,7 +151,12 @@ impl Taps {
     }
 
     /// The answer of the job with all of its numbers: what is still unread is read in one pass, only where it shows.
-    pub fn settle(&mut self, heap: &mut Heap, server: &mut dyn Server, value: Value) -> Result<Value, Refusal> {
+    pub fn settle(
+        &mut self,
+        heap: &mut Heap,
+        server: &mut dyn Server,
+        value: Value,
+    ) -> Result<Value, Refusal> {
         let mut ids = Vec::new();
         tensors(&value, &mut ids);
         let mut unread: Vec<Id> = Vec::new();
@@ -141,13 +170,21 @@ impl Taps {
     }
 
     /// New tensors with the numbers of these, which have none.
-    fn gathered(&mut self, heap: &mut Heap, server: &mut dyn Server, ids: &[Id]) -> Result<HashMap<Id, Id>, Refusal> {
+    fn gathered(
+        &mut self,
+        heap: &mut Heap,
+        server: &mut dyn Server,
+        ids: &[Id],
+    ) -> Result<HashMap<Id, Id>, Refusal> {
         let mut wanted = Vec::with_capacity(ids.len());
         let mut shown: Vec<(View, Vec<usize>, Option<Then>)> = Vec::with_capacity(ids.len());
         for id in ids {
             let view = heap.view(*id)?.clone();
-            let unread = self.unread.get(&view.storage).ok_or_else(|| Refusal::new("RuntimeError", "BUG: no tap is unread here"))?;
-            let (tap, seen) = self.as_seen(unread);
+            let unread = self
+                .unread
+                .get(&view.storage)
+                .ok_or_else(|| Refusal::new("RuntimeError", "BUG: no tap is unread here"))?;
+            let (tap, seen, padding) = self.as_seen(unread);
             let (offsets, then): (Vec<usize>, _) = match unread {
                 Unread::Tap(_) => (view.places().collect(), None),
                 Unread::Late { view: base, then, .. } => {
@@ -160,7 +197,8 @@ impl Taps {
                     (at.iter().map(|&at| all[at]).collect(), then)
                 }
             };
-            wanted.push(Wanted { tap, seen, rows: rows_of(offsets.iter().copied(), self.taps[tap].width) });
+            let rows = rows_of(offsets.iter().copied(), self.taps[tap].width);
+            wanted.push(Wanted { tap, seen, padding, rows });
             shown.push((view, offsets, then));
         }
         let got = self.fetch(server, &wanted)?;
@@ -174,10 +212,10 @@ impl Taps {
         Ok(made)
     }
 
-    fn as_seen(&self, unread: &Unread) -> (usize, Vec<usize>) {
+    fn as_seen(&self, unread: &Unread) -> (usize, Vec<usize>, Padding) {
         match unread {
-            Unread::Tap(tap) => (*tap, self.seen(*tap)),
-            Unread::Late { tap, seen, .. } => (*tap, seen.clone()),
+            Unread::Tap(tap) => (*tap, self.seen(*tap), self.taps[*tap].padding.clone()),
+            Unread::Late { tap, seen, padding, .. } => (*tap, seen.clone(), padding.clone()),
         }
     }
 
@@ -201,7 +239,9 @@ impl Taps {
             for &row in &want.rows {
                 let Some((run, position)) = self.position(tap, row) else { continue };
                 let version = self.version(run, want.seen[run - tap.runs.start], tap.key);
-                let read = reads.entry((run, version, tap.key)).or_insert_with(|| (tap.place.clone(), BTreeSet::new()));
+                let read = reads
+                    .entry((run, version, tap.key))
+                    .or_insert_with(|| (tap.place.clone(), BTreeSet::new()));
                 read.1.insert(position);
             }
         }
@@ -209,7 +249,10 @@ impl Taps {
         if !reads.is_empty() {
             self.programs += 1;
             if self.programs > self.limits.programs {
-                let message = format!("a job may take {} forward passes: look at fewer values in the middle of a trace", self.limits.programs);
+                let message = format!(
+                    "a job may take {} forward passes: look at fewer values in the middle of a trace",
+                    self.limits.programs
+                );
                 return Err(Refusal::new("RuntimeError", message));
             }
             let program = self.program(&reads);
@@ -220,21 +263,28 @@ impl Taps {
             }
             for ((key, (_, positions)), values) in reads.into_iter().zip(values) {
                 let width = values.len() / positions.len();
-                let rows = positions.into_iter().zip(values.chunks(width.max(1)).map(<[f32]>::to_vec)).collect();
+                let rows =
+                    positions.into_iter().zip(values.chunks(width.max(1)).map(<[f32]>::to_vec)).collect();
                 got.insert(key, rows);
             }
         }
         let mut answers = Vec::with_capacity(wanted.len());
         for want in wanted {
             let tap = &self.taps[want.tap];
-            let mut rows = Rows::default();
+            let padding = want.padding.iter().filter(|(row, _)| want.rows.contains(row));
+            let mut rows = Rows(padding.map(|(&row, values)| (row, values.clone())).collect());
             for &row in &want.rows {
                 let Some((run, position)) = self.position(tap, row) else { continue };
                 let version = self.version(run, want.seen[run - tap.runs.start], tap.key);
                 let values = got.get(&(run, version, tap.key)).and_then(|rows| rows.get(&position));
                 match values.filter(|values| values.len() == tap.width) {
                     Some(values) => rows.0.insert(row, values.clone()),
-                    None => return Err(Refusal::new("RuntimeError", "BUG: the server answered another question")),
+                    None => {
+                        return Err(Refusal::new(
+                            "RuntimeError",
+                            "BUG: the server answered another question",
+                        ));
+                    }
                 };
             }
             answers.push(rows);
@@ -251,30 +301,24 @@ impl Taps {
                 todo.extend(self.runs[run].writes[..version].iter().filter_map(|write| self.source(write)));
             }
         }
-        // equal prompts, in the order of their first run
-        let mut prompts: Vec<(&[u32], Vec<(usize, usize)>)> = Vec::new();
-        let mut known: HashMap<&[u32], usize> = HashMap::new();
-        for &(run, version) in &versions {
-            let tokens = self.runs[run].tokens.as_slice();
-            let at = *known.entry(tokens).or_insert_with(|| {
-                prompts.push((tokens, Vec::new()));
-                prompts.len() - 1
-            });
-            prompts[at].1.push((run, version));
+        let mut prompts: HashMap<&[u32], usize> = HashMap::new();
+        for &(run, _) in &versions {
+            *prompts.entry(&self.runs[run].tokens).or_default() += 1;
         }
-        let mut order = Order { taps: self, program: Program::default(), index: HashMap::new(), parents: HashMap::new() };
-        for (tokens, members) in &prompts {
-            if members.len() > 1 {
-                order.parents.insert(tokens, None);
-            }
-        }
+        let parents =
+            prompts.into_iter().filter(|&(_, runs)| runs > 1).map(|(tokens, _)| (tokens, None)).collect();
+        let mut order = Order { taps: self, program: Program::default(), index: HashMap::new(), parents };
         for &member in &versions {
             order.place(member);
         }
         let Order { mut program, index, .. } = order;
         for (&(run, version, _), (place, positions)) in reads {
             let run = index[&(run, version)];
-            program.reads.push(Read { run, place: place.clone(), positions: positions.iter().copied().collect() });
+            program.reads.push(Read {
+                run,
+                place: place.clone(),
+                positions: positions.iter().copied().collect(),
+            });
         }
         program
     }
@@ -292,16 +336,17 @@ impl Taps {
         &mut self,
         server: &mut dyn Server,
         tap: usize,
-        site: &str,
+        (layer, site): (Option<u32>, &str),
         numbers: Vec<f32>,
     ) -> Result<(), Refusal> {
         let output = self.model.taps.iter().find(|tap| tap.site == site);
         let (moment, width) = output.map_or((0, 0), |tap| (tap.moment, tap.width as usize));
         let this = &self.taps[tap];
-        let (layer, cells) = (this.key.0, this.runs.len() * this.length);
+        let cells = this.runs.len() * this.length;
         let mut norm = this.clone();
-        norm.place.site = site.to_owned();
-        (norm.key, norm.width, norm.writable, norm.open) = ((layer, moment), width, true, false);
+        norm.place = Place { site: site.to_owned(), layer };
+        norm.key = (layer.map_or(u32::MAX, |layer| layer + 1), moment);
+        (norm.width, norm.writable, norm.open, norm.padding) = (width, true, false, Padding::new());
         let offsets: Vec<usize> = (0..numbers.len()).collect();
         // one pass in which the residual stream is the value, of which only the norm's output is looked at
         let before = self.seen(tap);
@@ -309,7 +354,10 @@ impl Taps {
         norm.seen = Some(self.seen(tap));
         let at = self.taps.len();
         self.taps.push(norm);
-        let got = self.fetch(server, &[Wanted { tap: at, seen: self.seen(at), rows: (0..cells).collect() }]);
+        let got = self.fetch(
+            server,
+            &[Wanted { tap: at, seen: self.seen(at), padding: Padding::new(), rows: (0..cells).collect() }],
+        );
         for (run, before) in self.taps[tap].runs.clone().zip(before) {
             self.runs[run].writes.truncate(before);
         }
@@ -330,7 +378,7 @@ struct Order<'t> {
     parents: HashMap<&'t [u32], Option<u32>>,
 }
 
-impl<'t> Order<'t> {
+impl Order<'_> {
     fn place(&mut self, member: (usize, usize)) -> u32 {
         if let Some(&index) = self.index.get(&member) {
             return index;
@@ -368,7 +416,13 @@ impl<'t> Order<'t> {
                 }
             };
             let (positions, columns) = (write.positions.clone(), write.columns.clone());
-            self.program.writes.push(Write { run: index, place: write.place.clone(), positions, columns, op });
+            self.program.writes.push(Write {
+                run: index,
+                place: write.place.clone(),
+                positions,
+                columns,
+                op,
+            });
         }
         index
     }
@@ -418,10 +472,13 @@ fn replaced(value: Value, made: &HashMap<Id, Id>) -> Value {
         Value::Tensor(id) => Value::Tensor(made.get(&id).copied().unwrap_or(id)),
         Value::List(items) => Value::List(all(items)),
         Value::Tuple(items) => Value::Tuple(all(items)),
-        Value::Named(name, members) => {
-            Value::Named(name, members.into_iter().map(|(field, item)| (field, replaced(item, made))).collect())
+        Value::Named(name, members) => Value::Named(
+            name,
+            members.into_iter().map(|(field, item)| (field, replaced(item, made))).collect(),
+        ),
+        Value::Dict(pairs) => {
+            Value::Dict(pairs.into_iter().map(|(key, item)| (key, replaced(item, made))).collect())
         }
-        Value::Dict(pairs) => Value::Dict(pairs.into_iter().map(|(key, item)| (key, replaced(item, made))).collect()),
         value => value,
     }
 }

@@ -3,7 +3,9 @@
 
 use super::{Change, Failed, Planned, Tap, Taps, Then, Unread};
 use crate::evaluator::Refusal;
-use crate::tensor::{Array, Dtype, Heap, Id, Stop, Value, View, Weight, broadcast, call, constant, places, result_type};
+use crate::tensor::{
+    Array, Dtype, Heap, Id, Stop, Value, View, Weight, broadcast, call, constant, places, result_type,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -15,9 +17,30 @@ pub(super) enum Written {
     Scale(f32),
     Zero,
     /// What another tap at the same place had at these offsets, after `seen` writes.
-    ByRun { tap: usize, seen: Vec<usize>, offsets: Vec<usize> },
+    ByRun {
+        tap: usize,
+        seen: Vec<usize>,
+        offsets: Vec<usize>,
+    },
     /// What is there already.
     Nothing,
+}
+
+/// A rectangle of written cells: positions of a run, the same columns of each, and which of the written numbers stand there, row by
+/// row.
+struct Patch {
+    run: usize,
+    positions: Vec<u32>,
+    columns: Range<u32>,
+    numbers: Vec<usize>,
+}
+
+/// A rectangle that another run gives the numbers of.
+struct Taken {
+    run: usize,
+    positions: Vec<u32>,
+    columns: Range<u32>,
+    from: Change,
 }
 
 /// Cells of one row, as ranges of columns, and which of the written numbers stand there.
@@ -42,7 +65,11 @@ impl Taps {
             return Ok(None);
         };
         self.check_writable(tap)?;
-        if !heap.is_unread(view.storage) || !self.taps[tap].writable || !kwargs.is_empty() || view.overlaps_itself() {
+        if !heap.is_unread(view.storage)
+            || !self.taps[tap].writable
+            || !kwargs.is_empty()
+            || view.overlaps_itself()
+        {
             return Ok(None);
         }
         let dtype = self.dtype;
@@ -58,16 +85,16 @@ impl Taps {
                 let written = self.replaced(heap, tap, &view.shape, &offsets, value)?;
                 (view.shape, offsets, written)
             }
-            ("zero_", [_]) => (view.shape.clone(), heap.offsets(target)?, Some(Written::Zero)),
+            ("zero_", [_]) => (view.shape, heap.offsets(target)?, Some(Written::Zero)),
             ("add_" | "sub_", [_, value]) if fits(heap, value, &view.shape, dtype)? => {
                 let mut numbers = constant(heap, value, &view.shape, dtype)?;
                 if name == "sub_" {
-                    numbers.iter_mut().for_each(|x| *x = -*x);
+                    negate(&mut numbers);
                 }
-                (view.shape.clone(), heap.offsets(target)?, Some(Written::Add(numbers)))
+                (view.shape, heap.offsets(target)?, Some(Written::Add(numbers)))
             }
             ("mul_", [_, value]) => match number(value, dtype) {
-                Some(factor) => (view.shape.clone(), heap.offsets(target)?, Some(Written::Scale(factor))),
+                Some(factor) => (view.shape, heap.offsets(target)?, Some(Written::Scale(factor))),
                 None => return Ok(None),
             },
             _ => return Ok(None),
@@ -113,10 +140,15 @@ impl Taps {
         }
         let (source, seen, from, then) = match unread {
             Unread::Tap(source) => (*source, self.seen(*source), heap.offsets(id)?, None),
-            Unread::Late { tap: source, seen, view: base, then } => {
+            Unread::Late { tap: source, seen, view: base, then, .. } => {
                 let all: Vec<usize> = base.places().collect();
                 let from = view.places().map(|at| all[at]).collect();
-                (*source, seen.clone(), from, then.as_ref().map(|then| (then, view.places().collect::<Vec<_>>())))
+                (
+                    *source,
+                    seen.clone(),
+                    from,
+                    then.as_ref().map(|then| (then, view.places().collect::<Vec<_>>())),
+                )
             }
         };
         if source == tap {
@@ -164,11 +196,20 @@ impl Taps {
         let shape = vec![this.runs.len(), this.length, this.width];
         let view = heap.view(*id)?.clone();
         if view.shape != shape {
-            let message = format!("`{path}` has the shape {shape:?} and cannot be replaced by a tensor of {:?}", view.shape);
+            let message = format!(
+                "`{path}` has the shape {shape:?} and cannot be replaced by a tensor of {:?}",
+                view.shape
+            );
             return Err(Refusal::new("RuntimeError", message));
         }
         if view == View::whole(this.storage, shape.clone()) {
             return Ok(());
+        }
+        // The value is the model's from now on: what is written into it later reaches the model too. Only a tensor that waits for
+        // its numbers can become the tap itself; another tap is read.
+        let late = matches!(self.unread.get(&view.storage), Some(Unread::Late { .. }));
+        if heap.is_unread(view.storage) && !(late && view == View::whole(view.storage, shape.clone())) {
+            self.force(heap, server, view.storage)?;
         }
         let offsets: Vec<usize> = (0..shape.iter().product()).collect();
         let written = loop {
@@ -191,7 +232,7 @@ impl Taps {
         };
         if let Some(site) = &found.replaced_at {
             let Written::Replace(numbers) = &written else { return Ok(()) };
-            self.replace_input(server, tap, site, numbers.clone())?;
+            self.replace_input(server, tap, (found.layer, site), numbers.clone())?;
         }
         let flows = self.taps[tap].writable && found.replaced_at.is_none();
         // What the block already holds of it stays as it was.
@@ -200,23 +241,22 @@ impl Taps {
         let base = this.base;
         (this.open, this.seen, this.original) = (false, Some(before), None);
         let (runs, key, place) = (this.runs.clone(), this.key, this.place.clone());
-        let (length, width) = (this.length, this.width);
+        let (length, width, padding) = (this.length, this.width, this.padding.clone());
         heap.free(base);
-        let (base, original) = match &written {
-            Written::Replace(numbers) => {
-                // The very tensor, if it can be: what is written into it later reaches the model too.
-                let same = heap.dtype(*id)? == self.dtype;
-                let base = if same {
-                    match call(heap, "detach", std::slice::from_ref(value), &[]).map_err(crate::evaluator::refusal)? {
-                        Value::Tensor(base) => base,
-                        _ => *id,
-                    }
-                } else {
-                    heap.put(Array::of_f32s(self.dtype, shape.clone(), numbers.clone()))?
-                };
-                (base, Some(numbers.clone()))
+        let alias =
+            call(heap, "detach", std::slice::from_ref(value), &[]).map_err(crate::evaluator::refusal)?;
+        let (base, original) = match (&written, alias) {
+            (Written::Replace(numbers), Value::Tensor(alias)) if heap.dtype(alias)? == self.dtype => {
+                (alias, Some(numbers.clone()))
             }
-            _ => (heap.unread(shape, self.dtype)?, None),
+            (Written::Replace(numbers), alias) => {
+                if let Value::Tensor(alias) = alias {
+                    heap.free(alias);
+                }
+                (heap.put(Array::of_f32s(self.dtype, shape, numbers.clone()))?, Some(numbers.clone()))
+            }
+            (_, Value::Tensor(alias)) => (alias, None),
+            _ => return Err(Refusal::new("RuntimeError", "BUG: no tensor")),
         };
         let storage = heap.view(base)?.storage;
         let new = self.taps.len();
@@ -238,6 +278,7 @@ impl Taps {
             seen: None,
             original,
             partly: false,
+            padding,
         });
         let open = &mut self.traces[trace].invokes[invoke].open;
         open.retain(|&other| other != tap);
@@ -262,7 +303,7 @@ impl Taps {
     /// Puts a write at the end of its runs' lists.
     pub(super) fn record(&mut self, tap: usize, offsets: &[usize], written: &Written) -> Result<(), Refusal> {
         let this = &self.taps[tap];
-        let (key, place, runs) = (this.key, this.place.clone(), this.runs.clone());
+        let (key, place, runs, width) = (this.key, this.place.clone(), this.runs.clone(), this.width);
         let invokes = self.traces[this.trace].invokes.iter().enumerate();
         let mut others = invokes.filter(|(invoke, other)| {
             *invoke != this.invoke && other.runs.start < runs.end && runs.start < other.runs.end
@@ -272,7 +313,6 @@ impl Taps {
             let message = "an invoke changed what an invoke before it had already run past; write the invoke that changes it first";
             return Err(Refusal::new("OutOfOrderError", message));
         }
-        let width = this.width;
         let planned = |positions: Vec<u32>, columns: &Range<u32>, op: Change| Planned {
             key,
             place: place.clone(),
@@ -280,14 +320,15 @@ impl Taps {
             columns: (*columns != (0..width as u32)).then(|| columns.clone()),
             op,
         };
+        self.write_padding(tap, offsets, written);
         let mut made: Vec<(usize, Planned)> = Vec::new();
         if let Written::ByRun { .. } = written {
-            for (run, columns, positions, op) in self.by_run(tap, offsets, written).unwrap_or_default() {
-                made.push((run, planned(positions, &columns, op)));
+            for taken in self.by_run(tap, offsets, written).unwrap_or_default() {
+                made.push((taken.run, planned(taken.positions, &taken.columns, taken.from)));
             }
         } else {
-            for (run, positions, columns, numbers) in self.groups(tap, offsets) {
-                let pick = |from: &[f32]| numbers.iter().map(|&at| from[at]).collect();
+            for patch in self.groups(tap, offsets) {
+                let pick = |from: &[f32]| patch.numbers.iter().map(|&at| from[at]).collect();
                 let op = match written {
                     Written::Replace(from) => Change::Replace(pick(from)),
                     Written::Add(from) => Change::Add(pick(from)),
@@ -295,7 +336,7 @@ impl Taps {
                     Written::Zero => Change::Zero,
                     Written::ByRun { .. } | Written::Nothing => continue,
                 };
-                made.push((run, planned(positions, &columns, op)));
+                made.push((patch.run, planned(patch.positions, &patch.columns, op)));
             }
         }
         for (run, write) in made {
@@ -305,27 +346,56 @@ impl Taps {
         Ok(())
     }
 
-    /// Written cells as rectangles: run, positions, columns, and which of the written numbers stand there, row by row.
-    fn groups(&self, tap: usize, offsets: &[usize]) -> Vec<(usize, Vec<u32>, Range<u32>, Vec<usize>)> {
+    /// The same write where a shorter prompt has no token: it stays with the tap.
+    fn write_padding(&mut self, tap: usize, offsets: &[usize], written: &Written) {
+        let this = &self.taps[tap];
+        let (width, dtype) = (this.width, self.dtype);
+        let padded = |offset: usize| self.position(this, offset / width).is_none();
+        if this.runs.clone().all(|run| self.runs[run].tokens.len() == this.length) {
+            return;
+        }
+        let cells: Vec<(usize, usize)> =
+            offsets.iter().copied().enumerate().filter(|&(_, offset)| padded(offset)).collect();
+        for (i, offset) in cells {
+            let row = self.taps[tap].padding.entry(offset / width).or_insert_with(|| vec![0.0; width]);
+            let cell = &mut row[offset % width];
+            match written {
+                Written::Replace(numbers) => *cell = numbers[i],
+                Written::Add(numbers) => *cell = dtype.round(*cell + numbers[i]),
+                Written::Scale(factor) => *cell = dtype.round(*cell * factor),
+                Written::Zero => *cell = 0.0,
+                // such a write is recognised only where there is no padding
+                Written::ByRun { .. } | Written::Nothing => {}
+            }
+        }
+    }
+
+    /// Written cells as rectangles.
+    fn groups(&self, tap: usize, offsets: &[usize]) -> Vec<Patch> {
         let tap = &self.taps[tap];
-        let mut groups: Vec<(usize, Vec<u32>, Range<u32>, Vec<usize>)> = Vec::new();
+        let mut patches: Vec<Patch> = Vec::new();
         for (row, cells) in rows(offsets, tap.width) {
             let Some((run, position)) = self.position(tap, row) else { continue };
             let mut first = 0;
-            for range in cells.ranges {
-                let numbers = &cells.numbers[first..first + range.len()];
-                first += range.len();
-                let same = groups.iter_mut().rev().find(|group| group.0 == run && group.2 == range);
-                match same {
-                    Some(group) => {
-                        group.1.push(position);
-                        group.3.extend_from_slice(numbers);
-                    }
-                    None => groups.push((run, vec![position], range, numbers.to_vec())),
+            for columns in cells.ranges {
+                let numbers = &cells.numbers[first..first + columns.len()];
+                first += columns.len();
+                let same =
+                    patches.iter_mut().rev().find(|patch| patch.run == run && patch.columns == columns);
+                if let Some(patch) = same {
+                    patch.positions.push(position);
+                    patch.numbers.extend_from_slice(numbers);
+                } else {
+                    patches.push(Patch {
+                        run,
+                        positions: vec![position],
+                        columns,
+                        numbers: numbers.to_vec(),
+                    });
                 }
             }
         }
-        groups
+        patches
     }
 
     /// The run and the position in its tokens that a row of a tap shows; none: padding.
@@ -336,29 +406,35 @@ impl Taps {
     }
 
     /// A write of what other runs have at the same place, by run; `None`: it is not that simple.
-    fn by_run(&self, tap: usize, offsets: &[usize], written: &Written) -> Option<Vec<(usize, Range<u32>, Vec<u32>, Change)>> {
+    fn by_run(&self, tap: usize, offsets: &[usize], written: &Written) -> Option<Vec<Taken>> {
         let Written::ByRun { tap: source, seen, offsets: from } = written else { return None };
+        let target = &self.taps[tap];
+        if offsets.iter().any(|offset| self.position(target, offset / target.width).is_none()) {
+            return None;
+        }
         let source = &self.taps[*source];
         let width = source.width;
-        let mut made: Vec<(usize, Range<u32>, Vec<u32>, Change)> = Vec::new();
-        for (run, positions, columns, numbers) in self.groups(tap, offsets) {
+        let mut made: Vec<Taken> = Vec::new();
+        for Patch { run, positions, columns, numbers } in self.groups(tap, offsets) {
             for (position, cells) in positions.into_iter().zip(numbers.chunks(columns.len())) {
                 let row = from[cells[0]] / width;
-                let straight = cells.iter().zip(columns.clone()).all(|(&at, column)| from[at] == row * width + column as usize);
+                let mut both = cells.iter().zip(columns.clone());
+                let straight = both.all(|(&at, column)| from[at] == row * width + column as usize);
                 let (other, place) = self.position(source, row).filter(|_| straight)?;
-                let before = seen[other - source.runs.start];
                 if self.depends(other, run) {
                     return None;
                 }
-                let same = made.iter_mut().find(|(r, c, _, op)| {
-                    *r == run && *c == columns && matches!(op, Change::ByRun { run, .. } if *run == other)
+                let same = made.iter_mut().find(|taken| {
+                    let of = matches!(&taken.from, Change::ByRun { run, .. } if *run == other);
+                    of && taken.run == run && taken.columns == columns
                 });
-                if let Some((_, _, positions, Change::ByRun { positions: places, .. })) = same {
+                if let Some(Taken { positions, from: Change::ByRun { positions: places, .. }, .. }) = same {
                     positions.push(position);
                     places.push(place);
                 } else {
-                    let op = Change::ByRun { run: other, seen: before, positions: vec![place] };
-                    made.push((run, columns.clone(), vec![position], op));
+                    let seen = seen[other - source.runs.start];
+                    let from = Change::ByRun { run: other, seen, positions: vec![place] };
+                    made.push(Taken { run, positions: vec![position], columns: columns.clone(), from });
                 }
             }
         }
@@ -420,17 +496,29 @@ impl Taps {
                 if !fits(heap, value, &view.shape, dtype)? {
                     return Ok(None);
                 }
-                let mut numbers = constant(heap, value, &view.shape, dtype).map_err(crate::evaluator::refusal)?;
+                let mut numbers =
+                    constant(heap, value, &view.shape, dtype).map_err(crate::evaluator::refusal)?;
                 if name == "sub" {
-                    numbers.iter_mut().for_each(|x| *x = -*x);
+                    negate(&mut numbers);
                 }
                 Some(Then::Add(numbers))
             }
         };
         let late = match self.unread.get(&view.storage) {
-            Some(Unread::Tap(tap)) => Unread::Late { tap: *tap, seen: self.seen(*tap), view: view.clone(), then },
-            Some(Unread::Late { tap, seen, view: base, then: None }) if view == View::whole(view.storage, base.shape.clone()) => {
-                Unread::Late { tap: *tap, seen: seen.clone(), view: base.clone(), then }
+            Some(Unread::Tap(tap)) => {
+                let padding = self.taps[*tap].padding.clone();
+                Unread::Late { tap: *tap, seen: self.seen(*tap), padding, view: view.clone(), then }
+            }
+            Some(Unread::Late { tap, seen, padding, view: base, then: None })
+                if view == View::whole(view.storage, base.shape.clone()) =>
+            {
+                Unread::Late {
+                    tap: *tap,
+                    seen: seen.clone(),
+                    padding: padding.clone(),
+                    view: base.clone(),
+                    then,
+                }
             }
             _ => return Ok(None),
         };
@@ -471,6 +559,12 @@ fn number(value: &Value, dtype: Dtype) -> Option<f32> {
     (dtype == Dtype::Float32 && factor.is_finite()).then_some(factor)
 }
 
+fn negate(numbers: &mut [f32]) {
+    for x in numbers {
+        *x = -*x;
+    }
+}
+
 fn without_ones(shape: &[usize]) -> Vec<usize> {
     shape.iter().copied().filter(|&n| n != 1).collect()
 }
@@ -481,7 +575,8 @@ fn rows(offsets: &[usize], width: usize) -> BTreeMap<usize, Row> {
     let mut at = 0;
     while at < offsets.len() {
         let row = offsets[at] / width;
-        let end = offsets[at..].iter().position(|&offset| offset / width != row).map_or(offsets.len(), |n| at + n);
+        let end =
+            offsets[at..].iter().position(|&offset| offset / width != row).map_or(offsets.len(), |n| at + n);
         cells.entry(row).or_default().extend((at..end).map(|i| ((offsets[i] % width) as u32, i)));
         at = end;
     }
