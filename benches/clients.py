@@ -3,7 +3,8 @@
     python benches/clients.py --url http://127.0.0.1:8080 [--clients 1 2 8 32] [--tokens 16 60] [--heads 8] [--seconds 4]
 
 Each client is a thread with a connection of its own. It sends clean runs of its own random tokens, so that no answer can be
-found again; the answer's usage says how many seconds of it were computation. With `--heads N`, N clients send sweeps over
+found again. Beside it: the share of the time that the engine computes, its batches a second, and millions of row-layers that it
+does while it computes. With `--heads N`, N clients send sweeps over
 all heads of a 16-token prompt, again and again, and their rates are compared. The server has to run already (keys off, or MEDIANT_KEY).
 Standard library only.
 """
@@ -44,6 +45,11 @@ class Client:
     def post(self, path, body):
         return self.answer("POST", path, body)
 
+    def metrics(self):
+        self.connection.request("GET", "/metrics", headers=self.headers)
+        lines = self.connection.getresponse().read().decode().splitlines()
+        return {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#" and len(line.split()) == 2}
+
     def tokens(self, n):
         return [self.random.randrange(self.vocabulary) for _ in range(n)]
 
@@ -82,15 +88,21 @@ def measure(url, clients, seconds, ask):
             times[i].append(time.perf_counter() - start)
         ends[i] = time.perf_counter()
 
+    watch = Client(url, "watch")
     threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
     for thread in threads:
         thread.start()
     ready.wait()
-    start = time.perf_counter()
+    start, before = time.perf_counter(), watch.metrics()
     for thread in threads:
         thread.join()
+    after, took = watch.metrics(), time.perf_counter() - start
+    did = {name: after[name] - before[name] for name in after if name in before}
     every = [t for mine in times for t in mine]
     return {
+        "engine_busy": did["mediant_engine_busy_seconds_total"] / took,
+        "batches_per_second": did["mediant_batches_total"] / took,
+        "row_layers_per_busy_second": did["mediant_row_layers_total"] / did["mediant_engine_busy_seconds_total"],
         "clients": clients,
         "per_second": len(every) / (max(ends) - start),
         "p50_ms": 1e3 * quantile(every, 0.5),
@@ -102,10 +114,11 @@ def measure(url, clients, seconds, ask):
 
 def show(name, rows):
     alone = rows[0]
-    print(f"\n{name}\n{'clients':>8}{'per s':>9}{'x one':>7}{'p50 ms':>9}{'p99 ms':>9}{'p99 x one':>11}  answers of a client")
+    print(f"\n{name}\n{'clients':>8}{'per s':>9}{'x one':>7}{'p50 ms':>9}{'p99 ms':>9}{'p99 x one':>11}{'busy':>6}{'batch/s':>9}{'M rl/s':>8}  answers of a client")
     for row in rows:
         times, tail = row["per_second"] / alone["per_second"], row["p99_ms"] / alone["p50_ms"]
         print(f"{row['clients']:>8}{row['per_second']:>9.1f}{times:>7.2f}{row['p50_ms']:>9.1f}{row['p99_ms']:>9.1f}{tail:>11.1f}"
+              f"{row['engine_busy']:>6.2f}{row['batches_per_second']:>9.1f}{row['row_layers_per_busy_second'] / 1e6:>8.2f}"
               f"  {row['fewest']} to {row['most']}", flush=True)
 
 

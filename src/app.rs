@@ -14,6 +14,7 @@ use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Keeper;
 use crate::http::listen::{self, Ended, Phase};
+use crate::http::tls::Tls;
 use crate::http::{self, Access, AppState, Readiness};
 use crate::jobs::runner::Runner;
 use crate::jobs::{Jobs, start};
@@ -126,6 +127,8 @@ where
         );
     };
     let limits = listen::Limits::from(&config.http);
+    let (tls, certificate) = Tls::open(&config.http)?.unzip();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let (readiness, ready) = watch::channel(Readiness::Loading);
     let phase = watch::Sender::new(Phase::Run);
     let service: Arc<OnceLock<Service>> = Arc::default();
@@ -152,15 +155,24 @@ where
     };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
-    tracing::info!(%address, "listening on http://{address}");
+    tracing::info!(%address, "listening on {scheme}://{address}");
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.keep(Arc::clone(&state.metrics)));
+    }
     if let Some(listener) = metrics {
         let address = listener.local_addr().context("cannot read the bound address")?;
         tracing::info!(%address, "metrics on http://{address}/metrics");
         // It ends with the process: nobody waits for what it answers.
-        tokio::spawn(listen::serve(listener, http::operations(state.clone()), limits, phase.subscribe()));
+        tokio::spawn(listen::serve(
+            listener,
+            None,
+            http::operations(state.clone()),
+            limits,
+            phase.subscribe(),
+        ));
     }
     let router = http::router(state.clone());
-    let serving = listen::serve(listener, router, limits, phase.subscribe());
+    let serving = listen::serve(listener, tls, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
     let loading = tokio::task::spawn_blocking(move || load(&state));
     let (loaded, begun) = (Arc::clone(&service), remote.clone());

@@ -127,6 +127,14 @@ pub fn gelu(x: &mut [f32]) {
     );
 }
 
+/// `up = silu(gate) * up` for each pair.
+pub fn gate_in_place(gate: &[f32], up: &mut [f32]) {
+    vectorized(
+        #[inline(always)]
+        || up.iter_mut().zip(gate).for_each(|(up, &g)| *up = g / (1.0 + exp(-g)) * *up),
+    );
+}
+
 /// `silu(gate) * up` for each pair, into `out`.
 #[inline(always)]
 pub(crate) fn gate(gate: &[f32], up: &[f32], out: &mut [f32]) {

@@ -26,8 +26,6 @@ impl DatabaseUrl {
         } else if self.0.parse::<PgConnectOptions>().is_err() {
             // Why is not said: the parser quotes what it reads.
             Some("cannot be read")
-        } else if ["sslmode=require", "sslmode=verify"].iter().any(|mode| self.0.contains(mode)) {
-            Some("asks for TLS, which this program does not have")
         } else {
             None
         }
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_urls_of_postgresql_without_tls_will_do() {
+    fn only_urls_of_postgresql_will_do() {
         let fault = |url: &str| DatabaseUrl(url.to_owned()).fault();
         assert_eq!(fault(""), None);
         assert_eq!(fault("postgres://me:pw@db:5432/lab"), None);
@@ -100,6 +98,7 @@ mod tests {
         assert!(fault("mysql://me@db/lab").is_some());
         assert!(fault("jobs.sqlite").is_some());
         assert!(fault("postgres://me@db:port/lab").is_some());
-        assert!(fault("postgres://me@db/lab?sslmode=verify-full").is_some());
+        assert_eq!(fault("postgres://me@db/lab?sslmode=verify-full&sslrootcert=/etc/lab/ca.pem"), None);
+        assert!(fault("postgres://me@db/lab?sslmode=perhaps").is_some());
     }
 }

@@ -57,6 +57,10 @@ pub struct Http {
     pub max_connections: usize,
     /// Connections served at once from one address.
     pub connections_per_address: usize,
+    /// File of the certificate and those above it, in PEM; empty: no TLS.
+    pub tls_cert: String,
+    /// File of the certificate's private key, in PEM.
+    pub tls_key: String,
     /// Origins allowed by CORS; `*` for any; empty for none.
     pub cors_origins: Vec<String>,
     /// Seconds that requests in flight get after the first signal.

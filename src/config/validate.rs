@@ -61,6 +61,18 @@ impl Config {
                 );
             }
         }
+        for (key, given, other) in [
+            ("http.tls_cert", &http.tls_cert, &http.tls_key),
+            ("http.tls_key", &http.tls_key, &http.tls_cert),
+        ] {
+            if given.is_empty() && !other.is_empty() {
+                faults.push(
+                    key,
+                    "is empty, but the other of the pair is set".to_owned(),
+                    "set http.tls_cert and http.tls_key, or neither",
+                );
+            }
+        }
         if !(1024..=1 << 30).contains(&http.max_body_bytes) {
             faults.push(
                 "http.max_body_bytes",

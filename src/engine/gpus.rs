@@ -84,6 +84,7 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
 fn bytes_per_row(shard: &Shard, dtype: Dtype) -> u64 {
     let Heads { query, key_value, dim } = shard.attention();
     let hidden = shard.config().hidden_size;
-    let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + shard.mlp.len();
+    let neurons = shard.config().block.mlp.buffers() * shard.mlp.len();
+    let numbers = 3 * hidden + 2 * query * dim + 2 * key_value * dim + neurons;
     numbers as u64 * dtype.bytes()
 }

@@ -27,7 +27,7 @@ impl Room {
     /// So many bytes of this machine's memory, which all its ranks share: buffers are in f32.
     pub fn host(config: &ModelConfig, bytes: u64) -> Room {
         let (d, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
-        let numbers = 3 * d + 2 * q + 2 * kv + config.intermediate_size;
+        let numbers = 3 * d + 2 * q + 2 * kv + config.block.mlp.buffers() * config.intermediate_size;
         let tables = 24 * config.num_layers;
         Room {
             bytes,

@@ -21,14 +21,18 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::either::Either;
 use tower::ServiceExt;
 
 use super::places::{Doing, Most, Place, Places};
+use super::problem::{Kind, Problem};
 use super::socket::{Socket, StallLimited};
+use super::tls::{HANDSHAKE, Tls};
 use crate::config::Http;
 
 /// Longest request head; longer ones answer 431.
@@ -100,12 +104,14 @@ pub(super) struct Peer(pub(super) SocketAddr);
 /// refuses new work by itself ([`super::Readiness::Draining`]).
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     router: Router,
     limits: Limits,
     phase: watch::Receiver<Phase>,
 ) -> Ended {
     let server = Server {
         router,
+        tls,
         limits,
         places: Places::new(Most { connections: limits.connections, per_address: limits.per_address }),
         in_flight: watch::Sender::new(0),
@@ -116,6 +122,8 @@ pub async fn serve(
 
 struct Server {
     router: Router,
+    /// What connections are encrypted with.
+    tls: Option<Tls>,
     limits: Limits,
     places: Places,
     /// Requests whose handler has not returned.
@@ -197,81 +205,139 @@ impl Server {
     ) -> impl Future<Output = ()> + Send + 'static {
         let limits = self.limits;
         let mut closing = self.closing.subscribe();
-        let (router, in_flight) = (self.router.clone(), self.in_flight.clone());
+        let (router, in_flight, tls) = (self.router.clone(), self.in_flight.clone(), self.tls.clone());
         async move {
             let (socket, place) = (Socket::new(stream), Arc::new(place));
-            let first = tokio::select! {
-                first = socket.has_byte() => first,
-                () = sleep(limits.first_byte) => false,
-                () = set(&mut closing) => false,
-                () = place.told_to_leave() => false,
+            let mut talk = Talk {
+                router,
+                in_flight,
+                limits,
+                peer,
+                socket,
+                place,
+                closing: closing.clone(),
+                secure: false,
             };
-            if !first {
-                return;
-            }
-            let upgraded = Arc::new(AtomicBool::new(false));
-            let seat = Seat {
-                place: Arc::clone(&place),
-                work: watch::Sender::new(Work::None),
-                upgraded: Arc::clone(&upgraded),
-                in_flight: in_flight.clone(),
-            };
-            let mut work = seat.work.subscribe();
-            let service = service_fn(move |request| {
-                answer(router.clone(), in_flight.clone(), request, peer, seat.clone())
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .half_close(true)
-                .header_read_timeout(limits.head)
-                .max_header_size(MAX_HEAD_BYTES)
-                .max_headers(MAX_HEADER_FIELDS)
-                .max_buf_size(2 * MAX_HEAD_BYTES)
-                .serve_connection(
-                    TokioIo::new(StallLimited::new(Arc::clone(&socket), limits.write_stall)),
-                    service,
-                )
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            let mut left = std::pin::pin!(left(&socket, &mut work));
-            let mut ending = std::pin::pin!(async {
-                tokio::select! {
-                    () = set(&mut closing) => {}
-                    () = place.told_to_leave() => {}
+            let socket = Arc::clone(&talk.socket);
+            let greeted = async {
+                let first = socket.first_byte().await?;
+                let wire = StallLimited::new(Arc::clone(&socket), limits.write_stall);
+                match &tls {
+                    None => Some(Either::Left(wire)),
+                    Some(tls) if first == HANDSHAKE => {
+                        let greeted = tls.greet(wire).await;
+                        greeted
+                            .map(|stream| Either::Right(Box::new(stream)))
+                            .map_err(|error| {
+                                tracing::debug!(%peer, %error, "no TLS with {peer}: {error}");
+                            })
+                            .ok()
+                    }
+                    Some(_) => {
+                        talk.router = Router::new().fallback(needs_tls);
+                        Some(Either::Left(wire))
+                    }
                 }
-            });
-            let mut end = None;
-            let ended = loop {
-                tokio::select! {
-                    ended = connection.as_mut() => break ended,
-                    () = left.as_mut() => {
-                        tracing::debug!(%peer, "{peer} has left");
+            };
+            let greeted = tokio::select! {
+                greeted = greeted => greeted,
+                () = sleep(limits.first_byte) => None,
+                () = set(&mut closing) => None,
+                () = talk.place.told_to_leave() => None,
+            };
+            match greeted {
+                None => {}
+                Some(Either::Left(wire)) => talk.hold(wire).await,
+                Some(Either::Right(stream)) => {
+                    talk.secure = true;
+                    talk.hold(stream).await;
+                }
+            }
+        }
+    }
+}
+
+/// What a client gets that speaks plain HTTP where TLS is expected.
+async fn needs_tls() -> Problem {
+    Problem::new(Kind::BadRequest, "this server speaks TLS: write https:// instead of http://")
+}
+
+/// A connection whose client has greeted.
+struct Talk {
+    router: Router,
+    in_flight: watch::Sender<usize>,
+    limits: Limits,
+    peer: SocketAddr,
+    socket: Arc<Socket>,
+    place: Arc<Place>,
+    closing: watch::Receiver<bool>,
+    /// Whether it is encrypted.
+    secure: bool,
+}
+
+impl Talk {
+    /// Requests and answers over `wire`, to the end.
+    async fn hold(self, wire: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let Self { router, in_flight, limits, peer, socket, place, mut closing, secure } = self;
+        let upgraded = Arc::new(AtomicBool::new(false));
+        let seat = Seat {
+            place: Arc::clone(&place),
+            work: watch::Sender::new(Work::None),
+            upgraded: Arc::clone(&upgraded),
+            in_flight: in_flight.clone(),
+            secure,
+        };
+        let mut work = seat.work.subscribe();
+        let service =
+            service_fn(move |request| answer(router.clone(), in_flight.clone(), request, peer, seat.clone()));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .half_close(true)
+            .header_read_timeout(limits.head)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_headers(MAX_HEADER_FIELDS)
+            .max_buf_size(2 * MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(wire), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let mut left = std::pin::pin!(left(&socket, secure, &mut work));
+        let mut ending = std::pin::pin!(async {
+            tokio::select! {
+                () = set(&mut closing) => {}
+                () = place.told_to_leave() => {}
+            }
+        });
+        let mut end = None;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = left.as_mut() => {
+                    tracing::debug!(%peer, "{peer} has left");
+                    return;
+                }
+                () = ending.as_mut(), if end.is_none() => {
+                    connection.as_mut().graceful_shutdown();
+                    end = Some(Instant::now() + TO_LEAVE);
+                }
+                // While the server drains, what takes long has the whole grace period.
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() && place.is_ending() => {
+                    if !place.does(Doing::Working) {
                         return;
                     }
-                    () = ending.as_mut(), if end.is_none() => {
-                        connection.as_mut().graceful_shutdown();
-                        end = Some(Instant::now() + TO_LEAVE);
-                    }
-                    // While the server drains, what takes long has the whole grace period.
-                    () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() && place.is_ending() => {
-                        if !place.does(Doing::Working) {
-                            return;
-                        }
-                        end = Some(Instant::now() + TO_LEAVE);
-                    }
+                    end = Some(Instant::now() + TO_LEAVE);
                 }
-            };
-            if upgraded.load(Ordering::Relaxed) {
-                // The socket is another's now, and so is the place.
-                return;
             }
-            place.doing(Doing::Waiting);
-            if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "connection of {peer} ended: {error}");
-            }
-            if end.is_none() {
-                socket.linger().await;
-            }
+        };
+        if upgraded.load(Ordering::Relaxed) {
+            // The socket is another's now, and so is the place.
+            return;
+        }
+        place.doing(Doing::Waiting);
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "connection of {peer} ended: {error}");
+        }
+        if end.is_none() {
+            socket.linger().await;
         }
     }
 }
@@ -293,6 +359,8 @@ pub(super) struct Seat {
     /// Whether it speaks another protocol from now on.
     upgraded: Arc<AtomicBool>,
     in_flight: watch::Sender<usize>,
+    /// Whether it is encrypted.
+    pub(super) secure: bool,
 }
 
 /// Something is worked on that the server's end waits for, as for a request.
@@ -320,12 +388,13 @@ impl Seat {
 pub(super) struct NoPlace;
 
 /// Waits until the client has left while its request is worked on.
-async fn left(socket: &Socket, work: &mut watch::Receiver<Work>) {
+async fn left(socket: &Socket, secure: bool, work: &mut watch::Receiver<Work>) {
     loop {
         let wanted = work.wait_for(|work| *work != Work::None).await.map(|work| *work);
         let Ok(Work::Request { interim }) = wanted else { std::future::pending().await };
         tokio::select! {
-            () = socket.left(interim) => return,
+            () = socket.closed(), if secure => return,
+            () = socket.left(interim), if !secure => return,
             _ = work.changed() => {}
         }
     }

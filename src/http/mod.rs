@@ -33,6 +33,7 @@ mod request_id;
 mod rules;
 mod socket;
 mod state;
+pub mod tls;
 
 use std::any::Any;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -38,9 +38,20 @@ impl Socket {
         Arc::new(Self { stream, blocked: AtomicBool::new(false) })
     }
 
-    /// Waits for a byte, which stays there; whether one has come.
-    pub(super) async fn has_byte(&self) -> bool {
-        matches!(self.stream.peek(&mut [0]).await, Ok(1..))
+    /// Waits for a byte, which stays there: the first that the client says, if it says anything.
+    pub(super) async fn first_byte(&self) -> Option<u8> {
+        let mut first = [0];
+        matches!(self.stream.peek(&mut first).await, Ok(1..)).then_some(first[0])
+    }
+
+    /// Waits until the client has closed its side. Over TLS, nobody ends a side and waits for an answer on the other.
+    pub(super) async fn closed(&self) {
+        while let Ok(ready) = self.stream.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            sleep(LISTEN).await;
+        }
     }
 
     /// Waits until the client has left, while its request is worked on and nothing of the answer has been written.

@@ -158,7 +158,7 @@ async fn a_panic_can_be_read_by_a_client_that_accepts_gzip() {
     let url = format!("http://{}/v1/panic", listener.local_addr().unwrap());
     let limits = listen::Limits::from(&config::load(None, [], &[]).unwrap().config.http);
     let phase = watch::Sender::new(listen::Phase::Run);
-    let serving = tokio::spawn(listen::serve(listener, router, limits, phase.subscribe()));
+    let serving = tokio::spawn(listen::serve(listener, None, router, limits, phase.subscribe()));
     let client = reqwest::Client::builder().gzip(true).build().unwrap();
     for _ in 0..2 {
         let answer = client.get(&url).send().await.unwrap();

@@ -115,6 +115,21 @@ pub trait Kernels {
     /// The activation without a gate `out = gelu(x U^T + bias)`, GELU by its approximation with tanh; `up`: U alone.
     fn gelu(&self, x: &Self::Matrix, up: &Self::Stack, bias: Option<&Self::Vector>, out: &mut Self::Matrix);
 
+    /// The first half of [`Kernels::gated`], `gate = x G^T` and `up = x U^T`, or of [`Kernels::gelu`], which has no gate:
+    /// `up = x U^T + bias`.
+    fn pre_activation(
+        &self,
+        x: &Self::Matrix,
+        stack: &Self::Stack,
+        bias: Option<&Self::Vector>,
+        gate: Option<&mut Self::Matrix>,
+        up: &mut Self::Matrix,
+    );
+
+    /// The second half, in place: `up = silu(gate) * up` or, without a gate, `up = gelu(up)`. Both halves together give the bits of
+    /// the whole.
+    fn activate(&self, gate: Option<&Self::Matrix>, up: &mut Self::Matrix);
+
     /// Causal attention over packed rows (see [`AttentionBatch`]): `q [out rows, h*e]`, `k`, `v` `[in rows, k*e]`,
     /// `positions` of the outgoing rows. Softmax in f32. `out [out rows, h*e]` is the site `z`.
     #[expect(clippy::too_many_arguments, reason = "one operation, and every argument is one of its operands")]

@@ -9,7 +9,7 @@ use crate::model::config::ModelConfig;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::did_you_mean;
 use crate::spec::select::{AllWord, Dims, Heads, Layers, PositionWord, Positions};
-use crate::spec::site::{HeadKind, Needs, Site};
+use crate::spec::site::Site;
 
 /// Layers of a model of `n`, in the order given.
 pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Option<Vec<u32>> {
@@ -46,18 +46,7 @@ pub(super) fn layers(spec: &Layers, n: u32, at: &str, out: &mut Problems) -> Opt
 /// Refuses a site that the served model does not have.
 pub(super) fn site(site: Site, config: &ModelConfig, at: &str, out: &mut Problems) -> Option<()> {
     let Some(needs) = config.absent(site) else { return Some(()) };
-    let family = config.family.name;
-    let plain = if site.heads() == Some(HeadKind::KeyValue) { Site::K } else { Site::Q };
-    let (detail, fix) = match needs {
-        Needs::Rope => (
-            format!("{site}: the positions of a {family} model are not rotations"),
-            format!("write {plain}, which is what attention reads here"),
-        ),
-        Needs::HeadNorms => (
-            format!("{site}: a {family} model has no norms of heads"),
-            format!("write {plain}, which no norm changes here"),
-        ),
-    };
+    let (detail, fix) = needs.missing(site, config.family.name);
     out.push(at, code::NOT_SUPPORTED, detail, fix);
     None
 }

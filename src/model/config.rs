@@ -118,6 +118,8 @@ impl ModelConfig {
         site.facts().needs.filter(|needs| match needs {
             Needs::Rope => self.rope().is_none(),
             Needs::HeadNorms => !self.block.head_norms,
+            Needs::Gate => !self.block.mlp.has_gate(),
+            Needs::NoGate => self.block.mlp.has_gate(),
         })
     }
 

@@ -54,6 +54,8 @@ struct Buffers<K: Kernels> {
     z: K::Matrix,
     /// `[rows, f]`
     activation: K::Matrix,
+    /// The gate before its activation, `[rows, f]`, where it is looked at.
+    gate: K::Matrix,
     /// Attention scores and pattern, `[rows, h*keys]`, where they are held.
     scores: K::Matrix,
     /// Rows with one head each, `[rows*h, h*e]`, for `head_out`.
@@ -74,6 +76,7 @@ impl<K: Kernels> Decoder<K> {
             v: kernels.matrix(kv),
             z: kernels.matrix(q),
             activation: kernels.matrix(shard.mlp.len()),
+            gate: kernels.matrix(shard.mlp.len()),
             scores: kernels.scores_matrix(0),
             one_head: kernels.matrix(q),
         };
@@ -163,6 +166,7 @@ impl<K: Kernels> Decoder<K> {
             (&mut b.v, batch.peak_rows),
             (&mut b.z, batch.peak_rows),
             (&mut b.activation, batch.peak_rows),
+            (&mut b.gate, if batch.layers.iter().any(holds_gate) { batch.peak_rows } else { 0 }),
             (&mut b.scores, if batch.keys > 0 { batch.peak_rows } else { 0 }),
             (&mut b.one_head, isolated),
         ];
@@ -195,6 +199,11 @@ fn head_block(batch: &ForwardBatch, heads: Heads) -> usize {
     let taps = batch.layers.iter().map(|layer| &layer[Site::HeadOut]);
     let most = taps.map(|tap| captured(tap).max(through(tap))).max().unwrap_or(0);
     most.min((batch.peak_rows / heads.query).max(1))
+}
+
+/// Whether what the activation of a gated MLP gets is written or read in a layer.
+fn holds_gate(tables: &LayerBatch) -> bool {
+    !tables[Site::MlpGate].is_empty() || !tables[Site::MlpUp].is_empty()
 }
 
 /// `sum += numbers`
@@ -316,8 +325,23 @@ impl<K: Kernels> Pass<'_, K> {
         let kernels = self.kernels;
         self.tap(Site::MlpNorm, &tables[Site::MlpNorm], &mut b.h, [&mut b.x]);
         match &layer.neurons {
-            Neurons::Gated(gate_up) => kernels.gated(&b.h, gate_up, &mut b.activation),
-            Neurons::Gelu(up, bias) => kernels.gelu(&b.h, up, bias.as_ref(), &mut b.activation),
+            Neurons::Gated(gate_up) if !holds_gate(tables) => {
+                kernels.gated(&b.h, gate_up, &mut b.activation);
+            }
+            Neurons::Gated(gate_up) => {
+                kernels.pre_activation(&b.h, gate_up, None, Some(&mut b.gate), &mut b.activation);
+                self.tap(Site::MlpGate, &tables[Site::MlpGate], &mut b.gate, [&mut b.activation, &mut b.x]);
+                self.tap(Site::MlpUp, &tables[Site::MlpUp], &mut b.activation, [&mut b.gate, &mut b.x]);
+                kernels.activate(Some(&b.gate), &mut b.activation);
+            }
+            Neurons::Gelu(up, bias) if tables[Site::MlpPre].is_empty() => {
+                kernels.gelu(&b.h, up, bias.as_ref(), &mut b.activation);
+            }
+            Neurons::Gelu(up, bias) => {
+                kernels.pre_activation(&b.h, up, bias.as_ref(), None, &mut b.activation);
+                self.tap(Site::MlpPre, &tables[Site::MlpPre], &mut b.activation, [&mut b.x]);
+                kernels.activate(None, &mut b.activation);
+            }
         }
         self.tap(Site::MlpAct, &tables[Site::MlpAct], &mut b.activation, [&mut b.x]);
         kernels.row_parallel(&b.activation, &layer.down.weight, layer.down.bias.as_ref(), &mut b.y);

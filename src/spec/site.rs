@@ -50,7 +50,13 @@ pub enum Site {
     /// What the MLP reads: `resid_mid` after the norm, `[d]`.
     #[serde(alias = "mlp_in")]
     MlpNorm,
-    /// The MLP's neurons, the input of its down projection, `[f]`: `silu(gate) * up`, or `gelu(up)` of GPT-2.
+    /// What the activation function of an MLP without a gate gets, `[f]`: its up projection with the bias (GPT-2).
+    MlpPre,
+    /// What the activation function of a gated MLP gets, `[f]`: its gate projection.
+    MlpGate,
+    /// What a gated MLP multiplies by its activated gate, `[f]`: its up projection.
+    MlpUp,
+    /// The MLP's neurons, the input of its down projection, `[f]`: `silu(mlp_gate) * mlp_up`, or `gelu(mlp_pre)` of GPT-2.
     MlpAct,
     /// MLP's output, `[d]`.
     MlpOut,
@@ -108,6 +114,10 @@ pub enum Needs {
     Rope,
     /// A norm of each head of q and k.
     HeadNorms,
+    /// An MLP with a gate.
+    Gate,
+    /// An MLP without one.
+    NoGate,
 }
 
 /// What is known of a site: its row in the one table from which names, widths, documentation and the peers' names follow.
@@ -136,7 +146,7 @@ pub struct SiteFacts {
 }
 
 /// Every site, in the order of computation.
-pub const SITES: [SiteFacts; 22] = {
+pub const SITES: [SiteFacts; 25] = {
     use Scope::{Block, End, Start};
     use Width::{HeadOutputs, Hidden, KeyValues, Keys, Neurons, Queries, Vocabulary};
     [
@@ -217,6 +227,26 @@ pub const SITES: [SiteFacts; 22] = {
             Hidden,
             ["ln2.hook_normalized x weight", "post_attention_layernorm.output", "mlp_input", "-"],
         ),
+        row(22, Site::MlpPre, "mlp_pre", Block, Neurons, ["mlp.hook_pre", "-", "-", "-"])
+            .needing(Needs::NoGate),
+        row(
+            23,
+            Site::MlpGate,
+            "mlp_gate",
+            Block,
+            Neurons,
+            ["mlp.hook_pre", "mlp.gate_proj.output", "-", "-"],
+        )
+        .needing(Needs::Gate),
+        row(
+            24,
+            Site::MlpUp,
+            "mlp_up",
+            Block,
+            Neurons,
+            ["mlp.hook_pre_linear", "mlp.up_proj.output", "-", "-"],
+        )
+        .needing(Needs::Gate),
         row(
             15,
             Site::MlpAct,
@@ -256,6 +286,33 @@ const fn row(
 ) -> SiteFacts {
     let [transformer_lens, nnsight, pyvene, rome] = peers;
     SiteFacts { site, name, scope, width, needs: None, stream, transformer_lens, nnsight, pyvene, rome }
+}
+
+impl Needs {
+    /// Why a site is not there in a model of a family that lacks it, and what to write instead.
+    pub fn missing(self, site: Site, family: &str) -> (String, String) {
+        let plain = if site.heads() == Some(HeadKind::KeyValue) { Site::K } else { Site::Q };
+        let (why, fix) = match self {
+            Needs::Rope => (
+                format!("the positions of a {family} model are not rotations"),
+                format!("write {plain}, which is what attention reads here"),
+            ),
+            Needs::HeadNorms => (
+                format!("a {family} model has no norms of heads"),
+                format!("write {plain}, which no norm changes here"),
+            ),
+            Needs::Gate => (
+                format!("the MLP of a {family} model has no gate"),
+                "write mlp_pre, which is what its activation function gets".to_owned(),
+            ),
+            Needs::NoGate => (
+                format!("the MLP of a {family} model is gated"),
+                "write mlp_gate, which is what its activation function gets, or mlp_up, its other factor"
+                    .to_owned(),
+            ),
+        };
+        (format!("{site}: {why}"), fix)
+    }
 }
 
 impl SiteFacts {
@@ -343,14 +400,11 @@ impl Site {
 
 /// Names that are no site's here, with the one that is meant: other tools' names, and our own of before.
 pub fn meant(word: &str) -> Option<(Site, &'static str)> {
-    // TransformerLens' copies of the residual stream; until they were renamed, the normed values had these names here.
-    const BEFORE_THE_NORM: [(&str, Site, Site); 2] =
-        [("attn_in", Site::ResidPre, Site::AttnNorm), ("mlp_in", Site::ResidMid, Site::MlpNorm)];
-    if let Some((_, before, after)) = BEFORE_THE_NORM.into_iter().find(|(name, ..)| *name == word) {
-        return Some((after, if before == Site::ResidPre { NORMED_ATTN } else { NORMED_MLP }));
-    }
     let word =
         word.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')).map_or(word, |(_, name)| name);
+    if let Some((_, site, why)) = TOLD_APART.into_iter().find(|(name, ..)| *name == word) {
+        return Some((site, why));
+    }
     let hooked = format!("hook_{word}");
     if word == "-" || SITES.iter().any(|facts| facts.name == word) {
         return None;
@@ -364,8 +418,25 @@ pub fn meant(word: &str) -> Option<(Site, &'static str)> {
         .map(|facts| (facts.site, "that is another tool's name"))
 }
 
-const NORMED_ATTN: &str = "`attn_norm` is the residual stream after the norm; before it, TransformerLens' `hook_attn_in`, is `resid_pre`";
-const NORMED_MLP: &str = "`mlp_norm` is the residual stream after the norm; before it, TransformerLens' `hook_mlp_in`, is `resid_mid`";
+/// Names of other tools that are not those of one site here. TransformerLens' copies of the residual stream had been the names of
+/// its normed values here.
+const TOLD_APART: [(&str, Site, &str); 3] = [
+    (
+        "attn_in",
+        Site::AttnNorm,
+        "`attn_norm` is the residual stream after the norm; before it, TransformerLens' `hook_attn_in`, is `resid_pre`",
+    ),
+    (
+        "mlp_in",
+        Site::MlpNorm,
+        "`mlp_norm` is the residual stream after the norm; before it, TransformerLens' `hook_mlp_in`, is `resid_mid`",
+    ),
+    (
+        "mlp.hook_pre",
+        Site::MlpGate,
+        "TransformerLens' `mlp.hook_pre` is `mlp_gate` of a gated MLP, and `mlp_pre` of one without a gate (GPT-2)",
+    ),
+];
 
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -396,7 +467,11 @@ mod tests {
         assert_eq!(meant("mlp.down_proj.input"), Some(Site::MlpAct));
         assert_eq!(meant("block_output"), Some(Site::ResidPost));
         assert_eq!(meant("attn_in"), Some(Site::AttnNorm));
+        assert_eq!(meant("blocks.3.mlp.hook_pre"), Some(Site::MlpGate));
+        assert_eq!(meant("mlp.hook_pre_linear"), Some(Site::MlpUp));
         assert_eq!((meant("-"), meant("resid"), meant("blocks.3")), (None, None, None));
+        let why = super::meant("mlp.hook_pre").unwrap().1;
+        assert!(why.contains("`mlp_pre` of one without a gate"), "{why}");
         assert!(SITES.iter().all(|facts| super::meant(facts.name).is_none()));
     }
 }

@@ -49,6 +49,11 @@ struct State {
     state: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Setting {
+    setting: &'static str,
+}
+
 type Float = Gauge<f64, AtomicU64>;
 type Seconds = Counter<f64, AtomicU64>;
 
@@ -66,6 +71,7 @@ pub struct Metrics {
     memory: Float,
     memory_limit: Float,
     activations: Float,
+    certificate: Family<Setting, Gauge>,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +119,7 @@ impl Metrics {
             memory: Float::default(),
             memory_limit: Float::default(),
             activations: Float::default(),
+            certificate: Family::default(),
         };
         let r = &mut metrics.registry;
         r.register("requests", "Requests answered, by route and status", metrics.requests.clone());
@@ -139,6 +146,8 @@ impl Metrics {
         r.register_with_unit("request_memory_limit", help, Unit::Bytes, metrics.memory_limit.clone());
         let help = "Stored activations of all owners";
         r.register_with_unit("activations", help, Unit::Bytes, metrics.activations.clone());
+        let help = "When the certificate of http.tls_cert ends, since 1970; absent without TLS";
+        r.register_with_unit("certificate_end", help, Unit::Seconds, metrics.certificate.clone());
         metrics
     }
 
@@ -155,6 +164,11 @@ impl Metrics {
     /// Starts the count of a problem at 0, so that the first one is seen as an increase.
     pub fn expect_problem(&self, problem: &'static str) {
         drop(self.refused.get_or_create(&Problem { problem }));
+    }
+
+    /// When the server's certificate ends, in seconds since 1970.
+    pub fn certificate_ends(&self, unix_s: i64) {
+        self.certificate.get_or_create(&Setting { setting: "http.tls_cert" }).set(unix_s);
     }
 
     /// Counts a problem document by the last part of its type.

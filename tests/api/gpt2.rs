@@ -40,7 +40,7 @@ async fn models_tell_what_its_blocks_are_made_of_and_capabilities_leave_out_the_
     let can = described(&state, "/v1/capabilities").await;
     let sites: Vec<&str> =
         can["sites"].as_array().unwrap().iter().map(|site| site["site"].as_str().unwrap()).collect();
-    assert_eq!(sites.len(), 18);
+    assert_eq!(sites.len(), 19);
     assert!(!sites.contains(&"k_rope") && !sites.contains(&"q_rope"), "{sites:?}");
     let body = json!({"prompt": "abc", "read": {"capture": [{"site": "k_rope"}]}});
     let refused = post(&state, "/v1/run", &body).await;
@@ -51,6 +51,9 @@ async fn models_tell_what_its_blocks_are_made_of_and_capabilities_leave_out_the_
         (&json!("/read/capture/0/site"), &json!("not_supported"))
     );
     assert_eq!(error["fix"], "write k, which is what attention reads here");
+    let body = json!({"prompt": "abc", "read": {"capture": [{"site": "mlp_gate"}]}});
+    let refused = post(&state, "/v1/run", &body).await.json();
+    assert_eq!(refused["errors"][0]["fix"], "write mlp_pre, which is what its activation function gets");
     for site in can["sites"].as_array().unwrap() {
         let name = site["site"].as_str().unwrap();
         if !site["editable"].as_bool().unwrap() {

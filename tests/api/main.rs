@@ -40,3 +40,4 @@ mod jobs;
 mod keys;
 mod support;
 mod sweeps;
+mod tls;

@@ -65,7 +65,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let phase = watch::Sender::new(Phase::Run);
-        let ended = tokio::spawn(listen::serve(listener, router, limits, phase.subscribe()));
+        let ended = tokio::spawn(listen::serve(listener, None, router, limits, phase.subscribe()));
         Self { address, phase, ended, token: None }
     }
 

@@ -115,17 +115,29 @@ impl Kernels for Faulty {
     }
 
     fn gated(&self, x: &Matrix, gate_up: &Vec<Weight>, out: &mut Matrix) {
-        let (mut g, mut u) = (Matrix::new(out.columns()), Matrix::new(out.columns()));
-        self.linear(x, &gate_up[0], &mut g);
-        self.linear(x, &gate_up[1], &mut u);
-        out.set_rows(x.rows());
-        for ((out, g), u) in out.data_mut().iter_mut().zip(g.data()).zip(u.data()) {
-            *out = g / (1.0 + (-g).exp()) * u;
-        }
+        let mut gate = Matrix::new(out.columns());
+        self.pre_activation(x, gate_up, None, Some(&mut gate), out);
+        self.activate(Some(&gate), out);
     }
 
     fn gelu(&self, _: &Matrix, _: &Vec<Weight>, _: Option<&Vec<f32>>, _: &mut Matrix) {
         unreachable!("faults are tried on the llama");
+    }
+
+    fn pre_activation(
+        &self,
+        x: &Matrix,
+        stack: &Vec<Weight>,
+        _: Option<&Vec<f32>>,
+        gate: Option<&mut Matrix>,
+        up: &mut Matrix,
+    ) {
+        self.linear(x, &stack[0], gate.expect("faults are tried on the llama"));
+        self.linear(x, &stack[1], up);
+    }
+
+    fn activate(&self, gate: Option<&Matrix>, up: &mut Matrix) {
+        self.inner.activate(gate, up);
     }
 
     fn attention(

@@ -13,7 +13,7 @@ use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Score, S
 use mediant::spec::site::Site;
 
 use crate::faulty::{Fault, Faulty};
-use crate::tiny::{WORLDS, config, decoder, golden, llama, on, ranks, run, uniform};
+use crate::tiny::{WORLDS, config, decoder, golden, llama, on, ranks, run, sites_of, uniform};
 
 const TOKENS: [u32; 13] = [17, 301, 5, 44, 209, 498, 3, 77, 150, 88, 12, 400, 61];
 const LAYERS: u32 = 4;
@@ -24,8 +24,8 @@ fn edit(layer: u32, site: Site, positions: Vec<u32>, op: Op, group: EditGroup) -
 }
 
 /// Sites that a plan may write.
-fn written_sites() -> impl Iterator<Item = Site> {
-    Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut)
+fn written_sites(model: &str) -> impl Iterator<Item = Site> {
+    sites_of(&config(&golden(model))).into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut)
 }
 
 /// Layers at which a site stands, as addresses count them.
@@ -72,12 +72,12 @@ fn pair(plan: &mut Plan) -> (RunId, RunId) {
 }
 
 /// Self-patches of every site, layer and position (and head), in the clean and in the corrupted run.
-fn self_patches() -> (Plan, Vec<usize>) {
+fn self_patches(model: &str) -> (Plan, Vec<usize>) {
     let mut plan = Plan::default();
     let (clean, corrupted) = pair(&mut plan);
     let mut baselines = Vec::new();
     for (baseline, base) in [clean, corrupted].into_iter().enumerate() {
-        for site in written_sites() {
+        for site in written_sites(model) {
             for layer in layers_of(site) {
                 for position in 0..=LAST {
                     let mut own =
@@ -97,8 +97,8 @@ fn self_patches() -> (Plan, Vec<usize>) {
     (plan, baselines)
 }
 
-fn largest_self_patch_effect(decoder: &mut impl Model, budget: usize) -> f64 {
-    let (plan, baselines) = self_patches();
+fn largest_self_patch_effect(model: &str, decoder: &mut impl Model, budget: usize) -> f64 {
+    let (plan, baselines) = self_patches(model);
     let scores = run(decoder, LAYERS, &plan, budget, Mode::Branching).scores;
     let probability = |s: &Score, t: usize| (f64::from(s.logits[t]) - s.log_sum_exp).exp();
     let effect = |patched: &Score, base: &Score| {
@@ -116,8 +116,8 @@ fn patching_a_run_with_itself_has_an_effect_of_exactly_zero_everywhere_in_every_
         for name in MODELS {
             let (mut model, _) = ranks(&golden(name), world, dtype);
             let at = format!("{name}, {dtype:?} on {world}");
-            assert_eq!(largest_self_patch_effect(&mut model, 100_000), 0.0, "{at}");
-            assert_eq!(largest_self_patch_effect(&mut model, 200), 0.0, "{at}, chunked");
+            assert_eq!(largest_self_patch_effect(name, &mut model, 100_000), 0.0, "{at}");
+            assert_eq!(largest_self_patch_effect(name, &mut model, 200), 0.0, "{at}, chunked");
         }
     }
 }
@@ -125,7 +125,7 @@ fn patching_a_run_with_itself_has_an_effect_of_exactly_zero_everywhere_in_every_
 #[test]
 fn self_patch_controls_are_really_run_and_really_write() {
     let (mut decoder, layers) = llama();
-    let (plan, baselines) = self_patches();
+    let (plan, baselines) = self_patches("tiny_llama");
     let written = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).written;
     let reached = resolved(&plan, layers)[2..].iter().filter(|r| **r > RunId(1)).count();
     assert!(reached > baselines.len() * 3 / 4, "only the last layer has cells that no readout can see");
@@ -218,7 +218,7 @@ fn doing_nothing(model: &str) {
     let (clean, _) = pair(&mut plan);
     let zeros = |site| Source::Constant(vec![0.0; width(site)].into());
     let unit = |site| (0..width(site)).map(|i| f32::from(u8::from(i == 1))).collect();
-    for site in written_sites() {
+    for site in written_sites(model) {
         for op in [
             Op::Scale(1.0),
             Op::add(zeros(site)),
@@ -294,7 +294,7 @@ fn each_deliberate_fault_is_seen_by_these_tests() {
 
 /// Whether cutting the same plan into chunks changes any score.
 fn depends_on_chunks(decoder: &mut Decoder<Faulty>) -> bool {
-    let (plan, _) = self_patches();
+    let (plan, _) = self_patches("tiny_llama");
     let whole = run(decoder, LAYERS, &plan, 100_000, Mode::Branching).scores;
     let chunked = run(decoder, LAYERS, &plan, 60, Mode::Branching).scores;
     whole != chunked

@@ -9,7 +9,7 @@ use mediant::plan::pack::Mode;
 use mediant::plan::{Address, Edit, EditGroup, Op, Plan, Score, Source};
 use mediant::spec::site::Site;
 
-use crate::tiny::{WORLDS, golden, ranks, run};
+use crate::tiny::{WORLDS, golden, ranks, run, sites_of};
 
 const TOKENS: [u32; 7] = [17, 301, 5, 44, 209, 498, 3];
 const LAYERS: u32 = 4;
@@ -58,7 +58,7 @@ fn check(scores: &[Score], at: &str) {
 #[test]
 fn a_number_that_is_not_finite_takes_the_score_of_every_row_that_sees_it_and_of_no_other() {
     for (dtype, world) in each() {
-        let (mut model, _) = ranks(&golden("tiny_llama"), world, dtype);
+        let (mut model, config) = ranks(&golden("tiny_llama"), world, dtype);
         let mut compute = |edit: &Edit, at: &str| {
             let plan = plan(edit);
             for mode in [Mode::Branching, Mode::FullRecompute] {
@@ -71,7 +71,8 @@ fn a_number_that_is_not_finite_takes_the_score_of_every_row_that_sees_it_and_of_
                 }
             }
         };
-        for site in Site::ALL.into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut) {
+        for site in sites_of(&config).into_iter().filter(|site| site.is_editable() && *site != Site::HeadOut)
+        {
             let layer = match site {
                 Site::Embed => 0,
                 // After the last attention nothing that comes later sees it.

@@ -1,6 +1,6 @@
 //! Random plans: branching, full recompute, any chunking and any number of threads give the same bits.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use mediant::kernels::cpu::Dtype;
 use mediant::model::config::ModelConfig;
@@ -9,15 +9,11 @@ use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
 use proptest::prelude::*;
 
-use crate::tiny::{Outcome, WORLDS, config, decoder, golden, ranks, run};
+use crate::tiny::{Outcome, WORLDS, config, decoder, golden, ranks, run, sites_of};
 
 pub(crate) const LAYERS: u32 = 4;
 const HEAD: u32 = 16;
 const HEADS: u32 = 4;
-
-/// Sites that a plan may write.
-static SITES: LazyLock<Vec<Site>> =
-    LazyLock::new(|| Site::ALL.into_iter().filter(|site| site.is_editable()).collect());
 
 fn layer_of(site: Site, layer: u32) -> u32 {
     match site {
@@ -49,7 +45,7 @@ pub(crate) struct RawEdit {
 fn raw_edit() -> impl Strategy<Value = RawEdit> {
     let index = any::<prop::sample::Index>;
     (
-        (0..SITES.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
+        (0..Site::ALL.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
         (0u8..7, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
     )
         .prop_map(|((site, layer, positions, head), (op, source, source_positions, number, control))| {
@@ -74,7 +70,8 @@ pub(crate) fn any_model() -> impl Strategy<Value = &'static str> {
 }
 
 fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan, config: &ModelConfig) -> Edit {
-    let site = SITES[raw.site % SITES.len()];
+    let sites: Vec<Site> = sites_of(config).into_iter().filter(|site| site.is_editable()).collect();
+    let site = sites[raw.site % sites.len()];
     let mut positions: Vec<u32> = raw.positions.iter().map(|p| p.index(length) as u32).collect();
     positions.sort_unstable();
     positions.dedup();
@@ -133,11 +130,12 @@ pub(crate) fn plan(first: &[u32], raw_runs: &[RawRun], config: &ModelConfig) -> 
             }
         }
     }
+    let sites = sites_of(config);
     for id in 0..plan.runs.len() as u32 {
         let length = plan.run(RunId(id)).tokens.len() as u32;
         plan.read(RunId(id), length - 1);
         plan.read(RunId(id), length / 2);
-        let site = Site::ALL[id as usize % Site::ALL.len()];
+        let site = sites[id as usize % sites.len()];
         let layer = layer_of(site, id % LAYERS);
         plan.read_lens(RunId(id), length / 2, id % LAYERS);
         let positions = (0..length).rev().step_by(2).collect();

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use mediant::kernels::cpu::Dtype;
 use mediant::plan::Capture;
 use mediant::plan::pack::Mode;
-use mediant::spec::site::{Needs, Site};
+use mediant::spec::site::Site;
 use serde_json::Value;
 
 use crate::site_cases::{Cases, indices, list, site};
-use crate::tiny::{WORLDS, config, golden, ranks, run};
+use crate::tiny::{WORLDS, config, golden, ranks, run, sites_of};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -155,8 +155,7 @@ fn check_everything(name: &str) {
     let config = config(&golden(name));
     // The other operations at the sites of `tiny_llama` are in that golden, and a written `head_out` is a written `z`.
     let readable = [Site::HeadOut, Site::Logits];
-    let there = |site: &Site| config.absent(*site) != Some(Needs::HeadNorms);
-    for site in Site::ALL.into_iter().filter(|site| !readable.contains(site) && there(site)) {
+    for site in sites_of(&config).into_iter().filter(|site| !readable.contains(site)) {
         for op in ["mean", "freeze"] {
             assert!(written.contains(&(site.name().to_owned(), op.to_owned())), "{op} at {site}");
         }
@@ -185,9 +184,7 @@ fn qwen3_agrees_with_transformers_at_q_k_and_v_before_and_after_its_head_norms()
 fn what_stands_at_every_site_agrees_with_transformers_in_every_family() {
     for name in ["tiny_sites", "tiny_sites_qwen2", "tiny_sites_qwen3", "tiny_sites_gpt2"] {
         let read = check_captures(name);
-        // Those of rotations are read everywhere: without any, they are what stands before.
-        let config = config(&golden(name));
-        let there = Site::ALL.iter().filter(|site| config.absent(**site) != Some(Needs::HeadNorms));
-        assert_eq!(read, there.map(|site| site.name().to_owned()).collect(), "{name}");
+        let there = sites_of(&config(&golden(name)));
+        assert_eq!(read, there.iter().map(|site| site.name().to_owned()).collect(), "{name}");
     }
 }

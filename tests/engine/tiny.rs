@@ -20,6 +20,7 @@ use mediant::model::weights::load;
 use mediant::plan::output::{EditStats, RowWritten};
 use mediant::plan::pack::{Mode, Packing};
 use mediant::plan::{EditGroup, Plan, Score};
+use mediant::spec::site::{Needs, Site};
 use serde_json::Value;
 
 pub(crate) use crate::tiny_tensors::numbers;
@@ -49,6 +50,12 @@ pub(crate) fn config(golden: &Value) -> ModelConfig {
     let config = golden["config"].as_object().unwrap();
     let family = Family::named(config["model_type"].as_str().unwrap()).unwrap();
     family.config(config).unwrap()
+}
+
+/// The sites of a model, and those after rotations of any: without these, they are what stands before.
+pub(crate) fn sites_of(config: &ModelConfig) -> Vec<Site> {
+    let stands = |site: &Site| matches!(config.absent(*site), None | Some(Needs::Rope));
+    Site::ALL.into_iter().filter(stands).collect()
 }
 
 /// Reads a golden file.

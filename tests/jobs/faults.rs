@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mediant::store::job::{Committed, Done, File};
 use mediant::store::{Settings, Store, StoreError};
 use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::support::{Db, FREE, bytes, claim, commit, job, run, submit};
@@ -449,6 +450,21 @@ fn a_server_that_is_away_is_named_without_its_password() {
         assert!(matches!(&refused, StoreError::Unavailable { .. }), "{refused:?}");
         let words = refused.to_string();
         assert!(words.contains("lab at 127.0.0.1:1") && !words.contains("secret"), "{words}");
+    });
+}
+
+#[test]
+fn a_server_is_asked_over_tls_if_its_certificate_will_do() {
+    let Some(db) = Db::postgres() else { return };
+    run(db, async |db| {
+        let store = Store::open(&db.over_tls(true)).await.unwrap();
+        let id = submit(&store, job([0, 1, 0])).await;
+        assert!(db.open().await.job(id).await.unwrap().is_some());
+        let mut connection = PgConnection::connect(&db.over_tls(true).url).await.unwrap();
+        let encrypted = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        assert!(sqlx::query_scalar::<_, bool>(encrypted).fetch_one(&mut connection).await.unwrap());
+        let refused = Store::open(&db.over_tls(false)).await.unwrap_err().to_string();
+        assert!(refused.contains("certificate"), "{refused}");
     });
 }
 

@@ -33,6 +33,11 @@ impl Db {
         Some(Self { folder: TempDir::new().unwrap(), url: server::database()? })
     }
 
+    /// The same database, asked over TLS; whether its certificate is of the authority that the URL names.
+    pub(crate) fn over_tls(&self, authority: bool) -> Settings {
+        Settings { url: server::over_tls(&self.url, authority), ..self.settings() }
+    }
+
     pub(crate) fn is_postgres(&self) -> bool {
         !self.url.is_empty()
     }

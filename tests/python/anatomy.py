@@ -22,7 +22,8 @@ class Parts:
 
 @dataclass
 class Block:
-    """One block. `qkv`: the module whose output holds q, k or v, and which columns of it."""
+    """One block. `qkv`: the module whose output holds q, k or v, and which columns of it. `pre`:
+    the modules whose outputs the MLP's activation gets, by site."""
 
     whole: torch.nn.Module
     attn_norm: torch.nn.Module
@@ -31,6 +32,7 @@ class Block:
     o: torch.nn.Module
     mlp_norm: torch.nn.Module
     mlp: torch.nn.Module
+    pre: dict[str, torch.nn.Module]
     down: torch.nn.Module
 
     def head_norm(self, site: str):
@@ -39,10 +41,13 @@ class Block:
 
     def neurons(self, x):
         """What the down projection gets."""
-        if hasattr(self.mlp, "c_fc"):
-            return self.mlp.act(self.mlp.c_fc(x))
-        gate = self.mlp.gate_proj(x)
-        return gate * torch.sigmoid(gate) * self.mlp.up_proj(x)
+        return self.activated({site: module(x) for site, module in self.pre.items()})
+
+    def activated(self, pre: dict):
+        """What the down projection gets, of what the activation gets."""
+        if "mlp_pre" in pre:
+            return self.mlp.act(pre["mlp_pre"])
+        return pre["mlp_gate"] * torch.sigmoid(pre["mlp_gate"]) * pre["mlp_up"]
 
 
 def parts(model) -> Parts:
@@ -62,11 +67,13 @@ def block(model, layer: int) -> Block:
     if hasattr(whole, "ln_1"):
         attn, d = whole.attn, whole.attn.split_size
         qkv = {site: (attn.c_attn, slice(i * d, (i + 1) * d)) for i, site in enumerate("qkv")}
-        return Block(whole, whole.ln_1, attn, qkv, attn.c_proj, whole.ln_2, whole.mlp, whole.mlp.c_proj)
+        pre = {"mlp_pre": whole.mlp.c_fc}
+        return Block(whole, whole.ln_1, attn, qkv, attn.c_proj, whole.ln_2, whole.mlp, pre, whole.mlp.c_proj)
     attn = whole.self_attn
     qkv = {site: (getattr(attn, f"{site}_proj"), slice(None)) for site in "qkv"}
     norms = (whole.input_layernorm, whole.post_attention_layernorm)
-    return Block(whole, norms[0], attn, qkv, attn.o_proj, norms[1], whole.mlp, whole.mlp.down_proj)
+    pre = {"mlp_gate": whole.mlp.gate_proj, "mlp_up": whole.mlp.up_proj}
+    return Block(whole, norms[0], attn, qkv, attn.o_proj, norms[1], whole.mlp, pre, whole.mlp.down_proj)
 
 
 def head_dim(model) -> int:

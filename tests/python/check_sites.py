@@ -111,6 +111,8 @@ def what_is_captured(name: str, model):
         bias = 0 if block.o.bias is None else block.o.bias
         see("head_out and the bias sum to attn_out", summed + bias, a["attn_out", k])
         see("mlp_act = the neurons of mlp_norm", block.neurons(a["mlp_norm", k]), a["mlp_act", k])
+        pre = {site: a[site, k] for site in block.pre}
+        see("mlp_act = what the activation makes of what it gets", block.activated(pre), a["mlp_act", k])
         see("mlp_out = down(mlp_act)", block.down(a["mlp_act", k]), a["mlp_out", k])
     see("final_norm = norm(resid_post)", parts.norm(a["resid_post", LAYERS - 1]), a["final_norm", 0])
     see("logits = unembedded final_norm", parts.head(a["final_norm", 0]), a["logits", 0])
@@ -152,6 +154,7 @@ def what_edits_do(name: str, model):
     same("scores = pattern", at("scores"), at("pattern"))
     same("pattern and v everywhere = z everywhere", every("pattern", "v"), every("z"))
     same("mlp_act = mlp_out", at("mlp_act"), at("mlp_out"))
+    same("what the activation gets = mlp_act", at(*anatomy.block(model, k).pre), at("mlp_act"))
     same("mlp_norm = mlp_out", at("mlp_norm"), at("mlp_out"))
     same("resid_mid = mlp_norm, and the residual branch", at("resid_mid"), [*at("mlp_norm"), *at("resid_mid")])
     end = [("final_norm", 0, [LAST], None)]

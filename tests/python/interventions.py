@@ -12,7 +12,9 @@ SITES, as `[t, width]` of one run (T: positions of the run, e: head dimension, d
     pattern                                                 heads x T  after softmax, 0 at later keys
     z                                                       heads x e  input of o_proj
     head_out                                                heads x d  z_h W_O,h; read only
-    mlp_act                                                 mlp width  silu(gate) * up; GPT-2: gelu_new(up)
+    mlp_pre                                                 mlp width  GPT-2: up projection with bias
+    mlp_gate mlp_up                                         mlp width  of a gated MLP: outputs of the two projections
+    mlp_act                                                 mlp width  silu(mlp_gate) * mlp_up; GPT-2: gelu_new(mlp_pre)
     final_norm                                              d          output of the last norm, no layer
     logits                                                  vocabulary read only, no layer
 
@@ -36,8 +38,11 @@ RESIDUAL = ["embed", "resid_pre", "resid_mid", "resid_post", "attn_norm", "mlp_n
 HEAD_NORMS = ["q_norm", "k_norm"]
 COMMON_HEAD_SITES = ["q", "k", "v", "q_rope", "k_rope", "scores", "pattern", "z"]
 HEAD_SITES = [*COMMON_HEAD_SITES, *HEAD_NORMS]
-EDITABLE = [*RESIDUAL, *HEAD_SITES, "mlp_act"]
-SITES = [*EDITABLE, "head_out", "logits"]
+PRE_ACTIVATION = ["mlp_pre", "mlp_gate", "mlp_up"]
+NEURONS = ["mlp_act", *PRE_ACTIVATION]
+READABLE = ["head_out", "logits"]
+SITES = [*RESIDUAL, *HEAD_SITES, "mlp_act", *READABLE, *PRE_ACTIVATION]
+EDITABLE = [site for site in SITES if site not in READABLE]
 NO_LAYER = ["embed", "final_norm", "logits"]
 KV_SITES = ["k", "v", "k_rope", "k_norm"]
 IN_ATTENTION = ["q_rope", "k_rope", "scores", "pattern"]
@@ -61,14 +66,17 @@ def site_width(model, site: str, count: int) -> int:
     """Columns of a site, for a run of `count` positions."""
     if heads := site_heads(model, site):
         return heads * head_width(model, site, count)
-    if site == "mlp_act":
+    if site in NEURONS:
         return anatomy.matrix(anatomy.block(model, 0).down).shape[1]
     return model.config.vocab_size if site == "logits" else model.config.hidden_size
 
 
 def exists(model, site: str) -> bool:
     """Whether a model has a site."""
-    return site not in HEAD_NORMS or anatomy.block(model, 0).head_norm(site) is not None
+    block = anatomy.block(model, 0)
+    if site in PRE_ACTIVATION:
+        return site in block.pre
+    return site not in HEAD_NORMS or block.head_norm(site) is not None
 
 
 def addresses(model) -> list[tuple[str, int]]:
@@ -201,6 +209,8 @@ def _register(model, site: str, layer: int, act):
         return lambda: block.attn.taps.pop(site)
     if site in HEAD_NORMS:
         return block.head_norm(site).register_forward_hook(on_heads).remove
+    if site in block.pre:
+        return block.pre[site].register_forward_hook(on_output).remove
     if site in block.qkv:
         module, columns = block.qkv[site]
         return module.register_forward_hook(lambda _module, _args, output: act(output[..., columns])).remove

@@ -26,7 +26,7 @@ Sources with `dims` are read at the same columns. Edits of one address apply in 
 edits of their own run, and never feel those of the edited one.
 """
 
-from interventions import COMMON_HEAD_SITES, HEAD_NORMS, IN_ATTENTION, KV_SITES, NO_LAYER, RESIDUAL
+from interventions import COMMON_HEAD_SITES, HEAD_NORMS, IN_ATTENTION, KV_SITES, NEURONS, NO_LAYER, RESIDUAL
 from tiny_cases import BASE, HEADS, LAST, LAYERS, LONGER, SAME_LENGTH, SHORTER
 
 RUNS = {"base": BASE, "same": SAME_LENGTH, "shorter": SHORTER, "longer": LONGER}
@@ -64,7 +64,7 @@ def op_edit(site, layer, positions, op, label, head=None) -> dict:
     same = [source("same", positions)]
     # At scores and pattern a mean of runs needs equal lengths.
     other = source("base", positions) if site in IN_ATTENTION[2:] else source("shorter", [2] * len(positions))
-    dims = [3, 4, 60, 159] if site == "mlp_act" else [0, 1, 2, 31, 63]
+    dims = [3, 4, 60, 159] if site in NEURONS else [0, 1, 2, 31, 63]
     match op:
         case "replace_run":
             return write("replace", sources=same)
@@ -117,7 +117,7 @@ def single(site, layer, positions, op, head=None) -> dict:
 
 def applicable(site) -> list[str]:
     ops = RUN_OPS if site in ("scores", "pattern") else RUN_OPS + VECTOR_OPS
-    return ops + (DIM_OPS if site in (*RESIDUAL, "mlp_act") else [])
+    return ops + (DIM_OPS if site in (*RESIDUAL, *NEURONS) else [])
 
 
 def every_site_and_op(sites) -> list[dict]:
@@ -322,13 +322,29 @@ def paths() -> list[dict]:
     ]
 
 
-def llama_site_cases() -> list[dict]:
+def common_site_cases() -> list[dict]:
     return [*every_site_and_op(NEW_SITES), *new_ops_at_old_sites(), *heads(), *cross(), *joint(), *paths()]
+
+
+def pre_activation(sites, name: str) -> list[dict]:
+    """What the activation of an MLP gets: every operation, and all of it together with what lies around."""
+    every = [edit(site, 1, [2, LAST], "replace", sources=[source("longer", [3, 9])]) for site in sites]
+    around = [edit("mlp_norm", 1, [LAST], "scale", coef=0.5), edit("mlp_act", 1, [LAST], "scale", coef=1.5, dims=[3, 9])]
+    crossed = [
+        edit(site, 2, [LAST], "replace", sources=[source("same", [4], other, 1)])
+        for site, other in zip(sites, [*sites[1:], "mlp_act"])
+    ]
+    return [*every_site_and_op(sites), case(name, *around, *every), case(f"{name}, from one another", *crossed)]
+
+
+def llama_site_cases() -> list[dict]:
+    return [*common_site_cases(), *pre_activation(["mlp_gate", "mlp_up"], "gate and up")]
 
 
 def gpt2_site_cases() -> list[dict]:
     """Of a model without RoPE: a run's own k written to its k_rope is what is there already."""
-    return [c for c in llama_site_cases() if c["name"] != "k_rope from k"]
+    rotated = [c for c in common_site_cases() if c["name"] != "k_rope from k"]
+    return [*rotated, *pre_activation(["mlp_pre"], "what GELU gets")]
 
 
 PROJECTED = ["q", "k", "v", "q_rope", "k_rope"]

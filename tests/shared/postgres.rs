@@ -1,5 +1,5 @@
-//! A PostgreSQL server of our own: one for all tests of this program, on a socket in a temporary folder, with a database for
-//! each test. It ends with the program, however that ends.
+//! A PostgreSQL server of our own: one for all tests of this program, on a socket in a temporary folder and over TLS on the
+//! loopback, with a database for each test. It ends with the program, however that ends.
 
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,12 +19,14 @@ const NOBODY: u32 = 65_534;
 struct Server {
     process: Child,
     folder: PathBuf,
+    port: u16,
     databases: AtomicU32,
 }
 
+static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+
 /// The URL of a new database, or `None` with a printed line.
 pub(crate) fn database() -> Option<String> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let server = SERVER.get_or_init(start).as_ref()?;
     let name = format!("test{}", server.databases.fetch_add(1, Ordering::Relaxed));
     block_on(async {
@@ -35,13 +37,50 @@ pub(crate) fn database() -> Option<String> {
     Some(server.url(&name))
 }
 
+/// The URL of a database from [`database`] over TLS, whose certificate must be of the server's authority, or of another one.
+#[allow(dead_code, reason = "not every program of tests asks over TLS")]
+pub(crate) fn over_tls(url: &str, authority: bool) -> String {
+    let server = SERVER.get().unwrap().as_ref().unwrap();
+    let name = url.split(['/', '?']).nth(3).unwrap();
+    let file = server.folder.join(if authority { "ca.pem" } else { "stranger.pem" });
+    let port = server.port;
+    format!("postgres://postgres@localhost:{port}/{name}?sslmode=verify-full&sslrootcert={}", file.display())
+}
+
+/// A certificate for this machine, its key and its authority, and one of another authority.
+fn write_certificates(folder: &Path) {
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        if root() {
+            std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    };
+    let authority = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut wanted = rcgen::CertificateParams::default();
+        wanted.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        wanted.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let pem = wanted.self_signed(&key).unwrap().pem();
+        (pem, rcgen::Issuer::new(wanted, key))
+    };
+    let (pem, issuer) = authority("authority");
+    write("ca.pem", pem);
+    write("stranger.pem", authority("stranger").0);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let wanted = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    write("cert.pem", wanted.signed_by(&key, &issuer).unwrap().pem());
+    write("key.pem", key.serialize_pem());
+}
+
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 impl Server {
     fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+        format!("postgres://postgres@localhost:{}/{database}?host={}", self.port, self.folder.display())
     }
 
     /// Until it takes connections.
@@ -82,17 +121,21 @@ fn start() -> Option<Server> {
         .output()
         .unwrap();
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    write_certificates(&folder);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let process = as_nobody(Command::new(programs.join("postgres")), &folder)
         .arg("-D")
         .arg(&data)
-        .args(["-c", "listen_addresses=", "-c", "max_connections=300", "-c", "shared_buffers=32MB", "-k"])
+        .args(["-c", "listen_addresses=localhost", "-p", &port.to_string(), "-c", "max_connections=300"])
+        .args(["-c", "shared_buffers=32MB", "-c", "ssl=on"])
+        .args(["-c", "ssl_cert_file=../cert.pem", "-c", "ssl_key_file=../key.pem", "-k"])
         .arg(&folder)
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(folder.join("log")).unwrap())
         .spawn()
         .unwrap();
     guard(&process, &folder);
-    let server = Server { process, folder, databases: AtomicU32::new(0) };
+    let server = Server { process, folder, port, databases: AtomicU32::new(0) };
     server.wait();
     Some(server)
 }

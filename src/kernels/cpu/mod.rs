@@ -279,9 +279,34 @@ impl Kernels for Cpu {
     }
 
     fn gelu(&self, x: &Matrix, up: &Vec<PackedWeight>, bias: Option<&Vec<f32>>, out: &mut Matrix) {
-        let [up] = up.as_slice() else { unreachable!("BUG: without a gate the loader stacks one weight") };
-        self.product(x, up, bias.map(Vec::as_slice), self.dtype, out);
-        self.for_rows(out, |_, rows| rows::gelu(rows));
+        self.pre_activation(x, up, bias, None, out);
+        self.activate(None, out);
+    }
+
+    fn pre_activation(
+        &self,
+        x: &Matrix,
+        stack: &Vec<PackedWeight>,
+        bias: Option<&Vec<f32>>,
+        gate: Option<&mut Matrix>,
+        up: &mut Matrix,
+    ) {
+        match (stack.as_slice(), gate) {
+            ([gates, ups], Some(gate)) => {
+                self.product(x, gates, None, self.dtype, gate);
+                self.product(x, ups, None, self.dtype, up);
+            }
+            ([ups], None) => self.product(x, ups, bias.map(Vec::as_slice), self.dtype, up),
+            _ => unreachable!("BUG: the loader stacks gate and up where there is a gate"),
+        }
+    }
+
+    fn activate(&self, gate: Option<&Matrix>, up: &mut Matrix) {
+        let columns = up.columns();
+        self.for_rows(up, |first, up| match gate {
+            Some(gate) => rows::gate_in_place(&gate.data()[first * columns..][..up.len()], up),
+            None => rows::gelu(up),
+        });
     }
 
     fn add(&self, x: &mut Matrix, y: &Matrix) {

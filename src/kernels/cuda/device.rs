@@ -41,7 +41,7 @@ const SOURCE: &str = concat!(
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 30] = [
+const KERNELS: [&str; 31] = [
     "push",
     "announce",
     "settle",
@@ -52,6 +52,7 @@ const KERNELS: [&str; 30] = [
     "rope",
     "split_heads",
     "gate",
+    "pre_activation",
     "gelu",
     "add_positions",
     "add",

@@ -234,6 +234,13 @@ impl Cuda {
         out
     }
 
+    /// `silu(gate) * up` of a block's rows, which begin `stride` numbers after one another, to rows of `out`.
+    fn gate(&self, [gates, ups]: [Arg; 2], stride: usize, out: &Matrix, first: usize, rows: usize) {
+        let (count, columns) = ((rows as u32).into(), (out.columns as u32).into());
+        let args = [gates, ups, out.row(first), count, columns, (stride as u32).into()];
+        self.device.launch("gate", Shape::items(rows * out.bytes_per_row() / 16), args);
+    }
+
     /// A buffer for reading, by purpose, of at least so many bytes.
     fn reading<R>(&self, purpose: usize, bytes: usize, f: impl FnOnce(&Buffer) -> R) -> R {
         let taken = {
@@ -453,8 +460,8 @@ impl Kernels for Cuda {
         self.set_rows(out, x.rows);
         Self::blocks(x.rows, |first, rows| {
             let product = self.product(x, &gate_up.weight, first, rows);
-            let args = [product, out.row(first), (rows as u32).into(), (out.columns as u32).into()];
-            self.device.launch("gate", Shape::items(rows * out.bytes_per_row() / 16), args);
+            let ups = (product.pointer() + out.bytes_per_row() as u64).into();
+            self.gate([product, ups], 2 * out.columns, out, first, rows);
         });
     }
 
@@ -465,6 +472,46 @@ impl Kernels for Cuda {
             let product = self.product(x, &up.weight, first, rows);
             let args = [product, bias, out.row(first), (rows as u32).into(), (out.columns as u32).into()];
             self.device.launch("gelu", Shape::items(rows * out.bytes_per_row() / 16), args);
+        });
+    }
+
+    fn pre_activation(
+        &self,
+        x: &Matrix,
+        stack: &Stack,
+        bias: Option<&Vector>,
+        gate: Option<&mut Matrix>,
+        up: &mut Matrix,
+    ) {
+        self.set_rows(up, x.rows);
+        let gate = gate.map(|gate| {
+            self.set_rows(gate, x.rows);
+            &*gate
+        });
+        let bias = bias.map_or(Arg::NULL, Vector::start);
+        Self::blocks(x.rows, |first, rows| {
+            let args = [
+                self.product(x, &stack.weight, first, rows),
+                bias,
+                gate.map_or(Arg::NULL, |gate| gate.row(first)),
+                up.row(first),
+                (rows as u32).into(),
+                (up.columns as u32).into(),
+            ];
+            self.device.launch("pre_activation", Shape::items(rows * up.bytes_per_row() / 16), args);
+        });
+    }
+
+    fn activate(&self, gate: Option<&Matrix>, up: &mut Matrix) {
+        Self::blocks(up.rows, |first, rows| {
+            if let Some(gate) = gate {
+                self.gate([gate.row(first), up.row(first)], up.columns, up, first, rows);
+            } else {
+                let (x, rows_arg, columns) =
+                    (up.row(first), (rows as u32).into(), (up.columns as u32).into());
+                let args = [x, Arg::NULL, x, rows_arg, columns];
+                self.device.launch("gelu", Shape::items(rows * up.bytes_per_row() / 16), args);
+            }
         });
     }
 

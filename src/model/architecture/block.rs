@@ -78,6 +78,16 @@ impl Biases {
 }
 
 impl MlpShape {
+    /// Whether the activation of one projection multiplies another.
+    pub const fn has_gate(self) -> bool {
+        matches!(self, MlpShape::GatedSilu)
+    }
+
+    /// Matrices `[rows, f]` that it is computed in: where something looks at the gate before it is activated, it has one of its own.
+    pub const fn buffers(self) -> usize {
+        if self.has_gate() { 2 } else { 1 }
+    }
+
     /// Weight matrices, `[f, d]` or `[d, f]` each.
     pub const fn matrices(self) -> usize {
         match self {

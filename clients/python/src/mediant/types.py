@@ -993,7 +993,7 @@ class SignFlips(TypedDict):
     smallest_p: float
 
 
-Site: TypeAlias = Literal['embed', 'resid_pre', 'attn_norm', 'k', 'k_norm', 'v', 'k_rope', 'q', 'q_norm', 'q_rope', 'scores', 'pattern', 'z', 'head_out', 'attn_out', 'resid_mid', 'mlp_norm', 'mlp_act', 'mlp_out', 'resid_post', 'final_norm', 'logits']
+Site: TypeAlias = Literal['embed', 'resid_pre', 'attn_norm', 'k', 'k_norm', 'v', 'k_rope', 'q', 'q_norm', 'q_rope', 'scores', 'pattern', 'z', 'head_out', 'attn_out', 'resid_mid', 'mlp_norm', 'mlp_pre', 'mlp_gate', 'mlp_up', 'mlp_act', 'mlp_out', 'resid_post', 'final_norm', 'logits']
 
 
 class SiteFacts(TypedDict):

@@ -155,6 +155,21 @@ impl Kernels for Timed {
         self.time("gelu", |cpu| cpu.gelu(x, up, bias, out));
     }
 
+    fn pre_activation(
+        &self,
+        x: &Matrix,
+        stack: &Vec<PackedWeight>,
+        bias: Option<&Vec<f32>>,
+        gate: Option<&mut Matrix>,
+        up: &mut Matrix,
+    ) {
+        self.time("linear", |cpu| cpu.pre_activation(x, stack, bias, gate, up));
+    }
+
+    fn activate(&self, gate: Option<&Matrix>, up: &mut Matrix) {
+        self.time("activate", |cpu| cpu.activate(gate, up));
+    }
+
     fn add(&self, x: &mut Matrix, y: &Matrix) {
         self.time("add", |cpu| cpu.add(x, y));
     }

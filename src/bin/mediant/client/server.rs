@@ -1,10 +1,11 @@
 //! Requests to a server, and its refusals in words.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, Url, header};
+use reqwest::{Certificate, Method, RequestBuilder, Response, Url, header};
 use serde_json::Value;
 
 /// How long a connection may take.
@@ -68,6 +69,10 @@ impl Server {
             url.set_path(&format!("{}/", url.path()));
         }
         let builder = reqwest::Client::builder().connect_timeout(CONNECT).default_headers(authorization()?);
+        let builder = match std::env::var_os("MEDIANT_CA_CERT").filter(|file| !file.is_empty()) {
+            Some(file) => builder.add_root_certificate(authority(Path::new(&file))?),
+            None => builder,
+        };
         Ok(Self { http: builder.build().context("cannot make a client")?, url })
     }
 
@@ -152,6 +157,12 @@ impl Server {
 }
 
 /// The token in `MEDIANT_KEY` as a header. Not a flag: other users of the machine see those.
+/// The certificate of who vouches for the server's, where that is nobody whom browsers know.
+fn authority(file: &Path) -> anyhow::Result<Certificate> {
+    let of = || format!("$MEDIANT_CA_CERT ({}) is not a file with a certificate in PEM", file.display());
+    Certificate::from_pem(&std::fs::read(file).with_context(of)?).with_context(of)
+}
+
 fn authorization() -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     if let Ok(token) = std::env::var("MEDIANT_KEY")

@@ -201,16 +201,37 @@ __device__ __forceinline__ float silu(float x) {
 #endif
 }
 
-// out = silu(gate) * up for `in [rows, gate | up]`, of at most BLOCK rows: 32 bits count their numbers.
-extern "C" __global__ void gate(const T* in, T* out, u32 rows, u32 columns) {
+// out = silu(gate) * up, of at most BLOCK rows: 32 bits count their numbers. A row of gates, and of ups, begins `stride` numbers
+// after the one before. `out` may be the ups.
+extern "C" __global__ void gate(const T* gates, const T* ups, T* out, u32 rows, u32 columns, u32 stride) {
     u32 packs = columns / PACK;
     for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += gridDim.x * blockDim.x) {
         u32 row = i / packs, column = i % packs * PACK;
-        Pack g = *(const Pack*)(in + at(row, 2 * columns) + column);
-        Pack u = *(const Pack*)(in + at(row, 2 * columns) + columns + column), o;
+        Pack g = *(const Pack*)(gates + at(row, stride) + column);
+        Pack u = *(const Pack*)(ups + at(row, stride) + column), o;
 #pragma unroll
         for (int j = 0; j < PACK; j++) o.n[j] = down(silu(up(g.n[j])) * up(u.n[j]));
         *(Pack*)(out + at(row, columns) + column) = o;
+    }
+}
+
+// What an MLP's activation gets, of at most BLOCK rows: the halves of `in [rows, gate | up]` or, where `gates` is null,
+// ups = in + bias for `in [rows, up]`; the bias may be null.
+extern "C" __global__ void pre_activation(const T* in, const float* bias, T* gates, T* ups, u32 rows, u32 columns) {
+    u32 packs = columns / PACK;
+    for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += gridDim.x * blockDim.x) {
+        u32 row = i / packs, column = i % packs * PACK;
+        const T* from = in + at(row, gates ? 2 * columns : columns) + column;
+        if (gates) {
+            *(Pack*)(gates + at(row, columns) + column) = *(const Pack*)from;
+            from += columns;
+        }
+        Pack x = *(const Pack*)from;
+        if (bias) {
+#pragma unroll
+            for (int j = 0; j < PACK; j++) x.n[j] = down(up(x.n[j]) + bias[column + j]);
+        }
+        *(Pack*)(ups + at(row, columns) + column) = x;
     }
 }
 
