@@ -179,7 +179,8 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
     }
     let service = state.service()?;
     let share = state.capacity.share(&caller.owner);
-    let head = Head { base: base(&parts.headers, &state), legacy: is_legacy(&parts.extensions) };
+    let head =
+        Head { base: base(&parts.headers, &parts.extensions, &state), legacy: is_legacy(&parts.extensions) };
     let address = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
     let seconds = state.config.http.body_timeout_s;
     let form =
@@ -312,7 +313,7 @@ async fn read(mut field: Field<'_>, most: usize, what: &str, share: &Share) -> R
 }
 
 /// This server's address as the client has it.
-fn base(headers: &HeaderMap, state: &AppState) -> String {
+fn base(headers: &HeaderMap, extensions: &Extensions, state: &AppState) -> String {
     let configured = &state.config.remote.public_url;
     if !configured.is_empty() {
         return configured.clone();
@@ -321,7 +322,9 @@ fn base(headers: &HeaderMap, state: &AppState) -> String {
         let value = headers.get(name)?.to_str().ok()?;
         Some(value.split(',').next().unwrap_or(value).trim().to_owned()).filter(|text| !text.is_empty())
     };
-    let scheme = text("x-forwarded-proto").filter(|scheme| scheme == "https").map_or("http", |_| "https");
+    let forwarded = text("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let secure = forwarded || extensions.get::<Seat>().is_some_and(|seat| seat.secure);
+    let scheme = if secure { "https" } else { "http" };
     let host = text("x-forwarded-host").or_else(|| text(header::HOST.as_str())).unwrap_or_default();
     format!("{scheme}://{host}")
 }
@@ -337,9 +340,9 @@ async fn response(
     caller: Caller,
     Path(id): Path<String>,
     _: NoQuery,
-    headers: HeaderMap,
+    parts: Parts,
 ) -> Result<Json<Value>, Problem> {
-    let base = base(&headers, &state);
+    let base = base(&parts.headers, &parts.extensions, &state);
     let found = state.remote.response(&id, &caller.owner, &base).await;
     found.map(Json).ok_or_else(|| Problem::new(Kind::NotFound, "there is no such job"))
 }

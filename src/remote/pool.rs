@@ -1,15 +1,18 @@
 //! Worker processes: one a job, started ahead, ended with their job. What a client sends is read there and nowhere else.
 //!
-//! A worker is this program with the command `worker`. Its standard input is a socket to this process; it has no other file, no
-//! network and no weights (`mediant_worker::sandbox`). It and its evaluator are one process group, which is killed when the job
-//! is over, whatever it says.
+//! A worker is this program with the command `worker`. Its standard input is a socket to this process, its standard output one to
+//! its evaluator, a child of a warm Python interpreter; it has no other file, no network and no weights
+//! (`mediant_worker::sandbox`). It is killed when the job is over, whatever it says, and its evaluator with it.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mediant_worker::message::{self, CheckReport, ToServer, ToWorker};
+use mediant_worker::sandbox::{self, Bounds, EVALUATOR_BYTES};
+use mediant_worker::zygote::Zygote;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -32,6 +35,8 @@ pub struct Pool(Arc<Inner>);
 struct Inner {
     settings: config::Remote,
     lacks: Vec<String>,
+    /// From which evaluators are forked; none after it was found to have ended.
+    interpreter: tokio::sync::Mutex<Option<Zygote>>,
     spare: Mutex<Spare>,
 }
 
@@ -72,10 +77,12 @@ impl Pool {
         if !ok {
             return Err(reason.unwrap_or_else(|| "the check of the sandbox failed".to_owned()));
         }
+        let interpreter = tokio::sync::Mutex::default();
+        let pool =
+            Self(Arc::new(Inner { settings: settings.clone(), lacks, interpreter, spare: Mutex::default() }));
         // One by hand: what is wrong with it is told at the start, not to the first client.
-        let first = Worker::start(settings).await?;
-        let spare = Spare { ready: vec![first], ..Spare::default() };
-        let pool = Self(Arc::new(Inner { settings: settings.clone(), lacks, spare: Mutex::new(spare) }));
+        let first = pool.start_worker().await?;
+        pool.spare().ready.push(first);
         pool.fill();
         Ok(pool)
     }
@@ -98,7 +105,7 @@ impl Pool {
         };
         let worker = match found {
             Some(worker) => worker,
-            None => Worker::start(&self.0.settings).await?,
+            None => self.start_worker().await?,
         };
         self.fill();
         Ok(worker)
@@ -123,7 +130,7 @@ impl Pool {
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            let started = Worker::start(&pool.0.settings).await;
+            let started = pool.start_worker().await;
             let again = {
                 let mut spare = pool.spare();
                 spare.coming = 0;
@@ -145,6 +152,35 @@ impl Pool {
         });
     }
 
+    /// A worker and its evaluator.
+    async fn start_worker(&self) -> Result<Worker, String> {
+        let evaluator = self.evaluator().await?;
+        Worker::start(&self.0.settings, evaluator).await
+    }
+
+    /// The worker's end of a socket to a new evaluator, of an interpreter that is started again if it has ended.
+    async fn evaluator(&self) -> Result<OwnedFd, String> {
+        let mut interpreter = self.0.interpreter.lock().await;
+        if let Some(running) = interpreter.as_ref()
+            && let Ok(evaluator) = running.evaluator()
+        {
+            return Ok(evaluator);
+        }
+        // An ended one is waited for before another begins.
+        drop(interpreter.take());
+        let python = PathBuf::from(&self.0.settings.python);
+        let bounds = Bounds { memory: EVALUATOR_BYTES, seconds: self.0.settings.job_cpu_s };
+        let started =
+            tokio::task::spawn_blocking(move || Zygote::start(&python, &sandbox::evaluator_lock()?, bounds))
+                .await;
+        let started = started.map_err(|_| "starting the interpreter panicked".to_owned())?;
+        let started = started.map_err(|error| error.to_string())?;
+        let evaluator =
+            started.evaluator().map_err(|error| format!("the interpreter ended at once: {error}"));
+        *interpreter = Some(started);
+        evaluator
+    }
+
     fn spare(&self) -> MutexGuard<'_, Spare> {
         self.0.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,16 +190,21 @@ impl Pool {
 fn command(settings: &config::Remote) -> Result<Command, String> {
     let program = program().map_err(|error| format!("the program is not to be found: {error}"))?;
     let mut command = Command::new(program);
-    command.arg0("mediant").arg("worker").arg("--python").arg(&settings.python);
-    command.arg("--cpu-s").arg(settings.job_cpu_s.to_string());
-    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    command.process_group(0).kill_on_drop(true).stdout(Stdio::null());
+    command.arg0("mediant").arg("worker").arg("--cpu-s").arg(settings.job_cpu_s.to_string());
+    command.env_clear().process_group(0).kill_on_drop(true);
     Ok(command)
 }
 
 async fn check(settings: &config::Remote) -> Result<CheckReport, String> {
     let mut command = command(settings)?;
-    command.arg("--check").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Where programs are: it starts the interpreter by its name.
+    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+    command
+        .arg("--check")
+        .arg(&settings.python)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let output = timeout(TO_START, command.output()).await;
     let output =
         output.map_err(|_| format!("the check of the sandbox took longer than {} s", TO_START.as_secs()))?;
@@ -176,14 +217,14 @@ async fn check(settings: &config::Remote) -> Result<CheckReport, String> {
 }
 
 impl Worker {
-    async fn start(settings: &config::Remote) -> Result<Self, String> {
+    async fn start(settings: &config::Remote, evaluator: OwnedFd) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("a worker cannot be started: {error}");
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
         ours.set_nonblocking(true).map_err(failed)?;
         let mut command = command(settings)?;
-        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(evaluator));
         let process = Group(command.spawn().map_err(failed)?);
-        // The command holds the other end.
+        // The command holds the other ends.
         drop(command);
         let mut worker = Self { stream: UnixStream::from_std(ours).map_err(failed)?, process };
         match timeout(TO_START, worker.hear()).await {
