@@ -42,7 +42,7 @@ pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> 
     command.args(["serve", "--listen", "127.0.0.1:0", "--model", model, "--data-dir"]);
     command.arg(folder.join("data")).env("TMPDIR", folder).env("MEDIANT__ENGINE__THREADS", "1");
     // 264 rows: traces take several chunks.
-    command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "600000").env_remove("MEDIANT_FAULT");
+    command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "770000").env_remove("MEDIANT_FAULT");
     // Processes for blocks are started where a test asks for them.
     command.env("MEDIANT__REMOTE__SOURCE", "off");
     if !fault.is_empty() {
