@@ -297,6 +297,50 @@ fn errors_name_the_clients_file_and_line_and_speak_as_nnsight_does() {
 }
 
 #[test]
+fn torch_einops_the_configuration_and_the_tokenizer_are_at_hand() {
+    let ended = run(
+        "trace",
+        "import torch.nn.functional as F\n\
+         from einops import rearrange\n\
+         h = model.model.layers[0].output\n\
+         r = rearrange(h, 'b s (h d) -> b h s d', h=2).save()\n\
+         with torch.no_grad():\n    logits = model.lm_head.output[0, -1]\n\
+         top = logits.topk(2)\n\
+         v = top.values.save()\n\
+         i = nnsight.save([top.indices.tolist(), int(logits.argmax()), logits.max(dim=-1).indices.item()])\n\
+         p = F.softmax(logits, dim=-1).sum().save()\n\
+         c = nnsight.save([model.config.num_hidden_layers, model.tokenizer.encode('one two'), model.tokenizer.decode([3])])\n\
+         s = nnsight.save([tuple(h.shape), h.ndim, str(h.dtype), len(h), isinstance(h, torch.Tensor), hasattr(h, 'nosuch')])\n\
+         f = nnsight.save(f'{logits[0]:.1f}')\n",
+    );
+    assert_eq!(ended.value("r")["shape"], json!([1, 2, 3, 2]));
+    assert_eq!(ended.value("v")["shape"], json!([2]));
+    let i = ended.value("i");
+    assert_eq!(i[0][0], i[1]);
+    assert_eq!(i[1], i[2]);
+    assert!((ended.numbers("p")[0] - 1.0).abs() < 1e-6);
+    assert_eq!(ended.value("c"), &json!([3, [1, 2], "[3]"]));
+    assert_eq!(ended.value("s"), &json!([[1, 3, 4], 3, "torch.float32", 1, true, false]));
+    assert_eq!(ended.value("f").as_str().map(|text| text.contains('.')), Some(true));
+    // the logits that were looked at, and the layer's output, which only the answer needs
+    assert_eq!(ended.programs.len(), 2);
+}
+
+#[test]
+fn a_value_that_is_read_and_written_back_changes_no_bit_at_any_path() {
+    let plain = run("trace", "l = model.lm_head.output.save()\n");
+    for path in ["input", "input_layernorm.output", "self_attn.output", "mlp.output", "output"] {
+        for change in ["x[:] = x", "x[:] = x * 1", "x += 0 * x", "x[:, 1:] = x[:, 1:].clone()"] {
+            let take = if path == "self_attn.output" { "[0]" } else { "" };
+            let block = format!(
+                "x = model.model.layers[1].{path}{take}\n{change}\nl = model.lm_head.output.save()\n"
+            );
+            assert_eq!(run("trace", &block).numbers("l"), plain.numbers("l"), "{path}: {change}");
+        }
+    }
+}
+
+#[test]
 fn hostile_blocks_end_alone_and_soon() {
     let cases = [
         "while True: pass\n",
