@@ -12,6 +12,7 @@ pub mod job;
 pub mod load;
 pub mod message;
 pub mod program;
+pub mod sandbox;
 pub mod save;
 pub mod taps;
 pub mod tensor;

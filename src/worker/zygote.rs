@@ -1,5 +1,6 @@
 //! The warm Python interpreter from which each job's evaluator is forked.
 
+use crate::sandbox::{Bounds, Lock};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::json;
 use std::io::{self, IoSlice, Read, Write};
@@ -12,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// What the interpreter runs; it is sent the rest.
-const ZYGOTE: &str = include_str!("shim/zygote.py");
+pub(crate) const ZYGOTE: &str = include_str!("shim/zygote.py");
 
 /// The stand-ins, frozen in: a block can import nothing that is not among them or Python's own.
 const STAND_INS: [(&str, &str); 7] = [
@@ -27,24 +28,6 @@ const STAND_INS: [(&str, &str); 7] = [
 
 /// How long the interpreter may take to start.
 const START: Duration = Duration::from_secs(30);
-
-/// What an evaluator may do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lock {
-    /// The filter of system calls, as the kernel's `sock_filter`s.
-    pub filter: Vec<u8>,
-    /// The `landlock_ruleset_attr` of a ruleset without rules; empty: the kernel has no Landlock.
-    pub landlock: Vec<u8>,
-}
-
-/// What an evaluator may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Bytes of address space.
-    pub memory: u64,
-    /// Seconds of processor time.
-    pub seconds: u64,
-}
 
 /// A warm interpreter. It ends when this is dropped, and its children with it.
 #[derive(Debug)]
@@ -73,13 +56,8 @@ impl Zygote {
         let mut zygote = Zygote { control, process };
         let modules: serde_json::Map<String, serde_json::Value> =
             STAND_INS.iter().map(|(name, source)| ((*name).to_owned(), json!(source))).collect();
-        let limits = json!({
-            "RLIMIT_AS": bounds.memory, "RLIMIT_CPU": bounds.seconds, "RLIMIT_NOFILE": 16, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0,
-        });
-        let setup = json!({
-            "modules": modules, "limits": limits,
-            "filter": hex(&lock.filter), "landlock": hex(&lock.landlock),
-        });
+        let mut setup = setup(lock, bounds);
+        setup["modules"] = modules.into();
         let text = serde_json::to_vec(&setup).map_err(io::Error::other)?;
         let told = zygote.control.set_read_timeout(Some(START)).and_then(|()| {
             zygote.control.write_all(&(text.len() as u32).to_le_bytes())?;
@@ -126,8 +104,16 @@ impl Drop for Zygote {
     }
 }
 
+/// What a child of the interpreter locks itself with.
+pub(crate) fn setup(lock: &Lock, bounds: Bounds) -> serde_json::Value {
+    let limits = json!({
+        "RLIMIT_AS": bounds.memory, "RLIMIT_CPU": bounds.seconds, "RLIMIT_NOFILE": 16, "RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0,
+    });
+    json!({ "limits": limits, "filter": hex(&lock.filter), "landlock": hex(&lock.landlock) })
+}
+
 /// The interpreter itself: what is found by the name may be a script that looks for it, and needs an environment to do so.
-fn interpreter(python: &Path) -> io::Result<PathBuf> {
+pub(crate) fn interpreter(python: &Path) -> io::Result<PathBuf> {
     let failed = |why: String| io::Error::other(format!("{} cannot be started: {why}", python.display()));
     let mut command = Command::new(python);
     command.args(["-I", "-S", "-c", "import sys; print(sys.executable)"]).stdin(Stdio::null());

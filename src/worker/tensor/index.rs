@@ -52,11 +52,8 @@ pub(crate) fn get(heap: &mut Heap, id: Id, index: &Value) -> Result<Value, Stop>
 pub(crate) fn set(heap: &mut Heap, id: Id, index: &Value, value: &Value) -> Result<(), Stop> {
     let dtype = heap.dtype(id)?;
     let found = find(heap, id, index)?;
-    match &found {
-        Found::View(view) => heap.check_writable(view)?,
-        // torch only warns where the lists pick from numbers that stand in several places
-        Found::Picked { view, .. } => heap.check_known(view)?,
-    }
+    let (Found::View(view) | Found::Picked { view, .. }) = &found;
+    heap.check_known(view)?;
     let Some(operand) = Operand::of(heap, value)? else {
         return Err(type_error(format!(
             "can't assign a {} to a torch.{}Tensor",
@@ -68,11 +65,15 @@ pub(crate) fn set(heap: &mut Heap, id: Id, index: &Value, value: &Value) -> Resu
     let mut array = operand.array;
     match found {
         Found::View(view) => {
+            // torch fills with one number also what stands in several places, but copies only where each place is its own
+            if !array.shape.is_empty() {
+                heap.check_writable(&view)?;
+            }
             while array.shape.len() > view.shape.len() && array.shape[0] == 1 {
                 array.shape.remove(0);
             }
             let array = spread_into(array, &view.shape)?;
-            heap.write(&view, array)
+            heap.write_places(view.storage, view.places(), array)
         }
         Found::Picked { view, lists } => {
             let mask = lists.iter().flatten().any(|list| list.dtype == Dtype::Bool);

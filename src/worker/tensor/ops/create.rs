@@ -97,7 +97,7 @@ pub(super) static OPS: &[Op] = &[
     op("fill_", "input value", |heap, args| {
         let id = args.tensor("input")?;
         let view = heap.view(id)?.clone();
-        heap.check_writable(&view)?;
+        heap.check_known(&view)?;
         let dtype = heap.dtype(id)?;
         if let Value::Tensor(value) = args.need("value")?
             && !heap.view(*value)?.shape.is_empty()
@@ -110,7 +110,7 @@ pub(super) static OPS: &[Op] = &[
         }
         let fill = args.operand(heap, "value")?.array.cast(dtype);
         let array = fill.gather(view.shape.clone(), std::iter::repeat_n(0, view.len()));
-        heap.write(&view, array)?;
+        heap.write_places(view.storage, view.places(), array)?;
         Ok(Value::Tensor(id))
     }),
     op("zero_", "input", |heap, args| {
@@ -121,7 +121,7 @@ pub(super) static OPS: &[Op] = &[
             shape: view.shape.clone(),
             data: Data::zeros(heap.dtype(id)?, view.len()),
         };
-        heap.write(&view, zeros)?;
+        heap.write_places(view.storage, view.places(), zeros)?;
         Ok(Value::Tensor(id))
     }),
     op("manual_seed", "seed", |heap, args| {
