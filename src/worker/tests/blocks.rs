@@ -7,8 +7,9 @@ use fake::{Fake, LIMITS, model};
 use mediant_worker::job;
 use mediant_worker::message::{Job, Profile, ToServer, ToWorker, encode, read};
 use mediant_worker::program::{Op, Program};
+use mediant_worker::sandbox::{Bounds, EVALUATOR_BYTES, evaluator_lock};
 use mediant_worker::taps::Server;
-use mediant_worker::zygote::{Bounds, Lock, Zygote};
+use mediant_worker::zygote::Zygote;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -18,9 +19,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 static ZYGOTE: LazyLock<Zygote> = LazyLock::new(|| {
-    // a filter that allows everything
-    let lock = Lock { filter: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f], landlock: Vec::new() };
-    Zygote::start(Path::new("python3"), &lock, Bounds { memory: 1 << 30, seconds: 5 })
+    let lock = evaluator_lock().expect("a lock");
+    Zygote::start(Path::new("python3"), &lock, Bounds { memory: EVALUATOR_BYTES, seconds: 5 })
         .expect("python3 starts")
 });
 
@@ -297,7 +297,76 @@ fn errors_name_the_clients_file_and_line_and_speak_as_nnsight_does() {
 }
 
 #[test]
+fn torch_einops_the_configuration_and_the_tokenizer_are_at_hand() {
+    let ended = run(
+        "trace",
+        "import torch.nn.functional as F\n\
+         from einops import rearrange\n\
+         h = model.model.layers[0].output\n\
+         r = rearrange(h, 'b s (h d) -> b h s d', h=2).save()\n\
+         with torch.no_grad():\n    logits = model.lm_head.output[0, -1]\n\
+         top = logits.topk(2)\n\
+         v = top.values.save()\n\
+         i = nnsight.save([top.indices.tolist(), int(logits.argmax()), logits.max(dim=-1).indices.item()])\n\
+         p = F.softmax(logits, dim=-1).sum().save()\n\
+         c = nnsight.save([model.config.num_hidden_layers, model.tokenizer.encode('one two'), model.tokenizer.decode([3])])\n\
+         s = nnsight.save([tuple(h.shape), h.ndim, str(h.dtype), len(h), isinstance(h, torch.Tensor), hasattr(h, 'nosuch')])\n\
+         f = nnsight.save(f'{logits[0]:.1f}')\n",
+    );
+    assert_eq!(ended.value("r")["shape"], json!([1, 2, 3, 2]));
+    assert_eq!(ended.value("v")["shape"], json!([2]));
+    let i = ended.value("i");
+    assert_eq!(i[0][0], i[1]);
+    assert_eq!(i[1], i[2]);
+    assert!((ended.numbers("p")[0] - 1.0).abs() < 1e-6);
+    assert_eq!(ended.value("c"), &json!([3, [1, 2], "[3]"]));
+    assert_eq!(ended.value("s"), &json!([[1, 3, 4], 3, "torch.float32", 1, true, false]));
+    assert_eq!(ended.value("f").as_str().map(|text| text.contains('.')), Some(true));
+    // the logits that were looked at, and the layer's output, which only the answer needs
+    assert_eq!(ended.programs.len(), 2);
+}
+
+#[test]
+fn a_value_that_is_read_and_written_back_changes_no_bit_at_any_path() {
+    let plain = run("trace", "l = model.lm_head.output.save()\n");
+    for path in ["input", "input_layernorm.output", "self_attn.output", "mlp.output", "output"] {
+        for change in ["x[:] = x", "x[:] = x * 1", "x += 0 * x", "x[:, 1:] = x[:, 1:].clone()"] {
+            let take = if path == "self_attn.output" { "[0]" } else { "" };
+            let block = format!(
+                "x = model.model.layers[1].{path}{take}\n{change}\nl = model.lm_head.output.save()\n"
+            );
+            assert_eq!(run("trace", &block).numbers("l"), plain.numbers("l"), "{path}: {change}");
+        }
+    }
+}
+
+#[test]
 fn hostile_blocks_end_alone_and_soon() {
+    // what the kernel refuses, tried by name and by number
+    let refused = r#"
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+def fails(result):
+    if result < 0: raise OSError
+attempts = dict(
+    open=lambda: open("/etc/passwd"), write=lambda: open("x", "w"), listdir=lambda: os.listdir("/"), fork=lambda: os.fork(),
+    kill=lambda: os.kill(os.getppid(), 9), socket=lambda: __import__("socket").socket(), memfd=lambda: os.memfd_create("x"),
+    environ=lambda: next(iter(os.environ)), descriptors=lambda: [os.read(n, 0) for n in range(3, 4)] and os.dup(0),
+    libc_fork=lambda: fails(libc.fork()), libc_open=lambda: fails(libc.open(b"/etc/passwd", 0)),
+    ptrace=lambda: fails(libc.ptrace(0, 1, 0, 0)), unshare=lambda: fails(libc.unshare(0x10000000)),
+    execve=lambda: fails(libc.execve(b"/bin/sh", None, None)), mount=lambda: fails(libc.mount(b"a", b"/", b"b", 0, 0)),
+    prctl=lambda: fails(libc.prctl(38, 0, 0, 0, 0)), rlimit=lambda: __import__("resource").setrlimit(7, (64, 64)),
+)
+through = []
+for name, attempt in attempts.items():
+    try:
+        attempt()
+        through.append(name)
+    except BaseException:
+        pass
+through = nnsight.save(through)
+"#;
+    assert_eq!(run("trace", refused).value("through"), &json!([]));
     let cases = [
         "while True: pass\n",
         "x = 7 ** 10 ** 8\ny = str(x)\n",
@@ -322,6 +391,30 @@ fn hostile_blocks_end_alone_and_soon() {
         let ended = run("trace", block);
         ended.error();
         assert!(begun.elapsed() < Duration::from_secs(30), "{block}");
+    }
+    // what is no payload, and pickles that name what they may not
+    let packed = |pickle: &[u8]| zstd::stream::encode_all(pickle, 1).expect("zstd");
+    let mut cut = zstd::stream::decode_all(payload("trace", "x = 1\n").as_slice()).expect("zstd");
+    cut.truncate(cut.len() / 2);
+    let payloads = [
+        Vec::new(),
+        b"no zstd".to_vec(),
+        packed(b""),
+        packed(b"no pickle"),
+        packed(&cut),
+        packed(b"\x80\x04cos\nsystem\n(X\x02\x00\x00\x00idtR."),
+        packed(b"\x80\x04csubprocess\nPopen\n(X\x02\x00\x00\x00idtR."),
+        packed(b"\x80\x04ccloudpickle.cloudpickle\nsubimport\n(X\x02\x00\x00\x00ostR."),
+        packed(b"\x80\x04cbuiltins\neval\n(X\x0f\x00\x00\x00__import__('os')tR."),
+        packed(b"\x80\x04N."),
+        packed(b"\x80\x04(NNt."),
+        packed(&vec![0; 1 << 25]),
+        packed(&[b"\x80\x04".to_vec(), vec![b'('; 1 << 20]].concat()),
+        packed(&[b"\x80\x04N".to_vec(), vec![0x85; 1 << 20], b".".to_vec()].concat()),
+    ];
+    for (i, payload) in payloads.into_iter().enumerate() {
+        let ended = run_as(Profile::Plain, payload);
+        assert!(ended.answer.is_err(), "payload {i}");
     }
     // the next job is served
     run("trace", "x = model.lm_head.output.save()\n").value("x");
