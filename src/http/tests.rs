@@ -263,8 +263,9 @@ fn every_rule_is_of_a_route_and_there_is_one_for_each() {
     // The page is no part of the API.
     let mut routes: Vec<String> =
         routes.chain(["GET /", "GET /assets/{build}/{*path}"].map(str::to_owned)).collect();
-    let mut ruled: Vec<String> =
-        rules::RULES.iter().map(|rule| format!("{} {}", rule.method, rule.path)).collect();
+    let listed = rules::RULES.iter().map(|rule| format!("{} {}", rule.method, rule.path));
+    let of_kinds = crate::spec::kind::Kind::ALL.iter().map(|(name, _)| format!("POST /v1/{name}"));
+    let mut ruled: Vec<String> = listed.chain(of_kinds).collect();
     routes.sort();
     ruled.sort();
     assert_eq!(ruled, routes);

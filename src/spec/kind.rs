@@ -84,6 +84,11 @@ impl Kind {
         Self::ALL[self as usize].0
     }
 
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
     /// Whether it is computed in units, each of which counts when it is done: what there is of it is a result.
     pub const fn is_in_units(self) -> bool {
         matches!(self, Self::Sweep)
@@ -101,11 +106,11 @@ pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
     let mut found = None;
     for (name, inner) in map {
         let at = format!("/{}", super::read::escape(name));
-        let Some((_, kind)) = Kind::ALL.iter().find(|(known, _)| known == name) else {
+        let Some(kind) = Kind::named(name) else {
             problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
             continue;
         };
-        if found.replace((*kind, inner.take())).is_some() {
+        if found.replace((kind, inner.take())).is_some() {
             problems.push(at, code::CONFLICT, "more than one request", "send one request at a time");
         }
     }
