@@ -14,6 +14,7 @@ mod enqueue;
 mod events;
 mod experiments;
 mod gate;
+mod generate;
 mod health;
 mod hub;
 mod identity;
@@ -23,6 +24,7 @@ pub mod listen;
 mod me;
 mod metrics;
 mod models;
+mod openai;
 mod packing;
 mod page;
 mod places;
@@ -83,6 +85,8 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
+        .merge(generate::routes())
+        .merge(openai::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -5,8 +5,9 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
-use super::problem::{Kind, MEDIA_TYPE};
+use super::problem::{self, MEDIA_TYPE};
 use crate::keys::Scope;
+use crate::spec::kind::Kind;
 
 /// Name of the security scheme in the document.
 const SCHEME: &str = "key";
@@ -58,7 +59,7 @@ const STORES: Need = Need::One(&[Scope::Run, Scope::Upload]);
 const REMOTE: Need = Need::One(&[Scope::Remote]);
 const ADMIN: Need = Need::One(&[Scope::Admin]);
 
-/// The table.
+/// The table, but for the kinds of experiments: see [`of_kind`].
 pub(super) const RULES: &[Rule] = &[
     // The page has the field for the key.
     rule(Method::GET, "/", Need::Open),
@@ -75,10 +76,9 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/tokenize", Need::Key),
     rule(Method::POST, "/v1/plan", Need::Key),
     rule(Method::POST, "/v1/align", RUN),
-    rule(Method::POST, "/v1/run", RUN),
-    rule(Method::POST, "/v1/patch", RUN),
-    rule(Method::POST, "/v1/trace", RUN),
-    rule(Method::POST, "/v1/sweep", SWEEP),
+    rule(Method::POST, "/v1/generate", RUN),
+    rule(Method::POST, "/v1/completions", RUN),
+    rule(Method::POST, "/v1/chat/completions", RUN),
     rule(Method::GET, "/v1/jobs", Need::Key),
     rule(Method::GET, "/v1/jobs/{id}", Need::Key),
     rule(Method::DELETE, "/v1/jobs/{id}", WORK),
@@ -126,7 +126,14 @@ pub(super) const RULES: &[Rule] = &[
 pub(super) fn need(rules: &[Rule], method: &Method, path: &str) -> Option<Need> {
     // The router answers HEAD with what GET would say, without its body.
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    rules.iter().find(|rule| rule.method == *method && rule.path == path).map(|rule| rule.need)
+    let listed = rules.iter().find(|rule| rule.method == *method && rule.path == path);
+    listed.map(|rule| rule.need).or_else(|| of_kind(method, path))
+}
+
+/// What the experiment of a path asks for: of each kind there is one, and jobs of many units have a scope of their own.
+fn of_kind(method: &Method, path: &str) -> Option<Need> {
+    let kind = Kind::named(path.strip_prefix("/v1/")?).filter(|_| *method == Method::POST)?;
+    Some(if kind.is_in_units() { SWEEP } else { RUN })
 }
 
 /// Says in the document what each route asks for. A route without a rule needs a key there, and is refused here.
@@ -172,7 +179,7 @@ pub(super) fn one_of(scopes: &[Scope]) -> String {
 
 fn refusals(operation: &mut Operation, scopes: Option<&str>) {
     let no_scope = scopes.map_or_else(String::new, |scopes| format!("; needs the scope {scopes}"));
-    for (kind, more) in [(Kind::Unauthorized, String::new()), (Kind::Forbidden, no_scope)] {
+    for (kind, more) in [(problem::Kind::Unauthorized, String::new()), (problem::Kind::Forbidden, no_scope)] {
         let content = ContentBuilder::new()
             .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
             .build();

@@ -285,7 +285,9 @@ fn every_rule_is_of_a_route_and_there_is_one_for_each() {
         let above = rules.iter().find(|above| rule.path.strip_prefix("/legacy") == Some(above.path));
         assert_eq!(above.map(|above| (&above.method, above.need)), Some((&rule.method, rule.need)));
     }
-    let mut ruled: Vec<String> = rules.iter().map(|rule| format!("{} {}", rule.method, rule.path)).collect();
+    let listed = rules.iter().map(|rule| format!("{} {}", rule.method, rule.path));
+    let of_kinds = crate::spec::kind::Kind::ALL.iter().map(|(name, _)| format!("POST /v1/{name}"));
+    let mut ruled: Vec<String> = listed.chain(of_kinds).collect();
     routes.sort();
     ruled.sort();
     assert_eq!(ruled, routes);

@@ -10,7 +10,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::endpoint::Endpoint;
 use super::problem::code;
-use super::words::{distance, escape, shortened};
+use super::words::{escape, likely, nearest, shortened};
 
 /// What words stand for: names of fields, or pointers to them, the likeliest first (those that an endpoint does not have are
 /// passed over); and what else there is to know.
@@ -107,9 +107,14 @@ const WORDS: &[Word] = &[
         note: "send it to POST /v1/sweep, or list the prompts as `cases` of POST /v1/trace",
     },
     Word {
-        words: &["temperature", "max_tokens", "max_new_tokens", "stop"],
-        meant: &[],
-        note: "nothing is generated: the distribution over the next token is read",
+        words: &["temperature", "top_p", "min_p"],
+        meant: &["/sampling"],
+        note: "tokens are drawn by POST /v1/generate alone; here the distribution over the next token is read",
+    },
+    Word {
+        words: &["max_tokens", "max_new_tokens", "max_length", "stop"],
+        meant: &["max_tokens"],
+        note: "texts are written by POST /v1/generate alone; here the distribution over the next token is read",
     },
 ];
 
@@ -146,7 +151,7 @@ pub(super) fn unknown(
         let code = if NOT_HERE.contains(&name) { code::NOT_SUPPORTED } else { code::UNKNOWN_FIELD };
         return (code, format!("{said} here"), format!("leave it out: {note}"));
     }
-    if let Some(meant) = nearest(name, known, |name| 1 + name.len() / 4) {
+    if let Some(meant) = nearest(name, known.iter().copied(), likely) {
         return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
     }
     // What depends on another field (a corruption on its method, a trace on `cases`) is a field here, but not now.
@@ -191,7 +196,8 @@ impl<'a> Found<'a> {
         };
         let mut meant = self.meant.iter().filter_map(|meant| own(meant));
         let synonym = meant.find_map(|meant| self.known.iter().find(|known| **known == meant));
-        let slip = || if self.name.len() > 3 { nearest(self.name, self.known, |_| 1) } else { None };
+        let slip =
+            || if self.name.len() > 3 { nearest(self.name, self.known.iter().copied(), |_| 1) } else { None };
         synonym.copied().or_else(slip)
     }
 
@@ -211,12 +217,6 @@ impl<'a> Found<'a> {
         let mut others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
         others.find_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?)))
     }
-}
-
-/// The field's name nearest to a word, if it is as near as `within` says.
-fn nearest<'n>(word: &str, names: &[&'n str], within: impl Fn(&str) -> usize) -> Option<&'n str> {
-    let near = names.iter().map(|name| (distance(word, name), *name)).min()?;
-    (near.0 <= within(near.1)).then_some(near.1)
 }
 
 /// JSON with nothing but the way to a place: `{"corrupt": {"samples": …}}`.
@@ -344,6 +344,7 @@ mod tests {
     use crate::spec::cases::CasesSpec;
     use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
+    use crate::spec::generate::GenerateSpec;
     use crate::spec::op::OPS;
     use crate::spec::patch::PatchSpec;
     use crate::spec::problem::{FieldProblem, Problems};
@@ -357,6 +358,7 @@ mod tests {
         match endpoint {
             Endpoint::Run => drop(RunSpec::read(body, &mut out)),
             Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
+            Endpoint::Generate => drop(GenerateSpec::read(body, &mut out)),
             Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
             Endpoint::Trace => drop(TraceSpec::read(body, &mut out)),
             Endpoint::Sweep => drop(SweepSpec::read(body, &mut out)),

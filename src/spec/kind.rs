@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::declare::declare;
+use super::generate::GenerateBody;
 use super::patch::PatchBody;
 use super::problem::{Problems, code};
 use super::run::RunBody;
@@ -39,6 +40,8 @@ pub struct PlanBody {
     pub trace: Option<TraceBody>,
     /// As in `POST /v1/sweep`.
     pub sweep: Option<SweepBody>,
+    /// As in `POST /v1/generate`.
+    pub generate: Option<GenerateBody>,
 }
 }
 
@@ -84,15 +87,49 @@ impl Kind {
         Self::ALL[self as usize].0
     }
 
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
     /// Whether it is computed in units, each of which counts when it is done: what there is of it is a result.
     pub const fn is_in_units(self) -> bool {
         matches!(self, Self::Sweep)
     }
 }
 
-/// Splits `{"trace": body}` into the kind of request and its body.
-pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
-    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}} or {\"sweep\": {…}}";
+/// What a dry run is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// A request that can be a job.
+    Experiment(Kind),
+    /// `POST /v1/generate`
+    Generate,
+}
+
+impl Planned {
+    /// What a name stands for.
+    pub fn named(name: &str) -> Option<Self> {
+        if name == Self::Generate.name() {
+            Some(Self::Generate)
+        } else {
+            Kind::named(name).map(Self::Experiment)
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Experiment(kind) => kind.name(),
+            Self::Generate => "generate",
+        }
+    }
+}
+
+/// Splits `{"trace": body}` into what is planned and its body.
+pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
+    const FIX: &str =
+        "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}}, {\"sweep\": {…}} or {\"generate\": {…}}";
     let mut problems = Problems::default();
     let Some(map) = body.as_object_mut() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", FIX);
@@ -101,11 +138,11 @@ pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
     let mut found = None;
     for (name, inner) in map {
         let at = format!("/{}", super::read::escape(name));
-        let Some((_, kind)) = Kind::ALL.iter().find(|(known, _)| known == name) else {
+        let Some(kind) = Planned::named(name) else {
             problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
             continue;
         };
-        if found.replace((*kind, inner.take())).is_some() {
+        if found.replace((kind, inner.take())).is_some() {
             problems.push(at, code::CONFLICT, "more than one request", "send one request at a time");
         }
     }
