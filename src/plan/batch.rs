@@ -48,10 +48,10 @@ pub struct ForwardBatch {
 }
 
 impl ForwardBatch {
-    /// How many blocks are computed: behind the last of them nothing is written or read.
+    /// How many blocks are computed: behind the last of them nothing is written, read, drawn or kept.
     pub fn depth(&self) -> usize {
-        let ends = !(self.final_norm.is_empty() && self.logits.is_empty() && self.readout.rows.is_empty());
-        if ends {
+        let reads = !(self.final_norm.is_empty() && self.logits.is_empty() && self.readout.rows.is_empty());
+        if reads || self.step.as_ref().is_some_and(|step| !step.draws.is_empty()) {
             return self.layers.len();
         }
         self.layers.iter().rposition(|layer| !layer.is_idle()).map_or(0, |last| last + 1)
@@ -83,9 +83,9 @@ impl Index<Site> for LayerBatch {
 }
 
 impl LayerBatch {
-    /// Whether nothing is written or read in this layer.
+    /// Whether nothing is written, read or kept in this layer.
     fn is_idle(&self) -> bool {
-        self.taps.iter().all(Tap::is_empty) && self.lens.rows.is_empty()
+        self.taps.iter().all(Tap::is_empty) && self.lens.rows.is_empty() && self.kept.is_empty()
     }
 
     /// Whether attention scores are written or read in this layer.
