@@ -490,8 +490,18 @@ fn a_pass_ends_where_nothing_is_read_any_more() {
     assert_eq!(capture(Site::ResidPre, 0), 1);
     assert_eq!(capture(Site::ResidPost, 4), 5);
     assert_eq!((capture(Site::FinalNorm, 8), capture(Site::Logits, 8)), (8, 8));
-    assert_eq!(depth(&|plan, run| drop(plan.read_lens(run, 2, 1))), 2);
-    assert_eq!(depth(&|plan, run| drop(plan.read(run, 2))), 8);
+    assert_eq!(
+        depth(&|plan, run| {
+            plan.read_lens(run, 2, 1);
+        }),
+        2
+    );
+    assert_eq!(
+        depth(&|plan, run| {
+            plan.read(run, 2);
+        }),
+        8
+    );
     // What is written where nothing reads it is not computed, so it lets nothing be computed either.
     let unread = |plan: &mut Plan, run: RunId| {
         let at = Address { layer: 6, site: Site::ResidPost };
