@@ -68,17 +68,19 @@ def lock(setup):
 
 
 def child(descriptor, setup, zygote):
-    """Everything that a job's process does."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != zygote:
+    """Everything that a job's process does. It never returns, whatever happens."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != zygote:
+            os._exit(0)
+        os.closerange(3, descriptor)
+        os.closerange(descriptor + 1, 1 << 12)
+        job = socket.socket(fileno=descriptor)
+        random.seed()
+        lock(setup)
+        sys.modules["job"].run(job)
+    finally:
         os._exit(0)
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, 1 << 12)
-    random.seed()
-    lock(setup)
-    sys.modules["job"].run(socket.socket(fileno=descriptor))
-    os._exit(0)
 
 
 def serve(control):
