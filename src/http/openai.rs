@@ -72,7 +72,7 @@ impl IntoResponses for Failure {
                 let schema = RefOr::<Schema>::Ref(Ref::from_schema_name("OpenAiError"));
                 response.content.clear();
                 let content = ContentBuilder::new().schema(Some(schema)).build();
-                response.content.insert("application/json".to_owned(), content);
+                response.content.insert("application/json".to_owned(), RefOr::T(content));
             }
         }
         responses
