@@ -6,7 +6,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, ENV_PREFIX, Fault, Source, nearest};
+use super::{Config, ConfigError, ENV_PREFIX, Fault, Source};
+use crate::spec::words::{likely, nearest};
 
 /// The compiled-in defaults: every key with its comment.
 pub(super) const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
@@ -108,7 +109,7 @@ impl Merge {
     }
 
     fn fix_for_unknown(&self, key: &str) -> String {
-        if let Some(close) = nearest(key, self.defaults.keys().map(String::as_str)) {
+        if let Some(close) = nearest(key, self.defaults.keys().map(String::as_str), likely) {
             return format!("did you mean {close}?");
         }
         // A section where a value belongs, or the reverse, is best answered with the section's keys.

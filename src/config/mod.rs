@@ -6,7 +6,6 @@
 mod database_url;
 mod flags;
 mod layers;
-mod nearest;
 mod sections;
 mod validate;
 
@@ -16,9 +15,9 @@ use std::path::PathBuf;
 pub use database_url::DatabaseUrl;
 pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
-pub use nearest::nearest;
 pub use sections::{
-    Activations, Auth, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Store, Telemetry, Wheel,
+    Activations, Auth, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Remote, RemoteSource, Store,
+    Telemetry, Wheel,
 };
 
 pub use crate::spec::dtype::Dtype;

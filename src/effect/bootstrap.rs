@@ -19,8 +19,7 @@ use crate::spec::statistics::{Bootstrap, Stat};
 pub struct CaseEstimate {
     /// Mean; null if there is no case, or one whose number isn't finite.
     pub mean: Option<f64>,
-    /// Standard error over cases; of a single case that over its samples, as `se_over` then says (of several cells at most:
-    /// the mean of theirs); else null.
+    /// Standard error over cases; of a single case that over its samples, as `se_over` then says; else null.
     pub se: Option<f64>,
     /// Confidence interval, by a percentile bootstrap over cases: too narrow with few of them; null for fewer than two.
     pub ci: Option<[f64; 2]>,

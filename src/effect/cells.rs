@@ -1,9 +1,12 @@
 //! What a sweep found, cell by cell and case by case: the one table from which averages, files and pictures are made.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::stats::Estimate;
+use crate::spec::sweep::Key;
 
 /// Everything that a sweep's averages are made from. Metrics are in the order of [`Observed::metrics`] throughout.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -16,6 +19,33 @@ pub struct Observed {
     pub cases: Vec<CaseHead>,
     /// The cells of kept cases, case by case, arm by arm, in row-major order of the arm's axes.
     pub cells: Cells,
+    /// What these gave in each sample, of cases that are averaged alone.
+    pub sampled: Vec<Sampled>,
+}
+
+/// The effects of a case's cells in each sample: what a case that is averaged alone has its errors from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// Index of the case.
+    pub case: u32,
+    /// Of each cell, in the order of the case's cells, `[metrics, samples]`.
+    pub effects: Vec<Vec<Option<f64>>>,
+}
+
+/// Which cases are averaged alone: the only one that counts, or, where groups are told apart, of its group. `cases`: whether each
+/// counts, and its group.
+pub fn alone<'c>(cases: impl Iterator<Item = (bool, Option<&'c str>)> + Clone, by: &[Key]) -> Vec<bool> {
+    let counted = || cases.clone().filter(|(kept, _)| *kept);
+    let all = counted().count();
+    let mut of_group = HashMap::<&str, usize>::new();
+    for group in counted().filter_map(|(_, group)| group) {
+        *of_group.entry(group).or_default() += 1;
+    }
+    let in_group = |group: Option<&str>| group.and_then(|group| of_group.get(group)).copied();
+    let is_alone = |(kept, group): (bool, Option<&str>)| {
+        kept && (all == 1 || (by.contains(&Key::Group) && in_group(group) == Some(1)))
+    };
+    cases.clone().map(is_alone).collect()
 }
 
 /// One arm of a sweep.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::arm::{Readouts, paired, said, total_effect};
-use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns};
+use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns, Sampled};
 use super::derived::{Cells as Line, Derived, Said, Strength};
 use super::nulls::{is_lost, is_not_finite};
 use super::patch::undefined;
@@ -33,6 +33,8 @@ pub struct Part {
     pub written: EditStats,
     /// Cells of which a sample is not finite.
     pub not_finite: u32,
+    /// What the cells gave in each sample, of a case that is averaged alone.
+    pub sampled: Vec<Sampled>,
 }
 
 /// What remarks need of cells, which need not be held for it.
@@ -215,18 +217,20 @@ fn dropped(
 /// Gives a token's text.
 pub type Text<'t> = &'t dyn Fn(u32) -> String;
 
-/// Some cells of a case, counted through all arms.
+/// Some cells of a case, counted through all arms. `alone`: whether the case is averaged with no other.
 pub fn part(
     layout: &CaseLayout,
     case: u32,
     range: &Range<usize>,
     scores: &Scores,
     written: EditStats,
+    alone: bool,
     text: Text<'_>,
 ) -> Part {
     let measures = &layout.common.measures;
     let mut part = Part { written, ..Part::default() };
     part.cells.metrics = vec![MetricColumns::default(); measures.len()];
+    part.sampled.extend(alone.then(|| Sampled { case, effects: Vec::new() }));
     let mut first = 0;
     for (index, (_, arm)) in layout.arms.iter().enumerate() {
         let cells = arm.grid.cells();
@@ -274,12 +278,17 @@ fn add(
         run.is_some() && run == scores.resolved[arm.base_of(sample)]
     };
     cells.exact_null.push(defined.then(|| readouts.iter().enumerate().all(null)));
+    let mut in_samples = Vec::new();
     for (measure, columns) in layout.common.measures.iter().zip(&mut cells.metrics) {
         let found = paired(arm, measure, scores, readouts);
+        in_samples.extend_from_slice(&found.effects);
         let effect = estimate(found.effects);
         columns.value.push(estimate(found.values).mean);
         columns.effect.push(effect.mean);
         columns.effect_se.push(effect.se);
+    }
+    if let Some(sampled) = part.sampled.last_mut() {
+        sampled.effects.push(in_samples);
     }
     if layout.says {
         part.said.push(said(arm, scores, cell, text));
@@ -320,6 +329,12 @@ impl Part {
                 columns.value.append(&mut more.value);
                 columns.effect.append(&mut more.effect);
                 columns.effect_se.append(&mut more.effect_se);
+            }
+        }
+        for more in other.sampled {
+            match self.sampled.last_mut().filter(|last| last.case == more.case) {
+                Some(last) => last.effects.extend(more.effects),
+                None => self.sampled.push(more),
             }
         }
         self.said.append(&mut other.said);

@@ -11,6 +11,8 @@ use crate::plan::pack::{Fit, Space};
 
 /// Pieces of one batch.
 const MOST_PIECES: usize = 256;
+/// A batch takes so many times the work of its quantum if requests end with it by that: they would only wait for another one.
+const WHOLE: f64 = 2.5;
 /// For how long pieces stay short after several requests were on their way.
 const CROWDED: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,8 @@ pub(super) struct Queue {
     aboard: Vec<(Id, Asker)>,
     /// When several requests were last on their way.
     crowded: Option<Instant>,
+    /// How many that were answered last may ask again at once.
+    expected: usize,
 }
 
 impl Queue {
@@ -40,6 +44,7 @@ impl Queue {
         self.schedule.push(self.next, &work.asker, work.left.max(1));
         self.works.insert(self.next, work);
         self.next += 1;
+        self.expected = self.expected.saturating_sub(1);
     }
 
     /// Pieces that are computed each alone, before all others.
@@ -52,18 +57,39 @@ impl Queue {
         self.alone.is_empty() && self.works.is_empty()
     }
 
+    /// The batch formed last was answered, and no other one is on its way. Clients without pause ask again at once: if there are
+    /// several of them, or one of them and others, they are worth waiting for.
+    pub(super) fn answered(&mut self) {
+        let answered = self.aboard.iter().filter(|(id, _)| !self.works.contains_key(id)).count();
+        self.expected = if answered > 1 || !self.works.is_empty() { answered } else { 0 };
+    }
+
+    /// Whether some who were answered have not asked again, and would find room in the next batch.
+    pub(super) fn expects(&self, budget: &RowBudget, now: Instant) -> bool {
+        self.expected > 0 && self.alone.is_empty() && self.schedule.left() < self.most(budget, now)
+    }
+
     /// Whether there is no use in waiting for more: what waits fills a batch, or the batch formed last answers nobody who might
     /// ask again.
     pub(super) fn is_ripe(&self, budget: &RowBudget, now: Instant) -> bool {
         !self.alone.is_empty()
-            || self.schedule.left() >= self.space(budget, now).work
+            || self.schedule.left() >= self.most(budget, now)
             || self.aboard.iter().all(|(id, _)| self.works.contains_key(id))
+    }
+
+    /// Most work of the next batch.
+    fn most(&self, budget: &RowBudget, now: Instant) -> u64 {
+        let work = self.space(budget, now).work;
+        if self.is_crowded(now) { (work as f64 * WHOLE) as u64 } else { work }
+    }
+
+    fn is_crowded(&self, now: Instant) -> bool {
+        self.crowded.is_some_and(|then| now.duration_since(then) < CROWDED)
     }
 
     /// What the next batch has room for, of plans that hold no scores.
     fn space(&self, budget: &RowBudget, now: Instant) -> Space {
-        let crowded = self.crowded.is_some_and(|then| now.duration_since(then) < CROWDED);
-        budget.space(0, !crowded)
+        budget.space(0, !self.is_crowded(now))
     }
 
     /// The pieces of the next batch. `merges`: whether there may be several.
@@ -79,10 +105,12 @@ impl Queue {
 
         // What is free in the batch, which is made for plans that hold scores with so many keys.
         let (mut free, mut held_keys) = (self.space(budget, now), 0);
+        let for_whole = self.most(budget, now) - free.work;
+        self.expected = 0;
         let mut pieces: Vec<Piece> = Vec::new();
         let Queue { schedule, works, aboard, .. } = self;
         aboard.clear();
-        schedule.take(free.work, |id, room| {
+        schedule.take(free.work, for_whole, |id, room| {
             let work = works.get_mut(&id)?;
             let keys = work.packing.held_keys();
             let first = pieces.is_empty();
@@ -94,14 +122,20 @@ impl Queue {
                 free.rows = budget.with_scores(keys).rows;
                 held_keys = keys;
             }
-            // Only the first piece may be larger than there is room for; of others, no slivers are cut.
-            let space = Space { work: room, spread: if first { free.spread } else { 0 }, ..free };
-            let Fit { runs, need, carried } = work.packing.fitting(&work.part, &space);
-            let (taken, whole) = (space.work_of(&need), runs == work.part.len());
-            let sliver = !whole && taken < free.spread * space.work_of(&carried);
-            if !first && (sliver || !space.holds(&need)) {
-                return None;
-            }
+            // Only the first piece may be larger than there is room for; of others, no slivers are cut, and what is more than a
+            // quantum is for those that end with it.
+            let fits = |room| {
+                let space = Space { work: room, spread: if first { free.spread } else { 0 }, ..free };
+                let fit = work.packing.fitting(&work.part, &space);
+                let whole = fit.runs == work.part.len();
+                let sliver = !whole && space.work_of(&fit.need) < free.spread * space.work_of(&fit.carried);
+                (first || !sliver && space.holds(&fit.need)).then_some((fit, whole))
+            };
+            let piece = fits(room.saturating_sub(for_whole));
+            let ends = |whole| whole && work.asker.lane == Lane::Interactive;
+            let piece = piece.or_else(|| fits(room).filter(|(_, whole)| ends(*whole)));
+            let (Fit { runs, need, .. }, whole) = piece?;
+            let taken = free.work_of(&need);
             free = free.beside(&need);
             let part = work.part.take(runs);
             let packing = Arc::clone(&work.packing);

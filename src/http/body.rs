@@ -13,8 +13,9 @@ use super::json;
 use super::problem::{Kind, Problem};
 use super::{AppState, Caller};
 use crate::capacity::{Lane, Share};
-use crate::config::{Http, nearest};
+use crate::config::Http;
 use crate::spec::problem::{Problems, code};
+use crate::spec::words::{likely, nearest};
 
 /// The smallest useful body of the endpoint family, shown when a body is empty.
 const EXAMPLE: &str = r#"{"prompt":"The Eiffel Tower is in the city of"}"#;
@@ -157,7 +158,7 @@ pub fn query(parts: &Parts, known: &[&str]) -> Result<BTreeMap<String, String>, 
     for (name, value) in pairs {
         let pointer = format!("?{name}");
         if !known.contains(&name.as_str()) {
-            let fix = match (nearest(&name, known.iter().copied()), known) {
+            let fix = match (nearest(&name, known.iter().copied(), likely), known) {
                 (Some(close), _) => format!("did you mean `{close}`?"),
                 (None, []) => "remove it; this path takes no query parameters".to_owned(),
                 (None, _) => format!("remove it; this path knows {}", known.join(", ")),

@@ -5,8 +5,8 @@ use std::fmt;
 use axum::http::{HeaderMap, header};
 
 use super::problem::{Kind, Problem};
-use crate::config::nearest;
 use crate::result::render::Format;
+use crate::spec::words::{likely, nearest};
 
 /// Chooses among `served`, whose order is the server's preference.
 ///
@@ -37,7 +37,7 @@ fn named(name: &str, served: &[Format]) -> Result<Format, Problem> {
     } else {
         format!("`{name}` is not a format")
     };
-    let hint = nearest(name, served.iter().map(|format| format.name()));
+    let hint = nearest(name, served.iter().map(|format| format.name()), likely);
     let fix = match hint {
         Some(close) => format!("did you mean `{close}`? Served: {}", Names(served)),
         None => format!("use one of {}", Names(served)),

@@ -5,8 +5,9 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
-use super::problem::{Kind, MEDIA_TYPE};
+use super::problem::{self, MEDIA_TYPE};
 use crate::keys::Scope;
+use crate::spec::kind::Kind;
 
 /// Name of the security scheme in the document.
 const SCHEME: &str = "key";
@@ -55,9 +56,10 @@ const WORK: Need = Need::One(&[Scope::Run, Scope::Sweep]);
 const UPLOAD: Need = Need::One(&[Scope::Upload]);
 /// Runs store activations, too.
 const STORES: Need = Need::One(&[Scope::Run, Scope::Upload]);
+const REMOTE: Need = Need::One(&[Scope::Remote]);
 const ADMIN: Need = Need::One(&[Scope::Admin]);
 
-/// The table.
+/// The table, but for the kinds of experiments: see [`of_kind`].
 pub(super) const RULES: &[Rule] = &[
     // The page has the field for the key.
     rule(Method::GET, "/", Need::Open),
@@ -74,13 +76,9 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/tokenize", Need::Key),
     rule(Method::POST, "/v1/plan", Need::Key),
     rule(Method::POST, "/v1/align", RUN),
-    rule(Method::POST, "/v1/run", RUN),
-    rule(Method::POST, "/v1/patch", RUN),
-    rule(Method::POST, "/v1/trace", RUN),
     rule(Method::POST, "/v1/generate", RUN),
     rule(Method::POST, "/v1/completions", RUN),
     rule(Method::POST, "/v1/chat/completions", RUN),
-    rule(Method::POST, "/v1/sweep", SWEEP),
     rule(Method::GET, "/v1/jobs", Need::Key),
     rule(Method::GET, "/v1/jobs/{id}", Need::Key),
     rule(Method::DELETE, "/v1/jobs/{id}", WORK),
@@ -95,6 +93,28 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/activations", UPLOAD),
     rule(Method::GET, "/v1/activations/{id}", Need::Key),
     rule(Method::DELETE, "/v1/activations/{id}", STORES),
+    // Says nothing but that the server is there.
+    rule(Method::GET, "/ping", Need::Open),
+    rule(Method::GET, "/connected", Need::Open),
+    rule(Method::GET, "/subscribe", REMOTE),
+    rule(Method::POST, "/request", REMOTE),
+    rule(Method::GET, "/response/{id}", REMOTE),
+    // Who fetches a result shows the token in its address, not a key.
+    rule(Method::GET, "/result/{id}", Need::Open),
+    rule(Method::GET, "/status", REMOTE),
+    rule(Method::GET, "/env", REMOTE),
+    rule(Method::GET, "/whoami", REMOTE),
+    rule(Method::GET, "/legacy/ping", Need::Open),
+    rule(Method::GET, "/legacy/connected", Need::Open),
+    rule(Method::GET, "/legacy/subscribe", REMOTE),
+    rule(Method::POST, "/legacy/request", REMOTE),
+    rule(Method::GET, "/legacy/response/{id}", REMOTE),
+    rule(Method::GET, "/legacy/status", REMOTE),
+    rule(Method::GET, "/legacy/env", REMOTE),
+    rule(Method::GET, "/legacy/whoami", REMOTE),
+    rule(Method::GET, "/api/models/{*path}", REMOTE),
+    rule(Method::GET, "/{name}/resolve/{*path}", REMOTE),
+    rule(Method::GET, "/{owner}/{name}/resolve/{*path}", REMOTE),
     rule(Method::GET, "/v1/admin/keys", ADMIN),
     rule(Method::POST, "/v1/admin/keys", ADMIN),
     rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),
@@ -106,7 +126,14 @@ pub(super) const RULES: &[Rule] = &[
 pub(super) fn need(rules: &[Rule], method: &Method, path: &str) -> Option<Need> {
     // The router answers HEAD with what GET would say, without its body.
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    rules.iter().find(|rule| rule.method == *method && rule.path == path).map(|rule| rule.need)
+    let listed = rules.iter().find(|rule| rule.method == *method && rule.path == path);
+    listed.map(|rule| rule.need).or_else(|| of_kind(method, path))
+}
+
+/// What the experiment of a path asks for: of each kind there is one, and jobs of many units have a scope of their own.
+fn of_kind(method: &Method, path: &str) -> Option<Need> {
+    let kind = Kind::named(path.strip_prefix("/v1/")?).filter(|_| *method == Method::POST)?;
+    Some(if kind.is_in_units() { SWEEP } else { RUN })
 }
 
 /// Says in the document what each route asks for. A route without a rule needs a key there, and is refused here.
@@ -152,7 +179,7 @@ pub(super) fn one_of(scopes: &[Scope]) -> String {
 
 fn refusals(operation: &mut Operation, scopes: Option<&str>) {
     let no_scope = scopes.map_or_else(String::new, |scopes| format!("; needs the scope {scopes}"));
-    for (kind, more) in [(Kind::Unauthorized, String::new()), (Kind::Forbidden, no_scope)] {
+    for (kind, more) in [(problem::Kind::Unauthorized, String::new()), (problem::Kind::Forbidden, no_scope)] {
         let content = ContentBuilder::new()
             .schema(Some(RefOr::<utoipa::openapi::Schema>::Ref(Ref::from_schema_name("Problem"))))
             .build();

@@ -23,7 +23,7 @@ pub enum Unfinished {
 
 /// How units and their outputs are written. What another layout wrote is not read, since numbers that are packed say nothing of
 /// what they are: whoever changes [`Cut`], [`CaseHead`] or [`Part`] adds one.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// A cut as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -74,6 +74,7 @@ pub(super) fn running(opened: &Opened, outputs: &[(u32, Vec<u8>)]) -> Result<Val
         arms: opened.cut.arms.clone(),
         cases,
         cells: part.cells,
+        sampled: part.sampled,
     };
     Ok(crate::effect::average::running(&observed, &How::of(&spec.aggregate)))
 }

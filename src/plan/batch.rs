@@ -47,6 +47,17 @@ pub struct ForwardBatch {
     pub row_layers: u64,
 }
 
+impl ForwardBatch {
+    /// How many blocks are computed: behind the last of them nothing is written or read.
+    pub fn depth(&self) -> usize {
+        let ends = !(self.final_norm.is_empty() && self.logits.is_empty() && self.readout.rows.is_empty());
+        if ends {
+            return self.layers.len();
+        }
+        self.layers.iter().rposition(|layer| !layer.is_idle()).map_or(0, |last| last + 1)
+    }
+}
+
 /// The tables of one block. `batch[site]` is what happens at a site.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerBatch {
@@ -72,6 +83,11 @@ impl Index<Site> for LayerBatch {
 }
 
 impl LayerBatch {
+    /// Whether nothing is written or read in this layer.
+    fn is_idle(&self) -> bool {
+        self.taps.iter().all(Tap::is_empty) && self.lens.rows.is_empty()
+    }
+
     /// Whether attention scores are written or read in this layer.
     pub fn holds_scores(&self) -> bool {
         !self[Site::Scores].is_empty() || !self[Site::Pattern].is_empty()

@@ -11,7 +11,7 @@ use super::sweep::{Computation, Survey, provenance, refused, survey};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::average::{Averaging, How};
-use crate::effect::cells::Observed;
+use crate::effect::cells::{Observed, alone};
 use crate::effect::sweep::Tally;
 use crate::effect::sweep_lints::{of_averages, of_cases};
 use crate::lower;
@@ -61,6 +61,8 @@ impl Service {
         let metrics = sweep.spec.metrics.iter().map(ToString::to_string).collect();
         let observed = Observed { metrics, arms, cases: heads, ..Observed::default() };
         let mut averaging = Averaging::new(&observed, &How::of(&sweep.spec.aggregate));
+        let of_cases_kept = observed.cases.iter().map(|case| (case.kept, case.group.as_deref()));
+        let alone = alone(of_cases_kept, &sweep.spec.aggregate.by);
         let (mut tally, mut written) = (Tally::default(), [EditStats::default(); 3]);
         for case in (0..sweep.len()).filter(|case| observed.cases[*case].kept) {
             let of_sweep = Arc::clone(&sweep);
@@ -69,12 +71,12 @@ impl Service {
             let lowered = self.off_workers(share, Lane::Prepare, whole).await?;
             let cells = 0..lowered.layout.cells();
             let Computation { part, written: own, usage: used } =
-                self.patched(share, Arc::new(lowered), case, cells).await?;
+                self.patched(share, Arc::new(lowered), case, cells, alone[case]).await?;
             usage = usage.and(&used);
             for (sum, one) in written.iter_mut().zip(own) {
                 *sum = sum.and(one);
             }
-            averaging.add(&observed, &part.cells);
+            averaging.add(&observed, &part.cells, &part.sampled);
             tally = tally.and(part.tally());
         }
         let receipt = Receipts::of(&PlanOutput { receipts: written, ..PlanOutput::default() });

@@ -10,7 +10,7 @@ use super::cut::{Cut, json};
 use super::experiment::{Experiment, Priced, Pricing};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::effect::cells::{ArmHead, CaseHead};
+use crate::effect::cells::{ArmHead, CaseHead, alone};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::Engine;
 use crate::lower::facts::Facts;
@@ -279,7 +279,11 @@ impl Service {
         let sweep = Arc::clone(opened);
         let lowered =
             self.off_workers(share, Lane::Prepare, move |facts, _| Ok(sweep.whole(case, facts)?)).await?;
-        let Computation { part, usage, .. } = self.patched(share, lowered, case, range).await?;
+        // Which cases others will drop out beside is not known.
+        let spec = opened.spec();
+        let cases = spec.cases.iter().map(|case| (true, case.group.as_deref()));
+        let alone = alone(cases, &spec.aggregate.by)[case];
+        let Computation { part, usage, .. } = self.patched(share, lowered, case, range, alone).await?;
         Ok((part, usage))
     }
 
@@ -311,13 +315,14 @@ impl Service {
         made.await
     }
 
-    /// Some cells of a case, counted through all arms.
+    /// Some cells of a case, counted through all arms. `alone`: whether it is averaged with no other.
     pub(super) async fn patched(
         &self,
         share: &Share,
         lowered: Arc<Lowered<CaseLayout>>,
         case: usize,
         range: Range<usize>,
+        alone: bool,
     ) -> Result<Computation, Refusal> {
         let asked = range.clone();
         let (lowered, readouts, plan) = self
@@ -335,7 +340,7 @@ impl Service {
             let text = |id| facts.words().text(id);
             let written = written(&output);
             let scores = Scores::new(lowered.plan.readouts.len(), &readouts, output, &resolved);
-            let part = part(&lowered.layout, case as u32, &range, &scores, written, &text);
+            let part = part(&lowered.layout, case as u32, &range, &scores, written, alone, &text);
             Ok(Computation { part, written: by_kind, usage })
         });
         made.await

@@ -10,7 +10,7 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::endpoint::Endpoint;
 use super::problem::code;
-use super::words::{distance, escape, shortened};
+use super::words::{escape, likely, nearest, shortened};
 
 /// What words stand for: names of fields, or pointers to them, the likeliest first (those that an endpoint does not have are
 /// passed over); and what else there is to know.
@@ -151,7 +151,7 @@ pub(super) fn unknown(
         let code = if NOT_HERE.contains(&name) { code::NOT_SUPPORTED } else { code::UNKNOWN_FIELD };
         return (code, format!("{said} here"), format!("leave it out: {note}"));
     }
-    if let Some(meant) = nearest(name, known, |name| 1 + name.len() / 4) {
+    if let Some(meant) = nearest(name, known.iter().copied(), likely) {
         return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
     }
     // What depends on another field (a corruption on its method, a trace on `cases`) is a field here, but not now.
@@ -196,7 +196,8 @@ impl<'a> Found<'a> {
         };
         let mut meant = self.meant.iter().filter_map(|meant| own(meant));
         let synonym = meant.find_map(|meant| self.known.iter().find(|known| **known == meant));
-        let slip = || if self.name.len() > 3 { nearest(self.name, self.known, |_| 1) } else { None };
+        let slip =
+            || if self.name.len() > 3 { nearest(self.name, self.known.iter().copied(), |_| 1) } else { None };
         synonym.copied().or_else(slip)
     }
 
@@ -216,12 +217,6 @@ impl<'a> Found<'a> {
         let mut others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
         others.find_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?)))
     }
-}
-
-/// The field's name nearest to a word, if it is as near as `within` says.
-fn nearest<'n>(word: &str, names: &[&'n str], within: impl Fn(&str) -> usize) -> Option<&'n str> {
-    let near = names.iter().map(|name| (distance(word, name), *name)).min()?;
-    (near.0 <= within(near.1)).then_some(near.1)
 }
 
 /// JSON with nothing but the way to a place: `{"corrupt": {"samples": …}}`.

@@ -87,6 +87,11 @@ impl Kind {
         Self::ALL[self as usize].0
     }
 
+    /// The kind of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
     /// Whether it is computed in units, each of which counts when it is done: what there is of it is a result.
     pub const fn is_in_units(self) -> bool {
         matches!(self, Self::Sweep)
@@ -103,14 +108,14 @@ pub enum Planned {
 }
 
 impl Planned {
-    /// Every one with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("sweep", Self::Experiment(Kind::Sweep)),
-        ("run", Self::Experiment(Kind::Run)),
-        ("patch", Self::Experiment(Kind::Patch)),
-        ("trace", Self::Experiment(Kind::Trace)),
-        ("generate", Self::Generate),
-    ];
+    /// What a name stands for.
+    pub fn named(name: &str) -> Option<Self> {
+        if name == Self::Generate.name() {
+            Some(Self::Generate)
+        } else {
+            Kind::named(name).map(Self::Experiment)
+        }
+    }
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -133,11 +138,11 @@ pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
     let mut found = None;
     for (name, inner) in map {
         let at = format!("/{}", super::read::escape(name));
-        let Some((_, kind)) = Planned::ALL.iter().find(|(known, _)| known == name) else {
+        let Some(kind) = Planned::named(name) else {
             problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
             continue;
         };
-        if found.replace((*kind, inner.take())).is_some() {
+        if found.replace((kind, inner.take())).is_some() {
             problems.push(at, code::CONFLICT, "more than one request", "send one request at a time");
         }
     }

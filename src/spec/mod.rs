@@ -39,7 +39,7 @@ pub mod statistics;
 pub mod sweep;
 pub mod tokenize;
 pub mod trace;
-mod words;
+pub mod words;
 
 pub use declare::Declared;
 

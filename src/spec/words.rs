@@ -1,5 +1,7 @@
 //! Words and pointers: how they are written, shortened and compared.
 
+use strsim::levenshtein;
+
 /// One step of an RFC 6901 pointer.
 pub fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
@@ -15,28 +17,42 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// `"; did you mean …?"` if one of `names` is close.
 pub fn did_you_mean(word: &str, names: &[&str]) -> String {
-    // Longer words can't be near a field's name, and the distance costs their product.
-    if word.len() > 64 {
-        return String::new();
-    }
-    let near = names.iter().map(|name| (distance(word, name), name)).min();
-    match near {
-        Some((d, name)) if d <= 1 + name.len() / 4 => format!("; did you mean `{name}`?"),
-        _ => String::new(),
-    }
+    nearest(word, names.iter().copied(), likely)
+        .map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// Levenshtein distance.
-pub(super) fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, cb) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
+/// The name nearest to a word, if it is no further away than `within` says of it: so many letters changed, put in or left out.
+pub fn nearest<'n>(
+    word: &str,
+    names: impl IntoIterator<Item = &'n str>,
+    within: impl Fn(&str) -> usize,
+) -> Option<&'n str> {
+    // Longer words can't be near a name of ours, and the distance costs their product.
+    if word.len() > 64 {
+        return None;
     }
-    row[b.len()]
+    let near = names.into_iter().map(|name| (levenshtein(word, name), name)).min()?;
+    (near.0 <= within(near.1)).then_some(near.1)
+}
+
+/// As far from a name as a slip may be.
+pub fn likely(name: &str) -> usize {
+    1 + name.len() / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typo_finds_its_word_and_a_stranger_finds_none() {
+        let words = ["http.listen", "http.max_body_bytes", "queue.depth"];
+        let near = |word| nearest(word, words, likely);
+        assert_eq!(near("http.lisen"), Some("http.listen"));
+        assert_eq!(near("http.max_body_byte"), Some("http.max_body_bytes"));
+        assert_eq!(near("colour"), None);
+        assert_eq!(nearest("http.lisen", words, |_| 0), None);
+        assert_eq!(near(&"http.listen".repeat(9)), None);
+        assert_eq!(did_you_mean("depht", &["depth"]), "; did you mean `depth`?");
+    }
 }

@@ -132,6 +132,49 @@ async fn averages_are_those_of_the_traces_of_each_prompt_by_itself() {
 }
 
 #[tokio::test]
+async fn the_error_of_a_single_case_is_that_of_its_averages_over_samples() {
+    let state = tiny();
+    let (metric, [start, end], len) = ("logprob:target", PROMPTS[0].2, PROMPTS[0].3);
+    let corrupt = |samples: u32| json!({"sigma": {"abs": 0.4}, "samples": samples, "seed": 5});
+    let case = json!({"prompt": PROMPTS[0].0, "subject": PROMPTS[0].1, "target": "P"});
+    // Means over the first one, two and three samples give the effects in each.
+    let mut means = Vec::new();
+    for samples in 1..=3 {
+        let mut single = case.clone();
+        let more = json!({"arms": ARMS, "layers": [0, 2, 3], "corrupt": corrupt(samples)});
+        single.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        means.push(ok(&state, "/v1/trace", &single).await);
+    }
+    let in_samples = |arm: &str, layer: usize, position: usize| {
+        let mean = |i: usize| number(&means[i]["arms"][arm]["effects"][metric]["mean"][layer][position]);
+        [mean(0), 2.0 * mean(1) - mean(0), 3.0 * mean(2) - 2.0 * mean(1)]
+    };
+    let one = json!({"cases": [case], "corrupt": corrupt(3), "layers": [0, 2, 3], "filters": {"expect_top1": false}});
+    let answer = ok(&state, "/v1/trace", &one).await;
+    let mut less = 0;
+    for arm in ARMS {
+        let estimates = &answer["arms"][arm]["effects"][metric];
+        for (class, layer) in (0..6).flat_map(|class| (0..3).map(move |layer| (class, layer))) {
+            let at = format!("{arm} {} layer {layer}", CLASSES[class]);
+            let positions: Vec<usize> =
+                (0..len).filter(|p| class_of(*p, [start, end], len) == Some(class)).collect();
+            let cells: Vec<[f64; 3]> = positions.iter().map(|p| in_samples(arm, layer, *p)).collect();
+            let error = |samples: [f64; 3]| {
+                let mean = samples.iter().sum::<f64>() / 3.0;
+                (samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 2.0 / 3.0).sqrt()
+            };
+            let n = cells.len() as f64;
+            let averages = std::array::from_fn(|s| cells.iter().map(|cell| cell[s]).sum::<f64>() / n);
+            assert_eq!(estimates["n"][class][layer], json!(1), "{at}");
+            near(&estimates["se"][class][layer], error(averages), &at);
+            let bound = cells.iter().map(|cell| error(*cell)).sum::<f64>() / n;
+            less += usize::from(error(averages) < 0.95 * bound);
+        }
+    }
+    assert!(less > 5, "only {less} averages are of cells that do not move together");
+}
+
+#[tokio::test]
 async fn sigma_of_subjects_is_the_deviation_over_the_subjects_of_all_cases() {
     let state = tiny();
     let answer = ok(&state, "/v1/trace", &body(&json!({"corrupt": {"sigma": {"k": 2}, "samples": 1}}))).await;

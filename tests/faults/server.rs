@@ -43,6 +43,8 @@ pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> 
     command.arg(folder.join("data")).env("TMPDIR", folder).env("MEDIANT__ENGINE__THREADS", "1");
     // 264 rows: traces take several chunks.
     command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "600000").env_remove("MEDIANT_FAULT");
+    // Processes for blocks are started where a test asks for them.
+    command.env("MEDIANT__REMOTE__SOURCE", "off");
     if !fault.is_empty() {
         command.env("MEDIANT_FAULT", fault);
     }

@@ -71,7 +71,16 @@ fn observed(golden: &Value) -> (Observed, How) {
         compare_arms: true,
     };
     let cases = golden["cases"].as_array().unwrap().iter().map(case).collect();
-    (Observed { metrics: vec!["prob:target".into()], arms: vec![arm("mlp"), arm("attn")], cases, cells }, how)
+    (
+        Observed {
+            metrics: vec!["prob:target".into()],
+            arms: vec![arm("mlp"), arm("attn")],
+            cases,
+            cells,
+            sampled: Vec::new(),
+        },
+        how,
+    )
 }
 
 fn near(found: Option<f64>, expected: &Value, what: &dyn std::fmt::Debug) {

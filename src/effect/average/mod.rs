@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bootstrap::CaseEstimate;
-use super::cells::{Cells, Observed};
+use super::cells::{Cells, Observed, Sampled};
 use super::flips::SignFlips;
 use crate::spec::statistics::{Bootstrap, Stat};
 use crate::spec::sweep::Order;
@@ -47,7 +47,7 @@ pub fn averages(observed: &Observed, how: &How) -> Averages {
 /// Averages, and which of the strongest are one case's doing.
 pub fn averaged(observed: &Observed, how: &How) -> (Averages, Vec<Dominated>) {
     let mut averaging = Averaging::new(observed, how);
-    averaging.add(observed, &observed.cells);
+    averaging.add(observed, &observed.cells, &observed.sampled);
     averaging.finish(observed).averages()
 }
 
@@ -66,9 +66,9 @@ impl Averaging {
         Self { how: how.clone(), cells, peaks }
     }
 
-    /// Adds cells of the same cases.
-    pub fn add(&mut self, observed: &Observed, cells: &Cells) {
-        self.cells.add(cells);
+    /// Adds cells of the same cases, and what those of cases that are averaged alone gave in each sample.
+    pub fn add(&mut self, observed: &Observed, cells: &Cells, sampled: &[Sampled]) {
+        self.cells.add(cells, sampled);
         self.peaks.add(observed, cells);
     }
 

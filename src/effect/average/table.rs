@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::{Key, Place};
 use crate::effect::bootstrap::CaseEstimate;
-use crate::effect::cells::{Cells, Observed};
-use crate::effect::stats::{Estimate, finite};
+use crate::effect::cells::{Cells, Observed, Sampled};
+use crate::effect::stats::{Estimate, estimate, finite};
 use crate::spec::select::TokenClass;
 
 /// What cells are averaged by, as numbers; what they aren't told apart by is `None`.
@@ -41,6 +41,8 @@ pub(super) struct PlaceCases {
     effects: Vec<Option<f64>>,
     /// Mean standard errors over samples of the cells of each case, `[entries, metrics]`; null for a single sample.
     errors: Vec<Option<f64>>,
+    /// Sums over the cells in each sample, `[metrics, samples]`, by rank: of cases that are averaged alone.
+    sampled: HashMap<u32, Vec<Option<f64>>>,
 }
 
 /// Every place, in the order of arms and of their axes.
@@ -67,7 +69,7 @@ pub(super) struct Filling {
 impl<'o> Table<'o> {
     pub(super) fn new(observed: &'o Observed, by: &[Key]) -> Self {
         let mut filling = Filling::new(observed, by);
-        filling.add(&observed.cells);
+        filling.add(&observed.cells, &observed.sampled);
         filling.finish(observed)
     }
 
@@ -92,9 +94,11 @@ impl Filling {
     }
 
     /// Adds cells to the sums over each place and case.
-    pub(super) fn add(&mut self, cells: &Cells) {
+    pub(super) fn add(&mut self, cells: &Cells, sampled: &[Sampled]) {
         let metrics = self.metrics;
+        let mut sampled: HashMap<u32, _> = sampled.iter().map(|one| (one.case, one.effects.iter())).collect();
         for cell in 0..cells.len() {
+            let in_samples = sampled.get_mut(&cells.case[cell]).and_then(Iterator::next);
             // Dropped cases have no cells.
             let Some(rank) = self.ranks[cells.case[cell] as usize] else { continue };
             let Some(key) = PlaceKey::of(cells, cell, &self.by) else { continue };
@@ -104,6 +108,7 @@ impl Filling {
                     entries: Vec::new(),
                     effects: Vec::new(),
                     errors: Vec::new(),
+                    sampled: HashMap::new(),
                 });
                 self.places.len() - 1
             });
@@ -117,6 +122,12 @@ impl Filling {
             entry.cells += 1;
             entry.trivial += usize::from(cells.trivial[cell] == Some(true));
             entry.exact_null += usize::from(cells.exact_null[cell] == Some(true));
+            if let Some(effects) = in_samples {
+                let sums = place.sampled.entry(rank).or_insert_with(|| vec![Some(0.0); effects.len()]);
+                for (sum, effect) in sums.iter_mut().zip(effects) {
+                    *sum = sum.zip(*effect).map(|(sum, effect)| sum + effect);
+                }
+            }
             let first = place.effects.len() - metrics;
             for (sum, columns) in place.effects[first..].iter_mut().zip(&cells.metrics) {
                 *sum = sum.zip(columns.effect[cell]).map(|(sum, effect)| sum + effect);
@@ -193,9 +204,19 @@ impl PlaceCases {
         self.effects[entry * (self.effects.len() / self.entries.len()) + metric]
     }
 
-    /// One entry, its error that over its samples; what several cells have in common is not known, so theirs is at most that.
+    /// One entry, its error that of its mean over samples. Of a case whose samples were not kept, since it was not the only one
+    /// until others were dropped, that is at most the mean of the cells' errors.
     pub(super) fn of_one(&self, entry: usize, metric: usize) -> CaseEstimate {
-        let se = self.errors[entry * (self.errors.len() / self.entries.len()) + metric];
+        let metrics = self.errors.len() / self.entries.len();
+        let Entry { rank, cells, .. } = self.entries[entry];
+        let se = match self.sampled.get(&rank) {
+            Some(sums) => {
+                let samples = sums.len() / metrics;
+                let of_metric = sums[metric * samples..][..samples].iter();
+                estimate(of_metric.map(|sum| sum.map(|sum| sum / cells as f64))).se
+            }
+            None => self.errors[entry * metrics + metric],
+        };
         CaseEstimate::of_one(Estimate { mean: self.effect(entry, metric), se })
     }
 

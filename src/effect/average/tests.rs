@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::effect::bootstrap::Over;
-use crate::effect::cells::{ArmHead, CaseHead, Cells, MetricColumns};
-use crate::effect::stats::Estimate;
+use crate::effect::cells::{ArmHead, CaseHead, Cells, MetricColumns, Sampled, alone};
+use crate::effect::stats::{self, Estimate};
 use crate::lower::noise::{NoiseKey, philox_row, stream};
 
 /// Standard normal numbers.
@@ -51,6 +51,7 @@ fn layers(
         arms: (0..arms).map(|i| arm(&format!("arm{i}"), &["layer"])).collect(),
         cases: (0..cases).map(head).collect(),
         cells,
+        sampled: Vec::new(),
     }
 }
 
@@ -188,6 +189,15 @@ fn the_largest_effect_is_the_strongest_and_t_and_p_say_how_clear_it_is() {
 }
 
 #[test]
+fn a_case_is_alone_if_no_other_counts_or_none_of_its_group_where_these_are_told_apart() {
+    let cases = [(true, Some("x")), (false, Some("x")), (true, Some("y")), (true, Some("y")), (true, None)];
+    let found = |n: usize, by: &[Key]| alone(cases.iter().copied().take(n), by);
+    assert_eq!(found(5, &BY_LAYER), [false; 5]);
+    assert_eq!(found(5, &BY_GROUP), [true, false, false, false, false]);
+    assert_eq!(found(2, &BY_LAYER), [true, false]);
+}
+
+#[test]
 fn averages_of_one_case_are_that_case() {
     let observed =
         layers(1, 2, 3, |_, arm, layer| Some([0.2, -0.7, 0.1][layer as usize] * (1.0 + arm as f64)));
@@ -218,6 +228,12 @@ fn the_error_of_one_case_is_that_over_its_samples_and_says_so() {
     // Of cells that are averaged, whose samples are the same, at most the mean of theirs.
     let all = averages(&observed, &how(&[Key::Arm], 1));
     assert!((all.rows[0].effect.se.unwrap() - 0.02).abs() < 1e-15);
+    // With what they gave in each sample it is that of the mean: here one cell rises as another falls, but for 0.03.
+    let opposed = [[0.1, 0.3, 0.2], [0.3, 0.1, 0.23], [0.0; 3]].map(|cell| cell.map(Some).to_vec()).to_vec();
+    let sampled = vec![Sampled { case: 0, effects: opposed }];
+    let all = averages(&Observed { sampled, ..observed }, &how(&[Key::Arm], 1));
+    let error = stats::estimate([0.4, 0.4, 0.43].map(|sum| Some(sum / 3.0))).se.unwrap();
+    assert!((all.rows[0].effect.se.unwrap() - error).abs() < 1e-15 && error < 0.006);
     // Over cases, nothing is said.
     let two = layers(2, 1, 1, |case, _, _| Some(case as f64));
     let row = averages(&two, &how(&BY_LAYER, 1)).rows[0].effect;
@@ -368,7 +384,7 @@ fn a_case_peaks_where_its_effect_is_largest_towards_the_reference_and_averages_c
             push(&mut own, case as usize, 0, layer, observed.cells.metrics[0].effect[i]);
             *own.trivial.last_mut().unwrap() = observed.cells.trivial[i];
         }
-        averaging.add(&observed, &own);
+        averaging.add(&observed, &own, &[]);
     }
     let pieces = averaging.finish(&observed);
     assert_eq!(pieces.averages().0, found);

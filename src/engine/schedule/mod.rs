@@ -78,14 +78,14 @@ impl Schedule {
         self.interactive.left() + self.sweeps.left()
     }
 
-    /// Fills a batch with pieces of at most so much work together. `cut` takes the next piece of a request, if one fits into
-    /// what room is left; the first piece of a batch always does, however large it is.
-    pub(super) fn take(&mut self, quantum: u64, mut cut: impl FnMut(Id, u64) -> Option<Cut>) {
+    /// Fills a batch with pieces of at most so much work together: a quantum, and what `cut` may take beyond it. `cut` takes the
+    /// next piece of a request, if one fits into what room is left; the first piece of a batch always does, however large it is.
+    pub(super) fn take(&mut self, quantum: u64, beyond: u64, mut cut: impl FnMut(Id, u64) -> Option<Cut>) {
         let contested = !self.interactive.is_empty() && !self.sweeps.is_empty();
         if !contested {
             self.owed = 0;
         }
-        let mut room = quantum;
+        let mut room = quantum + beyond;
         let sweeps_first = contested && self.owed >= quantum;
         let mut swept = if sweeps_first { self.sweeps.take(&mut room, &mut cut) } else { 0 };
         let answered = self.interactive.take(&mut room, &mut cut);

@@ -75,7 +75,7 @@ impl Simulation {
             }
             let (requests, mut taken) = (&mut self.requests, Vec::new());
             let mut total = 0;
-            self.schedule.take(QUANTUM, |id, room| {
+            self.schedule.take(QUANTUM, 0, |id, room| {
                 let request = &mut requests[id as usize];
                 let piece = request.left.min(room);
                 // Small ones are whole, and what is cut is not cut into slivers.
@@ -244,7 +244,7 @@ fn every_request_ends_and_clocks_never_fall() {
 fn step(schedule: &mut Schedule, left: &mut BTreeMap<Id, (Asker, u64)>, lowest: &mut [u64; 2]) {
     let before = schedule.left();
     let mut taken = 0;
-    schedule.take(100, |id, room| {
+    schedule.take(100, 0, |id, room| {
         let (_, work) = left.get_mut(&id)?;
         let piece = (*work).min(60).min(room);
         *work -= piece;

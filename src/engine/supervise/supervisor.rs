@@ -29,9 +29,10 @@ use crate::plan::output::Lost;
 const AHEAD: usize = 2;
 /// Deaths after which a piece is not tried again as it is; those in company do not count.
 const ATTEMPTS: u32 = 2;
-/// For how long a batch is held back after answers went out while others waited: whoever was answered may ask again, and be
-/// computed with these.
-const GATHERING: Duration = Duration::from_millis(1);
+/// For how long a batch is held back after several were answered, or one while others waited: whoever was answered may ask again,
+/// and be computed with these. A part of what the last batch took, and the most.
+const GATHERING: f64 = 0.25;
+const MOST_GATHERING: Duration = Duration::from_millis(5);
 /// A batch is formed at least so long before the one in hand is expected to end.
 const LEAST_LEAD: Duration = Duration::from_millis(2);
 /// Weight of the last batch in what is expected of the next.
@@ -333,8 +334,10 @@ impl Supervisor {
         }
         match self.flights.front() {
             None => {
+                let now = Instant::now();
                 let steps = self.turns.held_until().filter(|_| self.are_writing()).map(Instant::from_std);
-                Some(steps.map_or(self.held, |until| until.max(self.held)))
+                let held = if self.queue.expects(budget, now.into_std()) { self.held } else { now };
+                Some(steps.map_or(held, |until| until.max(held)))
             }
             // The next step comes between two batches.
             Some(Flight { asked: Whose::Plans(_), .. }) if self.are_writing() => None,
@@ -492,8 +495,9 @@ impl Supervisor {
             let flops = state.borrow().ready.budget.flops(flight.size.0, flight.size.1);
             self.watchdog.finished(flops, took.as_secs_f64());
         }
-        if !self.queue.is_empty() {
-            self.held = Instant::now() + GATHERING;
+        if self.flights.is_empty() {
+            self.queue.answered();
+            self.held = Instant::now() + took.mul_f64(GATHERING).min(MOST_GATHERING);
         }
         company.land(output, flight.begun.unwrap_or_default(), took, self.epoch);
         Ok(())

@@ -118,6 +118,7 @@ impl Example {
             arms: self.arms.iter().map(arm).collect(),
             cases,
             cells,
+            sampled: Vec::new(),
         }
     }
 
@@ -157,7 +158,7 @@ impl Example {
             compare_arms: true,
         };
         let averages = averages(&observed, &how);
-        let Observed { metrics, arms, cases, cells } = observed;
+        let Observed { metrics, arms, cases, cells, .. } = observed;
         SweepOutcome {
             model: "SmolLM2-135M".to_owned(),
             request: json!({"aggregate": {"ci": {"level": 0.95}}}),

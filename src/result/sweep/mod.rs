@@ -112,7 +112,8 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
     let derived = derived(spec, &facts.arms, &cases, &part);
     let mut lints = of_cases(spec, &facts.arms, &cases, &part.tally());
     let (receipt, lost) = (part.written, part.lost);
-    let observed = Observed { metrics, arms: facts.arms.clone(), cases, cells: part.cells };
+    let observed =
+        Observed { metrics, arms: facts.arms.clone(), cases, cells: part.cells, sampled: part.sampled };
     let (found, dominated) = averaged(&observed, &How::of(&spec.aggregate));
     of_averages(spec, &dominated, found.test.as_ref(), &mut lints);
     if !complete {
@@ -126,7 +127,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
         nulls.add("/cells", reason);
     }
     reasons(&observed, &found, receipt, spec.keep.cells, &mut nulls);
-    let Observed { metrics, arms, cases, cells } = observed;
+    let Observed { metrics, arms, cases, cells, .. } = observed;
     SweepOutcome {
         model: facts.model.clone(),
         request: json_of(spec),
@@ -151,7 +152,7 @@ pub fn assemble(spec: &SweepSpec, facts: &SweepFacts, cases: Vec<CaseHead>, part
 
 /// Why numbers are null: of the cases' unpatched runs, the cells, and the averages that these belong to.
 fn reasons(observed: &Observed, found: &Averages, receipt: EditStats, cells: bool, nulls: &mut Nulls) {
-    let Observed { metrics, arms, cases, cells: all } = observed;
+    let Observed { metrics, arms, cases, cells: all, .. } = observed;
     let of_case: Vec<_> =
         cases.iter().map(|case| case.is_not_finite().then_some(Missing::NotFinite)).collect();
     nulls.array("/cases", &[cases.len()], &of_case);
