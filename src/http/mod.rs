@@ -64,7 +64,7 @@ pub use state::{Access, AppState, Readiness, ReadinessReport};
         description = "Causal mediation analysis of Llama-family models and GPT-2: clean runs, patch runs, causal traces.\n\n\
             Errors are RFC 9457 problem documents; `errors[]` names every wrong field by JSON pointer."
     ),
-    components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
+    components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem, openai::Failure)),
     tags(
         (name = "experiments", description = "Clean runs, patch runs, causal traces"),
         (name = "jobs", description = "Requests that are answered later: how far they are and what they found"),
