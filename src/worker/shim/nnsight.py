@@ -171,7 +171,7 @@ class ModelOutput:
     past_key_values = None
 
     def _wire(self, _encoder):
-        raise not_served("saving all of model.output; save model.output.logits")
+        raise NotServedError("all of `model.output` cannot be saved or used as a tensor; save `model.output.logits`")
 
     def __init__(self, logits):
         self.logits = logits

@@ -134,4 +134,5 @@ if __name__ == "__main__":
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     sys.path.clear()
+    os.environ.clear()  # Python itself puts the locale there
     serve(control)

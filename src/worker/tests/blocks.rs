@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 static ZYGOTE: LazyLock<Zygote> = LazyLock::new(|| {
     let lock = evaluator_lock().expect("a lock");
-    Zygote::start(Path::new("python3"), &lock, Bounds { memory: EVALUATOR_BYTES, seconds: 5 })
+    Zygote::start(Path::new("python3"), &lock, Bounds { memory: EVALUATOR_BYTES, seconds: 2 })
         .expect("python3 starts")
 });
 
