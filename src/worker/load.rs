@@ -159,12 +159,8 @@ impl<'a> Reader<'a> {
         // the header of a file has a few dozen steps
         for _ in 0..1000 {
             let item = match self.byte()? {
-                0x80 => {
-                    self.byte()?;
-                    continue;
-                }
-                // what is remembered for later is never used again in these pickles
-                b'q' => {
+                // the version; and what is remembered for later, which these pickles never use again
+                0x80 | b'q' => {
                     self.byte()?;
                     continue;
                 }

@@ -172,6 +172,51 @@ fn worker_gets_through() -> io::Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Profile;
+    use crate::save::torch_save;
+    use crate::tensor::{Budget, Heap, Value, call};
+
+    /// Set for the process that the test of the worker starts.
+    const CHILD: &str = "MEDIANT_LOCKED_CHILD";
+
+    #[test]
+    fn a_locked_worker_can_do_nothing_but_compute() {
+        if std::env::var_os(CHILD).is_some() {
+            let through = worker_gets_through().unwrap();
+            assert_eq!(through, Vec::<String>::new());
+            // threads of a product, random numbers, an answer's file
+            let mut heap = Heap::new(Budget { bytes: 1 << 28, operations: 100 });
+            let wide = Value::Tuple(vec![Value::Int(300), Value::Int(300)]);
+            let noise = call(&mut heap, "randn", &[wide], &[]).unwrap();
+            let product = call(&mut heap, "matmul", &[noise.clone(), noise], &[]).unwrap();
+            assert!(torch_save(&heap, &product, Profile::Plain).unwrap().len() > 300 * 300 * 4);
+            let thread = std::thread::spawn(|| std::fs::read("/etc/passwd").is_err()).join();
+            assert!(thread.unwrap());
+            return;
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([
+            "--exact",
+            "sandbox::check::tests::a_locked_worker_can_do_nothing_but_compute",
+            "--nocapture",
+        ]);
+        let output = command.env(CHILD, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    fn a_worker_that_takes_too_long_ends() {
+        if std::env::var_os(CHILD).is_some() {
+            lock_worker(1).unwrap();
+            #[expect(clippy::empty_loop, reason = "it must not end by itself")]
+            loop {}
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "sandbox::check::tests::a_worker_that_takes_too_long_ends"]);
+        let output = command.env(CHILD, "1").output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(libc::SIGKILL));
+    }
 
     #[test]
     fn a_locked_evaluator_can_do_nothing_and_an_open_one_much() {

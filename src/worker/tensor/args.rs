@@ -225,9 +225,9 @@ impl<'a> Args<'a> {
     /// Whole numbers that are given one by one or as one list: `view(2, 3)`, `view((2, 3))`, `view(size=(2, 3))`.
     pub(crate) fn ints(&self, heap: &Heap, param: &str) -> Result<Vec<i64>, Stop> {
         let items = match (self.rest, self.given(param)) {
-            ([Value::List(items) | Value::Tuple(items)], None) => items.as_slice(),
+            ([Value::List(items) | Value::Tuple(items)], None)
+            | (_, Some(Value::List(items) | Value::Tuple(items))) => items.as_slice(),
             (rest, None) => rest,
-            (_, Some(Value::List(items) | Value::Tuple(items))) => items.as_slice(),
             (_, Some(one)) => std::slice::from_ref(one),
         };
         wholes(heap, items)?.ok_or_else(|| {

@@ -149,6 +149,7 @@ impl Dtype {
     }
 
     /// The dtype that holds both.
+    #[must_use]
     pub fn promote(self, other: Dtype) -> Dtype {
         let (low, high) = if self <= other { (self, other) } else { (other, self) };
         match (low, high) {

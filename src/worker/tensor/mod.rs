@@ -3,6 +3,8 @@
 //! A tensor is a window ([`View`]) on a storage that other tensors may show as well, so that writes through one are seen
 //! through the others, as in torch. [`call`] runs an operation by its name.
 
+#![expect(clippy::float_cmp, reason = "numbers that torch compares are compared as it does")]
+
 mod args;
 mod array;
 mod dtype;

@@ -41,12 +41,14 @@ pub(crate) fn repr(heap: &Heap, id: Id) -> Result<String, Stop> {
     let mut column = text.len() - text.rfind('\n').unwrap_or(0) + 1;
     for suffix in suffixes {
         if column + suffix.len() + 2 > LINE {
-            text += &format!(",\n{}{suffix}", " ".repeat(PREFIX.len()));
+            text.push_str(",\n");
+            text.push_str(&" ".repeat(PREFIX.len()));
             column = PREFIX.len() + suffix.len();
         } else {
-            text += &format!(", {suffix}");
+            text.push_str(", ");
             column += suffix.len() + 2;
         }
+        text.push_str(&suffix);
     }
     Ok(text + ")")
 }

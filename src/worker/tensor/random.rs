@@ -77,7 +77,7 @@ impl Generator {
         for at in (0..n - 15).step_by(16) {
             pair(&mut numbers[at..at + 16]);
         }
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             // the last 16 are drawn anew
             let tail = &mut numbers[n - 16..];
             for number in tail.iter_mut() {
@@ -106,7 +106,7 @@ impl Generator {
         for at in (0..n - 15).step_by(16) {
             pair(&mut numbers[at..at + 16]);
         }
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             let tail = &mut numbers[n - 16..];
             for number in tail.iter_mut() {
                 *number = self.uniform_f64();

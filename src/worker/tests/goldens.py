@@ -1,8 +1,9 @@
-"""What torch says: goldens of the worker's tensors. Writes operations.jsonl.zst and sequences.jsonl.zst beside itself.
+"""What torch says: goldens of the worker's tensors. Writes operations, storages and sequences (.jsonl.zst) beside itself.
 
 Needs torch (CPU) and zstandard or the command zstd. The numbers in the committed files are of torch 2.15.
 """
 
+import io
 import itertools
 import json
 import math
@@ -786,6 +787,16 @@ def sequence(seed):
     return {"shape": shape, "steps": steps, "tensors": len(pool), "crc": crc}
 
 
+def storages():
+    """Storages as a pickle of a payload has them."""
+    for dtype in (f32, f64, bf16, f16, i64, i32, torch.int16, torch.int8, u8, boolean):
+        for n in (0, 1, 7):
+            x = t(n, dtype=dtype, low=0) if n else torch.zeros(0, dtype=dtype)
+            file = io.BytesIO()
+            torch.save(x._typed_storage(), file, _use_new_zipfile_serialization=False)
+            yield {"tensor": encode(x), "hex": file.getvalue().hex()}
+
+
 def write(name, rows):
     text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
     subprocess.run(["zstd", "-19", "-q", "-f", "-o", os.path.join(HERE, name)], input=text.encode(), check=True)
@@ -795,4 +806,5 @@ def write(name, rows):
 if __name__ == "__main__":
     operations()
     write("operations.jsonl.zst", CASES)
+    write("storages.jsonl.zst", list(storages()))
     write("sequences.jsonl.zst", [sequence(seed) for seed in range(10_000)])

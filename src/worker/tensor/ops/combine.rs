@@ -105,7 +105,7 @@ pub(super) static OPS: &[Op] = &[
         for place in args.ints(heap, "dims")? {
             dims.push(dim(place, input.shape.len())?);
         }
-        moved(heap, input, |at, place, n| if dims.contains(&at) { n - 1 - place } else { place })
+        moved(heap, &input, |at, place, n| if dims.contains(&at) { n - 1 - place } else { place })
     }),
     op("roll", "input shifts dims", roll),
     op("repeat", "input *repeats", |heap, args| {
@@ -117,7 +117,7 @@ pub(super) static OPS: &[Op] = &[
             )
             .into());
         }
-        tiled(heap, input, &repeats)
+        tiled(heap, &input, &repeats)
     }),
     op("tile", "input *dims", |heap, args| {
         let mut repeats = args.shape(heap, "dims")?;
@@ -125,7 +125,7 @@ pub(super) static OPS: &[Op] = &[
         while repeats.len() < input.shape.len() {
             repeats.insert(0, 1);
         }
-        tiled(heap, input, &repeats)
+        tiled(heap, &input, &repeats)
     }),
     op("repeat_interleave", "input repeats dim", repeat_interleave),
     both("tril", "input diagonal", |heap, args| {
@@ -326,7 +326,7 @@ fn choose(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         let (input, other) =
             (spread_into(input.array, &shape)?.to_i64s(), spread_into(other.array, &shape)?.to_i64s());
         let numbers = (0..condition.len())
-            .map(|at| if condition.get(at) != 0.0 { input[at] } else { other[at] })
+            .map(|at| if condition.get(at) == 0.0 { other[at] } else { input[at] })
             .collect();
         return heap.give(Array::of_i64s(dtype, shape, numbers));
     }
@@ -335,7 +335,7 @@ fn choose(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         dtype,
         [&condition, &input, &other],
         |condition, input, other| {
-            if condition != 0.0 { input } else { other }
+            if condition == 0.0 { other } else { input }
         },
     )
 }
@@ -367,7 +367,7 @@ fn masked_fill(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         heap,
         dtype,
         [&input, &mask, &value],
-        |input, mask, value| if mask != 0.0 { value } else { input },
+        |input, mask, value| if mask == 0.0 { input } else { value },
     )
 }
 
@@ -550,7 +550,7 @@ fn indexed(heap: &mut Heap, args: &Args<'_>, f: impl Fn(f64, f64) -> f64) -> Res
 }
 
 /// An array of the same shape whose numbers come from other places: `from(dim, place, n)`.
-fn moved(heap: &mut Heap, input: Array, from: impl Fn(usize, usize, usize) -> usize) -> Result<Value, Stop> {
+fn moved(heap: &mut Heap, input: &Array, from: impl Fn(usize, usize, usize) -> usize) -> Result<Value, Stop> {
     let strides = super::super::view::row_major(&input.shape);
     let places = (0..input.len()).map(|number| {
         (0..input.shape.len())
@@ -592,14 +592,14 @@ fn roll(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         ))
         .into());
     }
-    moved(heap, input, |at, place, n| {
+    moved(heap, &input, |at, place, n| {
         let shift =
             dims.iter().zip(&shifts).find(|(dim, _)| **dim == at).map_or(0, |(_, shift)| shift % n as i64);
         back(place, shift, n)
     })
 }
 
-fn tiled(heap: &mut Heap, input: Array, repeats: &[usize]) -> Result<Value, Stop> {
+fn tiled(heap: &mut Heap, input: &Array, repeats: &[usize]) -> Result<Value, Stop> {
     let mut own = vec![1; repeats.len() - input.shape.len()];
     own.extend(&input.shape);
     let shape = own.iter().zip(repeats).map(|(&n, &times)| n.saturating_mul(times)).collect::<Vec<usize>>();

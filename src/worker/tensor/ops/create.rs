@@ -303,7 +303,7 @@ fn collect(
             }
             match &array.data {
                 Data::I64(numbers) => {
-                    leaves.extend(numbers.iter().map(|&whole| Leaf::Whole(whole, array.dtype)))
+                    leaves.extend(numbers.iter().map(|&whole| Leaf::Whole(whole, array.dtype)));
                 }
                 _ => leaves.extend((0..array.len()).map(|at| Leaf::Number(array.get(at), array.dtype))),
             }

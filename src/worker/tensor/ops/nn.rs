@@ -228,7 +228,7 @@ fn one_hot(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         given if given < most => return Err(runtime("Class values must be smaller than num_classes.").into()),
         given => given,
     } as usize;
-    let mut shape = index.shape.clone();
+    let mut shape = index.shape;
     shape.push(classes);
     let len = count(&shape)?;
     heap.check_room(Dtype::Int64, len)?;
@@ -293,7 +293,9 @@ fn cross_entropy(heap: &mut Heap, args: &Args<'_>, logits: bool) -> Result<Value
         for row in scores.chunks_mut(classes.max(1)) {
             let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let sum = row.iter().map(|x| (x - largest).exp()).sum::<f64>().ln() + largest;
-            row.iter_mut().for_each(|x| *x -= sum);
+            for score in row {
+                *score -= sum;
+            }
         }
     }
     if logits && target.dtype.is_float() {

@@ -166,7 +166,7 @@ fn sort_along(heap: &Heap, array: Array, dim: usize, descending: bool) -> Result
     let indices: Vec<i64> = places.iter().map(|&place| place as i64).collect();
     let values =
         array.gather(array.shape.clone(), places.iter().enumerate().map(|(at, place)| at / n * n + place));
-    let indices = Array::of_i64s(Dtype::Int64, array.shape.clone(), indices);
+    let indices = Array::of_i64s(Dtype::Int64, array.shape, indices);
     if shape.is_empty() {
         return Ok((values.shaped(vec![]), indices.shaped(vec![])));
     }
@@ -323,7 +323,7 @@ fn running_extreme(
     }
     let values = array.gather(array.shape.clone(), places.iter().copied());
     let indices = places.into_iter().map(|place| (place % n.max(1)) as i64).collect();
-    let indices = Array::of_i64s(Dtype::Int64, array.shape.clone(), indices);
+    let indices = Array::of_i64s(Dtype::Int64, array.shape, indices);
     if shape.is_empty() {
         return named(heap, kind, values.shaped(shape.clone()), indices.shaped(shape));
     }

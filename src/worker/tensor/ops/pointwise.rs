@@ -23,7 +23,7 @@ pub(super) static OPS: &[Op] = &[
     both("div", "input other rounding_mode", div),
     both("floor_divide", "input other", |heap, args| {
         refuse_zero(heap, args)?;
-        arithmetic(heap, args, floor_div, |a, b| float_floor_div(a, b))
+        arithmetic(heap, args, floor_div, float_floor_div)
     }),
     both("remainder", "input other", |heap, args| {
         refuse_zero(heap, args)?;

@@ -1,5 +1,7 @@
 //! Products of matrices.
 
+#![expect(clippy::many_single_char_names, reason = "a [m, k] times b [k, n]: a product's usual letters")]
+
 use super::super::args::{Args, Operand};
 use super::super::array::{Array, Data};
 use super::super::heap::Heap;
@@ -167,7 +169,7 @@ pub(super) fn matmul(heap: &Heap, a: Array, b: Array) -> Result<Array, Stop> {
     let len = count(&out)?;
     Heap::check_work(len.saturating_mul(k.max(1)))?;
     heap.check_room(a.dtype, len)?;
-    let mut shape = out.clone();
+    let mut shape = out;
     if column {
         shape.pop();
     }
@@ -317,16 +319,14 @@ fn einsum(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         most = most.max(hidden);
         arrays.push((names.replace("...", &ellipsis(hidden)), array));
     }
-    let output = match output {
-        Some(output) => output.replace("...", &ellipsis(most)),
-        None => {
-            let all: String = arrays.iter().map(|(names, _)| names.as_str()).collect();
-            let mut once: Vec<char> =
-                all.chars().filter(|letter| all.matches(*letter).count() == 1).collect();
-            once.retain(char::is_ascii);
-            once.sort_unstable();
-            ellipsis(most) + &once.into_iter().collect::<String>()
-        }
+    let output = if let Some(output) = output {
+        output.replace("...", &ellipsis(most))
+    } else {
+        let all: String = arrays.iter().map(|(names, _)| names.as_str()).collect();
+        let mut once: Vec<char> = all.chars().filter(|letter| all.matches(*letter).count() == 1).collect();
+        once.retain(char::is_ascii);
+        once.sort_unstable();
+        ellipsis(most) + &once.into_iter().collect::<String>()
     };
     let mut arrays = arrays.into_iter();
     let Some((names, array)) = arrays.next() else {
@@ -404,11 +404,11 @@ fn twice(names: &str) -> Option<(usize, usize)> {
 /// The product of two named arrays, summed over what both have and nobody keeps.
 fn contract(
     heap: &Heap,
-    (left, a): (&str, Array),
-    (right, b): (&str, Array),
+    (left, one): (&str, Array),
+    (right, other): (&str, Array),
     kept: impl Fn(char) -> bool,
 ) -> Result<(String, Array), Stop> {
-    let (wide, tall) = (a.shape.clone(), b.shape.clone());
+    let (wide, tall) = (one.shape.clone(), other.shape.clone());
     let size = |letter: char| {
         let of = |names: &str, shape: &[usize]| {
             names.chars().position(|other| other == letter).map(|dim| shape[dim])
@@ -430,11 +430,11 @@ fn contract(
     };
     let first = [batch.as_slice(), &rows, &summed].concat();
     let second = [batch.as_slice(), &summed, &columns].concat();
-    heap.check_room(a.dtype, product(&first)?.saturating_add(product(&second)?))?;
-    let (items, m, k, n) = (product(&batch)?, product(&rows)?, product(&summed)?, product(&columns)?);
-    let a = lay(left, a, &first)?.shaped(vec![items, m, k]);
-    let b = lay(right, b, &second)?.shaped(vec![items, k, n]);
+    heap.check_room(one.dtype, product(&first)?.saturating_add(product(&second)?))?;
+    let (items, inner) = (product(&batch)?, product(&summed)?);
+    let one = lay(left, one, &first)?.shaped(vec![items, product(&rows)?, inner]);
+    let other = lay(right, other, &second)?.shaped(vec![items, inner, product(&columns)?]);
     let names = [batch, rows, columns].concat();
     let shape = sizes(&names);
-    Ok((names.into_iter().collect(), matmul(heap, a, b)?.shaped(shape)))
+    Ok((names.into_iter().collect(), matmul(heap, one, other)?.shaped(shape)))
 }

@@ -224,7 +224,7 @@ pub(super) fn infer(sizes: &[i64], len: usize) -> Result<Vec<usize>, TorchError>
             "cannot reshape tensor of 0 elements into shape {sizes:?} because the unspecified dimension size -1 can be any value and is ambiguous"
         )));
     }
-    if len % product != 0 {
+    if !len.is_multiple_of(product) {
         return Err(invalid());
     }
     Ok(sizes.iter().map(|&n| if n == -1 { len / product } else { n as usize }).collect())
