@@ -128,6 +128,7 @@ pub(crate) enum Then {
 
 /// All taps of a job.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "a list of taps among what belongs to them")]
 pub struct Taps {
     model: Model,
     dtype: Dtype,

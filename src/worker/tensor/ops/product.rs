@@ -1,5 +1,7 @@
 //! Products of matrices.
 
+#![expect(clippy::many_single_char_names, reason = "a [m, k] times b [k, n]: a product's usual letters")]
+
 use super::super::args::{Args, Operand};
 use super::super::array::{Array, Data};
 use super::super::heap::Heap;
