@@ -5,7 +5,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::listen::{NoPlace, Peer};
+use super::listen::NoPlace;
+use super::places::Peer;
 use super::problem::{Kind, Problem};
 use super::state::{AppState, Readiness};
 

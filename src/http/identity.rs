@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::admission::{Admission, OnItsWay};
-use super::listen::Peer;
+use super::places::Peer;
 use super::places::network;
 use super::problem::{Kind, Problem};
 use super::rules::{Need, Rule, need, one_of};

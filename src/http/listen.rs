@@ -29,7 +29,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::either::Either;
 use tower::ServiceExt;
 
-use super::places::{Doing, Most, Place, Places};
+use super::places::{Doing, Most, Peer, Place, Places};
 use super::problem::{Kind, Problem};
 use super::socket::{Socket, StallLimited};
 use super::tls::{HANDSHAKE, Tls};
@@ -93,10 +93,6 @@ pub enum Ended {
     /// This many connections were cut, because the grace period ran out or [`Phase::Stop`] came.
     Cut(usize),
 }
-
-/// The client's address, in the extensions of every request that came through a socket.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Serves `router` until `phase` leaves [`Phase::Run`] and what was in flight is done.
 ///

@@ -5,7 +5,7 @@
 //! clients take up again where they were left.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ const ENDING: usize = 256;
 const IDLE: Duration = Duration::from_millis(250);
 /// How long a connection without a place may take for its head when the reserve is full.
 const BRIEF: Duration = Duration::from_millis(100);
+
+/// The client's address, in the extensions of every request that came through a socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// How many may be connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,7 +24,8 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::listen::{Peer, Seat};
+use super::listen::Seat;
+use super::places::Peer;
 use super::places::network;
 use super::problem::NotFound;
 use super::state::Readiness;

@@ -11,7 +11,7 @@ use axum::response::Response;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::listen::Peer;
+use super::places::Peer;
 use super::problem::{self, Problem};
 use crate::keys::redacted;
 use crate::telemetry::metrics::Metrics;

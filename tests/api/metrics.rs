@@ -113,6 +113,8 @@ fn asked_for(file: &str) -> BTreeSet<String> {
 async fn rules_and_dashboard_ask_for_metrics_that_there_are() {
     let state = working().await;
     post(&state, "/v1/run", &json!({"prompt": "Hi"})).await;
+    // As where there is TLS.
+    state.metrics.certificate_ends(1);
     let text = scraped(&state).await;
     for file in ["alerts.yml", "grafana/mediant.json"] {
         let asked = asked_for(file);
