@@ -70,6 +70,14 @@ impl Engine {
         let state = started.blocking_recv().map_err(|_| StartError::Stopping)?;
         let state = state.map_err(|reason| StartError::Engine { reason })?;
         let layers = shape.num_layers as u32;
-        Ok(Engine { work, admission: Arc::new(Semaphore::new(limit)), limit, state, busy, layers })
+        Ok(Engine {
+            work,
+            admission: Arc::new(Semaphore::new(limit)),
+            limit,
+            state,
+            busy,
+            backlog: Arc::default(),
+            layers,
+        })
     }
 }
