@@ -165,7 +165,7 @@ impl Found {
             match self.look(engine, key, &mut asked) {
                 Look::Kept(kept) => {
                     if let Some((prepared, errand)) = asked {
-                        self.verify(engine, key, &kept, prepared, errand.asker.owner);
+                        self.verify(engine, &kept, prepared, errand.asker.owner);
                     }
                     return Ok(kept.output.clone());
                 }
@@ -239,7 +239,7 @@ impl Found {
     }
 
     /// Computes some of what is found again when the engine is idle.
-    fn verify(&self, engine: &Engine, key: Key, kept: &Arc<Kept>, prepared: Prepared, owner: Owner) {
+    fn verify(&self, engine: &Engine, kept: &Arc<Kept>, prepared: Prepared, owner: Owner) {
         let is_due = {
             let mut table = self.table();
             table.due += self.0.settings.verify;
@@ -260,19 +260,18 @@ impl Found {
             let errand = Errand::new(Asker { owner, lane: Lane::Sweep }, Turn::Next, Box::new(|_| {}));
             // It needs no leave, and takes nobody's.
             match engine.run(prepared, errand, None).await {
-                Ok(output) if output.lost.is_none() => found.compare(&key, &kept, &output),
+                Ok(output) if output.lost.is_none() => found.compare(&kept, &output),
                 _ => {}
             }
         });
     }
 
-    fn compare(&self, key: &Key, kept: &Kept, output: &PlanOutput) {
+    fn compare(&self, kept: &Kept, output: &PlanOutput) {
         self.0.verified.fetch_add(1, Ordering::Relaxed);
         if bits(&kept.output) != bits(output) {
             self.0.differ.fetch_add(1, Ordering::Relaxed);
             self.table().kept.clear();
             tracing::error!(
-                plan.key = hex(key),
                 "an answer that was kept has other bits than when it is computed again: memory or device are broken; nothing that \
                  was kept is used any more"
             );
@@ -324,10 +323,6 @@ fn bits(output: &PlanOutput) -> Vec<u8> {
     let contexts: Vec<u32> = scores.iter().map(|score| score.context).collect();
     postcard::to_stdvec(&(scores, contexts, captures, receipts, written, lost))
         .expect("BUG: numbers are plain data")
-}
-
-fn hex(key: &Key) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -19,15 +19,14 @@ impl Plan {
     /// too many constants to look it up.
     pub fn key(&self, of: &[&str]) -> Option<Key> {
         let mut writer = Writer::default();
-        writer.length(of.len());
-        of.iter().for_each(|text| writer.text(text));
+        writer.all(of, |writer, text| writer.text(text));
         // Without `..`, so that no field can be forgotten.
         let Plan { runs, readouts, captures, scoring } = self;
-        writer.all(runs, Writer::run)?;
-        writer.all(readouts, Writer::readout)?;
-        writer.all(captures, Writer::capture)?;
-        writer.scoring(scoring)?;
-        Some(writer.hash.finalize().into())
+        writer.all(runs, Writer::run);
+        writer.all(readouts, Writer::readout);
+        writer.all(captures, Writer::capture);
+        writer.scoring(scoring);
+        (writer.bytes <= MOST_CONSTANTS).then(|| writer.hash.finalize().into())
     }
 }
 
@@ -37,6 +36,7 @@ struct Writer {
     hash: Sha256,
     /// Of constants met before: cells of a sweep share theirs. By place and length; they live as long as the plan does.
     constants: HashMap<(*const f32, usize), Key>,
+    /// Bytes of constants. Those beyond the most are counted alone.
     bytes: usize,
 }
 
@@ -54,19 +54,22 @@ impl Writer {
         self.hash.update(text);
     }
 
-    fn all<T>(&mut self, all: &[T], one: impl Fn(&mut Self, &T) -> Option<()>) -> Option<()> {
+    fn all<T>(&mut self, all: &[T], one: impl Fn(&mut Self, &T)) {
         self.length(all.len());
-        all.iter().try_for_each(|value| one(self, value))
+        for value in all {
+            one(self, value);
+        }
     }
 
-    fn maybe<T>(&mut self, value: Option<&T>, one: impl Fn(&mut Self, &T) -> Option<()>) -> Option<()> {
+    fn maybe<T>(&mut self, value: Option<&T>, one: impl Fn(&mut Self, &T)) {
         self.number(u64::from(value.is_some()));
-        value.map_or(Some(()), |value| one(self, value))
+        if let Some(value) = value {
+            one(self, value);
+        }
     }
 
     fn numbers(&mut self, numbers: &[u32]) {
-        self.length(numbers.len());
-        numbers.iter().for_each(|number| self.hash.update(number.to_le_bytes()));
+        self.all(numbers, |writer, number| writer.hash.update(number.to_le_bytes()));
     }
 
     fn range(&mut self, Range { start, end }: &Range<u32>) {
@@ -74,109 +77,88 @@ impl Writer {
         self.number(u64::from(*end));
     }
 
-    fn run_id(&mut self, RunId(run): &RunId) {
-        self.number(u64::from(*run));
+    fn run_id(&mut self, RunId(run): RunId) {
+        self.number(u64::from(run));
     }
 
-    fn address(&mut self, Address { layer, site }: &Address) {
-        self.number(u64::from(*layer));
+    fn address(&mut self, Address { layer, site }: Address) {
+        self.number(u64::from(layer));
         self.text(site.name());
     }
 
-    fn constant(&mut self, constant: &Arc<[f32]>) -> Option<()> {
-        let place = (constant.as_ptr(), constant.len());
-        let key = match self.constants.get(&place) {
-            Some(key) => *key,
-            None => {
-                self.bytes += 4 * constant.len();
-                if self.bytes > MOST_CONSTANTS {
-                    return None;
-                }
-                let mut hash = Sha256::new();
-                constant.iter().for_each(|number| hash.update(number.to_bits().to_le_bytes()));
-                *self.constants.entry(place).or_insert(hash.finalize().into())
-            }
-        };
+    fn constant(&mut self, constant: &Arc<[f32]>) {
         self.length(constant.len());
-        self.hash.update(key);
-        Some(())
+        let place = (constant.as_ptr(), constant.len());
+        if !self.constants.contains_key(&place) {
+            self.bytes += size_of_val(&constant[..]);
+            if self.bytes > MOST_CONSTANTS {
+                return;
+            }
+            let mut hash = Sha256::new();
+            for number in &constant[..] {
+                hash.update(number.to_bits().to_le_bytes());
+            }
+            self.constants.insert(place, hash.finalize().into());
+        }
+        self.hash.update(self.constants[&place]);
     }
 
-    fn run(&mut self, run: &Run) -> Option<()> {
+    fn run(&mut self, run: &Run) {
         let Run { tokens, prompt, parent, edits, context } = run;
         self.numbers(tokens);
         self.number(u64::from(*prompt));
-        self.maybe(parent.as_ref(), |writer, parent| {
-            writer.run_id(parent);
-            Some(())
-        })?;
-        self.all(edits, Self::edit)?;
+        self.maybe(parent.as_ref(), |writer, parent| writer.run_id(*parent));
+        self.all(edits, Self::edit);
         self.number(u64::from(*context));
-        Some(())
     }
 
-    fn edit(&mut self, edit: &Edit) -> Option<()> {
+    fn edit(&mut self, edit: &Edit) {
         let Edit { at, positions, columns, op, instead, through, group } = edit;
-        self.address(at);
+        self.address(*at);
         self.numbers(positions);
-        self.maybe(columns.as_ref(), |writer, columns| {
-            writer.range(columns);
-            Some(())
-        })?;
-        self.op(op)?;
-        self.maybe(instead.as_ref(), Self::constant)?;
-        self.maybe(through.as_ref(), |writer, through| {
-            writer.number(u64::from(*through));
-            Some(())
-        })?;
+        self.maybe(columns.as_ref(), Self::range);
+        self.op(op);
+        self.maybe(instead.as_ref(), Self::constant);
+        self.maybe(through.as_ref(), |writer, through| writer.number(u64::from(*through)));
         self.length(group.index());
-        Some(())
     }
 
-    fn op(&mut self, op: &Op) -> Option<()> {
+    fn op(&mut self, op: &Op) {
         match op {
             Op::Replace(source) => {
                 self.text("replace");
-                self.source(source)
+                self.source(source);
             }
             Op::Add { source, coef, norm_match } => {
                 self.text("add");
                 self.number(u64::from(coef.to_bits()));
                 self.number(u64::from(*norm_match));
-                self.source(source)
+                self.source(source);
             }
             Op::Scale(factor) => {
                 self.text("scale");
                 self.number(u64::from(factor.to_bits()));
-                Some(())
             }
-            Op::Zero => {
-                self.text("zero");
-                Some(())
-            }
-            Op::Cut => {
-                self.text("cut");
-                Some(())
-            }
+            Op::Zero => self.text("zero"),
+            Op::Cut => self.text("cut"),
             Op::Project { basis, source } => {
                 self.text("project");
-                self.constant(basis)?;
-                self.maybe(source.as_ref(), Self::source)
+                self.constant(basis);
+                self.maybe(source.as_ref(), Self::source);
             }
         }
     }
 
-    fn source(&mut self, source: &Source) -> Option<()> {
+    fn source(&mut self, source: &Source) {
         match source {
             Source::Run { run, positions } => {
                 self.text("run");
-                self.run_id(run);
+                self.run_id(*run);
                 self.numbers(positions);
-                Some(())
             }
             Source::Constant(rows) => {
                 self.text("constant");
-                self.constant(rows)
+                self.constant(rows);
             }
             Source::Captured(parts) => {
                 self.text("captured");
@@ -185,38 +167,30 @@ impl Writer {
                     writer.numbers(rows);
                     writer.range(columns);
                     writer.length(*width);
-                    Some(())
-                })
+                });
             }
         }
     }
 
-    fn readout(&mut self, Readout { run, position, lens }: &Readout) -> Option<()> {
-        self.run_id(run);
+    fn readout(&mut self, Readout { run, position, lens }: &Readout) {
+        self.run_id(*run);
         self.number(u64::from(*position));
-        self.maybe(lens.as_ref(), |writer, layer| {
-            writer.number(u64::from(*layer));
-            Some(())
-        })
+        self.maybe(lens.as_ref(), |writer, layer| writer.number(u64::from(*layer)));
     }
 
-    fn capture(&mut self, Capture { run, at, positions }: &Capture) -> Option<()> {
-        self.run_id(run);
-        self.address(at);
+    fn capture(&mut self, Capture { run, at, positions }: &Capture) {
+        self.run_id(*run);
+        self.address(*at);
         self.numbers(positions);
-        Some(())
     }
 
-    fn scoring(&mut self, scoring: &Scoring) -> Option<()> {
+    fn scoring(&mut self, scoring: &Scoring) {
         let Scoring { targets, topk, kl_refs, entropy, sequences } = scoring;
         self.numbers(targets);
         self.number(u64::from(*topk));
         self.numbers(kl_refs);
         self.number(u64::from(*entropy));
-        self.all(sequences, |writer, sequence| {
-            writer.numbers(sequence);
-            Some(())
-        })
+        self.all(sequences, |writer, sequence| writer.numbers(sequence));
     }
 }
 
@@ -285,7 +259,7 @@ mod tests {
     fn of_captured(change: impl Fn(&mut CapturedRows)) -> Key {
         of_source(5, |source| {
             if let Source::Captured(parts) = source {
-                change(&mut parts[0])
+                change(&mut parts[0]);
             }
         })
     }
@@ -324,23 +298,23 @@ mod tests {
             of_edit(0, |edit| edit.op = Op::Project { basis: rows(&[1.0, 0.0]), source: None }),
             of_edit(1, |edit| {
                 if let Op::Add { coef, .. } = &mut edit.op {
-                    *coef = -2.0
+                    *coef = -2.0;
                 }
             }),
             of_edit(1, |edit| {
                 if let Op::Add { norm_match, .. } = &mut edit.op {
-                    *norm_match = false
+                    *norm_match = false;
                 }
             }),
             of_edit(2, |edit| edit.op = Op::Scale(0.25)),
             of_edit(5, |edit| {
                 if let Op::Project { basis, .. } = &mut edit.op {
-                    *basis = rows(&[0.0, 1.0])
+                    *basis = rows(&[0.0, 1.0]);
                 }
             }),
             of_edit(5, |edit| {
                 if let Op::Project { source, .. } = &mut edit.op {
-                    *source = None
+                    *source = None;
                 }
             }),
             of_source(0, |source| *source = Source::Run { run: RunId(0), positions: vec![2] }),

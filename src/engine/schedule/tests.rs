@@ -134,7 +134,7 @@ fn what_is_told_of_the_wait_is_within_a_factor_of_two_of_it() {
         let mut full = Simulation::default();
         let owners = 1 + chance.below(30);
         for owner in 0..owners {
-            for _ in 0..1 + chance.below(8) {
+            for _ in 0..=chance.below(8) {
                 full.ask(&format!("owner {owner}"), Lane::Interactive, 4 * light(&mut chance), 0);
             }
         }
