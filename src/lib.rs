@@ -24,6 +24,8 @@ pub mod model;
 pub mod kernels;
 pub mod comm;
 pub mod load;
+// steps to texts
+pub mod generate;
 // numbers to findings
 pub mod effect;
 pub mod result;

@@ -31,10 +31,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // take turns.
     ("engine", &["spec", "disk", "comm", "kernels", "load", "model", "plan", "config", "owner"]),
     ("effect", &["spec", "lower", "plan"]),
+    // Texts, written step by step: owns what is between a request and the engine's steps. Draws the first token of a text as the
+    // model's ranks draw the others.
+    ("generate", &["spec", "tokens", "lower", "plan", "effect", "engine", "model", "owner"]),
     // Pictures and files, whatever they show: texts and numbers go in, bytes come out.
     ("draw", &[]),
     ("export", &[]),
-    ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "draw", "export"]),
+    // Texts are put together of what happens to them.
+    ("result", &["spec", "tokens", "activations", "lower", "plan", "effect", "generate", "draw", "export"]),
     // What outlives the process knows requests by their kind; what they say is text to it.
     ("store", &["spec", "disk"]),
     ("config", &["spec"]),
@@ -57,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plan",
             "effect",
             "engine",
+            "generate",
             "load",
             "model",
             "result",

@@ -33,6 +33,11 @@ impl Matrix {
         Matrix { columns, rows: data.len() / columns, storage: data, full_precision: false }
     }
 
+    /// Rows of zeros. The system finds memory for them only as they are written.
+    pub fn zeros(columns: usize, rows: usize) -> Matrix {
+        Matrix { columns, rows, storage: vec![0.0; rows * columns], full_precision: false }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows

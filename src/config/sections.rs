@@ -144,6 +144,10 @@ pub struct Engine {
     pub threads: usize,
     /// Bytes for the activations of one chunk; 0 to derive it from free memory.
     pub row_budget_bytes: u64,
+    /// Bytes on each device for the keys and values of texts that are being written; 0 to derive it from free memory.
+    pub key_bytes: u64,
+    /// Share of the engine's time that steps of generation get while other requests wait, too.
+    pub step_share: f64,
     /// Seconds that a batch is cut to where several requests are on their way; five times as many where there is one.
     pub quantum_s: f64,
     /// Seconds that any batch may take, however short it should be.
@@ -190,6 +194,8 @@ pub struct Limits {
     pub cells: u64,
     /// Most noise samples.
     pub samples: u64,
+    /// Most rows of a step of generation: texts that are written at once.
+    pub step_rows: usize,
     /// Most rows x layers of one request.
     pub row_layers: u64,
     /// Longest estimated run time of one request, in seconds.

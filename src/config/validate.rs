@@ -45,6 +45,10 @@ impl Config {
             let detail = format!("{} is no share", self.cache.verify);
             faults.push("cache.verify", detail, "use 0 (none) to 1 (all)");
         }
+        let share = self.engine.step_share;
+        if !(0.05..=0.95).contains(&share) {
+            faults.push("engine.step_share", format!("{share} is out of range"), "use 0.05 to 0.95");
+        }
         if let Err(error) = self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>() {
             faults.push("telemetry.filter", error.to_string(), "use e.g. \"info\" or \"info,mediant=debug\"");
         }
@@ -245,6 +249,7 @@ impl Config {
             ("limits.prompt_bytes", limits.prompt_bytes as u64),
             ("limits.cells", limits.cells),
             ("limits.samples", limits.samples),
+            ("limits.step_rows", limits.step_rows as u64),
             ("limits.row_layers", limits.row_layers),
             ("limits.response_numbers", limits.response_numbers),
             ("limits.queue_depth", limits.queue_depth as u64),

@@ -1,6 +1,6 @@
 //! Puts the outputs of a plan's parts together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::work::{ChunkKey, Done};
@@ -23,6 +23,8 @@ pub(super) struct Assembly {
     /// Runs asked for that came to something, or to nothing, and all of them.
     runs: (u64, u64),
     charge: Option<Charge>,
+    /// Processes that computed parts of it.
+    processes: BTreeSet<u64>,
 }
 
 /// Nobody waits any more, or the engine is gone: what came of it until then is charged, and never more than all of it.
@@ -52,12 +54,15 @@ impl Assembly {
                 captures: vec![Vec::new(); prepared.captures],
                 receipts: [EditStats::default(); 3],
                 written: vec![0.0; prepared.runs],
+                cells: vec![0; prepared.runs],
                 lost: None,
+                process: None,
                 usage: Usage::default(),
             },
             cost: prepared.cost,
             runs: (0, prepared.packing.whole().len() as u64),
             charge: Some(charge),
+            processes: BTreeSet::new(),
             accounts: Accounts { shared: prepared.packing.read_by_any(), met: BTreeMap::new() },
             ended: Duration::ZERO,
         }
@@ -81,6 +86,7 @@ impl Assembly {
             self.output.captures[capture] = numbers;
         }
         self.runs.0 += part.len() as u64;
+        self.processes.insert(done.process);
         let usage = &mut self.output.usage;
         usage.shared_with = usage.shared_with.max(done.beside);
         usage.seconds += done.share * done.took.as_secs_f64();
@@ -109,6 +115,7 @@ impl Assembly {
         self.runs.0 = self.runs.1;
         self.output.usage = self.usage();
         let mut output = std::mem::take(&mut self.output);
+        output.process = self.processes.first().copied().filter(|_| self.processes.len() == 1);
         for ((run, _), (group, written)) in std::mem::take(&mut self.accounts.met) {
             book(&mut output, run, group, written);
         }
@@ -130,6 +137,7 @@ fn book(output: &mut PlanOutput, run: u32, group: EditGroup, written: RowWritten
     if group != EditGroup::Corruption {
         output.written[run as usize] += written.squared;
     }
+    output.cells[run as usize] += 1;
     let receipt = &mut output.receipts[group.index()];
     *receipt = receipt.and(written.into());
 }

@@ -100,7 +100,7 @@ fn send(
         asker: asker.clone(),
         ticket,
     };
-    engine.work.send(work).map_err(|_| EngineError::Stopped)?;
+    engine.work.send(work.into()).map_err(|_| EngineError::Stopped)?;
     Ok(answers)
 }
 

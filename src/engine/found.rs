@@ -314,14 +314,19 @@ fn bytes(output: &PlanOutput) -> u64 {
     };
     let scores: usize = output.scores.iter().map(score).sum();
     let captures: usize = output.captures.iter().map(|rows| size_of_val(&rows[..])).sum();
-    (size_of::<Kept>() + scores + captures + size_of_val(&output.written[..])) as u64
+    (size_of::<Kept>()
+        + scores
+        + captures
+        + size_of_val(&output.written[..])
+        + size_of_val(&output.cells[..])) as u64
 }
 
 /// Everything but the cost, as bytes: NaN is as good as any number.
 fn bits(output: &PlanOutput) -> Vec<u8> {
-    let PlanOutput { scores, captures, receipts, written, lost, usage: _ } = output;
+    // Which process computed it matters to generation, of which nothing is kept.
+    let PlanOutput { scores, captures, receipts, written, cells, lost, process: _, usage: _ } = output;
     let contexts: Vec<u32> = scores.iter().map(|score| score.context).collect();
-    postcard::to_stdvec(&(scores, contexts, captures, receipts, written, lost))
+    postcard::to_stdvec(&(scores, contexts, captures, receipts, written, cells, lost))
         .expect("BUG: numbers are plain data")
 }
 

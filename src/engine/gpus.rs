@@ -3,15 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::group::Group;
-use super::ranks::{RankError, Ranks, RanksError, Source};
+use super::ranks::{KEY_SHARE, RankError, Ranks, RanksError, Source, slots};
 use super::row_budget::Room;
 use crate::comm::Threads;
 use crate::kernels::cuda::{Cuda, GroupId, Place, inbox_rows};
 use crate::kernels::facts::{DeviceFacts, Sums};
-use crate::kernels::{Heads, OutOfMemory};
+use crate::kernels::{Heads, Kernels, OutOfMemory};
 use crate::load::LoadError;
 use crate::model::decoder::Decoder;
 use crate::model::shard::Shard;
+use crate::model::store::bytes_per_slot;
 use crate::model::weights::load;
 use crate::spec::dtype::Dtype;
 
@@ -22,7 +23,7 @@ const MOST_ROWS: usize = 32_768;
 const SCRATCH: u64 = 5 << 29;
 
 /// Starts a rank on each of these GPUs.
-pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksError> {
+pub(super) fn start(source: Source, ordinals: Vec<u32>, key_bytes: u64) -> Result<Ranks, RanksError> {
     let Source { dtype, shards, tensors, progress } = source;
     let ranks = ordinals.len();
     let group = (ranks > 1).then(GroupId::new).transpose()?;
@@ -55,16 +56,26 @@ pub(super) fn start(source: Source, ordinals: Vec<u32>) -> Result<Ranks, RanksEr
         let weights = load::<_, LoadError>(&cuda, &shard, part, |_| progress.block_done())?;
         let products = cuda.probe(&weights.products()).map_err(full)?;
         cuda.synchronize();
+        let per_slot = bytes_per_slot(&shard, dtype.bytes());
+        let own = cuda.memory().0.saturating_sub(SCRATCH) / KEY_SHARE / 2;
+        // All ranks keep the same positions.
+        let of_ranks = cuda.exchange(vec![slots(key_bytes, own, per_slot) as f32]);
+        let slots = of_ranks.iter().flatten().copied().fold(f32::MAX, f32::min) as u64;
+        let mut decoder = Decoder::new(cuda, shard, weights);
+        decoder.make_store(slots as usize)?;
+        let cuda = decoder.kernels();
         let of_rank = DeviceFacts {
             name: cuda.name(),
             weight_bytes,
             free_bytes: cuda.memory().0,
+            key_slots: slots,
+            key_bytes: slots * per_slot,
             rates: Some(rates),
             sums: cuda.sums(),
             products,
         };
         facts.lock().unwrap_or_else(PoisonError::into_inner)[rank] = Some(of_rank);
-        Ok(Decoder::new(cuda, shard, weights))
+        Ok(decoder)
     };
     let seeds = Threads::group(ranks).into_iter().zip(shards).zip(ordinals).collect();
     let group = Group::start(seeds, build)?;

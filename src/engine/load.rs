@@ -67,6 +67,7 @@ pub fn computing(
     tracing::info!(
         seconds = started.elapsed().as_secs_f64(),
         row_budget = budget.rows,
+        key_slots = ready.key_slots(),
         gflops = (budget.flops_per_second / 1e9).round(),
         batch_invariance = ready.numerics.batch_invariance.name(),
         "{name} is ready to compute on {}",
@@ -80,7 +81,8 @@ fn row_budget(config: &Config, shape: &ModelConfig, room: Room) -> anyhow::Resul
         0 => room.bytes,
         bytes => bytes.min(room.bytes),
     };
-    let budget = RowBudget::new(shape, Room { bytes, ..room }).with_quantum(config.engine.quantum_s);
+    let budget = RowBudget::new(shape, Room { bytes, ..room })
+        .with_turns(config.engine.quantum_s, config.engine.step_share);
     // Two sequences of a usual length: less than that makes the server useless rather than slow.
     let least = 2 * shape.max_positions.min(128);
     if budget.rows < least {

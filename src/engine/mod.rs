@@ -26,6 +26,8 @@ pub mod ranks;
 pub mod row_budget;
 mod schedule;
 mod shared;
+pub mod slots;
+mod step;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ pub mod wire;
 mod work;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backlog::{Ahead, Backlog, Place};
 use serde::{Deserialize, Serialize};
@@ -53,8 +56,10 @@ pub use load::Computing;
 pub use model::{Model, ModelError};
 use row_budget::RowBudget;
 pub use schedule::{Asker, Lane};
+use slots::Slots;
+pub use step::{LostStep, StepFailure, Stepped};
 pub use supervise::{Keeper, StartError};
-use work::{Lift, Work};
+use work::{Incoming, Lift};
 
 /// Is told once what a plan cost: all of it, or, where nobody waits any more, what was computed until then.
 pub type Charge = Box<dyn FnOnce(&Usage) + Send>;
@@ -90,7 +95,9 @@ pub enum Turn {
 /// A handle on whoever computes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    work: mpsc::UnboundedSender<Work>,
+    work: mpsc::UnboundedSender<Incoming>,
+    slots: Slots,
+    texts: Arc<AtomicUsize>,
     admission: Arc<Semaphore>,
     limit: usize,
     state: watch::Receiver<State>,
@@ -119,6 +126,16 @@ impl Ready {
     /// The same without the number of threads: what the bits of a result can depend on.
     pub fn kind(&self) -> String {
         self.named(|device| device.name.split(',').next().unwrap_or_default())
+    }
+
+    /// Positions whose keys and values are kept.
+    pub fn key_slots(&self) -> usize {
+        self.devices.iter().map(|device| device.key_slots as usize).min().unwrap_or(0)
+    }
+
+    /// Bytes of all devices that these take.
+    pub fn key_bytes(&self) -> u64 {
+        self.devices.iter().map(|device| device.key_bytes).sum()
     }
 
     fn named(&self, name: impl Fn(&DeviceFacts) -> &str) -> String {
@@ -263,16 +280,32 @@ impl Engine {
         let (work, inbox) = mpsc::unbounded_channel();
         let (sender, state) = watch::channel(State { health: Health::Ready, ready, group: 0 });
         let busy = Arc::new(Busy::default());
-        local::spawn(model, inbox, sender, Arc::clone(&busy))?;
-        Ok(Engine {
-            work,
-            admission: Arc::new(Semaphore::new(limit)),
-            limit,
-            state,
-            busy,
-            backlog: Arc::default(),
-            layers,
-        })
+        let texts = Arc::default();
+        local::spawn(model, inbox, sender, Arc::clone(&busy), Arc::clone(&texts))?;
+        Ok(Engine::of(work, state, busy, texts, limit, layers))
+    }
+
+    fn of(
+        work: mpsc::UnboundedSender<Incoming>,
+        state: watch::Receiver<State>,
+        busy: Arc<Busy>,
+        texts: Arc<AtomicUsize>,
+        limit: usize,
+        layers: u32,
+    ) -> Engine {
+        let slots = Slots::new(state.borrow().ready.key_slots());
+        let admission = Arc::new(Semaphore::new(limit));
+        Engine { work, slots, texts, admission, limit, state, busy, backlog: Arc::default(), layers }
+    }
+
+    /// Places for keys that are kept.
+    pub fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// Says how many texts are being written: as long as there are some, more steps are to be expected.
+    pub fn writing(&self, texts: usize) {
+        self.texts.store(texts, Ordering::Relaxed);
     }
 
     /// What the loaded model says of itself.

@@ -170,7 +170,7 @@ fn compute(
 
 /// The output as it is sent: large captures by way of a file.
 fn packed(id: u64, output: BatchOutput, folder: &Path) -> Output {
-    let BatchOutput { scores, captures, written } = output;
+    let BatchOutput { scores, captures, written, drawn } = output;
     let bytes: usize = captures.iter().map(|(_, numbers)| 4 * numbers.len()).sum();
     let shared = (bytes > MOST_INLINE).then(|| shared::put(folder, id, &captures));
     let captures = match shared {
@@ -181,17 +181,17 @@ fn packed(id: u64, output: BatchOutput, folder: &Path) -> Output {
         }
         None => Captures::Inline(captures),
     };
-    Output { scores, written, captures }
+    Output { scores, written, captures, drawn }
 }
 
 /// The output as it was before it was sent.
 pub(super) fn unpacked(id: u64, output: Output, folder: &Path) -> std::io::Result<BatchOutput> {
-    let Output { scores, written, captures } = output;
+    let Output { scores, written, captures, drawn } = output;
     let captures = match captures {
         Captures::Inline(captures) => captures,
         Captures::Shared(lengths) => shared::take(folder, id, &lengths)?,
     };
-    Ok(BatchOutput { scores, captures, written })
+    Ok(BatchOutput { scores, captures, written, drawn })
 }
 
 /// The program to start as an engine: this one, also if its file was replaced meanwhile.

@@ -55,6 +55,8 @@ pub struct RowBudget {
     pub flops_per_second: f64,
     /// Seconds that a batch takes where several requests are on their way.
     quantum_s: f64,
+    /// Share of the time that steps of generation get beside everything else.
+    pub step_share: f64,
 }
 
 /// Quanta that a batch takes where there is one request only.
@@ -75,6 +77,7 @@ impl RowBudget {
             flops_per_readout: 2.0 * (config.vocab_size * config.hidden_size) as f64,
             flops_per_second: 1e11,
             quantum_s: 0.1,
+            step_share: 0.5,
         }
     }
 
@@ -86,10 +89,10 @@ impl RowBudget {
         RowBudget { rows, bytes_per_row, ..self }
     }
 
-    /// The budget whose quantum has so many seconds.
+    /// The budget whose quantum has so many seconds, and of which steps of generation get such a share of the time.
     #[must_use]
-    pub fn with_quantum(self, quantum_s: f64) -> RowBudget {
-        RowBudget { quantum_s, ..self }
+    pub fn with_turns(self, quantum_s: f64, step_share: f64) -> RowBudget {
+        RowBudget { quantum_s, step_share, ..self }
     }
 
     /// What a batch has room for, of plans that hold scores with so many keys, alone or beside others.
@@ -117,6 +120,13 @@ impl RowBudget {
     /// Operations of the linear layers and the unembedding.
     pub fn flops(&self, row_layers: u64, readouts: u64) -> f64 {
         row_layers as f64 * self.flops_per_row_layer + readouts as f64 * self.flops_per_readout
+    }
+
+    /// What so many steps of generation cost, of so many rows each.
+    pub fn step_cost(&self, rows: u64, steps: u64, layers: u64) -> Cost {
+        let (rows, row_layers) = (rows * steps, rows * steps * layers);
+        let flops = self.flops(row_layers, rows);
+        Cost { rows, row_layers, flops, peak_bytes: 0, seconds: flops / self.flops_per_second }
     }
 
     /// What a plan of this size costs. But for the seconds, that depends on the plan and on the memory that batches have, never on

@@ -37,6 +37,7 @@ impl Model for Fake {
             scores: vec![score; batch.readout.rows.len()],
             captures: vec![],
             written: vec![RowWritten { elements: 8, ..RowWritten::default() }; batch.edited],
+            drawn: vec![],
         })
     }
 }

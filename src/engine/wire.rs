@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::plan::Score;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::RowWritten;
+use crate::plan::step::Drawn;
 
 /// Version of the messages. Changes with every change of what they hold.
 pub const PROTOCOL: u32 = 7;
@@ -108,6 +109,8 @@ pub struct Output {
     pub written: Vec<RowWritten>,
     /// The same.
     pub captures: Captures,
+    /// The same.
+    pub drawn: Vec<Option<Drawn>>,
 }
 
 /// Captures of a batch.
@@ -269,6 +272,7 @@ mod tests {
                 ..RowWritten::default()
             }],
             captures: Captures::Inline(vec![(3, vec![f32::INFINITY, 0.1])]),
+            drawn: vec![None, Some(Drawn { token: 3, logit: -0.0, mass_kept: 0.1 + 0.2, also: vec![0.1] })],
         };
         let sent = frame(&FromEngine::Done { id: 5, seconds: 0.25, output });
         let FromEngine::Done { id, seconds, output } = read(&mut sent.as_slice()).unwrap() else {

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::row_budget::RowBudget;
 use super::schedule::Asker;
+use super::step::StepWork;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::edits::EditedRow;
 use crate::plan::merge::{Shares, merge};
@@ -26,6 +27,27 @@ pub(super) struct Work {
     pub(super) left: u64,
     pub(super) asker: Asker,
     pub(super) ticket: Ticket,
+}
+
+/// What comes in.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A part of a plan.
+    Part(Work),
+    /// A step of generation.
+    Step(StepWork),
+}
+
+impl From<Work> for Incoming {
+    fn from(work: Work) -> Incoming {
+        Incoming::Part(work)
+    }
+}
+
+impl From<StepWork> for Incoming {
+    fn from(work: StepWork) -> Incoming {
+        Incoming::Step(work)
+    }
 }
 
 /// What goes with each piece of a work.
@@ -75,6 +97,8 @@ pub(super) struct Done {
     pub(super) share: f64,
     /// Other pieces in the batch.
     pub(super) beside: u64,
+    /// Number of the process that computed it.
+    pub(super) process: u64,
 }
 
 /// Why a piece was not computed.
@@ -193,13 +217,13 @@ impl Company {
     }
 
     /// Gives each requester what is its own.
-    pub(super) fn land(self, output: BatchOutput, begun: Duration, took: Duration) {
+    pub(super) fn land(self, output: BatchOutput, begun: Duration, took: Duration, process: u64) {
         let all: f64 = self.members.iter().map(|(_, key)| key.flops).sum();
         let beside = self.members.len() as u64 - 1;
         for ((piece, key), output) in self.members.into_iter().zip(self.shares.deal(output)) {
             let share = if beside == 0 { 1.0 } else { key.flops / all };
             let Piece { part, ticket, .. } = piece;
-            let done = Done { key, output, queued: ticket.queued, begun, took, share, beside };
+            let done = Done { key, output, queued: ticket.queued, begun, took, share, beside, process };
             ticket.answer(part, Ok(done));
         }
     }

@@ -14,6 +14,7 @@ mod enqueue;
 mod events;
 mod experiments;
 mod gate;
+mod generate;
 mod health;
 mod identity;
 mod jobs;
@@ -22,6 +23,7 @@ pub mod listen;
 mod me;
 mod metrics;
 mod models;
+mod openai;
 mod packing;
 mod page;
 mod places;
@@ -80,6 +82,8 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(models::routes())
         .merge(experiments::routes())
+        .merge(generate::routes())
+        .merge(openai::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

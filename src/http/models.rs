@@ -70,6 +70,10 @@ struct TokenizerFacts {
     bos: Option<u32>,
     /// Whether prompts get a BOS unless `bos` says otherwise.
     adds_bos: bool,
+    /// Tokens at which a text ends.
+    ends: Vec<u32>,
+    /// Names of the chat templates; empty if the model has none, and then takes no `messages`.
+    chat_templates: Vec<String>,
 }
 
 impl Model {
@@ -84,7 +88,13 @@ impl Model {
             device: ready.device(),
             fingerprint: served.fingerprint.clone(),
             warnings: served.warnings.clone(),
-            tokenizer: TokenizerFacts { vocab_size: served.tokenizer.vocab_size(), bos, adds_bos },
+            tokenizer: TokenizerFacts {
+                vocab_size: served.tokenizer.vocab_size(),
+                bos,
+                adds_bos,
+                ends: served.tokenizer.ends().to_vec(),
+                chat_templates: served.tokenizer.chat().map_or_else(Vec::new, |chat| chat.names().to_vec()),
+            },
             vocab_sigma: served.vocab_sigma(),
             row_budget: ready.budget.rows,
             flops_per_second: ready.budget.flops_per_second,

@@ -220,7 +220,7 @@ impl Problem {
         self.extra.iter().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    fn document(&self, instance: Option<RequestId>) -> ProblemDocument {
+    pub(super) fn document(&self, instance: Option<RequestId>) -> ProblemDocument {
         let extra = self.extra.iter().filter(|(name, _)| !STANDARD_MEMBERS.contains(name));
         let extra = extra.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
         ProblemDocument {

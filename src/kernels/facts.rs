@@ -11,6 +11,10 @@ pub struct DeviceFacts {
     pub weight_bytes: u64,
     /// Bytes that were free when these were loaded; of a CPU, of the machine.
     pub free_bytes: u64,
+    /// Positions whose keys and values it has room to keep, and the bytes that they take.
+    pub key_slots: u64,
+    /// See `key_slots`.
+    pub key_bytes: u64,
     /// How fast it is; unknown of a CPU.
     pub rates: Option<Rates>,
     /// How it adds up products with other ranks; nothing of a CPU, or of a rank alone.

@@ -183,6 +183,12 @@ pub trait Kernels {
     /// Appends copies of rows.
     fn append(&self, x: &mut Self::Matrix, rows: &[u32]);
 
+    /// A matrix of so many rows, for [`Kernels::keep`] to write; what they hold before is unspecified.
+    fn store(&self, columns: usize, rows: usize) -> Result<Self::Matrix, OutOfMemory>;
+
+    /// `store[slots[i]] = x[rows[i]]`; each slot once.
+    fn keep(&self, x: &Self::Matrix, rows: &[u32], store: &mut Self::Matrix, slots: &[u32]);
+
     /// An empty log.
     fn log(&self) -> Self::Log;
 

@@ -20,7 +20,7 @@ use super::tensors::part_of;
 use super::{LoadError, TensorSource, tensors};
 use crate::kernels::upload::Piece;
 use crate::model::config::ModelConfig;
-use crate::tokens::{GgufVocabulary, caught};
+use crate::tokens::{GgufVocabulary, SpecialTokens, caught};
 
 /// Bytes that a header may have: vocabularies of some hundred thousand tokens take ten million. What a file says of its lengths
 /// is believed up to here, and numbers in memory are 32 times as large as in the file.
@@ -79,6 +79,11 @@ impl Gguf {
     /// The tokenizer's parts.
     pub(super) fn vocabulary(&self) -> Result<GgufVocabulary, LoadError> {
         metadata::vocabulary(&self.header.content)
+    }
+
+    /// The special tokens that the file names, and the chat templates.
+    pub(super) fn chat(&self, vocabulary: &GgufVocabulary) -> (SpecialTokens, Vec<(String, String)>) {
+        metadata::chat(&self.header.content, vocabulary)
     }
 
     /// What is to be said about the file.

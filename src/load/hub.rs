@@ -128,8 +128,10 @@ impl<'a> Hub<'a> {
             }
         }
         // The tokenizer's policy first: a snapshot counts as complete without it.
-        if has(POLICY) {
-            self.file(listing, POLICY)?;
+        for file in [POLICY, "chat_template.jinja", "generation_config.json"] {
+            if has(file) {
+                self.file(listing, file)?;
+            }
         }
         let weights = match Layout::of(has) {
             Some(Layout::Single { .. }) => vec![SINGLE.to_owned()],

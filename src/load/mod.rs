@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use self::error::LoadError;
@@ -29,7 +30,7 @@ pub use self::options::{HubOptions, LoadOptions, Wheel, default_cache_dir};
 pub use self::reference::{ModelRef, Preset};
 pub use self::tensors::{TensorSource, expected as expected_tensors};
 use crate::model::config::ModelConfig;
-use crate::tokens::{GgufVocabulary, Tokenizer};
+use crate::tokens::{self, ChatTemplates, GgufVocabulary, SpecialTokens, Tokenizer};
 
 /// An opened model: all that the server needs of it.
 pub struct Checkpoint {
@@ -64,7 +65,7 @@ pub struct Fingerprint {
     /// SHA-256 of the whole weight file. If there are several: of the list that `sha256sum` prints for them. Of a dummy model: of its
     /// recipe (generator, preset, seed), from which every value follows.
     pub weights_sha256: String,
-    /// SHA-256 of `tokenizer.json`, followed by `tokenizer_config.json` if there is one. Of a GGUF: of the tokenizer's parts in its
+    /// SHA-256 of `tokenizer.json`, followed by `tokenizer_config.json` and `chat_template.jinja` if there are such. Of a GGUF: of the tokenizer's parts in its
     /// metadata. Of a dummy model: of the recipe.
     pub tokenizer_sha256: String,
     /// Commit on the hub, if it came from there.
@@ -119,15 +120,19 @@ fn open_gguf(
     let config = gguf.config()?;
     let (vocabulary, warnings) = (gguf.vocabulary()?, gguf.warnings());
     let tokenizer_sha256 = vocabulary_sha256(&vocabulary);
+    let (special, templates) = gguf.chat(&vocabulary);
     let file = path.display().to_string();
     let tokenizer = Tokenizer::from_gguf(vocabulary).map(|words| words.or_bos(config.family.bos));
     let tokenizer = tokenizer.map_err(|source| LoadError::Tokenizer { file, source })?;
+    let tokenizer = tokenizer.with_chat(templates, &special);
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
     checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings })
 }
 
+/// The file of a chat template, which counts before that in `tokenizer_config.json`.
+const TEMPLATE: &str = "chat_template.jinja";
 /// Bytes of a configuration at most, and of a tokenizer and its policy; the largest vocabularies take some ten million.
 const MOST_CONFIG: u64 = 16 << 20;
 const MOST_TOKENIZER: u64 = 512 << 20;
@@ -144,7 +149,8 @@ fn open_folder(
     if !is_there("config.json") {
         return Err(LoadError::NotACheckpoint { path: folder.to_owned(), why: why_no_checkpoint(folder) });
     }
-    let mut config = config_json::parse(&read("config.json", MOST_CONFIG)?)?;
+    let stated = read("config.json", MOST_CONFIG)?;
+    let mut config = config_json::parse(&stated)?;
     let json = read("tokenizer.json", MOST_TOKENIZER)?;
     let policy = is_there("tokenizer_config.json")
         .then(|| read("tokenizer_config.json", MOST_TOKENIZER))
@@ -153,7 +159,18 @@ fn open_folder(
     let tokenizer = tokenizer.map(|words| words.or_bos(config.family.bos)).map_err(|source| {
         LoadError::Tokenizer { file: folder.join("tokenizer.json").display().to_string(), source }
     })?;
-    let tokenizer_sha256 = digest::of_bytes(&[json, policy.unwrap_or_default()].concat());
+    let optional = |file: &str| is_there(file).then(|| read(file, MOST_CONFIG)).transpose();
+    let (generation, template) = (optional("generation_config.json")?, optional(TEMPLATE)?);
+    let policy = policy.unwrap_or_default();
+    let tokenizer = {
+        // Files that are no JSON state nothing here; where they are needed, that was said above.
+        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
+        let own = json(&policy);
+        let special = SpecialTokens::from_json(&own, &json(&generation.unwrap_or_default()), &json(&stated));
+        let file = template.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
+        tokenizer.with_chat(tokens::templates(&own, file), &special)
+    };
+    let tokenizer_sha256 = digest::of_bytes(&[json, policy, template.unwrap_or_default()].concat());
     let (files, chosen) = safetensors::weight_files(folder)?;
     let mut tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string(), &config)?;
     let mut untied = None;
@@ -206,6 +223,7 @@ fn checked(mut checkpoint: Checkpoint) -> Result<Checkpoint, LoadError> {
     {
         return Err(without(bos));
     }
+    checkpoint.warnings.extend(checkpoint.tokenizer.chat().into_iter().flat_map(ChatTemplates::faults));
     if !beyond.added.is_empty() {
         let shown: Vec<String> = beyond
             .added

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::activations::{ActivationSet, StoreError};
 use crate::model::config::ModelConfig;
-use crate::tokens::{Continuation, Encoded, SpanError, TokenizeError, Tokenizer};
+use crate::tokens::{ChatTemplates, Continuation, Encoded, SpanError, TokenizeError, Tokenizer};
 
 /// The served model as lowering sees it: its shape, its words and its embeddings.
 pub trait Facts {
@@ -74,6 +74,14 @@ pub trait Words {
     fn joins_spaces(&self) -> bool;
     /// Text of one token.
     fn text(&self, id: u32) -> String;
+    /// The chat templates, if the model has any.
+    fn chat(&self) -> Option<&ChatTemplates> {
+        None
+    }
+    /// Tokens at which a text ends.
+    fn ends(&self) -> &[u32] {
+        &[]
+    }
     /// Size of the vocabulary.
     fn vocab_size(&self) -> usize;
     /// BOS token, if there is one.
@@ -108,6 +116,14 @@ impl Words for Tokenizer {
 
     fn text(&self, id: u32) -> String {
         Tokenizer::text(self, id)
+    }
+
+    fn chat(&self) -> Option<&ChatTemplates> {
+        Tokenizer::chat(self)
+    }
+
+    fn ends(&self) -> &[u32] {
+        Tokenizer::ends(self)
     }
 
     fn vocab_size(&self) -> usize {

@@ -161,7 +161,14 @@ fn op(
         OpSpec::ProjectOut { basis } => {
             return BasisPlan::new(basis, place, facts, out).map(OpPlan::ProjectOut);
         }
-        OpSpec::Add { coef, norm_match, .. } => How::Add { coef: *coef as f32, norm_match: *norm_match },
+        OpSpec::Add { coef, norm_match, .. } => {
+            let Some(coef) = coef.constant() else {
+                let detail = "a coefficient by step has no value at positions of a prompt";
+                out.push(format!("{}/coef", place.at), code::CONFLICT, detail, "write a number");
+                return None;
+            };
+            How::Add { coef: coef as f32, norm_match: *norm_match }
+        }
         OpSpec::Subspace { basis, .. } => How::Swap(BasisPlan::new(basis, place, facts, out)?),
         OpSpec::Replace { .. } | OpSpec::Mean { .. } | OpSpec::Resample { .. } | OpSpec::Freeze { .. } => {
             How::Replace

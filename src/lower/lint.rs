@@ -113,8 +113,16 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts { code: "F16_OVERFLOW", means: "A captured number does not fit the f16 that was asked for." },
     LintFacts {
+        code: "FILTERED_DISTRIBUTION",
+        means: "The filters of sampling left less than 0.9 of the probability somewhere: the texts are of another distribution than the model's.",
+    },
+    LintFacts {
         code: "FIRST_TOKEN_CORRUPTED",
         means: "The model has no BOS, so that its first token is the one on which heads rest. To corrupt it breaks more than the fact.",
+    },
+    LintFacts {
+        code: "INCOHERENT",
+        means: "The text is less probable by more than 1.5 nats a token under the branch that is compared with than under its own: what was written into the model costs sense.",
     },
     LintFacts { code: "INCOMPLETE", means: "The sweep ended early or still runs: not all cells count yet." },
     LintFacts {
@@ -124,6 +132,10 @@ pub const LINTS: &[LintFacts] = &[
     LintFacts {
         code: "MULTI_TOKEN_TARGET",
         means: "The target has several tokens, and only the first counts. Use `target_scoring` for the whole text.",
+    },
+    LintFacts {
+        code: "NEAR_TIE",
+        means: "At some greedy steps the two best logits are closer than rounding: another number format or number of devices may go another way there.",
     },
     LintFacts {
         code: "NORM_LOST",
@@ -141,6 +153,10 @@ pub const LINTS: &[LintFacts] = &[
     LintFacts {
         code: "NO_LEADING_SPACE",
         means: "The text lacks the space that its token would begin with, so that another token is scored.",
+    },
+    LintFacts {
+        code: "NO_TEMPLATE",
+        means: "The model has a chat template, and the prompt did not go through it: send `messages` to ask it as it was trained.",
     },
     LintFacts {
         code: "ONE_CASE_DOMINATES",
@@ -167,12 +183,28 @@ pub const LINTS: &[LintFacts] = &[
     LintFacts { code: "SELF_PATCH", means: "A run is patched with its own values, which changes nothing." },
     LintFacts { code: "SINGLE_NOISE_SAMPLE", means: "One noise sample has no standard error." },
     LintFacts {
+        code: "SINGLE_SAMPLE",
+        means: "One drawn text of each branch: how they differ is also chance.",
+    },
+    LintFacts {
         code: "SMALL_N",
         means: "Of so few samples or cases, standard errors are hardly known themselves.",
     },
     LintFacts {
         code: "SPAN_CUTS_TOKEN",
         means: "A span begins or ends inside of a token: its tokens cover more than its text.",
+    },
+    LintFacts {
+        code: "STEPS_NOT_WRITTEN",
+        means: "Rows of a text that were to be written were not: it is steered in part, or not at all.",
+    },
+    LintFacts {
+        code: "STEP_ZERO_LEFT_OUT",
+        means: "The first new token is predicted by the prompt's last position, step 0, which nothing writes: that token is the unsteered one.",
+    },
+    LintFacts {
+        code: "STOPPED_EARLY",
+        means: "A text ended for a reason of the server's: no room in the model's context, a source that ended, or numbers that are not finite.",
     },
     LintFacts {
         code: "TARGET_CHANGES_PROMPT",
@@ -189,8 +221,16 @@ pub const LINTS: &[LintFacts] = &[
         means: "Cells have their source's answer by construction, whatever the model. A grid of such cells alone is refused unless `allow_trivial` is set.",
     },
     LintFacts {
+        code: "TEMPLATE_DATE",
+        means: "The chat template writes today's date: tomorrow the same messages are another prompt.",
+    },
+    LintFacts {
         code: "TRIVIAL_CELL",
         means: "A few cells have their source's answer by construction; they are masked.",
+    },
+    LintFacts {
+        code: "TRUNCATED_CHARACTER",
+        means: "A text ends inside of a character, whose bytes so far are shown as U+FFFD.",
     },
     LintFacts {
         code: "UNBOUNDED_DELTA",
@@ -245,9 +285,15 @@ impl Lints {
 
     /// The lints with pointers as the caller wrote them.
     #[must_use]
-    pub fn restored(mut self, origins: &Origins) -> Self {
+    pub fn restored(self, origins: &Origins) -> Self {
+        self.renamed(|pointer| origins.restore(pointer))
+    }
+
+    /// The lints with other pointers.
+    #[must_use]
+    pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
         for lint in &mut self.0 {
-            lint.pointer = origins.restore(&lint.pointer);
+            lint.pointer = name(&lint.pointer);
         }
         self
     }

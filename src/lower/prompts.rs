@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::conversation::{self, Spoken};
 use super::facts::Facts;
 use super::lint::Lints;
 use super::select::{position, within};
@@ -26,6 +27,7 @@ pub fn tokenise(experiment: &Experiment, facts: &dyn Facts, out: &mut Problems) 
     let size = |prompt: &Prompt| match &prompt.text {
         PromptText::Prompt(text) => text.len() as u64,
         PromptText::Tokens(ids) => 4 * ids.len() as u64,
+        PromptText::Chat(chat) => chat.bytes() as u64,
         PromptText::Derived { .. } => 0,
     };
     let mut budget = limits.prompt_bytes;
@@ -80,6 +82,11 @@ pub fn lint(experiment: &Experiment, runs: &Named<TokenRun>, facts: &dyn Facts, 
             let fix = "leave one out: of the prompt itself, or by \"bos\": false";
             lints.warn("DOUBLE_BOS", &at, format!("the prompt begins with {bos:?} twice"), fix);
         }
+        if run.is_dated {
+            let detail = "the chat template writes today's date: tomorrow the prompt is another".to_owned();
+            let fix = "give the date, as {\"template\": {\"variables\": {\"date_string\": \"26 Jul 2024\"}}}, or write the text as `prompt`";
+            lints.info("TEMPLATE_DATE", &at, detail, fix);
+        }
         if run.context().ends_with(' ') && words.joins_spaces() {
             let detail = "the prompt ends in a space, which belongs to the token of the next word".to_owned();
             let fix = "end the prompt before the space, and begin the target with it";
@@ -125,6 +132,7 @@ pub fn text_pointer(name: &str, prompt: &Prompt) -> String {
     let field = match prompt.text {
         PromptText::Prompt(_) => "prompt",
         PromptText::Tokens(_) => "tokens",
+        PromptText::Chat(_) => "messages",
         PromptText::Derived { .. } => "from",
     };
     format!("/runs/{}/{field}", escape(name))
@@ -138,7 +146,7 @@ pub fn longest(facts: &dyn Facts) -> u64 {
 }
 
 /// Tokenises one prompt, found at `/runs/name`, and checks its length.
-pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Encoded> {
+fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems) -> Option<Spoken> {
     let at = text_pointer(name, prompt);
     let longest = longest(facts);
     let too_long = |n: usize, out: &mut Problems| {
@@ -146,20 +154,24 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
         out.push(&at, code::LIMIT, detail, format!("shorten the prompt to {longest} tokens"));
     };
     let encoded = match &prompt.text {
-        PromptText::Prompt(text) => facts.words().encode(text, prompt.bos),
+        PromptText::Prompt(text) => facts.words().encode(text, prompt.bos).map(Spoken::from),
         PromptText::Tokens(ids) if ids.len() as u64 > longest => {
             too_long(ids.len(), out);
             return None;
         }
-        PromptText::Tokens(ids) => facts.words().describe(ids),
+        PromptText::Tokens(ids) => facts.words().describe(ids).map(Spoken::from),
+        PromptText::Chat(chat) => {
+            let rendered = conversation::render(chat, &format!("/runs/{}", escape(name)), facts, out)?;
+            conversation::encode(chat, &rendered, prompt.bos, facts)
+        }
         PromptText::Derived { .. } => {
             let detail = "a run derived from another has no text of its own";
             out.push(&at, code::NOT_SUPPORTED, detail, "write a prompt");
             return None;
         }
     };
-    let encoded = match encoded {
-        Ok(encoded) => encoded,
+    let spoken = match encoded {
+        Ok(spoken) => spoken,
         Err(error) => {
             let (at, code, fix) = match &error {
                 TokenizeError::UnknownId { index, vocab_size, .. } => {
@@ -178,19 +190,19 @@ pub fn encode(name: &str, prompt: &Prompt, facts: &dyn Facts, out: &mut Problems
             return None;
         }
     };
-    if encoded.ids.is_empty() {
+    if spoken.encoded.ids.is_empty() {
         out.push(&at, code::EMPTY, "the prompt has no tokens", "write a longer prompt");
         return None;
     }
-    if encoded.ids.len() as u64 > longest {
-        too_long(encoded.ids.len(), out);
+    if spoken.encoded.ids.len() as u64 > longest {
+        too_long(spoken.encoded.ids.len(), out);
         return None;
     }
-    Some(encoded)
+    Some(spoken)
 }
 
 /// Token ranges of a prompt's spans.
-pub fn spans(
+fn spans(
     name: &str,
     prompt: &Prompt,
     encoded: &Encoded,
@@ -226,11 +238,11 @@ fn one_span(
             out.push(at, code::CONFLICT, detail, "write the span as a token range [start, end)");
             return None;
         }
-        (SpanText::Text(text), PromptText::Prompt(whole)) => {
-            facts.words().span(encoded, whole, text).map(|range| Span::One(tokens(&range)))
+        (SpanText::Text(text), PromptText::Prompt(_) | PromptText::Chat(_)) => {
+            facts.words().span(encoded, &encoded.text, text).map(|range| Span::One(tokens(&range)))
         }
-        (SpanText::Occurrence { text, occurrence }, PromptText::Prompt(whole)) => {
-            match (facts.words().occurrences(encoded, whole, text), occurrence) {
+        (SpanText::Occurrence { text, occurrence }, PromptText::Prompt(_) | PromptText::Chat(_)) => {
+            match (facts.words().occurrences(encoded, &encoded.text, text), occurrence) {
                 (Ok(all), Occurrence::Nth(n)) => {
                     let at = format!("{at}/occurrence");
                     return Some(Span::One(tokens(&all[nth(*n, all.len(), text, &at, out)?])));
@@ -301,8 +313,14 @@ fn one(
     facts: &dyn Facts,
     out: &mut Problems,
 ) -> Option<TokenRun> {
-    let encoded = encode(name, prompt, facts, out)?;
-    let spans = spans(name, prompt, &encoded, facts, out);
+    let Spoken { encoded, spans: said, is_dated } = encode(name, prompt, facts, out)?;
+    let mut spans = spans(name, prompt, &encoded, facts, out);
+    for span in said.names().iter().filter(|span| spans.get(span).is_some()) {
+        let at = format!("/runs/{}/spans/{}", escape(name), escape(span));
+        let detail = format!("the conversation has a span called {span:?} of its own");
+        out.push(at, code::DUPLICATE, detail, "call it otherwise");
+    }
+    spans.0.extend(said.0);
     let len = encoded.ids.len() as u32;
     let read = match read {
         &ReadPosition::LAST => Some(len - 1),
@@ -310,5 +328,5 @@ fn one(
     };
     let has_bos = facts.words().bos().is_some_and(|bos| encoded.ids.first() == Some(&bos));
     let Encoded { ids, tokens, text } = encoded;
-    Some(TokenRun { ids, tokens, text, spans, read: read?, has_bos })
+    Some(TokenRun { ids, tokens, text, spans, read: read?, has_bos, is_dated })
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::layout::{Common, Lowered};
 use super::tautology;
-use crate::spec::experiment::Experiment;
+use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::problem::{Problems, code};
 
 /// A request that is one plan.
@@ -81,13 +81,40 @@ pub(super) use request;
 
 /// A body to a plan, or everything that is wrong with it, with pointers where the caller wrote the field.
 pub fn lower<R: Request>(body: &Value, facts: &dyn Facts) -> Result<Lowered<R::Layout>, Problems> {
-    let (mut read, mut found) = (Problems::default(), Problems::default());
-    let spec = R::read(body, &mut read);
-    let origins = spec.as_ref().map(|spec| spec.experiment().origins.clone()).unwrap_or_default();
-    let lowered = spec.and_then(|spec| spec.lower(facts, &mut found));
+    let restore = |origins: &Origins, pointer: &str| origins.restore(pointer);
+    let read = |body: &Value, out: &mut Problems| {
+        let spec = R::read(body, out)?;
+        Some((spec.experiment().origins.clone(), spec))
+    };
+    let (mut lowered, origins) = checked(body, read, restore, |spec, out| spec.lower(facts, out))?;
+    let strict = lowered.layout.request().experiment().strict;
+    let common = lowered.layout.common_mut();
+    common.lints = std::mem::take(&mut common.lints).restored(&origins);
+    if strict {
+        let refused = common.lints.refused();
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+    }
+    Ok(lowered)
+}
+
+/// Reads and lowers a body, or says everything that is wrong with it. `read` also gives what `restore` needs to find where the caller
+/// wrote what is at a pointer.
+pub(super) fn checked<S, O: Default, L>(
+    body: &Value,
+    read: impl FnOnce(&Value, &mut Problems) -> Option<(O, S)>,
+    restore: impl Fn(&O, &str) -> String,
+    lower: impl FnOnce(S, &mut Problems) -> Option<L>,
+) -> Result<(L, O), Problems> {
+    let (mut of_reading, mut found) = (Problems::default(), Problems::default());
+    let (origins, spec) = read(body, &mut of_reading).unzip();
+    let origins = origins.unwrap_or_default();
+    let lowered = spec.and_then(|spec| lower(spec, &mut found));
+    let read = &mut of_reading;
     let mut absent = HashSet::new();
     for problem in &mut found.0 {
-        let restored = origins.restore(&problem.pointer);
+        let restored = restore(&origins, &problem.pointer);
         // A field of the short form that is missing: had it been there and unreadable, nothing would have been lowered.
         if problem.code == code::MISSING && restored != problem.pointer {
             absent.insert(restored.clone());
@@ -105,17 +132,7 @@ pub fn lower<R: Request>(body: &Value, facts: &dyn Facts) -> Result<Lowered<R::L
         found.0.retain(|p| !lost.contains(&p.code) && there(&p.pointer));
         read.0.extend(found.0);
         read.0.truncate(Problems::MOST);
-        return Err(read);
+        return Err(of_reading);
     }
-    let mut lowered = found.or(lowered)?;
-    let strict = lowered.layout.request().experiment().strict;
-    let common = lowered.layout.common_mut();
-    common.lints = std::mem::take(&mut common.lints).restored(&origins);
-    if strict {
-        let refused = common.lints.refused();
-        if !refused.is_empty() {
-            return Err(refused);
-        }
-    }
-    Ok(lowered)
+    Ok((found.or(lowered)?, origins))
 }

@@ -132,6 +132,11 @@ pub(super) fn positions(spec: &Positions, run: &TokenRun, at: &str, out: &mut Pr
             }
             Some(found)
         }
+        Positions::Steps { .. } | Positions::Joint(_) => {
+            let detail = "steps are those of generated text, and a prompt has none";
+            out.push(at, code::CONFLICT, detail, "name positions of the prompt");
+            None
+        }
         // Lowered to a map where both runs are known.
         Positions::Align { .. } => {
             let detail = "an alignment needs a source run";

@@ -65,6 +65,11 @@ pub(super) fn resolve(
         }
         op => match op.source()? {
             SourceSpec::Vector { vector } => row(place, vector, facts, out),
+            SourceSpec::Branch { .. } => {
+                let detail = "another branch is read at the same step, and a prompt has none";
+                out.push(format!("{}/source/branch", place.at), code::CONFLICT, detail, "read a run");
+                None
+            }
             SourceSpec::Activation { activation, layer, positions } => {
                 let written = place.layers_written(facts.config());
                 let wanted = Wanted {

@@ -150,6 +150,7 @@ fn prompt_bytes(case: &SweepCase) -> (&'static str, u64) {
     let of = |prompt: &Prompt| match &prompt.text {
         PromptText::Prompt(text) => ("prompt", text.len()),
         PromptText::Tokens(ids) => ("tokens", 4 * ids.len()),
+        PromptText::Chat(chat) => ("messages", chat.bytes()),
         PromptText::Derived { .. } => ("prompt", 0),
     };
     let all: Vec<(&str, usize)> = case.runs.iter().map(|(_, prompt)| of(prompt)).collect();

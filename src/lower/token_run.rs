@@ -25,6 +25,8 @@ pub struct TokenRun {
     pub read: u32,
     /// Whether the first token is BOS.
     pub has_bos: bool,
+    /// Whether a chat template wrote the day's date into it.
+    pub is_dated: bool,
 }
 
 impl TokenRun {

@@ -10,6 +10,7 @@ use super::elsewhere::{Elsewhere, Through};
 use super::joint;
 use super::output::{Part, RankOutput, join};
 use super::shard::Shard;
+use super::store::{Store, Stored};
 use super::turns;
 use super::weights::{Layer, Neurons, PositionWeights, Weights};
 use crate::kernels::{Heads, Kernels, Norm, OnTheWay, OutOfMemory};
@@ -25,6 +26,8 @@ pub struct Decoder<K: Kernels> {
     weights: Weights<K>,
     shard: Shard,
     buffers: Buffers<K>,
+    /// Keys and values that are kept from batch to batch.
+    store: Store<K>,
     /// Of the batch at hand, if it needs tables of its own.
     turns: Option<Turns<K>>,
 }
@@ -80,7 +83,14 @@ impl<K: Kernels> Decoder<K> {
             scores: kernels.scores_matrix(0),
             one_head: kernels.matrix(q),
         };
-        Decoder { kernels, weights, shard, buffers, turns: None }
+        let store = Store::empty(&kernels, &shard);
+        Decoder { kernels, weights, shard, buffers, store, turns: None }
+    }
+
+    /// Makes room for keys and values of so many positions, which are kept from batch to batch.
+    pub fn make_store(&mut self, slots: usize) -> Result<(), OutOfMemory> {
+        self.store = Store::new(&self.kernels, &self.shard, slots)?;
+        Ok(())
     }
 
     /// The device.
@@ -102,12 +112,14 @@ impl<K: Kernels> Decoder<K> {
     /// go on with another batch.
     pub fn pass(&mut self, batch: &ForwardBatch) -> Result<RankOutput, OutOfMemory> {
         self.reserve(batch)?;
-        let Decoder { kernels, weights, shard, buffers: b, turns } = self;
+        let Decoder { kernels, weights, shard, buffers: b, store, turns } = self;
         let mut pass = Pass {
             kernels: &*kernels,
             heads: shard.attention(),
             keys: batch.keys as usize,
             block: head_block(batch, shard.attention()),
+            slots: &batch.slots,
+            in_store: batch.step.is_some(),
             shard: &*shard,
             weights: &*weights,
             positions: batch.positions.clone(),
@@ -127,7 +139,7 @@ impl<K: Kernels> Decoder<K> {
             if !normed {
                 pass.norm(&layer.attention_norm, tables, b);
             }
-            pass.attention(layer, tables, b);
+            pass.attention(layer, tables, &mut store.layers[index], b);
             // Where nothing looks at the sum, the next norm is taken on the way.
             let next = batch.layers.get(index + 1);
             normed = tables[Site::ResidPost].is_empty()
@@ -146,6 +158,9 @@ impl<K: Kernels> Decoder<K> {
             pass.capture(Site::Logits, capture.capture, logits);
         }
         pass.score(&batch.readout, &b.h, &mut b.y);
+        if let Some(step) = batch.step.as_ref().filter(|step| !step.draws.is_empty()) {
+            pass.output.logits = kernels.logits(&b.h, &step.rows(), &weights.unembedding);
+        }
         Ok(pass.finish())
     }
 
@@ -222,6 +237,10 @@ struct Pass<'a, K: Kernels> {
     keys: usize,
     /// Rows whose heads are isolated at once.
     block: usize,
+    /// Where keys and values are kept.
+    slots: &'a [u32],
+    /// Whether keys are seen in the store, not in the batch.
+    in_store: bool,
     /// Position of each row of `x`.
     positions: Vec<u32>,
     /// Cosines and sines, of models that have them.
@@ -252,7 +271,13 @@ impl<K: Kernels> Pass<'_, K> {
     }
 
     /// `attn_norm` to `resid_mid`, and the norm after it.
-    fn attention(&mut self, layer: &Layer<K>, tables: &LayerBatch, b: &mut Buffers<K>) {
+    fn attention(
+        &mut self,
+        layer: &Layer<K>,
+        tables: &LayerBatch,
+        store: &mut Stored<K>,
+        b: &mut Buffers<K>,
+    ) {
         let (kernels, heads, rope) = (self.kernels, self.heads, self.rope);
         self.tap(Site::AttnNorm, &tables[Site::AttnNorm], &mut b.h, [&mut b.x]);
         // Rows that join in between copy rows of the same position: normed and rotated already or not, they come out the same.
@@ -275,6 +300,11 @@ impl<K: Kernels> Pass<'_, K> {
         }
         self.tap(Site::KRope, &tables[Site::KRope], &mut b.k, [&mut b.v, &mut b.q, &mut b.x]);
 
+        if !tables.kept.is_empty() {
+            kernels.keep(&b.k, &tables.kept, &mut store.keys, self.slots);
+            kernels.keep(&b.v, &tables.kept, &mut store.values, self.slots);
+        }
+
         // From here on only the rows that something still needs, and those that begin to differ here.
         self.select(&tables.attention, b);
         self.tap(Site::Q, &tables[Site::Q], &mut b.q, [&mut b.x]);
@@ -286,14 +316,15 @@ impl<K: Kernels> Pass<'_, K> {
             kernels.rope(&mut b.q, self.turned(), rope);
         }
         self.tap(Site::QRope, &tables[Site::QRope], &mut b.q, [&mut b.x]);
+        let (keys, values) = if self.in_store { (&store.keys, &store.values) } else { (&b.k, &b.v) };
         if tables.holds_scores() {
-            kernels.scores(heads, &b.q, &b.k, &tables.attention, &self.positions, &mut b.scores);
+            kernels.scores(heads, &b.q, keys, &tables.attention, &self.positions, &mut b.scores);
             self.tap(Site::Scores, &tables[Site::Scores], &mut b.scores, [&mut b.x]);
             kernels.softmax(heads, &self.positions, &mut b.scores);
             self.tap(Site::Pattern, &tables[Site::Pattern], &mut b.scores, [&mut b.x]);
-            kernels.weigh(heads, &b.scores, &b.v, &tables.attention, &self.positions, &mut b.z);
+            kernels.weigh(heads, &b.scores, values, &tables.attention, &self.positions, &mut b.z);
         } else {
-            kernels.attention(heads, &b.q, &b.k, &b.v, &tables.attention, &self.positions, &mut b.z);
+            kernels.attention(heads, &b.q, keys, values, &tables.attention, &self.positions, &mut b.z);
         }
         self.tap(Site::Z, &tables[Site::Z], &mut b.z, [&mut b.x]);
         let elsewhere = self.head_out(&tables[Site::HeadOut], layer, b);

@@ -3,10 +3,12 @@
 pub mod architecture;
 pub mod config;
 pub mod decoder;
+pub mod draw;
 mod elsewhere;
 mod joint;
 pub mod output;
 pub mod rope;
 pub mod shard;
+pub mod store;
 mod turns;
 pub mod weights;

@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::draw::draw;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::{BatchOutput, RowWritten, larger};
+use crate::plan::step::{Draw, Drawn, StepDraws};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,8 @@ pub struct RankOutput {
     pub partials: Vec<Vec<Partial>>,
     /// Own columns of captures.
     pub captures: Vec<Part>,
+    /// Of a step, own columns of the logits of its [`StepDraws::rows`].
+    pub logits: Vec<f32>,
     /// What was written, one for each row edited: numbers on rank 0 alone, the largest change among own columns, and the sum of
     /// squares of those that the rank speaks for.
     pub written: Vec<RowWritten>,
@@ -35,6 +39,7 @@ impl RankOutput {
         RankOutput {
             partials: Vec::new(),
             captures: Vec::new(),
+            logits: Vec::new(),
             written: vec![RowWritten::default(); edited],
         }
     }
@@ -46,7 +51,11 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
         scores: Vec::new(),
         captures: Vec::new(),
         written: vec![RowWritten::default(); batch.edited],
+        drawn: Vec::new(),
     };
+    if let Some(step) = &batch.step {
+        output.drawn = drawn(step, ranks.iter().map(|rank| &*rank.logits).collect());
+    }
     let mut partials = Vec::new();
     let mut parts = Vec::new();
     for rank in ranks {
@@ -69,6 +78,26 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
         output.captures.push((parts[0].capture, side_by_side(parts)));
     }
     output
+}
+
+/// What is drawn from the logits of a step's rows, of which each rank has its own columns.
+fn drawn(step: &StepDraws, ranks: Vec<&[f32]>) -> Vec<Option<Drawn>> {
+    let rows = step.rows();
+    let logits = |row: u32| -> Vec<f32> {
+        let place = rows.binary_search(&row).expect("BUG: all rows that are drawn from are read");
+        let of_rank = |all: &&[f32]| all.len() / rows.len();
+        ranks.iter().flat_map(|all| &all[place * of_rank(all)..][..of_rank(all)]).copied().collect()
+    };
+    let draw = |Draw { row, choice, u, also }: &Draw| {
+        let own = logits(*row);
+        // A single logit that is NaN or infinite leaves no distribution.
+        own.iter().all(|logit| logit.is_finite()).then(|| {
+            let (token, mass_kept) = draw(&own, choice, *u);
+            let also = also.iter().map(|row| logits(*row)[token as usize]).collect();
+            Drawn { token, logit: own[token as usize], mass_kept, also }
+        })
+    };
+    step.draws.iter().map(draw).collect()
 }
 
 /// The rows of a capture from its columns.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::step::StepDraws;
 use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ForwardBatch {
     /// Token id of each initial row (the roots' rows).
     pub tokens: Vec<u32>,
@@ -31,6 +32,11 @@ pub struct ForwardBatch {
     pub logits: Tap,
     /// What is read after the final norm.
     pub readout: ReadoutBatch,
+    /// Places in the store for the keys and values that are kept, the same in every layer; see [`LayerBatch::kept`].
+    pub slots: Vec<u32>,
+    /// Of a step of generation, what is drawn. Its rows see the keys in the store, where each keeps its own first; key lists
+    /// hold places of the store. None: rows see the keys of the batch.
+    pub step: Option<StepDraws>,
     /// Columns of a head where attention scores are held; 0 if they are held nowhere.
     pub keys: u32,
     /// How many rows are edited, each as often as it is: what [`EditRows::first`] counts.
@@ -48,6 +54,8 @@ pub struct LayerBatch {
     pub taps: [Tap; SITES],
     /// Which rows leave attention, and which keys they see: mostly those of the layer before, and then the same table.
     pub attention: Arc<AttentionBatch>,
+    /// Incoming rows whose keys and values are kept, after the edits of both: one for each of [`ForwardBatch::slots`].
+    pub kept: Vec<u32>,
     /// Logit-lens readouts of the residual stream leaving the block.
     pub lens: ReadoutBatch,
 }
@@ -253,6 +261,7 @@ mod layers {
         taps: &'a [Tap; SITES],
         /// None: that of the layer before.
         attention: Option<&'a AttentionBatch>,
+        kept: &'a [u32],
         lens: &'a ReadoutBatch,
     }
 
@@ -260,14 +269,15 @@ mod layers {
     struct Read {
         taps: [Tap; SITES],
         attention: Option<AttentionBatch>,
+        kept: Vec<u32>,
         lens: ReadoutBatch,
     }
 
     pub(super) fn serialize<S: Serializer>(layers: &[LayerBatch], serializer: S) -> Result<S::Ok, S::Error> {
         let mut before: Option<&Arc<AttentionBatch>> = None;
-        serializer.collect_seq(layers.iter().map(|LayerBatch { taps, attention, lens }| {
+        serializer.collect_seq(layers.iter().map(|LayerBatch { taps, attention, kept, lens }| {
             let repeats = before.replace(attention).is_some_and(|before| Arc::ptr_eq(before, attention));
-            Written { taps, attention: (!repeats).then_some(attention), lens }
+            Written { taps, attention: (!repeats).then_some(attention), kept, lens }
         }))
     }
 
@@ -276,11 +286,11 @@ mod layers {
     ) -> Result<Vec<LayerBatch>, D::Error> {
         let mut before = None;
         let read = Vec::<Read>::deserialize(deserializer)?;
-        let layer = |Read { taps, attention, lens }| {
+        let layer = |Read { taps, attention, kept, lens }| {
             let attention = attention.map(Arc::new).or_else(|| before.clone());
             let attention = attention.ok_or_else(|| de::Error::custom("no layer is before the first"))?;
             before = Some(Arc::clone(&attention));
-            Ok(LayerBatch { taps, attention, lens })
+            Ok(LayerBatch { taps, attention, kept, lens })
         };
         read.into_iter().map(layer).collect()
     }

@@ -38,7 +38,7 @@ pub(super) fn edit_tables(
     stage: Stage,
 ) -> Vec<(EditRows, Vec<EditedRow>)> {
     let members = &rows.live.members;
-    let mut by_ordinal: Vec<Vec<Alike<'_>>> = Vec::new();
+    let mut tables = TablesOf::default();
     let mut found = Found::default();
     for Applied { run, ordinal, edit, which } in edits {
         found.clear();
@@ -55,37 +55,52 @@ pub(super) fn edit_tables(
             found.rows.push(rows.row(slot));
             found.sources.extend(source.map(|slot| rows.row(slot)));
         }
-        if found.which.is_empty() {
-            continue;
+        if !found.which.is_empty() {
+            tables.add(members.runs[*run].0, stage, *ordinal, edit, &found);
         }
-        if by_ordinal.len() <= *ordinal {
-            by_ordinal.resize_with(ordinal + 1, Vec::new);
+    }
+    tables.finish()
+}
+
+/// Tables of edits of one moment, in the making.
+#[derive(Default)]
+pub(super) struct TablesOf<'a>(Vec<Vec<Alike<'a>>>);
+
+impl<'a> TablesOf<'a> {
+    /// Adds what is there of a run's edit, the `ordinal`-th of its edits at this moment.
+    pub(super) fn add(&mut self, run: u32, stage: Stage, ordinal: usize, edit: &'a Edit, found: &Found) {
+        if self.0.len() <= ordinal {
+            self.0.resize_with(ordinal + 1, Vec::new);
         }
-        let tables = &mut by_ordinal[*ordinal];
+        let tables = &mut self.0[ordinal];
         let alike = tables.iter().position(|alike| are_alike(alike.first, edit)).unwrap_or_else(|| {
             tables.push(Alike { first: edit, table: empty(edit), rows: Vec::new() });
             tables.len() - 1
         });
-        append(&mut tables[alike].table, edit, &found);
+        append(&mut tables[alike].table, edit, found);
         let written = found.which.iter().map(|i| EditedRow {
-            run: members.runs[*run],
+            run: RunId(run),
             group: edit.group,
-            write: Write(stage, *ordinal as u32, *i as u32),
+            write: Write(stage, ordinal as u32, *i as u32),
         });
         tables[alike].rows.extend(written);
     }
-    by_ordinal.into_iter().flatten().map(|alike| (alike.table, alike.rows)).collect()
+
+    /// The tables in the order in which they apply, and the rows of each.
+    pub(super) fn finish(self) -> Vec<(EditRows, Vec<EditedRow>)> {
+        self.0.into_iter().flatten().map(|alike| (alike.table, alike.rows)).collect()
+    }
 }
 
 /// What is there of one edit.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// Indices into the edit's positions.
-    which: Vec<usize>,
+    pub(super) which: Vec<usize>,
     /// Rows written.
-    rows: Vec<u32>,
+    pub(super) rows: Vec<u32>,
     /// Rows read, where a run is.
-    sources: Vec<u32>,
+    pub(super) sources: Vec<u32>,
 }
 
 impl Found {

@@ -16,12 +16,15 @@ pub type Key = [u8; 32];
 
 impl Plan {
     /// The key of what the plan asks for, beside `of`: what computes it, and for whom. Floats count by their bits. `None`: it has
-    /// too many constants to look it up.
+    /// too many constants to look it up, or leaves something on the device, which is computed each time.
     pub fn key(&self, of: &[&str]) -> Option<Key> {
         let mut writer = Writer::default();
         writer.all(of, |writer, text| writer.text(text));
         // Without `..`, so that no field can be forgotten.
-        let Plan { runs, readouts, captures, scoring } = self;
+        let Plan { runs, readouts, captures, kept, scoring } = self;
+        if !kept.is_empty() {
+            return None;
+        }
         writer.all(runs, Writer::run);
         writer.all(readouts, Writer::readout);
         writer.all(captures, Writer::capture);

@@ -8,36 +8,45 @@ use super::members::{Members, Slot};
 use super::schedule::{Moment, Moments};
 use super::{Plan, RunId};
 
+/// What is read of a chunk: indices into the plan's lists.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub(super) readouts: Vec<usize>,
+    pub(super) captures: Vec<usize>,
+    pub(super) kept: Vec<usize>,
+}
+
 /// The runs of one chunk, ready to be laid out.
 pub(super) struct Live<'a> {
     pub(super) plan: &'a Plan,
     pub(super) layers: u32,
     pub(super) members: Members,
     pub(super) moments: Moments<'a>,
+    /// Indices into the plan's: what is kept.
+    pub(super) kept: Vec<usize>,
     /// The last moment at which each slot's row is read. `None`: it is never computed.
     pub(super) until: Vec<Option<Stage>>,
 }
 
 impl<'a> Live<'a> {
-    /// `runs`: ascending and closed under parents and sources. `readouts`, `captures`: indices into the plan's.
-    /// `prune`: leave out rows that nothing reads.
+    /// `runs`: ascending and closed under parents and sources. `asked`: of these. `prune`: leave out rows that nothing reads.
     pub(super) fn new(
         plan: &'a Plan,
         cones: &Cones,
         layers: u32,
         runs: &[RunId],
-        readouts: &[usize],
-        captures: &[usize],
+        asked: Reading,
         prune: bool,
     ) -> Live<'a> {
+        let Reading { readouts, captures, kept } = asked;
         let members = Members::new(plan, cones, runs);
-        let moments = Moments::new(plan, &members, layers, readouts, captures);
+        let moments = Moments::new(plan, &members, layers, &readouts, &captures);
         let until = if prune {
-            Walk::new(plan, &members).back(&moments, layers, readouts)
+            Walk::new(plan, &members).back(&moments, layers, &readouts, &kept)
         } else {
             vec![Some(Stage::NEVER); members.slots()]
         };
-        Live { plan, layers, members, moments, until }
+        Live { plan, layers, members, moments, kept, until }
     }
 }
 
@@ -61,7 +70,13 @@ impl<'w> Walk<'w> {
     }
 
     /// The last moment at which each row is read.
-    fn back(mut self, moments: &Moments<'_>, layers: u32, readouts: &[usize]) -> Vec<Option<Stage>> {
+    fn back(
+        mut self,
+        moments: &Moments<'_>,
+        layers: u32,
+        readouts: &[usize],
+        kept: &[usize],
+    ) -> Vec<Option<Stage>> {
         let end = Stage::end(layers);
         for r in readouts.iter().map(|&readout| self.plan.readouts[readout]).filter(|r| r.lens.is_none()) {
             self.read(self.members.standing(r.run, r.position, end), end);
@@ -69,6 +84,7 @@ impl<'w> Walk<'w> {
         for stage in Stage::all(layers).rev() {
             if stage.is_attention() {
                 self.undo_attention(stage, moments.at(stage));
+                self.keep(kept, stage.previous());
             } else {
                 self.undo(stage, moments.at(stage));
             }
@@ -115,6 +131,15 @@ impl<'w> Walk<'w> {
                 && self.until[slot].is_some()
             {
                 self.read(members.copied(slot, stage), stage);
+            }
+        }
+    }
+
+    /// Keys and values are kept as attention sees them.
+    fn keep(&mut self, kept: &[usize], before: Stage) {
+        for kept in kept.iter().map(|&kept| &self.plan.kept[kept]) {
+            for (position, _) in kept.places() {
+                self.read(self.members.standing(kept.run, position, before), before);
             }
         }
     }

@@ -72,6 +72,7 @@ pub fn merge(mut parts: Vec<ForwardBatch>) -> (ForwardBatch, Shares) {
     }
     let keys = parts[0].keys;
     assert!(parts.iter().all(|part| part.keys == keys), "BUG: only parts that hold scores alike are merged");
+    assert!(parts.iter().all(|part| part.step.is_none()), "BUG: a step is a batch by itself");
     let mut merging = Merging::new(&parts);
     let embed = merging.tap(&each(&parts, |part| &part.embed));
     let layers = (0..parts[0].layers.len()).map(|layer| merging.layer(&parts, layer)).collect();
@@ -88,6 +89,8 @@ pub fn merge(mut parts: Vec<ForwardBatch>) -> (ForwardBatch, Shares) {
         final_norm,
         logits,
         readout,
+        slots: initial(|part| &part.slots),
+        step: None,
         keys,
         edited: merging.edited,
         peak_rows: merging.peak,
@@ -149,17 +152,22 @@ impl Merging {
 
     fn layer(&mut self, parts: &[ForwardBatch], layer: usize) -> LayerBatch {
         let mut taps = [const { Tap { steps: Vec::new(), captures: Vec::new() } }; SITES];
-        let mut selected = None;
+        let (mut selected, mut kept) = (None, Vec::new());
         for (tap, site) in taps.iter_mut().zip(&Site::ALL[Site::ResidPre as usize..]) {
             match site {
-                Site::Q => selected = self.attend(parts, layer),
+                Site::Q => {
+                    for (part, batch) in parts.iter().enumerate() {
+                        kept.extend(self.named(part, &batch.layers[layer].kept));
+                    }
+                    selected = self.attend(parts, layer);
+                }
                 Site::Z => self.all_joined(parts, layer, selected.take()),
                 _ => {}
             }
             *tap = self.tap(&each(parts, |part| &part.layers[layer][*site]));
         }
         let lens = self.readout(each(parts, |part| &part.layers[layer].lens));
-        LayerBatch { taps, attention: Arc::clone(&self.attention), lens }
+        LayerBatch { taps, attention: Arc::clone(&self.attention), kept, lens }
     }
 
     /// Steps of a part stay in their order; those of different parts have none.

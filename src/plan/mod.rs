@@ -15,6 +15,7 @@ pub mod output;
 pub mod pack;
 mod schedule;
 pub mod sequences;
+pub mod step;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -233,6 +234,24 @@ pub struct Capture {
     pub positions: Vec<u32>,
 }
 
+/// Keys and values that stay on the device, in every layer, for steps of generation to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The run.
+    pub run: RunId,
+    /// The first position kept.
+    pub first: u32,
+    /// Places in the store, one for each position from there on.
+    pub slots: Vec<u32>,
+}
+
+impl Kept {
+    /// Positions kept, with their places.
+    pub fn places(&self) -> impl Iterator<Item = (u32, u32)> {
+        (self.first..).zip(self.slots.iter().copied())
+    }
+}
+
 /// What is computed from every readout's logits.
 #[derive(Debug, Clone, Default)]
 pub struct Scoring {
@@ -259,6 +278,8 @@ pub struct Plan {
     pub readouts: Vec<Readout>,
     /// Captures, in the order in which they are returned.
     pub captures: Vec<Capture>,
+    /// Keys and values that are kept.
+    pub kept: Vec<Kept>,
     /// What is computed from each readout.
     pub scoring: Scoring,
 }
@@ -346,15 +367,11 @@ impl Plan {
 
     /// Puts the numbers that an earlier plan captured, `captures`, where this one reads them.
     pub fn fill(&mut self, captures: &[Vec<f32>]) {
-        for edit in self.runs.iter_mut().flat_map(|run| &mut run.edits) {
-            let Some(source) = edit.op.source_mut() else { continue };
-            let Source::Captured(parts) = source else { continue };
-            *source = Source::Constant(mean_rows(parts, captures));
-        }
+        fill(self.runs.iter_mut().flat_map(|run| &mut run.edits), captures);
     }
 
     /// The same plan with these of its readouts, in this order, and only the runs that they need. References of divergences
-    /// are read after them; captures are left out.
+    /// are read after them; captures and what is kept are left out.
     #[must_use]
     pub fn only(&self, readouts: &[usize]) -> Plan {
         let mut asked = readouts.to_vec();
@@ -417,6 +434,15 @@ impl Plan {
         let id = u32::try_from(self.runs.len()).expect("BUG: admission bounds the number of runs");
         self.runs.push(run);
         RunId(id)
+    }
+}
+
+/// Puts the numbers that an earlier plan captured where edits read them.
+pub fn fill<'e>(edits: impl Iterator<Item = &'e mut Edit>, captures: &[Vec<f32>]) {
+    for edit in edits {
+        let Some(source) = edit.op.source_mut() else { continue };
+        let Source::Captured(parts) = source else { continue };
+        *source = Source::Constant(mean_rows(parts, captures));
     }
 }
 

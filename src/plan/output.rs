@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::step::Drawn;
 use super::{EditGroup, Score};
 
 /// Results of a plan, in the plan's order.
@@ -17,9 +18,13 @@ pub struct PlanOutput {
     /// What each run's own edits of groups Patch and Control changed, `[runs]`: the sum of `(new - old)^2` over edits,
     /// positions and columns. An edit that no readout can see is not computed and changes nothing.
     pub written: Vec<f64>,
+    /// How many rows each run's own edits wrote, `[runs]`.
+    pub cells: Vec<u64>,
     /// Why scores or captures could not be computed, if so: the first reason met. Which scores, they say themselves; captures
     /// that are lost are empty.
     pub lost: Option<Lost>,
+    /// Number of the engine process that computed all of it: which has what the plan keeps. None: there were several.
+    pub process: Option<u64>,
     /// What it cost.
     pub usage: Usage,
 }
@@ -33,6 +38,8 @@ pub struct BatchOutput {
     pub captures: Vec<(usize, Vec<f32>)>,
     /// What was written, one for each row edited.
     pub written: Vec<RowWritten>,
+    /// Of a step, one for each of its draws; none where a logit is NaN or infinite.
+    pub drawn: Vec<Option<Drawn>>,
 }
 
 /// What edits wrote.

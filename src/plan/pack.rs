@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::batch::ForwardBatch;
 use super::cone::Cones;
 use super::edits::EditedRow;
-use super::live::Live;
+use super::live::{Live, Reading};
 use super::tables::lay_out;
 use super::{Edit, Plan, Run, RunId};
 
@@ -138,6 +138,7 @@ struct Asked {
     run: RunId,
     readouts: Vec<usize>,
     captures: Vec<usize>,
+    kept: Vec<usize>,
 }
 
 /// Keys that the runs of a chunk may see together, in each layer: 4 MB of tables. A sweep over heads at the last position of a long
@@ -229,10 +230,14 @@ impl Packing {
         let readouts: Vec<usize> = asked().flat_map(|asked| &asked.readouts).copied().collect();
         let captures: Vec<usize> = asked().flat_map(|asked| &asked.captures).copied().collect();
         let references = self.plan.scoring.kl_refs.iter().map(|&r| r as usize);
-        let needed: Vec<usize> = readouts.iter().copied().chain(references).collect();
+        let reading = Reading {
+            readouts: readouts.iter().copied().chain(references).collect(),
+            captures: captures.clone(),
+            kept: asked().flat_map(|asked| &asked.kept).copied().collect(),
+        };
         let prune = self.mode == Mode::Branching;
         let runs = self.members(part);
-        let live = Live::new(&self.plan, &self.cones, self.layers, &runs, &needed, &captures, prune);
+        let live = Live::new(&self.plan, &self.cones, self.layers, &runs, reading, prune);
         let (batch, places, edited) = lay_out(&live, &readouts);
         Chunk { batch, readouts: readouts.into_iter().zip(places).collect(), captures, edited }
     }
@@ -399,14 +404,17 @@ pub struct Size {
 fn asked(plan: &Plan, cones: &Cones) -> Vec<Asked> {
     let ids = (0..plan.runs.len() as u32).map(RunId);
     let mut all: Vec<Asked> =
-        ids.map(|run| Asked { run, readouts: Vec::new(), captures: Vec::new() }).collect();
+        ids.map(|run| Asked { run, readouts: Vec::new(), captures: Vec::new(), kept: Vec::new() }).collect();
     for (i, readout) in plan.readouts.iter().enumerate() {
         all[readout.run.0 as usize].readouts.push(i);
     }
     for (i, capture) in plan.captures.iter().enumerate() {
         all[capture.run.0 as usize].captures.push(i);
     }
-    all.retain(|asked| !asked.readouts.is_empty() || !asked.captures.is_empty());
+    for (i, kept) in plan.kept.iter().enumerate() {
+        all[kept.run.0 as usize].kept.push(i);
+    }
+    all.retain(|asked| !asked.readouts.is_empty() || !asked.captures.is_empty() || !asked.kept.is_empty());
     all.sort_by_cached_key(|asked| (plan.run(asked.run).parent, cones.first_birth(asked.run), asked.run));
     all
 }

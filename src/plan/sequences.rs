@@ -86,6 +86,7 @@ impl Expansion {
             runs: Vec::with_capacity(plan.runs.len() * suffixes.len().max(1)),
             readouts: plan.readouts.clone(),
             captures: plan.captures.clone(),
+            kept: plan.kept.clone(),
             scoring: plan.scoring.clone(),
         };
         expanded.scoring.sequences.clear();
@@ -191,6 +192,7 @@ impl Fold {
     #[must_use]
     pub fn output(&self, mut output: PlanOutput) -> PlanOutput {
         output.written.truncate(self.runs);
+        output.cells.truncate(self.runs);
         for &capture in self.over_keys.iter().filter(|_| self.strides.from < self.strides.to) {
             output.captures[capture] = self.strides.narrow(&output.captures[capture]);
         }

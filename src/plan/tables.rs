@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Address;
 use super::batch::{
     AskedRows, AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap,
 };
@@ -11,6 +10,7 @@ use super::cone::Stage;
 use super::edits::{EditedRow, edit_tables};
 use super::live::Live;
 use super::members::Slot;
+use super::{Address, Kept};
 use crate::spec::site::Site;
 
 const NO_ROW: u32 = u32::MAX;
@@ -68,10 +68,13 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
     let layers = (0..live.layers)
         .map(|layer| {
             let mut taps = [const { Tap { steps: Vec::new(), captures: Vec::new() } }; SITES];
-            let mut selected = None;
+            let (mut selected, mut kept) = (None, Vec::new());
             for (tap, site) in taps.iter_mut().zip(&Site::ALL[Site::ResidPre as usize..]) {
                 match site {
-                    Site::Q => selected = rows.attend(layer),
+                    Site::Q => {
+                        kept = rows.kept(layer);
+                        selected = rows.attend(layer);
+                    }
                     Site::Z => rows.all_joined(selected.take()),
                     _ => {}
                 }
@@ -79,7 +82,7 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
             }
             row_layers += rows.slots.len() as u64;
             let lens = rows.lens(layer, &mut scores, &mut places);
-            LayerBatch { taps, attention: Arc::clone(&rows.attention), lens }
+            LayerBatch { taps, attention: Arc::clone(&rows.attention), kept, lens }
         })
         .collect();
     let end = |site| Stage::of(Address { layer: live.layers, site });
@@ -95,6 +98,8 @@ pub(super) fn lay_out(live: &Live<'_>, readouts: &[usize]) -> (ForwardBatch, Pla
         final_norm,
         logits,
         readout,
+        slots: live.kept.iter().flat_map(|&kept| &plan.kept[kept].slots).copied().collect(),
+        step: None,
         keys: if plan.holds_scores() { plan.keys() } else { 0 },
         edited: rows.edited.len(),
         peak_rows: rows.peak,
@@ -164,6 +169,16 @@ impl Rows<'_> {
             tap.captures.push(CaptureRows { capture, rows: rows.collect() });
         }
         tap
+    }
+
+    /// The rows whose keys and values are kept.
+    fn kept(&self, layer: u32) -> Vec<u32> {
+        let (live, before) = (self.live, Stage::attention(layer).previous());
+        let of = |kept: &Kept| -> Vec<u32> {
+            let standing = |(position, _)| self.row(live.members.standing(kept.run, position, before));
+            kept.places().map(standing).collect()
+        };
+        live.kept.iter().flat_map(|&kept| of(&live.plan.kept[kept])).collect()
     }
 
     /// Which rows leave the layer's attention, and which keys they see, without the starts of these. None: as in the layer

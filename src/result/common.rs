@@ -19,6 +19,7 @@ use crate::spec::experiment::{Experiment, Origins};
 use crate::spec::metric::{TargetItem, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::PromptText;
 use crate::spec::read::{describe, escape};
 use crate::spec::tokenize::TokenizeSpec;
 use crate::tokens::Token;
@@ -473,6 +474,9 @@ pub fn join_lints(common: &Common, found: Lints, experiment: &Experiment) -> Res
 pub struct TokenizeResponse {
     /// The model whose tokenizer answered.
     pub model: String,
+    /// Of `messages`, the text that the chat template wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// Token ids.
     pub ids: Vec<u32>,
     /// The tokens with text and offsets.
@@ -538,8 +542,10 @@ pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Pro
             changes_prompt: lints.has("TARGET_CHANGES_PROMPT"),
         });
         let (_, run) = runs.0.into_iter().next()?;
+        let is_chat = matches!(experiment.runs.0[0].1.text, PromptText::Chat(_));
         Some(TokenizeResponse {
             model: facts.model().to_owned(),
+            text: is_chat.then(|| run.text.to_string()),
             ids: run.ids.to_vec(),
             spans: run.spans,
             tokens: run.tokens,

@@ -12,7 +12,7 @@ use crate::plan::cost::{Ceiling, Cost};
 pub struct PlanResponse {
     /// The model.
     pub model: String,
-    /// `run`, `patch`, `trace` or `sweep`.
+    /// `run`, `patch`, `trace`, `sweep` or `generate`.
     pub kind: &'static str,
     /// The request in its long form.
     #[schema(value_type = Object)]

@@ -13,6 +13,7 @@ pub mod dry_run;
 pub mod inside;
 pub mod files;
 pub mod format;
+pub mod generate;
 pub mod patch;
 mod phrases;
 pub mod pictures;

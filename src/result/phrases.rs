@@ -14,7 +14,7 @@ use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind, Of, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
-use crate::spec::select::{AllWord, Layers, PositionWord, Positions};
+use crate::spec::select::{AllWord, Layers, PositionWord, Positions, Steps};
 use crate::spec::site::Site;
 use crate::spec::trace::Direction;
 use crate::tokens::{Token, joined};
@@ -192,9 +192,10 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
         OpSpec::Replace { source } | OpSpec::Mean { source } => format!("{site} from {}", from(source)),
         OpSpec::Add { source, coef, norm_match } => {
             let kept = if *norm_match { ", norm kept" } else { "" };
-            let times = match significant(*coef, DIGITS) {
-                one if one == "1" => String::new(),
-                other => format!("{other} times "),
+            let times = match coef.constant().map(|coef| significant(coef, DIGITS)) {
+                None => "by step ".to_owned(),
+                Some(one) if one == "1" => String::new(),
+                Some(other) => format!("{other} times "),
             };
             // Added is not the run, but its values.
             let that = if matches!(source, SourceSpec::Run { site: None, layer: None, .. }) {
@@ -233,6 +234,7 @@ fn source_of(source: &SourceSpec, site: Site) -> String {
         }
         SourceSpec::Activation { activation, .. } => activation.clone(),
         SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", listed(mean_of)),
+        SourceSpec::Branch { branch, .. } => format!("branch {branch}"),
         SourceSpec::Vector { .. } => "a given vector".to_owned(),
     }
 }
@@ -272,8 +274,20 @@ fn positions(positions: &Positions) -> String {
             [[from, to]] => format!("position {from} to position {to}"),
             _ => format!("{} pairs of positions", map.len()),
         },
+        Positions::Steps { steps } => self::steps(steps),
+        Positions::Joint(parts) => parts.0.iter().map(self::positions).collect::<Vec<_>>().join(" and "),
         Positions::Word(PositionWord::Last) => "last position".to_owned(),
         Positions::Word(PositionWord::All) => "all positions".to_owned(),
+    }
+}
+
+fn steps(steps: &Steps) -> String {
+    match steps {
+        Steps::One(step) => format!("step {step}"),
+        Steps::List(list) => format!("steps {}", listed(list)),
+        Steps::Range { from, to: Some(to) } => format!("steps [{from}, {to})"),
+        Steps::Range { from, to: None } => format!("steps from {from}"),
+        Steps::Word(AllWord::All) => "all steps".to_owned(),
     }
 }
 

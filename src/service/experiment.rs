@@ -19,7 +19,7 @@ use crate::plan::pack::Mode;
 use crate::result::common::Provenance;
 use crate::result::dry_run::PlanResponse;
 use crate::result::respond::{Computed, Respond};
-use crate::spec::kind::{Kind, of_kind, split};
+use crate::spec::kind::{Kind, Planned, of_kind, split};
 use crate::spec::problem::Problems;
 
 /// Something that the server can be asked for.
@@ -121,12 +121,18 @@ impl Service {
     /// [`Refusal`]
     pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
         let Asked { body, share } = asked.into();
-        let (kind, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
+        let (planned, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
+        let under = |refusal| match refusal {
+            Refusal::Invalid(problems) => problems.under(&format!("/{}", planned.name())).into(),
+            other => other,
+        };
+        let Planned::Experiment(kind) = planned else {
+            return self.plan_text(inner, &share).await.map_err(under);
+        };
         let ceiling = if kind.is_in_units() { self.jobs.ceiling() } else { self.ceiling };
         match self.price(kind, Arc::new(inner), ceiling, 1.0, &share).await {
             Ok(priced) => Ok(priced.plan),
-            Err(Refusal::Invalid(problems)) => Err(problems.under(&format!("/{}", kind.name())).into()),
-            Err(other) => Err(other),
+            Err(refusal) => Err(under(refusal)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod activations;
 mod cases;
 pub mod cut;
 pub mod experiment;
+mod generate;
 mod required_runs;
 mod mean;
 mod served;
@@ -19,12 +20,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use activations::NumbersAsked;
+pub use generate::Generating;
 pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::found::Found;
 use crate::engine::{self, Asker, Charge, Engine, EngineError, Errand, Prepared, Turn};
+use crate::generate::Writer;
 use crate::load::LoadError;
 use crate::owner::Owner;
 use crate::plan::Plan;
@@ -54,6 +57,10 @@ pub struct Service {
     pub jobs: JobCeiling,
     /// What owners have used.
     pub ledger: Ledger,
+    /// What writes texts.
+    pub(crate) writer: Writer,
+    /// Rows of a step of generation, at most.
+    pub(crate) step_rows: usize,
 }
 
 /// The most that one job may cost.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::chat::{Message, TemplateOptions};
 use super::declare::{declare, or};
 use super::metric::{Target, TargetSet, read_target};
 use super::problem::{Problems, code};
@@ -20,12 +21,18 @@ pub struct Case {
     /// The group it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// The clean prompt; or `tokens`.
+    /// The clean prompt; or `tokens`, or `messages`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// Token ids instead of a prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<u32>>,
+    /// A conversation instead of a prompt, written out by the model's chat template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Vec<Message>>,
+    /// With `messages`: what the template is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateOptions>,
     /// Whether a BOS token is put first; the tokenizer's own policy if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos: Option<bool>,
@@ -92,12 +99,25 @@ impl Case {
         let target = fields.need("target", "write the answer with its leading space: \" Paris\"", out);
         let target = target.and_then(|n| read_target(&n, out)).filter(|target| !target.is_empty());
         let Prompt { text, bos, .. } = prompt?;
-        let (prompt, tokens) = match text {
-            PromptText::Tokens(ids) => (None, Some(ids)),
-            PromptText::Prompt(text) => (Some(text), None),
+        let (mut prompt, mut tokens, mut chat) = (None, None, None);
+        match text {
+            PromptText::Tokens(ids) => tokens = Some(ids),
+            PromptText::Prompt(text) => prompt = Some(text),
+            PromptText::Chat(own) => chat = Some((own.messages, own.template)),
             PromptText::Derived { .. } => return None,
-        };
-        Some(Self { id: id?, group: group?, prompt, tokens, bos, subject: subject?, target: target? })
+        }
+        let (messages, template) = chat.unzip();
+        Some(Self {
+            id: id?,
+            group: group?,
+            prompt,
+            tokens,
+            messages,
+            template,
+            bos,
+            subject: subject?,
+            target: target?,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::case::{Aggregate, Case};
+use super::chat::Chat;
 use super::corruption::{Corruption, Method};
 use super::declare::{Declared, declare, or};
 use super::endpoint::Endpoint;
@@ -213,9 +214,13 @@ fn read_cases(node: &Node<'_>, grouped: bool, out: &mut Problems) -> Option<(Vec
 
 impl Case {
     fn of_sweep(&self, target_scoring: TargetScoring) -> SweepCase {
-        let text = match (&self.prompt, &self.tokens) {
-            (None, Some(tokens)) => PromptText::Tokens(tokens.clone()),
-            (prompt, _) => PromptText::Prompt(prompt.clone().unwrap_or_default()),
+        let text = match (&self.prompt, &self.tokens, &self.messages) {
+            (None, Some(tokens), _) => PromptText::Tokens(tokens.clone()),
+            (None, None, Some(messages)) => PromptText::Chat(Chat {
+                messages: messages.clone(),
+                template: self.template.clone().unwrap_or_default(),
+            }),
+            (prompt, ..) => PromptText::Prompt(prompt.clone().unwrap_or_default()),
         };
         let spans = Named::one("subject", self.subject.clone());
         SweepCase {

@@ -9,6 +9,8 @@ pub enum Endpoint {
     Patch,
     /// `POST /v1/trace`
     Trace,
+    /// `POST /v1/generate`
+    Generate,
     /// `POST /v1/sweep`
     Sweep,
     /// `POST /v1/align`
@@ -25,10 +27,11 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Every one whose body has a schema.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Run,
         Self::Patch,
         Self::Trace,
+        Self::Generate,
         Self::Sweep,
         Self::Align,
         Self::Tokenize,
@@ -42,6 +45,7 @@ impl Endpoint {
             Self::Run => "/v1/run",
             Self::Patch => "/v1/patch",
             Self::Trace => "/v1/trace",
+            Self::Generate => "/v1/generate",
             Self::Sweep => "/v1/sweep",
             Self::Align => "/v1/align",
             Self::Tokenize => "/v1/tokenize",

@@ -111,7 +111,7 @@ impl Experiment {
 }
 
 /// Targets, and the origins of the short form.
-fn read_targets(
+pub(super) fn read_targets(
     fields: &Fields<'_>,
     out: &mut Problems,
 ) -> (Named<TargetSet>, Vec<(&'static str, &'static str)>) {

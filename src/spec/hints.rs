@@ -107,9 +107,14 @@ const WORDS: &[Word] = &[
         note: "send it to POST /v1/sweep, or list the prompts as `cases` of POST /v1/trace",
     },
     Word {
-        words: &["temperature", "max_tokens", "max_new_tokens", "stop"],
-        meant: &[],
-        note: "nothing is generated: the distribution over the next token is read",
+        words: &["temperature", "top_p", "min_p"],
+        meant: &["/sampling"],
+        note: "tokens are drawn by POST /v1/generate alone; here the distribution over the next token is read",
+    },
+    Word {
+        words: &["max_tokens", "max_new_tokens", "max_length", "stop"],
+        meant: &["max_tokens"],
+        note: "texts are written by POST /v1/generate alone; here the distribution over the next token is read",
     },
 ];
 
@@ -339,6 +344,7 @@ mod tests {
     use crate::spec::cases::CasesSpec;
     use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
+    use crate::spec::generate::GenerateSpec;
     use crate::spec::op::OPS;
     use crate::spec::patch::PatchSpec;
     use crate::spec::problem::{FieldProblem, Problems};
@@ -352,6 +358,7 @@ mod tests {
         match endpoint {
             Endpoint::Run => drop(RunSpec::read(body, &mut out)),
             Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
+            Endpoint::Generate => drop(GenerateSpec::read(body, &mut out)),
             Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
             Endpoint::Trace => drop(TraceSpec::read(body, &mut out)),
             Endpoint::Sweep => drop(SweepSpec::read(body, &mut out)),

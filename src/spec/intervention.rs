@@ -42,7 +42,8 @@ pub struct Intervention {
     /// traces).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Layers>,
-    /// Positions written: by default the last one, and all of them for `freeze`.
+    /// Positions written: by default the last one, and all of them for `freeze`. In `POST /v1/generate` also steps of the text; there
+    /// they must be named.
     #[schema(required = false)]
     pub positions: Positions,
     /// Heads written, at a per-head site; all of them if left out.
@@ -91,6 +92,15 @@ impl Intervention {
 
     /// Reads the object.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        Self::read_in(node, false, out)
+    }
+
+    /// Reads one of generated text: its positions may be steps, and must be named.
+    pub(super) fn read_of_text(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        Self::read_in(node, true, out)
+    }
+
+    fn read_in(node: &Node<'_>, of_text: bool, out: &mut Problems) -> Option<Self> {
         let fields = node.fields_of::<Self>(out)?;
         if let Some(node) = fields.get("cells") {
             let detail = "cells of an earlier result are named in the arms of a sweep";
@@ -108,10 +118,15 @@ impl Intervention {
             let detail = format!("{site} can be read, not written");
             out.push(&node.at, code::NOT_SUPPORTED, detail, "write final_norm, from which the logits follow");
         }
-        let op = read_op(&fields, out);
+        let op = read_op(&fields, of_text, out);
         let everywhere = matches!(op, Some(OpSpec::Freeze { .. }));
         let default = if everywhere { Positions::ALL } else { Positions::LAST };
-        let positions = fields.get("positions").map_or(Some(default), |n| Positions::read(&n, true, out));
+        let positions = if of_text {
+            let fix = "write {\"steps\": \"all\"} for every token of the text, or positions of the prompt as \"last\"";
+            fields.need("positions", fix, out).and_then(|n| Positions::read_with_steps(&n, out))
+        } else {
+            fields.get("positions").map_or(Some(default), |n| Positions::read(&n, true, out))
+        };
         let heads = fields.get("heads").map_or(Some(None), |n| Heads::read(&n, out).map(Some));
         if let (Some(node), Some(site)) = (fields.get("heads"), site) {
             check_heads_site(&node.at, site, out);

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::declare::declare;
+use super::generate::GenerateBody;
 use super::patch::PatchBody;
 use super::problem::{Problems, code};
 use super::run::RunBody;
@@ -39,6 +40,8 @@ pub struct PlanBody {
     pub trace: Option<TraceBody>,
     /// As in `POST /v1/sweep`.
     pub sweep: Option<SweepBody>,
+    /// As in `POST /v1/generate`.
+    pub generate: Option<GenerateBody>,
 }
 }
 
@@ -95,9 +98,38 @@ impl Kind {
     }
 }
 
-/// Splits `{"trace": body}` into the kind of request and its body.
-pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
-    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}} or {\"sweep\": {…}}";
+/// What a dry run is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planned {
+    /// A request that can be a job.
+    Experiment(Kind),
+    /// `POST /v1/generate`
+    Generate,
+}
+
+impl Planned {
+    /// What a name stands for.
+    pub fn named(name: &str) -> Option<Self> {
+        if name == Self::Generate.name() {
+            Some(Self::Generate)
+        } else {
+            Kind::named(name).map(Self::Experiment)
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Experiment(kind) => kind.name(),
+            Self::Generate => "generate",
+        }
+    }
+}
+
+/// Splits `{"trace": body}` into what is planned and its body.
+pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
+    const FIX: &str =
+        "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}}, {\"sweep\": {…}} or {\"generate\": {…}}";
     let mut problems = Problems::default();
     let Some(map) = body.as_object_mut() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", FIX);
@@ -106,7 +138,7 @@ pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
     let mut found = None;
     for (name, inner) in map {
         let at = format!("/{}", super::read::escape(name));
-        let Some(kind) = Kind::named(name) else {
+        let Some(kind) = Planned::named(name) else {
             problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
             continue;
         };

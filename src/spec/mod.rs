@@ -10,6 +10,7 @@ pub mod align;
 pub mod canonical;
 pub mod case;
 pub mod cases;
+pub mod chat;
 pub mod corruption;
 mod declare;
 pub mod dataset;
@@ -18,12 +19,14 @@ pub mod device;
 pub mod endpoint;
 pub mod expected;
 pub mod experiment;
+pub mod generate;
 pub mod hints;
 pub mod intervention;
 pub mod kind;
 pub mod metric;
 pub mod named;
 pub mod op;
+pub mod openai;
 pub mod patch;
 pub mod problem;
 pub mod prompt;
@@ -50,6 +53,7 @@ fn places(endpoint: Endpoint) -> Places {
         Endpoint::Run => hints::of::<run::RunBody>(""),
         Endpoint::Patch => hints::of::<patch::PatchBody>("").only("/read", Read::OF_PATCHED),
         Endpoint::Trace => hints::of::<trace::TraceBody>("").only("/read", Read::OF_PATCHED),
+        Endpoint::Generate => hints::of::<generate::GenerateBody>(""),
         // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
         Endpoint::Sweep => hints::of::<sweep::SweepBody>("")
             .and(hints::of::<intervention::Intervention>("/arms/NAME/0"))

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::corruption::{Rng, Sigma, read_seed};
-use super::declare::{Declared, names};
+use super::declare::{Declared, declare, names, need, or};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::read_site;
@@ -24,9 +24,9 @@ pub enum OpSpec {
     Add {
         /// Where they come from.
         source: SourceSpec,
-        /// Their factor.
+        /// Their factor; in `POST /v1/generate` also one for each step.
         #[schema(required = false)]
-        coef: f64,
+        coef: Coef,
         /// Rescales each written row (each head's slice where heads are named) to the norm it had.
         #[schema(required = false)]
         norm_match: bool,
@@ -113,6 +113,123 @@ impl OpSpec {
     }
 }
 
+/// The factor of an addition: a number, or one for each step of generated text.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Coef {
+    /// The same everywhere.
+    Constant(f64),
+    /// By step, from step 0 on; nothing is written at steps after the list.
+    ByStep(Vec<f64>),
+    /// From one number to another; nothing is written at other steps.
+    Schedule(CoefSchedule),
+}
+
+declare! {
+read
+/// A factor that moves from one number to another over the steps `[a, b)`; at step b it would be there.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct CoefSchedule {
+    /// Its value at step a.
+    pub from: f64 = need("write the first step's coefficient", Node::number),
+    /// Its value where the steps end.
+    pub to: f64 = need("write the coefficient that it moves to", Node::number),
+    /// The first step, and one past the last.
+    pub over: [u32; 2] = need("write the steps as [a, b)", read_over),
+    /// How it moves.
+    #[schema(required = false)]
+    pub shape: ScheduleShape = or(ScheduleShape::Linear, |n, out| n.choice(&ScheduleShape::ALL, &[], out)),
+}
+}
+
+/// How a coefficient moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleShape {
+    /// By equal amounts.
+    Linear,
+    /// All at once, in the middle.
+    Step,
+    /// Along half a cosine: slowly, fast, slowly.
+    Cosine,
+}
+
+impl ScheduleShape {
+    /// Every shape with its name.
+    const ALL: [(&'static str, Self); 3] =
+        [("linear", Self::Linear), ("step", Self::Step), ("cosine", Self::Cosine)];
+}
+
+impl CoefSchedule {
+    /// Its value at a step, if it has one there.
+    pub fn at(&self, step: u32) -> Option<f64> {
+        let [a, b] = self.over;
+        if !(a..b).contains(&step) {
+            return None;
+        }
+        let t = f64::from(step - a) / f64::from(b - a);
+        let moved = match self.shape {
+            ScheduleShape::Linear => t,
+            ScheduleShape::Step => f64::from(u8::from(t >= 0.5)),
+            ScheduleShape::Cosine => (1.0 - (std::f64::consts::PI * t).cos()) / 2.0,
+        };
+        Some(self.from + (self.to - self.from) * moved)
+    }
+}
+
+impl Coef {
+    /// One times.
+    pub const ONE: Self = Self::Constant(1.0);
+
+    /// The number, where it is the same at every step.
+    pub const fn constant(&self) -> Option<f64> {
+        match self {
+            Self::Constant(coef) => Some(*coef),
+            Self::ByStep(_) | Self::Schedule(_) => None,
+        }
+    }
+
+    /// The factor at a step; none where nothing is written.
+    pub fn at(&self, step: u32) -> Option<f64> {
+        match self {
+            Self::Constant(coef) => Some(*coef),
+            Self::ByStep(list) => list.get(step as usize).copied(),
+            Self::Schedule(schedule) => schedule.at(step),
+        }
+    }
+
+    /// Reads a number; of generated text also a list or a schedule.
+    fn read(node: &Node<'_>, of_text: bool, out: &mut Problems) -> Option<Self> {
+        match node.value {
+            v if v.is_array() && of_text => node.all(out, Node::number).map(Self::ByStep),
+            v if v.is_object() && of_text => CoefSchedule::read(node, out).map(Self::Schedule),
+            v if v.is_array() || v.is_object() => {
+                let detail = "a coefficient by step is for generated text";
+                out.push(
+                    &node.at,
+                    code::NOT_SUPPORTED,
+                    detail,
+                    "write a number, or send it to POST /v1/generate",
+                );
+                None
+            }
+            _ => node.number(out).map(Self::Constant),
+        }
+    }
+}
+
+fn read_over(node: &Node<'_>, out: &mut Problems) -> Option<[u32; 2]> {
+    let [a, b] = node.pair(out)?;
+    match (u32::try_from(a), u32::try_from(b)) {
+        (Ok(a), Ok(b)) if a < b => Some([a, b]),
+        _ => {
+            let detail = format!("[{a}, {b}) holds no step");
+            out.push(&node.at, code::EMPTY, detail, "steps count from 0, and the end stands above the start");
+            None
+        }
+    }
+}
+
 /// Vectors that span a subspace, each as wide as the site, or as a head where `heads` is named.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -170,6 +287,17 @@ pub enum SourceSpec {
         /// Positions read in each of them, as for a run.
         #[serde(skip_serializing_if = "Option::is_none")]
         positions: Option<Positions>,
+    },
+    /// Another branch of the same text at the same step, in `POST /v1/generate` alone: its values before this intervention writes.
+    Branch {
+        /// The branch.
+        branch: String,
+        /// Another site of equal width.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        site: Option<Site>,
+        /// The layer read; each layer's own if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<Layers>,
     },
     /// A given vector, the same at every position, layer and head written.
     Vector {
@@ -330,8 +458,9 @@ impl Declared for OpSpec {
     const FIELDS: &'static [&'static str] = names!(&["op"], &FIELDS);
 }
 
-/// Reads `op` and the fields that belong to it from among an intervention's.
-pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
+/// Reads `op` and the fields that belong to it from among an intervention's; of generated text, a coefficient may follow the step
+/// and values may come from another branch.
+pub(super) fn read_op(fields: &Fields<'_>, of_text: bool, out: &mut Problems) -> Option<OpSpec> {
     let named = OPS.map(|facts| (facts.name, facts));
     let OpFacts { kind, name, fields: own, .. } =
         fields.get("op").map_or(Some(OPS[0]), |n| n.choice(&named, &[], out))?;
@@ -343,12 +472,16 @@ pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec>
         }
     }
     match kind {
-        Kind::Replace => Some(OpSpec::Replace { source: need_source(fields, out)? }),
-        Kind::Mean => Some(OpSpec::Mean { source: need_source(fields, out)? }),
+        Kind::Replace => Some(OpSpec::Replace { source: need_source(fields, of_text, out)? }),
+        Kind::Mean => Some(OpSpec::Mean { source: need_source(fields, of_text, out)? }),
         Kind::Add => {
-            let coef = fields.get("coef").map_or(Some(1.0), |n| n.number(out));
+            let coef = fields.get("coef").map_or(Some(Coef::ONE), |n| Coef::read(&n, of_text, out));
             let norm_match = fields.get("norm_match").map_or(Some(false), |n| n.flag(out));
-            Some(OpSpec::Add { source: need_source(fields, out)?, coef: coef?, norm_match: norm_match? })
+            Some(OpSpec::Add {
+                source: need_source(fields, of_text, out)?,
+                coef: coef?,
+                norm_match: norm_match?,
+            })
         }
         Kind::Scale => {
             let factor = fields.need("factor", "write the number to multiply by", out)?.number(out)?;
@@ -369,12 +502,12 @@ pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec>
         Kind::ProjectOut => Some(OpSpec::ProjectOut { basis: read_basis(fields, out)? }),
         Kind::Subspace => {
             let basis = read_basis(fields, out);
-            Some(OpSpec::Subspace { source: need_source(fields, out)?, basis: basis? })
+            Some(OpSpec::Subspace { source: need_source(fields, of_text, out)?, basis: basis? })
         }
         Kind::Freeze => {
             let source = match fields.get("source") {
                 None => None,
-                Some(node) => Some(read_source(&node, out)?),
+                Some(node) => Some(read_source(&node, of_text, out)?),
             };
             if source.as_ref().is_some_and(|source| !matches!(source, SourceSpec::Run { .. })) {
                 let fix = "write {\"run\": name}, or leave out `source` to hold the base's values";
@@ -385,17 +518,22 @@ pub(super) fn read_op(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec>
     }
 }
 
+/// The fields of a source outside of generated text.
+const WITHOUT_BRANCH: &[&str] = &["run", "activation", "mean_of", "vector", "positions", "site", "layer"];
+
 const FORMS: &str = "write {\"run\": name, \"positions\": …}, {\"mean_of\": [names]} or {\"vector\": [..]}";
 
-fn need_source(fields: &Fields<'_>, out: &mut Problems) -> Option<SourceSpec> {
-    read_source(&fields.need("source", FORMS, out)?, out)
+fn need_source(fields: &Fields<'_>, of_text: bool, out: &mut Problems) -> Option<SourceSpec> {
+    read_source(&fields.need("source", FORMS, out)?, of_text, out)
 }
 
-fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
-    const ALL: [&str; 7] = ["run", "activation", "mean_of", "vector", "positions", "site", "layer"];
-    let source = node.fields(&ALL, out)?;
-    let form = source.any(&["vector", "activation", "mean_of", "run"]).unwrap_or("run");
+/// Reads where values come from; from another branch only where text is generated.
+pub(super) fn read_source(node: &Node<'_>, of_text: bool, out: &mut Problems) -> Option<SourceSpec> {
+    const ALL: [&str; 8] = ["run", "activation", "mean_of", "vector", "branch", "positions", "site", "layer"];
+    let source = node.fields(if of_text { &ALL } else { WITHOUT_BRANCH }, out)?;
+    let form = source.any(&["vector", "activation", "mean_of", "branch", "run"]).unwrap_or("run");
     let own: &[&str] = match form {
+        "branch" => &["branch", "site", "layer"],
         "vector" => &["vector"],
         "activation" => &["activation", "layer", "positions"],
         "mean_of" => &["mean_of", "positions"],
@@ -425,6 +563,11 @@ fn read_source(node: &Node<'_>, out: &mut Problems) -> Option<SourceSpec> {
             layer: layer?,
             positions: positions?,
         });
+    }
+    if let Some(node) = source.get("branch") {
+        let branch = node.name(out);
+        let site = source.get("site").map_or(Some(None), |n| read_site(&n, out).map(Some));
+        return Some(SourceSpec::Branch { branch: branch?, site: site?, layer: layer? });
     }
     let run = source.need("run", FORMS, out).and_then(|n| n.name(out));
     let site = source.get("site").map_or(Some(None), |n| read_site(&n, out).map(Some));

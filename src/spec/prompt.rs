@@ -4,6 +4,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::chat::{Chat, Message, TemplateOptions};
 use super::declare::{Declared, declare, names};
 use super::intervention::Intervention;
 use super::named::Named;
@@ -30,10 +31,15 @@ declare! {
 /// A prompt of its own: text or token ids, with spans.
 #[derive(ToSchema)]
 pub struct PlainPrompt {
-    /// Text, tokenised here; or `tokens`.
+    /// Text, tokenised here; or `tokens`, or `messages`.
     pub prompt: Option<String>,
     /// Token ids, taken as they are, instead of a text.
     pub tokens: Option<Vec<u32>>,
+    /// A conversation instead of a text: the model's chat template writes it out. What is said and what the template writes are
+    /// spans: by role (`user`), by turn (`turn_0`), `template`, and `generation_prompt` at its end.
+    pub messages: Option<Vec<Message>>,
+    /// With `messages`: what the template is told.
+    pub template: Option<TemplateOptions>,
     /// Named spans of its tokens.
     #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
     pub spans: Option<Named<SpanText>>,
@@ -68,6 +74,8 @@ pub enum PromptText {
     Prompt(String),
     /// Token ids, taken as they are: `tokens`.
     Tokens(Vec<u32>),
+    /// A conversation that the model's chat template writes out: `messages`, `template`.
+    Chat(Chat),
     /// A run defined above with interventions, all applied jointly: `from`, `interventions`.
     Derived {
         /// Name of that run, whose tokens and spans it shares.
@@ -91,6 +99,14 @@ pub enum RunForm {
         /// Taken as they are.
         tokens: Vec<u32>,
     },
+    /// A conversation.
+    Chat {
+        /// Who says what, in order.
+        messages: Vec<Message>,
+        /// What the chat template is told.
+        #[schema(required = false)]
+        template: TemplateOptions,
+    },
     /// A run defined above with interventions: a source or a base for others, as in path patching.
     Derived {
         /// Name of that run, whose tokens and spans it shares.
@@ -106,6 +122,10 @@ impl Serialize for PromptText {
         match self {
             Self::Prompt(prompt) => map.serialize_entry("prompt", prompt)?,
             Self::Tokens(tokens) => map.serialize_entry("tokens", tokens)?,
+            Self::Chat(chat) => {
+                map.serialize_entry("messages", &chat.messages)?;
+                map.serialize_entry("template", &chat.template)?;
+            }
             Self::Derived { from, interventions } => {
                 map.serialize_entry("from", from)?;
                 map.serialize_entry("interventions", interventions)?;
@@ -174,15 +194,22 @@ impl Prompt {
         Some(Self { text, spans: Named::default(), bos: None })
     }
 
-    /// Reads `prompt` or `tokens`, `spans` and `bos` from among other fields.
+    /// Reads `prompt`, `tokens` or `messages`, `spans` and `bos` from among other fields.
     pub fn read_fields(fields: &Fields<'_>, out: &mut Problems) -> Option<Self> {
         let text = if let Some(tokens) = fields.get("tokens") {
-            fields.exclude("tokens", &["prompt", "bos"], out);
+            fields.exclude("tokens", &["prompt", "bos", "messages"], out);
             tokens.all(out, Node::index).map(PromptText::Tokens)
+        } else if let Some(messages) = fields.get("messages") {
+            fields.exclude("messages", &["prompt"], out);
+            Chat::read(fields, &messages, out).map(PromptText::Chat)
         } else {
-            let prompt = fields.need("prompt", "write the text as `prompt`, or token ids as `tokens`", out);
-            prompt.and_then(|n| n.name(out)).map(PromptText::Prompt)
+            let fix = "write the text as `prompt`, token ids as `tokens`, or a conversation as `messages`";
+            fields.need("prompt", fix, out).and_then(|n| n.name(out)).map(PromptText::Prompt)
         };
+        if let Some(node) = fields.get("template").filter(|_| fields.get("messages").is_none()) {
+            let fix = "leave it out, or write a conversation as `messages`";
+            out.push(&node.at, code::CONFLICT, "only `messages` go through a chat template", fix);
+        }
         let spans =
             fields.get("spans").map_or(Some(Named::default()), |n| Named::read(&n, out, SpanText::read));
         let bos = fields.get("bos").and_then(|n| n.flag(out));

@@ -54,6 +54,8 @@ fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>,
     let origins = vec![
         ("/runs/run/prompt", "/prompt"),
         ("/runs/run/tokens", "/tokens"),
+        ("/runs/run/messages", "/messages"),
+        ("/runs/run/template", "/template"),
         ("/runs/run/spans", "/spans"),
         ("/runs/run/bos", "/bos"),
     ];

@@ -97,8 +97,43 @@ pub enum Positions {
         /// How the two are compared.
         align: AlignBy,
     },
+    /// Rows of generated text: the step that predicts the i-th new token is step i, so that step 0 is the prompt's last position.
+    /// In `POST /v1/generate` alone.
+    Steps {
+        /// Which steps.
+        steps: Steps,
+    },
+    /// Positions of the prompt and steps together: `["all", {"steps": {"from": 1}}]`. In `POST /v1/generate` alone.
+    Joint(Joint),
     /// `"last"` or `"all"`.
     Word(PositionWord),
+}
+
+/// Selections of a prompt and of steps, all together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(transparent)]
+#[schema(as = JointPositions, no_recursion)]
+pub struct Joint(pub Vec<Positions>);
+
+/// Steps of generation: `0`, `[0, 4]`, `{"from": 1, "to": 20}` (half-open) or `"all"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Steps {
+    /// One step.
+    One(u32),
+    /// Listed steps.
+    List(Vec<u32>),
+    /// Those of `[from, to)`.
+    Range {
+        /// First step.
+        #[schema(required = false)]
+        from: u32,
+        /// One past the last step; the text's end if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<u32>,
+    },
+    /// Every step: `"all"`.
+    Word(AllWord),
 }
 
 /// The classes over which Meng et al. (2022) average, without their overlaps: every position from the subject's first
@@ -248,11 +283,97 @@ impl Layers {
     }
 }
 
+impl Steps {
+    /// Every step.
+    pub const ALL: Self = Self::Word(AllWord::All);
+
+    /// Reads any of its forms.
+    pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        match node.value {
+            v if v.is_number() => Some(Self::One(node.index(out)?)),
+            v if v.is_array() => {
+                let list = node.all(out, Node::index)?;
+                for i in (1..list.len()).filter(|&i| list[..i].contains(&list[i])) {
+                    let detail = format!("step {} twice", list[i]);
+                    out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each step once");
+                }
+                Some(Self::List(list))
+            }
+            v if v.is_string() => node.choice(&[("all", AllWord::All)], &[], out).map(Self::Word),
+            v if v.is_object() => {
+                let fields = node.fields(&["from", "to"], out)?;
+                let from = fields.get("from").map_or(Some(0), |n| n.index(out));
+                let to = fields.get("to").map_or(Some(None), |n| n.index(out).map(Some));
+                let (from, to) = (from?, to?);
+                if let Some(to) = to.filter(|to| *to <= from) {
+                    let detail = format!("an empty range [{from}, {to})");
+                    let fix = "ranges are half-open: write `to` above `from`";
+                    out.push(&node.at, code::EMPTY, detail, fix);
+                    return None;
+                }
+                Some(Self::Range { from, to })
+            }
+            _ => {
+                node.wrong("steps: 0, [0, 3], {\"from\": 1, \"to\": 20} or \"all\"", out);
+                None
+            }
+        }
+    }
+
+    /// Whether a step is one of them.
+    pub fn contains(&self, step: u32) -> bool {
+        match self {
+            Self::One(one) => *one == step,
+            Self::List(list) => list.contains(&step),
+            Self::Range { from, to } => *from <= step && to.is_none_or(|to| step < to),
+            Self::Word(AllWord::All) => true,
+        }
+    }
+}
+
 impl Positions {
     /// The last position.
     pub const LAST: Self = Self::Word(PositionWord::Last);
     /// Every position.
     pub const ALL: Self = Self::Word(PositionWord::All);
+
+    /// Reads positions of a prompt, steps of the text that follows it, or a list of both.
+    pub(super) fn read_with_steps(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        let is_number = |value: &serde_json::Value| value.is_number();
+        if node.value.get("steps").is_some_and(|steps| !steps.is_null()) {
+            let steps = node.fields(&["steps"], out)?.get("steps")?;
+            return Some(Self::Steps { steps: Steps::read(&steps, out)? });
+        }
+        if node.value.as_array().is_none_or(|list| list.is_empty() || list.iter().all(is_number)) {
+            return Self::read(node, true, out);
+        }
+        let joint = node.all(out, |part, out| {
+            if part.value.is_array() || ["map", "align"].iter().any(|form| part.value.get(form).is_some()) {
+                let detail = "a list joins selections of the prompt and of steps";
+                let fix = "write [\"all\", {\"steps\": {\"from\": 1}}], or pairs by themselves";
+                out.push(&part.at, code::CONFLICT, detail, fix);
+                return None;
+            }
+            Self::read_with_steps(part, out)
+        });
+        Some(Self::Joint(Joint(joint?)))
+    }
+
+    /// Its parts in the prompt, and its steps.
+    pub fn parts(&self) -> (Vec<&Self>, Vec<&Steps>) {
+        match self {
+            Self::Steps { steps } => (Vec::new(), vec![steps]),
+            Self::Joint(Joint(parts)) => {
+                let parts = parts.iter().map(Self::parts);
+                parts.fold((Vec::new(), Vec::new()), |(mut prompt, mut steps), (p, s)| {
+                    prompt.extend(p);
+                    steps.extend(s);
+                    (prompt, steps)
+                })
+            }
+            other => (vec![other], Vec::new()),
+        }
+    }
 
     /// Reads any of its forms; `map` only where values are both read and written.
     pub fn read(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
@@ -276,6 +397,11 @@ impl Positions {
                              interventions, {\"map\": [[src, dst]]} or {\"align\": \"diff\"}";
         // `span` last: it also says whose classes are meant.
         const NAMES: [&str; 5] = ["class", "align", "range", "map", "span"];
+        if node.value.get("steps").is_some() {
+            let fix = "send it to POST /v1/generate, or name positions of the prompt";
+            out.push(&node.at, code::NOT_SUPPORTED, "steps are those of generated text", fix);
+            return None;
+        }
         let fields = node.fields(&["range", "span", "which", "class", "map", "align"], out)?;
         let Some(form) = fields.any(&NAMES) else {
             let detail = "neither `range`, `span`, `class`, `map` nor `align`";

@@ -5,6 +5,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::case::{Aggregate, Case};
+use super::chat::{Message, TemplateOptions};
 use super::corruption::{Corruption, Method, RunNames};
 use super::declare::{declare, nothing, of_request, or};
 use super::derive::{Derive, read_derive};
@@ -79,6 +80,10 @@ declare! {
 pub struct TraceBody {
     /// Short: the clean prompt.
     pub prompt: Option<String>,
+    /// Short: a conversation as the clean prompt, written out by the model's chat template.
+    pub messages: Option<Vec<Message>>,
+    /// Short: with `messages`, what the template is told.
+    pub template: Option<TemplateOptions>,
     /// Short: the text in it whose tokens are corrupted, or their range.
     pub subject: Option<SpanText>,
     /// Short: the token whose metrics are wanted, named `target`.
@@ -288,7 +293,7 @@ impl TraceSpec {
         for node in ["filters", "aggregate"].iter().filter_map(|name| fields.get(name)) {
             of_cases(&node, out);
         }
-        let short = Short { fields: &["prompt", "subject"], read: &read_short };
+        let short = Short { fields: &["prompt", "messages", "template", "subject"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
         // What can't be read takes its default, so that the rest of the request is still looked at.
@@ -343,13 +348,22 @@ fn clean_run(runs: &Named<Prompt>) -> &str {
 }
 
 fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>, Origins)> {
-    let prompt = short_prompt(fields, "prompt", "write the clean prompt, or give `runs`", out);
+    let prompt = if fields.any(&["messages", "template"]).is_some() {
+        Prompt::read_fields(fields, out)
+    } else {
+        short_prompt(fields, "prompt", "write the clean prompt, or give `runs`", out)
+    };
     let subject = fields.get("subject").map(|n| SpanText::read(&n, out));
     let mut prompt = prompt?;
     if let Some(subject) = subject {
         prompt.spans = Named::one("subject", subject?);
     }
-    let mut origins = vec![("/runs/clean/prompt", "/prompt"), ("/runs/clean/spans/subject", "/subject")];
+    let mut origins = vec![
+        ("/runs/clean/prompt", "/prompt"),
+        ("/runs/clean/messages", "/messages"),
+        ("/runs/clean/template", "/template"),
+        ("/runs/clean/spans/subject", "/subject"),
+    ];
     if fields.get("corrupt").is_none() {
         origins.push(("/corrupt/positions", "/subject"));
     }

@@ -200,7 +200,16 @@ impl Tokenizer {
         let table = TokenTable::new(&inner, spelling)?;
         let strips_first = strips_first(&inner, &table);
         let (inner, table) = (Arc::new(inner), Arc::new(table));
-        Ok(Self { inner, embeddings: usize::MAX, table, bos, adds_bos, strips_first })
+        Ok(Self {
+            inner,
+            embeddings: usize::MAX,
+            table,
+            bos,
+            adds_bos,
+            strips_first,
+            chat: None,
+            ends: Arc::new([]),
+        })
     }
 }
 

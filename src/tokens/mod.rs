@@ -4,9 +4,11 @@
 
 mod build;
 mod caught;
+mod chat;
 mod continuation;
 mod offsets;
 mod span;
+mod special;
 mod spelled;
 mod table;
 
@@ -19,9 +21,11 @@ use utoipa::ToSchema;
 
 pub use self::build::{BuildError, GgufVocabulary};
 pub(crate) use self::caught::caught;
+pub use self::chat::{ChatError, ChatTemplates, Conversation, Rendered};
 pub use self::continuation::{Changed, Continuation};
 use self::offsets::CharIndex;
 pub use self::span::is_cut;
+pub use self::special::{SpecialTokens, templates};
 pub use self::spelled::{joined, spelled};
 use self::table::TokenTable;
 
@@ -120,6 +124,10 @@ pub struct Tokenizer {
     embeddings: usize,
     /// Whether the space that is put before a text is no part of what its tokens stand for.
     strips_first: bool,
+    /// What conversations are written out by, if the model has it.
+    chat: Option<ChatTemplates>,
+    /// Tokens at which a text ends.
+    ends: Arc<[u32]>,
 }
 
 /// Ids that a model has no embedding for, ascending.
@@ -132,6 +140,30 @@ pub struct Beyond {
 }
 
 impl Tokenizer {
+    /// With the chat templates of the model's files, by name, and its special tokens. Where they do not say at which tokens a text ends,
+    /// it is the one called `eos_token`.
+    #[must_use]
+    pub fn with_chat(mut self, templates: Vec<(String, String)>, special: &SpecialTokens) -> Self {
+        self.chat = ChatTemplates::new(templates, special);
+        let named = || special.text("eos_token").and_then(|token| self.inner.token_to_id(token));
+        self.ends = if special.ends.is_empty() {
+            named().into_iter().collect()
+        } else {
+            special.ends.as_slice().into()
+        };
+        self
+    }
+
+    /// The chat templates, if the model has any.
+    pub fn chat(&self) -> Option<&ChatTemplates> {
+        self.chat.as_ref()
+    }
+
+    /// Tokens at which a text ends, as the model's files state them.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// Tells the tokenizer how many embeddings the model has: prompts and targets never have ids beyond. Returns which ids
     /// these are.
     pub fn limit(&mut self, embeddings: usize) -> Beyond {
@@ -201,6 +233,11 @@ impl Tokenizer {
     /// embedding can predict.
     pub fn text(&self, id: u32) -> String {
         self.table.get(id).map_or_else(|| format!("<no token {id}>"), spelled)
+    }
+
+    /// The bytes of one token; none for an id that names none. A token may be part of a character.
+    pub fn bytes_of(&self, id: u32) -> &[u8] {
+        self.table.get(id).unwrap_or_default()
     }
 
     /// Whether words have tokens that begin with the space before them: then a prompt that ends in a space is cut where no text

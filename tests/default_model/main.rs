@@ -11,6 +11,7 @@
 )]
 
 mod cases;
+mod chat;
 mod corruptions;
 mod examples;
 mod identity;

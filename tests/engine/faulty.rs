@@ -20,6 +20,10 @@ pub(crate) enum Fault {
     SplitByRows,
     /// Attention whose sums are grouped by the longest sequence in the batch, as padding does.
     PaddedAttention,
+    /// Keys and values that are kept a slot too early.
+    KeepsOffByOne,
+    /// Attention that sees the key after a row's own.
+    SeesOneKeyTooMany,
     /// A device that has room for so many rows only.
     NoRoom { rows: usize },
 }
@@ -64,7 +68,10 @@ impl Kernels for Faulty {
     fn linear(&self, x: &Matrix, weight: &Weight, out: &mut Matrix) {
         let (outputs, inputs) = (weight.packed.outputs(), weight.packed.inputs());
         let product = match self.fault {
-            Fault::PaddedAttention | Fault::NoRoom { .. } => {
+            Fault::PaddedAttention
+            | Fault::KeepsOffByOne
+            | Fault::SeesOneKeyTooMany
+            | Fault::NoRoom { .. } => {
                 return self.inner.linear(x, &weight.packed, out);
             }
             Fault::LibraryGemm => {
@@ -90,7 +97,9 @@ impl Kernels for Faulty {
     fn row_parallel(&self, x: &Matrix, weight: &Self::Weight, bias: Option<&Self::Vector>, out: &mut Matrix) {
         assert!(bias.is_none());
         match self.fault {
-            Fault::NoRoom { .. } => self.inner.row_parallel(x, &weight.packed, None, out),
+            Fault::KeepsOffByOne | Fault::SeesOneKeyTooMany | Fault::NoRoom { .. } => {
+                self.inner.row_parallel(x, &weight.packed, None, out);
+            }
             _ => self.linear(x, weight, out),
         }
     }
@@ -150,6 +159,12 @@ impl Kernels for Faulty {
         positions: &[u32],
         out: &mut Matrix,
     ) {
+        if self.fault == Fault::SeesOneKeyTooMany {
+            let mut more = batch.clone();
+            more.keys.push(0);
+            let positions: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+            return self.inner.attention(heads, q, k, v, &more, &positions, out);
+        }
         self.inner.attention(heads, q, k, v, batch, positions, out);
         if self.fault == Fault::PaddedAttention {
             // Another grouping of the same sum changes its last bits; here the group depends on the longest neighbour.
@@ -209,6 +224,19 @@ impl Kernels for Faulty {
     }
     fn gather(&self, x: &Matrix, rows: &[u32], out: &mut Matrix) {
         self.inner.gather(x, rows, out);
+    }
+    fn store(&self, columns: usize, rows: usize) -> Result<Matrix, OutOfMemory> {
+        self.inner.store(columns, rows)
+    }
+    fn keep(&self, x: &Matrix, rows: &[u32], store: &mut Matrix, slots: &[u32]) {
+        match self.fault {
+            // The last is kept where the one before it belongs.
+            Fault::KeepsOffByOne => {
+                let wrong: Vec<u32> = slots.iter().map(|slot| slot.saturating_sub(1)).collect();
+                self.inner.keep(x, rows, store, &wrong);
+            }
+            _ => self.inner.keep(x, rows, store, slots),
+        }
     }
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
         self.inner.append(x, rows);

@@ -26,6 +26,7 @@ mod shards;
 mod site_cases;
 mod site_goldens;
 mod site_lowering;
+mod steps;
 #[path = "../shared/site_requests.rs"]
 mod site_requests;
 mod tiny;

@@ -29,6 +29,9 @@ pub(crate) use crate::uniform::uniform;
 /// Numbers of ranks that the tiny models are divided over. They have two key/value heads: four ranks hold copies.
 pub(crate) const WORLDS: [usize; 3] = [1, 2, 4];
 
+/// Positions whose keys and values decoders keep.
+pub(crate) const SLOTS: usize = 200;
+
 /// Rows and columns of such a tensor.
 fn part(config: &ModelConfig, name: &str, rows: Range<usize>, columns: Range<usize>) -> Piece<'static> {
     let (_, shape) = expected_tensors(config).into_iter().find(|(n, _)| n == name).unwrap();
@@ -68,7 +71,9 @@ pub(crate) fn golden(name: &str) -> Value {
 pub(crate) fn on<K: Upload>(kernels: K, shard: Shard) -> Decoder<K> {
     let part = |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
     let weights = load(&kernels, &shard, part, |_| ()).unwrap();
-    Decoder::new(kernels, shard, weights)
+    let mut decoder = Decoder::new(kernels, shard, weights);
+    decoder.make_store(SLOTS).unwrap();
+    decoder
 }
 
 /// A decoder that is not divided.
@@ -174,7 +179,9 @@ fn on_gpus(config: &ModelConfig, world: usize, dtype: Dtype) -> Group {
             |name: &str, rows, columns| Ok::<_, OutOfMemory>(part(shard.config(), name, rows, columns));
         let weights = load(&cuda, &shard, part, |_| ()).unwrap();
         cuda.probe(&weights.products()).unwrap();
-        Ok::<_, Infallible>(Decoder::new(cuda, shard, weights))
+        let mut decoder = Decoder::new(cuda, shard, weights);
+        decoder.make_store(SLOTS).unwrap();
+        Ok::<_, Infallible>(decoder)
     };
     Group::start(seeds, build).unwrap()
 }

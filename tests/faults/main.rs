@@ -22,4 +22,5 @@ mod postgres;
 mod protocol;
 mod server;
 mod several;
+mod texts;
 mod weights;

@@ -8,7 +8,7 @@ mod watchdog;
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 pub use keeper::Keeper;
 use supervisor::Supervisor;
@@ -52,7 +52,9 @@ impl Engine {
         let (work, inbox) = mpsc::unbounded_channel();
         let (first, started) = oneshot::channel();
         let busy = Arc::new(Busy::default());
-        let supervisor = Supervisor::new(config, shape, weights_sha256, inbox, Arc::clone(&busy))?;
+        let texts = Arc::default();
+        let supervisor =
+            Supervisor::new(config, shape, weights_sha256, inbox, Arc::clone(&busy), Arc::clone(&texts))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         keeper.keep(|stop| {
             let run = move || {
@@ -70,14 +72,6 @@ impl Engine {
         let state = started.blocking_recv().map_err(|_| StartError::Stopping)?;
         let state = state.map_err(|reason| StartError::Engine { reason })?;
         let layers = shape.num_layers as u32;
-        Ok(Engine {
-            work,
-            admission: Arc::new(Semaphore::new(limit)),
-            limit,
-            state,
-            busy,
-            backlog: Arc::default(),
-            layers,
-        })
+        Ok(Engine::of(work, state, busy, texts, limit, layers))
     }
 }

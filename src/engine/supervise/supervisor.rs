@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +15,9 @@ use super::super::process::unpacked;
 use super::super::queue::Queue;
 use super::super::row_budget::RowBudget;
 use super::super::shared::Folder;
+use super::super::step::{LostStep, StepFailure, StepWork, Stepped, Turns};
 use super::super::wire::{self, FromEngine, Order, Output, ToEngine, WireError};
-use super::super::work::{Company, Failure, Piece, Work, lay_out, size};
+use super::super::work::{Company, Failure, Incoming, Piece, lay_out, size};
 use super::super::{Health, State};
 use super::child::{Frame, Process};
 use super::watchdog::{Breaker, Watchdog};
@@ -45,8 +47,10 @@ pub(super) struct Supervisor {
     order: Order,
     socket: Folder,
     memory: Folder,
-    inbox: mpsc::UnboundedReceiver<Work>,
+    inbox: mpsc::UnboundedReceiver<Incoming>,
     busy: Arc<Busy>,
+    /// How many texts are being written.
+    texts: Arc<AtomicUsize>,
     /// Told since the first process was ready.
     state: Option<watch::Sender<State>>,
     /// Number of the process.
@@ -65,6 +69,9 @@ pub(super) struct Supervisor {
     laying: Option<JoinHandle<Option<Flight>>>,
     /// Of which batches are formed.
     queue: Queue,
+    /// Steps of generation, which are batches by themselves.
+    steps: VecDeque<StepWork>,
+    turns: Turns,
     /// When nothing is to be formed before.
     held: Instant,
     /// How long before the end of a batch the next one is formed.
@@ -80,8 +87,7 @@ pub(super) struct Supervisor {
 /// A batch with its tables written out.
 struct Flight {
     id: u64,
-    /// Whose it is; nobody's if it asks for the known answer.
-    asked: Option<Company>,
+    asked: Whose,
     frame: Frame,
     /// What it took to lay it out.
     laid_out: Duration,
@@ -91,6 +97,16 @@ struct Flight {
     begun: Option<Duration>,
     /// Processes that died of it.
     deaths: u32,
+}
+
+/// Whose a batch is.
+enum Whose {
+    /// Nobody's: it asks for the known answer.
+    Known,
+    /// Of plans.
+    Plans(Company),
+    /// Of texts.
+    Step(StepWork),
 }
 
 /// The batch whose answer is known.
@@ -119,8 +135,9 @@ impl Supervisor {
         config: &Config,
         shape: &ModelConfig,
         weights_sha256: &str,
-        inbox: mpsc::UnboundedReceiver<Work>,
+        inbox: mpsc::UnboundedReceiver<Incoming>,
         busy: Arc<Busy>,
+        texts: Arc<AtomicUsize>,
     ) -> std::io::Result<Supervisor> {
         let (socket, memory) = (Folder::temporary()?, Folder::in_memory()?);
         let order = Order {
@@ -144,6 +161,9 @@ impl Supervisor {
             memory,
             inbox,
             busy,
+            texts,
+            steps: VecDeque::new(),
+            turns: Turns::new(config.engine.step_share),
             state: None,
             epoch: 0,
             next: KNOWN + 1,
@@ -211,6 +231,10 @@ impl Supervisor {
         first: &mut Option<oneshot::Sender<Result<watch::Receiver<State>, String>>>,
     ) {
         let ready = process.ready.clone();
+        // Later processes keep as many, whatever memory is free then.
+        if let Some(bytes) = ready.devices.iter().map(|device| device.key_bytes).max() {
+            self.order.config.engine.key_bytes = bytes;
+        }
         let budget = ready.budget;
         self.watchdog.measured(budget.flops_per_second);
         if let Some(told) = &self.state {
@@ -247,8 +271,11 @@ impl Supervisor {
                     self.send(flight, process);
                 }
             }
+            if self.flights.len() < AHEAD && self.waiting.is_empty() && self.is_steps_turn() {
+                self.send_step(process);
+            }
             let busy = !self.flights.is_empty();
-            let idle = !busy && self.laying.is_none() && self.queue.is_empty();
+            let idle = !busy && self.laying.is_none() && self.queue.is_empty() && self.steps.is_empty();
             let form = self.form_at(&budget);
             let limit = self.flights.front().map(|flight| self.watchdog.limit(flight.flops(&budget)));
             let deadline = self.since + limit.unwrap_or_default();
@@ -268,7 +295,8 @@ impl Supervisor {
                     }
                 }
                 work = self.inbox.recv() => match work {
-                    Some(work) => self.queue.push(work, busy, Instant::now().into_std()),
+                    Some(Incoming::Part(work)) => self.queue.push(work, busy, Instant::now().into_std()),
+                    Some(Incoming::Step(work)) => self.steps.push_back(work),
                     None => return End::Finished,
                 },
                 () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => {
@@ -304,8 +332,14 @@ impl Supervisor {
             return None;
         }
         match self.flights.front() {
-            None if self.queue.expects(budget, Instant::now().into_std()) => Some(self.held),
-            None => Some(Instant::now()),
+            None => {
+                let now = Instant::now();
+                let steps = self.turns.held_until().filter(|_| self.are_writing()).map(Instant::from_std);
+                let held = if self.queue.expects(budget, now.into_std()) { self.held } else { now };
+                Some(steps.map_or(held, |until| until.max(held)))
+            }
+            // The next step comes between two batches.
+            Some(Flight { asked: Whose::Plans(_), .. }) if self.are_writing() => None,
             Some(flight)
                 if self.flights.len() < AHEAD && self.queue.is_ripe(budget, Instant::now().into_std()) =>
             {
@@ -313,6 +347,37 @@ impl Supervisor {
                 Some(self.since + expected.saturating_sub(self.lead))
             }
             Some(_) => None,
+        }
+    }
+
+    /// Whether texts are being written.
+    fn are_writing(&self) -> bool {
+        self.texts.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a step is to be computed before anything else that waits.
+    fn is_steps_turn(&self) -> bool {
+        !self.steps.is_empty()
+            && (self.turns.step_first() || (self.queue.is_empty() && self.laying.is_none()))
+    }
+
+    /// Sends the next step whose keys this process has. A step's tables are small, so they are written out here.
+    fn send_step(&mut self, process: &Process) {
+        while let Some(mut work) = self.steps.pop_front() {
+            if work.is_abandoned() {
+                continue;
+            }
+            if work.process != self.epoch {
+                work.answer(Err(StepFailure::Forgotten));
+                continue;
+            }
+            let (id, size) = (self.next, size(&work.batch));
+            self.next += 1;
+            let order = ToEngine::Compute { id, batch: Box::new(std::mem::take(&mut work.batch)) };
+            let frame = wire::frame(&order).into();
+            let asked = Whose::Step(work);
+            let laid_out = Duration::ZERO;
+            return self.send(Flight { id, asked, frame, laid_out, size, begun: None, deaths: 0 }, process);
         }
     }
 
@@ -335,14 +400,16 @@ impl Supervisor {
             let size = size(&batch);
             let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
             let laid_out = began.elapsed();
-            Some(Flight { id, asked: Some(company), frame, laid_out, size, begun: None, deaths: 0 })
+            let asked = Whose::Plans(company);
+            Some(Flight { id, asked, frame, laid_out, size, begun: None, deaths: 0 })
         }));
     }
 
     fn ask_known(&mut self, process: &Process) {
         let (frame, size) = (Frame::clone(&self.known.frame), self.known.size);
         let laid_out = Duration::ZERO;
-        self.send(Flight { id: KNOWN, asked: None, frame, laid_out, size, begun: None, deaths: 0 }, process);
+        let asked = Whose::Known;
+        self.send(Flight { id: KNOWN, asked, frame, laid_out, size, begun: None, deaths: 0 }, process);
     }
 
     fn send(&mut self, flight: Flight, process: &Process) {
@@ -372,13 +439,12 @@ impl Supervisor {
                 tracing::warn!(batch.id = id, "{why}");
                 let flight = self.landed(id)?;
                 self.busy.abandon();
-                if let Some(company) = flight.asked {
-                    if company.is_several() {
-                        // Each alone takes less.
-                        self.queue.part(company.apart());
-                    } else {
-                        company.fail(&Failure::Lost(Lost::OutOfMemory));
-                    }
+                match flight.asked {
+                    // Each alone takes less.
+                    Whose::Plans(company) if company.is_several() => self.queue.part(company.apart()),
+                    Whose::Plans(company) => company.fail(&Failure::Lost(Lost::OutOfMemory)),
+                    Whose::Step(work) => work.answer(Err(LostStep(Lost::OutOfMemory).into())),
+                    Whose::Known => {}
                 }
                 Ok(())
             }
@@ -401,22 +467,33 @@ impl Supervisor {
     }
 
     fn done(&mut self, flight: Flight, took: Duration, output: Output) -> Result<(), String> {
-        let Some(company) = flight.asked else {
+        if let Whose::Known = flight.asked {
             let (changed, checked) = self.known.check(&output);
             if let (true, Some(state)) = (changed, &self.state) {
                 state.send_modify(|state| state.group += 1);
             }
             return checked;
-        };
+        }
         let output = match unpacked(flight.id, output, self.memory.path()) {
             Ok(output) => output,
             Err(error) => {
                 // As if it had died of it: computed again, and then perhaps with more luck.
-                self.flights.push_front(Flight { asked: Some(company), ..flight });
+                self.flights.push_front(flight);
                 return Err(format!("its output is lost: {error}"));
             }
         };
         self.breaker.finished();
+        let others = !self.queue.is_empty() || self.laying.is_some() || !self.flights.is_empty();
+        let company = match flight.asked {
+            Whose::Step(work) => {
+                self.turns.step_done(took, others, std::time::Instant::now());
+                work.answer(Ok(Stepped { output, took }));
+                return Ok(());
+            }
+            Whose::Plans(company) => company,
+            Whose::Known => return Ok(()),
+        };
+        self.turns.other_done(took, self.are_writing());
         if let Some(state) = &self.state {
             let flops = state.borrow().ready.budget.flops(flight.size.0, flight.size.1);
             self.watchdog.finished(flops, took.as_secs_f64());
@@ -425,7 +502,7 @@ impl Supervisor {
             self.queue.answered();
             self.held = Instant::now() + took.mul_f64(GATHERING).min(MOST_GATHERING);
         }
-        company.land(output, flight.begun.unwrap_or_default(), took);
+        company.land(output, flight.begun.unwrap_or_default(), took, self.epoch);
         Ok(())
     }
 
@@ -437,8 +514,10 @@ impl Supervisor {
         if let Some(mut flight) = self.flights.pop_front_if(|flight| flight.begun.is_some()) {
             flight.deaths += 1;
             match flight.asked {
-                Some(company) if company.is_several() => self.queue.part(company.apart()),
-                Some(company) if company.is_suspect() || flight.deaths >= ATTEMPTS => {
+                Whose::Plans(company) if company.is_several() => self.queue.part(company.apart()),
+                // Who has sent it knows which texts are in it, and makes their keys anew.
+                Whose::Step(work) => work.answer(Err(LostStep(Lost::EngineCrash).into())),
+                Whose::Plans(company) if company.is_suspect() || flight.deaths >= ATTEMPTS => {
                     // A suspect was expected to be guilty; that says nothing about the engine.
                     counts = !company.is_suspect();
                     company.fail(&Failure::Lost(Lost::EngineCrash));
@@ -449,8 +528,12 @@ impl Supervisor {
         if counts {
             self.breaker.died();
         }
-        for flight in self.flights.drain(..).rev().filter(|flight| flight.asked.is_some()) {
-            self.waiting.push_front(Flight { begun: None, ..flight });
+        for flight in self.flights.drain(..).rev() {
+            match flight.asked {
+                Whose::Plans(_) => self.waiting.push_front(Flight { begun: None, ..flight }),
+                Whose::Step(work) => work.answer(Err(StepFailure::Forgotten)),
+                Whose::Known => {}
+            }
         }
     }
 
@@ -466,11 +549,14 @@ impl Supervisor {
         }
         self.waiting.drain(..).for_each(|flight| flight.fail(&failure));
         self.queue.fail(&failure);
+        let unhealthy = || StepFailure::Unhealthy(reason.to_owned());
+        self.steps.drain(..).for_each(|work| work.answer(Err(unhealthy())));
         loop {
             tokio::select! {
                 () = sleep_until(until) => break,
                 work = self.inbox.recv() => match work {
-                    Some(work) => work.fail(&failure),
+                    Some(Incoming::Part(work)) => work.fail(&failure),
+                    Some(Incoming::Step(work)) => work.answer(Err(unhealthy())),
                     None => break,
                 },
             }
@@ -486,7 +572,11 @@ impl Drop for Supervisor {
 
 impl Flight {
     fn is_abandoned(&self) -> bool {
-        self.asked.as_ref().is_some_and(Company::is_abandoned)
+        match &self.asked {
+            Whose::Known => false,
+            Whose::Plans(company) => company.is_abandoned(),
+            Whose::Step(work) => work.is_abandoned(),
+        }
     }
 
     fn flops(&self, budget: &RowBudget) -> f64 {
@@ -494,7 +584,8 @@ impl Flight {
     }
 
     fn fail(self, failure: &Failure) {
-        if let Some(company) = self.asked {
+        // Steps never wait as flights do.
+        if let Whose::Plans(company) = self.asked {
             company.fail(failure);
         }
     }

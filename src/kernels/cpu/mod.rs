@@ -322,6 +322,16 @@ impl Kernels for Cpu {
         x.append(rows);
     }
 
+    fn store(&self, columns: usize, rows: usize) -> Result<Matrix, OutOfMemory> {
+        Ok(Matrix::zeros(columns, rows))
+    }
+
+    fn keep(&self, x: &Matrix, rows: &[u32], store: &mut Matrix, slots: &[u32]) {
+        for (&row, &slot) in rows.iter().zip(slots) {
+            store.row_mut(slot as usize).copy_from_slice(x.row(row as usize));
+        }
+    }
+
     fn log(&self) -> Vec<RowChange> {
         Vec::new()
     }

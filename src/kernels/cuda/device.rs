@@ -58,6 +58,7 @@ const KERNELS: [&str; 31] = [
     "add",
     "sum_ranks",
     "gather",
+    "keep",
     "embed",
     "isolate_heads",
     "widen",

@@ -601,6 +601,21 @@ impl Kernels for Cuda {
         self.copy_rows(x, rows, x.row(old));
     }
 
+    fn store(&self, columns: usize, rows: usize) -> Result<Matrix, OutOfMemory> {
+        let mut store = self.matrix(columns);
+        self.grow(&mut store, rows)?;
+        store.rows = rows;
+        Ok(store)
+    }
+
+    fn keep(&self, x: &Matrix, rows: &[u32], store: &mut Matrix, slots: &[u32]) {
+        let words = x.bytes_per_row() / 4;
+        let [rows_, slots_] = self.device.tables([rows, slots].map(bytemuck::cast_slice));
+        let args =
+            [x.start(), rows_, store.start(), slots_, (rows.len() as u32).into(), (words as u32).into()];
+        self.device.launch("keep", Shape::items(rows.len() * words / 4), args);
+    }
+
     fn log(&self) -> Log {
         Log::default()
     }

@@ -9,7 +9,7 @@ use crate::load::LoadError;
 use crate::model::architecture::{Family, NormKind, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::model::rope::{LinearScaling, Llama3Scaling, Rope, RopeScaling, YarnScaling};
-use crate::tokens::GgufVocabulary;
+use crate::tokens::{GgufVocabulary, SpecialTokens};
 
 const FILE: &str = "the GGUF's metadata";
 
@@ -228,6 +228,33 @@ pub(super) fn vocabulary(content: &Content) -> Result<GgufVocabulary, LoadError>
         add_bos,
         add_eos: appends,
     })
+}
+
+/// The special tokens that the metadata names, and the chat templates by name. What makes no sense is passed over: no prompt but a
+/// conversation needs them.
+pub(super) fn chat(content: &Content, vocabulary: &GgufVocabulary) -> (SpecialTokens, Vec<(String, String)>) {
+    let id = |name: &str| {
+        let id = optional_integer(content, &format!("tokenizer.ggml.{name}_token_id")).ok()??;
+        u32::try_from(id).ok().filter(|id| (*id as usize) < vocabulary.tokens.len())
+    };
+    let names =
+        [("bos", "bos_token"), ("eos", "eos_token"), ("unknown", "unk_token"), ("padding", "pad_token")];
+    let text = |(key, name): (&str, &str)| {
+        Some((name.to_owned(), vocabulary.tokens.get(id(key)? as usize)?.clone()))
+    };
+    let texts = names.into_iter().filter_map(text).collect();
+    let mut ends: Vec<u32> = ["eos", "eot", "eom"].into_iter().filter_map(id).collect();
+    ends.dedup();
+    let default = text_of(content, "tokenizer.chat_template").map(|text| ("default".to_owned(), text));
+    let names = strings(content, "tokenizer.chat_templates").unwrap_or_default();
+    let named =
+        |name: &str| Some((name.to_owned(), text_of(content, &format!("tokenizer.chat_template.{name}"))?));
+    let templates = default.into_iter().chain(names.into_iter().filter_map(named)).collect();
+    (SpecialTokens { texts, ends }, templates)
+}
+
+fn text_of(content: &Content, key: &str) -> Option<String> {
+    text(content, key).ok().map(str::to_owned)
 }
 
 fn missing(key: &str) -> LoadError {

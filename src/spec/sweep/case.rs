@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{CLEAN, CORRUPTED, FOIL, TARGET, scoring};
+use crate::spec::chat::{Message, TemplateOptions};
 use crate::spec::declare::declare;
 use crate::spec::metric::{Target, TargetScoring, TargetSet, read_target};
 use crate::spec::named::Named;
@@ -46,10 +47,14 @@ pub struct CaseForm {
     pub id: Option<String>,
     /// The group it belongs to.
     pub group: Option<String>,
-    /// The clean prompt, the run `clean`; or `tokens`; or `runs`.
+    /// The clean prompt, the run `clean`; or `tokens`, or `messages`; or `runs`.
     pub prompt: Option<String>,
     /// Token ids instead of a prompt.
     pub tokens: Option<Vec<u32>>,
+    /// A conversation instead of a prompt, written out by the model's chat template.
+    pub messages: Option<Vec<Message>>,
+    /// With `messages`: what the template is told.
+    pub template: Option<TemplateOptions>,
     /// Whether a BOS token is put first; the tokenizer's own policy if left out.
     pub bos: Option<bool>,
     /// Named spans of the prompt.
@@ -214,7 +219,11 @@ impl SweepCase {
             fields.need("group", "name the group of every case, or leave `group` out of `aggregate.by`", out);
         }
         let runs = if let Some(node) = fields.get("runs") {
-            fields.exclude("runs", &["prompt", "tokens", "bos", "spans", "subject", "corrupted"], out);
+            fields.exclude(
+                "runs",
+                &["prompt", "tokens", "messages", "template", "bos", "spans", "subject", "corrupted"],
+                out,
+            );
             read_runs(&node, out)
         } else {
             prompts(&fields, out)

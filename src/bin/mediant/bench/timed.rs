@@ -178,6 +178,12 @@ impl Kernels for Timed {
         self.time("rows", |cpu| cpu.gather(x, rows, out));
     }
 
+    fn store(&self, columns: usize, rows: usize) -> Result<Matrix, OutOfMemory> {
+        self.cpu.store(columns, rows)
+    }
+    fn keep(&self, x: &Matrix, rows: &[u32], store: &mut Matrix, slots: &[u32]) {
+        self.time("rows", |cpu| cpu.keep(x, rows, store, slots));
+    }
     fn append(&self, x: &mut Matrix, rows: &[u32]) {
         self.time("rows", |cpu| cpu.append(x, rows));
     }

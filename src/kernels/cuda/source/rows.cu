@@ -321,6 +321,15 @@ extern "C" __global__ void gather(const u32* x, const u32* rows, u32* out, u32 n
     }
 }
 
+// store[slots[i]] = x[rows[i]], rows of `words` 4-byte words, a multiple of 4.
+extern "C" __global__ void keep(const u32* x, const u32* rows, u32* store, const u32* slots, u32 n, u32 words) {
+    u32 packs = words / 4;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * packs; i += (u64)gridDim.x * blockDim.x) {
+        u32 row = i / packs, pack = i % packs;
+        ((uint4*)(store + at(slots[row], words)))[pack] = ((const uint4*)(x + at(rows[row], words)))[pack];
+    }
+}
+
 // out[i] = table[tokens[i] - first]; zeros for tokens that another rank owns.
 extern "C" __global__ void embed(const T* table, const u32* tokens, T* out, u32 n, u32 first, u32 own) {
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (u64)n * HIDDEN; i += (u64)gridDim.x * blockDim.x) {
