@@ -76,7 +76,7 @@ impl Capacity {
     pub fn share(&self, owner: &Owner) -> Share {
         let held = Mutex::default();
         let holding = Holding { of: self.clone(), held, slow: AtomicBool::new(false) };
-        Share { owner: owner.clone(), holding: Some(Arc::new(holding)) }
+        Share { owner: owner.clone(), fresh: false, holding: Some(Arc::new(holding)) }
     }
 
     /// Bytes in all.
@@ -98,6 +98,7 @@ fn units(bytes: u64) -> u32 {
 #[derive(Debug, Clone)]
 pub struct Share {
     owner: Owner,
+    fresh: bool,
     holding: Option<Arc<Holding>>,
 }
 
@@ -126,7 +127,7 @@ impl Drop for Holding {
 impl Share {
     /// A share without bounds: of work that was bounded when it was taken on, such as a job's.
     pub const fn unbounded(owner: Owner) -> Self {
-        Self { owner, holding: None }
+        Self { owner, fresh: false, holding: None }
     }
 
     /// Whose request it is: whose activations and data sets it may name, and whose what it makes will be.
@@ -137,6 +138,16 @@ impl Share {
     /// Whether it has bounds: a client waits.
     pub const fn is_bounded(&self) -> bool {
         self.holding.is_some()
+    }
+
+    /// Says that its answer is to be computed, not found, and not to be kept.
+    pub fn want_fresh(&mut self) {
+        self.fresh = true;
+    }
+
+    /// Whether its answer is to be computed, not found, and not to be kept.
+    pub const fn wants_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Bytes held.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::DatabaseUrl;
 use crate::spec::device::Device;
@@ -23,6 +24,8 @@ pub struct Config {
     pub model: Model,
     /// How to compute.
     pub engine: Engine,
+    /// Answers found again.
+    pub cache: Cache,
     /// What one request may ask for.
     pub limits: Limits,
     /// What outlives the process.
@@ -155,6 +158,32 @@ pub struct Engine {
     pub known_answer_interval_s: f64,
     /// Seconds for which work is refused when the engine dies again and again.
     pub unhealthy_pause_s: f64,
+}
+
+/// `[cache]`: numbers of equal plans, which are computed once.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// Whose answers are found.
+    pub share: Sharing,
+    /// Bytes of the numbers that are kept.
+    pub bytes: u64,
+    /// Seconds for which they are.
+    pub age_s: f64,
+    /// Share of those found that is computed again, to be compared.
+    pub verify: f64,
+}
+
+/// Whose answers are found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// Nobody's.
+    Off,
+    /// Those of one's own requests.
+    Owner,
+    /// Everybody's: how long an answer takes may tell that somebody asked the same before.
+    All,
 }
 
 /// `[limits]`: checked before any work is done.

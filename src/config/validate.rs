@@ -35,11 +35,16 @@ impl Config {
         }
         for (key, seconds) in [
             ("engine.quantum_s", self.engine.quantum_s),
+            ("cache.age_s", self.cache.age_s),
             ("engine.watchdog_floor_s", self.engine.watchdog_floor_s),
             ("engine.known_answer_interval_s", self.engine.known_answer_interval_s),
             ("engine.unhealthy_pause_s", self.engine.unhealthy_pause_s),
         ] {
             faults.positive_seconds(key, seconds);
+        }
+        if !(0.0..=1.0).contains(&self.cache.verify) {
+            let detail = format!("{} is no share", self.cache.verify);
+            faults.push("cache.verify", detail, "use 0 (none) to 1 (all)");
         }
         let share = self.engine.step_share;
         if !(0.05..=0.95).contains(&share) {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::assemble::Assembly;
+use super::backlog::Place;
 use super::schedule::Asker;
-use super::work::{Answer, Failure, Ticket, Work};
-use super::{Charge, Engine, EngineError, Prepared};
+use super::work::{Answer, Failure, Lift, Ticket, Work};
+use super::{Engine, EngineError, Errand, Prepared};
 use crate::plan::output::{Lost, PlanOutput};
 use crate::plan::pack::{Packing, Part};
 
@@ -27,21 +28,26 @@ struct Task {
 pub(super) async fn execute(
     engine: &Engine,
     prepared: &Prepared,
-    asker: &Asker,
-    charge: Charge,
+    Errand { asker, charge, lift, .. }: Errand,
+    place: Option<Place>,
 ) -> Result<PlanOutput, EngineError> {
     let packing = &prepared.packing;
     let mut assembly = Assembly::new(prepared, charge);
     let mut todo = VecDeque::from([Task { part: packing.whole(), suspect: false }]);
     let mut deaths = 0;
     while let Some(mut task) = todo.pop_front().filter(|task| !task.part.is_empty()) {
-        let mut answers = send(engine, prepared, &task, asker)?;
+        let mut answers = send(engine, prepared, &task, &asker, &lift)?;
         let mut lost = None;
         while lost.is_none() && !task.part.is_empty() {
             let Answer { part, result } = answers.recv().await.ok_or(EngineError::Stopped)?;
             task.part.remove(&part);
             match result {
-                Ok(done) => assembly.add(&part, done),
+                Ok(done) => {
+                    if let Some(place) = &place {
+                        place.did(prepared.work_of(&part), engine.busy.time());
+                    }
+                    assembly.add(&part, done);
+                }
                 Err(Failure::Lost(why)) => lost = Some((part, why)),
                 Err(Failure::LayOut) => return Err(EngineError::LayOut),
                 Err(Failure::Unhealthy(reason)) => return Err(EngineError::Unhealthy { reason }),
@@ -83,9 +89,10 @@ fn send(
     prepared: &Prepared,
     task: &Task,
     asker: &Asker,
+    lift: &Lift,
 ) -> Result<mpsc::UnboundedReceiver<Answer>, EngineError> {
     let (reply, answers) = mpsc::unbounded_channel();
-    let ticket = Ticket { suspect: task.suspect, queued: engine.busy.time(), reply };
+    let ticket = Ticket { suspect: task.suspect, queued: engine.busy.time(), lift: lift.clone(), reply };
     let work = Work {
         packing: Arc::clone(&prepared.packing),
         part: task.part.clone(),

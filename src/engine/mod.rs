@@ -8,9 +8,11 @@
 //! ([`Engine::supervise`]: servers), which may die: it is started again, and what it had not finished is computed again.
 
 mod assemble;
+mod backlog;
 mod busy;
 mod execute;
 pub mod fault;
+pub mod found;
 #[cfg(feature = "cuda")]
 mod gpus;
 pub mod group;
@@ -35,10 +37,13 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use backlog::{Ahead, Backlog, Place};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
+use utoipa::ToSchema;
 
 use crate::kernels::facts::DeviceFacts;
+use crate::owner::Owner;
 use crate::plan::Plan;
 use crate::plan::cost::Cost;
 use crate::plan::output::{PlanOutput, Usage};
@@ -54,10 +59,38 @@ pub use schedule::{Asker, Lane};
 use slots::Slots;
 pub use step::{LostStep, StepFailure, Stepped};
 pub use supervise::{Keeper, StartError};
-use work::Incoming;
+use work::{Incoming, Lift};
 
 /// Is told once what a plan cost: all of it, or, where nobody waits any more, what was computed until then.
 pub type Charge = Box<dyn FnOnce(&Usage) + Send>;
+
+/// For whom a plan is computed.
+pub struct Errand {
+    /// Who asks.
+    pub asker: Asker,
+    /// Whether the plan is the first of its request.
+    pub turn: Turn,
+    /// Who pays.
+    pub charge: Charge,
+    /// Whether it has become more urgent.
+    lift: Lift,
+}
+
+impl Errand {
+    /// For who asks.
+    pub fn new(asker: Asker, turn: Turn, charge: Charge) -> Self {
+        Self { asker, turn, charge, lift: Lift::default() }
+    }
+}
+
+/// Whether a plan is the first of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The first: refused where too many wait.
+    New,
+    /// A further one: it waits, so that what has been computed isn't lost.
+    Next,
+}
 
 /// A handle on whoever computes. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -69,6 +102,7 @@ pub struct Engine {
     limit: usize,
     state: watch::Receiver<State>,
     busy: Arc<Busy>,
+    backlog: Arc<Backlog>,
     layers: u32,
 }
 
@@ -196,16 +230,31 @@ pub enum Health {
 struct State {
     health: Health,
     ready: Ready,
+    /// Changes when a known answer has other bits than before: numbers of before may not be those of now.
+    group: u64,
+}
+
+/// Where one more request would stand, as turns are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+pub struct Queue {
+    /// Requests that would be answered before it, and it.
+    pub place: u64,
+    /// Owners who would have something computed before that.
+    pub owners: u64,
+    /// Seconds until it would be answered, at the speed of the last minute of work.
+    pub seconds: f64,
 }
 
 /// Why a plan was not computed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EngineError {
     /// As many requests are being computed and waiting as are let in.
     #[error("{limit} requests are being computed or waiting already")]
     Overloaded {
         /// Requests let in at once.
         limit: usize,
+        /// What is before this one.
+        queue: Queue,
     },
     /// The plan does not fit the row budget.
     #[error(transparent)]
@@ -229,7 +278,7 @@ impl Engine {
     pub fn start(computing: Computing, layers: u32, limit: usize) -> std::io::Result<Engine> {
         let Computing { model, ready } = computing;
         let (work, inbox) = mpsc::unbounded_channel();
-        let (sender, state) = watch::channel(State { health: Health::Ready, ready });
+        let (sender, state) = watch::channel(State { health: Health::Ready, ready, group: 0 });
         let busy = Arc::new(Busy::default());
         let texts = Arc::default();
         local::spawn(model, inbox, sender, Arc::clone(&busy), Arc::clone(&texts))?;
@@ -246,7 +295,7 @@ impl Engine {
     ) -> Engine {
         let slots = Slots::new(state.borrow().ready.key_slots());
         let admission = Arc::new(Semaphore::new(limit));
-        Engine { work, slots, texts, admission, limit, state, busy, layers }
+        Engine { work, slots, texts, admission, limit, state, busy, backlog: Arc::default(), layers }
     }
 
     /// Places for keys that are kept.
@@ -272,6 +321,26 @@ impl Engine {
     /// Whether the engine computes.
     pub fn health(&self) -> Health {
         self.state.borrow().health.clone()
+    }
+
+    /// Numbers computed now have the bits of those computed in the same group.
+    fn group(&self) -> u64 {
+        self.state.borrow().group
+    }
+
+    /// Where one more request of an owner would stand.
+    fn queue(&self, owner: &Owner, work: u64) -> Queue {
+        self.seconds(self.backlog.ahead(owner, work))
+    }
+
+    /// When the first of an owner's requests will be answered, if one is being computed or waits.
+    pub fn first_of(&self, owner: &Owner) -> Option<Queue> {
+        self.backlog.first_of(owner).map(|ahead| self.seconds(ahead))
+    }
+
+    fn seconds(&self, Ahead { requests, owners, work }: Ahead) -> Queue {
+        let rate = self.backlog.rate().unwrap_or_else(|| self.budget().row_layers_per_second());
+        Queue { place: requests + 1, owners, seconds: work / rate }
     }
 
     /// What it has done since the server started.
@@ -300,36 +369,27 @@ impl Engine {
     }
 
     /// Computes a plan, piece by piece. Dropping the future stops after the piece in hand, and at most one sent ahead.
-    pub async fn execute(
-        &self,
-        prepared: Prepared,
-        asker: &Asker,
-        charge: Charge,
-    ) -> Result<PlanOutput, EngineError> {
-        let overloaded = |_| EngineError::Overloaded { limit: self.limit };
-        let _permit = self.admission.try_acquire().map_err(overloaded)?;
-        self.run(prepared, asker, charge).await
+    pub async fn execute(&self, prepared: Prepared, errand: Errand) -> Result<PlanOutput, EngineError> {
+        let _permit = match errand.turn {
+            Turn::New => {
+                let queue = || self.queue(&errand.asker.owner, prepared.work);
+                let overloaded = |_| EngineError::Overloaded { limit: self.limit, queue: queue() };
+                self.admission.try_acquire().map_err(overloaded)?
+            }
+            Turn::Next => self.admission.acquire().await.map_err(|_| EngineError::Stopped)?,
+        };
+        let place = self.backlog.enter(&errand.asker, prepared.work);
+        self.run(prepared, errand, Some(place)).await
     }
 
-    /// Computes a further plan of a request that was let in: waits where [`Engine::execute`] would refuse, so that what has
-    /// been computed isn't lost.
-    pub async fn execute_next(
-        &self,
-        prepared: Prepared,
-        asker: &Asker,
-        charge: Charge,
-    ) -> Result<PlanOutput, EngineError> {
-        let _permit = self.admission.acquire().await.map_err(|_| EngineError::Stopped)?;
-        self.run(prepared, asker, charge).await
-    }
-
+    /// The same for what was let in, or, without a place, needs no leave.
     async fn run(
         &self,
         prepared: Prepared,
-        asker: &Asker,
-        charge: Charge,
+        errand: Errand,
+        place: Option<Place>,
     ) -> Result<PlanOutput, EngineError> {
-        let output = execute::execute(self, &prepared, asker, charge).await?;
+        let output = execute::execute(self, &prepared, errand, place).await?;
         Ok(prepared.fold.output(output))
     }
 }

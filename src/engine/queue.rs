@@ -103,6 +103,14 @@ impl Queue {
         let abandoned = self.works.extract_if(.., |_, work| work.ticket.is_abandoned());
         abandoned.for_each(|(id, work)| self.schedule.remove(id, &work.asker));
 
+        for (id, work) in &mut self.works {
+            if work.asker.lane != Lane::Interactive && work.ticket.lift.is_up() {
+                self.schedule.remove(*id, &work.asker);
+                work.asker.lane = Lane::Interactive;
+                self.schedule.push(*id, &work.asker, work.left.max(1));
+            }
+        }
+
         // What is free in the batch, which is made for plans that hold scores with so many keys.
         let (mut free, mut held_keys) = (self.space(budget, now), 0);
         let for_whole = self.most(budget, now) - free.work;

@@ -112,6 +112,11 @@ impl RowBudget {
         RowBudget { flops_per_second: self.flops(row_layers, readouts) / seconds, ..self }
     }
 
+    /// As measured at start.
+    pub fn row_layers_per_second(&self) -> f64 {
+        self.flops_per_second / self.flops_per_row_layer
+    }
+
     /// Operations of the linear layers and the unembedding.
     pub fn flops(&self, row_layers: u64, readouts: u64) -> f64 {
         row_layers as f64 * self.flops_per_row_layer + readouts as f64 * self.flops_per_readout

@@ -1,5 +1,7 @@
 //! The engine around a model that does nothing but what each test needs.
 
+mod found;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -76,12 +78,13 @@ fn engine_with(
     (Engine::start(Computing { model: Box::new(fake), ready }, 2, limit).unwrap(), batches)
 }
 
-fn asker() -> Asker {
-    Asker { owner: crate::owner::Owner::local(), lane: Lane::Interactive }
+fn free() -> Errand {
+    for_charge(Box::new(|_| {}))
 }
 
-fn free() -> Charge {
-    Box::new(|_| {})
+fn for_charge(charge: Charge) -> Errand {
+    let asker = Asker { owner: Owner::local(), lane: Lane::Interactive };
+    Errand::new(asker, Turn::New, charge)
 }
 
 /// So many runs of two tokens, two to a chunk.
@@ -101,10 +104,10 @@ fn prepared(engine: &Engine, plan: &Plan) -> Prepared {
 #[tokio::test]
 async fn a_panic_fails_its_own_request_and_no_other() {
     let (engine, batches) = engine(None, 4);
-    let bad = engine.execute(prepared(&engine, &runs(1, 13)), &asker(), free()).await.unwrap();
+    let bad = engine.execute(prepared(&engine, &runs(1, 13)), free()).await.unwrap();
     let crash = Lost::EngineCrash;
     assert_eq!((bad.lost, bad.scores[0].missing), (Some(crash), Some(Missing::Lost(crash))));
-    let good = engine.execute(prepared(&engine, &runs(5, 1)), &asker(), free()).await.unwrap();
+    let good = engine.execute(prepared(&engine, &runs(5, 1)), free()).await.unwrap();
     assert_eq!((good.scores.len(), engine.health()), (5, Health::Ready));
     assert_eq!(batches.load(Ordering::SeqCst), 1 + 3);
 }
@@ -117,14 +120,17 @@ async fn more_requests_than_the_limit_are_refused_at_once_and_the_others_finish(
     let waiting: Vec<_> = (0..2)
         .map(|_| {
             let (engine, work) = (engine.clone(), prepared(&engine, &plan));
-            tokio::spawn(async move { engine.execute(work, &asker(), free()).await })
+            tokio::spawn(async move { engine.execute(work, free()).await })
         })
         .collect();
     while engine.admission.available_permits() > 0 {
         tokio::task::yield_now().await;
     }
-    let refused = engine.execute(prepared(&engine, &plan), &asker(), free()).await;
-    assert!(matches!(refused, Err(EngineError::Overloaded { limit: 2 })));
+    let refused = engine.execute(prepared(&engine, &plan), free()).await;
+    assert!(matches!(
+        refused,
+        Err(EngineError::Overloaded { limit: 2, queue: Queue { place: 3, owners: 1, .. } })
+    ));
     leave.send(()).unwrap();
     leave.send(()).unwrap();
     for request in waiting {
@@ -140,7 +146,7 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     assert_eq!(engine.prepare(&runs(20, 1), Mode::Branching).unwrap().packing.len(), 10);
     let request = tokio::spawn({
         let engine = engine.clone();
-        async move { engine.execute(work, &asker(), free()).await }
+        async move { engine.execute(work, free()).await }
     });
     while batches.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;
@@ -150,7 +156,7 @@ async fn a_client_that_leaves_costs_no_further_chunk() {
     for _ in 0..10 {
         leave.send(()).unwrap();
     }
-    let after = engine.execute(prepared(&engine, &runs(1, 1)), &asker(), free()).await.unwrap();
+    let after = engine.execute(prepared(&engine, &runs(1, 1)), free()).await.unwrap();
     assert_eq!(after.scores.len(), 1);
     assert_eq!(batches.load(Ordering::SeqCst), 2, "the chunk in hand, and the next request's");
 }
@@ -163,7 +169,7 @@ async fn all_of_a_plan_is_charged_once_and_of_a_client_that_leaves_what_was_comp
     let ask = |plan: &Plan| {
         let (engine, work, told) = (engine.clone(), prepared(&engine, plan), told.clone());
         let charge: Charge = Box::new(move |usage| told.send((usage.rows, usage.row_layers)).unwrap());
-        tokio::spawn(async move { engine.execute(work, &asker(), charge).await })
+        tokio::spawn(async move { engine.execute(work, for_charge(charge)).await })
     };
     (0..10).for_each(|_| leave.send(()).unwrap());
     let whole = ask(&runs(20, 1)).await.unwrap().unwrap().usage;
@@ -211,7 +217,7 @@ async fn of_a_chunk_that_fails_only_the_guilty_run_is_lost_and_few_batches_are_s
     let (engine, batches) = engine_with(None, 4, 200, usize::MAX);
     let mut plan = runs(100, 1);
     plan.runs[70].tokens = Arc::from([13, 1]);
-    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), free()).await.unwrap();
     assert_eq!(lost(&output), [(70, Lost::EngineCrash)]);
     assert_eq!((output.lost, output.usage.halved), (Some(Lost::EngineCrash), 0));
     // The whole; then two halves at each of seven sizes.
@@ -230,7 +236,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
         let branch = plan.branch(RunId(i % 2), vec![edit]);
         plan.read(branch, 1);
     }
-    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), free()).await.unwrap();
     let odd: Vec<_> = (0..42).filter(|i| i % 2 == 1).map(|i| (i, Lost::EngineCrash)).collect();
     assert_eq!(lost(&output), odd);
     // The whole, each of the two roots, and what reads the good one, which is just a half.
@@ -240,7 +246,7 @@ async fn what_reads_a_guilty_run_is_lost_with_it_and_is_not_tried() {
 #[tokio::test]
 async fn guilt_without_end_is_not_searched_without_end() {
     let (engine, batches) = engine_with(None, 4, 2000, usize::MAX);
-    let output = engine.execute(prepared(&engine, &runs(1000, 13)), &asker(), free()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &runs(1000, 13)), free()).await.unwrap();
     assert_eq!(lost(&output).len(), 1000);
     let spent = batches.load(Ordering::SeqCst);
     assert!(spent < 50, "{spent} deaths");
@@ -252,7 +258,7 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
     let mut plan = runs(10, 1);
     let long = plan.root(Arc::from([1; 8]));
     plan.read(long, 7);
-    let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
+    let output = engine.execute(prepared(&engine, &plan), free()).await.unwrap();
     assert_eq!(lost(&output), [(10, Lost::OutOfMemory)]);
     assert!(output.usage.halved >= 2, "{:?}", output.usage);
 }
@@ -260,14 +266,14 @@ async fn a_chunk_without_room_is_halved_until_it_fits_and_what_never_fits_is_los
 #[tokio::test]
 async fn a_request_waits_for_others_and_never_for_its_own_parts() {
     let (engine, _) = engine(None, 8);
-    let alone = engine.execute(prepared(&engine, &runs(20, 1)), &asker(), free()).await.unwrap();
+    let alone = engine.execute(prepared(&engine, &runs(20, 1)), free()).await.unwrap();
     assert_eq!((alone.usage.shared_with, alone.usage.queue_seconds.to_bits()), (0, 0.0_f64.to_bits()));
     // The first one's batch is held up, and with it the second one.
     let (leave, gate) = mpsc::channel();
     let (engine, batches) = engine_with(Some(gate), 8, 4, usize::MAX);
     let ask = |n| {
         let (engine, work) = (engine.clone(), prepared(&engine, &runs(n, 1)));
-        tokio::spawn(async move { engine.execute(work, &asker(), free()).await.unwrap().usage })
+        tokio::spawn(async move { engine.execute(work, free()).await.unwrap().usage })
     };
     let first = ask(2);
     while batches.load(Ordering::SeqCst) == 0 {
@@ -299,7 +305,7 @@ async fn what_a_shared_run_wrote_is_counted_once_whatever_the_number_of_parts() 
     let (mut found, mut costs) = (Vec::new(), Vec::new());
     for rows in [5, 6, 8, 100] {
         let (engine, batches) = engine_with(None, 4, rows, usize::MAX);
-        let output = engine.execute(prepared(&engine, &plan), &asker(), free()).await.unwrap();
+        let output = engine.execute(prepared(&engine, &plan), free()).await.unwrap();
         found.push(batches.load(Ordering::SeqCst));
         costs.push((output.usage.rows, output.usage.row_layers));
         let cells = |group| output.receipt(group).cells;
@@ -317,7 +323,7 @@ async fn together(plans: Vec<Plan>) -> (Vec<PlanOutput>, usize) {
     let (engine, batches) = engine_with(Some(gate), 100, 1000, usize::MAX);
     let ask = |plan: &Plan| {
         let (engine, work) = (engine.clone(), prepared(&engine, plan));
-        tokio::spawn(async move { engine.execute(work, &asker(), free()).await.unwrap() })
+        tokio::spawn(async move { engine.execute(work, free()).await.unwrap() })
     };
     let first = ask(&runs(1, 1));
     while batches.load(Ordering::SeqCst) == 0 {

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -56,7 +57,23 @@ pub(super) struct Ticket {
     pub(super) suspect: bool,
     /// For how long the engine had been busy when it was sent.
     pub(super) queued: Duration,
+    pub(super) lift: Lift,
     pub(super) reply: mpsc::UnboundedSender<Answer>,
+}
+
+/// Whether a client waits for what nobody waited for when it was sent. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lift(Arc<AtomicBool>);
+
+impl Lift {
+    /// A client waits from now on.
+    pub(super) fn up(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of a piece.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::effect::measure;
 use crate::engine::slots::{Held, Promise};
-use crate::engine::{Asker, Charge, Engine, EngineError};
+use crate::engine::{Asker, Charge, Engine, EngineError, Errand, Turn};
 use crate::lower::generate::Generation;
 use crate::model::draw::draw;
 use crate::plan::draw::{Choice, Drawn};
@@ -197,10 +197,9 @@ impl Writer {
                 let (engine, plan) = (self.engine.clone(), plan.clone());
                 let prepared = tokio::task::spawn_blocking(move || engine.prepare(&plan, Mode::Branching));
                 let prepared = prepared.await.map_err(|_| EngineError::LayOut)??;
-                let output = match tries {
-                    0 => self.engine.execute(prepared, asker, charge()).await?,
-                    _ => self.engine.execute_next(prepared, asker, charge()).await?,
-                };
+                let turn = if tries == 0 { Turn::New } else { Turn::Next };
+                let errand = Errand::new(asker.clone(), turn, charge());
+                let output = self.engine.execute(prepared, errand).await?;
                 tries += 1;
                 if output.process.is_some() || output.lost.is_some() || tries == TRIES {
                     break output;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{Event, Finish, Job, Writing, rng};
-use crate::engine::{Asker, Engine, EngineError, Lane, LostStep, StepFailure, Stepped};
+use crate::engine::{Asker, Engine, EngineError, Errand, Lane, LostStep, StepFailure, Stepped};
 use crate::owner::Owner;
 use crate::plan::batch::AskedRows;
 use crate::plan::draw::Draw;
@@ -481,7 +481,9 @@ impl Again {
         });
         let (prepared, order) = prepared.await.map_err(|_| EngineError::LayOut)?;
         let asker = Asker { owner: Owner::local(), lane: Lane::Interactive };
-        let output = engine.execute_next(prepared?, &asker, Box::new(|_| ())).await?;
+        let output = engine
+            .execute(prepared?, Errand::new(asker, crate::engine::Turn::Next, Box::new(|_| ())))
+            .await?;
         let lost = output.scores.iter().zip(order);
         let lost = lost.filter(|(score, _)| matches!(score.missing, Some(Missing::Lost(_))));
         Ok((output.process, lost.map(|(_, text)| text).collect()))

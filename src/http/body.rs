@@ -61,13 +61,22 @@ pub(super) async fn json(
 ) -> Result<Posted, Problem> {
     check_declared(request.headers())?;
     let limits = &state.config.http;
-    let share = state.capacity.share(&Caller::of(request.extensions())?.owner);
+    let mut share = state.capacity.share(&Caller::of(request.extensions())?.owner);
+    if is_no_store(request.headers()) {
+        share.want_fresh();
+    }
     let bytes = read(request, &share, limits, limits.max_body_bytes, "http.max_body_bytes").await?;
     share.of_body(bytes.len() as u64);
     share.resize(bytes.len() as u64 + json::tree_bytes(&bytes)).await?;
     let text = bytes.clone();
     let value = share.run(Lane::Prepare, move |_| json::parse(&text, example)).await?;
     Ok(Posted { value, bytes, share })
+}
+
+/// Whether `Cache-Control: no-store` is among what a request says.
+fn is_no_store(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("no-store"))
 }
 
 /// `Content-Type` must be JSON or absent, `Content-Encoding` absent.

@@ -70,6 +70,9 @@ struct JobHeaders {
     /// Of a job: repeated with the same key it is the same job
     #[param(rename = "Idempotency-Key")]
     key: Option<String>,
+    /// no-store: compute it, whatever was computed before, and keep nothing of it; jobs don't heed it
+    #[param(rename = "Cache-Control")]
+    cache: Option<String>,
 }
 
 /// Clean runs

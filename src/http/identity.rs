@@ -13,9 +13,10 @@ use axum::response::{IntoResponse, Response};
 use super::admission::{Admission, OnItsWay};
 use super::places::Peer;
 use super::places::network;
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, whole_seconds};
 use super::rules::{Need, Rule, need, one_of};
 use super::state::{Access, AppState, FIRST_KEY};
+use crate::engine::Queue;
 use crate::keys::{Key, Scope, Token, Unfit};
 use crate::owner::Owner;
 use crate::service::Service;
@@ -95,7 +96,9 @@ impl Door {
 
     /// A place for a request with a body, if its owner has one and may have more computed.
     fn admit(&self, need: Need, owner: &Owner) -> Result<OnItsWay, Refused> {
-        let place = self.admission.enter(owner).ok_or(Refused::Enough)?;
+        let place = self.admission.enter(owner).ok_or_else(|| Refused::Enough {
+            first: self.service.get().and_then(|service| service.engine.first_of(owner)),
+        })?;
         let Some(service) = self.service.get() else { return Ok(place) };
         let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep | Scope::Remote);
         if self.row_layers_day > 0 && need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
@@ -174,11 +177,20 @@ fn token(headers: &HeaderMap) -> Result<Token, NoKey> {
 enum Refused {
     NoRule,
     KeysAreOff,
-    NoKey { why: NoKey, no_keys: bool },
+    NoKey {
+        why: NoKey,
+        no_keys: bool,
+    },
     NoScope(&'static [Scope], Arc<Key>),
     TooManyFailures(Duration),
-    Enough,
-    DailyLimit { used: u64, most: u64 },
+    /// `first`: when one of them is answered, if that is known.
+    Enough {
+        first: Option<Queue>,
+    },
+    DailyLimit {
+        used: u64,
+        most: u64,
+    },
 }
 
 impl IntoResponse for Refused {
@@ -209,13 +221,13 @@ impl IntoResponse for Refused {
                 let detail = "your address has shown too many keys that are none";
                 let fix = "mend the token, and wait as long as Retry-After says";
                 let problem = refusal(Kind::Overloaded, "failed_keys", detail, fix);
-                // In whole seconds, none of them too early.
-                (problem.retry_after(wait.as_secs_f64().ceil().max(1.0) as u64), None)
+                (problem.retry_after(whole_seconds(wait.as_secs_f64())), None)
             }
-            Self::Enough => {
+            Self::Enough { first } => {
                 let detail = "as many of your requests are on their way as limits.owner_requests allows";
                 let fix = "wait for one of them; with `Prefer: respond-async` requests become jobs, which are not counted";
-                (refusal(Kind::Overloaded, "owner_requests", detail, fix).retry_after(1), None)
+                let problem = refusal(Kind::Overloaded, "owner_requests", detail, fix);
+                (problem.retry_after(first.map_or(1, |first| whole_seconds(first.seconds))), None)
             }
             Self::DailyLimit { used, most } => {
                 let detail = format!("{used} row-layers were computed for you today, of {most}");

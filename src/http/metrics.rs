@@ -40,6 +40,7 @@ async fn snapshot(state: &AppState) -> Snapshot {
     Snapshot {
         status: Readiness::STATUSES.into_iter().map(|status| (status, status == now)).collect(),
         engine: service.map(|service| service.engine.activity()).unwrap_or_default(),
+        found: service.map(|service| service.found.counts()).unwrap_or_default(),
         jobs: jobs.into_iter().map(|(state, n): (JobState, u64)| (state.name(), n)).collect(),
         memory: [total - free, total],
         activations: service.map_or(0, |service| service.served.activations.used_bytes()),

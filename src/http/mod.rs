@@ -180,6 +180,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
                 header::CONTENT_TYPE,
                 header::ACCEPT,
                 header::AUTHORIZATION,
+                header::CACHE_CONTROL,
                 HeaderName::from_static("prefer"),
                 HeaderName::from_static("idempotency-key"),
                 HeaderName::from_static("last-event-id"),

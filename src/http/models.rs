@@ -9,6 +9,7 @@ use utoipa_axum::routes;
 
 use super::problem::NotFound;
 use super::{AppState, Kind, NoQuery, Problem};
+use crate::config::Sharing;
 use crate::load::Fingerprint;
 use crate::lower::facts::Limits;
 use crate::model::config::ModelConfig;
@@ -145,6 +146,9 @@ struct Capabilities {
     limits: Limits,
     /// What one request may cost.
     ceiling: Ceiling,
+    /// Whose answers are found again, not computed (`usage.cached`). Where it is `all`, how long an answer takes may tell that
+    /// somebody asked the same before.
+    cache: Sharing,
 }
 
 /// A site of this model.
@@ -258,5 +262,6 @@ async fn capabilities(state: State<AppState>, _: NoQuery) -> Result<Json<Capabil
         formats: Format::ALL.iter().map(|format| format.name()).collect(),
         limits: service.served.limits.clone(),
         ceiling: service.ceiling,
+        cache: state.config.cache.share,
     }))
 }

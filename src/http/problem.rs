@@ -383,11 +383,26 @@ impl From<Lost> for Problem {
     }
 }
 
+/// As `Retry-After` counts: none of them too early.
+pub(super) fn whole_seconds(seconds: f64) -> u64 {
+    seconds.ceil().clamp(1.0, 86_400.0) as u64
+}
+
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
         match error {
-            // A few seconds is what a request takes; the queue of other clients is as likely to have moved as not.
-            EngineError::Overloaded { .. } => Self::new(Kind::Overloaded, error.to_string()).retry_after(5),
+            EngineError::Overloaded { queue, .. } => {
+                let detail = format!(
+                    "{error}; in fair turns this one would be answered as number {} in about {:.0} s",
+                    queue.place,
+                    queue.seconds.max(1.0)
+                );
+                let fix = "try again after Retry-After, or send `Prefer: respond-async`";
+                Self::new(Kind::Overloaded, format!("{detail}; {fix}"))
+                    .error("", "queue_full", detail, fix)
+                    .with("queue", serde_json::json!(queue))
+                    .retry_after(whole_seconds(queue.seconds))
+            }
             EngineError::Pack(too_large) => {
                 let fix = "shorten the prompt, or give the server a larger row budget";
                 let problem = Self::new(Kind::TooLarge, format!("{too_large}; {fix}"));

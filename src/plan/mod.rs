@@ -8,6 +8,7 @@ pub mod cone;
 pub mod cost;
 pub mod draw;
 pub mod edits;
+pub mod hash;
 mod live;
 mod members;
 pub mod merge;
@@ -357,6 +358,12 @@ impl Plan {
     pub fn holds_scores(&self) -> bool {
         let edited = self.runs.iter().flat_map(|run| &run.edits).any(|edit| edit.at.site.is_over_keys());
         edited || self.captures.iter().any(|capture| capture.at.site.is_over_keys())
+    }
+
+    /// Whether it reads nothing that an earlier plan is to capture.
+    pub fn is_filled(&self) -> bool {
+        let mut sources = self.runs.iter().flat_map(|run| &run.edits).filter_map(|edit| edit.op.source());
+        sources.all(|source| !matches!(source, Source::Captured(_)))
     }
 
     /// Puts the numbers that an earlier plan captured, `captures`, where this one reads them.

@@ -129,6 +129,9 @@ pub struct Usage {
     pub rows: u64,
     /// Rows times the layers each passes through: what is charged. As `/v1/plan` says.
     pub row_layers: u64,
+    /// Whether nothing of it was computed for this answer: an equal request had been computed before, or was being computed.
+    /// Then nothing of it is charged, and no seconds are counted.
+    pub cached: bool,
     /// Seconds of computation; of a forward batch that other requests had a part in, its own part by operations.
     pub seconds: f64,
     /// Seconds for which the engine was busy with other requests while this one waited for it.
@@ -148,12 +151,19 @@ impl Usage {
         Self {
             rows: self.rows + other.rows,
             row_layers: self.row_layers + other.row_layers,
+            cached: self.is_cached_or_nothing() && other.is_cached_or_nothing() && self.rows + other.rows > 0,
             seconds: self.seconds + other.seconds,
             queue_seconds: self.queue_seconds + other.queue_seconds,
             shared_with: self.shared_with.max(other.shared_with),
             peak_bytes: self.peak_bytes.max(other.peak_bytes),
             halved: self.halved + other.halved,
         }
+    }
+}
+
+impl Usage {
+    const fn is_cached_or_nothing(&self) -> bool {
+        self.cached || self.rows == 0
     }
 }
 

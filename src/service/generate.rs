@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::cut::json;
 use super::{Asked, Refusal, ServedTo, Service, required_runs};
 use crate::capacity::{Busy, Lane, Share};
-use crate::engine::{self, Asker, EngineError, Prepared};
+use crate::engine::{self, Asker, EngineError, Errand, Prepared, Turn};
 use crate::generate::{Event, Job, Texts};
 use crate::lower::facts::Facts;
 use crate::lower::generate::Generation;
@@ -98,7 +98,10 @@ impl Service {
         }
         let asker = Asker { owner: share.owner().clone(), lane: engine::Lane::Interactive };
         if let Some(first) = first {
-            let captured = self.engine.execute(first, &asker, self.charge(&share)).await?;
+            let captured = self
+                .engine
+                .execute(first, Errand::new(asker.clone(), Turn::New, self.charge(&share)))
+                .await?;
             required_runs::none(&captured)?;
             job.generation.fill(&captured.captures);
         }

@@ -26,13 +26,15 @@ pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
-use crate::engine::{self, Asker, Charge, Engine, EngineError, Prepared};
+use crate::engine::found::Found;
+use crate::engine::{self, Asker, Charge, Engine, EngineError, Errand, Prepared, Turn};
 use crate::generate::Writer;
 use crate::load::LoadError;
 use crate::owner::Owner;
 use crate::plan::Plan;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
+use crate::plan::hash::Key;
 use crate::plan::output::{Lost, PlanOutput, Usage};
 use crate::plan::pack::{Mode, PackError};
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
@@ -48,6 +50,8 @@ pub struct Service {
     pub served: Arc<Served>,
     /// What computes.
     pub engine: Engine,
+    /// What was computed before.
+    pub found: Found,
     /// What one request may cost.
     pub ceiling: Ceiling,
     /// What one job may cost.
@@ -96,6 +100,13 @@ impl From<(Value, &Share)> for Asked {
     fn from((body, share): (Value, &Share)) -> Self {
         Self { body, share: share.clone() }
     }
+}
+
+/// A plan that can be computed.
+struct Ready {
+    /// By which it is found, if it may be.
+    key: Option<Key>,
+    prepared: Prepared,
 }
 
 /// Why a request was not answered with a result.
@@ -149,30 +160,6 @@ impl From<PackError> for Refusal {
 impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Refusal {
         Refusal::Engine(error)
-    }
-}
-
-/// Whether a plan is the first of its request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// The first: refused where too many wait.
-    New,
-    /// A further one: waits.
-    Next,
-}
-
-impl Turn {
-    async fn execute(
-        self,
-        engine: &Engine,
-        prepared: Prepared,
-        asker: &Asker,
-        charge: Charge,
-    ) -> Result<PlanOutput, EngineError> {
-        match self {
-            Self::New => engine.execute(prepared, asker, charge).await,
-            Self::Next => engine.execute_next(prepared, asker, charge).await,
-        }
     }
 }
 
@@ -234,39 +221,64 @@ impl Service {
         plan: Plan,
     ) -> Result<Computed, Refusal> {
         let layers = self.served.config().num_layers as u32;
-        let engine = self.engine.clone();
+        let (service, owner) = (self.clone(), share.owner().clone());
+        let look_up = !share.wants_fresh();
         let prepared = self.off_workers(share, Lane::Prepare, move |facts, _| {
             let resolved = cone::resolved(&plan, layers);
             let bytes = weight::bytes(&plan, &facts.config)
                 + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
-            let first = prelude.map(|prelude| engine.prepare(&prelude, Mode::Branching)).transpose()?;
-            Ok((first, engine.prepare(&plan, Mode::Branching)?, plan, resolved, bytes))
+            let prepare = |plan: &Plan| service.prepare(plan, look_up.then_some(&owner));
+            let first = prelude.map(|prelude| prepare(&prelude)).transpose()?;
+            Ok((first, prepare(&plan)?, plan, resolved, bytes))
         });
-        let (first, mut prepared, mut plan, resolved, bytes) = prepared.await?;
-        let (cost, ceiling) =
-            (first.as_ref().map_or(prepared.cost, |f| prepared.cost.and(&f.cost)), self.ceiling);
+        let (first, mut second, mut plan, resolved, bytes) = prepared.await?;
+        let (cost, ceiling) = (
+            first
+                .as_ref()
+                .map_or(second.prepared.cost, |first| second.prepared.cost.and(&first.prepared.cost)),
+            self.ceiling,
+        );
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
-        let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
-        let asker = Asker { owner: share.owner().clone(), lane };
         // From here on the plan and what will come of it take the place of the body.
         share.resize(bytes).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
-            let captured = turn.execute(&self.engine, first, &asker, self.charge(share)).await?;
+            let captured = self.execute(turn, share, first).await?;
             required_runs::none(&captured)?;
             usage = captured.usage;
-            let engine = self.engine.clone();
+            let (service, owner) = (self.clone(), share.owner().clone());
             let again = self.off_workers(share, Lane::Finish, move |_, _| {
                 plan.fill(&captured.captures);
-                Ok(engine.prepare(&plan, Mode::Branching)?)
+                Ok(service.prepare(&plan, look_up.then_some(&owner))?)
             });
-            prepared = again.await?;
+            second = again.await?;
         }
-        let mut output = turn.execute(&self.engine, prepared, &asker, self.charge(share)).await?;
+        let mut output = self.execute(turn, share, second).await?;
         output.usage = output.usage.and(&usage);
         Ok(Computed { output, resolved })
+    }
+
+    /// A plan made ready to be computed, or, for an owner, to be found. One that is to be filled is never found as it is.
+    fn prepare(&self, plan: &Plan, owner: Option<&Owner>) -> Result<Ready, PackError> {
+        let key = owner
+            .filter(|_| plan.is_filled())
+            .and_then(|owner| self.found.key(&self.engine, plan, &self.identity(), owner));
+        Ok(Ready { key, prepared: self.engine.prepare(plan, Mode::Branching)? })
+    }
+
+    /// Computes a plan, or finds what came of it before.
+    async fn execute(
+        &self,
+        turn: Turn,
+        share: &Share,
+        Ready { key, prepared }: Ready,
+    ) -> Result<PlanOutput, EngineError> {
+        let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
+        let asker = Asker { owner: share.owner().clone(), lane };
+        let errand = Errand::new(asker, turn, self.charge(share));
+        self.found.get(&self.engine, key, prepared, errand).await
     }
 
     /// Charges what is computed of a plan to its owner.

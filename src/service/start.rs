@@ -10,6 +10,7 @@ use super::table::Table;
 use super::{JobCeiling, Service};
 use crate::activations::{Quota, Store, Timestamp, watch};
 use crate::config::Config;
+use crate::engine::found::Found;
 use crate::engine::{Engine, Keeper, load};
 use crate::generate::Writer;
 use crate::load::Checkpoint;
@@ -106,10 +107,11 @@ fn start(
     watch(&served.activations, sweep).context("cannot start the thread that deletes expired activations")?;
     let ceiling = Ceiling { row_layers: config.limits.row_layers, seconds: config.limits.sync_limit_s };
     let jobs = JobCeiling { cells: config.jobs.cells, seconds: config.jobs.longest_s };
+    let found = Found::new(&config.cache);
     let step_rows = config.limits.step_rows;
     let writer = Writer::new(&engine, step_rows);
     let ledger = Ledger::default();
-    Ok(Service { served: Arc::new(served), engine, ceiling, jobs, ledger, writer, step_rows })
+    Ok(Service { served: Arc::new(served), engine, found, ceiling, jobs, ledger, writer, step_rows })
 }
 
 /// The folder is only read here: it is made when something is stored.

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::engine::Activity;
+use crate::engine::found::Counts as FoundCounts;
 
 /// Media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +46,11 @@ struct Problem {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct How {
+    how: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: String,
 }
@@ -71,6 +77,10 @@ pub struct Metrics {
     memory: Float,
     memory_limit: Float,
     activations: Float,
+    found: Family<How, Counter>,
+    found_bytes: Gauge,
+    verified: Counter,
+    differ: Counter,
     certificate: Family<Setting, Gauge>,
 }
 
@@ -90,6 +100,8 @@ pub struct Snapshot {
     pub status: Vec<(&'static str, bool)>,
     /// The engine's work, once there is an engine.
     pub engine: Activity,
+    /// Plans that were found.
+    pub found: FoundCounts,
     /// Jobs by state.
     pub jobs: Vec<(&'static str, u64)>,
     /// Bytes that requests hold, and the most they may.
@@ -119,6 +131,10 @@ impl Metrics {
             memory: Float::default(),
             memory_limit: Float::default(),
             activations: Float::default(),
+            found: Family::default(),
+            found_bytes: Gauge::default(),
+            verified: Counter::default(),
+            differ: Counter::default(),
             certificate: Family::default(),
         };
         let r = &mut metrics.registry;
@@ -146,6 +162,14 @@ impl Metrics {
         r.register_with_unit("request_memory_limit", help, Unit::Bytes, metrics.memory_limit.clone());
         let help = "Stored activations of all owners";
         r.register_with_unit("activations", help, Unit::Bytes, metrics.activations.clone());
+        let help = "Plans not computed: kept ones had been before, joined ones were being computed";
+        r.register("found", help, metrics.found.clone());
+        let help = "Numbers kept of plans that were computed";
+        r.register_with_unit("found", help, Unit::Bytes, metrics.found_bytes.clone());
+        let help = "Plans found that were computed again (cache.verify)";
+        r.register("verified", help, metrics.verified.clone());
+        let help = "Of these, those that had other bits: memory or a device is broken";
+        r.register("verify_differs", help, metrics.differ.clone());
         let help = "When the certificate of http.tls_cert ends, since 1970; absent without TLS";
         r.register_with_unit("certificate_end", help, Unit::Seconds, metrics.certificate.clone());
         metrics
@@ -191,6 +215,13 @@ impl Metrics {
         engine.row_layers.inner().store(of.row_layers, Ordering::Relaxed);
         engine.seconds.inner().store(of.busy.as_secs_f64().to_bits(), Ordering::Relaxed);
         engine.restarts.inner().store(of.restarts, Ordering::Relaxed);
+        let found = &now.found;
+        for (how, count) in [("kept", found.kept), ("joined", found.joined)] {
+            self.found.get_or_create(&How { how }).inner().store(count, Ordering::Relaxed);
+        }
+        self.found_bytes.set(found.bytes as i64);
+        self.verified.inner().store(found.verified, Ordering::Relaxed);
+        self.differ.inner().store(found.differ, Ordering::Relaxed);
         self.memory.set(now.memory[0] as f64);
         self.memory_limit.set(now.memory[1] as f64);
         self.activations.set(now.activations as f64);

@@ -24,6 +24,7 @@ mod demo;
 mod examples;
 mod experiments;
 mod formats;
+mod found;
 mod gpt2;
 mod guarded;
 mod loading;

@@ -41,6 +41,8 @@ pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> 
         settings.iter().find(|(key, _)| *key == "MODEL__REF").map_or("dummy:tiny", |(_, model)| model);
     command.args(["serve", "--listen", "127.0.0.1:0", "--model", model, "--data-dir"]);
     command.arg(folder.join("data")).env("TMPDIR", folder).env("MEDIANT__ENGINE__THREADS", "1");
+    // Each request is to meet the engine.
+    command.env("MEDIANT__CACHE__SHARE", "off");
     // 264 rows: traces take several chunks.
     command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "770000").env_remove("MEDIANT_FAULT");
     // Processes for blocks are started where a test asks for them.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::backlog::{Left, ahead};
 use super::*;
 
 /// Reading the weights, and what a batch takes beside.
@@ -46,6 +47,7 @@ struct Client {
 #[derive(Default)]
 struct Simulation {
     schedule: Schedule,
+    now: u64,
     requests: Vec<Request>,
 }
 
@@ -61,7 +63,8 @@ impl Simulation {
         let mut chance = Chance(7);
         let mut due: Vec<(u64, usize)> = (0..clients.len()).map(|i| (chance.below(SECOND / 10), i)).collect();
         let mut asked_by: BTreeMap<usize, usize> = BTreeMap::new();
-        let (mut now, mut arrivals) = (0, arrivals.iter().peekable());
+        let mut arrivals = arrivals.iter().peekable();
+        let mut now = self.now;
         while now < end {
             while let Some((came, owner, work)) = arrivals.next_if(|(at, ..)| *at <= now) {
                 self.ask(owner, Lane::Sweep, *work, *came);
@@ -105,6 +108,7 @@ impl Simulation {
                 }
             }
         }
+        self.now = now;
     }
 
     /// Waits of the small requests, sorted.
@@ -119,6 +123,52 @@ impl Simulation {
     fn done(&self, owner: &str) -> u64 {
         self.requests.iter().filter(|r| r.owner == owner).map(|r| r.work - r.left).sum()
     }
+}
+
+/// How long a refused request is told to wait is how long it would have waited, had it been let in.
+#[test]
+fn what_is_told_of_the_wait_is_within_a_factor_of_two_of_it() {
+    let mut chance = Chance(3);
+    let mut wrong = Vec::new();
+    for _ in 0..1000 {
+        let mut full = Simulation::default();
+        let owners = 1 + chance.below(30);
+        for owner in 0..owners {
+            for _ in 0..=chance.below(8) {
+                full.ask(&format!("owner {owner}"), Lane::Interactive, 4 * light(&mut chance), 0);
+            }
+        }
+        let heavy = chance.below(3) == 0;
+        if heavy {
+            full.ask("heavy", Lane::Sweep, 1000 * SECOND, 0);
+        }
+        let clients: Vec<Client> = (0..chance.below(4))
+            .map(|i| Client { owner: format!("client {i}"), asks: |_| RUN, thinks: SECOND })
+            .collect();
+        let now = chance.below(SECOND);
+        full.run(now, &[], &clients);
+        // As many are on their way as may be: this one is refused.
+        let (owner, work) = (format!("owner {}", chance.below(owners + 3)), 2 * light(&mut chance));
+        let mut left = Left::new();
+        for request in full.requests.iter().filter(|r| r.left > 0 && r.lane == Lane::Interactive) {
+            left.entry(Owner::stored(&request.owner)).or_default().push(request.left);
+        }
+        let slower = if heavy { 10.0 / 9.0 } else { 1.0 };
+        let told = slower * ahead(&left, &Owner::stored(&owner), work).work;
+        let (id, came) = (full.requests.len(), full.now.max(now));
+        full.ask(&owner, Lane::Interactive, work, came);
+        while full.requests[id].ended.is_none() {
+            full.run(full.now + SECOND, &[], &[]);
+        }
+        let took = full.requests[id].ended.unwrap() - came;
+        // Whole seconds are told.
+        let (told, took) =
+            ((told / SECOND as f64).ceil().max(1.0), (took as f64 / SECOND as f64).ceil().max(1.0));
+        if told > 2.0 * took || took > 2.0 * told {
+            wrong.push((told, took));
+        }
+    }
+    assert!(wrong.len() <= 50, "{} of 1000: {:?}", wrong.len(), &wrong[..20]);
 }
 
 fn of_hundred(sorted: &[u64], percent: usize) -> u64 {

@@ -237,13 +237,12 @@ impl Supervisor {
         }
         let budget = ready.budget;
         self.watchdog.measured(budget.flops_per_second);
-        let state = State { health: Health::Ready, ready };
         if let Some(told) = &self.state {
             tracing::info!(engine.epoch = self.epoch, "the engine is back");
             self.busy.restarted();
-            told.send_replace(state);
+            told.send_modify(|state| *state = State { health: Health::Ready, ready, group: state.group });
         } else {
-            let (sender, state) = watch::channel(state);
+            let (sender, state) = watch::channel(State { health: Health::Ready, ready, group: 0 });
             self.state = Some(sender);
             if let Some(first) = first.take() {
                 let _ = first.send(Ok(state));
@@ -469,7 +468,11 @@ impl Supervisor {
 
     fn done(&mut self, flight: Flight, took: Duration, output: Output) -> Result<(), String> {
         if let Whose::Known = flight.asked {
-            return self.known.check(&output);
+            let (changed, checked) = self.known.check(&output);
+            if let (true, Some(state)) = (changed, &self.state) {
+                state.send_modify(|state| state.group += 1);
+            }
+            return checked;
         }
         let output = match unpacked(flight.id, output, self.memory.path()) {
             Ok(output) => output,
@@ -589,14 +592,14 @@ impl Flight {
 }
 
 impl Known {
-    /// Compares an answer with the one before. The error is why the process must go.
-    fn check(&mut self, output: &Output) -> Result<(), String> {
+    /// Compares an answer with the one before: whether it has changed. The error is why the process must go.
+    fn check(&mut self, output: &Output) -> (bool, Result<(), String>) {
         let bytes = wire::frame(output);
         let same = self.answer.as_ref().is_none_or(|known| *known == bytes);
         if !same && self.given {
-            return Err("its known answer has other bits than before: memory or device are broken, and results since the \
-                        last check are suspect"
-                .to_owned());
+            let why = "its known answer has other bits than before: memory or device are broken, and results since the \
+                       last check are suspect";
+            return (true, Err(why.to_owned()));
         }
         if !same {
             tracing::error!("the engine's known answer has other bits than that of the process before");
@@ -604,7 +607,7 @@ impl Known {
         self.answer = Some(bytes);
         self.given = true;
         self.due = Instant::now() + self.interval;
-        Ok(())
+        (!same, Ok(()))
     }
 }
 

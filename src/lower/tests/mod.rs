@@ -21,6 +21,7 @@ mod derived;
 mod derived_runs;
 mod examples;
 mod stored_source;
+mod keys;
 mod knockout;
 mod lints;
 mod lowering;

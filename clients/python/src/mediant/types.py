@@ -960,6 +960,9 @@ class SelfPatch(TypedDict):
 Severity: TypeAlias = Literal['info', 'warning', 'error']
 
 
+Sharing: TypeAlias = Literal['off', 'owner', 'all']
+
+
 class Sigma2(TypedDict):
     """
     An absolute value.
@@ -1204,6 +1207,7 @@ class Usage(TypedDict):
     What a request cost.
     """
 
+    cached: bool
     halved: int
     peak_bytes: int
     queue_seconds: float
@@ -2005,6 +2009,7 @@ class Capabilities(TypedDict):
     What this server can do.
     """
 
+    cache: Sharing
     ceiling: Ceiling
     controls: list[str]
     corruptions: list[CorruptionMethod]
