@@ -19,6 +19,7 @@ use crate::http::{self, Access, AppState, Readiness};
 use crate::jobs::runner::Runner;
 use crate::jobs::{Jobs, start};
 use crate::keys::Keys;
+use crate::remote::Remote;
 use crate::service::{self, Service};
 use crate::store::Store;
 use crate::usage;
@@ -139,6 +140,7 @@ where
         Access::Anyone => None,
     };
     let jobs = Arc::new(OnceLock::from(jobs));
+    let remote = Remote::new(&config.remote, config.store.data_dir().join("remote"));
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
     let state = AppState {
@@ -149,6 +151,7 @@ where
         capacity,
         access,
         metrics: Arc::default(),
+        remote: remote.clone(),
     };
 
     tokio::spawn(on_signals(readiness.clone(), phase.clone())?);
@@ -172,6 +175,7 @@ where
     let serving = listen::serve(listener, tls, router, limits, phase.subscribe());
     let mut serving = std::pin::pin!(serving);
     let loading = tokio::task::spawn_blocking(move || load(&state));
+    let (loaded, begun) = (Arc::clone(&service), remote.clone());
     let guest = tokio::spawn(guest(Host { address, phase: phase.subscribe() }));
     let guest_done = async {
         if let Err(error) = loading.await.context("loading panicked").and_then(|loaded| loaded) {
@@ -187,6 +191,9 @@ where
         });
         if became_ready {
             tracing::info!("ready");
+        }
+        if let Some(service) = loaded.get() {
+            begun.start(service).await;
         }
         guest.await.context("a task panicked")?
     };
@@ -211,6 +218,7 @@ where
     if drained.await.is_err() {
         tracing::error!("stopping the job runner failed");
     }
+    remote.stop();
     if let Some((keys, keepers)) = keeper {
         keepers.iter().for_each(JoinHandle::abort);
         keys.tell_use().await;

@@ -41,6 +41,7 @@ pub mod usage;
 pub mod capacity;
 pub mod service;
 pub mod jobs;
+pub mod remote;
 pub mod config;
 pub mod http;
 pub mod telemetry;

@@ -90,6 +90,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "usage",
         ],
     ),
+    // Jobs of nnsight: read in processes of their own, computed through the service.
+    ("remote", &["capacity", "config", "engine", "model", "owner", "plan", "service", "spec"]),
     // Adapters see the service and what it gives back, not what lies behind it.
     (
         "http",
@@ -111,12 +113,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "keys",
             "owner",
             "usage",
+            "remote",
         ],
     ),
     // Numbers to be shown, whoever counts them.
     ("telemetry", &["config", "engine"]),
     // Ends the engine process when the server ends.
-    ("app", &["capacity", "config", "engine", "http", "jobs", "service", "store", "keys", "usage"]),
+    ("app", &["capacity", "config", "engine", "http", "jobs", "service", "store", "keys", "usage", "remote"]),
 ];
 
 #[test]

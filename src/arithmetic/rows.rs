@@ -131,7 +131,7 @@ pub fn gelu(x: &mut [f32]) {
 pub fn gate_in_place(gate: &[f32], up: &mut [f32]) {
     vectorized(
         #[inline(always)]
-        || up.iter_mut().zip(gate).for_each(|(up, &g)| *up = g / (1.0 + exp(-g)) * *up),
+        || up.iter_mut().zip(gate).for_each(|(up, &g)| *up *= g / (1.0 + exp(-g))),
     );
 }
 

@@ -16,8 +16,8 @@ pub use database_url::DatabaseUrl;
 pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
 pub use sections::{
-    Activations, Auth, Cache, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Sharing, Store, Telemetry,
-    Wheel,
+    Activations, Auth, Cache, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Remote, RemoteSource,
+    Sharing, Store, Telemetry, Wheel,
 };
 
 pub use crate::spec::dtype::Dtype;

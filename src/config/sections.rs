@@ -34,6 +34,8 @@ pub struct Config {
     pub jobs: Jobs,
     /// Activations kept between requests.
     pub activations: Activations,
+    /// `[remote]`
+    pub remote: Remote,
     /// Logging.
     pub telemetry: Telemetry,
 }
@@ -265,6 +267,60 @@ pub struct Activations {
     pub ttl_max_s: u64,
     /// How often expired ones are deleted.
     pub sweep_interval_s: u64,
+}
+
+/// `[remote]`: `remote=True` of nnsight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    /// Whether blocks of clients run here.
+    pub source: RemoteSource,
+    /// Whether configuration and tokenizer are served as by a model hub.
+    pub hub: bool,
+    /// The Python that blocks run in.
+    pub python: String,
+    /// This server's address as clients have it; empty: as they ask.
+    pub public_url: String,
+    /// Blocks at once; 0: half the cores. Read it through [`Remote::jobs_at_once`].
+    pub jobs_at_once: usize,
+    /// Most jobs of one client that wait.
+    pub queued_per_owner: usize,
+    /// Seconds that a block may run beside its forward passes.
+    pub job_s: f64,
+    /// Seconds of a processor that a block may use.
+    pub job_cpu_s: u64,
+    /// Most forward passes of one job.
+    pub job_forwards: u64,
+    /// Most operations on tensors of one job.
+    pub job_operations: u64,
+    /// Most rows times layers of one job.
+    pub job_row_layers: u64,
+    /// Largest block, packed.
+    pub request_bytes: usize,
+    /// Largest result.
+    pub result_bytes: u64,
+    /// Most bytes of a job's tensors.
+    pub tensor_bytes: u64,
+}
+
+/// Whether blocks of clients run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteSource {
+    /// They do, in locked processes; not where the machine cannot lock them.
+    Sandbox,
+    /// They don't.
+    Off,
+}
+
+impl Remote {
+    /// The configured number, or half the cores and at least two.
+    pub fn jobs_at_once(&self) -> usize {
+        match self.jobs_at_once {
+            0 => std::thread::available_parallelism().map_or(2, |cores| (cores.get() / 2).max(2)),
+            n => n,
+        }
+    }
 }
 
 /// `[telemetry]`

@@ -18,6 +18,7 @@ impl Config {
         self.check_activations(&mut faults);
         self.check_devices(&mut faults);
         self.check_jobs(&mut faults);
+        self.check_remote(&mut faults);
         if self.engine.threads > 4096 {
             faults.push(
                 "engine.threads",
@@ -207,6 +208,42 @@ impl Config {
         if !(1024..=1 << 30).contains(&jobs.dataset_bytes) {
             let detail = format!("{} is out of range", jobs.dataset_bytes);
             faults.push("jobs.dataset_bytes", detail, "use 1024 to 1073741824");
+        }
+    }
+
+    fn check_remote(&self, faults: &mut Faults<'_>) {
+        let remote = &self.remote;
+        if remote.python.trim().is_empty() {
+            faults.push("remote.python", "is empty".to_owned(), "name a program, e.g. \"python3\"");
+        }
+        let url = &remote.public_url;
+        let has_host =
+            |scheme| url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.ends_with('/'));
+        if !url.is_empty() && !has_host("http://") && !has_host("https://") {
+            let fix = "use http://HOST[:PORT] or https://HOST, without a slash at the end, or leave it empty";
+            faults.push("remote.public_url", format!("`{url}` is no address"), fix);
+        }
+        if remote.jobs_at_once > 1024 {
+            faults.push(
+                "remote.jobs_at_once",
+                format!("{} is out of range", remote.jobs_at_once),
+                "use 0 to 1024",
+            );
+        }
+        faults.positive_seconds("remote.job_s", remote.job_s);
+        for (key, value, most) in [
+            ("remote.queued_per_owner", remote.queued_per_owner as u64, 1 << 20),
+            ("remote.job_cpu_s", remote.job_cpu_s, 86_400),
+            ("remote.job_forwards", remote.job_forwards, u64::MAX >> 1),
+            ("remote.job_operations", remote.job_operations, u64::MAX >> 1),
+            ("remote.job_row_layers", remote.job_row_layers, u64::MAX >> 1),
+            ("remote.request_bytes", remote.request_bytes as u64, 1 << 29),
+            ("remote.result_bytes", remote.result_bytes, 1 << 29),
+            ("remote.tensor_bytes", remote.tensor_bytes, 1 << 40),
+        ] {
+            if !(1..=most).contains(&value) {
+                faults.push(key, format!("{value} is out of range"), &format!("use 1 to {most}"));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::busy::Busy;
 use super::model::{Model, ModelError};
 use super::queue::Queue;
-use super::step::{LostStep, StepFailure, Stepped, Turns};
+use super::step::{LostStep, StepFailure, StepWork, Stepped, Turns};
 use super::work::{Failure, Incoming, lay_out};
 use super::{Health, State};
 use crate::plan::batch::ForwardBatch;
@@ -48,7 +48,7 @@ fn compute(
         (ready.budget, ready.numerics.merges())
     };
     let mut queue = Queue::default();
-    let (mut steps, mut turns) = (VecDeque::new(), Turns::new(budget.step_share));
+    let (mut steps, mut turns) = (VecDeque::<StepWork>::new(), Turns::new(budget.step_share));
     loop {
         let idle = queue.is_empty() && steps.is_empty();
         match if idle { inbox.blocking_recv() } else { inbox.try_recv().ok() } {
@@ -64,9 +64,9 @@ fn compute(
             None => {}
         }
         if (turns.step_first() || queue.is_empty())
-            && let Some(work) = steps.pop_front()
+            && let Some(mut work) = steps.pop_front()
         {
-            let batch = Arc::new(work.batch.clone());
+            let batch = Arc::from(std::mem::take(&mut work.batch));
             busy.begin();
             let (took, output) = forward(&mut model, &batch);
             busy.end(took, batch.row_layers);

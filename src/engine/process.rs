@@ -194,8 +194,11 @@ pub(super) fn unpacked(id: u64, output: Output, folder: &Path) -> std::io::Resul
     Ok(BatchOutput { scores, captures, written, drawn })
 }
 
-/// The program to start as an engine: this one, also if its file was replaced meanwhile.
-pub(super) fn program() -> std::io::Result<PathBuf> {
+/// The program to start as an engine, or a worker: this one, also if its file was replaced meanwhile.
+///
+/// # Errors
+/// It is not to be found.
+pub fn program() -> std::io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() { Ok(running) } else { std::env::current_exe() }
 }

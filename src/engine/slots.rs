@@ -178,12 +178,16 @@ mod tests {
             running.push((promise, Vec::new()));
             let (promise, texts) = running.last_mut().unwrap();
             let mut base = promise.held();
-            (0..prompt).for_each(|_| drop(promise.extend(&mut base)));
+            for _ in 0..prompt {
+                promise.extend(&mut base);
+            }
             texts.push(base);
             for _ in 0..branches {
                 let first = next(&mut state) % (prompt + 1);
                 let mut branch = texts[0].shared(first);
-                (first..prompt + each).for_each(|_| drop(promise.extend(&mut branch)));
+                for _ in first..prompt + each {
+                    promise.extend(&mut branch);
+                }
                 // The base may end before its branches.
                 if next(&mut state).is_multiple_of(3) {
                     let end = next(&mut state) % texts.len();

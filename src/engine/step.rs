@@ -16,7 +16,7 @@ const MOST_OWED: f64 = 2.0;
 /// A step that is to be computed.
 #[derive(Debug)]
 pub(super) struct StepWork {
-    pub(super) batch: ForwardBatch,
+    pub(super) batch: Box<ForwardBatch>,
     /// The process that has the keys.
     pub(super) process: u64,
     pub(super) reply: oneshot::Sender<Result<Stepped, StepFailure>>,
@@ -72,7 +72,7 @@ impl Engine {
     /// [`StepFailure`]
     pub async fn step(&self, batch: ForwardBatch, process: u64) -> Result<Stepped, StepFailure> {
         let (reply, answer) = oneshot::channel();
-        let work = StepWork { batch, process, reply };
+        let work = StepWork { batch: Box::new(batch), process, reply };
         self.work.send(work.into()).map_err(|_| StepFailure::Stopped)?;
         answer.await.map_err(|_| StepFailure::Stopped)?
     }

@@ -16,8 +16,8 @@ use super::Ready;
 use crate::config::Config;
 use crate::plan::Score;
 use crate::plan::batch::ForwardBatch;
+use crate::plan::draw::Drawn;
 use crate::plan::output::RowWritten;
-use crate::plan::step::Drawn;
 
 /// Version of the messages. Changes with every change of what they hold.
 pub const PROTOCOL: u32 = 7;

@@ -1,7 +1,9 @@
 //! Named n-dimensional arrays: what the binary encodings carry.
 
+use serde::{Deserialize, Serialize};
+
 /// An array with a name. Data is in C order: the last axis varies fastest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NamedArray {
     /// Its name in the file. Not empty, unique in the file.
     pub name: String,
@@ -11,15 +13,12 @@ pub struct NamedArray {
     pub data: ArrayData,
 }
 
-/// Elements and their type. A missing float is NaN.
-#[derive(Debug, Clone, PartialEq)]
+/// Elements and their type. A missing float is NaN. Half precision is handed out and not kept; formats that number variants do
+/// not count those left out, so they stand last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ArrayData {
     /// 32-bit floats.
     F32(Vec<f32>),
-    /// 16-bit IEEE floats.
-    F16(Vec<half::f16>),
-    /// bfloat16. safetensors only.
-    Bf16(Vec<half::bf16>),
     /// 64-bit floats.
     F64(Vec<f64>),
     /// Unsigned 32-bit integers, e.g. token ids.
@@ -30,6 +29,12 @@ pub enum ArrayData {
     Bool(Vec<bool>),
     /// Texts, e.g. tokens. npz only.
     Text(Vec<String>),
+    /// 16-bit IEEE floats.
+    #[serde(skip)]
+    F16(Vec<half::f16>),
+    /// bfloat16. safetensors only.
+    #[serde(skip)]
+    Bf16(Vec<half::bf16>),
 }
 
 /// Why arrays or columns could not be encoded.

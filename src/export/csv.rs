@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
 use super::array::EncodeError;
 
 /// A column of a table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Column {
     /// Its header.
     pub name: String,
@@ -14,7 +16,7 @@ pub struct Column {
 }
 
 /// Fields of one type.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ColumnData {
     /// Texts, written as they are (quoted where CSV needs it).
     Text(Vec<String>),
@@ -31,6 +33,26 @@ pub enum ColumnData {
         /// Which one each row has.
         rows: Vec<Option<u32>>,
     },
+}
+
+impl Column {
+    /// The same of those rows that `keep` says.
+    #[must_use]
+    pub fn only(&self, keep: &[bool]) -> Self {
+        fn kept<T: Clone>(rows: &[T], keep: &[bool]) -> Vec<T> {
+            rows.iter().zip(keep).filter(|(_, keep)| **keep).map(|(row, _)| row.clone()).collect()
+        }
+        let data = match &self.data {
+            ColumnData::Text(rows) => ColumnData::Text(kept(rows, keep)),
+            ColumnData::Int(rows) => ColumnData::Int(kept(rows, keep)),
+            ColumnData::Float(rows) => ColumnData::Float(kept(rows, keep)),
+            ColumnData::Bool(rows) => ColumnData::Bool(kept(rows, keep)),
+            ColumnData::Names { names, rows } => {
+                ColumnData::Names { names: names.clone(), rows: kept(rows, keep) }
+            }
+        };
+        Self { name: self.name.clone(), data }
+    }
 }
 
 impl ColumnData {

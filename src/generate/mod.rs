@@ -16,9 +16,9 @@ use crate::engine::slots::{Held, Promise};
 use crate::engine::{Asker, Charge, Engine, EngineError, Errand, Turn};
 use crate::lower::generate::Generation;
 use crate::model::draw::draw;
+use crate::plan::draw::{Choice, Drawn};
 use crate::plan::output::{Missing, PlanOutput, Usage, larger};
 use crate::plan::pack::Mode;
-use crate::plan::step::{Choice, Drawn};
 use crate::plan::{Plan, Score};
 use crate::tokens::Tokenizer;
 use stepper::{Message, Stepper};
@@ -226,7 +226,16 @@ impl Writer {
             _ => {
                 let (sender, inbox) = mpsc::unbounded_channel();
                 let own = sender.downgrade();
-                tokio::spawn(Stepper::new(self.engine.clone(), self.most_rows, own).run(inbox));
+                let stepping = Stepper::new(self.engine.clone(), self.most_rows, own);
+                // On a thread of its own, so that it outlives whoever asked first, and waits for nobody.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let run = |runtime: tokio::runtime::Runtime| {
+                    let run = move || runtime.block_on(stepping.run(inbox));
+                    std::thread::Builder::new().name("stepper".into()).spawn(run)
+                };
+                if let Err(error) = runtime.and_then(run) {
+                    tracing::error!("texts cannot be written: {error}");
+                }
                 stepper.insert(sender).clone()
             }
         }

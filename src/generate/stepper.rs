@@ -11,9 +11,10 @@ use super::{Event, Finish, Job, Writing, rng};
 use crate::engine::{Asker, Engine, EngineError, Errand, Lane, LostStep, StepFailure, Stepped};
 use crate::owner::Owner;
 use crate::plan::batch::AskedRows;
+use crate::plan::draw::Draw;
 use crate::plan::output::{Lost, Missing};
 use crate::plan::pack::Mode;
-use crate::plan::step::{Draw, StepBatch, StepRow};
+use crate::plan::step::{StepBatch, StepRow};
 use crate::plan::{Edit, Plan, RunId};
 
 /// Engines that a text may kill, all by itself in the end.

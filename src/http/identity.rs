@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderValue, Method, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -100,7 +100,7 @@ impl Door {
             first: self.service.get().and_then(|service| service.engine.first_of(owner)),
         })?;
         let Some(service) = self.service.get() else { return Ok(place) };
-        let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep);
+        let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep | Scope::Remote);
         if self.row_layers_day > 0 && need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
             let used = service.ledger.used(owner).row_layers;
             if used >= self.row_layers_day {
@@ -134,11 +134,15 @@ pub(super) async fn layer(
     };
     // Nothing behind here has a use for it.
     request.headers_mut().remove(header::AUTHORIZATION);
+    request.headers_mut().remove(NNSIGHT);
     if let Some(caller) = caller {
         request.extensions_mut().insert(caller);
     }
     Ok(next.run(request).await)
 }
+
+/// Where nnsight has the key. It may send the header without one.
+const NNSIGHT: HeaderName = HeaderName::from_static("ndif-api-key");
 
 /// Why a request has no key.
 #[derive(Debug, Clone, Copy)]
@@ -152,7 +156,11 @@ enum NoKey {
 
 fn token(headers: &HeaderMap) -> Result<Token, NoKey> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(NoKey::Missing)?;
+    let Some(value) = values.next() else {
+        let key = headers.get(NNSIGHT).filter(|key| !matches!(key.as_bytes(), b"" | b"None"));
+        let key = key.ok_or(NoKey::Missing)?.to_str().map_err(|_| NoKey::Malformed)?;
+        return Token::parse(key.trim()).ok_or(NoKey::Malformed);
+    };
     if values.next().is_some() {
         return Err(NoKey::Several);
     }

@@ -16,7 +16,8 @@ use super::problem::{NoResult, NotFound};
 use super::{AppState, Caller, Kind, NoQuery, Problem, body, query};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::jobs::view::{JobList, JobView};
-use crate::jobs::{Jobs, NotTaken, PICTURES_FILE, Unfinished, compress};
+use crate::jobs::{Jobs, NUMBERS_FILE, NotTaken, PICTURES_FILE, Unfinished, compress};
+use crate::result::numbers::Numbers;
 use crate::result::plates::{Pictures, Show};
 use crate::result::render::Format;
 use crate::result::sweep::{SweepOutcome, render};
@@ -59,39 +60,49 @@ pub(super) async fn answered(
     asked.answer(share, move |asked| render(&outcome, asked.format, asked.table, &asked.show)).await
 }
 
-/// A result that was stored in every form that it has; its pictures are drawn as they are asked for.
+/// A result with what its forms are made from: they are written and drawn as they are asked for, as those of an answer are.
 async fn stored(asked: Asked, jobs: &Jobs, job: &Job, share: Share) -> Result<Response, Problem> {
-    let Asked { format, table, show } = &asked;
-    let is_picture = format.is_picture();
-    let whole = [("metric", show.metric.is_some() && !is_picture), ("table", table.is_some())];
-    if let Some((name, _)) = whole.iter().find(|(_, given)| *given) {
-        let detail = format!("the result of a {} has no {name} to choose", job.kind.name());
-        let problem = Problem::new(Kind::InvalidRequest, format!("?{name}: {detail}"));
-        return Err(problem.error(format!("?{name}"), code::NOT_SUPPORTED, detail, "leave it out"));
+    let format = asked.format;
+    if asked.table.is_some() {
+        let detail = format!("the result of a {} has no table to choose", job.kind.name());
+        let problem = Problem::new(Kind::InvalidRequest, format!("?table: {detail}"));
+        return Err(problem.error("?table", code::NOT_SUPPORTED, detail, "leave it out"));
     }
-    let name = if is_picture { PICTURES_FILE } else { format.name() };
-    match file(jobs, job.id, name, &share).await? {
-        Some(file) if is_picture => {
+    let another = || of_another_version(&job.id);
+    if format.is_picture() {
+        if let Some(file) = file(jobs, job.id, PICTURES_FILE, &share).await? {
             let read = move |_: &Abandoned| serde_json::from_slice::<Pictures>(&file);
-            let pictures = share.run(Lane::Finish, read).await.map_err(|_| of_another_version(&job.id))?;
+            let pictures = share.run(Lane::Finish, read).await.map_err(|_| another())?;
             return asked.answer(share, move |asked| pictures.draw(&asked.show, asked.format)).await;
         }
-        Some(file) => return Ok(tied(*format, file, share)),
-        None => {}
+    } else if format != Format::Json
+        && let Some(file) = file(jobs, job.id, NUMBERS_FILE, &share).await?
+    {
+        let read = move |_: &Abandoned| Numbers::from_bytes(&file);
+        let numbers = share.run(Lane::Finish, read).await.ok_or_else(another)?;
+        return asked
+            .answer(share, move |asked| numbers.write(asked.format, asked.show.metric.as_deref()))
+            .await;
     }
-    // What an earlier version stored.
-    if is_picture
-        && *show == Show::default()
+    // The answer itself, and what an earlier version stored.
+    if asked.show == Show::default()
         && let Some(file) = file(jobs, job.id, format.name(), &share).await?
     {
-        return Ok(tied(*format, file, share));
+        return Ok(tied(format, file, share));
     }
     let there = jobs.store.files(job.id).await?;
     if there.is_empty() {
         return Err(Problem::new(Kind::Gone, "the job left no result"));
     }
-    let forms: Vec<&str> = there.iter().map(String::as_str).collect();
-    let fix = format!("ask for one of {}", forms.join(", ").replace(PICTURES_FILE, "svg, png"));
+    let forms: Vec<String> = there
+        .iter()
+        .map(|file| match file.as_str() {
+            PICTURES_FILE => "svg, png".to_owned(),
+            NUMBERS_FILE => Format::NUMBERS.map(Format::name).join(", "),
+            form => form.to_owned(),
+        })
+        .collect();
+    let fix = format!("ask for one of {}", forms.join(", "));
     let detail = format!("this result has no form called {}", format.name());
     let problem = Problem::new(Kind::InvalidRequest, format!("?format: {detail}; {fix}"));
     Err(problem.error("?format", code::NOT_SUPPORTED, detail, fix))

@@ -10,12 +10,13 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response, Version};
+use axum::http::{Request, Response, StatusCode, Version};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -278,7 +279,14 @@ impl Talk {
     /// Requests and answers over `wire`, to the end.
     async fn hold(self, wire: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let Self { router, in_flight, limits, peer, socket, place, mut closing, secure } = self;
-        let seat = Seat { place: Arc::clone(&place), work: watch::Sender::new(Work::None) };
+        let upgraded = Arc::new(AtomicBool::new(false));
+        let seat = Seat {
+            place: Arc::clone(&place),
+            work: watch::Sender::new(Work::None),
+            upgraded: Arc::clone(&upgraded),
+            in_flight: in_flight.clone(),
+            secure,
+        };
         let mut work = seat.work.subscribe();
         let service =
             service_fn(move |request| answer(router.clone(), in_flight.clone(), request, peer, seat.clone()));
@@ -289,7 +297,8 @@ impl Talk {
             .max_header_size(MAX_HEAD_BYTES)
             .max_headers(MAX_HEADER_FIELDS)
             .max_buf_size(2 * MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(wire), service);
+            .serve_connection(TokioIo::new(wire), service)
+            .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let mut left = std::pin::pin!(left(&socket, secure, &mut work));
         let mut ending = std::pin::pin!(async {
@@ -319,6 +328,10 @@ impl Talk {
                 }
             }
         };
+        if upgraded.load(Ordering::Relaxed) {
+            // The socket is another's now, and so is the place.
+            return;
+        }
         place.doing(Doing::Waiting);
         if let Err(error) = ended {
             tracing::debug!(%peer, %error, "connection of {peer} ended: {error}");
@@ -343,6 +356,17 @@ enum Work {
 pub(super) struct Seat {
     place: Arc<Place>,
     work: watch::Sender<Work>,
+    /// Whether it speaks another protocol from now on.
+    upgraded: Arc<AtomicBool>,
+    in_flight: watch::Sender<usize>,
+    /// Whether it is encrypted.
+    pub(super) secure: bool,
+}
+
+/// Something is worked on that the server's end waits for, as for a request.
+#[derive(Debug)]
+pub(super) struct Works {
+    _counted: InFlight,
 }
 
 impl Seat {
@@ -351,6 +375,11 @@ impl Seat {
     pub(super) fn streams(&self) -> impl Future<Output = ()> + Send + use<> {
         self.place.doing(Doing::Streaming);
         self.place.told_to_leave()
+    }
+
+    /// Says that something is worked on beside the requests of this connection, until what this gives is dropped.
+    pub(super) fn works(&self) -> Works {
+        Works { _counted: InFlight::enter(self.in_flight.clone()) }
     }
 }
 
@@ -391,6 +420,10 @@ async fn answer(
     let response = router.oneshot(request.map(Body::new)).await;
     seat.work.send_replace(Work::None);
     Ok(match response {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            seat.upgraded.store(true, Ordering::Relaxed);
+            response
+        }
         Ok(response) => response.map(|body| Body::new(Answering { body, place: Arc::clone(&seat.place) })),
         Err(never) => match never {},
     })
@@ -429,6 +462,7 @@ impl hyper::body::Body for Answering {
 }
 
 /// Counts a request for as long as its handler runs, also when the client hangs up and the handler is dropped.
+#[derive(Debug)]
 struct InFlight(watch::Sender<usize>);
 
 impl InFlight {

@@ -16,6 +16,7 @@ mod experiments;
 mod gate;
 mod generate;
 mod health;
+mod hub;
 mod identity;
 mod jobs;
 mod json;
@@ -29,6 +30,7 @@ mod page;
 mod places;
 mod prefer;
 mod problem;
+mod remote;
 mod request_id;
 mod rules;
 mod socket;
@@ -62,7 +64,7 @@ pub use state::{Access, AppState, Readiness, ReadinessReport};
         description = "Causal mediation analysis of Llama-family models and GPT-2: clean runs, patch runs, causal traces.\n\n\
             Errors are RFC 9457 problem documents; `errors[]` names every wrong field by JSON pointer."
     ),
-    components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem)),
+    components(schemas(problem::ProblemDocument, crate::spec::problem::FieldProblem, openai::Failure)),
     tags(
         (name = "experiments", description = "Clean runs, patch runs, causal traces"),
         (name = "jobs", description = "Requests that are answered later: how far they are and what they found"),
@@ -70,6 +72,7 @@ pub use state::{Access, AppState, Readiness, ReadinessReport};
         (name = "activations", description = "Activations that the server keeps between requests"),
         (name = "models", description = "What is served and what it can do"),
         (name = "keys", description = "Who may ask for what"),
+        (name = "remote", description = "The wire of nnsight 0.8, for `remote=True`; below `/legacy` the same for older notebooks"),
         (name = "operations", description = "Liveness, readiness, version")
     )
 )]
@@ -90,6 +93,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(activations::routes())
         .merge(me::routes())
         .merge(admin::routes())
+        .merge(remote::routes())
 }
 
 /// The OpenAPI document, as committed in `openapi/openapi.json`: pretty-printed, with a final newline.
@@ -124,6 +128,8 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     rules::document(&mut document, rules);
     let router = router
         .merge(page::routes())
+        .merge(remote::legacy())
+        .merge(hub::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))
         .route_layer(middleware::from_fn_with_state(state.clone(), gate::readiness))
         .route_layer(middleware::from_fn_with_state(identity::Door::new(&state, rules), identity::layer))

@@ -1,5 +1,6 @@
 //! OpenAI's routes for text, as its clients and tools of evaluation speak them: adapters of `POST /v1/generate`.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use utoipa::ToSchema;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Schema};
+use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -55,10 +57,26 @@ struct Completion {
 /// An error of OpenAI's form.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OpenAiError)]
-struct Failure {
-    /// What is wrong: `message`, `type`, `param` (the field) and `code`.
+pub(super) struct Failure {
+    /// What is wrong: `message`, `type`, `param` (the field) and `code`; `errors` names every field.
     #[schema(value_type = Object)]
     error: Value,
+}
+
+impl IntoResponses for Failure {
+    /// Those of every route with a body, in OpenAI's form.
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
+        let mut responses = Problem::responses();
+        for response in responses.values_mut() {
+            if let RefOr::T(response) = response {
+                let schema = RefOr::<Schema>::Ref(Ref::from_schema_name("OpenAiError"));
+                response.content.clear();
+                let content = ContentBuilder::new().schema(Some(schema)).build();
+                response.content.insert("application/json".to_owned(), RefOr::T(content));
+            }
+        }
+        responses
+    }
 }
 
 /// Text completions in OpenAI's form
@@ -67,8 +85,7 @@ struct Failure {
 /// same name. What would change the answer and is not served is refused.
 #[utoipa::path(post, path = "/v1/completions", tag = "experiments", request_body = CompletionBody,
     responses((status = 200, description = "The texts", content(
-        (Completion = "application/json"), (String = "text/event-stream"))),
-        (status = "4XX", description = "What is wrong, in OpenAI's form", body = Failure)))]
+        (Completion = "application/json"), (String = "text/event-stream"))), Failure))]
 async fn completions(state: State<AppState>, posted: Result<Posted, Problem>) -> Response {
     answer(Form::Completion, &state, posted).await
 }
@@ -78,8 +95,7 @@ async fn completions(state: State<AppState>, posted: Result<Posted, Problem>) ->
 /// `POST /v1/generate` with `messages`, for clients of OpenAI's API. The model's own chat template makes the prompt.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "experiments", request_body = ChatBody,
     responses((status = 200, description = "The texts", content(
-        (Completion = "application/json"), (String = "text/event-stream"))),
-        (status = "4XX", description = "What is wrong, in OpenAI's form", body = Failure)))]
+        (Completion = "application/json"), (String = "text/event-stream"))), Failure))]
 async fn chat(state: State<AppState>, posted: Result<Posted, Problem>) -> Response {
     answer(Form::Chat, &state, posted).await
 }
@@ -138,7 +154,9 @@ fn failure(problem: &Problem) -> Value {
     let kind = if status.is_client_error() { "invalid_request_error" } else { "server_error" };
     let param = first.map(|first| first.pointer.trim_start_matches('/').replace('/', "."));
     let code = first.map_or(problem.kind.slug(), |first| first.code);
-    json!({"error": {"message": said, "type": kind, "param": param, "code": code, "errors": problem.errors}})
+    let error =
+        json!({"message": said, "type": kind, "param": param, "code": code, "errors": problem.errors});
+    json!(Failure { error })
 }
 
 /// The same as text. A token that a client wrote in the wrong place is not repeated to it.

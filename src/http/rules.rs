@@ -56,6 +56,7 @@ const WORK: Need = Need::One(&[Scope::Run, Scope::Sweep]);
 const UPLOAD: Need = Need::One(&[Scope::Upload]);
 /// Runs store activations, too.
 const STORES: Need = Need::One(&[Scope::Run, Scope::Upload]);
+const REMOTE: Need = Need::One(&[Scope::Remote]);
 const ADMIN: Need = Need::One(&[Scope::Admin]);
 
 /// The table, but for the kinds of experiments: see [`of_kind`].
@@ -92,6 +93,28 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/activations", UPLOAD),
     rule(Method::GET, "/v1/activations/{id}", Need::Key),
     rule(Method::DELETE, "/v1/activations/{id}", STORES),
+    // Says nothing but that the server is there.
+    rule(Method::GET, "/ping", Need::Open),
+    rule(Method::GET, "/connected", Need::Open),
+    rule(Method::GET, "/subscribe", REMOTE),
+    rule(Method::POST, "/request", REMOTE),
+    rule(Method::GET, "/response/{id}", REMOTE),
+    // Who fetches a result shows the token in its address, not a key.
+    rule(Method::GET, "/result/{id}", Need::Open),
+    rule(Method::GET, "/status", REMOTE),
+    rule(Method::GET, "/env", REMOTE),
+    rule(Method::GET, "/whoami", REMOTE),
+    rule(Method::GET, "/legacy/ping", Need::Open),
+    rule(Method::GET, "/legacy/connected", Need::Open),
+    rule(Method::GET, "/legacy/subscribe", REMOTE),
+    rule(Method::POST, "/legacy/request", REMOTE),
+    rule(Method::GET, "/legacy/response/{id}", REMOTE),
+    rule(Method::GET, "/legacy/status", REMOTE),
+    rule(Method::GET, "/legacy/env", REMOTE),
+    rule(Method::GET, "/legacy/whoami", REMOTE),
+    rule(Method::GET, "/api/models/{*path}", REMOTE),
+    rule(Method::GET, "/{name}/resolve/{*path}", REMOTE),
+    rule(Method::GET, "/{owner}/{name}/resolve/{*path}", REMOTE),
     rule(Method::GET, "/v1/admin/keys", ADMIN),
     rule(Method::POST, "/v1/admin/keys", ADMIN),
     rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),

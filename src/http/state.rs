@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::engine::Health;
 use crate::jobs::Jobs;
 use crate::keys::Keys;
+use crate::remote::Remote;
 use crate::service::Service;
 use crate::telemetry::metrics::Metrics;
 
@@ -32,10 +33,12 @@ pub struct AppState {
     pub access: Access,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What clients of nnsight are served by.
+    pub remote: Remote,
 }
 
 /// What is to be done where keys are needed and there is none.
-pub(super) const FIRST_KEY: &str = "the server has no key yet: `mediant key create --owner NAME --scopes admin,run,sweep,upload` makes \
+pub(super) const FIRST_KEY: &str = "the server has no key yet: `mediant key create --owner NAME --scopes admin,run,sweep,upload,remote` makes \
                                     the first (with SQLite, while the server is stopped)";
 
 /// Who may ask.

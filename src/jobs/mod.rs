@@ -31,6 +31,8 @@ use crate::store::{Filter, Page, Store, StoreError};
 
 /// The file of a result that holds what can be drawn of it.
 pub const PICTURES_FILE: &str = "pictures";
+/// The file of a result's numbers, from which the forms that carry numbers are written.
+pub const NUMBERS_FILE: &str = "numbers";
 
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]

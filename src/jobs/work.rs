@@ -6,19 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::outcome::{open, outcome};
-use super::{Jobs, PICTURES_FILE, Unfinished, compress};
+use super::{Jobs, NUMBERS_FILE, PICTURES_FILE, Unfinished, compress};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::CaseHead;
 use crate::owner::Owner;
 use crate::plan::output::Usage;
-use crate::result::plates::Show;
 use crate::result::render::{Answer, Format, json};
 use crate::service::experiment::AtOnce;
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
 use crate::spec::kind::of_kind;
 use crate::store::StoreError;
-use crate::store::job::{Claim, Cost, Done, File, JobId, Phase};
+use crate::store::job::{Claim, Cost, Done, JobId, Phase};
 
 /// Sweeps that are kept open, so that their requests need not be read for every unit.
 const KEPT_OPEN: usize = 4;
@@ -121,7 +120,7 @@ async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Re
     Ok(head.kept)
 }
 
-/// A request that is one unit: its answer in every format.
+/// A request that is one unit: its answer, and what every other form is made from.
 async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
     // Its size was bounded when it was taken on.
@@ -131,15 +130,11 @@ async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) ->
     let files = move |_: &Abandoned| {
         let response = response.rendered();
         response.fill_plots();
-        let forms = [Format::Json].iter().chain(&Format::NUMBERS);
-        // A format that has nothing to show of this result is left out.
-        let mut files: Vec<File> = forms
-            .filter_map(|format| {
-                let bytes = response.render(*format, &Show::default()).ok()?;
-                Some(compress::file(format.name(), &bytes))
-            })
-            .collect();
-        // Drawn when they are asked for, in the way that is asked for.
+        // Files are written and pictures drawn when they are asked for, in the way that is asked for.
+        let mut files = vec![
+            compress::file(Format::Json.name(), &response.json()),
+            compress::file(NUMBERS_FILE, &response.numbers().to_bytes()),
+        ];
         files
             .extend(response.pictures().ok().map(|pictures| compress::file(PICTURES_FILE, &json(&pictures))));
         files

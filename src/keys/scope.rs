@@ -15,14 +15,21 @@ pub enum Scope {
     Sweep,
     /// Storing data sets and activations.
     Upload,
+    /// `remote=True` of nnsight: blocks of Python, in locked processes.
+    Remote,
     /// Making and ending keys. It brings none of the others with it.
     Admin,
 }
 
 impl Scope {
     /// Every scope by its name.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("run", Self::Run), ("sweep", Self::Sweep), ("upload", Self::Upload), ("admin", Self::Admin)];
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("run", Self::Run),
+        ("sweep", Self::Sweep),
+        ("upload", Self::Upload),
+        ("remote", Self::Remote),
+        ("admin", Self::Admin),
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -30,6 +37,7 @@ impl Scope {
             Self::Run => "run",
             Self::Sweep => "sweep",
             Self::Upload => "upload",
+            Self::Remote => "remote",
             Self::Admin => "admin",
         }
     }

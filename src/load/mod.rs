@@ -12,6 +12,7 @@ mod gguf;
 mod hub;
 mod memory;
 mod options;
+mod published;
 mod reference;
 mod safetensors;
 mod tensors;
@@ -27,6 +28,7 @@ use utoipa::ToSchema;
 pub use self::error::LoadError;
 pub use self::memory::{available_bytes, check_fits, required_bytes};
 pub use self::options::{HubOptions, LoadOptions, Wheel, default_cache_dir};
+pub use self::published::Published;
 pub use self::reference::{ModelRef, Preset};
 pub use self::tensors::{TensorSource, expected as expected_tensors};
 use crate::model::config::ModelConfig;
@@ -46,6 +48,8 @@ pub struct Checkpoint {
     pub fingerprint: Fingerprint,
     /// What its files leave open or contradict themselves in, in words, where it was not refused for it.
     pub warnings: Vec<String>,
+    /// What clients of a model hub read of it.
+    pub published: Published,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -119,6 +123,7 @@ fn open_gguf(
     let gguf = gguf::Gguf::open(path)?;
     let config = gguf.config()?;
     let (vocabulary, warnings) = (gguf.vocabulary()?, gguf.warnings());
+    let published = Published::made(gguf.eos()?);
     let tokenizer_sha256 = vocabulary_sha256(&vocabulary);
     let (special, templates) = gguf.chat(&vocabulary);
     let file = path.display().to_string();
@@ -128,7 +133,15 @@ fn open_gguf(
     let tensors = gguf.tensors(&config)?;
     let weights_sha256 = digest::remembered(path, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision: None, source };
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings })
+    checked(Checkpoint {
+        name,
+        config,
+        tokenizer,
+        tensors: Arc::new(tensors),
+        fingerprint,
+        warnings,
+        published,
+    })
 }
 
 /// The file of a chat template, which counts before that in `tokenizer_config.json`.
@@ -182,7 +195,16 @@ fn open_folder(
     let weights_sha256 = digest::of_weights(&files, &options.cache_dir)?;
     let fingerprint = Fingerprint { weights_sha256, tokenizer_sha256, revision, source };
     let warnings = chosen.into_iter().chain(untied).chain(stored).collect();
-    checked(Checkpoint { name, config, tokenizer, tensors: Arc::new(tensors), fingerprint, warnings })
+    let published = Published::of_folder(folder)?;
+    checked(Checkpoint {
+        name,
+        config,
+        tokenizer,
+        tensors: Arc::new(tensors),
+        fingerprint,
+        warnings,
+        published,
+    })
 }
 
 fn why_no_checkpoint(folder: &Path) -> String {
@@ -206,7 +228,16 @@ fn open_dummy(preset: Preset, seed: u64, source: String) -> Result<Checkpoint, L
         source: source.clone(),
     };
     let tensors = Arc::new(dummy::DummySource { config: config.clone(), seed, bf16: preset.is_bf16() });
-    checked(Checkpoint { name: source, config, tokenizer, tensors, fingerprint, warnings: Vec::new() })
+    let published = Published::made(None);
+    checked(Checkpoint {
+        name: source,
+        config,
+        tokenizer,
+        tensors,
+        fingerprint,
+        warnings: Vec::new(),
+        published,
+    })
 }
 
 /// Token ids must have embeddings. Models may have more embeddings than ids: padding. Tokens that were added to a vocabulary

@@ -29,6 +29,7 @@ mod patch;
 mod place;
 mod position_map;
 mod prepare;
+pub mod program;
 pub mod prompts;
 mod readout;
 mod replace_tokens;

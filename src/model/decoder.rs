@@ -135,7 +135,8 @@ impl<K: Kernels> Decoder<K> {
             kernels.add_positions(&mut b.x, table, &pass.positions);
         }
         let mut normed = false;
-        for (index, (layer, tables)) in weights.layers.iter().zip(&batch.layers).enumerate() {
+        let depth = batch.depth();
+        for (index, (layer, tables)) in weights.layers.iter().zip(&batch.layers).enumerate().take(depth) {
             if !normed {
                 pass.norm(&layer.attention_norm, tables, b);
             }
@@ -149,7 +150,7 @@ impl<K: Kernels> Decoder<K> {
             pass.mlp(layer, tables, normed.then_some(norm), b);
             pass.lens(&tables.lens, b);
         }
-        if !normed {
+        if !normed && depth == batch.layers.len() {
             kernels.norm(&b.x, &weights.final_norm, &mut b.h);
         }
         pass.tap(Site::FinalNorm, &batch.final_norm, &mut b.h, []);

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::plan::step::Choice;
+use crate::plan::draw::Choice;
 
 /// Tokens that are put in order at first; more follow, four times as many each time. At temperature 1 so many hold nine tenths of the
 /// probability in most places of a text.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::draw::draw;
 use crate::kernels::{Partial, merge};
 use crate::plan::batch::ForwardBatch;
+use crate::plan::draw::{Draw, Drawn, StepDraws};
 use crate::plan::output::{BatchOutput, RowWritten, larger};
-use crate::plan::step::{Draw, Drawn, StepDraws};
 
 /// A rank's part of a [`BatchOutput`].
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +54,8 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
         drawn: Vec::new(),
     };
     if let Some(step) = &batch.step {
-        output.drawn = drawn(step, ranks.iter().map(|rank| &*rank.logits).collect());
+        let logits: Vec<&[f32]> = ranks.iter().map(|rank| &*rank.logits).collect();
+        output.drawn = drawn(step, &logits);
     }
     let mut partials = Vec::new();
     let mut parts = Vec::new();
@@ -81,7 +82,7 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
 }
 
 /// What is drawn from the logits of a step's rows, of which each rank has its own columns.
-fn drawn(step: &StepDraws, ranks: Vec<&[f32]>) -> Vec<Option<Drawn>> {
+fn drawn(step: &StepDraws, ranks: &[&[f32]]) -> Vec<Option<Drawn>> {
     let rows = step.rows();
     let logits = |row: u32| -> Vec<f32> {
         let place = rows.binary_search(&row).expect("BUG: all rows that are drawn from are read");

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::StepDraws;
+use super::draw::StepDraws;
 use crate::spec::site::Site;
 
 /// One forward pass over all layers for a set of runs.
@@ -47,6 +47,17 @@ pub struct ForwardBatch {
     pub row_layers: u64,
 }
 
+impl ForwardBatch {
+    /// How many blocks are computed: behind the last of them nothing is written, read, drawn or kept.
+    pub fn depth(&self) -> usize {
+        let reads = !(self.final_norm.is_empty() && self.logits.is_empty() && self.readout.rows.is_empty());
+        if reads || self.step.as_ref().is_some_and(|step| !step.draws.is_empty()) {
+            return self.layers.len();
+        }
+        self.layers.iter().rposition(|layer| !layer.is_idle()).map_or(0, |last| last + 1)
+    }
+}
+
 /// The tables of one block. `batch[site]` is what happens at a site.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerBatch {
@@ -72,6 +83,11 @@ impl Index<Site> for LayerBatch {
 }
 
 impl LayerBatch {
+    /// Whether nothing is written, read or kept in this layer.
+    fn is_idle(&self) -> bool {
+        self.taps.iter().all(Tap::is_empty) && self.lens.rows.is_empty() && self.kept.is_empty()
+    }
+
     /// Whether attention scores are written or read in this layer.
     pub fn holds_scores(&self) -> bool {
         !self[Site::Scores].is_empty() || !self[Site::Pattern].is_empty()

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod cone;
 pub mod cost;
+pub mod draw;
 pub mod edits;
 pub mod hash;
 mod live;

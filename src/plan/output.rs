@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::step::Drawn;
+use super::draw::Drawn;
 use super::{EditGroup, Score};
 
 /// Results of a plan, in the plan's order.

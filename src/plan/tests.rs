@@ -474,6 +474,45 @@ fn attention_is_laid_out_and_sent_once_where_layers_repeat_it() {
 }
 
 #[test]
+fn a_pass_ends_where_nothing_is_read_any_more() {
+    let depth = |ask: &dyn Fn(&mut Plan, RunId)| {
+        let mut plan = Plan::default();
+        let run = plan.root([1, 2, 3].as_slice().into());
+        ask(&mut plan, run);
+        Packing::new(&plan, 8, usize::MAX, Mode::Branching).expect("no budget").chunk(0).batch.depth()
+    };
+    let capture = |site: Site, layer: u32| {
+        depth(&|plan, run| {
+            plan.captures.push(Capture { run, at: Address { layer, site }, positions: vec![1] });
+        })
+    };
+    assert_eq!(capture(Site::Embed, 0), 0);
+    assert_eq!(capture(Site::ResidPre, 0), 1);
+    assert_eq!(capture(Site::ResidPost, 4), 5);
+    assert_eq!((capture(Site::FinalNorm, 8), capture(Site::Logits, 8)), (8, 8));
+    assert_eq!(
+        depth(&|plan, run| {
+            plan.read_lens(run, 2, 1);
+        }),
+        2
+    );
+    assert_eq!(
+        depth(&|plan, run| {
+            plan.read(run, 2);
+        }),
+        8
+    );
+    // What is written where nothing reads it is not computed, so it lets nothing be computed either.
+    let unread = |plan: &mut Plan, run: RunId| {
+        let at = Address { layer: 6, site: Site::ResidPost };
+        let branch = plan.branch(run, vec![Edit::new(at, vec![0], Op::Zero, EditGroup::Patch)]);
+        let at = Address { layer: 2, site: Site::Z };
+        plan.captures.push(Capture { run: branch, at, positions: vec![0] });
+    };
+    assert_eq!(depth(&unread), 3);
+}
+
+#[test]
 fn parts_alike_share_tables_of_edits_and_of_attention() {
     let part = |length: u32| {
         let mut plan = Plan::default();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::cases::{CasesResponse, ClassArm, ClassEstimates};
 use super::common::NdArray;
-use super::files::{Arrays, metadata, part, wanted};
+use super::files::{Arrays, metadata, part};
+use super::numbers::OfMetric;
 use super::phrases;
 use super::pictures::{DOT, PictureRequestError, arrangement};
 use super::plates::{Picture, Plate, Plot};
@@ -12,12 +13,11 @@ use super::tables::Table;
 use crate::draw::heatmap::{Cell, Column, Figure, Heatmap};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::stats::Estimate;
-use crate::export::array::NamedArray;
 use crate::export::csv::Column as TableColumn;
 use crate::spec::named::Named;
 use crate::spec::select::TokenClass;
 
-/// Averages: a row for each metric (`only` that one, if given) of each class and layer of each arm, over all cases and then
+/// Averages: a row for each metric of each class and layer of each arm, over all cases and then
 /// within each group.
 ///
 /// Columns: group (empty: all cases), arm, site, window, class, layer, metric, effect, effect_se, effect_ci_low,
@@ -25,21 +25,21 @@ use crate::spec::select::TokenClass;
 /// total_effect_ci_low, total_effect_ci_high. Where two groups are compared, rows of the group `A - B` hold differences
 /// of effects, and nothing else.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
-pub fn table(response: &CasesResponse, only: Option<&str>) -> Vec<TableColumn> {
+pub fn table(response: &CasesResponse) -> Vec<TableColumn> {
     let mut rows = Vec::new();
     for (name, arm) in response.arms.iter() {
-        rows.extend(arm_rows("", name, arm, &response.total_effect, only));
+        rows.extend(arm_rows("", name, arm, &response.total_effect));
     }
     for (group, result) in response.groups.iter() {
         for (name, arm) in result.arms.iter() {
-            rows.extend(arm_rows(group, name, arm, &result.total_effect, only));
+            rows.extend(arm_rows(group, name, arm, &result.total_effect));
         }
     }
     let compared = response.difference.as_ref().map(|two| (format!("{} - {}", two.of[0], two.of[1]), two));
     if let Some((group, two)) = &compared {
         for (name, effects) in two.effects.iter() {
             let Some(arm) = response.arms.get(name) else { continue };
-            for (key, estimates) in wanted(effects, only) {
+            for (key, estimates) in effects.iter() {
                 let cells = 0..estimates.mean.data.len();
                 rows.extend(cells.map(|cell| Row { group, name, arm, key, cell, estimates, pooled: None }));
             }
@@ -97,10 +97,8 @@ fn arm_rows<'r>(
     name: &'r str,
     arm: &'r ClassArm,
     totals: &'r Named<CaseEstimate>,
-    only: Option<&str>,
 ) -> Vec<Row<'r>> {
-    let metrics = wanted(&arm.effects, only);
-    let rows = metrics.flat_map(|(key, estimates)| {
+    let rows = arm.effects.iter().flat_map(|(key, estimates)| {
         let cells = 0..estimates.mean.data.len();
         cells.map(move |cell| Row { group, name, arm, key, cell, estimates, pooled: totals.get(key) })
     });
@@ -111,7 +109,7 @@ fn depth(arm: &ClassArm) -> usize {
     arm.layers.as_ref().map_or(1, Vec::len)
 }
 
-/// Averages as arrays `[classes, layers]`, of the metric `only` or of all.
+/// Averages as arrays `[classes, layers]`.
 ///
 /// Of each arm: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `effect_ci_low`, `effect_ci_high`, `effect_ci_t_low`,
 /// `effect_ci_t_high`, and if asked for `effect_median`, `effect_trimmed_mean`, `n`, `recovery`,
@@ -119,37 +117,31 @@ fn depth(arm: &ClassArm) -> usize {
 /// `{arm}/layers`; `total_effect/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`. The same of groups under
 /// `groups/{group}/`; `difference/{arm}/{metric}/` + `mean`, `se`, `ci_low`, `ci_high`, `ci_t_low`, `ci_t_high`, `n`. With `keep.per_case`
 /// `cases/{id}/{arm}/{metric}`. Classes are those of the JSON response, in its order.
-pub fn arrays(response: &CasesResponse, only: Option<&str>) -> Vec<NamedArray> {
+pub fn arrays(response: &CasesResponse) -> Vec<OfMetric> {
     let mut out = Arrays::default();
-    pool(&mut out, "", &response.arms, &response.total_effect, only);
+    pool(&mut out, "", &response.arms, &response.total_effect);
     for (name, group) in response.groups.iter() {
-        pool(&mut out, &format!("groups/{}/", part(name)), &group.arms, &group.total_effect, only);
+        pool(&mut out, &format!("groups/{}/", part(name)), &group.arms, &group.total_effect);
     }
     for (name, effects) in response.difference.iter().flat_map(|two| two.effects.iter()) {
-        for (key, estimates) in wanted(effects, only) {
-            estimated(&mut out, &format!("difference/{}/{}/", part(name), part(key)), estimates);
-        }
+        out.each(effects, |out, key, estimates| {
+            estimated(out, &format!("difference/{}/{}/", part(name), part(key)), estimates);
+        });
     }
     for case in &response.cases {
         for (name, effects) in case.effects.iter() {
-            for (key, array) in wanted(effects, only) {
+            out.each(effects, |out, key, array| {
                 out.floats(format!("cases/{}/{}/{}", part(&case.id), part(name), part(key)), array);
-            }
+            });
         }
     }
     out.into_list()
 }
 
-fn pool(
-    out: &mut Arrays,
-    prefix: &str,
-    arms: &Named<ClassArm>,
-    totals: &Named<CaseEstimate>,
-    only: Option<&str>,
-) {
+fn pool(out: &mut Arrays, prefix: &str, arms: &Named<ClassArm>, totals: &Named<CaseEstimate>) {
     for (name, arm) in arms.iter() {
         let path = format!("{prefix}{}", part(name));
-        for (key, estimates) in wanted(&arm.effects, only) {
+        out.each(&arm.effects, |out, key, estimates| {
             let metric = format!("{path}/{}", part(key));
             estimated(out, &format!("{metric}/effect_"), estimates);
             if let Some(shares) = arm.recovery.get(key) {
@@ -160,7 +152,7 @@ fn pool(
             if let Some(histogram) = arm.argmax_histogram.get(key) {
                 out.counts(format!("{metric}/argmax_histogram"), histogram);
             }
-        }
+        });
         out.counts(format!("{path}/cells"), &arm.cells);
         out.counts(format!("{path}/trivial"), &arm.trivial);
         out.counts(format!("{path}/exact_null"), &arm.exact_null);
@@ -168,13 +160,13 @@ fn pool(
             out.ints(format!("{path}/layers"), layers.iter().copied());
         }
     }
-    for (key, total) in wanted(totals, only) {
+    out.each(totals, |out, key, total| {
         let path = format!("{prefix}total_effect/{}", part(key));
         out.scalar(format!("{path}/mean"), total.mean);
         out.scalar(format!("{path}/se"), total.se);
         out.scalar(format!("{path}/ci_low"), total.ci.map(|[low, _]| low));
         out.scalar(format!("{path}/ci_high"), total.ci.map(|[_, high]| high));
-    }
+    });
 }
 
 fn estimated(out: &mut Arrays, prefix: &str, estimates: &ClassEstimates) {

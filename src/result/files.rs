@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::common::{Masks, NdArray, Provenance, TopToken};
+use super::numbers::OfMetric;
 use super::patch::PatchResponse;
 use super::run::RunResponse;
 use super::trace::TraceResponse;
@@ -23,20 +24,20 @@ use crate::spec::named::Named;
 use crate::spec::read::escape;
 use crate::tokens::Token;
 
-/// Arrays of a trace, of the metric `only` or of all.
+/// Arrays of a trace.
 ///
 /// Of each arm, over its axes: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `value_mean`, `value_se`, `recovery`, and
 /// with `keep.per_sample` `value_samples` (samples are the last axis); masks `{arm}/exact_null`, `{arm}/trivial`; axes
 /// `{arm}/layers`, `{arm}/positions`. Baselines: `clean/{metric}`, `corrupted/{metric}/` + `mean`, `se`, `samples`,
 /// `total_effect/{metric}/` + `mean`, `se`. The clean run: `tokens`, `token_starts` and `token_ends` (characters),
 /// `token_texts`, `token_corrupted`, `subject`.
-pub fn trace_arrays(response: &TraceResponse, only: Option<&str>) -> Vec<NamedArray> {
+pub fn trace_arrays(response: &TraceResponse) -> Vec<OfMetric> {
     let mut out = Arrays::default();
     for (name, arm) in response.arms.iter() {
         let arm_path = part(name);
         out.axes(&format!("{arm_path}/"), &arm.axes);
         out.masks(&format!("{arm_path}/"), &arm.masks);
-        for (key, effects) in wanted(&arm.effects, only) {
+        out.each(&arm.effects, |out, key, effects| {
             let path = format!("{arm_path}/{}", part(key));
             out.floats(format!("{path}/effect_mean"), &effects.mean);
             out.floats(format!("{path}/effect_se"), &effects.se);
@@ -50,23 +51,23 @@ pub fn trace_arrays(response: &TraceResponse, only: Option<&str>) -> Vec<NamedAr
             if let Some(recovery) = arm.recovery.get(key) {
                 out.floats(format!("{path}/recovery"), recovery);
             }
-        }
+        });
     }
-    for (key, clean) in wanted(&response.baselines.clean, only) {
+    out.each(&response.baselines.clean, |out, key, clean| {
         out.scalar(format!("clean/{}", part(key)), *clean);
-    }
-    for (key, corrupted) in wanted(&response.baselines.corrupted, only) {
+    });
+    out.each(&response.baselines.corrupted, |out, key, corrupted| {
         let path = format!("corrupted/{}", part(key));
         out.scalar(format!("{path}/mean"), corrupted.estimate.mean);
         out.scalar(format!("{path}/se"), corrupted.estimate.se);
         let n = corrupted.samples.len();
-        out.list.push(NamedArray::from_options(format!("{path}/samples"), vec![n], &corrupted.samples));
-    }
-    for (key, total) in wanted(&response.total_effect, only) {
+        out.numbers(format!("{path}/samples"), vec![n], &corrupted.samples);
+    });
+    out.each(&response.total_effect, |out, key, total| {
         let path = format!("total_effect/{}", part(key));
         out.scalar(format!("{path}/mean"), total.mean);
         out.scalar(format!("{path}/se"), total.se);
-    }
+    });
     out.tokens("", response.tokens.iter().map(|token| &token.token));
     let corrupted: Vec<bool> = response.tokens.iter().map(|token| token.corrupted).collect();
     out.push("token_corrupted", vec![corrupted.len()], ArrayData::Bool(corrupted));
@@ -76,36 +77,33 @@ pub fn trace_arrays(response: &TraceResponse, only: Option<&str>) -> Vec<NamedAr
     out.list
 }
 
-/// Arrays of a patch, of the metric `only` or of all.
+/// Arrays of a patch.
 ///
 /// Over the axes: `values/{metric}`, `effects/{metric}`, `normalised/{metric}`, `exact_null`, `trivial`, and with one axis
 /// more `topk_ids` (-1: none) and `topk_logprobs`; the axes themselves: `layers`, `positions`, `heads`. Of each unpatched
 /// run: `runs/{run}/{metric}` and its tokens and predictions as in [`run_arrays`].
-pub fn patch_arrays(response: &PatchResponse, only: Option<&str>) -> Vec<NamedArray> {
+pub fn patch_arrays(response: &PatchResponse) -> Vec<OfMetric> {
     let mut out = Arrays::default();
     out.axes("", &response.axes);
     out.masks("", &response.masks);
     let groups =
         [("values", &response.values), ("effects", &response.effects), ("normalised", &response.normalised)];
     for (group, arrays) in groups {
-        for (key, array) in wanted(arrays, only) {
-            out.floats(format!("{group}/{}", part(key)), array);
-        }
+        out.each(arrays, |out, key, array| out.floats(format!("{group}/{}", part(key)), array));
     }
     out.topk("", &response.topk.shape, &response.topk.data);
     for (name, run) in response.runs.iter() {
         let path = format!("runs/{}/", part(name));
         out.tokens(&path, run.tokens.iter());
         out.topk(&path, &[], std::slice::from_ref(&run.topk));
-        let metrics = response.baselines.get(name).into_iter();
-        for (key, value) in metrics.flat_map(|metrics| wanted(metrics, only)) {
-            out.scalar(format!("{path}{}", part(key)), *value);
+        if let Some(metrics) = response.baselines.get(name) {
+            out.each(metrics, |out, key, value| out.scalar(format!("{path}{}", part(key)), *value));
         }
     }
     out.list
 }
 
-/// Arrays of clean runs, with the metric `only` or with all.
+/// Arrays of clean runs.
 ///
 /// `{run}/{site}` is a capture, `[layers, positions, width]` in 32 bits (at `embed` without layers), with its
 /// `{run}/{site}/layers` and `{run}/{site}/positions`; a site captured again is `{site}.2`. Of captures that the server
@@ -116,15 +114,13 @@ pub fn patch_arrays(response: &PatchResponse, only: Option<&str>) -> Vec<NamedAr
 /// `mlp_out`, `attn_bias`, `heads`, `remainder`;
 /// `{run}/topk_ids`, `{run}/topk_logprobs`; `{run}/tokens`, `{run}/token_starts`, `{run}/token_ends`,
 /// `{run}/token_texts`.
-pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray> {
+pub fn run_arrays(response: &RunResponse) -> Vec<OfMetric> {
     let mut out = Arrays::default();
     for (name, run) in response.runs.iter() {
         let path = format!("{}/", part(name));
         out.tokens(&path, run.tokens.tokens.iter());
         out.topk(&path, &[], std::slice::from_ref(&run.tokens.topk));
-        for (key, value) in wanted(&run.metrics, only) {
-            out.scalar(format!("{path}{}", part(key)), *value);
-        }
+        out.each(&run.metrics, |out, key, value| out.scalar(format!("{path}{}", part(key)), *value));
         for (i, capture) in run.captures.iter().enumerate() {
             let before = run.captures[..i].iter().filter(|other| other.site == capture.site).count();
             let again = if before > 0 { format!(".{}", before + 1) } else { String::new() };
@@ -144,9 +140,7 @@ pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray>
             out.topk(&path, &lens.topk.shape, &lens.topk.data);
             out.top_texts(&path, &lens.topk.shape, &lens.topk.data);
             out.floats(format!("{path}entropy"), &lens.entropy);
-            for (key, values) in wanted(&lens.metrics, only) {
-                out.floats(format!("{path}{}", part(key)), values);
-            }
+            out.each(&lens.metrics, |out, key, values| out.floats(format!("{path}{}", part(key)), values));
         }
         for (i, attention) in run.attention.iter().enumerate() {
             let again = if i > 0 { format!(".{}", i + 1) } else { String::new() };
@@ -174,9 +168,7 @@ pub fn run_arrays(response: &RunResponse, only: Option<&str>) -> Vec<NamedArray>
                 [("attn_out", &found.attn_out), ("mlp_out", &found.mlp_out), ("attn_bias", biases)]
             {
                 if !values.is_empty() {
-                    let array =
-                        NamedArray::from_options(format!("{path}/{name}"), vec![values.len()], values);
-                    out.list.push(array);
+                    out.numbers(format!("{path}/{name}"), vec![values.len()], values);
                 }
             }
             if let Some(heads) = &found.heads {
@@ -259,14 +251,6 @@ pub(super) fn part(name: &str) -> String {
     if escaped.bytes().all(|byte| byte == b'.') { format!("~{escaped}") } else { escaped }
 }
 
-/// The metric `only`, or all.
-pub(super) fn wanted<'n, T>(
-    named: &'n Named<T>,
-    only: Option<&str>,
-) -> impl Iterator<Item = (&'n str, &'n T)> {
-    named.iter().filter(move |(key, _)| only.is_none_or(|only| only == *key))
-}
-
 /// Truths; those that are not known are false, for arrays have no other place for them: their numbers are NaN.
 pub(super) fn truths(known: &[Option<bool>]) -> ArrayData {
     ArrayData::Bool(known.iter().map(|known| *known == Some(true)).collect())
@@ -275,16 +259,36 @@ pub(super) fn truths(known: &[Option<bool>]) -> ArrayData {
 /// Arrays being collected.
 #[derive(Default)]
 pub(super) struct Arrays {
-    list: Vec<NamedArray>,
+    list: Vec<OfMetric>,
+    metric: Option<String>,
 }
 
 impl Arrays {
     fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
-        self.list.push(NamedArray { name: name.into(), shape, data });
+        let array = NamedArray { name: name.into(), shape, data };
+        self.list.push(OfMetric { metric: self.metric.clone(), array });
     }
 
-    pub(super) fn into_list(self) -> Vec<NamedArray> {
+    pub(super) fn into_list(self) -> Vec<OfMetric> {
         self.list
+    }
+
+    /// Adds what there is of each metric.
+    pub(super) fn each<'n, T>(
+        &mut self,
+        metrics: &'n Named<T>,
+        mut add: impl FnMut(&mut Self, &'n str, &'n T),
+    ) {
+        for (key, value) in metrics.iter() {
+            self.metric = Some(key.to_owned());
+            add(self, key, value);
+        }
+        self.metric = None;
+    }
+
+    fn numbers(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
+        let NamedArray { name, shape, data } = NamedArray::from_options(name, shape, values);
+        self.push(name, shape, data);
     }
 
     pub(super) fn counts(&mut self, name: String, array: &NdArray<usize>) {
@@ -293,7 +297,7 @@ impl Arrays {
     }
 
     pub(super) fn floats(&mut self, name: String, array: &NdArray<Option<f64>>) {
-        self.list.push(NamedArray::from_options(name, array.shape.clone(), &array.data));
+        self.numbers(name, array.shape.clone(), &array.data);
     }
 
     fn singles(&mut self, name: String, array: &NdArray<Option<f32>>) {
@@ -313,7 +317,7 @@ impl Arrays {
     }
 
     pub(super) fn scalar(&mut self, name: String, value: Option<f64>) {
-        self.list.push(NamedArray::from_options(name, Vec::new(), &[value]));
+        self.numbers(name, Vec::new(), &[value]);
     }
 
     pub(super) fn ints(&mut self, name: impl Into<String>, values: impl IntoIterator<Item = u32>) {
@@ -351,6 +355,6 @@ impl Arrays {
         let ids = padded().map(|token| token.map_or(-1, |token| i64::from(token.id))).collect();
         let logprobs: Vec<Option<f64>> = padded().map(|token| token?.logprob).collect();
         self.push(format!("{prefix}topk_ids"), shape.clone(), ArrayData::I64(ids));
-        self.list.push(NamedArray::from_options(format!("{prefix}topk_logprobs"), shape, &logprobs));
+        self.numbers(format!("{prefix}topk_logprobs"), shape, &logprobs);
     }
 }

@@ -254,6 +254,11 @@ impl Collecting {
         })
     }
 
+    /// Whether all texts have ended.
+    pub fn is_complete(&self) -> bool {
+        self.texts.iter().flatten().all(|text| text.end.is_some())
+    }
+
     /// The response, when all texts have ended. `cells`: rows written in the prompt, by branch.
     pub fn response(
         self,
@@ -368,7 +373,7 @@ mod tests {
     fn shares_have_wilson_s_interval() {
         // By statsmodels' proportion_confint(3, 10, method="wilson") and (0, 5).
         let near = |a: [f64; 2], b: [f64; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
-        assert!(near(wilson(3, 10), [0.107_789_3, 0.603_220_5]), "{:?}", wilson(3, 10));
+        assert!(near(wilson(3, 10), [0.107_791_3, 0.603_221_9]), "{:?}", wilson(3, 10));
         assert!(near(wilson(0, 5), [0.0, 0.434_481_6]), "{:?}", wilson(0, 5));
         let text = |text: &str| Collected { text: text.to_owned(), ..Collected::default() };
         let texts = [text("a dog"), text("a cat"), text("hot dog")];

@@ -1,7 +1,5 @@
 //! Responses in the formats beside JSON.
 
-use std::collections::BTreeMap;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -10,8 +8,9 @@ use utoipa::ToSchema;
 
 use super::cases::CasesResponse;
 pub use super::format::{Format, RenderError};
+use super::numbers::Numbers;
 use super::patch::PatchResponse;
-use super::pictures::{PictureRequestError, chosen, patch_plates, trace_plates};
+use super::pictures::{PictureRequestError, patch_plates, trace_plates};
 use super::plates::{Pictures, Show};
 use super::run::RunResponse;
 use super::run_plates::run_plates;
@@ -19,9 +18,6 @@ use super::trace::TraceResponse;
 use super::{cases_render, files, tables};
 use crate::draw::PictureError;
 use crate::draw::raster::RasterError;
-use crate::export::array::{ArrayData, NamedArray};
-use crate::export::csv::Column;
-use crate::export::{csv, jsonl, npz, parquet, safetensors};
 use crate::lower::lint::{Lint, Severity};
 use crate::plan::output::Usage;
 use crate::spec::named::Named;
@@ -89,16 +85,21 @@ impl<T: Serialize> Json for T {
     }
 }
 
+/// Where a response has the pictures that its request wants inside of it.
+pub struct Plots<'r> {
+    /// Their forms.
+    pub wanted: &'r [PlotFormat],
+    /// The pictures.
+    pub plots: &'r mut Named<String>,
+    /// Remarks, on those that can't be drawn, too.
+    pub lints: &'r mut Vec<Lint>,
+}
+
 /// A response that has other forms than JSON.
 pub trait Rendered: Json {
-    /// Names of its metrics.
-    fn metrics(&self) -> Vec<&str>;
-    /// Its numbers as a table, of one metric or of all.
-    fn table(&self, metric: Option<&str>) -> Vec<Column>;
-    /// Its numbers as arrays, of one metric or of all.
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray>;
-    /// Where its numbers come from.
-    fn metadata(&self) -> BTreeMap<String, String>;
+    /// Its numbers.
+    fn numbers(&self) -> Numbers;
+
     /// Everything that can be drawn of it.
     ///
     /// # Errors
@@ -108,19 +109,20 @@ pub trait Rendered: Json {
     /// What it cost.
     fn usage(&self) -> Usage;
 
-    /// The pictures that the request wants inside of the response.
-    fn plot(&self) -> &[PlotFormat] {
-        &[]
+    /// Its own pictures, if it may have some.
+    fn plots(&mut self) -> Option<Plots<'_>> {
+        None
     }
-
-    /// Puts pictures, and remarks on those that can't be drawn, into the response.
-    fn set_plots(&mut self, _: Named<String>, _: Vec<Lint>) {}
 
     /// Draws the pictures that the request's `plot` asks for, of the first metric. One that can't be drawn becomes the lint
     /// `NO_PICTURE`: the numbers are worth having without it.
     fn fill_plots(&mut self) {
-        let (plots, failed) = drawn(self, self.plot());
-        self.set_plots(plots, failed);
+        let wanted = self.plots().map(|own| own.wanted.to_vec()).unwrap_or_default();
+        let (drawn, failed) = drawn(self, &wanted);
+        if let Some(own) = self.plots() {
+            *own.plots = drawn;
+            own.lints.extend(failed);
+        }
     }
 
     /// The response in `format`. Tables and arrays have all metrics, unless one is asked for.
@@ -128,94 +130,54 @@ pub trait Rendered: Json {
     /// # Errors
     /// [`RenderError`]; those with a [`RenderError::problem`] are the caller's.
     fn render(&self, format: Format, show: &Show) -> Result<Vec<u8>, RenderError> {
-        let metric = show.metric.as_deref();
-        if format.is_picture() {
-            return self.pictures()?.draw(show, format);
-        }
-        check_metric(metric, &self.metrics())?;
         match format {
             Format::Json => Ok(self.json()),
-            Format::Csv => Ok(csv::write(&self.table(metric))?),
-            Format::Jsonl => {
-                let mut out = Vec::new();
-                jsonl::append(&mut out, &self.table(metric))?;
-                Ok(out)
-            }
-            Format::Parquet => Ok(parquet::write([self.table(metric)], &self.metadata())?),
-            Format::Npz => numpy(self.arrays(metric), &self.metadata()),
-            Format::Safetensors | Format::Svg | Format::Png => tensors(self.arrays(metric), &self.metadata()),
+            Format::Svg | Format::Png => self.pictures()?.draw(show, format),
+            _ => self.numbers().write(format, show.metric.as_deref()),
         }
     }
 }
 
-impl Rendered for TraceResponse {
-    fn metrics(&self) -> Vec<&str> {
-        self.total_effect.names()
-    }
+/// What all responses say in one way: their numbers and pictures from these functions, and their cost.
+macro_rules! rendered {
+    ($($Response:ty: $metrics:expr, $table:path, $arrays:path, $metadata:path, $plates:path $(, $plots:ident)?;)*) => {$(
+        impl Rendered for $Response {
+            fn numbers(&self) -> Numbers {
+                let metrics: fn(&Self) -> Vec<&str> = $metrics;
+                Numbers {
+                    metrics: metrics(self).into_iter().map(str::to_owned).collect(),
+                    table: $table(self),
+                    arrays: $arrays(self),
+                    metadata: $metadata(self),
+                }
+            }
 
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        tables::trace_table(self, metric)
-    }
+            fn pictures(&self) -> Result<Pictures, PictureRequestError> {
+                $plates(self).map(Pictures)
+            }
 
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        files::trace_arrays(self, metric)
-    }
+            fn usage(&self) -> Usage {
+                self.usage
+            }
 
-    fn metadata(&self) -> BTreeMap<String, String> {
-        files::trace_metadata(self)
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        trace_plates(self).map(Pictures)
-    }
-
-    fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    fn plot(&self) -> &[PlotFormat] {
-        &self.request.plot
-    }
-
-    fn set_plots(&mut self, plots: Named<String>, failed: Vec<Lint>) {
-        self.plots = plots;
-        self.lints.extend(failed);
-    }
+            $(fn plots(&mut self) -> Option<Plots<'_>> {
+                let (wanted, lints) = (&self.request.plot, &mut self.lints);
+                Some(Plots { wanted, plots: &mut self.$plots, lints })
+            })?
+        }
+    )*};
 }
 
-impl Rendered for CasesResponse {
-    fn metrics(&self) -> Vec<&str> {
-        self.total_effect.names()
-    }
-
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        cases_render::table(self, metric)
-    }
-
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        cases_render::arrays(self, metric)
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        cases_render::cases_metadata(self)
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        cases_render::plates(self).map(Pictures)
-    }
-
-    fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    fn plot(&self) -> &[PlotFormat] {
-        &self.request.plot
-    }
-
-    fn set_plots(&mut self, plots: Named<String>, failed: Vec<Lint>) {
-        self.plots = plots;
-        self.lints.extend(failed);
-    }
+rendered! {
+    TraceResponse: |trace| trace.total_effect.names(),
+        tables::trace_table, files::trace_arrays, files::trace_metadata, trace_plates, plots;
+    CasesResponse: |cases| cases.total_effect.names(),
+        cases_render::table, cases_render::arrays, cases_render::cases_metadata, cases_render::plates, plots;
+    PatchResponse: |patch| patch.values.names(),
+        tables::patch_table, files::patch_arrays, files::patch_metadata, patch_plates;
+    // Every run has the same metrics.
+    RunResponse: |run| run.runs.0.first().map(|(_, run)| run.metrics.names()).unwrap_or_default(),
+        tables::run_table, files::run_arrays, files::run_metadata, run_plates;
 }
 
 /// An answer of `POST /v1/trace`.
@@ -247,80 +209,6 @@ impl Answer for TraceAnswer {
             Self::Cases(response) => &mut **response,
         }
     }
-}
-
-impl Rendered for PatchResponse {
-    fn metrics(&self) -> Vec<&str> {
-        self.values.names()
-    }
-
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        tables::patch_table(self, metric)
-    }
-
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        files::patch_arrays(self, metric)
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        files::patch_metadata(self)
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        patch_plates(self).map(Pictures)
-    }
-
-    fn usage(&self) -> Usage {
-        self.usage
-    }
-}
-
-impl Rendered for RunResponse {
-    fn metrics(&self) -> Vec<&str> {
-        // Every run has the same metrics.
-        self.runs.0.first().map(|(_, run)| run.metrics.names()).unwrap_or_default()
-    }
-
-    fn table(&self, metric: Option<&str>) -> Vec<Column> {
-        tables::run_table(self, metric)
-    }
-
-    fn arrays(&self, metric: Option<&str>) -> Vec<NamedArray> {
-        files::run_arrays(self, metric)
-    }
-
-    fn metadata(&self) -> BTreeMap<String, String> {
-        files::run_metadata(self)
-    }
-
-    fn pictures(&self) -> Result<Pictures, PictureRequestError> {
-        run_plates(self).map(Pictures)
-    }
-
-    fn usage(&self) -> Usage {
-        self.usage
-    }
-}
-
-/// A metric that is named must exist, whatever the format.
-pub(super) fn check_metric(asked: Option<&str>, known: &[&str]) -> Result<(), PictureRequestError> {
-    if asked.is_some() { chosen(asked, known).map(|_| ()) } else { Ok(()) }
-}
-
-pub(super) fn numpy(
-    mut arrays: Vec<NamedArray>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, RenderError> {
-    arrays.push(files::metadata_array(metadata));
-    Ok(npz::write(&arrays)?)
-}
-
-pub(super) fn tensors(
-    mut arrays: Vec<NamedArray>,
-    metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, RenderError> {
-    arrays.retain(|array| !matches!(array.data, ArrayData::Text(_)));
-    Ok(safetensors::write(&arrays, metadata)?)
 }
 
 /// Pictures in these formats, and remarks on those that can't be drawn.

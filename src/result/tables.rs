@@ -1,7 +1,6 @@
 //! Responses as tidy tables for CSV: one row a measurement, missing values empty.
 
 use super::common::TopToken;
-use super::files::wanted;
 use super::inside::{AttentionResult, AttributionResult, LensResult};
 use super::patch::PatchResponse;
 use super::pictures::sources;
@@ -56,15 +55,15 @@ impl<R> Table<R> {
     }
 }
 
-/// A trace: a row for each metric (`only` that one, if given) of each cell of each arm.
+/// A trace: a row for each metric of each cell of each arm.
 ///
 /// Columns: arm, site, window, layer, position, token, head, dim, source_layer, metric, value, value_se, effect, effect_se, recovery,
 /// exact_null, trivial, clean, corrupted. Values, effects and `corrupted` are means over the noise samples.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
-pub fn trace_table(response: &TraceResponse, only: Option<&str>) -> Vec<Column> {
+pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
     let mut rows = Vec::new();
     for (name, arm) in response.arms.iter() {
-        for (key, values) in wanted(&arm.values, only) {
+        for (key, values) in arm.values.iter() {
             let (effects, recovery) = (arm.effects.get(key), arm.recovery.get(key));
             let clean = response.baselines.clean.get(key).copied().flatten();
             let corrupted = response.baselines.corrupted.get(key).and_then(|c| c.estimate.mean);
@@ -115,20 +114,20 @@ struct TraceRow<'r> {
     baselines: [Option<f64>; 2],
 }
 
-/// A patch: a row for each metric (`only` that one, if given) of each cell.
+/// A patch: a row for each metric of each cell.
 ///
 /// Columns: layer, position, token, head, dim, source_layer, metric, value, effect, normalised, exact_null, trivial, base, source. Tokens are
 /// the base run's; `base` and `source` are the metric of the unpatched runs, the latter empty unless exactly one other
 /// run is read.
 #[expect(clippy::doc_markdown, reason = "names of columns")]
-pub fn patch_table(response: &PatchResponse, only: Option<&str>) -> Vec<Column> {
+pub fn patch_table(response: &PatchResponse) -> Vec<Column> {
     let base = response.request.base.as_str();
     let source = match sources(response)[..] {
         [only] => Some(only),
         _ => None,
     };
     let mut rows = Vec::new();
-    for (key, values) in wanted(&response.values, only) {
+    for (key, values) in response.values.iter() {
         let baseline = |run: &str| *response.baselines.get(run)?.get(key)?;
         let (effects, normalised) = (response.effects.get(key), response.normalised.get(key));
         for (i, value) in values.data.iter().enumerate() {
@@ -167,7 +166,7 @@ struct PatchRow<'r> {
     baselines: [Option<f64>; 2],
 }
 
-/// Clean runs: a row for each metric (`only` that one, if given), for each of the most probable tokens, and for each number of
+/// Clean runs: a row for each metric, for each of the most probable tokens, and for each number of
 /// the logit lens, of attention patterns and of the attribution of a logit.
 ///
 /// Columns: run, kind, layer, position, at, head, key, part, metric, value, rank, id, token, logit, logprob, prob; those that a kind
@@ -175,11 +174,11 @@ struct PatchRow<'r> {
 /// layer, position and the token there (`at`): `lens_topk`, `lens_metric`, `lens_entropy` (value in nats); `attention` (layer, head,
 /// position, `at`, key, value); `attribution` (part, value, and layer and head where the part has them; metric is the target).
 /// Captures have no place in a table: `npz` and `safetensors` carry them.
-pub fn run_table(response: &RunResponse, only: Option<&str>) -> Vec<Column> {
+pub fn run_table(response: &RunResponse) -> Vec<Column> {
     let mut rows = Vec::new();
     for (name, run) in response.runs.iter() {
         let of = |kind| RunRow { run: name, kind, ..RunRow::default() };
-        for (key, value) in wanted(&run.metrics, only) {
+        for (key, value) in run.metrics.iter() {
             rows.push(RunRow { metric: key, value: *value, ..of("metric") });
         }
         for token in run.tokens.topk.iter().flatten() {
@@ -188,7 +187,7 @@ pub fn run_table(response: &RunResponse, only: Option<&str>) -> Vec<Column> {
         let text =
             |position: u32| run.tokens.tokens.get(position as usize).map_or("", |token| token.text.as_str());
         if let Some(lens) = &run.logit_lens {
-            lens_rows(lens, only, &of, &text, &mut rows);
+            lens_rows(lens, &of, &text, &mut rows);
         }
         for attention in &run.attention {
             attention_rows(attention, &of, &text, &mut rows);
@@ -234,7 +233,6 @@ struct RunRow<'r> {
 
 fn lens_rows<'r>(
     lens: &'r LensResult,
-    only: Option<&str>,
     of: &dyn Fn(&'static str) -> RunRow<'r>,
     text: &dyn Fn(u32) -> &'r str,
     rows: &mut Vec<RunRow<'r>>,
@@ -247,7 +245,7 @@ fn lens_rows<'r>(
         let top = lens.topk.data[i].iter().flatten();
         rows.extend(top.map(|token| RunRow { top: Some(token), ..of("lens_topk") }));
         rows.push(RunRow { value: lens.entropy.data[i], ..of("lens_entropy") });
-        let metrics = wanted(&lens.metrics, only);
+        let metrics = lens.metrics.iter();
         rows.extend(metrics.map(|(metric, all)| RunRow { metric, value: all.data[i], ..of("lens_metric") }));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::cut::json;
 use super::{Asked, Refusal, ServedTo, Service, required_runs};
 use crate::capacity::{Busy, Lane, Share};
-use crate::engine::{self, Asker, Errand, Prepared, Turn};
+use crate::engine::{self, Asker, EngineError, Errand, Prepared, Turn};
 use crate::generate::{Event, Job, Texts};
 use crate::lower::facts::Facts;
 use crate::lower::generate::Generation;
@@ -140,7 +140,9 @@ impl Generating {
         }
         loop {
             return Ok(Some(match self.texts.next().await {
-                None => return Ok(None),
+                None if self.collecting.is_complete() => return Ok(None),
+                // Whoever writes them is gone.
+                None => return Err(EngineError::Stopped.into()),
                 Some(Event::Token(token)) => ("token", self.collecting.token(token)),
                 Some(Event::Done(done)) => ("done", self.collecting.done(&done)),
                 Some(Event::Step { seconds, rows }) => {

@@ -7,6 +7,7 @@ mod cases;
 pub mod cut;
 pub mod experiment;
 mod generate;
+pub mod program;
 mod required_runs;
 mod mean;
 mod served;

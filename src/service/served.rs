@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::activations::{ActivationSet, Store, StoreError};
-use crate::load::Fingerprint;
+use crate::load::{Fingerprint, Published};
 use crate::lower::facts::{Facts, Limits, Unembedding, Words};
 use crate::model::config::ModelConfig;
 use crate::owner::Owner;
@@ -27,6 +27,8 @@ pub struct Served {
     pub fingerprint: Fingerprint,
     /// What its files leave open or contradict themselves in.
     pub warnings: Vec<String>,
+    /// What clients of a model hub read of its files.
+    pub published: Published,
     /// Format of weights and activations.
     pub dtype: Dtype,
     /// What one request may ask for.

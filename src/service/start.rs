@@ -92,6 +92,7 @@ fn start(
         tokenizer: checkpoint.tokenizer,
         fingerprint: checkpoint.fingerprint,
         warnings: checkpoint.warnings,
+        published: checkpoint.published,
         dtype: config.model.dtype,
         vocab_sigma,
         unembedding,

@@ -39,7 +39,7 @@ pub struct Message {
     /// Calls of tools, as the template takes them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
-    pub tool_calls: Option<Value> = maybe(|n, _| Some(n.value.clone())),
+    pub tool_calls: Option<Value> = maybe(|n, out| n.items(out).map(|_| n.value.clone())),
     /// The call that a message of role `tool` answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String> = maybe(Node::name),

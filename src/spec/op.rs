@@ -204,6 +204,9 @@ impl Coef {
             v if v.is_array() && of_text => node.all(out, Node::number).map(Self::ByStep),
             v if v.is_object() && of_text => CoefSchedule::read(node, out).map(Self::Schedule),
             v if v.is_array() || v.is_object() => {
+                if v.is_object() {
+                    CoefSchedule::read(node, out)?;
+                }
                 let detail = "a coefficient by step is for generated text";
                 out.push(
                     &node.at,
@@ -518,9 +521,6 @@ pub(super) fn read_op(fields: &Fields<'_>, of_text: bool, out: &mut Problems) ->
     }
 }
 
-/// The fields of a source outside of generated text.
-const WITHOUT_BRANCH: &[&str] = &["run", "activation", "mean_of", "vector", "positions", "site", "layer"];
-
 const FORMS: &str = "write {\"run\": name, \"positions\": …}, {\"mean_of\": [names]} or {\"vector\": [..]}";
 
 fn need_source(fields: &Fields<'_>, of_text: bool, out: &mut Problems) -> Option<SourceSpec> {
@@ -530,7 +530,7 @@ fn need_source(fields: &Fields<'_>, of_text: bool, out: &mut Problems) -> Option
 /// Reads where values come from; from another branch only where text is generated.
 pub(super) fn read_source(node: &Node<'_>, of_text: bool, out: &mut Problems) -> Option<SourceSpec> {
     const ALL: [&str; 8] = ["run", "activation", "mean_of", "vector", "branch", "positions", "site", "layer"];
-    let source = node.fields(if of_text { &ALL } else { WITHOUT_BRANCH }, out)?;
+    let source = node.fields(&ALL, out)?;
     let form = source.any(&["vector", "activation", "mean_of", "branch", "run"]).unwrap_or("run");
     let own: &[&str] = match form {
         "branch" => &["branch", "site", "layer"],
@@ -566,6 +566,10 @@ pub(super) fn read_source(node: &Node<'_>, of_text: bool, out: &mut Problems) ->
     }
     if let Some(node) = source.get("branch") {
         let branch = node.name(out);
+        if !of_text {
+            let fix = "read a run, or send it to POST /v1/generate";
+            out.push(&node.at, code::NOT_SUPPORTED, "branches are those of generated text", fix);
+        }
         let site = source.get("site").map_or(Some(None), |n| read_site(&n, out).map(Some));
         return Some(SourceSpec::Branch { branch: branch?, site: site?, layer: layer? });
     }

@@ -207,6 +207,7 @@ impl Prompt {
             fields.need("prompt", fix, out).and_then(|n| n.name(out)).map(PromptText::Prompt)
         };
         if let Some(node) = fields.get("template").filter(|_| fields.get("messages").is_none()) {
+            TemplateOptions::read(&node, out);
             let fix = "leave it out, or write a conversation as `messages`";
             out.push(&node.at, code::CONFLICT, "only `messages` go through a chat template", fix);
         }

@@ -340,9 +340,8 @@ impl Positions {
     /// Reads positions of a prompt, steps of the text that follows it, or a list of both.
     pub(super) fn read_with_steps(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
         let is_number = |value: &serde_json::Value| value.is_number();
-        if node.value.get("steps").is_some_and(|steps| !steps.is_null()) {
-            let steps = node.fields(&["steps"], out)?.get("steps")?;
-            return Some(Self::Steps { steps: Steps::read(&steps, out)? });
+        if node.value.is_object() {
+            return Self::read_object(node, true, true, out);
         }
         if node.value.as_array().is_none_or(|list| list.is_empty() || list.iter().all(is_number)) {
             return Self::read(node, true, out);
@@ -384,7 +383,7 @@ impl Positions {
                 let words = [("last", PositionWord::Last), ("all", PositionWord::All)];
                 node.choice(&words, &[], out).map(Self::Word)
             }
-            v if v.is_object() => Self::read_object(node, map, out),
+            v if v.is_object() => Self::read_object(node, map, false, out),
             _ => {
                 node.wrong("positions: 3, [0, -1], {\"range\": [0, 3]}, {\"span\": \"subject\"}, \"last\" or \"all\"", out);
                 None
@@ -392,17 +391,12 @@ impl Positions {
         }
     }
 
-    fn read_object(node: &Node<'_>, map: bool, out: &mut Problems) -> Option<Self> {
+    fn read_object(node: &Node<'_>, map: bool, steps: bool, out: &mut Problems) -> Option<Self> {
         const FORMS: &str = "write {\"range\": [a, b]}, {\"span\": name}, {\"class\": \"last_subject\"} or, on \
                              interventions, {\"map\": [[src, dst]]} or {\"align\": \"diff\"}";
         // `span` last: it also says whose classes are meant.
-        const NAMES: [&str; 5] = ["class", "align", "range", "map", "span"];
-        if node.value.get("steps").is_some() {
-            let fix = "send it to POST /v1/generate, or name positions of the prompt";
-            out.push(&node.at, code::NOT_SUPPORTED, "steps are those of generated text", fix);
-            return None;
-        }
-        let fields = node.fields(&["range", "span", "which", "class", "map", "align"], out)?;
+        const NAMES: [&str; 6] = ["class", "align", "range", "map", "steps", "span"];
+        let fields = node.fields(&["range", "span", "which", "class", "map", "align", "steps"], out)?;
         let Some(form) = fields.any(&NAMES) else {
             let detail = "neither `range`, `span`, `class`, `map` nor `align`";
             out.push(&node.at, code::MISSING, detail, FORMS);
@@ -416,6 +410,15 @@ impl Positions {
         let node = fields.get(form)?;
         match form {
             "range" => Some(Self::Range { range: node.pair(out)? }),
+            "steps" => {
+                let read = Steps::read(&node, out)?;
+                if !steps {
+                    let fix = "send it to POST /v1/generate, or name positions of the prompt";
+                    out.push(&node.at, code::NOT_SUPPORTED, "steps are those of generated text", fix);
+                    return None;
+                }
+                Some(Self::Steps { steps: read })
+            }
             "span" => {
                 let words = [("all", Which::All), ("first", Which::First), ("last", Which::Last)];
                 let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&words, &[], out));

@@ -11,6 +11,7 @@ mod span;
 mod special;
 mod spelled;
 mod table;
+mod written;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -208,6 +209,20 @@ impl Tokenizer {
     /// prompts get one by default, so `encode` of this text gives it back.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizeError> {
         Ok(offsets::decode(&self.pieces(ids)?).0)
+    }
+
+    /// The text of token ids as `transformers` decodes them: a BOS is text, too, unless special tokens are skipped.
+    ///
+    /// # Errors
+    /// An id that names no token.
+    pub fn text_of(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizeError> {
+        let vocab_size = self.vocab_size();
+        if let Some((index, &id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab_size) {
+            return Err(TokenizeError::UnknownId { id, index, vocab_size });
+        }
+        let refused = |why: String| TokenizeError::Refused(why.into());
+        let text = caught(|| self.inner.decode(ids, skip_special)).map_err(refused)?;
+        text.map_err(|error| refused(error.to_string()))
     }
 
     /// The library's tokens of a text without any that are put around it, with offsets in characters: it cuts spaces off by

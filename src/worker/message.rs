@@ -1,10 +1,75 @@
 //! What the server and a worker say to each other over one socket, in frames of `postcard` behind a length of four bytes.
 //!
-//! The worker begins nothing: the server sends [`ToWorker::Job`], then answers each question of the worker until it says
-//! [`ToServer::Done`] or [`ToServer::Failed`].
+//! The worker says [`ToServer::Ready`] once it and its evaluator are locked and warm; workers are started ahead. The server
+//! sends [`ToWorker::Job`], then answers each question of the worker until it says [`ToServer::Done`] or [`ToServer::Failed`].
+//! Then it ends the worker's process group.
 
 use crate::program::Program;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::io::{self, Read as _};
+
+/// Bytes of the longest message: a request, an answer or the numbers of one forward pass.
+pub const MOST_BYTES: usize = 1 << 30;
+
+/// A message as it is sent: its length in four bytes, little end first, and itself.
+///
+/// # Errors
+/// It is too long.
+pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let mut framed = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
+    let length = framed.len() - 4;
+    check(length)?;
+    framed[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(framed)
+}
+
+/// The length that a message's first four bytes state.
+///
+/// # Errors
+/// It is too long.
+pub fn length(head: [u8; 4]) -> io::Result<usize> {
+    let length = u32::from_le_bytes(head) as usize;
+    check(length).map(|()| length)
+}
+
+fn check(length: usize) -> io::Result<()> {
+    if length <= MOST_BYTES { Ok(()) } else { Err(io::Error::other(format!("a message of {length} bytes"))) }
+}
+
+/// A message without its length.
+///
+/// # Errors
+/// It is none.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(body).map_err(io::Error::other)
+}
+
+/// Waits for a message. `None`: the other side is gone.
+///
+/// # Errors
+/// It broke off, or is none.
+pub fn read<T: DeserializeOwned>(from: &mut impl io::Read) -> io::Result<Option<T>> {
+    let mut head = [0; 4];
+    let mut got = 0;
+    while got < head.len() {
+        match from.read(&mut head[got..]) {
+            Ok(0) if got == 0 => return Ok(None),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => got += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut body = Vec::new();
+    let length = length(head)?;
+    // Grows with what comes, not with what is said to come.
+    from.take(length as u64).read_to_end(&mut body)?;
+    if body.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    decode(&body).map(Some)
+}
 
 /// From the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +89,8 @@ pub enum ToWorker {
 /// To the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToServer {
+    /// Locked and warm: waits for its job.
+    Ready,
     /// Token ids of each text, as the tokenizer makes them by itself.
     Tokenize {
         /// The texts.
@@ -148,4 +215,15 @@ pub struct Outcome {
 pub struct Failure {
     /// The traceback in the client's own files and lines, with the error last.
     pub traceback: String,
+}
+
+/// What the self-check of the sandbox found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Nothing got through.
+    pub ok: bool,
+    /// What did, or why it cannot be tried.
+    pub reason: Option<String>,
+    /// What this machine's kernel lacks, without which the rest must hold: `landlock`.
+    pub lacks: Vec<String>,
 }

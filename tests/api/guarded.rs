@@ -195,7 +195,10 @@ async fn the_command_line_makes_lists_replaces_and_ends_keys_and_uses_them() {
     let token = key(&["create", "--owner", "bob", "--name", "notebook", "--expires", "90d"]);
     let list = key(&["list"]);
     let line = list.lines().find(|line| line.contains("bob")).unwrap();
-    assert!(line.contains("run,sweep,upload  active  until 20") && line.contains("\"notebook\""), "{line}");
+    assert!(
+        line.contains("run,sweep,upload,remote  active  until 20") && line.contains("\"notebook\""),
+        "{line}"
+    );
     let id = line.split_whitespace().next().unwrap();
 
     let mut run = server.client(None);

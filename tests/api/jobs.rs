@@ -108,6 +108,22 @@ async fn run_patch_trace_and_sweep_can_be_answered_later_with_the_same_result() 
             let reply = get(&state, &format!("{job}/result?format={format}")).await;
             assert_eq!(reply.status, 200, "{path} {format}: {}", reply.text());
         }
+        let metric = now["request"]["metrics"][0].as_str().unwrap();
+        for (format, query) in [("csv", ""), ("csv", "&metric="), ("jsonl", "&metric=")] {
+            let query = if query.is_empty() { String::new() } else { format!("{query}{metric}") };
+            let direct = post(&state, &format!("/v1/{path}?format={format}{query}"), &body).await;
+            let kept = get(&state, &format!("{job}/result?format={format}{query}")).await;
+            assert!(
+                direct.status == 200 && direct.bytes == kept.bytes,
+                "{path} {format} {query}: {}",
+                kept.text()
+            );
+        }
+        let unknown = get(&state, &format!("{job}/result?format=npz&metric=prob:nobody")).await;
+        assert_eq!(
+            (unknown.status.as_u16(), &unknown.json()["errors"][0]["pointer"]),
+            (422, &json!("?metric"))
+        );
         if path != "run" {
             assert_eq!(get(&state, &format!("{job}/plot?format=png")).await.media_type(), "image/png");
             let mine = get(&state, &format!("{job}/plot?title=Mine%20alone&vmax=3")).await;

@@ -37,6 +37,7 @@ mod page;
 mod process;
 mod readable;
 mod schema;
+mod hub;
 mod jobs;
 mod keys;
 mod support;

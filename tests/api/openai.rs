@@ -103,7 +103,7 @@ async fn what_is_wrong_is_told_in_their_form_at_their_field() {
     refused("/v1/completions", json!({"model": "other"}), "model").await;
     refused(
         "/v1/completions",
-        json!({"mediant": {"interventions": [{"site": "resid_post"}]}}),
+        json!({"mediant": {"interventions": [{"site": "resid_post", "op": "zero"}]}}),
         "mediant.interventions.0.positions",
     )
     .await;

@@ -39,6 +39,7 @@ pub(crate) fn limits() -> Limits {
 pub(crate) fn state(readiness: Readiness) -> AppState {
     let config = config::load(None, [], &[]).unwrap().config;
     let capacity = Capacity::new(config.limits.memory_bytes);
+    let remote = mediant::remote::Remote::new(&config.remote, std::env::temp_dir());
     AppState {
         capacity,
         config: Arc::new(config),
@@ -46,6 +47,7 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
         service: Arc::default(),
         jobs: Arc::default(),
         metrics: Arc::default(),
+        remote,
         access: Access::Anyone,
     }
 }

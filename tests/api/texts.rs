@@ -53,7 +53,7 @@ async fn every_token_is_that_of_a_whole_forward_and_nulls_change_nothing() {
         let run =
             ok(&state, "/v1/run", &json!({"tokens": tokens, "targets": {"x": ["a"]}, "read": {"topk": 2}}))
                 .await;
-        let run = &run["runs"]["prompt"];
+        let run = &run["runs"]["run"];
         for place in 0..2 {
             assert_eq!(run["topk"][place]["id"], token["top"][place]["id"]);
             assert_eq!(run["topk"][place]["logprob"], token["top"][place]["logprob"], "step {step}");

@@ -23,6 +23,7 @@ mod seed;
 mod site_requests;
 mod sites;
 mod support;
+mod texts;
 mod traces;
 #[path = "../shared/uniform.rs"]
 mod uniform;

@@ -8,13 +8,14 @@ use mediant::kernels::cpu::{Cpu, Dtype};
 use mediant::model::decoder::Decoder;
 use mediant::model::shard::Shard;
 use mediant::plan::batch::{AskedRows, ForwardBatch};
+use mediant::plan::draw::{Choice, Draw};
 use mediant::plan::pack::Mode;
-use mediant::plan::step::{Choice, Draw, StepBatch, StepRow};
+use mediant::plan::step::{StepBatch, StepRow};
 use mediant::plan::{Address, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Score, Source};
 use mediant::spec::site::Site;
 
 use crate::faulty::{Fault, Faulty};
-use crate::tiny::{SLOTS, WORLDS, config, golden, on, ranks, run, uniform};
+use crate::tiny::{SLOTS, WORLDS, config, golden, on, ranks, run, sites_of, uniform};
 
 const LAYERS: u32 = 4;
 const PROMPT: [u32; 7] = [17, 301, 5, 44, 209, 498, 3];
@@ -66,7 +67,9 @@ fn constant(model: &str, site: Site, name: &str) -> Source {
 
 /// An edit of every site of a row that a step may write, each layer another operation.
 fn everywhere(model: &str, layer: u32) -> Vec<Edit> {
-    let sites = Site::ALL.into_iter().filter(|site| site.is_editable() && !site.is_over_keys());
+    let sites = sites_of(&config(&golden(model)))
+        .into_iter()
+        .filter(|site| site.is_editable() && !site.is_over_keys());
     let edits =
         sites.filter(|site| (Site::ResidPre as usize..=Site::ResidPost as usize).contains(&(*site as usize)));
     edits
@@ -328,7 +331,9 @@ fn keys_kept_before_their_edit_or_one_key_too_many_or_an_edit_left_out_are_seen(
         if batch.step.is_some() {
             let at = |site: Site| site as usize - Site::ResidPre as usize;
             for layer in &mut batch.layers {
-                [Site::K, Site::V, Site::KRope].map(|site| layer.taps[at(site)].steps.clear());
+                for site in [Site::K, Site::V, Site::KRope] {
+                    layer.taps[at(site)].steps.clear();
+                }
             }
         }
     };

@@ -44,7 +44,9 @@ pub(crate) fn command(folder: &Path, fault: &str, settings: &[(&str, &str)]) -> 
     // Each request is to meet the engine.
     command.env("MEDIANT__CACHE__SHARE", "off");
     // 264 rows: traces take several chunks.
-    command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "600000").env_remove("MEDIANT_FAULT");
+    command.env("MEDIANT__ENGINE__ROW_BUDGET_BYTES", "770000").env_remove("MEDIANT_FAULT");
+    // Processes for blocks are started where a test asks for them.
+    command.env("MEDIANT__REMOTE__SOURCE", "off");
     if !fault.is_empty() {
         command.env("MEDIANT_FAULT", fault);
     }

@@ -1,6 +1,8 @@
 //! The command line.
 
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -46,6 +48,20 @@ enum Command {
     /// Hold a model for the server that started this process; ends with it
     #[command(hide = true)]
     Engine(EngineArgs),
+    /// Run one job of a client of nnsight, locked, for the server that started this process
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+/// What a server tells a worker. Its standard input is the server's socket, its standard output that of its evaluator.
+#[derive(Debug, Args)]
+struct WorkerArgs {
+    /// Seconds of a processor that it may use
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    cpu_s: u64,
+    /// Try what a locked process, and this Python in one, can still do, and print that
+    #[arg(long, value_name = "PYTHON")]
+    check: Option<PathBuf>,
 }
 
 /// What a server tells its engine process. All else comes over the socket.
@@ -77,6 +93,15 @@ impl Cli {
             Command::Key(args) => client::key(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
+            Command::Worker(WorkerArgs { check: Some(python), .. }) => {
+                print(&serde_json::to_string(&mediant_worker::sandbox::check(&python))?)
+            }
+            Command::Worker(WorkerArgs { cpu_s, .. }) => {
+                let server = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+                let evaluator = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+                mediant_worker::sandbox::lock_worker(cpu_s).context("this process cannot be locked")?;
+                Ok(mediant_worker::job::serve(server, evaluator)?)
+            }
             Command::Engine(EngineArgs { socket, epoch }) => {
                 let engine = engine::process::Process::connect(&socket, epoch)
                     .with_context(|| format!("cannot serve as an engine at {}", socket.display()))?;

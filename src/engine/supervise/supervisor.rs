@@ -373,7 +373,7 @@ impl Supervisor {
             }
             let (id, size) = (self.next, size(&work.batch));
             self.next += 1;
-            let order = ToEngine::Compute { id, batch: Box::new(std::mem::take(&mut work.batch)) };
+            let order = ToEngine::Compute { id, batch: std::mem::take(&mut work.batch) };
             let frame = wire::frame(&order).into();
             let asked = Whose::Step(work);
             let laid_out = Duration::ZERO;

@@ -27,6 +27,7 @@ mod lints;
 mod lowering;
 mod noise;
 mod positions;
+mod program;
 mod respond;
 mod sequences;
 mod sources;

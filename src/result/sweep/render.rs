@@ -2,8 +2,9 @@
 
 use super::{SweepOutcome, Table, arrays, picture};
 use crate::export::{csv, jsonl, parquet};
+use crate::result::numbers::{check_metric, numpy, tensors};
 use crate::result::plates::Show;
-use crate::result::render::{Format, RenderError, check_metric, json, numpy, tensors};
+use crate::result::render::{Format, RenderError, json};
 
 /// What a sweep found in `format`: in tables `table`, by default the averages; as arrays everything; as a picture what suits
 /// its averages, see [`picture()`]. Of the metric asked for alone, by default all, and of pictures the first.

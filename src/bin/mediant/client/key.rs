@@ -52,8 +52,8 @@ struct CreateArgs {
     /// Whose it will be: what is stored belongs to the owner, who may have several keys
     #[arg(long, value_parser = owner)]
     owner: Owner,
-    /// What it may do beside reading: run, sweep, upload, admin
-    #[arg(long, value_delimiter = ',', default_value = "run,sweep,upload", value_parser = scope)]
+    /// What it may do beside reading: run, sweep, upload, remote, admin
+    #[arg(long, value_delimiter = ',', default_value = "run,sweep,upload,remote", value_parser = scope)]
     scopes: Vec<Scope>,
     /// What it is called
     #[arg(long, default_value = "")]
@@ -244,7 +244,7 @@ fn owner(text: &str) -> Result<Owner, String> {
 
 fn scope(text: &str) -> Result<Scope, String> {
     let known = Scope::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, scope)| scope);
-    known.ok_or_else(|| "write run, sweep, upload or admin".to_owned())
+    known.ok_or_else(|| "write run, sweep, upload, remote or admin".to_owned())
 }
 
 fn key_id(text: &str) -> Result<KeyId, String> {

@@ -1,0 +1,191 @@
+"""The wire between this interpreter and the worker, and what a block's values look like on it.
+
+A frame is four bytes of length, four bytes of the length of a JSON text, the text, and the bytes that the text refers to.
+There are no numbers of tensors here: a tensor is a name, and every operation on it is a question to the worker.
+"""
+
+import json
+import math
+import struct
+import threading
+
+#: Served operations, by torch's names; the worker sends them with the job.
+SERVED = frozenset()
+
+#: What kinds of errors the worker answers with; `nnsight.py` adds its own.
+ERRORS = {
+    "RuntimeError": RuntimeError,
+    "TypeError": TypeError,
+    "ValueError": ValueError,
+    "IndexError": IndexError,
+    "AttributeError": AttributeError,
+    "MemoryError": MemoryError,
+    "NotImplementedError": NotImplementedError,
+}
+
+#: Makes the stand-in of a tensor, a dtype, a device and a pair; `torch.py` sets them.
+MAKE = {}
+
+_socket = None
+_lock = threading.RLock()
+#: Tensors that died since the last question; the next one tells the worker.
+_dead = []
+
+
+class Gone(BaseException):
+    """The worker is gone: nobody waits for an answer."""
+
+
+def connect(socket):
+    """All further questions go through this socket."""
+    global _socket
+    _socket = socket
+
+
+def send(message, blobs=()):
+    """Sends a message; `{"b": [offset, length]}` in it refers to the blobs, one behind the other."""
+    text = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    size = 4 + len(text) + sum(map(len, blobs))
+    _socket.sendall(struct.pack("<II", size, len(text)) + text)
+    for blob in blobs:
+        _socket.sendall(blob)
+
+
+def receive():
+    """Waits for a message: what it says, and its blobs."""
+    size, text = struct.unpack("<II", _take(8))
+    body = _take(size - 4)
+    return json.loads(body[:text]), body[text:]
+
+
+def _take(n):
+    got = bytearray()
+    while len(got) < n:
+        chunk = _socket.recv(min(n - len(got), 1 << 20))
+        if not chunk:
+            raise Gone
+        got += chunk
+    return bytes(got)
+
+
+def died(tensor):
+    """A tensor's stand-in is gone; the worker may forget the tensor."""
+    _dead.append(tensor)
+
+
+class Encoder:
+    """Values on their way to the worker, with the tensors and bytes that they refer to."""
+
+    def __init__(self):
+        self.tensors = {}
+        self.blobs = []
+        self.size = 0
+
+    def value(self, x):
+        """A value as JSON."""
+        if x is None or x is True or x is False or type(x) is str:
+            return x
+        kind = type(x)
+        if kind is int:
+            return self._int(x)
+        if kind is float:
+            return x if math.isfinite(x) else {"f": repr(x)}
+        wire = getattr(x, "_wire", None)
+        if wire is not None:
+            return wire(self)
+        if kind is tuple or isinstance(x, tuple):
+            return {"u": [self.value(v) for v in x]}
+        if isinstance(x, slice):
+            return {"s": [self.value(x.start), self.value(x.stop), self.value(x.step)]}
+        if x is Ellipsis:
+            return {"e": 0}
+        if isinstance(x, (list, range)):
+            return [self.value(v) for v in x]
+        if isinstance(x, dict):
+            return {"d": [[self.value(k), self.value(v)] for k, v in x.items()]}
+        if isinstance(x, (bytes, bytearray, memoryview)):
+            return self._bytes(bytes(x))
+        if isinstance(x, bool):
+            return bool(x)
+        if isinstance(x, int):
+            return self._int(int(x))
+        if isinstance(x, float):
+            return self.value(float(x))
+        if isinstance(x, str):
+            return str(x)
+        raise TypeError(f"a {kind.__name__} cannot be used here: a tensor, a number, a text, or a list, tuple or dict of them can")
+
+    def _int(self, x):
+        if -(1 << 63) <= x < 1 << 63:
+            return x
+        raise OverflowError("Overflow when unpacking long")
+
+    def _bytes(self, x):
+        at = self.size
+        self.blobs.append(x)
+        self.size += len(x)
+        return {"b": [at, len(x)]}
+
+
+def decode(x, known, blobs=b""):
+    """A value of the worker's; a tensor that was part of the question comes back as the same object."""
+    if isinstance(x, list):
+        return [decode(v, known, blobs) for v in x]
+    if not isinstance(x, dict):
+        return x
+    if "t" in x:
+        return MAKE["tensor"](x["t"], x["h"], x["y"], known.get(x["t"]))
+    if "u" in x:
+        return tuple(decode(v, known, blobs) for v in x["u"])
+    if "n" in x:
+        return MAKE["named"](x["n"], [(k, decode(v, known, blobs)) for k, v in x["m"]])
+    if "d" in x:
+        return {decode(k, known, blobs): decode(v, known, blobs) for k, v in x["d"]}
+    if "f" in x:
+        return float(x["f"])
+    if "y" in x:
+        return MAKE["dtype"](x["y"])
+    if "v" in x:
+        return MAKE["device"](x["v"])
+    if "s" in x:
+        return slice(*(decode(v, known, blobs) for v in x["s"]))
+    if "e" in x:
+        return Ellipsis
+    if "b" in x:
+        at, length = x["b"]
+        return blobs[at : at + length]
+    raise ValueError(f"unknown value {x!r}")
+
+
+def ask(what, *args, **kwargs):
+    """Asks the worker and waits for its answer; its errors are raised here, where the block asked."""
+    encoder = Encoder()
+    packed = [encoder.value(a) for a in args]
+    named = {k: encoder.value(v) for k, v in kwargs.items()}
+    with _lock:
+        dead = _dead[:]
+        del _dead[: len(dead)]
+        send([what, packed, named, dead], encoder.blobs)
+        answer, blobs = receive()
+    if "error" in answer:
+        kind, text = answer["error"]
+        raise ERRORS.get(kind, RuntimeError)(text)
+    return decode(answer["ok"], encoder.tensors, blobs)
+
+
+_serves = {}
+
+
+def serves(name):
+    """Whether the worker has an operation of this name, which may be another name of one or its in-place form."""
+    if name not in _serves:
+        _serves[name] = name in SERVED or ask("serves", name)
+    return _serves[name]
+
+
+def tell(what, value):
+    """Says something that has no answer."""
+    encoder = Encoder()
+    packed = encoder.value(value)
+    with _lock:
+        send([what, [packed], {}, []], encoder.blobs)

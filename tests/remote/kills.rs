@@ -1,0 +1,99 @@
+//! Kills of worker, interpreter, engine and server: each job has its right answer or a named error, and nothing outlives it.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{block, fetch, poll, serving, submit, tensors, until_serving, with_blocks};
+use crate::server::{self, Server, children, is_alive};
+
+/// Processes below one, all of them.
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = children(pid);
+    let mut at = 0;
+    while at < found.len() {
+        let below = children(found[at]);
+        found.extend(below);
+        at += 1;
+    }
+    found
+}
+
+/// The processes of a server whose command line has this word.
+fn named(server: &Server, word: &str) -> Vec<u32> {
+    let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    descendants(server.pid())
+        .into_iter()
+        .filter(|pid| line(pid).split('\0').any(|part| part.contains(word)))
+        .collect()
+}
+
+#[test]
+fn a_killed_worker_costs_its_own_job_alone() {
+    let server = serving(&[]);
+    let engine = server.engine();
+    let before = named(&server, "worker");
+    let job = submit(&server, "/request", &block("endless"));
+    // Its worker is busy from now on; those that wait for a job are killed, too.
+    std::thread::sleep(Duration::from_millis(500));
+    for pid in named(&server, "worker") {
+        let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+    }
+    let told = poll(&server, &job);
+    assert_eq!(told["status"], "ERROR", "{told}");
+    assert!(told["description"].as_str().unwrap().contains("ended"), "{told}");
+    assert!(before.iter().all(|pid| !is_alive(*pid)));
+    let again = poll(&server, &submit(&server, "/request", &block("read_end")));
+    assert_eq!(tensors(&fetch(&server, &again)).len(), 3);
+    assert_eq!(server.engine(), engine, "the engine did not notice");
+}
+
+#[test]
+fn a_killed_interpreter_is_started_again() {
+    let server = serving(&[]);
+    for _ in 0..2 {
+        for pid in named(&server, "python") {
+            let _ = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+        // Workers that were started with the old one end with it; the first job may be told so.
+        let answers = (0..6).map(|_| poll(&server, &submit(&server, "/request", &block("read_end"))));
+        let last = answers.last().unwrap();
+        assert_eq!(tensors(&fetch(&server, &last)).len(), 3);
+    }
+}
+
+#[test]
+fn a_killed_engine_costs_no_job() {
+    let server = serving(&[]);
+    let wanted = tensors(&fetch(&server, &poll(&server, &submit(&server, "/request", &block("read_end")))));
+    let jobs: Vec<String> = (0..6).map(|_| submit(&server, "/request", &block("read_end"))).collect();
+    server::kill(server.engine(), "KILL");
+    for job in jobs {
+        assert_eq!(tensors(&fetch(&server, &poll(&server, &job))), wanted);
+    }
+}
+
+#[test]
+fn a_job_that_nobody_waits_for_outlives_a_killed_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let server = Server::start_in(&folder, "", &with_blocks(&[]), true);
+        until_serving(&server);
+        server
+    };
+    let mut server = start();
+    let done = submit(&server, "/request", &block("read_end"));
+    let wanted = tensors(&fetch(&server, &poll(&server, &done)));
+    let jobs: Vec<String> = (0..8).map(|_| submit(&server, "/request", &block("read_end"))).collect();
+    let below = descendants(server.pid());
+    server.signal("KILL");
+    server.end();
+    let killed = Instant::now();
+    while below.iter().any(|pid| is_alive(*pid)) {
+        assert!(killed.elapsed() < Duration::from_secs(2), "{below:?} outlive their server");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(server);
+    let server = start();
+    for job in jobs.iter().chain([&done]) {
+        assert_eq!(tensors(&fetch(&server, &poll(&server, job))), wanted);
+    }
+}
