@@ -210,6 +210,16 @@ class ClassShares(TypedDict):
     value: Any
 
 
+class CompareResult(TypedDict):
+    """
+    A text under another branch.
+    """
+
+    kl: list[float | None]
+    logprob: list[float | None]
+    mean_logprob: NotRequired[float | None]
+
+
 class Continued(TypedDict):
     """
     The tokens that a text adds to a prompt.
@@ -303,6 +313,15 @@ Dims: TypeAlias = int | list[int] | Dims1
 Direction: TypeAlias = Literal['denoising', 'noising']
 
 
+Divergence = TypedDict(
+    'Divergence',
+    {
+        'from': str,
+        'step': int,
+    },
+)
+
+
 class DroppedBy(TypedDict):
     """
     A filter that a case failed.
@@ -387,6 +406,12 @@ class Fingerprint(TypedDict):
     weights_sha256: str
 
 
+Finish: TypeAlias = Literal['stop', 'stop_string', 'length', 'context', 'source_ended', 'not_finite', 'lost']
+
+
+GenerateControl: TypeAlias = Literal['recompute']
+
+
 class HalfRecovery(CellKey):
     """
     Where half of the effect is reached, along the layers of one position and head.
@@ -463,6 +488,18 @@ JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
+
+
+class JobStatus(TypedDict):
+    """
+    What a job is told by.
+    """
+
+    data: NotRequired[str | None]
+    description: str
+    id: str
+    meta: NotRequired[Any]
+    status: str
 
 
 class JobsInUse(TypedDict):
@@ -601,6 +638,19 @@ class Masks(TypedDict):
     trivial: Any
 
 
+class Message(TypedDict):
+    """
+    One message of a conversation.
+    """
+
+    content: NotRequired[str | None]
+    name: NotRequired[str | None]
+    reasoning_content: NotRequired[str | None]
+    role: str
+    tool_call_id: NotRequired[str | None]
+    tool_calls: NotRequired[list[dict[str, Any]] | None]
+
+
 class MetricColumns(TypedDict):
     """
     The numbers of one metric, one of each cell. Null where a number isn't finite or could not be computed.
@@ -673,6 +723,28 @@ class OpSpec4(TypedDict):
     op: Literal['zero']
 
 
+class OpenAiCompletion(TypedDict):
+    """
+    An answer of OpenAI's form.
+    """
+
+    choices: list[dict[str, Any]]
+    created: int
+    id: str
+    mediant: dict[str, Any]
+    model: str
+    object: str
+    usage: dict[str, Any]
+
+
+class OpenAiError(TypedDict):
+    """
+    An error of OpenAI's form.
+    """
+
+    error: dict[str, Any]
+
+
 class Origin1(TypedDict):
     """
     Captured from a run.
@@ -690,6 +762,17 @@ class Origin2(TypedDict):
 
 
 Origin: TypeAlias = Origin1 | Literal['uploaded'] | Origin2
+
+
+class OutcomeResult(TypedDict):
+    """
+    How often something is said.
+    """
+
+    ci: list[float]
+    n: int
+    share: float
+    texts: int
 
 
 class Place(TypedDict):
@@ -789,6 +872,9 @@ class Prompt2(TypedDict):
     """
 
     tokens: list[int]
+
+
+PromptForm: TypeAlias = str | list[int]
 
 
 ReadPosition: TypeAlias = LastWord | int
@@ -946,7 +1032,25 @@ class Sampled(Estimate):
     samples: list[float | None]
 
 
-Scope: TypeAlias = Literal['run', 'sweep', 'upload', 'admin']
+class Sampling(TypedDict):
+    """
+    How the next token is drawn from the whole vocabulary, in this order: logits divided by the temperature, `logit_bias`, `top_k`, `top_p`,
+    `min_p`. Tokens stand in the order of their logits (equal ones by id), and the first whose cumulative share exceeds the sample's
+    random number is taken. That number depends on the seed, the sample and the step alone.
+    """
+
+    logit_bias: NotRequired[dict[str, float]]
+    min_p: NotRequired[float | None]
+    seed: NotRequired[int]
+    temperature: NotRequired[float]
+    top_k: NotRequired[int | None]
+    top_p: NotRequired[float | None]
+
+
+ScheduleShape: TypeAlias = Literal['linear', 'step', 'cosine']
+
+
+Scope: TypeAlias = Literal['run', 'sweep', 'upload', 'remote', 'admin']
 
 
 class SelfPatch(TypedDict):
@@ -1014,6 +1118,16 @@ class SiteFacts(TypedDict):
 
 class SourceSpec4(TypedDict):
     """
+    Another branch of the same text at the same step, in `POST /v1/generate` alone: its values before this intervention writes.
+    """
+
+    branch: str
+    layer: NotRequired[Layers | None]
+    site: NotRequired[Site | None]
+
+
+class SourceSpec5(TypedDict):
+    """
     A given vector, the same at every position, layer and head written.
     """
 
@@ -1042,6 +1156,29 @@ Standing: TypeAlias = Literal['active', 'expired', 'revoked']
 
 
 Stat: TypeAlias = Literal['median', 'trimmed_mean']
+
+
+class StepReceipt(TypedDict):
+    """
+    What was written to a text's rows.
+    """
+
+    cells: int
+    expected: int
+    max_abs_delta: NotRequired[float | None]
+    steps_written: NotRequired[list[int] | None]
+
+
+Steps1 = TypedDict(
+    'Steps1',
+    {
+        'from': NotRequired[int],
+        'to': NotRequired[int | None],
+    },
+)
+
+
+Steps: TypeAlias = int | list[int] | Steps1 | AllWord
 
 
 Strength: TypeAlias = Literal['increase', 'decrease', 'magnitude']
@@ -1093,6 +1230,17 @@ class TargetToken(TypedDict):
     tokens: list[int]
 
 
+class TemplateOptions(TypedDict):
+    """
+    What a chat template is told besides the messages.
+    """
+
+    add_generation_prompt: NotRequired[bool | None]
+    continue_final_message: NotRequired[bool]
+    name: NotRequired[str | None]
+    variables: NotRequired[dict[str, Any]]
+
+
 class Today(TypedDict):
     """
     What an owner has used today.
@@ -1128,6 +1276,8 @@ class TokenizerFacts(TypedDict):
 
     adds_bos: bool
     bos: NotRequired[int | None]
+    chat_templates: list[str]
+    ends: list[int]
     vocab_size: int
 
 
@@ -1145,6 +1295,16 @@ class Top(Place):
     se: NotRequired[float | None]
     stability: NotRequired[float | None]
     t: NotRequired[float | None]
+
+
+class TopChoice(TypedDict):
+    """
+    A token that could have been drawn.
+    """
+
+    id: int
+    logprob: NotRequired[float | None]
+    text: str
 
 
 TopOrder: TypeAlias = Literal['effect', 't']
@@ -1457,6 +1617,17 @@ class ClassEstimates(TypedDict):
     trimmed_mean: NotRequired[ClassRobust | None]
 
 
+CoefSchedule = TypedDict(
+    'CoefSchedule',
+    {
+        'from': float,
+        'over': list[int],
+        'shape': NotRequired[ScheduleShape],
+        'to': float,
+    },
+)
+
+
 class Concentration(TypedDict):
     """
     How far an effect is concentrated in few cells. Trivial cells are left out; cells that no edit can reach count with 0.
@@ -1539,6 +1710,18 @@ class EffectPeak(Place):
     effect: float
     metric: str
     recovery: NotRequired[float | None]
+
+
+class GenerateUsage(TypedDict):
+    """
+    What texts cost.
+    """
+
+    keys_bytes: int
+    prefill: Usage
+    step_rows: int
+    step_seconds: float
+    steps: int
 
 
 class GroupDifference(TypedDict):
@@ -1669,8 +1852,10 @@ class PlainPrompt(TypedDict):
     """
 
     bos: NotRequired[bool | None]
+    messages: NotRequired[list[Message] | None]
     prompt: NotRequired[str | None]
     spans: NotRequired[dict[str, SpanText]]
+    template: NotRequired[TemplateOptions | None]
     tokens: NotRequired[list[int] | None]
 
 
@@ -1709,10 +1894,25 @@ Positions3 = TypedDict(
 )
 
 
-Positions: TypeAlias = int | list[int] | Positions1 | Positions2 | Positions3 | Positions4 | Positions5 | PositionWord
+class Positions6(TypedDict):
+    """
+    Rows of generated text: the step that predicts the i-th new token is step i, so that step 0 is the prompt's last position.
+    In `POST /v1/generate` alone.
+    """
+
+    steps: Steps
 
 
-class Prompt4(TypedDict):
+class Prompt3(TypedDict):
+    """
+    A conversation.
+    """
+
+    messages: list[Message]
+    template: NotRequired[TemplateOptions]
+
+
+class Prompt5(TypedDict):
     """
     A run: a prompt, given as text or as token ids, or another run with interventions.
     """
@@ -1721,16 +1921,33 @@ class Prompt4(TypedDict):
     spans: NotRequired[dict[str, SpanText]]
 
 
-class Prompt5(Prompt1, Prompt4):
+class Prompt6(Prompt1, Prompt5):
     """
     A run: a prompt, given as text or as token ids, or another run with interventions.
     """
 
 
-class Prompt6(Prompt2, Prompt4):
+class Prompt7(Prompt2, Prompt5):
     """
     A run: a prompt, given as text or as token ids, or another run with interventions.
     """
+
+
+class Prompt8(Prompt3, Prompt5):
+    """
+    A run: a prompt, given as text or as token ids, or another run with interventions.
+    """
+
+
+class PromptResult(TypedDict):
+    """
+    The prompt that is continued.
+    """
+
+    run: str
+    spans: dict[str, Span]
+    text: str
+    tokens: list[Token]
 
 
 class Provenance(TypedDict):
@@ -1756,16 +1973,6 @@ class Provenance(TypedDict):
 ReadAt: TypeAlias = ReadPosition | dict[str, ReadPosition]
 
 
-ReplaceTokens = TypedDict(
-    'ReplaceTokens',
-    {
-        'include_bos': NotRequired[bool],
-        'positions': NotRequired[Positions],
-        'with': Replacements,
-    },
-)
-
-
 class Replaced(TypedDict):
     """
     A prompt that took the clean one's place.
@@ -1785,6 +1992,15 @@ class RopeScaling4(YarnScaling):
 
 
 RopeScaling: TypeAlias = RopeScaling1 | RopeScaling2 | RopeScaling3 | RopeScaling4
+
+
+class RunForm3(TypedDict):
+    """
+    A conversation.
+    """
+
+    messages: list[Message]
+    template: NotRequired[TemplateOptions]
 
 
 class RunTokens(TypedDict):
@@ -1810,37 +2026,26 @@ class Sigma1(TypedDict):
 Sigma: TypeAlias = Sigma1 | Sigma2
 
 
-class SourceSpec1(TypedDict):
+StepCapture = TypedDict(
+    'StepCapture',
+    {
+        'as': NotRequired[CaptureForm],
+        'dtype': NotRequired[Dtype],
+        'layers': NotRequired[Layers | None],
+        'site': Site,
+        'steps': NotRequired[Steps],
+    },
+)
+
+
+class StepLens(TypedDict):
     """
-    Another run, by default at the same site and layers.
-    """
-
-    layer: NotRequired[Layers | None]
-    positions: NotRequired[Positions | None]
-    run: str
-    site: NotRequired[Site | None]
-
-
-class SourceSpec2(TypedDict):
-    """
-    Stored activations of the same width (`/v1/activations`).
-    """
-
-    activation: str
-    layer: NotRequired[Layers | None]
-    positions: NotRequired[Positions | None]
-
-
-class SourceSpec3(TypedDict):
-    """
-    The mean over several runs at the same site and layers.
+    The logit lens at the rows that predict new tokens.
     """
 
-    mean_of: list[str]
-    positions: NotRequired[Positions | None]
-
-
-SourceSpec: TypeAlias = SourceSpec1 | SourceSpec2 | SourceSpec3 | SourceSpec4
+    layers: NotRequired[Layers]
+    steps: NotRequired[Steps]
+    topk: NotRequired[int]
 
 
 class Strongest(CellKey):
@@ -1856,6 +2061,18 @@ class Strongest(CellKey):
 
 
 Target: TypeAlias = TargetItem | Vec
+
+
+class TokenResult(TypedDict):
+    """
+    A token of a text.
+    """
+
+    id: int
+    logprob: NotRequired[float | None]
+    mass_kept: float
+    text: str
+    top: NotRequired[list[TopChoice]]
 
 
 class TokenizeBody(PlainPrompt):
@@ -1878,6 +2095,7 @@ class TokenizeResponse(TypedDict):
     lints: list[Lint]
     model: str
     spans: dict[str, Span]
+    text: NotRequired[str | None]
     tokens: list[Token]
 
 
@@ -1923,6 +2141,428 @@ class AlignedRun(RunTokens):
     metrics: NotRequired[dict[str, float | None]]
 
 
+class Average(Place):
+    """
+    A mean indirect effect (AIE).
+    """
+
+    cells: int
+    effect: CaseEstimate
+    exact_null: int
+    metric: str
+    peaks: NotRequired[int]
+    recovery: NotRequired[float | None]
+    recovery_ci: NotRequired[list[float] | None]
+    trivial: int
+
+
+class Averages(TypedDict):
+    """
+    Averages of a sweep.
+    """
+
+    by: list[AverageKey]
+    differences: list[Difference]
+    dropped: int
+    kept: int
+    peaks: NotRequired[list[EffectPeak]]
+    rows: list[Average]
+    test: NotRequired[SignFlips | None]
+    top: list[Top]
+    totals: list[Total]
+
+
+class Capabilities(TypedDict):
+    """
+    What this server can do.
+    """
+
+    cache: Sharing
+    ceiling: Ceiling
+    controls: list[str]
+    corruptions: list[CorruptionMethod]
+    formats: list[str]
+    generators: list[Rng]
+    limits: Limits
+    metrics: list[MetricOf]
+    ops: list[Operation]
+    sites: list[SiteFacts]
+    sweep: list[str]
+
+
+class Case(TypedDict):
+    """
+    One prompt of many.
+    """
+
+    bos: NotRequired[bool | None]
+    group: NotRequired[str | None]
+    id: NotRequired[str]
+    messages: NotRequired[list[Message] | None]
+    prompt: NotRequired[str | None]
+    subject: SpanText
+    target: Target
+    template: NotRequired[TemplateOptions | None]
+    tokens: NotRequired[list[int] | None]
+
+
+class CaseHead(TypedDict):
+    """
+    One case of a sweep.
+    """
+
+    answers: NotRequired[bool | None]
+    dropped: list[DroppedBy]
+    group: NotRequired[str | None]
+    id: str
+    kept: bool
+    runs: list[CaseRun]
+    subject: NotRequired[list[int] | None]
+    total_effect: list[list[Estimate]]
+
+
+class ClassArm(TypedDict):
+    """
+    What one arm gave on average.
+    """
+
+    argmax_histogram: dict[str, Any]
+    cells: Any
+    effects: dict[str, ClassEstimates]
+    exact_null: Any
+    heads: NotRequired[Heads | None]
+    layers: NotRequired[list[int] | None]
+    recovery: dict[str, ClassShares]
+    site: Site
+    trivial: Any
+    window: int
+
+
+Coef: TypeAlias = float | list[float] | CoefSchedule
+
+
+class Derived(TypedDict):
+    """
+    Derived quantities of one grid: those that the request's `derive` names.
+    """
+
+    argmax: NotRequired[dict[str, Strongest]]
+    concentration: NotRequired[dict[str, Concentration]]
+    half_recovery_layer: NotRequired[dict[str, list[HalfRecovery]]]
+    leaves_base: NotRequired[list[Turn] | None]
+    reaches_source: NotRequired[list[Turn] | None]
+
+
+class GenerateRead(TypedDict):
+    """
+    What is read at every step.
+    """
+
+    capture: NotRequired[list[StepCapture]]
+    logit_lens: NotRequired[StepLens | None]
+    logprobs: NotRequired[int]
+    metrics: NotRequired[list[str]]
+
+
+class GroupResult(TypedDict):
+    """
+    What the cases of one group gave.
+    """
+
+    arms: dict[str, ClassArm]
+    dropped: int
+    kept: int
+    total_effect: dict[str, CaseEstimate]
+
+
+class Intervention7(TypedDict):
+    """
+    Adds one draw of gaussian noise, another one at every site, layer and position.
+    """
+
+    op: Literal['noise']
+    rng: NotRequired[Rng]
+    seed: NotRequired[int]
+    sigma: Sigma
+
+
+class JobView(TypedDict):
+    """
+    A job.
+    """
+
+    cost: JobCost
+    created: str
+    error: NotRequired[str | None]
+    estimate: JobEstimate
+    eta_s: NotRequired[float | None]
+    expires: NotRequired[str | None]
+    finished: NotRequired[str | None]
+    id: str
+    kind: JobKind
+    links: Links
+    lints: NotRequired[list[Lint]]
+    model: str
+    position: NotRequired[int | None]
+    priority: Priority
+    progress: Progress
+    retries: int
+    started: NotRequired[str | None]
+    state: JobState
+
+
+class OpSpec7(TypedDict):
+    """
+    Adds one draw of gaussian noise, another one at every site, layer and position.
+    """
+
+    op: Literal['noise']
+    rng: NotRequired[Rng]
+    seed: NotRequired[int]
+    sigma: Sigma
+
+
+class Rope(TypedDict):
+    """
+    Rotary position embedding: base and scaling.
+    """
+
+    scaling: NotRequired[RopeScaling | None]
+    theta: float
+
+
+class RunResult(RunTokens):
+    """
+    What one run gave.
+    """
+
+    attention: NotRequired[list[AttentionResult]]
+    attribution: NotRequired[AttributionResult | None]
+    captures: NotRequired[list[CaptureResult]]
+    logit_lens: NotRequired[LensResult | None]
+    metrics: dict[str, float | None]
+
+
+class TextResult(TypedDict):
+    """
+    A text.
+    """
+
+    compare: NotRequired[CompareResult | None]
+    finish: Finish
+    first_divergence: NotRequired[Divergence | None]
+    metrics: NotRequired[dict[str, list[float | None]]]
+    receipt: StepReceipt
+    steps: int
+    text: str
+    tokens: list[TokenResult]
+
+
+TopForm: TypeAlias = int | TopK
+
+
+class ArmResult(TypedDict):
+    """
+    What one arm gave.
+    """
+
+    argmax: dict[str, ArgMax]
+    axes: list[Axis]
+    controls: NotRequired[dict[str, dict[str, ControlEffects]]]
+    derived: NotRequired[Derived]
+    effects: dict[str, CellEstimates]
+    heads: NotRequired[Heads | None]
+    masks: Masks
+    recovery: dict[str, Any]
+    site: Site
+    values: dict[str, CellEstimates]
+    window: int
+
+
+class Averaging(TypedDict):
+    """
+    How effects of a sweep are averaged over cases.
+    """
+
+    by: list[AverageKey]
+    ci: NotRequired[Bootstrap]
+    compare: NotRequired[list[AverageKey]]
+    stats: NotRequired[list[Stat]]
+    topk: NotRequired[TopForm | None]
+
+
+class BranchResult(TypedDict):
+    """
+    What a branch wrote.
+    """
+
+    outcomes: NotRequired[dict[str, OutcomeResult]]
+    prompt_cells: int
+    samples: list[TextResult]
+    shared_positions: int
+
+
+class CaseDerived(Derived):
+    """
+    What is derived from the cells of one case and arm.
+    """
+
+    arm: str
+    case: str
+
+
+class JobList(TypedDict):
+    """
+    Jobs, newest first.
+    """
+
+    jobs: list[JobView]
+    next: NotRequired[str | None]
+
+
+class PositionShape1(Rope):
+    """
+    Rotations of q and k.
+    """
+
+    kind: Literal['rope']
+
+
+PositionShape: TypeAlias = PositionShape1 | PositionShape2
+
+
+class SweepOutcome(TypedDict):
+    """
+    What a sweep found.
+    """
+
+    arms: list[ArmHead]
+    averages: Averages
+    cases: list[CaseHead]
+    cells: NotRequired[Cells | None]
+    cells_done: int
+    cells_total: int
+    complete: bool
+    derived: NotRequired[list[CaseDerived]]
+    lints: list[Lint]
+    metrics: list[str]
+    min_total_effect: float
+    model: str
+    nulls: list[NullReason]
+    provenance: Provenance
+    receipt: EditStats
+    request: Any
+    samples: int
+    sigma: NotRequired[SigmaUsed | None]
+
+
+class BlockShape(TypedDict):
+    """
+    What the blocks of a model are made of.
+    """
+
+    bias: Biases
+    head_norms: bool
+    mlp: MlpShape
+    norm: NormShape
+    positions: PositionShape
+
+
+class ModelConfig(TypedDict):
+    """
+    Shape and constants of a decoder. Built by [`crate::load`], never from defaults: a constant that
+    the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
+    """
+
+    architecture: str
+    block: BlockShape
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    max_positions: int
+    num_heads: int
+    num_kv_heads: int
+    num_layers: int
+    sliding_window: NotRequired[int | None]
+    tie_word_embeddings: bool
+    vocab_size: int
+
+
+class Model(TypedDict):
+    """
+    A served model.
+    """
+
+    config: ModelConfig
+    device: str
+    dtype: Dtype
+    fingerprint: Fingerprint
+    flops_per_second: float
+    id: str
+    parameters: int
+    row_budget: int
+    tokenizer: TokenizerFacts
+    vocab_sigma: float
+    warnings: list[str]
+
+
+class Models(TypedDict):
+    """
+    The models served.
+    """
+
+    models: list[Model]
+
+
+class ActivationMeanOf(TypedDict):
+    """
+    A mean activation over the prompts of a data set, or the difference of two such means.
+    """
+
+    dataset: DatasetForm
+    minus: NotRequired[DatasetForm | None]
+    positions: NotRequired[Positions]
+
+
+class ActivationUpload(TypedDict):
+    """
+    Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
+    """
+
+    dtype: NotRequired[Dtype]
+    layers: NotRequired[Layers | None]
+    mean_of: NotRequired[ActivationMeanOf | None]
+    model: NotRequired[str | None]
+    name: NotRequired[str | None]
+    positions: NotRequired[list[int] | None]
+    site: Site
+    ttl_s: NotRequired[int | None]
+    values: NotRequired[ActivationValues | None]
+
+
+class AlignResponse(TypedDict):
+    """
+    How two prompts compare. `a` is the first run of the request, `b` the second.
+    """
+
+    contrast: NotRequired[Contrast | None]
+    differing_positions: NotRequired[list[int] | None]
+    equal_length: bool
+    id: str
+    lints: list[Lint]
+    map: list[list[int]]
+    minimal_pair: bool
+    model: str
+    nulls: list[NullReason]
+    ops: list[AlignOp]
+    provenance: Provenance
+    request: AlignSpec
+    runs: dict[str, AlignedRun]
+    targets: dict[str, list[TargetToken]]
+    unpaired: Unpaired
+    usage: NotRequired[Usage | None]
+
+
 class AnyOf(TypedDict):
     """
     Runs to draw one from.
@@ -1960,37 +2600,6 @@ class AttentionSpec(TypedDict):
     positions: NotRequired[Positions]
 
 
-class Average(Place):
-    """
-    A mean indirect effect (AIE).
-    """
-
-    cells: int
-    effect: CaseEstimate
-    exact_null: int
-    metric: str
-    peaks: NotRequired[int]
-    recovery: NotRequired[float | None]
-    recovery_ci: NotRequired[list[float] | None]
-    trivial: int
-
-
-class Averages(TypedDict):
-    """
-    Averages of a sweep.
-    """
-
-    by: list[AverageKey]
-    differences: list[Difference]
-    dropped: int
-    kept: int
-    peaks: NotRequired[list[EffectPeak]]
-    rows: list[Average]
-    test: NotRequired[SignFlips | None]
-    top: list[Top]
-    totals: list[Total]
-
-
 class Basis1(TypedDict):
     """
     Stored activations (`/v1/activations`): each of their rows is a vector.
@@ -2004,106 +2613,135 @@ class Basis1(TypedDict):
 Basis: TypeAlias = list[list[float]] | Basis1
 
 
-class Capabilities(TypedDict):
-    """
-    What this server can do.
-    """
-
-    cache: Sharing
-    ceiling: Ceiling
-    controls: list[str]
-    corruptions: list[CorruptionMethod]
-    formats: list[str]
-    generators: list[Rng]
-    limits: Limits
-    metrics: list[MetricOf]
-    ops: list[Operation]
-    sites: list[SiteFacts]
-    sweep: list[str]
-
-
 CaptureSpec = TypedDict(
     'CaptureSpec',
     {
         'as': NotRequired[CaptureForm],
         'dtype': NotRequired[Dtype],
         'layers': NotRequired[Layers | None],
-        'positions': NotRequired[Positions],
+        'positions': NotRequired["Positions"],
         'site': Site,
     },
 )
 
 
-class Case(TypedDict):
+class CaseForm(TypedDict):
     """
-    One prompt of many.
+    A case as it is written.
     """
 
     bos: NotRequired[bool | None]
+    corrupted: NotRequired[PromptBody | None]
+    foil: NotRequired[Target | None]
     group: NotRequired[str | None]
-    id: NotRequired[str]
+    id: NotRequired[str | None]
+    messages: NotRequired[list[Message] | None]
     prompt: NotRequired[str | None]
-    subject: SpanText
-    target: Target
+    runs: NotRequired[dict[str, PromptBody]]
+    spans: NotRequired[dict[str, SpanText]]
+    subject: NotRequired[SpanText | None]
+    target: NotRequired[Target | None]
+    target_scoring: NotRequired[TargetScoring | None]
+    targets: NotRequired[dict[str, Target]]
+    template: NotRequired[TemplateOptions | None]
     tokens: NotRequired[list[int] | None]
 
 
-class CaseHead(TypedDict):
+class CasesResponse(TypedDict):
     """
-    One case of a sweep.
+    What traces of many prompts gave on average. Arrays are `[classes, layers]`.
     """
 
-    answers: NotRequired[bool | None]
-    dropped: list[DroppedBy]
-    group: NotRequired[str | None]
+    arms: dict[str, ClassArm]
+    cases: list[CaseResult]
+    classes: list[TokenClass]
+    difference: NotRequired[GroupDifference | None]
+    direction: Direction
+    dropped: int
+    groups: NotRequired[dict[str, GroupResult]]
     id: str
-    kept: bool
-    runs: list[CaseRun]
-    subject: NotRequired[list[int] | None]
-    total_effect: list[list[Estimate]]
+    kept: int
+    lints: list[Lint]
+    min_total_effect: float
+    model: str
+    nulls: list[NullReason]
+    plots: NotRequired[dict[str, str]]
+    provenance: Provenance
+    receipt: Receipts
+    request: CasesSpec
+    samples: int
+    sigma: NotRequired[SigmaUsed | None]
+    total_effect: dict[str, CaseEstimate]
+    usage: Usage
 
 
-class ClassArm(TypedDict):
+class CasesSpec(TypedDict):
     """
-    What one arm gave on average.
-    """
+    A causal trace of many prompts (Meng et al. 2022): each is traced by itself, and effects are averaged by token class.
 
-    argmax_histogram: dict[str, Any]
-    cells: Any
-    effects: dict[str, ClassEstimates]
-    exact_null: Any
-    heads: NotRequired[Heads | None]
-    layers: NotRequired[list[int] | None]
-    recovery: dict[str, ClassShares]
-    site: Site
-    trivial: Any
-    window: int
-
-
-class Corruption5(ReplaceTokens):
-    """
-    Other tokens in place of some (symmetric token replacement).
+    `{"cases": [{"prompt": "…", "subject": "…", "target": "…"}, …]}` puts the same noise on every subject: 3 standard
+    deviations of all subjects' embeddings, drawn with the same seed.
     """
 
-    method: Literal['replace_tokens']
+    aggregate: Aggregate
+    allow_trivial: bool
+    arms: ArmsForm
+    base: str
+    cases: list[Case]
+    corrupt: Corruption
+    filters: Filters
+    keep: KeepCases
+    layers: Layers
+    metrics: list[str]
+    model: NotRequired[str | None]
+    plot: NotRequired[list[PlotFormat]]
+    strict: bool
+    target_scoring: TargetScoring
 
 
-class Corruption12(Corruption5, Corruption7):
+class CommonBody(TypedDict):
     """
-    How the corrupted runs differ from the clean one.
+    What OpenAI's routes have in common.
     """
 
+    frequency_penalty: NotRequired[float | None]
+    logit_bias: NotRequired[dict[str, float]]
+    max_tokens: NotRequired[int | None]
+    mediant: NotRequired[MediantExtension | None]
+    metadata: NotRequired[dict[str, Any] | None]
+    model: NotRequired[str | None]
+    n: NotRequired[int | None]
+    presence_penalty: NotRequired[float | None]
+    seed: NotRequired[int | None]
+    stop: NotRequired[list[str] | None]
+    store: NotRequired[bool | None]
+    stream: NotRequired[bool | None]
+    stream_options: NotRequired[dict[str, Any] | None]
+    temperature: NotRequired[float | None]
+    top_p: NotRequired[float | None]
+    user: NotRequired[str | None]
 
-class Derived(TypedDict):
+
+Corruption: TypeAlias = Union[
+    "Corruption8",
+    "Corruption9",
+    "Corruption10",
+    "Corruption11",
+    "Corruption12",
+    Corruption13,
+]
+"""
+How the corrupted runs differ from the clean one.
+"""
+
+
+class DatasetForm(TypedDict):
     """
-    Derived quantities of one grid: those that the request's `derive` names.
+    A sweep's cases: written out, or by the id of a stored data set.
     """
 
-    argmax: NotRequired[dict[str, Strongest]]
-    concentration: NotRequired[dict[str, Concentration]]
-    half_recovery_layer: NotRequired[dict[str, list[HalfRecovery]]]
-    leaves_base: NotRequired[list[Turn] | None]
-    reaches_source: NotRequired[list[Turn] | None]
+    id: NotRequired[str | None]
+    inline: NotRequired[list[CaseForm] | None]
 
 
 class Draws(TypedDict):
@@ -2122,15 +2760,69 @@ class Draws(TypedDict):
     seed: NotRequired[int]
 
 
-class GroupResult(TypedDict):
+class Experiment(TypedDict):
     """
-    What the cases of one group gave.
+    The part that `/v1/run`, `/v1/patch` and `/v1/trace` have in common.
     """
 
-    arms: dict[str, ClassArm]
-    dropped: int
-    kept: int
-    total_effect: dict[str, CaseEstimate]
+    allow_trivial: NotRequired[bool]
+    metrics: NotRequired[list[str]]
+    model: NotRequired[str | None]
+    read: NotRequired[Read]
+    runs: NotRequired[dict[str, Prompt]]
+    strict: NotRequired[bool]
+    target_scoring: NotRequired[TargetScoring]
+    targets: NotRequired[dict[str, Vec]]
+
+
+class GenerateResponse(TypedDict):
+    """
+    Texts that a model wrote.
+    """
+
+    branches: dict[str, BranchResult]
+    id: str
+    lints: list[Lint]
+    model: str
+    prompt: PromptResult
+    provenance: Provenance
+    request: GenerateSpec
+    targets: dict[str, list[TargetToken]]
+    usage: GenerateUsage
+
+
+class GenerateSpec(TypedDict):
+    """
+    Texts that a model writes after a prompt: one for each branch of interventions and each sample.
+
+    Short form: `{"prompt": "…"}` (or `tokens` or `messages`) is one run named `prompt`.
+    """
+
+    base: NotRequired[str]
+    branches: NotRequired[dict[str, list[Intervention]]]
+    compare_with: NotRequired[str | None]
+    controls: NotRequired[list[GenerateControl]]
+    max_tokens: NotRequired[int]
+    model: NotRequired[str | None]
+    outcomes: NotRequired[dict[str, list[str]]]
+    read: NotRequired[GenerateRead]
+    runs: NotRequired[dict[str, Prompt]]
+    samples: NotRequired[int]
+    sampling: NotRequired[Sampling]
+    stop: NotRequired[list[str]]
+    strict: NotRequired[bool]
+    targets: NotRequired[dict[str, Vec]]
+
+
+class GenerateSweep(TypedDict):
+    """
+    Values that are tried one by one, each in a branch of its own; of several lists, every combination. A branch is named for its values:
+    `layer=14,coef=2`.
+    """
+
+    coefs: NotRequired[list[float] | None]
+    layers: NotRequired[Layers | None]
+    vectors: NotRequired[dict[str, SourceSpec]]
 
 
 class Intervention1(TypedDict):
@@ -2147,7 +2839,7 @@ class Intervention2(TypedDict):
     Adds `coef` times the source's values.
     """
 
-    coef: NotRequired[float]
+    coef: NotRequired[Coef]
     norm_match: NotRequired[bool]
     op: Literal['add']
     source: SourceSpec
@@ -2170,17 +2862,6 @@ class Intervention6(TypedDict):
     op: Literal['resample']
     seed: NotRequired[int]
     source: AnyOf
-
-
-class Intervention7(TypedDict):
-    """
-    Adds one draw of gaussian noise, another one at every site, layer and position.
-    """
-
-    op: Literal['noise']
-    rng: NotRequired[Rng]
-    seed: NotRequired[int]
-    sigma: Sigma
 
 
 class Intervention8(TypedDict):
@@ -2236,6 +2917,497 @@ class Intervention12(TypedDict):
     positions: NotRequired[Positions]
     site: Site
     window: NotRequired[int]
+
+
+Intervention: TypeAlias = Union[
+    "Intervention13",
+    "Intervention14",
+    "Intervention15",
+    "Intervention16",
+    "Intervention17",
+    "Intervention18",
+    "Intervention19",
+    "Intervention20",
+    "Intervention21",
+    "Intervention22",
+    "Intervention23",
+]
+"""
+One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
+"""
+
+
+JointPositions: TypeAlias = list["Positions"]
+"""
+Selections of a prompt and of steps, all together.
+"""
+
+
+class LensSpec(TypedDict):
+    """
+    The logit lens (nostalgebraist 2020): the residual stream leaving each layer through the final norm and the
+    unembedding.
+    """
+
+    layers: NotRequired[Layers]
+    positions: NotRequired[Positions]
+    topk: NotRequired[int]
+
+
+class MediantExtension(TypedDict):
+    """
+    Fields of `POST /v1/generate` under `mediant` in a body of OpenAI's form. The whole answer comes back under the same name.
+    """
+
+    bos: NotRequired[bool | None]
+    branches: NotRequired[dict[str, list[Intervention]]]
+    compare_with: NotRequired[str | None]
+    interventions: NotRequired[list[Intervention] | None]
+    min_p: NotRequired[float | None]
+    read: NotRequired[GenerateRead | None]
+    runs: NotRequired[dict[str, Prompt]]
+    spans: NotRequired[dict[str, SpanText]]
+    strict: NotRequired[bool | None]
+    sweep: NotRequired[GenerateSweep | None]
+    targets: NotRequired[dict[str, Vec]]
+    template: NotRequired[TemplateOptions | None]
+    top_k: NotRequired[int | None]
+
+
+Method: TypeAlias = Union[
+    "Method1",
+    "Method2",
+    "Method3",
+    "Method4",
+    "Method5",
+    Method6,
+]
+
+
+class OpSpec1(TypedDict):
+    """
+    Writes the source's values.
+    """
+
+    op: Literal['replace']
+    source: SourceSpec
+
+
+class OpSpec2(TypedDict):
+    """
+    Adds `coef` times the source's values.
+    """
+
+    coef: NotRequired[Coef]
+    norm_match: NotRequired[bool]
+    op: Literal['add']
+    source: SourceSpec
+
+
+class OpSpec5(TypedDict):
+    """
+    Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
+    """
+
+    op: Literal['mean']
+    source: SourceSpec
+
+
+class OpSpec6(TypedDict):
+    """
+    Writes the values of one run drawn from several (resample ablation).
+    """
+
+    op: Literal['resample']
+    seed: NotRequired[int]
+    source: AnyOf
+
+
+class OpSpec8(TypedDict):
+    """
+    Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
+    `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
+    Comes after all else that is written to the scores. A position must keep a key: it may lose itself if others remain.
+    Keys after a position are no edges of it. `dims` in `sweep` cuts from one key after the other.
+    """
+
+    keys: Positions
+    op: Literal['knockout']
+
+
+class OpSpec9(TypedDict):
+    """
+    Removes what lies in the span of some vectors.
+    """
+
+    basis: Basis
+    op: Literal['project_out']
+
+
+class OpSpec10(TypedDict):
+    """
+    Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
+    """
+
+    basis: Basis
+    op: Literal['subspace']
+    source: SourceSpec
+
+
+class OpSpec11(TypedDict):
+    """
+    Holds the site at a run's values while other interventions change what comes before it: path patching, severed
+    traces. Applies in every cell, before the request's other interventions at the same place.
+    """
+
+    op: Literal['freeze']
+    source: NotRequired[SourceSpec | None]
+
+
+OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11
+
+
+class PatchResponse(TypedDict):
+    """
+    What a patch gave. Arrays follow the order of `axes`.
+    """
+
+    axes: list[Axis]
+    baselines: dict[str, dict[str, float | None]]
+    controls: Controls
+    derived: NotRequired[Derived]
+    effects: dict[str, Any]
+    id: str
+    lints: list[Lint]
+    masks: Masks
+    model: str
+    normalised: NotRequired[dict[str, Any]]
+    nulls: list[NullReason]
+    provenance: Provenance
+    receipt: Receipts
+    request: PatchSpec
+    runs: dict[str, RunTokens]
+    targets: dict[str, list[TargetToken]]
+    topk: Any
+    usage: Usage
+    values: dict[str, Any]
+
+
+class PlanBody(TypedDict):
+    """
+    Body of `POST /v1/plan`: one request under the name of its endpoint.
+    """
+
+    generate: NotRequired[GenerateBody | None]
+    patch: NotRequired[PatchBody | None]
+    run: NotRequired[RunBody | None]
+    sweep: NotRequired[SweepBody | None]
+    trace: NotRequired[TraceBody | None]
+
+
+Positions: TypeAlias = int | list[int] | Positions1 | Positions2 | Positions3 | Positions4 | Positions5 | Positions6 | JointPositions | PositionWord
+
+
+Prompt4 = TypedDict(
+    'Prompt4',
+    {
+        'from': str,
+        'interventions': list[Intervention],
+    },
+)
+
+
+Prompt: TypeAlias = Union[Prompt6, Prompt7, Prompt8, "Prompt9"]
+"""
+A run: a prompt, given as text or as token ids, or another run with interventions.
+"""
+
+
+PromptBody: TypeAlias = str | Prompt
+
+
+class Read(TypedDict):
+    """
+    What is read.
+    """
+
+    at: NotRequired[ReadAt]
+    attention: NotRequired[list[AttentionSpec]]
+    attribution: NotRequired[AttributionSpec | None]
+    capture: NotRequired[list[CaptureSpec]]
+    logit_lens: NotRequired[LensSpec | None]
+    topk: NotRequired[int]
+
+
+ReplaceTokens = TypedDict(
+    'ReplaceTokens',
+    {
+        'include_bos': NotRequired[bool],
+        'positions': NotRequired[Positions],
+        'with': Replacements,
+    },
+)
+
+
+RunForm4 = TypedDict(
+    'RunForm4',
+    {
+        'from': str,
+        'interventions': list[Intervention],
+    },
+)
+
+
+RunForm: TypeAlias = RunForm1 | RunForm2 | RunForm3 | RunForm4
+
+
+class RunResponse(TypedDict):
+    """
+    What clean runs gave.
+    """
+
+    id: str
+    lints: list[Lint]
+    model: str
+    nulls: list[NullReason]
+    provenance: Provenance
+    request: RunSpec
+    runs: dict[str, RunResult]
+    targets: dict[str, list[TargetToken]]
+    usage: Usage
+
+
+class SourceSpec1(TypedDict):
+    """
+    Another run, by default at the same site and layers.
+    """
+
+    layer: NotRequired[Layers | None]
+    positions: NotRequired[Positions | None]
+    run: str
+    site: NotRequired[Site | None]
+
+
+class SourceSpec2(TypedDict):
+    """
+    Stored activations of the same width (`/v1/activations`).
+    """
+
+    activation: str
+    layer: NotRequired[Layers | None]
+    positions: NotRequired[Positions | None]
+
+
+class SourceSpec3(TypedDict):
+    """
+    The mean over several runs at the same site and layers.
+    """
+
+    mean_of: list[str]
+    positions: NotRequired[Positions | None]
+
+
+SourceSpec: TypeAlias = SourceSpec1 | SourceSpec2 | SourceSpec3 | SourceSpec4 | SourceSpec5
+
+
+SweepBody = TypedDict(
+    'SweepBody',
+    {
+        'aggregate': NotRequired[Averaging | None],
+        'allow_trivial': NotRequired[bool | None],
+        'arms': NotRequired[SweepArmsForm | None],
+        'async': NotRequired[bool | None],
+        'base': NotRequired[str | None],
+        'corrupt': NotRequired[Corruption | None],
+        'dataset': NotRequired[DatasetForm | None],
+        'derive': NotRequired[list[Derive] | None],
+        'filters': NotRequired[Filters | None],
+        'keep': NotRequired[KeepCells | None],
+        'metrics': NotRequired[list[str] | None],
+        'model': NotRequired[str | None],
+        'output': NotRequired[list[str] | None],
+        'priority': NotRequired[str | None],
+        'read': NotRequired[Any],
+        'reference': NotRequired[str | None],
+        'runs': NotRequired[dict[str, PromptBody]],
+        'strict': NotRequired[bool | None],
+        'swap': NotRequired[bool | None],
+        'sweep': NotRequired[list[str] | None],
+        'target': NotRequired[Target | None],
+        'target_scoring': NotRequired[TargetScoring | None],
+        'targets': NotRequired[dict[str, Target]],
+    },
+)
+
+
+TraceAnswer: TypeAlias = Union["TraceResponse", CasesResponse]
+
+
+class TraceResponse(TypedDict):
+    """
+    What a trace gave. Arrays follow the order of each arm's `axes`.
+    """
+
+    arms: dict[str, ArmResult]
+    baselines: TraceBaselines
+    controls: Controls
+    direction: Direction
+    id: str
+    lints: list[Lint]
+    min_total_effect: float
+    model: str
+    nulls: list[NullReason]
+    plots: NotRequired[dict[str, str]]
+    provenance: Provenance
+    receipt: Receipts
+    replaced: NotRequired[list[Replaced]]
+    request: TraceSpec
+    runs: dict[str, RunTokens]
+    samples: int
+    sigma: NotRequired[SigmaUsed | None]
+    subject: NotRequired[list[int] | None]
+    targets: dict[str, list[TargetToken]]
+    tokens: list[TraceToken]
+    total_effect: dict[str, Estimate]
+    usage: Usage
+
+
+class ChatBody(CommonBody):
+    """
+    Body of `POST /v1/chat/completions`, as OpenAI's clients send it.
+    """
+
+    logprobs: NotRequired[bool | None]
+    max_completion_tokens: NotRequired[int | None]
+    messages: list[dict[str, Any]]
+    response_format: NotRequired[dict[str, Any] | None]
+    top_logprobs: NotRequired[int | None]
+
+
+class CompletionBody(CommonBody):
+    """
+    Body of `POST /v1/completions`, as OpenAI's clients send it.
+    """
+
+    echo: NotRequired[bool | None]
+    logprobs: NotRequired[int | None]
+    prompt: PromptForm
+
+
+class Multivariate(Draws):
+    """
+    Noise with the covariance of the embedding matrix E (all its rows, equally weighted): `k (E - mean)^T g / sqrt(V - 1)`
+    with V standard normal numbers g, which is exact. Its mean is zero; in mode `replace` the mean embedding is added.
+    (ROME estimates mean and covariance over tokens of wikitext, and adds the mean in both modes.)
+    """
+
+    k: NotRequired[float]
+
+
+class Spherical(Draws):
+    """
+    Noise whose numbers are independent.
+    """
+
+    preset: NotRequired[Preset | None]
+    sigma: NotRequired[Sigma]
+
+
+class StudentT(Draws):
+    """
+    Noise from a multivariate t distribution: each row is the row of method `gaussian` (the same numbers for the same
+    seed) times `sqrt((df - 2) / u)`, where u is one draw from chi-square(df) per sample and position. Its variance
+    is sigma^2. (ROME stretches rows of method `multivariate` in this way, by draws of `RandomState(2)`.)
+    """
+
+    df: NotRequired[int]
+    sigma: NotRequired[Sigma]
+
+
+class AlignSpec(Experiment):
+    """
+    Two prompts to be compared: the first run is `a`, the second `b`.
+
+    Short form: `{"a": "…", "b": "…"}`, each a text or an object as in `runs`. With targets the model is run, and says
+    whether the prompts differ in what they are to differ in.
+    """
+
+
+class PatchSpec(Experiment):
+    """
+    A base run with interventions, applied jointly or swept.
+
+    Short form: `{"base": "…", "source": "…", "target": "…"}` with two prompts sweeps the residual stream over all
+    layers, last position to last position.
+    """
+
+    base: str
+    controls: NotRequired[list[Control]]
+    derive: NotRequired[list[Derive]]
+    interventions: NotRequired[list[Intervention]]
+    normalise: NotRequired[Normalise | None]
+    sweep: NotRequired[list[SweepAxis]]
+
+
+class RunSpec(Experiment):
+    """
+    One or several prompts, computed as they are.
+
+    Short form: `{"prompt": "…"}` (or `tokens`, with `spans` and `bos`) is one run named `run`.
+    """
+
+
+class TraceSpec(Experiment):
+    """
+    A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
+
+    Short form: `{"prompt": "…", "subject": "…", "target": "…"}` puts noise of 3 sigma on the subject's tokens and
+    traces the residual stream.
+    """
+
+    arms: NotRequired[ArmsForm]
+    base: NotRequired[str]
+    controls: NotRequired[list[Control]]
+    corrupt: NotRequired[Corruption]
+    derive: NotRequired[list[Derive]]
+    expect_top1: NotRequired[Expected | None]
+    keep: NotRequired[Keep]
+    layers: NotRequired[Layers]
+    on_unexpected: NotRequired[OnUnexpected]
+    plot: NotRequired[list[PlotFormat]]
+    positions: NotRequired[Positions]
+
+
+GenerateBody = TypedDict(
+    'GenerateBody',
+    {
+        'bos': NotRequired[bool | None],
+        'messages': NotRequired[list[Message] | None],
+        'prompt': NotRequired[str | None],
+        'spans': NotRequired[dict[str, SpanText]],
+        'template': NotRequired[TemplateOptions | None],
+        'tokens': NotRequired[list[int] | None],
+        'base': NotRequired[str],
+        'branches': NotRequired[dict[str, list[Intervention]]],
+        'compare_with': NotRequired[str | None],
+        'controls': NotRequired[list[GenerateControl]],
+        'max_tokens': NotRequired[int],
+        'model': NotRequired[str | None],
+        'outcomes': NotRequired[dict[str, list[str]]],
+        'read': NotRequired[GenerateRead],
+        'runs': NotRequired[dict[str, Prompt]],
+        'samples': NotRequired[int],
+        'sampling': NotRequired[Sampling],
+        'stop': NotRequired[list[str]],
+        'strict': NotRequired[bool],
+        'targets': NotRequired[dict[str, Vec]],
+        'async': NotRequired[bool | None],
+        'interventions': NotRequired[list[Intervention] | None],
+        'stream': NotRequired[bool | None],
+        'sweep': NotRequired[GenerateSweep | None],
+        'target': NotRequired[Target | None],
+    },
+)
 
 
 class Intervention13(Intervention1, Intervention12):
@@ -2304,46 +3476,18 @@ class Intervention23(Intervention11, Intervention12):
     """
 
 
-Intervention: TypeAlias = Intervention13 | Intervention14 | Intervention15 | Intervention16 | Intervention17 | Intervention18 | Intervention19 | Intervention20 | Intervention21 | Intervention22 | Intervention23
-"""
-One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
-"""
-
-
-class JobView(TypedDict):
+class Prompt9(Prompt4, Prompt5):
     """
-    A job.
+    A run: a prompt, given as text or as token ids, or another run with interventions.
     """
 
-    cost: JobCost
-    created: str
-    error: NotRequired[str | None]
-    estimate: JobEstimate
-    eta_s: NotRequired[float | None]
-    expires: NotRequired[str | None]
-    finished: NotRequired[str | None]
-    id: str
-    kind: JobKind
-    links: Links
-    lints: NotRequired[list[Lint]]
-    model: str
-    position: NotRequired[int | None]
-    priority: Priority
-    progress: Progress
-    retries: int
-    started: NotRequired[str | None]
-    state: JobState
 
-
-class LensSpec(TypedDict):
+class Corruption5(ReplaceTokens):
     """
-    The logit lens (nostalgebraist 2020): the residual stream leaving each layer through the final norm and the
-    unembedding.
+    Other tokens in place of some (symmetric token replacement).
     """
 
-    layers: NotRequired[Layers]
-    positions: NotRequired[Positions]
-    topk: NotRequired[int]
+    method: Literal['replace_tokens']
 
 
 class Method5(ReplaceTokens):
@@ -2354,260 +3498,20 @@ class Method5(ReplaceTokens):
     method: Literal['replace_tokens']
 
 
-class Multivariate(Draws):
+class Corruption4(Multivariate):
     """
-    Noise with the covariance of the embedding matrix E (all its rows, equally weighted): `k (E - mean)^T g / sqrt(V - 1)`
-    with V standard normal numbers g, which is exact. Its mean is zero; in mode `replace` the mean embedding is added.
-    (ROME estimates mean and covariance over tokens of wikitext, and adds the mean in both modes.)
+    Gaussian rows with the covariance of the embedding matrix.
     """
 
-    k: NotRequired[float]
+    method: Literal['multivariate']
 
 
-class OpSpec1(TypedDict):
+class Method4(Multivariate):
     """
-    Writes the source's values.
-    """
-
-    op: Literal['replace']
-    source: SourceSpec
-
-
-class OpSpec2(TypedDict):
-    """
-    Adds `coef` times the source's values.
+    Gaussian rows with the covariance of the embedding matrix.
     """
 
-    coef: NotRequired[float]
-    norm_match: NotRequired[bool]
-    op: Literal['add']
-    source: SourceSpec
-
-
-class OpSpec5(TypedDict):
-    """
-    Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
-    """
-
-    op: Literal['mean']
-    source: SourceSpec
-
-
-class OpSpec6(TypedDict):
-    """
-    Writes the values of one run drawn from several (resample ablation).
-    """
-
-    op: Literal['resample']
-    seed: NotRequired[int]
-    source: AnyOf
-
-
-class OpSpec7(TypedDict):
-    """
-    Adds one draw of gaussian noise, another one at every site, layer and position.
-    """
-
-    op: Literal['noise']
-    rng: NotRequired[Rng]
-    seed: NotRequired[int]
-    sigma: Sigma
-
-
-class OpSpec8(TypedDict):
-    """
-    Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
-    `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
-    Comes after all else that is written to the scores. A position must keep a key: it may lose itself if others remain.
-    Keys after a position are no edges of it. `dims` in `sweep` cuts from one key after the other.
-    """
-
-    keys: Positions
-    op: Literal['knockout']
-
-
-class OpSpec9(TypedDict):
-    """
-    Removes what lies in the span of some vectors.
-    """
-
-    basis: Basis
-    op: Literal['project_out']
-
-
-class OpSpec10(TypedDict):
-    """
-    Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
-    """
-
-    basis: Basis
-    op: Literal['subspace']
-    source: SourceSpec
-
-
-class OpSpec11(TypedDict):
-    """
-    Holds the site at a run's values while other interventions change what comes before it: path patching, severed
-    traces. Applies in every cell, before the request's other interventions at the same place.
-    """
-
-    op: Literal['freeze']
-    source: NotRequired[SourceSpec | None]
-
-
-OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11
-
-
-Prompt3 = TypedDict(
-    'Prompt3',
-    {
-        'from': str,
-        'interventions': list[Intervention],
-    },
-)
-
-
-class Prompt7(Prompt3, Prompt4):
-    """
-    A run: a prompt, given as text or as token ids, or another run with interventions.
-    """
-
-
-Prompt: TypeAlias = Prompt5 | Prompt6 | Prompt7
-"""
-A run: a prompt, given as text or as token ids, or another run with interventions.
-"""
-
-
-PromptBody: TypeAlias = str | Prompt
-
-
-class Read(TypedDict):
-    """
-    What is read.
-    """
-
-    at: NotRequired[ReadAt]
-    attention: NotRequired[list[AttentionSpec]]
-    attribution: NotRequired[AttributionSpec | None]
-    capture: NotRequired[list[CaptureSpec]]
-    logit_lens: NotRequired[LensSpec | None]
-    topk: NotRequired[int]
-
-
-class Rope(TypedDict):
-    """
-    Rotary position embedding: base and scaling.
-    """
-
-    scaling: NotRequired[RopeScaling | None]
-    theta: float
-
-
-RunForm3 = TypedDict(
-    'RunForm3',
-    {
-        'from': str,
-        'interventions': list[Intervention],
-    },
-)
-
-
-RunForm: TypeAlias = RunForm1 | RunForm2 | RunForm3
-
-
-class RunResult(RunTokens):
-    """
-    What one run gave.
-    """
-
-    attention: NotRequired[list[AttentionResult]]
-    attribution: NotRequired[AttributionResult | None]
-    captures: NotRequired[list[CaptureResult]]
-    logit_lens: NotRequired[LensResult | None]
-    metrics: dict[str, float | None]
-
-
-class Spherical(Draws):
-    """
-    Noise whose numbers are independent.
-    """
-
-    preset: NotRequired[Preset | None]
-    sigma: NotRequired[Sigma]
-
-
-class StudentT(Draws):
-    """
-    Noise from a multivariate t distribution: each row is the row of method `gaussian` (the same numbers for the same
-    seed) times `sqrt((df - 2) / u)`, where u is one draw from chi-square(df) per sample and position. Its variance
-    is sigma^2. (ROME stretches rows of method `multivariate` in this way, by draws of `RandomState(2)`.)
-    """
-
-    df: NotRequired[int]
-    sigma: NotRequired[Sigma]
-
-
-TopForm: TypeAlias = int | TopK
-
-
-class ArmResult(TypedDict):
-    """
-    What one arm gave.
-    """
-
-    argmax: dict[str, ArgMax]
-    axes: list[Axis]
-    controls: NotRequired[dict[str, dict[str, ControlEffects]]]
-    derived: NotRequired[Derived]
-    effects: dict[str, CellEstimates]
-    heads: NotRequired[Heads | None]
-    masks: Masks
-    recovery: dict[str, Any]
-    site: Site
-    values: dict[str, CellEstimates]
-    window: int
-
-
-class Averaging(TypedDict):
-    """
-    How effects of a sweep are averaged over cases.
-    """
-
-    by: list[AverageKey]
-    ci: NotRequired[Bootstrap]
-    compare: NotRequired[list[AverageKey]]
-    stats: NotRequired[list[Stat]]
-    topk: NotRequired[TopForm | None]
-
-
-class CaseDerived(Derived):
-    """
-    What is derived from the cells of one case and arm.
-    """
-
-    arm: str
-    case: str
-
-
-class CaseForm(TypedDict):
-    """
-    A case as it is written.
-    """
-
-    bos: NotRequired[bool | None]
-    corrupted: NotRequired[PromptBody | None]
-    foil: NotRequired[Target | None]
-    group: NotRequired[str | None]
-    id: NotRequired[str | None]
-    prompt: NotRequired[str | None]
-    runs: NotRequired[dict[str, PromptBody]]
-    spans: NotRequired[dict[str, SpanText]]
-    subject: NotRequired[SpanText | None]
-    target: NotRequired[Target | None]
-    target_scoring: NotRequired[TargetScoring | None]
-    targets: NotRequired[dict[str, Target]]
-    tokens: NotRequired[list[int] | None]
+    method: Literal['multivariate']
 
 
 class Corruption1(Spherical):
@@ -2626,85 +3530,6 @@ class Corruption2(Spherical):
     method: Literal['uniform']
 
 
-class Corruption3(StudentT):
-    """
-    Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.
-    """
-
-    method: Literal['student_t']
-
-
-class Corruption4(Multivariate):
-    """
-    Gaussian rows with the covariance of the embedding matrix.
-    """
-
-    method: Literal['multivariate']
-
-
-class Corruption8(Corruption1, Corruption7):
-    """
-    How the corrupted runs differ from the clean one.
-    """
-
-
-class Corruption9(Corruption2, Corruption7):
-    """
-    How the corrupted runs differ from the clean one.
-    """
-
-
-class Corruption10(Corruption3, Corruption7):
-    """
-    How the corrupted runs differ from the clean one.
-    """
-
-
-class Corruption11(Corruption4, Corruption7):
-    """
-    How the corrupted runs differ from the clean one.
-    """
-
-
-Corruption: TypeAlias = Corruption8 | Corruption9 | Corruption10 | Corruption11 | Corruption12 | Corruption13
-"""
-How the corrupted runs differ from the clean one.
-"""
-
-
-class DatasetForm(TypedDict):
-    """
-    A sweep's cases: written out, or by the id of a stored data set.
-    """
-
-    id: NotRequired[str | None]
-    inline: NotRequired[list[CaseForm] | None]
-
-
-class Experiment(TypedDict):
-    """
-    The part that `/v1/run`, `/v1/patch` and `/v1/trace` have in common.
-    """
-
-    allow_trivial: NotRequired[bool]
-    metrics: NotRequired[list[str]]
-    model: NotRequired[str | None]
-    read: NotRequired[Read]
-    runs: NotRequired[dict[str, Prompt]]
-    strict: NotRequired[bool]
-    target_scoring: NotRequired[TargetScoring]
-    targets: NotRequired[dict[str, Vec]]
-
-
-class JobList(TypedDict):
-    """
-    Jobs, newest first.
-    """
-
-    jobs: list[JobView]
-    next: NotRequired[str | None]
-
-
 class Method1(Spherical):
     """
     Independent gaussian numbers of standard deviation sigma.
@@ -2721,6 +3546,14 @@ class Method2(Spherical):
     method: Literal['uniform']
 
 
+class Corruption3(StudentT):
+    """
+    Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.
+    """
+
+    method: Literal['student_t']
+
+
 class Method3(StudentT):
     """
     Gaussian rows stretched to Student's t distribution: heavier tails at the same standard deviation.
@@ -2729,217 +3562,14 @@ class Method3(StudentT):
     method: Literal['student_t']
 
 
-class Method4(Multivariate):
+class AlignBody(AlignSpec):
     """
-    Gaussian rows with the covariance of the embedding matrix.
-    """
-
-    method: Literal['multivariate']
-
-
-Method: TypeAlias = Method1 | Method2 | Method3 | Method4 | Method5 | Method6
-
-
-class PatchSpec(Experiment):
-    """
-    A base run with interventions, applied jointly or swept.
-
-    Short form: `{"base": "…", "source": "…", "target": "…"}` with two prompts sweeps the residual stream over all
-    layers, last position to last position.
+    Body of `POST /v1/align`: two named `runs`, or in short `a` and `b`.
     """
 
-    base: str
-    controls: NotRequired[list[Control]]
-    derive: NotRequired[list[Derive]]
-    interventions: NotRequired[list[Intervention]]
-    normalise: NotRequired[Normalise | None]
-    sweep: NotRequired[list[SweepAxis]]
-
-
-class PositionShape1(Rope):
-    """
-    Rotations of q and k.
-    """
-
-    kind: Literal['rope']
-
-
-PositionShape: TypeAlias = PositionShape1 | PositionShape2
-
-
-class RunSpec(Experiment):
-    """
-    One or several prompts, computed as they are.
-
-    Short form: `{"prompt": "…"}` (or `tokens`, with `spans` and `bos`) is one run named `run`.
-    """
-
-
-SweepBody = TypedDict(
-    'SweepBody',
-    {
-        'aggregate': NotRequired[Averaging | None],
-        'allow_trivial': NotRequired[bool | None],
-        'arms': NotRequired[SweepArmsForm | None],
-        'async': NotRequired[bool | None],
-        'base': NotRequired[str | None],
-        'corrupt': NotRequired[Corruption | None],
-        'dataset': NotRequired[DatasetForm | None],
-        'derive': NotRequired[list[Derive] | None],
-        'filters': NotRequired[Filters | None],
-        'keep': NotRequired[KeepCells | None],
-        'metrics': NotRequired[list[str] | None],
-        'model': NotRequired[str | None],
-        'output': NotRequired[list[str] | None],
-        'priority': NotRequired[str | None],
-        'read': NotRequired[Any],
-        'reference': NotRequired[str | None],
-        'runs': NotRequired[dict[str, PromptBody]],
-        'strict': NotRequired[bool | None],
-        'swap': NotRequired[bool | None],
-        'sweep': NotRequired[list[str] | None],
-        'target': NotRequired[Target | None],
-        'target_scoring': NotRequired[TargetScoring | None],
-        'targets': NotRequired[dict[str, Target]],
-    },
-)
-
-
-class SweepOutcome(TypedDict):
-    """
-    What a sweep found.
-    """
-
-    arms: list[ArmHead]
-    averages: Averages
-    cases: list[CaseHead]
-    cells: NotRequired[Cells | None]
-    cells_done: int
-    cells_total: int
-    complete: bool
-    derived: NotRequired[list[CaseDerived]]
-    lints: list[Lint]
-    metrics: list[str]
-    min_total_effect: float
-    model: str
-    nulls: list[NullReason]
-    provenance: Provenance
-    receipt: EditStats
-    request: Any
-    samples: int
-    sigma: NotRequired[SigmaUsed | None]
-
-
-class TraceSpec(Experiment):
-    """
-    A causal trace (Meng et al. 2022): every layer and position of a corrupted run restored in turn.
-
-    Short form: `{"prompt": "…", "subject": "…", "target": "…"}` puts noise of 3 sigma on the subject's tokens and
-    traces the residual stream.
-    """
-
-    arms: NotRequired[ArmsForm]
-    base: NotRequired[str]
-    controls: NotRequired[list[Control]]
-    corrupt: NotRequired[Corruption]
-    derive: NotRequired[list[Derive]]
-    expect_top1: NotRequired[Expected | None]
-    keep: NotRequired[Keep]
-    layers: NotRequired[Layers]
-    on_unexpected: NotRequired[OnUnexpected]
-    plot: NotRequired[list[PlotFormat]]
-    positions: NotRequired[Positions]
-
-
-class ActivationMeanOf(TypedDict):
-    """
-    A mean activation over the prompts of a data set, or the difference of two such means.
-    """
-
-    dataset: DatasetForm
-    minus: NotRequired[DatasetForm | None]
-    positions: NotRequired[Positions]
-
-
-class ActivationUpload(TypedDict):
-    """
-    Vectors to keep: one `[width]`, one for each layer `[layers, width]`, or `[layers, positions, width]`.
-    """
-
-    dtype: NotRequired[Dtype]
-    layers: NotRequired[Layers | None]
-    mean_of: NotRequired[ActivationMeanOf | None]
-    model: NotRequired[str | None]
-    name: NotRequired[str | None]
-    positions: NotRequired[list[int] | None]
-    site: Site
-    ttl_s: NotRequired[int | None]
-    values: NotRequired[ActivationValues | None]
-
-
-class AlignSpec(Experiment):
-    """
-    Two prompts to be compared: the first run is `a`, the second `b`.
-
-    Short form: `{"a": "…", "b": "…"}`, each a text or an object as in `runs`. With targets the model is run, and says
-    whether the prompts differ in what they are to differ in.
-    """
-
-
-class BlockShape(TypedDict):
-    """
-    What the blocks of a model are made of.
-    """
-
-    bias: Biases
-    head_norms: bool
-    mlp: MlpShape
-    norm: NormShape
-    positions: PositionShape
-
-
-class CasesSpec(TypedDict):
-    """
-    A causal trace of many prompts (Meng et al. 2022): each is traced by itself, and effects are averaged by token class.
-
-    `{"cases": [{"prompt": "…", "subject": "…", "target": "…"}, …]}` puts the same noise on every subject: 3 standard
-    deviations of all subjects' embeddings, drawn with the same seed.
-    """
-
-    aggregate: Aggregate
-    allow_trivial: bool
-    arms: ArmsForm
-    base: str
-    cases: list[Case]
-    corrupt: Corruption
-    filters: Filters
-    keep: KeepCases
-    layers: Layers
-    metrics: list[str]
-    model: NotRequired[str | None]
-    plot: NotRequired[list[PlotFormat]]
-    strict: bool
-    target_scoring: TargetScoring
-
-
-class ModelConfig(TypedDict):
-    """
-    Shape and constants of a decoder. Built by [`crate::load`], never from defaults: a constant that
-    the checkpoint does not state is an error, because a silent default gives silently wrong numbers.
-    """
-
-    architecture: str
-    block: BlockShape
-    head_dim: int
-    hidden_size: int
-    intermediate_size: int
-    max_positions: int
-    num_heads: int
-    num_kv_heads: int
-    num_layers: int
-    sliding_window: NotRequired[int | None]
-    tie_word_embeddings: bool
-    vocab_size: int
+    a: NotRequired[PromptBody | None]
+    b: NotRequired[PromptBody | None]
+    target: NotRequired[Target | None]
 
 
 PatchBody = TypedDict(
@@ -2966,38 +3596,14 @@ PatchBody = TypedDict(
 )
 
 
-class PatchResponse(TypedDict):
-    """
-    What a patch gave. Arrays follow the order of `axes`.
-    """
-
-    axes: list[Axis]
-    baselines: dict[str, dict[str, float | None]]
-    controls: Controls
-    derived: NotRequired[Derived]
-    effects: dict[str, Any]
-    id: str
-    lints: list[Lint]
-    masks: Masks
-    model: str
-    normalised: NotRequired[dict[str, Any]]
-    nulls: list[NullReason]
-    provenance: Provenance
-    receipt: Receipts
-    request: PatchSpec
-    runs: dict[str, RunTokens]
-    targets: dict[str, list[TargetToken]]
-    topk: Any
-    usage: Usage
-    values: dict[str, Any]
-
-
 RunBody = TypedDict(
     'RunBody',
     {
         'bos': NotRequired[bool | None],
+        'messages': NotRequired[list[Message] | None],
         'prompt': NotRequired[str | None],
         'spans': NotRequired[dict[str, SpanText]],
+        'template': NotRequired[TemplateOptions | None],
         'tokens': NotRequired[list[int] | None],
         'allow_trivial': NotRequired[bool],
         'metrics': NotRequired[list[str]],
@@ -3011,22 +3617,6 @@ RunBody = TypedDict(
         'target': NotRequired[Target | None],
     },
 )
-
-
-class RunResponse(TypedDict):
-    """
-    What clean runs gave.
-    """
-
-    id: str
-    lints: list[Lint]
-    model: str
-    nulls: list[NullReason]
-    provenance: Provenance
-    request: RunSpec
-    runs: dict[str, RunResult]
-    targets: dict[str, list[TargetToken]]
-    usage: Usage
 
 
 TraceBody = TypedDict(
@@ -3055,138 +3645,40 @@ TraceBody = TypedDict(
         'async': NotRequired[bool | None],
         'cases': NotRequired[list[Case] | None],
         'filters': NotRequired[Filters | None],
+        'messages': NotRequired[list[Message] | None],
         'prompt': NotRequired[str | None],
         'subject': NotRequired[SpanText | None],
         'target': NotRequired[Target | None],
+        'template': NotRequired[TemplateOptions | None],
     },
 )
 
 
-class TraceResponse(TypedDict):
+class Corruption12(Corruption5, Corruption7):
     """
-    What a trace gave. Arrays follow the order of each arm's `axes`.
-    """
-
-    arms: dict[str, ArmResult]
-    baselines: TraceBaselines
-    controls: Controls
-    direction: Direction
-    id: str
-    lints: list[Lint]
-    min_total_effect: float
-    model: str
-    nulls: list[NullReason]
-    plots: NotRequired[dict[str, str]]
-    provenance: Provenance
-    receipt: Receipts
-    replaced: NotRequired[list[Replaced]]
-    request: TraceSpec
-    runs: dict[str, RunTokens]
-    samples: int
-    sigma: NotRequired[SigmaUsed | None]
-    subject: NotRequired[list[int] | None]
-    targets: dict[str, list[TargetToken]]
-    tokens: list[TraceToken]
-    total_effect: dict[str, Estimate]
-    usage: Usage
-
-
-class AlignBody(AlignSpec):
-    """
-    Body of `POST /v1/align`: two named `runs`, or in short `a` and `b`.
+    How the corrupted runs differ from the clean one.
     """
 
-    a: NotRequired[PromptBody | None]
-    b: NotRequired[PromptBody | None]
-    target: NotRequired[Target | None]
 
-
-class AlignResponse(TypedDict):
+class Corruption11(Corruption4, Corruption7):
     """
-    How two prompts compare. `a` is the first run of the request, `b` the second.
+    How the corrupted runs differ from the clean one.
     """
 
-    contrast: NotRequired[Contrast | None]
-    differing_positions: NotRequired[list[int] | None]
-    equal_length: bool
-    id: str
-    lints: list[Lint]
-    map: list[list[int]]
-    minimal_pair: bool
-    model: str
-    nulls: list[NullReason]
-    ops: list[AlignOp]
-    provenance: Provenance
-    request: AlignSpec
-    runs: dict[str, AlignedRun]
-    targets: dict[str, list[TargetToken]]
-    unpaired: Unpaired
-    usage: NotRequired[Usage | None]
 
-
-class CasesResponse(TypedDict):
+class Corruption8(Corruption1, Corruption7):
     """
-    What traces of many prompts gave on average. Arrays are `[classes, layers]`.
+    How the corrupted runs differ from the clean one.
     """
 
-    arms: dict[str, ClassArm]
-    cases: list[CaseResult]
-    classes: list[TokenClass]
-    difference: NotRequired[GroupDifference | None]
-    direction: Direction
-    dropped: int
-    groups: NotRequired[dict[str, GroupResult]]
-    id: str
-    kept: int
-    lints: list[Lint]
-    min_total_effect: float
-    model: str
-    nulls: list[NullReason]
-    plots: NotRequired[dict[str, str]]
-    provenance: Provenance
-    receipt: Receipts
-    request: CasesSpec
-    samples: int
-    sigma: NotRequired[SigmaUsed | None]
-    total_effect: dict[str, CaseEstimate]
-    usage: Usage
 
-
-class Model(TypedDict):
+class Corruption9(Corruption2, Corruption7):
     """
-    A served model.
+    How the corrupted runs differ from the clean one.
     """
 
-    config: ModelConfig
-    device: str
-    dtype: Dtype
-    fingerprint: Fingerprint
-    flops_per_second: float
-    id: str
-    parameters: int
-    row_budget: int
-    tokenizer: TokenizerFacts
-    vocab_sigma: float
-    warnings: list[str]
 
-
-class Models(TypedDict):
+class Corruption10(Corruption3, Corruption7):
     """
-    The models served.
+    How the corrupted runs differ from the clean one.
     """
-
-    models: list[Model]
-
-
-class PlanBody(TypedDict):
-    """
-    Body of `POST /v1/plan`: one request under the name of its endpoint.
-    """
-
-    patch: NotRequired[PatchBody | None]
-    run: NotRequired[RunBody | None]
-    sweep: NotRequired[SweepBody | None]
-    trace: NotRequired[TraceBody | None]
-
-
-TraceAnswer: TypeAlias = TraceResponse | CasesResponse
