@@ -34,18 +34,19 @@ pub struct Sampled {
 
 /// Which cases are averaged alone: the only one that counts, or, where groups are told apart, of its group. `cases`: whether each
 /// counts, and its group.
-pub fn alone<'c>(cases: impl Iterator<Item = (bool, Option<&'c str>)> + Clone, by: &[Key]) -> Vec<bool> {
-    let counted = || cases.clone().filter(|(kept, _)| *kept);
-    let all = counted().count();
+pub fn alone<'c>(cases: impl Iterator<Item = (bool, Option<&'c str>)>, by: &[Key]) -> Vec<bool> {
+    let cases: Vec<(bool, Option<&str>)> = cases.collect();
+    let counted = || cases.iter().filter(|(kept, _)| *kept);
     let mut of_group = HashMap::<&str, usize>::new();
-    for group in counted().filter_map(|(_, group)| group) {
+    for group in counted().filter_map(|(_, group)| *group) {
         *of_group.entry(group).or_default() += 1;
     }
+    let only_one = counted().count() == 1;
     let in_group = |group: Option<&str>| group.and_then(|group| of_group.get(group)).copied();
-    let is_alone = |(kept, group): (bool, Option<&str>)| {
-        kept && (all == 1 || (by.contains(&Key::Group) && in_group(group) == Some(1)))
+    let is_alone = |(kept, group): &(bool, Option<&str>)| {
+        *kept && (only_one || (by.contains(&Key::Group) && in_group(*group) == Some(1)))
     };
-    cases.clone().map(is_alone).collect()
+    cases.iter().map(is_alone).collect()
 }
 
 /// One arm of a sweep.

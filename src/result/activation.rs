@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::NdArray;
-use super::files::metadata_array;
+use super::numbers::metadata_array;
 use super::render::{Format, json};
 use crate::activations::{Activation, ActivationId, Numbers, Page, Selection, Usage};
 use crate::export::array::{ArrayData, EncodeError, NamedArray};

@@ -231,12 +231,6 @@ pub(super) fn metadata(
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// The metadata as an array of one text, for `.npz`, which has no place of its own for them.
-pub fn metadata_array(metadata: &BTreeMap<String, String>) -> NamedArray {
-    let text = json!(metadata).to_string();
-    NamedArray { name: "metadata".to_owned(), shape: Vec::new(), data: ArrayData::Text(vec![text]) }
-}
-
 fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("BUG: the same value is part of every JSON response")
 }

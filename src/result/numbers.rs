@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::metadata_array;
 use super::format::{Format, PictureRequestError, RenderError};
 use super::pictures::chosen;
 use crate::export::array::{ArrayData, NamedArray};
@@ -89,6 +88,12 @@ fn arrays_of(arrays: Vec<OfMetric>, metric: Option<&str>) -> Vec<NamedArray> {
 /// A metric that is named must exist, whatever the format.
 pub(super) fn check_metric(asked: Option<&str>, known: &[&str]) -> Result<(), PictureRequestError> {
     if asked.is_some() { chosen(asked, known).map(|_| ()) } else { Ok(()) }
+}
+
+/// The metadata as an array of one text, for `.npz`, which has no place of its own for them.
+pub(super) fn metadata_array(metadata: &BTreeMap<String, String>) -> NamedArray {
+    let text = serde_json::json!(metadata).to_string();
+    NamedArray { name: "metadata".to_owned(), shape: Vec::new(), data: ArrayData::Text(vec![text]) }
 }
 
 pub(super) fn numpy(
