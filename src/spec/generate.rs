@@ -186,8 +186,12 @@ impl GenerateSpec {
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
         let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
         let runs = read_prompts(&fields, out);
+        let base = read_base(&fields, runs.as_ref().map(|(runs, _)| runs), out);
         let model = fields.get("model").and_then(|n| n.name(out));
         let branches = read_branches(&fields, out);
+        let compare_with = branches.as_ref().and_then(|(branches, _)| {
+            fields.get("compare_with").and_then(|n| read_branch(&n, branches, out))
+        });
         let sampling = fields.get("sampling").and_then(|n| Sampling::read(&n, out)).unwrap_or_default();
         let samples = fields.get("samples").and_then(|n| n.count(1, out)).unwrap_or(1);
         if samples > 1 && sampling.temperature == 0.0 {
@@ -210,9 +214,7 @@ impl GenerateSpec {
         }
         let strict = fields.get("strict").and_then(|n| n.flag(out)).unwrap_or(false);
         let (runs, mut origins) = runs?;
-        let base = read_base(&fields, &runs, out);
         let (branches, swept) = branches?;
-        let compare_with = fields.get("compare_with").and_then(|n| read_branch(&n, &branches, out));
         check_sources(&branches, &swept, out);
         origins.0.extend(target_origins);
         Some(Self {
@@ -275,16 +277,16 @@ fn read_prompts(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt
     Some((Named::one(PROMPT, prompt), Origins(origins)))
 }
 
-fn read_base(fields: &Fields<'_>, runs: &Named<Prompt>, out: &mut Problems) -> Option<String> {
+fn read_base(fields: &Fields<'_>, runs: Option<&Named<Prompt>>, out: &mut Problems) -> Option<String> {
     let Some(node) = fields.get("base") else {
-        if let [only] = runs.names()[..] {
+        if let [only] = runs?.names()[..] {
             return Some(only.to_owned());
         }
         fields.need("base", "name the run that is continued", out);
         return None;
     };
     let name = node.name(out)?;
-    if runs.get(&name).is_none() {
+    if let Some(runs) = runs.filter(|runs| runs.get(&name).is_none()) {
         let names = runs.names();
         let detail = format!("no run is called {name:?}{}", did_you_mean(&name, &names));
         out.push(&node.at, code::UNKNOWN_NAME, detail, format!("the runs are {}", names.join(", ")));
@@ -301,7 +303,9 @@ fn read_branches(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Vec<I
     let given = fields.get("interventions");
     if let Some(sweep) = fields.get("sweep") {
         let fix = "list what is written, and sweep over its coefs, layers or vectors";
-        return swept::read(&sweep, &fields.need("interventions", fix, out)?, out);
+        let axes = swept::axes(&sweep, out);
+        let given = fields.need("interventions", fix, out);
+        return swept::branches(&sweep, &given?, &axes?, out);
     }
     let Some(node) = given else { return Some((Named::one(PLAIN, Vec::new()), Swept::default())) };
     let list = node.each(out, Intervention::read_of_text)?;

@@ -415,7 +415,8 @@ mod tests {
                 forms.push(form);
             }
         }
-        for (at, _) in place.match_indices("/interventions/0/").chain(place.match_indices("/arms/NAME/0/")) {
+        let lists = ["/interventions/0/", "/arms/NAME/0/", "/branches/NAME/0/"];
+        for (at, _) in lists.iter().flat_map(|list| place.match_indices(list)) {
             let object = &place[..at + place[at..].find("/0").unwrap() + 2];
             for op in OPS {
                 let mut form = plain.clone();

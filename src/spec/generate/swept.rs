@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::spec::declare::declare;
 use crate::spec::intervention::Intervention;
 use crate::spec::named::Named;
-use crate::spec::op::SourceSpec;
+use crate::spec::op::{SourceSpec, read_source};
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Node, escape};
 use crate::spec::select::Layers;
@@ -44,7 +44,7 @@ struct Made {
 }
 
 /// One value of an axis.
-struct Choice {
+pub(super) struct Choice {
     /// Its part of the branch's name.
     label: String,
     /// The field that it sets.
@@ -83,20 +83,20 @@ impl Swept {
 }
 
 /// The branches of a sweep over interventions.
-pub(super) fn read(
+pub(super) fn branches(
     sweep: &Node<'_>,
     given: &Node<'_>,
+    axes: &[Vec<Choice>],
     out: &mut Problems,
 ) -> Option<(Named<Vec<Intervention>>, Swept)> {
     let items = given.items(out)?;
-    let axes = read_axes(sweep, out)?;
     let total = axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.len()))?;
     if total > MOST {
         let detail = format!("{total} branches, the limit is {MOST}");
         out.push(&sweep.at, code::LIMIT, detail, "sweep over fewer values at once");
         return None;
     }
-    for axis in &axes {
+    for axis in axes {
         check_applies(axis, &items, out);
     }
     let (mut branches, mut swept) = (Named::default(), Swept::default());
@@ -171,7 +171,8 @@ fn with(item: &Value, chosen: &[&Choice]) -> Value {
     Value::Object(object)
 }
 
-fn read_axes(sweep: &Node<'_>, out: &mut Problems) -> Option<Vec<Vec<Choice>>> {
+/// The values that are tried, by axis.
+pub(super) fn axes(sweep: &Node<'_>, out: &mut Problems) -> Option<Vec<Vec<Choice>>> {
     let fields = sweep.fields_of::<SweepForm>(out)?;
     let mut axes = Vec::new();
     if let Some(node) = fields.get("vectors") {
@@ -181,7 +182,11 @@ fn read_axes(sweep: &Node<'_>, out: &mut Problems) -> Option<Vec<Vec<Choice>>> {
             value: node.value.clone(),
             at: node.at,
         };
-        axes.push(node.entries(out)?.into_iter().map(choice).collect());
+        let entries = node.entries(out)?;
+        for (_, node) in &entries {
+            read_source(node, true, out);
+        }
+        axes.push(entries.into_iter().map(choice).collect());
     }
     if let Some(node) = fields.get("layers") {
         axes.push(read_layers(&node, out)?);
