@@ -361,7 +361,8 @@ impl Taps {
         for (run, before) in self.taps[tap].runs.clone().zip(before) {
             self.runs[run].writes.truncate(before);
         }
-        self.taps[at].seen = self.taps[tap].seen.clone();
+        let seen = self.taps[tap].seen.clone();
+        self.taps[at].seen = seen;
         let rows = got?.pop().unwrap_or_default();
         let offsets: Vec<usize> = (0..cells * width).collect();
         let values = offsets.iter().map(|&offset| rows.get(offset, width)).collect();
