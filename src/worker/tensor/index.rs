@@ -293,7 +293,7 @@ fn slice(heap: &Heap, parts: &[Value; 3], n: usize) -> Result<(usize, usize, usi
     } else {
         places
     };
-    Ok((start as usize, places as usize, step.min(n.max(1)) as usize))
+    Ok((start as usize, places as usize, usize::try_from(step).unwrap_or(usize::MAX)))
 }
 
 /// For each dimension of a mask, the places along it of what is true.

@@ -2,6 +2,9 @@
 
 use super::value::{TorchError, index_error, runtime};
 
+/// A stride that is longer than any storage.
+pub(crate) const FARTHEST: usize = 1 << 30;
+
 /// A tensor's window on a storage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
@@ -203,7 +206,8 @@ impl View {
             view.offset += start * view.strides[dim];
         }
         view.shape[dim] = n;
-        view.strides[dim] *= step;
+        // a step beyond the end says nothing, and must not be too long for arithmetic
+        view.strides[dim] = view.strides[dim].saturating_mul(step).min(FARTHEST);
         view
     }
 

@@ -1,5 +1,7 @@
 //! Files of torch: those inside of payloads are read, those of answers are written.
 
+#![allow(clippy::unwrap_used, reason = "a test fails loudly")]
+
 use mediant_worker::load;
 use mediant_worker::message::Profile;
 use mediant_worker::save;

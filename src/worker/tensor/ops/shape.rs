@@ -6,7 +6,7 @@ use super::super::heap::Heap;
 use super::super::index;
 use super::super::print;
 use super::super::value::{Id, Stop, TorchError, Value, index_error, runtime, type_error};
-use super::super::view::{View, broadcast, count, dim, row_major};
+use super::super::view::{FARTHEST, View, broadcast, count, dim, row_major};
 use super::{Op, op};
 
 pub(super) static OPS: &[Op] = &[
@@ -612,7 +612,7 @@ fn as_strided(heap: &mut Heap, args: &Args<'_>) -> Result<Value, Stop> {
         ))
         .into());
     }
-    let strides = strides.into_iter().map(|stride| stride as usize).collect();
+    let strides = strides.into_iter().map(|stride| (stride as usize).min(FARTHEST)).collect();
     Ok(heap.give_view(View { storage, offset: offset as usize, shape, strides }))
 }
 
