@@ -577,7 +577,8 @@ fn patch_fields() -> Fields {
                 (json!("NaN"), "wrong_type"),
                 (json!(1e39), "out_of_range"),
                 (json!(-1e300), "out_of_range"),
-                (json!([]), "wrong_type"),
+                // A list is of steps, which generated texts have.
+                (json!([]), "not_supported"),
             ],
         ),
         (

@@ -41,7 +41,7 @@ const SOURCE: &str = concat!(
     include_str!("source/attention.cu"),
 );
 
-const KERNELS: [&str; 31] = [
+const KERNELS: [&str; 32] = [
     "push",
     "announce",
     "settle",
