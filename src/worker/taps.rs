@@ -129,7 +129,6 @@ pub(crate) enum Then {
 /// All taps of a job.
 #[expect(clippy::struct_field_names, reason = "its taps are what it is named for")]
 #[derive(Debug)]
-#[expect(clippy::struct_field_names, reason = "a list of taps among what belongs to them")]
 pub struct Taps {
     model: Model,
     dtype: Dtype,
