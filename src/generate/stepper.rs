@@ -2,6 +2,8 @@
 //! back and lets go of what has ended. An engine that dies takes the keys along, not the texts: prompt, tokens and edits so far are
 //! one plan, which has the bits of the steps that it stands for.
 
+#![allow(clippy::needless_pass_by_value, reason = "what is told is given away")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

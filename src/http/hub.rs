@@ -3,6 +3,11 @@
 //! Another protocol than the rest of the API, so it stands in no document of it. Errors are told as that protocol does, in
 //! headers, and as problems for people.
 
+#![allow(
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "names of files are compared as they are"
+)]
+
 use std::sync::Arc;
 
 use axum::extract::{Path, State};

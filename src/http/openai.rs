@@ -1,4 +1,9 @@
-//! OpenAI's routes for text, as its clients and tools of evaluation speak them: adapters of `POST /v1/generate`.
+//! `OpenAI`'s routes for text, as its clients and tools of evaluation speak them: adapters of `POST /v1/generate`.
+
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "errors and bodies are given away where they are turned into answers"
+)]
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -31,7 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(completions)).routes(routes!(chat))
 }
 
-/// An answer of OpenAI's form.
+/// An answer of `OpenAI`'s form.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OpenAiCompletion)]
 struct Completion {
@@ -54,7 +59,7 @@ struct Completion {
     mediant: Value,
 }
 
-/// An error of OpenAI's form.
+/// An error of `OpenAI`'s form.
 #[derive(Serialize, ToSchema)]
 #[schema(as = OpenAiError)]
 pub(super) struct Failure {
@@ -64,7 +69,7 @@ pub(super) struct Failure {
 }
 
 impl IntoResponses for Failure {
-    /// Those of every route with a body, in OpenAI's form.
+    /// Those of every route with a body, in `OpenAI`'s form.
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::response::Response>> {
         let mut responses = Problem::responses();
         for response in responses.values_mut() {
@@ -79,9 +84,9 @@ impl IntoResponses for Failure {
     }
 }
 
-/// Text completions in OpenAI's form
+/// Text completions in `OpenAI`'s form
 ///
-/// `POST /v1/generate` for clients of OpenAI's API. `mediant` holds interventions, branches and what is read; results come back under the
+/// `POST /v1/generate` for clients of `OpenAI`'s API. `mediant` holds interventions, branches and what is read; results come back under the
 /// same name. What would change the answer and is not served is refused.
 #[utoipa::path(post, path = "/v1/completions", tag = "experiments", request_body = CompletionBody,
     responses((status = 200, description = "The texts", content(
@@ -90,9 +95,9 @@ async fn completions(state: State<AppState>, posted: Result<Posted, Problem>) ->
     answer(Form::Completion, &state, posted).await
 }
 
-/// Chat completions in OpenAI's form
+/// Chat completions in `OpenAI`'s form
 ///
-/// `POST /v1/generate` with `messages`, for clients of OpenAI's API. The model's own chat template makes the prompt.
+/// `POST /v1/generate` with `messages`, for clients of `OpenAI`'s API. The model's own chat template makes the prompt.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "experiments", request_body = ChatBody,
     responses((status = 200, description = "The texts", content(
         (Completion = "application/json"), (String = "text/event-stream"))), Failure))]
@@ -143,7 +148,7 @@ async fn begun(
     })
 }
 
-/// An error as OpenAI's clients read it.
+/// An error as `OpenAI`'s clients read it.
 fn failure(problem: &Problem) -> Value {
     let first = problem.errors.first();
     let said = match first {
@@ -177,7 +182,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Why a text ended, in OpenAI's words; `mediant` has our own.
+/// Why a text ended, in `OpenAI`'s words; `mediant` has our own.
 fn finish(own: &str) -> &'static str {
     match own {
         "stop" | "stop_string" => "stop",
@@ -332,7 +337,7 @@ async fn follow(
     drop(share);
 }
 
-/// Events of `/v1/generate` as chunks of OpenAI's form.
+/// Events of `/v1/generate` as chunks of `OpenAI`'s form.
 struct Chunks {
     form: Form,
     asked: Translated,

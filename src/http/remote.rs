@@ -280,8 +280,9 @@ async fn form(request: Request<Body>, state: &AppState, share: &Share) -> Result
                 envelope = Some(Envelope::read(&text).map_err(wrong)?);
             }
             Some("blob") => {
-                block =
-                    Some(read(field, state.config.remote.request_bytes, "remote.request_bytes", share).await?)
+                block = Some(
+                    read(field, state.config.remote.request_bytes, "remote.request_bytes", share).await?,
+                );
             }
             _ => {}
         }

@@ -1,6 +1,13 @@
 //! Generated text to a plan of its prompt and the edits of each step: a branch for every list of interventions, and what it writes
 //! at the steps that follow.
 
+#![allow(
+    clippy::needless_for_each,
+    clippy::manual_let_else,
+    clippy::option_option,
+    reason = "absent, null and given are three things"
+)]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

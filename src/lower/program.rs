@@ -1,6 +1,8 @@
 //! What a traced block asks of the model, as a plan. The program comes from a process that runs other people's code: every index,
 //! length and size of it is checked here.
 
+#![allow(clippy::needless_pass_by_value, reason = "a program is given away where it becomes a plan")]
+
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,14 +79,11 @@ pub fn program(program: Program, most_numbers: u64, facts: &dyn Facts) -> Result
     let mut plan = Plan::default();
     if lowering.out.is_empty() {
         for (run, edits) in program.runs.iter().zip(edits) {
-            match run.parent {
-                Some(parent) => {
-                    plan.branch(RunId(parent), edits);
-                }
-                None => {
-                    let root = plan.root(run.tokens.as_slice().into());
-                    plan.runs[root.0 as usize].edits = edits;
-                }
+            if let Some(parent) = run.parent {
+                plan.branch(RunId(parent), edits);
+            } else {
+                let root = plan.root(run.tokens.as_slice().into());
+                plan.runs[root.0 as usize].edits = edits;
             }
         }
         plan.captures = captures;

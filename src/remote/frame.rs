@@ -1,5 +1,7 @@
 //! What a client is told of its job: statuses as JSON, a small result as one binary frame that `torch.load` reads.
 
+#![allow(clippy::needless_for_each, reason = "one line for each")]
+
 use std::io::{Cursor, Write};
 
 use serde_json::{Value, json};
@@ -83,16 +85,15 @@ fn write_value(value: &Value, out: &mut Vec<u8>) {
         Value::Bool(true) => out.push(0x88),
         Value::Bool(false) => out.push(0x89),
         Value::String(text) => write_text(text, out),
-        Value::Number(number) => match number.as_i64() {
-            Some(whole) => {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_i64() {
                 out.extend([0x8a, 8]);
                 out.extend(whole.to_le_bytes());
-            }
-            None => {
+            } else {
                 out.push(b'G');
                 out.extend(number.as_f64().unwrap_or(f64::NAN).to_be_bytes());
             }
-        },
+        }
         Value::Array(list) => {
             out.extend(b"](");
             list.iter().for_each(|value| write_value(value, out));

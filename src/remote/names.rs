@@ -1,5 +1,7 @@
 //! The name of the served model among repositories of a model hub.
 
+#![allow(clippy::assigning_clones, reason = "short names")]
+
 use crate::service::Served;
 
 /// The name under which clients of a hub ask for the model: its own where that can be one of a repository, else with what

@@ -1,5 +1,12 @@
-//! Bodies of OpenAI's routes, put into the words of `POST /v1/generate`: what they ask for, and nothing that would change the answer
+//! Bodies of `OpenAI`'s routes, put into the words of `POST /v1/generate`: what they ask for, and nothing that would change the answer
 //! unseen.
+
+#![allow(
+    clippy::doc_markdown,
+    clippy::struct_excessive_bools,
+    clippy::needless_pass_by_value,
+    reason = "the words and the switches are those of OpenAI"
+)]
 
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -135,7 +142,7 @@ pub struct Extension {
 }
 }
 
-/// A prompt of OpenAI's form.
+/// A prompt of `OpenAI`'s form.
 #[derive(ToSchema)]
 #[serde(untagged)]
 pub enum PromptForm {
@@ -173,7 +180,7 @@ pub struct Translated {
     pub unused: Vec<&'static str>,
 }
 
-/// Most tokens of a completion where the body does not say, as OpenAI's route has it.
+/// Most tokens of a completion where the body does not say, as `OpenAI`'s route has it.
 const COMPLETION_TOKENS: u32 = 16;
 /// The run that the prompt is, where there are others.
 const PROMPT: &str = "prompt";
@@ -249,7 +256,7 @@ impl Translated {
         })
     }
 
-    /// The field of OpenAI's body that a pointer into [`Self::body`] is about.
+    /// The field of `OpenAI`'s body that a pointer into [`Self::body`] is about.
     pub fn restore(form: Form, pointer: &str) -> String {
         let of_prompt = pointer.strip_prefix("/runs/prompt").filter(|rest| rest.starts_with('/'));
         let pointer = of_prompt.unwrap_or(pointer);
@@ -320,12 +327,11 @@ fn read_messages(fields: &Fields<'_>, prompt: &mut Map<String, Value>, out: &mut
                 let is_text = part.get("type").is_some_and(|kind| kind == "text");
                 part.get("text").and_then(Value::as_str).filter(|_| is_text).map(str::to_owned)
             };
-            match parts.iter().map(text).collect::<Option<Vec<String>>>() {
-                Some(texts) => drop(message.insert("content".to_owned(), json!(texts.join("\n")))),
-                None => {
-                    let fix = "write parts as {\"type\": \"text\", \"text\": …}";
-                    out.push(format!("{}/content", node.at), code::NOT_SUPPORTED, "only texts are read", fix);
-                }
+            if let Some(texts) = parts.iter().map(text).collect::<Option<Vec<String>>>() {
+                drop(message.insert("content".to_owned(), json!(texts.join("\n"))))
+            } else {
+                let fix = "write parts as {\"type\": \"text\", \"text\": …}";
+                out.push(format!("{}/content", node.at), code::NOT_SUPPORTED, "only texts are read", fix);
             }
         }
         // Those that clients send without a value.

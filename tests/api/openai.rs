@@ -1,4 +1,4 @@
-//! OpenAI's routes on the tiny model: what they ask for is what `/v1/generate` writes. Its own client is asked by
+//! `OpenAI`'s routes on the tiny model: what they ask for is what `/v1/generate` writes. Its own client is asked by
 //! `tests/python/check_openai.py`.
 
 use serde_json::{Value, json};

@@ -187,7 +187,7 @@ fn a_client_that_left_ends_its_work() {
     stream.flush().unwrap();
     let begun = Instant::now();
     while waiting("mediant_queue_requests") < 1.0 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the trace is never computed");
+        assert!(begun.elapsed() < Duration::from_mins(1), "the trace is never computed");
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(stream);

@@ -86,7 +86,7 @@ async fn the_model_s_own_template_writes_the_text_and_names_the_turns() {
 async fn a_conversation_is_run_and_patched_as_its_text_is() {
     let text = tokenized(json!({"messages": hello()})).await["text"].clone();
     let of = |prompt: Map<String, Value>| {
-        let mut base = prompt.clone();
+        let mut base = prompt;
         base.insert("spans".to_owned(), json!({"asked": "Comfort"}));
         json!({"runs": {"a": base, "b": {"prompt": "Nobody is here."}}, "base": "a", "targets": {"t": [" I"]},
             "interventions": [{"site": "resid_post", "layers": [4], "positions": {"span": "asked"}, "op": "zero"}]})

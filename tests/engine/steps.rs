@@ -209,15 +209,14 @@ fn prefill(model: &mut impl Model, texts: &[Text], which: &[usize], budget: usiz
             runs.push((base, root));
             root
         });
-        let run = match text.parent {
-            None => root,
-            Some(_) => {
-                let run = plan.branch(root, text.edits.clone());
-                let first = text.first();
-                let slots = text.slots[first as usize..text.prompt.len()].to_vec();
-                plan.kept.push(Kept { run, first, slots });
-                run
-            }
+        let run = if text.parent.is_none() {
+            root
+        } else {
+            let run = plan.branch(root, text.edits.clone());
+            let first = text.first();
+            let slots = text.slots[first as usize..text.prompt.len()].to_vec();
+            plan.kept.push(Kept { run, first, slots });
+            run
         };
         plan.read(run, text.position(0));
     }

@@ -26,7 +26,7 @@ impl Chance {
 
     fn prompt(&mut self) -> String {
         let words = ["river", "town", "tall", "deep", "old", "is", "in", "stands", "by"];
-        let rest: Vec<&str> = (0..1 + self.below(4)).map(|_| self.of(&words)).collect();
+        let rest: Vec<&str> = (0..=self.below(4)).map(|_| self.of(&words)).collect();
         format!("The Tower {}", rest.join(" "))
     }
 
@@ -37,11 +37,11 @@ impl Chance {
         match self.below(6) {
             0 => {
                 body["read"]["logit_lens"] =
-                    json!({"layers": "all", "positions": "last", "topk": 1 + self.below(3)})
+                    json!({"layers": "all", "positions": "last", "topk": 1 + self.below(3)});
             }
             1 => {
                 body["read"]["attention"] =
-                    json!([{"layers": [self.below(4)], "heads": "all", "positions": "last"}])
+                    json!([{"layers": [self.below(4)], "heads": "all", "positions": "last"}]);
             }
             2 => {
                 let site = self.of(&["resid_post", "mlp_out", "z", "q", "attn_out"]);

@@ -6,6 +6,11 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::items_after_statements,
+    clippy::assigning_clones,
+    clippy::double_ended_iterator_last,
+    clippy::needless_for_each,
+    clippy::neg_cmp_op_on_partial_ord,
     reason = "a test fails loudly; clippy sees only #[test] functions as tests"
 )]
 

@@ -1,5 +1,7 @@
 //! Programs of traced blocks: what they lower to, and that whatever a hostile worker sends is refused by its fields.
 
+#![allow(clippy::needless_for_each, reason = "one line for each")]
+
 use mediant_worker::program::{Op as Asked, Place, Program, Read, Run, Write};
 use proptest::prelude::*;
 
@@ -191,7 +193,7 @@ fn mended(mut program: Program) -> Program {
         run.parent = run
             .parent
             .map(|parent| parent % 4)
-            .filter(|parent| (*parent as usize) < i && (i as u32 - parent) % 2 == 0);
+            .filter(|parent| (*parent as usize) < i && (i as u32 - parent).is_multiple_of(2));
     }
     let runs = program.runs.len() as u32;
     let fix = |place: &mut Place, positions: &mut Vec<u32>| {

@@ -69,7 +69,7 @@ impl Swept {
                 return None;
             }
             // "/0/coef/…"
-            let field = rest.splitn(4, '/').nth(2).unwrap_or_default();
+            let field = rest.split('/').nth(2).unwrap_or_default();
             let own = made.fields.iter().find(|(name, _)| *name == field);
             Some(match own {
                 Some((_, at)) => {

@@ -1,3 +1,9 @@
+#![allow(
+    clippy::float_cmp,
+    clippy::needless_pass_by_value,
+    reason = "numbers are compared as they were written"
+)]
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,5 +1,7 @@
 //! Values as Python writes them: what a template prints, and `json.dumps`.
 
+#![allow(clippy::needless_pass_by_value, reason = "the template engine gives values away")]
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 

@@ -58,13 +58,12 @@ fn every_text_is_that_of_transformers() {
             variables: &variables,
         };
         let rendered = templates[case["template"].as_str().unwrap()].render(&conversation);
-        match case["text"].as_str() {
-            Some(text) => assert_eq!(rendered.as_ref().map(|r| r.text.as_str()), Ok(text), "{case}"),
-            None => {
-                let why = case["error"].as_str().unwrap();
-                let error = rendered.expect_err("it is refused").to_string();
-                assert!(error.contains(why) || !why.contains("role"), "{error} {case}");
-            }
+        if let Some(text) = case["text"].as_str() {
+            assert_eq!(rendered.as_ref().map(|r| r.text.as_str()), Ok(text), "{case}")
+        } else {
+            let why = case["error"].as_str().unwrap();
+            let error = rendered.expect_err("it is refused").to_string();
+            assert!(error.contains(why) || !why.contains("role"), "{error} {case}");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Blocks from the payload to the answer's bytes: the client's pickle, a locked Python, a worker, and a model that is made up.
 //! Needs `python3` 3.9 or newer.
 
+#![allow(clippy::panic, reason = "a test fails loudly")]
+
 mod fake;
 
 use fake::{Fake, LIMITS, model};
@@ -96,8 +98,8 @@ fn run_as(profile: Profile, payload: Vec<u8>) -> Ended {
             .for_each(|tap| tap.tuple = 1);
     }
     let job = Job { payload, packed: true, profile, model, limits: LIMITS };
-    let mut tell = |server: &mut UnixStream, said: ToWorker| {
-        server.write_all(&encode(&said).expect("short")).expect("sent")
+    let tell = |server: &mut UnixStream, said: ToWorker| {
+        server.write_all(&encode(&said).expect("short")).expect("sent");
     };
     tell(&mut server, ToWorker::Job(Box::new(job)));
     let word = |word: &str| {

@@ -7,18 +7,18 @@ use mediant_worker::program::{Op, Place, Program};
 use mediant_worker::taps::Server;
 use std::collections::HashMap;
 
-pub const WIDTH: usize = 4;
-pub const LAYERS: u32 = 3;
-pub const WORDS: usize = 7;
+pub(crate) const WIDTH: usize = 4;
+pub(crate) const LAYERS: u32 = 3;
+pub(crate) const WORDS: usize = 7;
 
 /// Answers programs, and counts them.
 #[derive(Debug, Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     pub programs: Vec<Program>,
 }
 
 /// The model as a worker is told of it.
-pub fn model() -> Model {
+pub(crate) fn model() -> Model {
     let tap = |path: &str, site: &str, width: usize, moment: u32, tuple: u32| Tap {
         path: path.into(),
         site: site.into(),
@@ -57,7 +57,7 @@ pub fn model() -> Model {
 }
 
 /// Room for a test.
-pub const LIMITS: Limits = Limits {
+pub(crate) const LIMITS: Limits = Limits {
     unpacked_bytes: 1 << 24,
     tensor_bytes: 1 << 28,
     operations: 1_000_000,
