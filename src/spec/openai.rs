@@ -328,7 +328,7 @@ fn read_messages(fields: &Fields<'_>, prompt: &mut Map<String, Value>, out: &mut
                 part.get("text").and_then(Value::as_str).filter(|_| is_text).map(str::to_owned)
             };
             if let Some(texts) = parts.iter().map(text).collect::<Option<Vec<String>>>() {
-                drop(message.insert("content".to_owned(), json!(texts.join("\n"))))
+                drop(message.insert("content".to_owned(), json!(texts.join("\n"))));
             } else {
                 let fix = "write parts as {\"type\": \"text\", \"text\": …}";
                 out.push(format!("{}/content", node.at), code::NOT_SUPPORTED, "only texts are read", fix);

@@ -23,5 +23,5 @@ pub mod zygote;
 extern crate self as mediant_worker;
 #[cfg(test)]
 #[path = "tests/fake/mod.rs"]
-#[expect(unreachable_pub, reason = "the tests outside of the crate use it too")]
+#[allow(unreachable_pub, reason = "the tests outside of the crate use it too")]
 mod fake;

@@ -59,7 +59,7 @@ fn every_text_is_that_of_transformers() {
         };
         let rendered = templates[case["template"].as_str().unwrap()].render(&conversation);
         if let Some(text) = case["text"].as_str() {
-            assert_eq!(rendered.as_ref().map(|r| r.text.as_str()), Ok(text), "{case}")
+            assert_eq!(rendered.as_ref().map(|r| r.text.as_str()), Ok(text), "{case}");
         } else {
             let why = case["error"].as_str().unwrap();
             let error = rendered.expect_err("it is refused").to_string();
