@@ -4,7 +4,7 @@
 //! parent, no files (Landlock), and a list of the system calls that arithmetic and one open socket need (seccomp). Everything
 //! else fails with `EPERM`. A process that is locked stays locked, and so does what it starts, though it can start nothing.
 //!
-//! [`check`] tries at every start whether this is so.
+//! [`check()`] tries at every start whether this is so.
 
 #[cfg(target_os = "linux")]
 mod check;
