@@ -104,14 +104,6 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::GET, "/status", REMOTE),
     rule(Method::GET, "/env", REMOTE),
     rule(Method::GET, "/whoami", REMOTE),
-    rule(Method::GET, "/legacy/ping", Need::Open),
-    rule(Method::GET, "/legacy/connected", Need::Open),
-    rule(Method::GET, "/legacy/subscribe", REMOTE),
-    rule(Method::POST, "/legacy/request", REMOTE),
-    rule(Method::GET, "/legacy/response/{id}", REMOTE),
-    rule(Method::GET, "/legacy/status", REMOTE),
-    rule(Method::GET, "/legacy/env", REMOTE),
-    rule(Method::GET, "/legacy/whoami", REMOTE),
     rule(Method::GET, "/api/models/{*path}", REMOTE),
     rule(Method::GET, "/{name}/resolve/{*path}", REMOTE),
     rule(Method::GET, "/{owner}/{name}/resolve/{*path}", REMOTE),
@@ -126,6 +118,8 @@ pub(super) const RULES: &[Rule] = &[
 pub(super) fn need(rules: &[Rule], method: &Method, path: &str) -> Option<Need> {
     // The router answers HEAD with what GET would say, without its body.
     let method = if method == Method::HEAD { &Method::GET } else { method };
+    // Below `/legacy` is what is above it, with the same rules.
+    let path = path.strip_prefix("/legacy").unwrap_or(path);
     let listed = rules.iter().find(|rule| rule.method == *method && rule.path == path);
     listed.map(|rule| rule.need).or_else(|| of_kind(method, path))
 }

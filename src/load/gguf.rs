@@ -86,11 +86,6 @@ impl Gguf {
         metadata::chat(&self.header.content, vocabulary)
     }
 
-    /// The token that ends a text, if the file names one.
-    pub(super) fn eos(&self) -> Result<Option<u32>, LoadError> {
-        metadata::eos(&self.header.content)
-    }
-
     /// What is to be said about the file.
     pub(super) fn warnings(&self) -> Vec<String> {
         metadata::warnings(&self.header.content)

@@ -123,9 +123,9 @@ fn open_gguf(
     let gguf = gguf::Gguf::open(path)?;
     let config = gguf.config()?;
     let (vocabulary, warnings) = (gguf.vocabulary()?, gguf.warnings());
-    let published = Published::made(gguf.eos()?);
     let tokenizer_sha256 = vocabulary_sha256(&vocabulary);
     let (special, templates) = gguf.chat(&vocabulary);
+    let published = Published::made(special.ends.first().copied());
     let file = path.display().to_string();
     let tokenizer = Tokenizer::from_gguf(vocabulary).map(|words| words.or_bos(config.family.bos));
     let tokenizer = tokenizer.map_err(|source| LoadError::Tokenizer { file, source })?;

@@ -257,11 +257,6 @@ fn text_of(content: &Content, key: &str) -> Option<String> {
     text(content, key).ok().map(str::to_owned)
 }
 
-/// The token that ends a text.
-pub(super) fn eos(content: &Content) -> Result<Option<u32>, LoadError> {
-    Ok(optional_integer(content, "tokenizer.ggml.eos_token_id")?.map(|n| n as u32))
-}
-
 fn missing(key: &str) -> LoadError {
     LoadError::MissingKey { file: FILE.to_owned(), key: key.to_owned(), hint: "" }
 }
