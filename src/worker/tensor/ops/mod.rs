@@ -1,9 +1,11 @@
 //! The served operations, by torch's names.
 
+mod arrange;
 mod combine;
 mod create;
 mod nn;
 mod order;
+mod pick;
 mod pointwise;
 mod product;
 mod reduce;
@@ -47,11 +49,22 @@ const fn both(name: &'static str, params: &'static str, run: Run) -> Op {
 }
 
 static OPS: LazyLock<HashMap<&'static str, &'static Op>> = LazyLock::new(|| {
-    [shape::OPS, pointwise::OPS, reduce::OPS, order::OPS, product::OPS, create::OPS, combine::OPS, nn::OPS]
-        .into_iter()
-        .flatten()
-        .map(|op| (op.name, op))
-        .collect()
+    [
+        shape::OPS,
+        pointwise::OPS,
+        reduce::OPS,
+        order::OPS,
+        product::OPS,
+        create::OPS,
+        combine::OPS,
+        pick::OPS,
+        arrange::OPS,
+        nn::OPS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|op| (op.name, op))
+    .collect()
 });
 
 /// Other names of the same operations.
