@@ -7,7 +7,7 @@ use super::super::heap::Heap;
 use super::super::random::Generator;
 use super::super::value::{Stop, TorchError, Value, runtime, type_error, value_error};
 use super::super::view::{View, count};
-use super::shape::kept_strides;
+use super::convert::kept_strides;
 use super::{Op, op};
 
 pub(super) static OPS: &[Op] = &[
@@ -19,7 +19,7 @@ pub(super) static OPS: &[Op] = &[
     op("as_tensor", "data dtype", |heap, args| match args.need("data")? {
         Value::Tensor(id) => {
             let dtype = args.dtype("dtype")?.map_or_else(|| heap.dtype(*id), Ok)?;
-            super::shape::converted(heap, *id, dtype)
+            super::convert::converted(heap, *id, dtype)
         }
         data => {
             let array = nested(heap, data, args.dtype("dtype")?)?;

@@ -2,6 +2,7 @@
 
 mod arrange;
 mod combine;
+mod convert;
 mod create;
 mod nn;
 mod order;
@@ -51,6 +52,7 @@ const fn both(name: &'static str, params: &'static str, run: Run) -> Op {
 static OPS: LazyLock<HashMap<&'static str, &'static Op>> = LazyLock::new(|| {
     [
         shape::OPS,
+        convert::OPS,
         pointwise::OPS,
         reduce::OPS,
         order::OPS,
