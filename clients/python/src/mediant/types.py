@@ -725,7 +725,7 @@ class OpSpec4(TypedDict):
 
 class OpenAiCompletion(TypedDict):
     """
-    An answer of OpenAI's form.
+    An answer of `OpenAI`'s form.
     """
 
     choices: list[dict[str, Any]]
@@ -739,7 +739,7 @@ class OpenAiCompletion(TypedDict):
 
 class OpenAiError(TypedDict):
     """
-    An error of OpenAI's form.
+    An error of `OpenAI`'s form.
     """
 
     error: dict[str, Any]
