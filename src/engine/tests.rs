@@ -1,6 +1,7 @@
 //! The engine around a model that does nothing but what each test needs.
 
 mod found;
+mod queue;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -12,6 +13,7 @@ use crate::model::architecture::{LLAMA, PositionShape};
 use crate::model::rope::Rope;
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::{BatchOutput, Lost, Missing, RowWritten};
+use crate::plan::pack::Space;
 use crate::plan::{Address, Edit, EditGroup, Op, Plan, RunId, Score};
 use crate::spec::site::Site;
 

@@ -1,0 +1,126 @@
+//! What a batch is formed of, and whether it is worth waiting for more.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::super::queue::Queue as Waiting;
+use super::super::work::{Answer, Lift, Piece, Ticket, Work};
+use super::*;
+
+/// The work of a quantum, in row-layers.
+const QUANTUM: u64 = 100;
+
+fn budget() -> RowBudget {
+    let budget = RowBudget::new(&config(), Room::host(&config(), 1 << 20));
+    budget.calibrated(10 * QUANTUM, 0, 1.0).with_turns(0.1, 0.5)
+}
+
+/// A queue, and the clients who wait for its answers.
+struct Desk {
+    queue: Waiting,
+    clients: Vec<UnboundedReceiver<Answer>>,
+    now: Instant,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk { queue: Waiting::default(), clients: Vec::new(), now: Instant::now() }
+    }
+
+    /// A request of so many runs of ten tokens, each of which is 21 row-layers with its readout.
+    fn asks(&mut self, owner: &str, lane: Lane, runs: u32) {
+        let mut plan = Plan::default();
+        for _ in 0..runs {
+            let root = plan.root(Arc::from([1; 10]));
+            plan.read(root, 9);
+        }
+        let packing = Arc::new(Packing::new(&plan, 2, budget().space(0, true), Mode::Branching).unwrap());
+        let part = packing.whole();
+        let (reply, client) = unbounded_channel();
+        let ticket = Ticket { suspect: false, queued: Duration::ZERO, lift: Lift::default(), reply };
+        let left = budget().space(0, true).work_of(&packing.fitting(&part, &Space::from(usize::MAX)).need);
+        assert_eq!(left, 21 * u64::from(runs));
+        let asker = Asker { owner: Owner::stored(owner), lane };
+        self.queue.push(Work { packing, part, left, asker, ticket }, true, self.now);
+        self.clients.push(client);
+    }
+
+    /// How many runs each piece of the next batch has.
+    fn batch(&mut self) -> Vec<usize> {
+        let runs = |piece: &Piece| piece.part.len();
+        self.queue.form(&budget(), true, self.now).iter().map(runs).collect()
+    }
+
+    fn waits_for_more(&self) -> bool {
+        self.queue.expects(&budget(), self.now)
+    }
+}
+
+#[test]
+fn short_requests_that_end_with_a_batch_fill_two_and_a_half_quanta() {
+    let mut desk = Desk::new();
+    for i in 0..20 {
+        desk.asks(["ada", "ben"][i % 2], Lane::Interactive, 1);
+    }
+    assert_eq!(desk.batch(), [1; 11], "11 x 21 of 250");
+    // Nobody waits for work of jobs: others must not wait for more than a quantum of it.
+    let mut desk = Desk::new();
+    for i in 0..20 {
+        desk.asks(["ada", "ben"][i % 2], Lane::Sweep, 1);
+    }
+    assert_eq!(desk.batch(), [1; 4], "4 x 21 of 100");
+}
+
+#[test]
+fn what_does_not_end_with_a_batch_gets_a_quantum() {
+    let mut desk = Desk::new();
+    desk.asks("ada", Lane::Interactive, 30);
+    desk.asks("ben", Lane::Interactive, 30);
+    let batch = desk.batch();
+    assert_eq!((batch.len(), batch[0]), (1, 4), "a quantum of ada's");
+    // Ben's is next, and a short one goes with it.
+    desk.asks("eva", Lane::Interactive, 1);
+    let mut batch = desk.batch();
+    batch.sort_unstable();
+    assert_eq!((batch[0], batch.iter().sum::<usize>() <= 11), (1, true), "{batch:?}");
+}
+
+#[test]
+fn who_was_answered_is_waited_for_until_as_many_have_come() {
+    let mut desk = Desk::new();
+    for owner in ["ada", "ben", "eva"] {
+        desk.asks(owner, Lane::Interactive, 1);
+    }
+    assert!(!desk.waits_for_more(), "nobody was answered");
+    assert_eq!(desk.batch(), [1; 3]);
+    desk.queue.answered();
+    assert!(desk.waits_for_more());
+    desk.asks("ada", Lane::Interactive, 1);
+    desk.asks("eva", Lane::Interactive, 1);
+    assert!(desk.waits_for_more(), "ben");
+    desk.asks("new", Lane::Interactive, 1);
+    assert!(!desk.waits_for_more(), "as many have come as were answered");
+    // A batch that is formed ends the wait, whoever has come.
+    assert_eq!(desk.batch(), [1; 3]);
+    desk.queue.answered();
+    desk.asks("ada", Lane::Interactive, 1);
+    assert_eq!(desk.batch(), [1]);
+    assert!(!desk.waits_for_more());
+}
+
+#[test]
+fn a_batch_that_is_full_and_a_client_alone_wait_for_nobody() {
+    let mut desk = Desk::new();
+    desk.asks("ada", Lane::Interactive, 1);
+    assert_eq!(desk.batch(), [1]);
+    desk.queue.answered();
+    assert!(!desk.waits_for_more(), "one client has nobody to share a batch with");
+    desk.asks("ada", Lane::Interactive, 1);
+    desk.asks("ben", Lane::Interactive, 1);
+    assert_eq!(desk.batch(), [1, 1]);
+    desk.queue.answered();
+    // Two and a half quanta wait.
+    desk.asks("eva", Lane::Interactive, 12);
+    assert!(!desk.waits_for_more());
+}
