@@ -2,7 +2,7 @@
 
     python benches/clients.py --url http://127.0.0.1:8080 [--clients 1 2 8 32] [--tokens 16 60] [--heads 8] [--seconds 4]
 
-Each client is a thread with a connection of its own. It sends clean runs of its own random tokens, so that no answer can be
+Each client is a process with a connection of its own, since threads of one Python would wait for one another. It sends clean runs of its own random tokens, so that no answer can be
 found again. Beside it: the share of the time that the engine computes, its batches a second, and millions of row-layers that it
 does while it computes. With `--heads N`, N clients send sweeps over
 all heads of a 16-token prompt, again and again, and their rates are compared. The server has to run already (keys off, or MEDIANT_KEY).
@@ -12,9 +12,9 @@ Standard library only.
 import argparse
 import http.client
 import json
+import multiprocessing
 import os
 import random
-import threading
 import time
 import urllib.parse
 
@@ -46,6 +46,7 @@ class Client:
         return self.answer("POST", path, body)
 
     def metrics(self):
+        self.connection.close()  # between two readings it may be idle for longer than the server keeps it
         self.connection.request("GET", "/metrics", headers=self.headers)
         lines = self.connection.getresponse().read().decode().splitlines()
         return {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#" and len(line.split()) == 2}
@@ -74,28 +75,25 @@ def quantile(values, q):
 
 def measure(url, clients, seconds, ask):
     """Answers a second, and each client's times, of `clients` that ask without pause for `seconds`."""
-    times = [[] for _ in range(clients)]
-    ends = [0.0] * clients
-    ready = threading.Barrier(clients + 1)
+    ready, answers = multiprocessing.Barrier(clients + 1), multiprocessing.Queue()
 
     def work(i):
         client = Client(url, f"{clients} {i} {time.time_ns()}")
         ask(client)
         ready.wait()
-        end = time.perf_counter() + seconds
+        end, mine = time.perf_counter() + seconds, []
         while (start := time.perf_counter()) < end:
             ask(client)
-            times[i].append(time.perf_counter() - start)
-        ends[i] = time.perf_counter()
+            mine.append(time.perf_counter() - start)
+        answers.put((mine, time.perf_counter()))
 
     watch = Client(url, "watch")
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(clients)]
-    for thread in threads:
-        thread.start()
+    processes = [multiprocessing.Process(target=work, args=(i,), daemon=True) for i in range(clients)]
+    for process in processes:
+        process.start()
     ready.wait()
     start, before = time.perf_counter(), watch.metrics()
-    for thread in threads:
-        thread.join()
+    times, ends = zip(*(answers.get() for _ in processes))
     after, took = watch.metrics(), time.perf_counter() - start
     did = {name: after[name] - before[name] for name in after if name in before}
     every = [t for mine in times for t in mine]
@@ -123,6 +121,7 @@ def show(name, rows):
 
 
 def main():
+    multiprocessing.set_start_method("fork")
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--url", default="http://127.0.0.1:8080")
     options.add_argument("--clients", type=int, nargs="+", default=[1, 2, 8, 32])

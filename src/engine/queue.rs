@@ -12,7 +12,11 @@ use crate::plan::pack::{Fit, Space};
 /// Pieces of one batch.
 const MOST_PIECES: usize = 256;
 /// A batch takes so many times the work of its quantum if requests end with it by that: they would only wait for another one.
-const WHOLE: f64 = 2.5;
+const WHOLE: f64 = 3.0;
+/// For how long a batch is held back after clients were answered, who may ask again at once and be computed with those who wait: a
+/// part of what the last batch took, and the most.
+const GATHERING: f64 = 0.25;
+const MOST_GATHERING: Duration = Duration::from_millis(20);
 /// For how long pieces stay short after several requests were on their way.
 const CROWDED: Duration = Duration::from_secs(10);
 
@@ -28,8 +32,45 @@ pub(super) struct Queue {
     aboard: Vec<(Id, Asker)>,
     /// When several requests were last on their way.
     crowded: Option<Instant>,
-    /// How many that were answered last may ask again at once.
-    expected: usize,
+    returns: Returns,
+}
+
+/// How many of those who are answered ask again at once.
+#[derive(Debug)]
+struct Returns {
+    /// Who was answered last, and who came since, until then.
+    answered: usize,
+    came: usize,
+    until: Option<Instant>,
+    /// The batch they might have come for was formed.
+    over: bool,
+    /// Of those answered lately, who came again in time; 0 to 1.
+    share: f64,
+}
+
+impl Default for Returns {
+    fn default() -> Returns {
+        Returns { answered: 0, came: 0, until: None, over: true, share: 1.0 }
+    }
+}
+
+impl Returns {
+    fn answered(&mut self, answered: usize, until: Instant) {
+        if self.answered > 0 {
+            let came = self.came.min(self.answered) as f64 / self.answered as f64;
+            self.share += (came - self.share) / 4.0;
+        }
+        *self = Returns { answered, came: 0, until: Some(until), over: false, ..*self };
+    }
+
+    fn comes(&mut self, now: Instant) {
+        self.came += usize::from(self.until.is_some_and(|until| now <= until));
+    }
+
+    /// Until when those who are still missing are worth waiting for.
+    fn awaited(&self) -> Option<Instant> {
+        self.until.filter(|_| !self.over && self.came < self.answered && self.share >= 0.5)
+    }
 }
 
 impl Queue {
@@ -44,7 +85,7 @@ impl Queue {
         self.schedule.push(self.next, &work.asker, work.left.max(1));
         self.works.insert(self.next, work);
         self.next += 1;
-        self.expected = self.expected.saturating_sub(1);
+        self.returns.comes(now);
     }
 
     /// Pieces that are computed each alone, before all others.
@@ -57,16 +98,18 @@ impl Queue {
         self.alone.is_empty() && self.works.is_empty()
     }
 
-    /// The batch formed last was answered, and no other one is on its way. Clients without pause ask again at once: if there are
-    /// several of them, or one of them and others, they are worth waiting for.
-    pub(super) fn answered(&mut self) {
+    /// The batch formed last was answered and took so long, and no other one is on its way. Clients without pause ask again at
+    /// once: if there are several of them, or one of them and others, they are worth waiting for.
+    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
         let answered = self.aboard.iter().filter(|(id, _)| !self.works.contains_key(id)).count();
-        self.expected = if answered > 1 || !self.works.is_empty() { answered } else { 0 };
+        let answered = if answered > 1 || !self.works.is_empty() { answered } else { 0 };
+        self.returns.answered(answered, now + took.mul_f64(GATHERING).min(MOST_GATHERING));
     }
 
-    /// Whether some who were answered have not asked again, and would find room in the next batch.
-    pub(super) fn expects(&self, budget: &RowBudget, now: Instant) -> bool {
-        self.expected > 0 && self.alone.is_empty() && self.schedule.left() < self.most(budget, now)
+    /// Until when the next batch waits for some who were answered and have not asked again, if they would find room in it.
+    pub(super) fn held_until(&self, budget: &RowBudget, now: Instant) -> Option<Instant> {
+        let room = self.alone.is_empty() && self.schedule.left() < self.most(budget, now);
+        self.returns.awaited().filter(|_| room)
     }
 
     /// Whether there is no use in waiting for more: what waits fills a batch, or the batch formed last answers nobody who might
@@ -114,7 +157,7 @@ impl Queue {
         // What is free in the batch, which is made for plans that hold scores with so many keys.
         let (mut free, mut held_keys) = (self.space(budget, now), 0);
         let for_whole = self.most(budget, now) - free.work;
-        self.expected = 0;
+        self.returns.over = true;
         let mut pieces: Vec<Piece> = Vec::new();
         let Queue { schedule, works, aboard, .. } = self;
         aboard.clear();

@@ -52,18 +52,23 @@ impl Desk {
         self.queue.form(&budget(), true, self.now).iter().map(runs).collect()
     }
 
+    /// All who were in the last batch are answered.
+    fn answers(&mut self) {
+        self.queue.answered(Duration::from_millis(60), self.now);
+    }
+
     fn waits_for_more(&self) -> bool {
-        self.queue.expects(&budget(), self.now)
+        self.queue.held_until(&budget(), self.now).is_some()
     }
 }
 
 #[test]
-fn short_requests_that_end_with_a_batch_fill_two_and_a_half_quanta() {
+fn short_requests_that_end_with_a_batch_fill_three_quanta() {
     let mut desk = Desk::new();
     for i in 0..20 {
         desk.asks(["ada", "ben"][i % 2], Lane::Interactive, 1);
     }
-    assert_eq!(desk.batch(), [1; 11], "11 x 21 of 250");
+    assert_eq!(desk.batch(), [1; 14], "14 x 21 of 300");
     // Nobody waits for work of jobs: others must not wait for more than a quantum of it.
     let mut desk = Desk::new();
     for i in 0..20 {
@@ -94,7 +99,7 @@ fn who_was_answered_is_waited_for_until_as_many_have_come() {
     }
     assert!(!desk.waits_for_more(), "nobody was answered");
     assert_eq!(desk.batch(), [1; 3]);
-    desk.queue.answered();
+    desk.answers();
     assert!(desk.waits_for_more());
     desk.asks("ada", Lane::Interactive, 1);
     desk.asks("eva", Lane::Interactive, 1);
@@ -103,7 +108,7 @@ fn who_was_answered_is_waited_for_until_as_many_have_come() {
     assert!(!desk.waits_for_more(), "as many have come as were answered");
     // A batch that is formed ends the wait, whoever has come.
     assert_eq!(desk.batch(), [1; 3]);
-    desk.queue.answered();
+    desk.answers();
     desk.asks("ada", Lane::Interactive, 1);
     assert_eq!(desk.batch(), [1]);
     assert!(!desk.waits_for_more());
@@ -114,13 +119,46 @@ fn a_batch_that_is_full_and_a_client_alone_wait_for_nobody() {
     let mut desk = Desk::new();
     desk.asks("ada", Lane::Interactive, 1);
     assert_eq!(desk.batch(), [1]);
-    desk.queue.answered();
+    desk.answers();
     assert!(!desk.waits_for_more(), "one client has nobody to share a batch with");
     desk.asks("ada", Lane::Interactive, 1);
     desk.asks("ben", Lane::Interactive, 1);
     assert_eq!(desk.batch(), [1, 1]);
-    desk.queue.answered();
-    // Two and a half quanta wait.
-    desk.asks("eva", Lane::Interactive, 12);
+    desk.answers();
+    // Three quanta wait.
+    desk.asks("eva", Lane::Interactive, 15);
     assert!(!desk.waits_for_more());
+}
+
+#[test]
+fn a_batch_waits_for_a_quarter_of_the_last_and_for_nobody_where_few_come_again() {
+    let mut desk = Desk::new();
+    let waits = |desk: &Desk| desk.queue.held_until(&budget(), desk.now).map(|until| until - desk.now);
+    for (took, wait) in [(60, 15), (400, 20)] {
+        desk.asks("ada", Lane::Interactive, 1);
+        desk.asks("ben", Lane::Interactive, 1);
+        desk.batch();
+        desk.queue.answered(Duration::from_millis(took), desk.now);
+        assert_eq!(waits(&desk), Some(Duration::from_millis(wait)));
+    }
+    // They come again, but late.
+    let mut waited = 0;
+    for _ in 0..8 {
+        waited += usize::from(desk.waits_for_more());
+        desk.now += Duration::from_secs(1);
+        desk.asks("ada", Lane::Interactive, 1);
+        desk.asks("ben", Lane::Interactive, 1);
+        desk.batch();
+        desk.answers();
+    }
+    assert!((1..=4).contains(&waited), "{waited}");
+    assert!(!desk.waits_for_more());
+    // And in time again.
+    for _ in 0..4 {
+        desk.asks("ada", Lane::Interactive, 1);
+        desk.asks("ben", Lane::Interactive, 1);
+        desk.batch();
+        desk.answers();
+    }
+    assert!(desk.waits_for_more());
 }
