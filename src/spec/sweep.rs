@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use arm::{SweepArm, SweepArmsForm};
+pub use arm::{SweepArm, SweepArmsForm, restoring};
 pub use averaging::{Averaging, Key, Order, TopForm, TopK};
 pub use case::{CaseForm, DatasetForm, SweepCase};
 

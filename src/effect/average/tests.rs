@@ -190,7 +190,7 @@ fn the_largest_effect_is_the_strongest_and_t_and_p_say_how_clear_it_is() {
 
 #[test]
 fn a_case_is_alone_if_no_other_counts_or_none_of_its_group_where_these_are_told_apart() {
-    let mut cases = layers(5, 1, 1, |..| Some(0.0)).cases;
+    let mut cases = layers(5, 1, 1, |_, _, _| Some(0.0)).cases;
     let groups = [Some("x"), Some("x"), Some("y"), Some("y"), None];
     for (case, group) in cases.iter_mut().zip(groups) {
         case.group = group.map(str::to_owned);
