@@ -11,7 +11,7 @@ use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::CORRUPTED;
 use crate::spec::sweep::SweepArm;
 
-request!(PatchSpec, PatchLayout, lower, case.common);
+request!("patch", PatchSpec, PatchLayout, lower, case.common);
 
 fn lower(spec: PatchSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<PatchLayout>> {
     check_derive(&spec, out);

@@ -38,7 +38,7 @@ pub fn traced(body: &Arc<Value>, facts: &dyn Facts) -> Result<Traced, Problems> 
     Ok(Traced::One(Box::new(super::lower::<TraceSpec>(body, facts)?)))
 }
 
-request!(TraceSpec, TraceLayout, lower, case.common);
+request!("trace", TraceSpec, TraceLayout, lower, case.common);
 
 fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
     let experiment = &spec.experiment;

@@ -78,7 +78,6 @@ pub struct PatchResponse {
 }
 
 impl Respond for PatchLayout {
-    const NAME: &'static str = "patch";
     type Response = PatchResponse;
 
     /// What cells are compared with.

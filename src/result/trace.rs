@@ -180,7 +180,6 @@ pub struct ArgMax {
 }
 
 impl Respond for TraceLayout {
-    const NAME: &'static str = "trace";
     type Response = TraceResponse;
 
     fn required(&self) -> Option<Vec<usize>> {
