@@ -28,6 +28,8 @@ pub(super) struct ArmCells {
     pub(super) derived: Derived,
     /// Effects of controls other than self-patch, by control and metric.
     pub(super) controls: Named<Named<ControlEffects>>,
+    /// Why numbers of all these but the metrics are null.
+    pub(super) reasons: Nulls,
 }
 
 /// What they gave in one metric.
@@ -49,12 +51,12 @@ impl ArmCells {
         wanted: &[Derive],
         (scores, resolved): (&[Score], &[RunId]),
         words: &dyn Words,
-        reasons: &mut Nulls,
     ) -> Self {
         let grid = &arm.grid;
         let shape: Vec<usize> = grid.axes.iter().map(|axis| axis.values.len()).collect();
         let nulls = grid.exact_nulls(resolved, &arm.base);
         let masks = masks(grid, &shape, &nulls, scores, &arm.base);
+        let mut reasons = Nulls::default();
         reasons.masks(at, &masks);
         let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
         let text = |id| words.text(id);
@@ -92,7 +94,7 @@ impl ArmCells {
             metrics.0.push((key, MetricCells { effect, no_value, no_effect }));
         }
         reasons.strongest(&format!("{at}/derived/argmax"), derived.without_strongest());
-        Self { shape, nulls, masks, metrics, derived, controls }
+        Self { shape, nulls, masks, metrics, derived, controls, reasons }
     }
 
     /// Numbers of its cells.

@@ -110,7 +110,7 @@ pub fn respond(
     let mut reasons = Nulls::default();
     reasons.runs(common, scores);
     let results = (&scores[..], resolved);
-    let cells = ArmCells::new("", (common, arm), &layout.spec.derive, results, words, &mut reasons);
+    let cells = ArmCells::new("", (common, arm), &layout.spec.derive, results, words);
     let (mut values, mut differences, mut normalised) =
         (Named::default(), Named::default(), Named::default());
     for (measure, (key, own)) in common.measures.iter().zip(cells.metrics.iter()) {
@@ -138,8 +138,9 @@ pub fn respond(
     let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
     let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
     let topk = cells.array(predictions);
-    let ArmCells { shape, masks, derived, controls: others, .. } = cells;
+    let ArmCells { shape, masks, derived, controls: others, reasons: of_cells, .. } = cells;
     reasons.array("/topk", &shape, &missing);
+    reasons.0.extend(of_cells.0);
     let (receipt, controls) =
         (Receipts::of(output), Controls::of(self_patch([arm], &common.measures, scores), others));
     reasons.accounts(&receipt, controls.self_patch, &noise_floor);

@@ -212,7 +212,7 @@ pub fn respond(
     let (case, wanted) = (&layout.case, &spec.derive);
     let cells = case.arms.iter().map(|(name, own)| {
         let (at, results) = (format!("/arms/{}", escape(name)), (&scores[..], resolved));
-        let found = ArmCells::new(&at, (common, own), wanted, results, words, &mut reasons);
+        let found = ArmCells::new(&at, (common, own), wanted, results, words);
         (name.to_owned(), found)
     });
     let cells: Named<ArmCells> = cells.collect();
@@ -315,6 +315,7 @@ fn arm(
     reasons: &mut Nulls,
 ) -> ArmResult {
     let (at, samples) = (format!("/arms/{}", escape(name)), arm.grid.samples);
+    reasons.0.extend_from_slice(&cells.reasons.0);
     let top1 = scores[layout.case.clean].top1();
     let with_samples: Vec<usize> = cells.shape.iter().copied().chain([samples]).collect();
     let map = |estimates: &[Estimate]| CellEstimates {
