@@ -54,7 +54,7 @@ export function metricName(metric, targets) {
   const names = {
     prob: [`P(${text(a)})`, ''], logprob: [`log P(${text(a)})`, 'nats'], logit: [`logit of ${text(a)}`, 'logits'],
     logit_diff: [`logit of ${text(a)} minus ${text(b)}`, 'logits'], prob_diff: [`P(${text(a)}) minus P(${text(b)})`, ''],
-    rank: [`rank of ${text(a)}`, ''], kl: [`KL from ${of}`, 'nats'], top1_flip: ['share of flips', ''], delta_norm: ['size of the change', ''],
+    rank: [`rank of ${text(a)}`, ''], top1: [`share in which ${text(a)} is most probable`, ''], kl: [`KL from ${of}`, 'nats'], top1_flip: ['share of flips', ''], delta_norm: ['size of the change', ''],
   };
   const [words, unit] = names[kind] ?? [metric, ''];
   return { words, unit };

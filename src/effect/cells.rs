@@ -32,21 +32,33 @@ pub struct Sampled {
     pub effects: Vec<Vec<Option<f64>>>,
 }
 
-/// Which cases are averaged alone: the only one that counts, or, where groups are told apart, of its group. `cases`: whether each
-/// counts, and its group.
-pub fn alone<'c>(cases: impl Iterator<Item = (bool, Option<&'c str>)>, by: &[Key]) -> Vec<bool> {
-    let cases: Vec<(bool, Option<&str>)> = cases.collect();
-    let counted = || cases.iter().filter(|(kept, _)| *kept);
+/// How a case enters averages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Not at all: a filter dropped it.
+    Dropped,
+    /// As one of several.
+    OneOfSeveral,
+    /// Alone: no other case counts, or none of its group where groups are told apart.
+    Alone,
+}
+
+/// How each case enters averages, of those that count.
+pub fn standings(cases: &[CaseHead], by: &[Key]) -> Vec<Standing> {
+    let counted = || cases.iter().filter(|case| case.kept);
     let mut of_group = HashMap::<&str, usize>::new();
-    for group in counted().filter_map(|(_, group)| *group) {
+    for group in counted().filter_map(|case| case.group.as_deref()) {
         *of_group.entry(group).or_default() += 1;
     }
-    let only_one = counted().count() == 1;
-    let in_group = |group: Option<&str>| group.and_then(|group| of_group.get(group)).copied();
-    let is_alone = |(kept, group): &(bool, Option<&str>)| {
-        *kept && (only_one || (by.contains(&Key::Group) && in_group(*group) == Some(1)))
+    let (only_one, groups) = (counted().count() == 1, by.contains(&Key::Group));
+    let only_of_group =
+        |case: &CaseHead| groups && case.group.as_deref().and_then(|group| of_group.get(group)) == Some(&1);
+    let standing = |case: &CaseHead| match case.kept {
+        false => Standing::Dropped,
+        true if only_one || only_of_group(case) => Standing::Alone,
+        true => Standing::OneOfSeveral,
     };
-    cases.iter().map(is_alone).collect()
+    cases.iter().map(standing).collect()
 }
 
 /// One arm of a sweep.

@@ -1,10 +1,10 @@
 //! Remarks that need results.
 
+use super::arm::Baselines;
 use super::measure::{first_logprob, value};
 use super::nulls::{is_lost, is_not_finite};
 use super::stats::difference;
-use super::trace::baselines;
-use crate::lower::layout::{Common, Grid, PatchLayout, RunLayout, TraceLayout};
+use crate::lower::layout::{CaseLayout, Common, Grid, PatchLayout, RunLayout, TraceLayout};
 use crate::lower::lint::Lints;
 use crate::lower::measure::Measure;
 use crate::plan::Score;
@@ -160,23 +160,18 @@ pub fn norm_lost(at: &str, written: EditStats, lints: &mut Lints) {
 /// Remarks on a patch.
 pub fn patch(layout: &PatchLayout, scores: &[Score], nulls: &[bool], written: EditStats) -> Lints {
     let mut lints = Lints::default();
-    let every = layout.common.runs.iter().map(|(_, (_, readout))| *readout);
-    let (compared, at) = match layout.normalise {
+    let common = &layout.case.common;
+    let every = common.runs.iter().map(|(_, (_, readout))| *readout);
+    let (compared, at) = match layout.normalise() {
         Some((zero, one)) => (vec![zero, one], "/normalise"),
         None => (every.collect(), "/runs"),
     };
-    if all_alike(&layout.common, scores, &compared) {
+    if all_alike(common, scores, &compared) {
         lint_no_contrast(at, &mut lints);
     } else {
         damage_as_success(layout, scores, &mut lints);
     }
-    let mut found = NotFinite::of_runs(&layout.common, scores);
-    let (bad, all) = not_finite_cells([&layout.arm.grid], scores);
-    found.count(bad, all, "cells", "/interventions");
-    found.lint(&mut lints);
-    lost_cells([&layout.arm.grid], scores, "/interventions", &mut lints);
-    norm_lost("/interventions", written, &mut lints);
-    nothing_written(scores, nulls, written, "/interventions", &mut lints);
+    of_cells(&layout.case, scores, nulls, written, "/interventions", &mut lints);
     lints
 }
 
@@ -191,21 +186,29 @@ pub fn trace(
     let mut lints = Lints::default();
     unexpected_answer(layout, scores, text, &mut lints);
     corruption(layout, scores, &mut lints);
-    not_finite(layout, scores).lint(&mut lints);
-    norm_lost("/arms", written, &mut lints);
-    lost_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores, "/arms", &mut lints);
-    nothing_written(scores, nulls, written, "/arms", &mut lints);
+    of_cells(&layout.case, scores, nulls, written, "/arms", &mut lints);
     lints
 }
 
-/// What of a trace is not finite.
-pub fn not_finite(layout: &TraceLayout, scores: &[Score]) -> NotFinite {
-    let mut found = NotFinite::of_runs(&layout.case.common, scores);
-    let bad = layout.case.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
-    found.count(bad, layout.case.corrupted.len(), "corrupted runs", "/corrupt");
-    let (bad, all) = not_finite_cells(layout.case.arms.iter().map(|(_, arm)| &arm.grid), scores);
-    found.count(bad, all, "cells", "/arms");
-    found
+/// Remarks on a case's runs and cells, whatever they are for. `at`: where the request says what is written.
+fn of_cells(
+    case: &CaseLayout,
+    scores: &[Score],
+    nulls: &[bool],
+    written: EditStats,
+    at: &str,
+    lints: &mut Lints,
+) {
+    let grids = || case.arms.iter().map(|(_, arm)| &arm.grid);
+    let mut found = NotFinite::of_runs(&case.common, scores);
+    let bad = case.corrupted.iter().filter(|readout| is_not_finite(&scores[**readout])).count();
+    found.count(bad, case.corrupted.len(), "corrupted runs", "/corrupt");
+    let (bad, all) = not_finite_cells(grids(), scores);
+    found.count(bad, all, "cells", at);
+    found.lint(lints);
+    norm_lost(at, written, lints);
+    lost_cells(grids(), scores, at, lints);
+    nothing_written(scores, nulls, written, at, lints);
 }
 
 /// Names the expected target and the clean run's answer if they differ. There is no answer where the run's logits are not
@@ -243,7 +246,7 @@ fn corruption(layout: &TraceLayout, scores: &[Score], lints: &mut Lints) {
     // Another prompt is meant to have another answer: that leaves its own distribution, which noise may not.
     let noise = layout.spec.corrupt.method.draws().is_some();
     for measure in layout.case.common.measures.iter().filter(|m| m.metric.kind == MetricKind::Prob) {
-        let b = baselines(layout, measure, scores);
+        let b = Baselines::new(&layout.case, measure, scores);
         let (Some(clean), Some(corrupted)) = (b.clean, b.corrupted_mean.mean) else { continue };
         if let Some((code, fix)) = useless(clean, corrupted, noise) {
             let detail = format!("{}: {clean:.3e} clean, {corrupted:.3e} corrupted", measure.metric);
@@ -304,8 +307,8 @@ pub(super) const DAMAGE_FIX: &str = "measure kl to the run that counts as 1, or 
 
 /// The remark that the run that counts as 1 has less of the target than the one that counts as 0.
 fn damage_as_success(layout: &PatchLayout, scores: &[Score], lints: &mut Lints) {
-    let Some((zero, one)) = layout.normalise else { return };
-    for measure in layout.common.measures.iter().filter(|m| m.metric.kind.facts().falls_by_damage) {
+    let Some((zero, one)) = layout.normalise() else { return };
+    for measure in layout.case.common.measures.iter().filter(|m| m.metric.kind.facts().falls_by_damage) {
         let at = |readout: usize| value(measure, &scores[readout], None);
         if let (Some(zero), Some(one)) = (at(zero), at(one))
             && one < zero

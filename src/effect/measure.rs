@@ -16,9 +16,8 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
         (MetricKind::Prob, Reads::Set(set)) => finite(logprob(score, set)?.exp()),
         (MetricKind::Logprob, Reads::Set(set)) => finite(logprob(score, set)?),
         (MetricKind::Logit, Reads::Set(set)) => finite(logit(score, &tokens(set)?)),
-        (MetricKind::Rank, Reads::Set(set)) => {
-            tokens(set)?.iter().map(|i| score.ranks[*i]).min().map(f64::from)
-        }
+        (MetricKind::Rank, Reads::Set(set)) => best_rank(score, set).map(f64::from),
+        (MetricKind::Top1, Reads::Set(set)) => Some(f64::from(u8::from(best_rank(score, set)? == 1))),
         (MetricKind::ProbDiff, Reads::Difference(a, b)) => {
             finite(logprob(score, a)?.exp() - logprob(score, b)?.exp())
         }
@@ -35,6 +34,7 @@ pub fn value(measure: &Measure, score: &Score, reference_top1: Option<u32>) -> O
             | MetricKind::Logprob
             | MetricKind::Logit
             | MetricKind::Rank
+            | MetricKind::Top1
             | MetricKind::ProbDiff
             | MetricKind::LogitDiff
             | MetricKind::Kl
@@ -62,6 +62,11 @@ fn tokens(set: &[Member]) -> Option<Vec<usize>> {
         Member::Sequence { .. } => None,
     };
     set.iter().map(token).collect()
+}
+
+/// The best rank of a set's tokens, 1 = most probable.
+fn best_rank(score: &Score, set: &[Member]) -> Option<u32> {
+    tokens(set)?.iter().map(|i| score.ranks[*i]).min()
 }
 
 /// A set's log-probability; `None` where its texts are not scored.

@@ -10,14 +10,12 @@ pub mod flips;
 pub mod lints;
 pub mod measure;
 pub mod nulls;
-pub mod patch;
 pub mod stats;
 pub mod student;
 pub mod sweep;
 pub mod sweep_lints;
 #[cfg(test)]
 mod tests;
-pub mod trace;
 
 /// Differences of baselines below this count as none: nothing is divided by them.
 pub const MIN_TOTAL_EFFECT: f64 = 1e-6;

@@ -5,11 +5,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::arm::undefined;
 use super::arm::{Readouts, paired, said, total_effect};
 use super::cells::{ArmHead, CaseHead, CaseRun, Cells, DroppedBy, MetricColumns, Sampled};
 use super::derived::{Cells as Line, Derived, Said, Strength};
 use super::nulls::{is_lost, is_not_finite};
-use super::patch::undefined;
 use super::stats::{difference, estimate, fraction};
 use crate::lower::classes::class_of;
 use crate::lower::layout::{ArmLayout, Axis, CaseLayout, Grid};
@@ -390,7 +390,7 @@ pub fn derived(spec: &SweepSpec, arms: &[ArmHead], cases: &[CaseHead], part: &Pa
                 let normalised: Vec<Option<f64>> =
                     effects.iter().map(|effect| fraction(*effect, whole)).collect();
                 let by = Strength::towards(whole);
-                let undefined = undefined(whole, "reference and base");
+                let undefined = undefined(whole);
                 of_arm.add(
                     &metric.to_string(),
                     &Line {

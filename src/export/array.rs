@@ -37,6 +37,27 @@ pub enum ArrayData {
     Bf16(Vec<half::bf16>),
 }
 
+impl ArrayData {
+    /// Appends the bytes, little-endian; of texts their code points, each text filled up with zeros to `longest`.
+    pub(super) fn append_to(&self, out: &mut Vec<u8>, longest: usize) {
+        match self {
+            Self::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::F16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::Bf16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
+            Self::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
+            Self::Text(texts) => {
+                for text in texts {
+                    let padded = text.chars().map(u32::from).chain(std::iter::repeat(0)).take(longest);
+                    out.extend(padded.flat_map(u32::to_le_bytes));
+                }
+            }
+        }
+    }
+}
+
 /// Why arrays or columns could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {

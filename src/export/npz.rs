@@ -71,21 +71,7 @@ fn npy(array: &NamedArray) -> Vec<u8> {
     out.extend_from_slice(text.as_bytes());
     out.resize(total - 1, b' ');
     out.push(b'\n');
-    match &array.data {
-        ArrayData::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::F16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::Bf16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
-        ArrayData::Text(texts) => {
-            for text in texts {
-                let padded = text.chars().map(u32::from).chain(std::iter::repeat(0)).take(longest);
-                out.extend(padded.flat_map(u32::to_le_bytes));
-            }
-        }
-    }
+    array.data.append_to(&mut out, longest);
     out
 }
 

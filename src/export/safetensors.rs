@@ -32,7 +32,7 @@ pub fn write(arrays: &[NamedArray], metadata: &BTreeMap<String, String>) -> Resu
     let mut data = Vec::new();
     for (_, name, dtype, array) in sorted {
         let start = data.len();
-        append(&mut data, &array.data);
+        array.data.append_to(&mut data, 0);
         let entry = json!({"dtype": dtype, "shape": array.shape, "data_offsets": [start, data.len()]});
         header.insert(name.clone(), entry);
     }
@@ -57,19 +57,6 @@ fn element(array: &NamedArray) -> Result<(&'static str, usize), EncodeError> {
         ArrayData::Bool(_) => ("BOOL", 1),
         ArrayData::Text(_) => return Err(EncodeError::Text { name: array.name.clone() }),
     })
-}
-
-fn append(out: &mut Vec<u8>, data: &ArrayData) {
-    match data {
-        ArrayData::F32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::F16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::Bf16(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::F64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::U32(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::I64(v) => out.extend(v.iter().flat_map(|x| x.to_le_bytes())),
-        ArrayData::Bool(v) => out.extend(v.iter().map(|x| u8::from(*x))),
-        ArrayData::Text(_) => {}
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::result::run::RunResponse;
 use crate::result::sweep::SweepOutcome;
 use crate::spec::align::{AlignBody, AlignSpec};
 use crate::spec::kind::{Kind, PlanBody, of_kind};
+use crate::spec::lens::LensBody;
 use crate::spec::patch::PatchBody;
 use crate::spec::run::RunBody;
 use crate::spec::sweep::SweepBody;
@@ -32,6 +33,7 @@ use crate::spec::trace::TraceBody;
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(run))
+        .routes(routes!(lens))
         .routes(routes!(patch))
         .routes(routes!(trace))
         .routes(routes!(sweep))
@@ -85,6 +87,19 @@ struct JobHeaders {
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Run, &state, &parts, posted).await
+}
+
+/// Logit lens
+///
+/// What the residual stream leaving each layer would predict at each position of a prompt, through the final norm and the
+/// unembedding. The answer is that of a clean run that reads `logit_lens`; as a picture it is a heat map with the most probable token
+/// in each cell. The shortest body is `{"prompt": "..."}`.
+#[utoipa::path(post, path = "/v1/lens", tag = "experiments", request_body = LensBody,
+    params(FormatParam, ShowParams, JobHeaders),
+    responses((status = 200, description = "What each layer would predict", body = RunResponse),
+              (status = 202, description = "The job that will answer", body = JobView), Problem))]
+async fn lens(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
+    experiment(Kind::Lens, &state, &parts, posted).await
 }
 
 /// Patch runs

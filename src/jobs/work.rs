@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::outcome::{open, outcome};
 use super::{Jobs, NUMBERS_FILE, PICTURES_FILE, Unfinished, compress};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::effect::cells::CaseHead;
+use crate::effect::cells::{self, CaseHead, Standing};
 use crate::owner::Owner;
 use crate::plan::output::Usage;
 use crate::result::render::{Answer, Format, json};
@@ -91,10 +91,13 @@ async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim
         Phase::Cells => {
             let opened = sweeps.of(claim)?;
             let (case, range) = opened.cut.cells_of(claim.seq - baselines).ok_or(Unfinished::Unreadable)?;
-            if !is_kept(jobs, &opened, claim, case).await? {
+            let standings = opened.standings.get_or_try_init(|| standings(jobs, &opened, claim)).await?;
+            let standing = *standings.get(case).ok_or(Unfinished::Unreadable)?;
+            if standing == Standing::Dropped {
                 return Ok(Done::default());
             }
-            let (part, usage) = service.sweep_cells(&opened, case, range).await?;
+            let (part, usage) =
+                service.sweep_cells(&opened, case, range, standing == Standing::Alone).await?;
             Ok(Done { output: packed(&part), cost: cost(&usage), ..Done::default() })
         }
         Phase::Finish => {
@@ -111,13 +114,16 @@ async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim
     }
 }
 
-/// Whether a case counts, by its unpatched runs.
-async fn is_kept(jobs: &Jobs, opened: &Opened, claim: &Claim, case: usize) -> Result<bool, Failed> {
-    let unit = opened.cut.unit_of(case);
-    let output = jobs.store.output(claim.job.id, unit).await?.ok_or(Unfinished::Unreadable)?;
-    let heads: Vec<CaseHead> = serde_json::from_slice(&output).map_err(|_| Failed::Unreadable)?;
-    let head = heads.get(case - opened.cut.cases_of(unit).start).ok_or(Unfinished::Unreadable)?;
-    Ok(head.kept)
+/// How the cases enter averages, by their unpatched runs, all of which are computed before any cell.
+async fn standings(jobs: &Jobs, opened: &Opened, claim: &Claim) -> Result<Vec<Standing>, Failed> {
+    let [baselines, ..] = claim.job.units;
+    let mut cases: Vec<CaseHead> = Vec::with_capacity(opened.cut.cells.len());
+    for unit in 0..baselines {
+        let output = jobs.store.output(claim.job.id, unit).await?.ok_or(Unfinished::Unreadable)?;
+        let heads: Vec<CaseHead> = serde_json::from_slice(&output).map_err(|_| Failed::Unreadable)?;
+        cases.extend(heads);
+    }
+    Ok(cells::standings(&cases, &opened.spec().aggregate.by))
 }
 
 /// A request that is one unit: its answer, and what every other form is made from.

@@ -10,7 +10,7 @@ use super::start::{Started, start};
 use crate::spec::align::AlignSpec;
 use crate::spec::problem::Problems;
 
-request!(AlignSpec, AlignLayout, lower, common);
+request!("align", AlignSpec, AlignLayout, lower, common);
 
 /// Both runs as roots, read where the request says, and the diff of their tokens.
 fn lower(spec: AlignSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<AlignLayout>> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::control::Controls;
 use super::facts::Facts;
-use super::grid::{Scene, Swept};
+use super::grid::{Scene, Swept, list};
 use super::intervention::template;
 use super::knockout;
 use super::layout::{Axis, Grid};
@@ -48,8 +48,10 @@ pub(super) struct Asked<'s> {
     pub reference: Option<usize>,
     /// What is written.
     pub interventions: &'s [Intervention],
-    /// Axes along which that may be enumerated.
+    /// Axes along which that is enumerated, if it has them.
     pub sweep: &'s [SweepAxis],
+    /// Whether all positions are written together in every cell.
+    pub together: bool,
 }
 
 /// An arm with indices.
@@ -89,16 +91,15 @@ pub(super) struct Stage<'s> {
 }
 
 impl<'s> ArmPlan<'s> {
-    /// Resolves an arm. `has`: whether it is enumerated along an axis.
+    /// Resolves an arm.
     pub(super) fn new(
         asked: &Asked<'s>,
         runs: &Runs<'_>,
-        has: impl Fn(&[Template], SweepAxis) -> bool,
         facts: &dyn Facts,
         lints: &mut Lints,
         out: &mut Problems,
     ) -> Option<Self> {
-        let &Asked { name, base, reference, interventions, sweep, .. } = asked;
+        let &Asked { name, base, reference, interventions, sweep, together, .. } = asked;
         let at = asked.at.clone();
         let (base_name, run) = &runs.tokens.0[base];
         let scope = Scope {
@@ -114,7 +115,11 @@ impl<'s> ArmPlan<'s> {
         let templates: Vec<Option<Template>> =
             (0..interventions.len()).map(|i| template(i, &scope, facts, lints, out)).collect();
         let templates: Vec<Template> = templates.into_iter().collect::<Option<_>>()?;
-        let sweep: Vec<SweepAxis> = sweep.iter().copied().filter(|axis| has(&templates, *axis)).collect();
+        let has = |axis: &SweepAxis| {
+            let joint = together && *axis == SweepAxis::Positions;
+            !joint && templates.iter().any(|template| list(template, *axis).is_some())
+        };
+        let sweep: Vec<SweepAxis> = sweep.iter().copied().filter(has).collect();
         let axes = Swept { at: &at, sweep: &sweep }.axes(&templates, out)?;
         let reads_corrupted = interventions.iter().any(|intervention| {
             matches!(intervention.op.source(), Some(SourceSpec::Run { run, .. }) if Some(run.as_str()) == runs.corrupted)

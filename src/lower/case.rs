@@ -1,5 +1,5 @@
-//! One case to a plan: its runs, one of them perhaps corrupted, and the arms that patch them cell by cell. A trace of one
-//! prompt is one case; a sweep has many.
+//! One case to a plan: its runs, one of them perhaps corrupted, and the arms that patch them cell by cell. A patch is one case
+//! with one arm, a trace of one prompt one case; a sweep has many, and so has a trace with `cases`, which is one.
 
 use serde::Serialize;
 
@@ -9,13 +9,15 @@ use super::corrupt;
 use super::corrupted::Corrupted;
 use super::derive;
 use super::facts::Facts;
-use super::grid::{list, unswept};
+use super::grid::unswept;
+use super::knockout;
 use super::layout::{ArmLayout, CaseLayout, Lowered};
 use super::prepare::{Prepared, lint_effect_metrics, prepare};
 use super::prompts::{Span, TokenRun, find};
+use super::source::ValuesPlan;
 use super::start::{Started, start, twins};
 use super::tautology::judge;
-use super::template::Template;
+use super::template::{OpPlan, Template};
 use crate::plan::RunId;
 use crate::spec::corruption::Corruption;
 use crate::spec::derive::Derive;
@@ -41,6 +43,10 @@ pub(super) struct Case<'s, S> {
     pub corrupted: &'s str,
     /// Arms.
     pub arms: &'s Named<SweepArm>,
+    /// How the request writes them.
+    pub written: Written,
+    /// Name of the run that counts as 0 where an arm's reference counts as 1, if that is not the one that is patched.
+    pub zero: Option<&'s str>,
     /// Axes along which arms are enumerated.
     pub sweep: &'s [SweepAxis],
     /// What is derived from the cells.
@@ -53,6 +59,41 @@ pub(super) struct Case<'s, S> {
     pub twin: bool,
     /// What is built of it.
     pub part: Part,
+}
+
+/// How a request writes its arms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// By name, under `/arms`.
+    Arms,
+    /// One alone, whose parts stand in the request itself: those of a patch.
+    Interventions,
+}
+
+impl Written {
+    /// Pointer to an arm's interventions.
+    fn interventions(self, arm: &str) -> String {
+        match self {
+            Self::Arms => format!("/arms/{}", escape(arm)),
+            Self::Interventions => "/interventions".to_owned(),
+        }
+    }
+
+    /// Pointers to the run that is patched, the one that counts as 1 and the one that counts as 0.
+    fn ends(self, at: &str) -> [&str; 3] {
+        match self {
+            Self::Arms => [at; 3],
+            Self::Interventions => ["/base", "/normalise/one", "/normalise/zero"],
+        }
+    }
+
+    /// What has axes, and a pointer to what makes that as large as it is.
+    const fn sized(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Arms => ("arm", "/arms"),
+            Self::Interventions => ("intervention", "/sweep"),
+        }
+    }
 }
 
 /// Whose most probable token others are compared with.
@@ -94,8 +135,10 @@ impl<S: Serialize> Case<'_, S> {
             None => None,
         };
         let mut arms = arms?;
+        self.check_controls(&arms, out);
         let (copies, unpatched) = (1 + self.controls.len() as u64, experiment.runs.len() as u64 + samples);
-        let beside = Beside { at: "/arms", copies, unpatched, topk: experiment.read.topk };
+        let at = self.written.sized().1;
+        let beside = Beside { at, copies, unpatched, topk: experiment.read.topk };
         admit_all(&mut arms, &beside, &mut prepared, facts, out)?;
 
         // The corrupted run comes from the clean one.
@@ -132,6 +175,7 @@ impl<S: Serialize> Case<'_, S> {
                 base: all(arm.base),
                 answer: all(if self.answer == Answer::Clean { clean_run } else { arm.base }),
                 reference: arm.reference.map(all),
+                zero: self.zero.and_then(|zero| common.runs.get(zero)).map(|(_, readout)| *readout),
                 len: arm.len,
                 subject: arm.subject.clone(),
                 grid,
@@ -142,7 +186,7 @@ impl<S: Serialize> Case<'_, S> {
             twins(&mut plan, &mut common, clean_run, roots[clean_run]);
         }
         for (name, arm) in built.iter() {
-            let at = format!("/arms/{}", escape(name));
+            let at = self.written.interventions(name);
             judge(&at, &arm.grid.trivial, experiment.allow_trivial, &mut common.lints, out);
         }
         let tokens = corrupted_runs.first().map(|run| plan.run(*run).tokens.to_vec());
@@ -192,32 +236,69 @@ impl<S: Serialize> Case<'_, S> {
         let runs = Runs { experiment: &experiment, tokens: &tokens, corrupted, samples };
         let mut lints = std::mem::take(&mut prepared.lints);
         let arms = self.arms.iter().map(|(name, arm)| {
-            let at = format!("/arms/{}", escape(name));
-            let place = |run: &str, out: &mut Problems| {
-                find(run, &at, &experiment, &tokens, out).and_then(|_| tokens.place(run))
+            let at = self.written.interventions(name);
+            let [of_base, of_one, of_zero] = self.written.ends(&at);
+            let mut place = |run: Option<&str>, at: &str| match run {
+                Some(run) => {
+                    find(run, at, &experiment, &tokens, out).and_then(|_| tokens.place(run)).map(Some)
+                }
+                None => Some(None),
             };
-            let base = place(&arm.base, out)?;
-            let reference = match &arm.reference {
-                Some(reference) => Some(place(reference, out)?),
-                None => None,
-            };
-            let has = |templates: &[Template], axis: SweepAxis| {
-                let together = arm.together && axis == SweepAxis::Positions;
-                !together && templates.iter().any(|template| list(template, axis).is_some())
-            };
-            let interventions = &arm.interventions;
-            let asked = Asked { name, at: at.clone(), base, reference, interventions, sweep: self.sweep };
-            ArmPlan::new(&asked, &runs, has, facts, &mut lints, out)
+            let (base, reference) =
+                (place(Some(&arm.base), of_base), place(arm.reference.as_deref(), of_one));
+            let zero = place(self.zero, of_zero);
+            let (base, interventions) = (base??, &arm.interventions[..]);
+            let (sweep, together) = (self.sweep, arm.together);
+            let of = reference.flatten();
+            let asked = Asked { name, at: at.clone(), base, reference: of, interventions, sweep, together };
+            let plan = ArmPlan::new(&asked, &runs, facts, &mut lints, out);
+            reference.and(zero).and(plan)
         });
         let arms: Vec<Option<ArmPlan<'_>>> = arms.collect();
         prepared.lints = lints;
         let arms: Vec<ArmPlan<'_>> = arms.into_iter().collect::<Option<_>>()?;
         for (i, axis) in self.sweep.iter().enumerate() {
             if arms.iter().all(|arm| !arm.sweep.contains(axis)) {
-                let detail = format!("no arm has {}", SweepAxis::ALL[*axis as usize].0);
-                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, "arm"));
+                let of = self.written.sized().0;
+                let detail = format!("no {of} has {}", SweepAxis::ALL[*axis as usize].0);
+                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, of));
             }
         }
         Some(arms)
+    }
+
+    /// Refuses controls that would only repeat an arm: those of positions and prompts where it reads no run, and of vectors
+    /// where no row is moved.
+    fn check_controls(&self, arms: &[ArmPlan<'_>], out: &mut Problems) {
+        for (i, control) in self.controls.iter().enumerate() {
+            let repeats = |arm: &ArmPlan<'_>| {
+                let mut own = arm.templates.iter().filter(|template| !template.frozen);
+                let reads =
+                    |t: &Template| matches!(&t.op, OpPlan::Write { values: ValuesPlan::Run { .. }, .. });
+                let in_place = |t: &Template| *control == Control::RandomPosition && t.site.is_over_keys();
+                match control {
+                    Control::SelfPatch => false,
+                    Control::RandomVector => {
+                        arm.templates.iter().any(knockout::cuts) && own.all(knockout::cuts)
+                    }
+                    Control::RandomPosition | Control::UnrelatedPrompt => {
+                        !own.any(|t| reads(t) && !in_place(t))
+                    }
+                }
+            };
+            let Some(arm) = arms.iter().find(|arm| repeats(arm)) else { continue };
+            let (detail, fix) = if arm.templates.iter().any(knockout::cuts) {
+                (
+                    "an edge that is cut reads no run and moves no row: the control would repeat it",
+                    "cut edges from other keys to compare with, in an arm of its own, or leave the control out",
+                )
+            } else {
+                (
+                    "no intervention reads a run at the place that it writes: nothing would change",
+                    "use random_vector, which suits every operation, or leave the control out",
+                )
+            };
+            out.push(format!("/controls/{i}"), code::CONFLICT, detail, fix);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The cells of interventions swept along axes, shared by patches and the arms of sweeps.
+//! The cells of interventions swept along axes.
 
 use super::control::Controls;
 use super::derive;
@@ -32,16 +32,13 @@ pub(super) fn unswept(axis: SweepAxis, of: &str) -> String {
 }
 
 impl Swept<'_> {
-    /// Values of the swept axes: the longest list on an axis; others are equal or apply in every cell.
+    /// Values of the swept axes, each of which some template has: the longest list on an axis; others are equal or apply in
+    /// every cell.
     pub(super) fn axes(&self, templates: &[Template], out: &mut Problems) -> Option<Vec<Axis>> {
         let mut axes = Vec::new();
-        for (i, axis) in self.sweep.iter().enumerate() {
+        for axis in self.sweep {
             let lists: Vec<Option<&[u32]>> = templates.iter().map(|t| list(t, *axis)).collect();
-            let Some(longest) = lists.iter().flatten().copied().max_by_key(|list| list.len()) else {
-                let detail = format!("no intervention has {}", SweepAxis::ALL[*axis as usize].0);
-                out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, "intervention"));
-                continue;
-            };
+            let longest = lists.iter().flatten().copied().max_by_key(|list| list.len())?;
             for (t, own) in lists.iter().enumerate() {
                 let Some(own) = own.filter(|own| own.len() > 1 && *own != longest) else { continue };
                 let name = SweepAxis::ALL[*axis as usize].0;
@@ -57,7 +54,7 @@ impl Swept<'_> {
             }
             axes.push(Axis { name: axis.singular(), values: longest.to_vec() });
         }
-        (axes.len() == self.sweep.len()).then_some(axes)
+        Some(axes)
     }
 
     /// Layers, positions and edits per layer of a template in one cell, at most.

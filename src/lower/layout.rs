@@ -283,12 +283,21 @@ pub struct AlignLayout {
 pub struct PatchLayout {
     /// The request.
     pub spec: PatchSpec,
-    /// Runs, metrics, targets.
-    pub common: Common,
+    /// The one case that it is, of one arm.
+    pub case: CaseLayout,
+}
+
+impl PatchLayout {
+    /// Its arm.
+    pub fn arm(&self) -> &ArmLayout {
+        &self.case.arms.0[0].1
+    }
+
     /// Readouts that count as 0 and 1.
-    pub normalise: Option<(usize, usize)>,
-    /// The one arm that it is.
-    pub arm: ArmLayout,
+    pub fn normalise(&self) -> Option<(usize, usize)> {
+        let arm = self.arm();
+        Some((arm.zero.unwrap_or(arm.base[0]), arm.reference.as_ref()?[0]))
+    }
 }
 
 /// Meaning of a [`TraceSpec`]'s plan.
@@ -300,7 +309,7 @@ pub struct TraceLayout {
     pub case: CaseLayout,
 }
 
-/// Meaning of the plan of one case: of a trace, or of a sweep.
+/// Meaning of the plan of one case: of a patch, of a trace, or of a sweep.
 #[derive(Debug, Clone)]
 pub struct CaseLayout {
     /// Whether something is derived from what the model says in each cell.
@@ -334,6 +343,8 @@ pub struct ArmLayout {
     pub base: Vec<usize>,
     /// The same of the run that its cells could at most reach.
     pub reference: Option<Vec<usize>>,
+    /// Readout of the run that counts as 0 where the reference counts as 1, if that is not the one that is patched.
+    pub zero: Option<usize>,
     /// Readouts of the run whose most probable token `top1_flip` compares with, as many: the patched run, and in a trace the
     /// clean one.
     pub answer: Vec<usize>,

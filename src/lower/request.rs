@@ -8,16 +8,13 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::layout::{Common, Lowered};
 use super::tautology;
-use crate::spec::experiment::{Experiment, Origins};
+use crate::spec::experiment::{Experiment, Form, Origins};
 use crate::spec::problem::{Problems, code};
 
 /// A request that is one plan.
 pub trait Request: Serialize + Sized + 'static {
     /// What the numbers of the plan mean.
     type Layout: Layout<Request = Self>;
-
-    /// Reads a body. `None` where too little of it could be read to look further.
-    fn read(body: &Value, out: &mut Problems) -> Option<Self>;
 
     /// Runs, targets, metrics, readouts.
     fn experiment(&self) -> &Experiment;
@@ -41,15 +38,21 @@ pub trait Layout: Send + Sync + 'static {
     fn common_mut(&mut self) -> &mut Common;
 }
 
-/// A request and its layout: `$lower` makes the one of the other, and `$common` is where the layout has what all have.
+/// A request, its own wire form by name, and its layout: `$lower` makes the one of the other, and `$common` is where the layout has
+/// what all have.
 macro_rules! request {
-    ($spec:ty, $layout:ty, $lower:path, $($common:ident).+) => {
-        impl $crate::lower::request::Request for $spec {
-            type Layout = $layout;
+    ($name:literal, $spec:ty, $layout:ty, $lower:path, $($common:ident).+) => {
+        impl $crate::spec::experiment::Form for $spec {
+            type Request = $spec;
+            const NAME: &'static str = $name;
 
             fn read(body: &serde_json::Value, out: &mut Problems) -> Option<Self> {
                 <$spec>::read(body, out)
             }
+        }
+
+        impl $crate::lower::request::Request for $spec {
+            type Layout = $layout;
 
             fn experiment(&self) -> &$crate::spec::experiment::Experiment {
                 &self.experiment
@@ -80,10 +83,13 @@ macro_rules! request {
 pub(super) use request;
 
 /// A body to a plan, or everything that is wrong with it, with pointers where the caller wrote the field.
-pub fn lower<R: Request>(body: &Value, facts: &dyn Facts) -> Result<Lowered<R::Layout>, Problems> {
+pub fn lower<F: Form<Request: Request>>(
+    body: &Value,
+    facts: &dyn Facts,
+) -> Result<Lowered<<F::Request as Request>::Layout>, Problems> {
     let restore = |origins: &Origins, pointer: &str| origins.restore(pointer);
     let read = |body: &Value, out: &mut Problems| {
-        let spec = R::read(body, out)?;
+        let spec = F::read(body, out)?;
         Some((spec.experiment().origins.clone(), spec))
     };
     let (mut lowered, origins) = checked(body, read, restore, |spec, out| spec.lower(facts, out))?;

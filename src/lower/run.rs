@@ -15,7 +15,7 @@ use crate::spec::readout::CaptureForm;
 use crate::spec::run::RunSpec;
 use crate::spec::site::Site;
 
-request!(RunSpec, RunLayout, lower, common);
+request!("run", RunSpec, RunLayout, lower, common);
 
 fn lower(spec: RunSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<RunLayout>> {
     let experiment = &spec.experiment;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use super::case::Part;
-use super::case::{Answer, Case};
+use super::case::{Answer, Case, Written};
 use super::case_table::CaseTable;
 use super::corrupted::corrupted_positions;
 use super::facts::Facts;
@@ -206,6 +206,8 @@ impl Sweep {
             corrupt: corrupt.as_ref(),
             corrupted: CORRUPTED,
             arms: &spec.arms,
+            written: Written::Arms,
+            zero: None,
             sweep: &spec.sweep,
             derive: &spec.derive,
             controls: &[],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::arms::as_restored;
-use super::case::{Answer, Case, Part};
+use super::case::{Answer, Case, Part, Written};
 use super::facts::Facts;
 use super::layout::{Lowered, TraceLayout};
 use super::lint::Lints;
@@ -15,11 +15,10 @@ use super::request::request;
 use super::sweep::{self, Sweep};
 use crate::spec::cases::CasesSpec;
 use crate::spec::experiment::Experiment;
-use crate::spec::patch::{Control, SweepAxis};
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
-use crate::spec::sweep::{CORRUPTED, SweepArm};
-use crate::spec::trace::{Arm, Direction, TraceSpec};
+use crate::spec::sweep::{CORRUPTED, restoring};
+use crate::spec::trace::{Arm, TraceSpec};
 
 /// What a body of `POST /v1/trace` is.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub fn traced(body: &Arc<Value>, facts: &dyn Facts) -> Result<Traced, Problems> 
     Ok(Traced::One(Box::new(super::lower::<TraceSpec>(body, facts)?)))
 }
 
-request!(TraceSpec, TraceLayout, lower, case.common);
+request!("trace", TraceSpec, TraceLayout, lower, case.common);
 
 fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lowered<TraceLayout>> {
     let experiment = &spec.experiment;
@@ -47,18 +46,10 @@ fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lower
     if let Some(name) = expected.filter(|name| experiment.targets.get(name).is_none()) {
         unknown_target(name, "/expect_top1", &experiment.targets, out);
     }
-    check_controls(&spec, out);
     check_derive(&spec, out);
     let corrupted = free_name(experiment);
-    let (base, reference) = match spec.direction() {
-        Direction::Denoising => (corrupted.as_str(), spec.corrupt.from.as_str()),
-        Direction::Noising => (spec.corrupt.from.as_str(), corrupted.as_str()),
-    };
-    let arm = |_: &str, arm: &Arm| SweepArm::restoring(arm, &spec.layers, &spec.positions, base, reference);
-    let arms = spec.arms.clone().map(|name, own| arm(name, own));
-    let layers = spec.arms.iter().any(|(_, arm)| arm.site.has_layer()).then_some(SweepAxis::Layers);
-    let each = spec.arms.iter().any(|(_, arm)| arm.positions.is_none()).then_some(SweepAxis::Positions);
-    let sweep: Vec<SweepAxis> = layers.into_iter().chain(each).collect();
+    let ends = spec.direction().ends(&spec.corrupt.from, &corrupted);
+    let (arms, sweep) = restoring(&spec.arms, &spec.layers, &spec.positions, ends);
     let case = Case {
         spec: &spec,
         experiment,
@@ -66,6 +57,8 @@ fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lower
         corrupt: Some(&spec.corrupt),
         corrupted: &corrupted,
         arms: &arms,
+        written: Written::Arms,
+        zero: None,
         sweep: &sweep,
         derive: &spec.derive,
         controls: &spec.controls,
@@ -97,18 +90,6 @@ fn free_name(experiment: &Experiment) -> String {
         name.push('\'');
     }
     name
-}
-
-/// Refuses controls that would only repeat a knockout.
-fn check_controls(spec: &TraceSpec, out: &mut Problems) {
-    let cuts = spec.arms.iter().any(|(_, arm)| arm.keys.is_some());
-    for (i, _) in
-        spec.controls.iter().enumerate().filter(|(_, control)| cuts && **control != Control::SelfPatch)
-    {
-        let detail = "an edge that is cut reads no run and moves no row: the control would repeat it";
-        let fix = "cut edges from other keys to compare with, in an arm of its own, or leave the control out";
-        out.push(format!("/controls/{i}"), code::CONFLICT, detail, fix);
-    }
 }
 
 /// Refuses derived quantities that no arm has.

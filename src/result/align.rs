@@ -124,7 +124,6 @@ pub struct TargetContrast {
 }
 
 impl Respond for AlignLayout {
-    const NAME: &'static str = "align";
     type Response = AlignResponse;
 
     fn is_computed(&self) -> bool {

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod align;
+mod arm;
 pub mod cases;
 pub mod cases_render;
 pub mod class_view;

@@ -3,23 +3,24 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::arm::ArmCells;
 use super::common::{
-    ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
-    TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
+    Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens, TopToken,
+    join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
 use super::respond::{Computed, Respond};
-use crate::effect::arm::{control, said, self_patch};
-use crate::effect::derived::{Cells, Derived};
-use crate::effect::nulls::{Null, lost_cells, of_cells, of_effect, of_value, undefined_cells};
-use crate::effect::{lints, patch as effects};
+use crate::effect::arm::self_patch;
+use crate::effect::derived::Derived;
+use crate::effect::lints;
+use crate::effect::nulls::of_value;
 use crate::lower::facts::{Facts, Words};
-use crate::lower::layout::{Axis, Grid, PatchLayout};
+use crate::lower::layout::{Axis, PatchLayout};
 use crate::lower::lint::Lint;
-use crate::lower::measure::{Measure, TargetToken};
+use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
-use crate::plan::{EditGroup, RunId, Score};
+use crate::plan::{EditGroup, RunId};
 use crate::spec::named::Named;
-use crate::spec::patch::{Control, PatchSpec};
+use crate::spec::patch::PatchSpec;
 use crate::spec::problem::Problems;
 use crate::spec::read::escape;
 
@@ -76,35 +77,12 @@ pub struct PatchResponse {
     pub provenance: Provenance,
 }
 
-/// Lengths of a grid's axes.
-pub(super) fn shape(grid: &Grid) -> Vec<usize> {
-    grid.axes.iter().map(|axis| axis.values.len()).collect()
-}
-
-/// Masks of a grid. `nulls`: its exact nulls; `baselines`: the unpatched readout of each sample.
-pub(super) fn masks(grid: &Grid, nulls: &[bool], scores: &[Score], baselines: &[usize]) -> Masks {
-    let shape = shape(grid);
-    let undefined = undefined_cells(grid, scores, baselines);
-    let defined = |cells: &mut dyn Iterator<Item = bool>| {
-        let cells = cells.zip(&undefined).map(|(cell, undefined)| (!undefined).then_some(cell));
-        NdArray::new(&shape, cells.collect())
-    };
-    Masks {
-        exact_null: defined(&mut nulls.iter().copied()),
-        trivial: defined(&mut grid.trivial.iter().map(Option::is_some)),
-        lost: lost_cells(grid, scores),
-    }
-}
-
 impl Respond for PatchLayout {
-    const NAME: &'static str = "patch";
     type Response = PatchResponse;
 
     /// What cells are compared with.
     fn required(&self) -> Option<Vec<usize>> {
-        let ends = self.normalise.into_iter().flat_map(|(zero, one)| [zero, one]);
-        let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
-        Some(runs.chain(self.arm.base.clone()).chain(ends).collect())
+        Some(self.case.unpatched())
     }
 
     fn respond(
@@ -125,97 +103,44 @@ pub fn respond(
     words: &dyn Words,
     envelope: Envelope,
 ) -> Result<PatchResponse, Problems> {
-    let (common, arm, scores) = (&layout.common, &layout.arm, &output.scores);
+    let (common, arm, scores) = (&layout.case.common, layout.arm(), &output.scores);
     let (grid, base) = (&arm.grid, arm.base_of(0));
-    let shape = shape(grid);
     let shown = layout.spec.experiment.read.topk;
     let top1 = scores[base].top1();
-    let (mut values, mut differences) = (Named::default(), Named::default());
-    let (mut normalised, mut reasons) = (Named::default(), Nulls::default());
+    let mut reasons = Nulls::default();
     reasons.runs(common, scores);
-    let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
-    let text = |id| words.text(id);
-    let mut derived = Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-        (0..grid.cells()).map(|cell| said(arm, &scores[..], cell, &text)).collect()
-    });
-    for measure in &common.measures {
-        let key = measure.metric.to_string();
-        let effect = effects::effect(layout, measure, scores);
-        let cells = Cells {
-            axes: &grid.axes,
-            trivial: &trivial,
-            samples: 1,
-            effects: &effect.effects,
-            normalised: effect.normalised.as_deref().unwrap_or_default(),
-            undefined: effect.undefined.as_deref(),
-            by: effect.by,
-        };
-        derived.add(&key, &cells);
-        let at = escape(&key);
+    let results = (&scores[..], resolved);
+    let cells = ArmCells::new("", (common, arm), &layout.spec.derive, results, words);
+    let (mut values, mut differences, mut normalised) =
+        (Named::default(), Named::default(), Named::default());
+    for (measure, (key, own)) in common.measures.iter().zip(cells.metrics.iter()) {
+        let at = escape(key);
         for (name, (_, readout)) in common.runs.iter() {
             let null = of_value(measure, &scores[*readout], top1);
             reasons.one(format!("/baselines/{}/{at}", escape(name)), null);
         }
-        let compared = of_value(measure, &scores[base], top1);
-        let own = of_cells(measure, scores, &grid.readouts, 1, top1);
-        let compared: Vec<Option<Null>> = own.iter().map(|own| of_effect(*own, compared)).collect();
-        reasons.array(&format!("/values/{at}"), &shape, &own);
-        reasons.array(&format!("/effects/{at}"), &shape, &compared);
-        if let Some(data) = effect.normalised {
-            match &effect.undefined {
+        reasons.array(&format!("/values/{at}"), &cells.shape, &own.no_value);
+        reasons.array(&format!("/effects/{at}"), &cells.shape, &own.no_effect);
+        if arm.reference.is_some() {
+            match &own.effect.undefined {
                 Some(reason) => reasons.add(format!("/normalised/{at}"), reason),
-                None => reasons.array(&format!("/normalised/{at}"), &shape, &own),
+                None => reasons.array(&format!("/normalised/{at}"), &cells.shape, &own.no_value),
             }
-            normalised.0.push((key.clone(), NdArray::new(&shape, data)));
+            normalised.0.push((key.to_owned(), cells.array(own.effect.share.clone())));
         }
-        differences.0.push((key.clone(), NdArray::new(&shape, effect.effects)));
-        values.0.push((key, NdArray::new(&shape, effect.values)));
+        // A base has no samples: a cell is one number.
+        differences.0.push((key.to_owned(), cells.array(own.effect.paired.clone())));
+        values.0.push((key.to_owned(), cells.array(own.effect.samples.clone())));
     }
-    let nulls = grid.exact_nulls(resolved, &[base]);
-    let mut found = lints::patch(layout, scores, &nulls, output.receipt(EditGroup::Patch));
+    let mut found = lints::patch(layout, scores, &cells.nulls, output.receipt(EditGroup::Patch));
     let noise_floor = noise_floors(common, scores);
-    for (metric, floor) in noise_floor.iter() {
-        let effects = differences.get(metric).map(|effects| &effects.data[..]).unwrap_or_default();
-        if let Some(floor) = floor {
-            lints::below_noise_floor("/interventions", metric, effects, &nulls, *floor, &mut found);
-        }
-    }
-    let unknown = |cell: &usize| !nulls[*cell] && !trivial[*cell];
-    for (kind, _) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
-        for measure in &common.measures {
-            let key = measure.metric.to_string();
-            let own = differences.get(&key).map(|effects| &effects.data[..]).unwrap_or_default();
-            let control = control(arm, *kind, measure, scores);
-            let pairs = (0..own.len()).filter(unknown).map(|cell| (own[cell], control[cell]));
-            lints::control_as_large("/controls", &key, kind.name(), pairs, &mut found);
-        }
-    }
-    let others = grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch).map(|(kind, _)| {
-        let of = |measure: &Measure| {
-            let effects = control(arm, *kind, measure, scores);
-            (measure.metric.to_string(), ControlEffects::new(&shape, effects))
-        };
-        (kind.name().to_owned(), common.measures.iter().map(of).collect())
-    });
-    let others: Named<Named<ControlEffects>> = others.collect();
-    for (kind, readouts) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
-        for measure in &common.measures {
-            let key = measure.metric.to_string();
-            let Some(effects) = others.get(kind.name()).and_then(|of_kind| of_kind.get(&key)) else {
-                continue;
-            };
-            let compared = of_value(measure, &scores[base], top1);
-            let own = of_cells(measure, scores, readouts, 1, top1);
-            let own: Vec<Option<Null>> = own.into_iter().map(|own| of_effect(own, compared)).collect();
-            reasons.control(&format!("/controls/{}/{}", kind.name(), escape(&key)), effects, &own);
-        }
-    }
+    cells.lint(["/interventions", "/controls"], &noise_floor, &mut found);
     let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
-    reasons.array("/topk", &shape, &missing);
     let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
-    let masks = masks(grid, &nulls, scores, &[base]);
-    reasons.masks("", &masks);
-    reasons.strongest("/derived/argmax", derived.without_strongest());
+    let topk = cells.array(predictions);
+    let ArmCells { shape, masks, derived, controls: others, reasons: of_cells, .. } = cells;
+    reasons.array("/topk", &shape, &missing);
+    reasons.0.extend(of_cells.0);
     let (receipt, controls) =
         (Receipts::of(output), Controls::of(self_patch([arm], &common.measures, scores), others));
     reasons.accounts(&receipt, controls.self_patch, &noise_floor);
@@ -230,7 +155,7 @@ pub fn respond(
         values,
         effects: differences,
         normalised,
-        topk: NdArray::new(&shape, predictions),
+        topk,
         masks,
         derived,
         receipt,

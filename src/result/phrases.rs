@@ -314,7 +314,7 @@ mod tests {
                                       "top1_flip", "delta_norm"],
                           "interventions": [{"site": "mlp_out", "op": "zero"}]});
         let layout = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout;
-        let said = |key: &str| metric(key, &layout.spec.experiment, &layout.common.targets.sets);
+        let said = |key: &str| metric(key, &layout.spec.experiment, &layout.case.common.targets.sets);
         for (key, expected) in [
             ("prob:x", "P(x: 2 tokens)"),
             ("logprob:y-z", "log P(\"\\n\") in nats"),

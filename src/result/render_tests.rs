@@ -80,7 +80,7 @@ fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
                           "target": " Paris", "metrics": ["prob:target", "top1_flip"]});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
-    let (_, twin) = lowered.layout.common.twins.unwrap();
+    let (_, twin) = lowered.layout.case.common.twins.unwrap();
     let scores = (0..lowered.plan.readouts.len()).map(|i| match i {
         0 => score(0.1, " Rome"),
         i if i == twin => score(0.1, " Rome"),

@@ -37,8 +37,6 @@ pub struct Kept {
 
 /// A layout whose numbers have an answer.
 pub trait Respond: Layout {
-    /// The word before an answer's id.
-    const NAME: &'static str;
     /// The answer.
     type Response: Serialize + Send + 'static;
 

@@ -97,7 +97,6 @@ pub struct CaptureResult {
 }
 
 impl Respond for RunLayout {
-    const NAME: &'static str = "run";
     type Response = RunResponse;
 
     fn respond(

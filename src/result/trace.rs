@@ -3,26 +3,25 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::arm::ArmCells;
 use super::common::Masks;
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
-use super::patch::{masks, shape};
 use super::respond::{Computed, Respond};
-use crate::effect::arm::{control, said, self_patch};
-use crate::effect::derived::{Cells, Derived};
+use crate::effect::arm::{Baselines, self_patch};
+use crate::effect::derived::Derived;
+use crate::effect::lints;
 use crate::effect::nulls::{of_cells, of_effect, of_value};
 use crate::effect::stats::Estimate;
-use crate::effect::{lints, trace as effects};
 use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::{ArmLayout, Axis, CellKey, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
-use crate::lower::measure::{Measure, TargetToken};
+use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, RunId, Score};
 use crate::spec::named::Named;
-use crate::spec::patch::Control;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
 use crate::spec::select::Heads;
@@ -181,7 +180,6 @@ pub struct ArgMax {
 }
 
 impl Respond for TraceLayout {
-    const NAME: &'static str = "trace";
     type Response = TraceResponse;
 
     fn required(&self) -> Option<Vec<usize>> {
@@ -211,18 +209,18 @@ pub fn respond(
     let top1 = scores[layout.case.clean].top1();
     let mut reasons = Nulls::default();
     reasons.runs(common, scores);
-    let mut all_nulls = Vec::new();
-    let arms = layout.case.arms.iter().map(|(name, own)| {
-        let nulls = own.grid.exact_nulls(resolved, &own.base);
-        all_nulls.extend_from_slice(&nulls);
-        let text = |id| words.text(id);
-        (name.to_owned(), arm(layout, name, own, &nulls, scores, &text, &mut reasons))
+    let (case, wanted) = (&layout.case, &spec.derive);
+    let cells = case.arms.iter().map(|(name, own)| {
+        let (at, results) = (format!("/arms/{}", escape(name)), (&scores[..], resolved));
+        let found = ArmCells::new(&at, (common, own), wanted, results, words);
+        (name.to_owned(), found)
     });
-    let arms: Named<ArmResult> = arms.collect();
+    let cells: Named<ArmCells> = cells.collect();
+    let all_nulls: Vec<bool> = cells.iter().flat_map(|(_, arm)| arm.nulls.iter().copied()).collect();
     let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
     for measure in &common.measures {
         let key = measure.metric.to_string();
-        let b = effects::baselines(layout, measure, scores);
+        let b = Baselines::new(case, measure, scores);
         let at = escape(&key);
         let clean = of_value(measure, &scores[layout.case.clean], top1);
         let samples = of_cells(measure, scores, &layout.case.corrupted, 1, top1);
@@ -238,31 +236,16 @@ pub fn respond(
     let mut found =
         lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
     let noise_floor = noise_floors(common, scores);
-    for (metric, floor) in noise_floor.iter() {
-        for (name, arm) in arms.iter() {
-            let at = format!("/arms/{}", escape(name));
-            // What has no number has no effect that could be below anything.
-            let nulls: Vec<bool> =
-                arm.masks.exact_null.data.iter().map(|null| *null != Some(false)).collect();
-            let nulls = &nulls[..];
-            if let (Some(floor), Some(effects)) = (floor, arm.effects.get(metric)) {
-                lints::below_noise_floor(&at, metric, &effects.mean.data, nulls, *floor, &mut found);
-            }
-        }
+    for (name, arm) in cells.iter() {
+        let at = format!("/arms/{}", escape(name));
+        arm.lint([&at, &at], &noise_floor, &mut found);
     }
-    for (name, arm) in arms.iter() {
-        for (kind, controls) in arm.controls.iter() {
-            for (metric, control) in controls.iter() {
-                let Some(own) = arm.effects.get(metric).map(|effects| &effects.mean.data) else { continue };
-                let (nulls, trivial) = (&arm.masks.exact_null.data, &arm.masks.trivial.data);
-                let unknown = (0..own.len())
-                    .filter(|cell| nulls[*cell] == Some(false) && trivial[*cell] == Some(false));
-                let pairs = unknown.map(|cell| (own[cell], control.effects.data[cell]));
-                let at = format!("/arms/{}", escape(name));
-                lints::control_as_large(&at, metric, kind, pairs, &mut found);
-            }
-        }
-    }
+    let cells = cells.0.into_iter().zip(case.arms.iter());
+    let arms = cells.map(|((name, cells), (_, own))| {
+        let arm = arm(layout, &name, own, cells, scores, &mut reasons);
+        (name, arm)
+    });
+    let arms: Named<ArmResult> = arms.collect();
     let clean = &common.runs.0[layout.case.clean_run].1.0;
     let receipt = Receipts::of(output);
     let controls = Controls::of(
@@ -327,90 +310,56 @@ fn arm(
     layout: &TraceLayout,
     name: &str,
     arm: &ArmLayout,
-    nulls: &[bool],
+    cells: ArmCells,
     scores: &[Score],
-    text: &dyn Fn(u32) -> String,
     reasons: &mut Nulls,
 ) -> ArmResult {
-    let (top1, parents, grid) = (scores[layout.case.clean].top1(), &arm.base, &arm.grid);
-    let at = format!("/arms/{}", escape(name));
-    let shape = shape(grid);
-    let with_samples: Vec<usize> = shape.iter().copied().chain([grid.samples]).collect();
-    let array = |data| NdArray::new(&shape, data);
+    let (at, samples) = (format!("/arms/{}", escape(name)), arm.grid.samples);
+    reasons.0.extend_from_slice(&cells.reasons.0);
+    let top1 = scores[layout.case.clean].top1();
+    let with_samples: Vec<usize> = cells.shape.iter().copied().chain([samples]).collect();
     let map = |estimates: &[Estimate]| CellEstimates {
-        mean: array(estimates.iter().map(|e| e.mean).collect()),
-        se: array(estimates.iter().map(|e| e.se).collect()),
+        mean: cells.array(estimates.iter().map(|e| e.mean).collect()),
+        se: cells.array(estimates.iter().map(|e| e.se).collect()),
         samples: None,
     };
-    let trivial: Vec<bool> = grid.trivial.iter().map(Option::is_some).collect();
     let spec = layout.spec.arms.get(name).expect("BUG: grids are made from the arms");
-    let mut result = ArmResult {
+    let (mut values, mut effects, mut recovery, mut argmax) =
+        (Named::default(), Named::default(), Named::default(), Named::default());
+    for (measure, (key, own)) in layout.case.common.measures.iter().zip(cells.metrics.iter()) {
+        let named = |array: &str| format!("{at}/{array}/{}", escape(key));
+        reasons.estimates(&named("values"), &cells.shape, samples, &own.no_value);
+        reasons.estimates(&named("effects"), &cells.shape, samples, &own.no_effect);
+        if layout.spec.keep.per_sample {
+            let each = of_cells(measure, scores, &arm.grid.readouts, 1, top1);
+            reasons.array(&format!("{}/samples", named("values")), &with_samples, &each);
+        }
+        let effect = &own.effect;
+        match &effect.undefined {
+            Some(reason) => reasons.add(named("recovery"), reason),
+            None => reasons.array(&named("recovery"), &cells.shape, &own.no_effect),
+        }
+        let mut of_values = map(&effect.values);
+        let each = || NdArray::new(&with_samples, effect.samples.clone());
+        of_values.samples = layout.spec.keep.per_sample.then(each);
+        values.0.push((key.to_owned(), of_values));
+        effects.0.push((key.to_owned(), map(&effect.effects)));
+        recovery.0.push((key.to_owned(), cells.array(effect.share.clone())));
+        argmax.0.push((key.to_owned(), effect.argmax.map(|(cell, effect)| ArgMax { cell, effect })));
+    }
+    let none = argmax.iter().filter(|(_, found)| found.is_none()).map(|(metric, _)| metric);
+    reasons.strongest(&format!("{at}/argmax"), none);
+    ArmResult {
         site: spec.site,
         window: spec.window,
         heads: spec.heads.clone(),
-        axes: grid.axes.clone(),
-        values: Named::default(),
-        effects: Named::default(),
-        recovery: Named::default(),
-        masks: masks(grid, nulls, scores, parents),
-        argmax: Named::default(),
-        derived: Derived::new(&layout.spec.derive, &grid.axes, &trivial, || {
-            (0..grid.cells()).map(|cell| said(arm, scores, cell, text)).collect()
-        }),
-        controls: Named::default(),
-    };
-    reasons.masks(&at, &result.masks);
-    let compared =
-        |measure: &Measure| parents.iter().find_map(|parent| of_value(measure, &scores[*parent], top1));
-    for (kind, readouts) in grid.controls.iter().filter(|(kind, _)| *kind != Control::SelfPatch) {
-        let mut controls = Named::default();
-        for measure in &layout.case.common.measures {
-            let key = measure.metric.to_string();
-            let effects = control(arm, *kind, measure, scores);
-            let effects = ControlEffects::new(&shape, effects);
-            let own = of_cells(measure, scores, readouts, grid.samples, top1);
-            let own: Vec<_> = own.into_iter().map(|own| of_effect(own, compared(measure))).collect();
-            reasons.control(&format!("{at}/controls/{}/{}", kind.name(), escape(&key)), &effects, &own);
-            controls.0.push((key, effects));
-        }
-        result.controls.0.push((kind.name().to_owned(), controls));
+        axes: arm.grid.axes.clone(),
+        values,
+        effects,
+        recovery,
+        masks: cells.masks,
+        argmax,
+        derived: cells.derived,
+        controls: cells.controls,
     }
-    for measure in &layout.case.common.measures {
-        let key = measure.metric.to_string();
-        let own = of_cells(measure, scores, &grid.readouts, grid.samples, top1);
-        let compared = compared(measure);
-        let nulls: Vec<_> = own.iter().map(|own| of_effect(*own, compared)).collect();
-        let named = |array: &str| format!("{at}/{array}/{}", escape(&key));
-        reasons.estimates(&named("values"), &shape, grid.samples, &own);
-        reasons.estimates(&named("effects"), &shape, grid.samples, &nulls);
-        if layout.spec.keep.per_sample {
-            let each = of_cells(measure, scores, &grid.readouts, 1, top1);
-            reasons.array(&format!("{}/samples", named("values")), &with_samples, &each);
-        }
-        let effect = effects::effect(arm, measure, scores);
-        let cells = Cells {
-            axes: &grid.axes,
-            trivial: &trivial,
-            samples: grid.samples,
-            effects: &effect.paired,
-            normalised: &effect.recovery,
-            undefined: effect.undefined.as_deref(),
-            by: effect.by,
-        };
-        result.derived.add(&key, &cells);
-        match &effect.undefined {
-            Some(reason) => reasons.add(named("recovery"), reason),
-            None => reasons.array(&named("recovery"), &shape, &nulls),
-        }
-        let mut values = map(&effect.values);
-        values.samples = layout.spec.keep.per_sample.then(|| NdArray::new(&with_samples, effect.samples));
-        result.values.0.push((key.clone(), values));
-        result.effects.0.push((key.clone(), map(&effect.effects)));
-        result.recovery.0.push((key.clone(), array(effect.recovery)));
-        result.argmax.0.push((key, effect.argmax.map(|(cell, effect)| ArgMax { cell, effect })));
-    }
-    let none = result.argmax.iter().filter(|(_, found)| found.is_none()).map(|(metric, _)| metric);
-    reasons.strongest(&format!("{at}/argmax"), none);
-    reasons.strongest(&format!("{at}/derived/argmax"), result.derived.without_strongest());
-    result
 }

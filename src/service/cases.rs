@@ -11,7 +11,7 @@ use super::sweep::{Computation, Survey, provenance, refused, survey};
 use super::{Refusal, ServedTo, Service};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::average::{Averaging, How};
-use crate::effect::cells::{Observed, alone};
+use crate::effect::cells::{Observed, Standing, standings};
 use crate::effect::sweep::Tally;
 use crate::effect::sweep_lints::{of_averages, of_cases};
 use crate::engine::Turn;
@@ -62,17 +62,19 @@ impl Service {
         let metrics = sweep.spec.metrics.iter().map(ToString::to_string).collect();
         let observed = Observed { metrics, arms, cases: heads, ..Observed::default() };
         let mut averaging = Averaging::new(&observed, &How::of(&sweep.spec.aggregate));
-        let of_cases_kept = observed.cases.iter().map(|case| (case.kept, case.group.as_deref()));
-        let alone = alone(of_cases_kept, &sweep.spec.aggregate.by);
+        let standings = standings(&observed.cases, &sweep.spec.aggregate.by);
         let (mut tally, mut written) = (Tally::default(), [EditStats::default(); 3]);
-        for case in (0..sweep.len()).filter(|case| observed.cases[*case].kept) {
+        for (case, standing) in standings.into_iter().enumerate() {
+            if standing == Standing::Dropped {
+                continue;
+            }
             let of_sweep = Arc::clone(&sweep);
             let whole =
                 move |facts: &ServedTo, _: &Abandoned| Ok(of_sweep.case(case, Which::Whole, facts)?);
             let lowered = self.off_workers(share, Lane::Prepare, whole).await?;
             let cells = 0..lowered.layout.cells();
             let Computation { part, written: own, usage: used } =
-                self.patched(share, Arc::new(lowered), case, cells, alone[case]).await?;
+                self.patched(share, Arc::new(lowered), case, cells, standing == Standing::Alone).await?;
             usage = usage.and(&used);
             for (sum, one) in written.iter_mut().zip(own) {
                 *sum = sum.and(one);

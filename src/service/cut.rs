@@ -66,11 +66,6 @@ impl Cut {
         first..(first + self.cases_per_unit as usize).min(self.cells.len())
     }
 
-    /// The unit of unpatched runs that has a case.
-    pub fn unit_of(&self, case: usize) -> u32 {
-        case as u32 / self.cases_per_unit
-    }
-
     /// The case and cells of a unit of cells, counted from the first of these.
     pub fn cells_of(&self, unit: u32) -> Option<(usize, Range<usize>)> {
         let mut rest = unit;

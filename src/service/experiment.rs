@@ -19,6 +19,7 @@ use crate::plan::pack::Mode;
 use crate::result::common::Provenance;
 use crate::result::dry_run::PlanResponse;
 use crate::result::respond::{Computed, Respond};
+use crate::spec::experiment::Form;
 use crate::spec::kind::{Kind, Planned, of_kind, split};
 use crate::spec::problem::Problems;
 
@@ -137,15 +138,18 @@ impl Service {
     }
 }
 
-/// A request that is one plan.
-impl<R: Request> Experiment for R
+/// The layout of what a form is read as.
+type LayoutOf<F> = <<F as Form>::Request as Request>::Layout;
+
+/// A wire form of a request that is one plan.
+impl<F: Form<Request: Request>> Experiment for F
 where
-    R::Layout: Respond,
+    LayoutOf<F>: Respond,
 {
-    type Lowered = Lowered<R::Layout>;
+    type Lowered = Lowered<LayoutOf<F>>;
 
     fn lowered(body: &Arc<Value>, facts: &dyn Facts) -> Result<Self::Lowered, Problems> {
-        lower::lower::<R>(body, facts)
+        lower::lower::<F>(body, facts)
     }
 
     fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
@@ -155,7 +159,7 @@ where
         let (cost, ceiling, common) = (cost(&plan)?.and(&first), pricing.ceiling, layout.common());
         let plan = PlanResponse {
             model: pricing.facts.model().to_owned(),
-            kind: R::Layout::NAME,
+            kind: F::NAME,
             request: json(layout.request()),
             runs: plan.runs.len(),
             readouts: plan.readouts.len(),
@@ -169,11 +173,11 @@ where
     }
 }
 
-impl<R: Request> AtOnce for R
+impl<F: Form<Request: Request>> AtOnce for F
 where
-    R::Layout: Respond<Request = R>,
+    LayoutOf<F>: Respond,
 {
-    type Response = <R::Layout as Respond>::Response;
+    type Response = <LayoutOf<F> as Respond>::Response;
 
     async fn answer(
         lowered: Self::Lowered,
@@ -191,7 +195,7 @@ where
             None => required_runs::none(&computed.output)?,
             Some(readouts) => required_runs::none_of(&computed.output, readouts)?,
         }
-        let envelope = service.envelope(R::Layout::NAME);
+        let envelope = service.envelope(F::NAME);
         let answer = move |facts: &ServedTo, _: &Abandoned| {
             let id = envelope.id.clone();
             let mut response = layout.respond(&computed, facts, envelope)?;

@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use super::cut::{Cut, json};
 use super::experiment::{Experiment, Priced, Pricing};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::effect::cells::{ArmHead, CaseHead, alone};
+use crate::effect::cells::{ArmHead, CaseHead, Standing};
 use crate::effect::sweep::{Part, Scores, arm_heads, head, part, written};
 use crate::engine::Engine;
 use crate::lower::facts::Facts;
@@ -43,6 +44,8 @@ pub struct Opened {
     sweep: Arc<Sweep>,
     /// How it is cut.
     pub cut: Cut,
+    /// How its cases enter averages, once it is known which count.
+    pub standings: OnceCell<Vec<Standing>>,
     /// The case lowered last: its units follow each other.
     last: Mutex<Option<(usize, Arc<Lowered<CaseLayout>>)>>,
 }
@@ -53,7 +56,7 @@ impl Opened {
         let mut out = Problems::default();
         let spec = SweepSpec::read(&request, &mut out).filter(|_| out.is_empty())?;
         let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone(), body: Arc::new(request) });
-        Some(Self { owner, sweep, cut, last: Mutex::default() })
+        Some(Self { owner, sweep, cut, standings: OnceCell::new(), last: Mutex::default() })
     }
 
     /// The request with every default.
@@ -268,21 +271,18 @@ impl Service {
         Ok((heads, usage))
     }
 
-    /// Some cells of a case.
+    /// Some cells of a case. `alone`: whether it is averaged with no other.
     pub async fn sweep_cells(
         &self,
         opened: &Arc<Opened>,
         case: usize,
         range: Range<usize>,
+        alone: bool,
     ) -> Result<(Part, Usage), Refusal> {
         let share = &Share::unbounded(opened.owner.clone());
         let sweep = Arc::clone(opened);
         let lowered =
             self.off_workers(share, Lane::Prepare, move |facts, _| Ok(sweep.whole(case, facts)?)).await?;
-        // Which cases others will drop out beside is not known.
-        let spec = opened.spec();
-        let cases = spec.cases.iter().map(|case| (true, case.group.as_deref()));
-        let alone = alone(cases, &spec.aggregate.by)[case];
         let Computation { part, usage, .. } = self.patched(share, lowered, case, range, alone).await?;
         Ok((part, usage))
     }

@@ -12,14 +12,13 @@ use super::endpoint::Endpoint;
 use super::experiment::read_metrics;
 use super::metric::{Metric, MetricKind, TARGET, TargetScoring};
 use super::named::Named;
-use super::patch::SweepAxis;
 use super::problem::{Problems, code};
 use super::prompt::{CLEAN, CORRUPTED, Prompt, PromptText};
 use super::read::Node;
 use super::readout::Read;
 use super::select::{Layers, Positions};
 use super::statistics::Filters;
-use super::sweep::{Averaging, Form, KeepCells, Key, SweepArm, SweepCase, SweepSpec};
+use super::sweep::{Averaging, Form, KeepCells, Key, SweepCase, SweepSpec, restoring};
 use super::trace::{Arm, ArmsForm, Direction, PlotFormat, TraceBody, read_arms, read_base, read_plot};
 
 declare! {
@@ -128,7 +127,7 @@ impl CasesSpec {
             target_scoring: scoring.and_then(|n| n.choice(&TargetScoring::ALL, &[], out)).unwrap_or_default(),
             metrics: metrics.unwrap_or_else(default_metrics),
             corrupt: corrupt.unwrap_or_else(|| Corruption::gaussian(CLEAN)),
-            arms: arms.unwrap_or_else(default_arms),
+            arms: arms.unwrap_or_else(|| Arm::presets(&["hidden", "mlp", "attn"])),
             layers: layers.unwrap_or(Layers::ALL),
             base: base.unwrap_or_else(|| CORRUPTED.to_owned()),
             filters: filters.unwrap_or_default(),
@@ -147,14 +146,8 @@ impl CasesSpec {
 
     /// The sweep that it is: its arms restore the reference's states in the base at each layer and position.
     pub fn sweep(&self) -> SweepSpec {
-        let (base, reference) = match self.direction() {
-            Direction::Denoising => (CORRUPTED, CLEAN),
-            Direction::Noising => (CLEAN, CORRUPTED),
-        };
-        let arm = |(name, arm): (&str, &Arm)| {
-            (name.to_owned(), SweepArm::restoring(arm, &self.layers, &Positions::ALL, base, reference))
-        };
-        let layers = self.arms.iter().any(|(_, arm)| arm.site.has_layer()).then_some(SweepAxis::Layers);
+        let ends = self.direction().ends(CLEAN, CORRUPTED);
+        let (arms, sweep) = restoring(&self.arms, &self.layers, &Positions::ALL, ends);
         let mut by = vec![Key::Arm, Key::Layer, Key::TokenClass];
         by.extend(self.aggregate.by_group().then_some(Key::Group));
         SweepSpec {
@@ -166,8 +159,8 @@ impl CasesSpec {
             metrics: self.metrics.clone(),
             read: Read::last(1),
             corrupt: Some(self.corrupt.clone()),
-            arms: self.arms.iter().map(arm).collect(),
-            sweep: layers.into_iter().chain([SweepAxis::Positions]).collect(),
+            arms,
+            sweep,
             derive: Vec::new(),
             filters: self.filters.clone(),
             aggregate: Averaging {
@@ -182,11 +175,6 @@ impl CasesSpec {
             allow_trivial: self.allow_trivial,
         }
     }
-}
-
-fn default_arms() -> Named<Arm> {
-    let names = ["hidden", "mlp", "attn"];
-    names.iter().filter_map(|name| Some(((*name).to_owned(), Arm::preset(name)?))).collect()
 }
 
 fn default_metrics() -> Vec<Metric> {

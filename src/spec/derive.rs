@@ -47,10 +47,7 @@ impl Derive {
 
 /// Reads a list of quantities; an empty one means none.
 pub(super) fn read_derive(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Derive>> {
-    if node.value.as_array().is_some_and(Vec::is_empty) {
-        return Some(Vec::new());
-    }
-    let list = node.each(out, |n, out| {
+    node.distinct(out, |n, out| {
         if n.value.as_str() == Some("first_flip_layer") {
             let detail = "`first_flip_layer` is now `leaves_base`: any other answer counted, also one that is neither run's";
             let fix = "write \"leaves_base\", or \"reaches_source\" for the layer at which the answer is the source's";
@@ -58,9 +55,5 @@ pub(super) fn read_derive(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Der
             return None;
         }
         n.choice(&Derive::ALL, &[], out)
-    })?;
-    for i in (1..list.len()).filter(|&i| list[..i].contains(&list[i])) {
-        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
-    }
-    Some(list)
+    })
 }

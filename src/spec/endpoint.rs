@@ -5,6 +5,8 @@
 pub enum Endpoint {
     /// `POST /v1/run`
     Run,
+    /// `POST /v1/lens`
+    Lens,
     /// `POST /v1/patch`
     Patch,
     /// `POST /v1/trace`
@@ -27,8 +29,9 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Every one whose body has a schema.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Run,
+        Self::Lens,
         Self::Patch,
         Self::Trace,
         Self::Generate,
@@ -43,6 +46,7 @@ impl Endpoint {
     pub const fn path(self) -> &'static str {
         match self {
             Self::Run => "/v1/run",
+            Self::Lens => "/v1/lens",
             Self::Patch => "/v1/patch",
             Self::Trace => "/v1/trace",
             Self::Generate => "/v1/generate",

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::declare::declare;
@@ -44,6 +45,17 @@ pub struct Experiment {
     /// Where the fields of the short form came from.
     skip pub origins: Origins,
 }
+}
+
+/// A wire form: the bodies of an endpoint, and the request that they are read as. Several may be read as the same.
+pub trait Form: 'static {
+    /// The request in its long form.
+    type Request;
+    /// Its name: of its kind, and before the ids of its answers.
+    const NAME: &'static str;
+
+    /// Reads a body. `None` where too little of it could be read to look further.
+    fn read(body: &Value, out: &mut Problems) -> Option<Self::Request>;
 }
 
 /// Long-form pointers that stand for fields of the short form, as `(long, short)`.

@@ -344,7 +344,9 @@ mod tests {
     use crate::spec::cases::CasesSpec;
     use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
+    use crate::spec::experiment::Form as _;
     use crate::spec::generate::GenerateSpec;
+    use crate::spec::lens::LensBody;
     use crate::spec::op::OPS;
     use crate::spec::patch::PatchSpec;
     use crate::spec::problem::{FieldProblem, Problems};
@@ -357,6 +359,7 @@ mod tests {
         let mut out = Problems::default();
         match endpoint {
             Endpoint::Run => drop(RunSpec::read(body, &mut out)),
+            Endpoint::Lens => drop(LensBody::read(body, &mut out)),
             Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
             Endpoint::Generate => drop(GenerateSpec::read(body, &mut out)),
             Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::declare::declare;
 use super::generate::GenerateBody;
+use super::lens::LensBody;
 use super::patch::PatchBody;
 use super::problem::{Problems, code};
 use super::run::RunBody;
@@ -25,6 +26,8 @@ pub enum Kind {
     Patch,
     /// `POST /v1/trace`
     Trace,
+    /// `POST /v1/lens`
+    Lens,
 }
 
 declare! {
@@ -38,6 +41,8 @@ pub struct PlanBody {
     pub patch: Option<PatchBody>,
     /// As in `POST /v1/trace`.
     pub trace: Option<TraceBody>,
+    /// As in `POST /v1/lens`.
+    pub lens: Option<LensBody>,
     /// As in `POST /v1/sweep`.
     pub sweep: Option<SweepBody>,
     /// As in `POST /v1/generate`.
@@ -72,6 +77,10 @@ macro_rules! of_kind {
                 type $Experiment = $crate::spec::kind::Traces;
                 $code
             }
+            $crate::spec::kind::Kind::Lens => {
+                type $Experiment = $crate::spec::lens::LensBody;
+                $code
+            }
         }
     };
 }
@@ -79,8 +88,13 @@ pub(crate) use of_kind;
 
 impl Kind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("sweep", Self::Sweep), ("run", Self::Run), ("patch", Self::Patch), ("trace", Self::Trace)];
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("sweep", Self::Sweep),
+        ("run", Self::Run),
+        ("patch", Self::Patch),
+        ("trace", Self::Trace),
+        ("lens", Self::Lens),
+    ];
 
     /// Its name: in paths, on the wire and in the database.
     pub const fn name(self) -> &'static str {
@@ -128,8 +142,7 @@ impl Planned {
 
 /// Splits `{"trace": body}` into what is planned and its body.
 pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
-    const FIX: &str =
-        "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}}, {\"sweep\": {…}} or {\"generate\": {…}}";
+    const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}}, {\"lens\": {…}}, {\"sweep\": {…}} or {\"generate\": {…}}";
     let mut problems = Problems::default();
     let Some(map) = body.as_object_mut() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", FIX);

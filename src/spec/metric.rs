@@ -77,6 +77,7 @@ pub enum MetricKind {
     LogitDiff,
     ProbDiff,
     Rank,
+    Top1,
     Kl,
     Top1Flip,
     DeltaNorm,
@@ -148,7 +149,7 @@ pub struct MetricFacts {
 }
 
 /// Every metric.
-pub const METRICS: [MetricFacts; 9] = [
+pub const METRICS: [MetricFacts; 10] = [
     MetricFacts {
         bounds: [Some(0.0), Some(1.0)],
         per_token: ", geometric mean over tokens",
@@ -223,6 +224,20 @@ pub const METRICS: [MetricFacts; 9] = [
             Unit::Rank,
             "rank of {}",
             "Rank of the target, 1 = most probable: of a set, the best.",
+        )
+    },
+    MetricFacts {
+        bounds: [Some(0.0), Some(1.0)],
+        tokens_only: true,
+        is_discrete: true,
+        falls_by_damage: true,
+        ..row(
+            MetricKind::Top1,
+            "top1",
+            Of::Target,
+            Unit::Flag,
+            "{} is most probable (1) or not (0)",
+            "1 if the most probable token is in the target, else 0: over cases, the accuracy.",
         )
     },
     MetricFacts {

@@ -23,6 +23,7 @@ pub mod generate;
 pub mod hints;
 pub mod intervention;
 pub mod kind;
+pub mod lens;
 pub mod metric;
 pub mod named;
 pub mod op;
@@ -51,6 +52,7 @@ use readout::Read;
 fn places(endpoint: Endpoint) -> Places {
     match endpoint {
         Endpoint::Run => hints::of::<run::RunBody>(""),
+        Endpoint::Lens => hints::of::<lens::LensBody>(""),
         Endpoint::Patch => hints::of::<patch::PatchBody>("").only("/read", Read::OF_PATCHED),
         Endpoint::Trace => hints::of::<trace::TraceBody>("").only("/read", Read::OF_PATCHED),
         Endpoint::Generate => hints::of::<generate::GenerateBody>(""),

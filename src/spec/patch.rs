@@ -11,7 +11,7 @@ use super::experiment::{Experiment, Origins, Short, short_prompt};
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
-use super::problem::{Problems, code};
+use super::problem::Problems;
 use super::prompt::{Prompt, PromptText};
 use super::read::{Fields, Node};
 
@@ -205,28 +205,12 @@ fn read_base(fields: &Fields<'_>, out: &mut Problems) -> Option<String> {
 }
 
 fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
-    if node.value.as_array().is_some_and(Vec::is_empty) {
-        return Some(Vec::new());
-    }
-    let axes = node.each(out, |n, out| n.choice(&SweepAxis::ALL, &["arms"], out))?;
-    report_twice(&axes, node, out);
-    Some(axes)
+    node.distinct(out, |n, out| n.choice(&SweepAxis::ALL, &["arms"], out))
 }
 
 /// Reads a list of controls; an empty one means none.
 pub(super) fn read_controls(node: &Node<'_>, out: &mut Problems) -> Option<Vec<Control>> {
-    if node.value.as_array().is_some_and(Vec::is_empty) {
-        return Some(Vec::new());
-    }
-    let controls = node.each(out, |n, out| n.choice(&Control::ALL, &[], out))?;
-    report_twice(&controls, node, out);
-    Some(controls)
-}
-
-fn report_twice<T: PartialEq>(items: &[T], node: &Node<'_>, out: &mut Problems) {
-    for i in (1..items.len()).filter(|&i| items[..i].contains(&items[i])) {
-        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
-    }
+    node.distinct(out, |n, out| n.choice(&Control::ALL, &[], out))
 }
 
 /// The base as 0 and the only source as 1, where there is just one source and it is a prompt: a run derived from the

@@ -196,6 +196,22 @@ impl<'a> Node<'a> {
         Some(items.iter().map_while(|item| (!out.is_full()).then(|| read(item, out))).flatten().collect())
     }
 
+    /// The items of a list that may be empty, none of them twice.
+    pub fn distinct<T: PartialEq>(
+        &self,
+        out: &mut Problems,
+        read: impl FnMut(&Node<'a>, &mut Problems) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if self.value.as_array().is_some_and(Vec::is_empty) {
+            return Some(Vec::new());
+        }
+        let list = self.each(out, read)?;
+        for i in (1..list.len()).filter(|&i| list[..i].contains(&list[i])) {
+            out.push(format!("{}/{i}", self.at), code::DUPLICATE, "listed twice", "list each once");
+        }
+        Some(list)
+    }
+
     /// The items of a list read one by one, all or nothing: for lists whose length or order says something.
     pub fn all<T>(
         &self,

@@ -49,7 +49,7 @@ impl RunSpec {
     }
 }
 
-fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>, Origins)> {
+pub(super) fn read_short(fields: &Fields<'_>, out: &mut Problems) -> Option<(Named<Prompt>, Origins)> {
     let prompt = Prompt::read_fields(fields, out)?;
     let origins = vec![
         ("/runs/run/prompt", "/prompt"),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use arm::{SweepArm, SweepArmsForm};
+pub use arm::{SweepArm, SweepArmsForm, restoring};
 pub use averaging::{Averaging, Key, Order, TopForm, TopK};
 pub use case::{CaseForm, DatasetForm, SweepCase};
 
@@ -350,15 +350,9 @@ fn default_metrics(cases: &[SweepCase], arms: &Named<SweepArm>) -> Vec<Metric> {
 
 /// The axes; arms are told apart anyway.
 fn read_sweep(node: &Node<'_>, out: &mut Problems) -> Option<Vec<SweepAxis>> {
-    if node.value.as_array().is_some_and(Vec::is_empty) {
-        return Some(Vec::new());
-    }
     let choices: Vec<(&'static str, Option<SweepAxis>)> =
         SweepAxis::ALL.into_iter().map(|(name, axis)| (name, Some(axis))).chain([("arms", None)]).collect();
-    let axes = node.each(out, |n, out| n.choice(&choices, &[], out))?;
-    for i in (1..axes.len()).filter(|&i| axes[..i].contains(&axes[i])) {
-        out.push(format!("{}/{i}", node.at), code::DUPLICATE, "listed twice", "list each once");
-    }
+    let axes = node.distinct(out, |n, out| n.choice(&choices, &[], out))?;
     Some(axes.into_iter().flatten().collect())
 }
 

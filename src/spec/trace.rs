@@ -198,6 +198,13 @@ pub enum PlotFormat {
     Png,
 }
 
+/// ROME's arms.
+const PRESETS: [(&str, Arm); 3] = [
+    ("hidden", Arm::new(Site::ResidPost, 1)),
+    ("mlp", Arm::new(Site::MlpOut, 10)),
+    ("attn", Arm::new(Site::AttnOut, 10)),
+];
+
 impl Arm {
     /// An arm without heads.
     pub const fn new(site: Site, window: u32) -> Self {
@@ -213,14 +220,11 @@ impl Arm {
         }
     }
 
-    /// The arms that ROME draws, by name.
-    pub fn preset(name: &str) -> Option<Self> {
-        match name {
-            "hidden" => Some(Self::new(Site::ResidPost, 1)),
-            "mlp" => Some(Self::new(Site::MlpOut, 10)),
-            "attn" => Some(Self::new(Site::AttnOut, 10)),
-            _ => None,
-        }
+    /// Arms that ROME draws, by name: `hidden`, `mlp` and `attn`.
+    pub fn presets(names: &[&str]) -> Named<Self> {
+        let arm =
+            |name: &&str| Some(((*name).to_owned(), PRESETS.iter().find(|(own, _)| own == name)?.1.clone()));
+        names.iter().filter_map(arm).collect()
     }
 
     fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
@@ -275,6 +279,14 @@ impl Arm {
 }
 
 impl Direction {
+    /// The run that is patched, and the one whose states it gets.
+    pub fn ends<'r>(self, clean: &'r str, corrupted: &'r str) -> [&'r str; 2] {
+        match self {
+            Self::Denoising => [corrupted, clean],
+            Self::Noising => [clean, corrupted],
+        }
+    }
+
     /// What patching `base` is, in a trace whose clean run is `clean`.
     pub(super) fn of(base: &str, clean: &str) -> Self {
         if base == clean && base != CORRUPTED { Self::Noising } else { Self::Denoising }
@@ -400,22 +412,17 @@ pub(super) fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm
     if !node.value.is_array() {
         return Named::read(node, out, Arm::read);
     }
-    let names = node
-        .each(out, |n, out| n.choice(&[("hidden", "hidden"), ("mlp", "mlp"), ("attn", "attn")], &[], out))?;
-    let mut arms: Named<Arm> = Named::default();
-    for (i, name) in names.into_iter().enumerate() {
-        if arms.get(name).is_some() {
-            out.push(
-                format!("{}/{i}", node.at),
-                code::DUPLICATE,
-                format!("{name} twice"),
-                "list each arm once",
-            );
-        } else if let Some(arm) = Arm::preset(name) {
-            arms.0.push((name.to_owned(), arm));
-        }
+    read_presets(node, out)
+}
+
+/// Reads a list of ROME's arms by name.
+pub(super) fn read_presets(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm>> {
+    let names = node.each(out, |n, out| n.choice(&PRESETS.map(|(name, _)| (name, name)), &[], out))?;
+    for i in (1..names.len()).filter(|i| names[..*i].contains(&names[*i])) {
+        let detail = format!("{} twice", names[i]);
+        out.push(format!("{}/{i}", node.at), code::DUPLICATE, detail, "list each arm once");
     }
-    Some(arms)
+    Some(Arm::presets(&names))
 }
 
 /// Reports a field that says something of many prompts, in a request with one.

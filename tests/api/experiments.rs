@@ -638,3 +638,37 @@ async fn captured_scores_of_cut_edges_are_null_because_they_are_cut() {
                 "reason": "cut: 2 of 80 scores are minus infinity, of edges that a knockout cuts"}])
     );
 }
+
+#[tokio::test]
+async fn a_lens_is_a_clean_run_that_reads_the_logit_lens() {
+    let state = tiny();
+    let short = json!({"prompt": PROMPT, "target": "P", "layers": [0, 3], "positions": [-2, -1], "topk": 2});
+    let lens = ok(&state, "/v1/lens", &short).await;
+    check_response("post", "/v1/lens", "200", &lens);
+    let read = json!({"topk": 1, "logit_lens": {"layers": [0, 3], "positions": [-2, -1], "topk": 2}});
+    let long = json!({"runs": {"run": PROMPT}, "targets": {"target": ["P"]}, "read": read});
+    let run = ok(&state, "/v1/run", &long).await;
+    assert_eq!((&lens["runs"], &lens["request"]), (&run["runs"], &run["request"]));
+    assert!(lens["id"].as_str().unwrap().starts_with("lens"), "{}", lens["id"]);
+    let found = &lens["runs"]["run"]["logit_lens"];
+    assert_eq!((&found["layers"], found["positions"].as_array().unwrap().len()), (&json!([0, 3]), 2));
+    // All of it, where nothing is said.
+    let whole = ok(&state, "/v1/lens", &json!({"prompt": PROMPT})).await;
+    let found = &whole["runs"]["run"]["logit_lens"];
+    assert_eq!(found["layers"].as_array().unwrap().len(), LAYERS);
+    assert_eq!(found["positions"].as_array().unwrap().len(), LEN);
+    let picture = post(&state, "/v1/lens?format=svg", &short).await;
+    assert!(picture.status == 200 && picture.text().starts_with("<svg"), "{}", picture.text());
+    let plan = ok(&state, "/v1/plan", &json!({"lens": short})).await;
+    assert_eq!((&plan["kind"], &plan["request"]), (&json!("lens"), &lens["request"]));
+    for (field, value) in [("layers", json!([9])), ("positions", json!([99])), ("topk", json!(100_000))] {
+        let mut body = short.clone();
+        body[field] = value;
+        let reply = post(&state, "/v1/lens", &body).await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+        let pointer = reply.json()["errors"][0]["pointer"].as_str().unwrap().to_owned();
+        assert!(pointer.starts_with(&format!("/{field}")), "{field}: {pointer}");
+    }
+    let unknown = post(&state, "/v1/lens", &json!({"prompt": PROMPT, "top_k": 3})).await;
+    assert!(unknown.text().contains("did you mean `topk`?"), "{}", unknown.text());
+}

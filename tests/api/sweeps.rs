@@ -276,6 +276,36 @@ async fn what_averages_rest_on_is_in_the_result() {
 }
 
 #[tokio::test]
+async fn errors_follow_the_cases_that_count_and_not_those_that_were_asked_for() {
+    let state = working().await;
+    // By arm and layer: each average is of several cells, whose samples do not move together.
+    let by = json!({"by": ["arm", "layer"], "topk": 3});
+    let all = ok(&state, "/v1/sweep", &sweep(&json!({"aggregate": by}))).await;
+    assert!(all["averages"]["rows"][0]["effect"].get("se_over").is_none());
+    let prob = |case: &Value| case["runs"][0]["values"][0]["mean"].as_f64().unwrap();
+    let mut probs: Vec<f64> = all["cases"].as_array().unwrap().iter().map(prob).collect();
+    let best = (0..3).max_by(|a, b| probs[*a].total_cmp(&probs[*b])).unwrap();
+    probs.sort_by(f64::total_cmp);
+    let filters = json!({"expect_top1": false, "min_clean_prob": probs[1].midpoint(probs[2])});
+    let of_three = ok(&state, "/v1/sweep", &sweep(&json!({"aggregate": by, "filters": filters}))).await;
+    let mut body = sweep(&json!({"aggregate": by}));
+    body["dataset"]["inline"] = json!([cases()[best]]);
+    let of_one = ok(&state, "/v1/sweep", &body).await;
+    assert_eq!((&of_three["averages"]["kept"], &of_one["averages"]["kept"]), (&json!(1), &json!(1)));
+    for what in ["rows", "totals", "top"] {
+        assert_eq!(of_three["averages"][what], of_one["averages"][what], "{what}");
+    }
+    let row = &of_three["averages"]["rows"][0]["effect"];
+    assert!(row["se"].is_number() && row["se_over"] == "samples" && row["n"] == 1, "{row}");
+    // One case has no p-value, and none is said to be out of reach.
+    assert_eq!(of_three["averages"]["test"], Value::Null);
+    let lints = of_three["lints"].as_array().unwrap();
+    let small = lints.iter().find(|lint| lint["code"] == "SMALL_N" && lint["where"] == "/dataset").unwrap();
+    assert!(small["detail"].as_str().unwrap().starts_with("one case"), "{small}");
+    assert!(lints.iter().all(|lint| lint["code"] != "P_OUT_OF_REACH"), "{lints:?}");
+}
+
+#[tokio::test]
 async fn however_a_sweep_is_cut_its_bytes_are_the_same() {
     let mut results = Vec::new();
     for unit in ["0.001", "0.02", "30.0"] {

@@ -14,7 +14,7 @@ async fn clean_runs_agree_with_pytorch_on_probability_rank_and_most_probable_tok
     for (i, case) in cases.iter().enumerate() {
         body["runs"][format!("r{i}")] = case["prompt"].clone();
         body["targets"][format!("t{i}")] = case["target"].clone();
-        for metric in ["prob", "logit", "logprob", "rank"] {
+        for metric in ["prob", "logit", "logprob", "rank", "top1"] {
             body["metrics"].as_array_mut().unwrap().push(json!(format!("{metric}:t{i}")));
         }
     }
@@ -38,6 +38,8 @@ async fn clean_runs_agree_with_pytorch_on_probability_rank_and_most_probable_tok
         assert_eq!(tokens, ids(&case["tokens"]), "{prompt}");
         assert_eq!(together["targets"][format!("t{i}")][0]["id"], case["target_id"], "{prompt}");
         assert_eq!(metric("rank"), number(&case["rank"]), "{prompt}");
+        let answered = case["top"][0][0] == case["target_id"];
+        assert_eq!(metric("top1"), f64::from(u8::from(answered)), "{prompt}");
         probabilities.see(metric("prob"), number(&case["prob"]), prompt);
         logits.see(metric("logit"), number(&case["logit"]), prompt);
         let logprob = number(&case["logit"]) - number(&case["log_sum_exp"]);

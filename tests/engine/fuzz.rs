@@ -33,9 +33,9 @@ fn answer(body: &Value, model: &Value, world: usize, mode: Mode) -> Answer {
     let scores = run(&mut model, layers, &plan, 100_000, mode).scores;
     let of = |readouts: &[usize]| readouts.iter().map(|readout| scores[*readout].clone()).collect();
     Answer {
-        cells: of(&layout.arm.grid.readouts),
-        itself: of(layout.arm.grid.control(Control::SelfPatch)),
-        base: scores[layout.arm.base[0]].clone(),
+        cells: of(&layout.arm().grid.readouts),
+        itself: of(layout.arm().grid.control(Control::SelfPatch)),
+        base: scores[layout.arm().base[0]].clone(),
     }
 }
 

@@ -82,7 +82,7 @@ fn answers(golden: &Value) -> Vec<Answer> {
             plan.fill(&run(&mut decoder, layers, first, 100_000, Mode::Branching).captures);
         }
         let mut scores = run(&mut decoder, layers, &plan, 100_000, Mode::Branching).scores;
-        let [readout] = lowered.layout.arm.grid.readouts[..] else { panic!("{}: one cell", case["name"]) };
+        let [readout] = lowered.layout.arm().grid.readouts[..] else { panic!("{}: one cell", case["name"]) };
         Answer::Score(Box::new(scores.swap_remove(readout)))
     };
     list(&golden["cases"]).iter().map(answer).collect()

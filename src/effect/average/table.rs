@@ -204,8 +204,8 @@ impl PlaceCases {
         self.effects[entry * (self.effects.len() / self.entries.len()) + metric]
     }
 
-    /// One entry, its error that of its mean over samples. Of a case whose samples were not kept, since it was not the only one
-    /// until others were dropped, that is at most the mean of the cells' errors.
+    /// One entry, its error that of its mean over samples. Of a case that is one of several, and whose samples were not kept,
+    /// that is at most the mean of the cells' errors: of a place that no other case has.
     pub(super) fn of_one(&self, entry: usize, metric: usize) -> CaseEstimate {
         let metrics = self.errors.len() / self.entries.len();
         let Entry { rank, cells, .. } = self.entries[entry];

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::effect::bootstrap::Over;
-use crate::effect::cells::{ArmHead, CaseHead, Cells, MetricColumns, Sampled, alone};
+use crate::effect::cells::{ArmHead, CaseHead, Cells, MetricColumns, Sampled, Standing, standings};
 use crate::effect::stats::{self, Estimate};
 use crate::lower::noise::{NoiseKey, philox_row, stream};
 
@@ -190,11 +190,17 @@ fn the_largest_effect_is_the_strongest_and_t_and_p_say_how_clear_it_is() {
 
 #[test]
 fn a_case_is_alone_if_no_other_counts_or_none_of_its_group_where_these_are_told_apart() {
-    let cases = [(true, Some("x")), (false, Some("x")), (true, Some("y")), (true, Some("y")), (true, None)];
-    let found = |n: usize, by: &[Key]| alone(cases.iter().copied().take(n), by);
-    assert_eq!(found(5, &BY_LAYER), [false; 5]);
-    assert_eq!(found(5, &BY_GROUP), [true, false, false, false, false]);
-    assert_eq!(found(2, &BY_LAYER), [true, false]);
+    let mut cases = layers(5, 1, 1, |_, _, _| Some(0.0)).cases;
+    let groups = [Some("x"), Some("x"), Some("y"), Some("y"), None];
+    for (case, group) in cases.iter_mut().zip(groups) {
+        case.group = group.map(str::to_owned);
+    }
+    cases[1].kept = false;
+    let found = |n: usize, by: &[Key]| standings(&cases[..n], by);
+    let (dropped, several, alone) = (Standing::Dropped, Standing::OneOfSeveral, Standing::Alone);
+    assert_eq!(found(5, &BY_LAYER), [several, dropped, several, several, several]);
+    assert_eq!(found(5, &BY_GROUP), [alone, dropped, several, several, several]);
+    assert_eq!(found(2, &BY_LAYER), [alone, dropped]);
 }
 
 #[test]

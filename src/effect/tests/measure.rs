@@ -70,6 +70,13 @@ fn a_difference_of_probabilities_is_that_of_their_sums() {
 }
 
 #[test]
+fn a_target_is_the_answer_if_any_of_its_tokens_is_the_most_probable() {
+    assert_eq!(read(MetricKind::Top1, Reads::Set(vec![HALF])), 1.0);
+    assert_eq!(read(MetricKind::Top1, Reads::Set(vec![EIGHTH])), 0.0);
+    assert_eq!(read(MetricKind::Top1, Reads::Set(vec![EIGHTH, HALF])), 1.0);
+}
+
+#[test]
 fn a_text_where_none_is_scored_has_no_value() {
     let measure =
         Measure { metric: Metric::new(MetricKind::Prob, "x"), reads: vec![Reads::Set(vec![text(0, 1)])] };

@@ -23,7 +23,7 @@ fn body(intervention: Value, sweep: Value) -> Value {
 fn cells(intervention: Value, sweep: Value) -> Vec<Vec<Edit>> {
     let lowered = patch_with(&body(intervention, sweep), &grouped());
     let edits = |readout: &usize| lowered.plan.run(lowered.plan.readouts[*readout].run).edits.clone();
-    lowered.layout.arm.grid.readouts.iter().map(edits).collect()
+    lowered.layout.arm().grid.readouts.iter().map(edits).collect()
 }
 
 /// Site and columns of every edit of a joint patch.

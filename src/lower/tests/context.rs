@@ -144,8 +144,10 @@ fn cells_are_scored_as_the_run_that_they_patch() {
             _ => &AFTER_BOS,
         };
         let expected: f64 = scored.iter().map(|id| -f64::from(*id)).sum();
-        for readout in [layout.arm.base[0], layout.arm.grid.readouts[0], layout.arm.grid.controls[0].1[0]] {
-            let found = value(&layout.common.measures[0], &scores[readout], None);
+        for readout in
+            [layout.arm().base[0], layout.arm().grid.readouts[0], layout.arm().grid.controls[0].1[0]]
+        {
+            let found = value(&layout.case.common.measures[0], &scores[readout], None);
             assert_eq!(found, Some(expected), "{base} {scoring}");
         }
     }

@@ -26,7 +26,7 @@ fn pairs(lowered: &Lowered<PatchLayout>, control: Control) -> Vec<(Vec<Edit>, Ve
         assert_eq!(run.parent, Some(RunId(0)));
         run.edits.clone()
     };
-    let grid = &lowered.layout.arm.grid;
+    let grid = &lowered.layout.arm().grid;
     assert_eq!(grid.control(control).len(), grid.readouts.len());
     let pairs = grid.readouts.iter().zip(grid.control(control));
     let found: Vec<_> = pairs.map(|(cell, control)| (edits(cell), edits(control))).collect();

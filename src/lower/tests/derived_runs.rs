@@ -45,12 +45,12 @@ fn a_derived_run_branches_off_its_run_shares_its_tokens_and_spans_and_serves_as_
     let written = ["q@2[0, 1, 2, 3] = run 2 [0, 1, 2, 3]", "mlp_out@0[3] = * 0.5", "mlp_out@3[3] = * 0.5"];
     assert_eq!(show(plan, RunId(3)), written);
     assert_eq!(show(plan, RunId(4)), ["resid_mid@3[1, 2] = run 2 [1, 2]"]);
-    let runs = &lowered.layout.common.runs;
+    let runs = &lowered.layout.case.common.runs;
     assert_eq!(runs.get("receiver").unwrap().0.spans.get("s").unwrap().range(), Some(1..3));
     // Each has a readout of its own; an edited run has no twin that would be computed alike.
     let readouts: Vec<u32> = plan.readouts.iter().map(|readout| readout.run.0).collect();
     assert_eq!(readouts, [0, 1, 2, 3, 4]);
-    assert_eq!(lowered.layout.common.twins, None);
+    assert_eq!(lowered.layout.case.common.twins, None);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_is_frozen_comes_first_holds_everywhere_and_is_never_swept() {
             json!({}),
             json!({"interventions": interventions, "sweep": ["layers", "positions"]}),
         ));
-        let grid = &lowered.layout.arm.grid;
+        let grid = &lowered.layout.arm().grid;
         let axes: Vec<(&str, usize)> = grid.axes.iter().map(|axis| (axis.name, axis.values.len())).collect();
         assert_eq!(axes, [("layer", 4), ("position", 1)]);
         grid.readouts.iter().map(|r| show(&lowered.plan, lowered.plan.readouts[*r].run)).collect::<Vec<_>>()
@@ -164,7 +164,8 @@ fn the_layers_above_are_those_above_what_a_cell_writes_at_its_positions() {
                 {"site": "mlp_out", "layers": "all", "positions": "all", "window": 2, "source": {"run": "b"}}, freeze]});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let lowered = patch(&body);
-        let runs = lowered.layout.arm.grid.readouts.iter().map(|readout| lowered.plan.readouts[*readout].run);
+        let runs =
+            lowered.layout.arm().grid.readouts.iter().map(|readout| lowered.plan.readouts[*readout].run);
         runs.map(|run| show(&lowered.plan, run)).collect::<Vec<_>>()
     };
     let above = json!({"site": "attn_out", "layers": "above", "op": "freeze"});

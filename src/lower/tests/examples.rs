@@ -56,7 +56,7 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
         "normalise": {"zero": "literal", "one": "pun"},
         "controls": ["self_patch", "random_position"]});
     let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &big()).unwrap();
-    let grid = &lowered.layout.arm.grid;
+    let grid = &lowered.layout.arm().grid;
     assert_eq!(grid.cells(), 4);
     let controls: Vec<(Control, usize)> =
         grid.controls.iter().map(|(kind, cells)| (*kind, cells.len())).collect();
@@ -65,8 +65,8 @@ fn a_patch_over_all_layers_with_its_controls_parses() {
     // Without `sweep` the same layers are patched jointly.
     body["sweep"] = json!([]);
     let joint = lower::lower::<crate::spec::patch::PatchSpec>(&body, &big()).unwrap();
-    assert_eq!(joint.layout.arm.grid.cells(), 1);
-    let cell = joint.plan.readouts[joint.layout.arm.grid.readouts[0]].run;
+    assert_eq!(joint.layout.arm().grid.cells(), 1);
+    let cell = joint.plan.readouts[joint.layout.arm().grid.readouts[0]].run;
     assert_eq!(joint.plan.run(cell).edits.len(), 4);
 }
 
@@ -114,7 +114,7 @@ fn short_forms_echo_their_long_form_and_the_long_form_means_the_same() {
     assert_eq!(echo["normalise"], json!({"zero": "base", "one": "source"}));
     let again = lower::lower::<crate::spec::patch::PatchSpec>(&echo, &facts).unwrap();
     assert_eq!(serde_json::to_value(&again.layout.spec).unwrap(), echo);
-    assert_eq!(again.layout.common.plan_sha256, patch.layout.common.plan_sha256);
+    assert_eq!(again.layout.case.common.plan_sha256, patch.layout.case.common.plan_sha256);
 
     let trace = json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": " Paris"});
     let trace = lower::lower::<crate::spec::trace::TraceSpec>(&trace, &facts).unwrap();
@@ -142,7 +142,7 @@ fn every_form_of_layers_positions_and_heads_is_understood() {
                           "base": "a", "interventions": [intervention]});
         let lowered =
             lower::lower::<crate::spec::patch::PatchSpec>(&body, &facts).unwrap_or_else(|p| panic!("{p:#?}"));
-        let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
+        let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[0]].run;
         let edits = &lowered.plan.run(run).edits;
         let layers: Vec<u32> = edits.iter().map(|e| e.at.layer).collect();
         (layers, edits[0].positions.clone(), edits[0].columns.clone())

@@ -10,19 +10,24 @@ use crate::lower::request::Request;
 use crate::lower::testing::Fake;
 use crate::plan::hash::Key;
 use crate::spec::Declared;
+use crate::spec::experiment::Form;
 use crate::spec::patch::PatchSpec;
 use crate::spec::run::RunSpec;
 use crate::spec::trace::TraceSpec;
 
 /// The keys of a request's plans.
-fn keys<R: Request>(body: &Value) -> Vec<Key> {
+fn keys<R: Form<Request: Request>>(body: &Value) -> Vec<Key> {
     let lowered = lower::lower::<R>(&Arc::new(body.clone()), &Fake::default());
     let lowered = lowered.unwrap_or_else(|problems| panic!("{body}: {problems:#?}"));
     lowered.prelude.iter().chain([&lowered.plan]).map(|plan| plan.key(&[]).unwrap()).collect()
 }
 
 /// Changes of a body at a pointer: those that change what is computed, and those that change only what is said of it.
-fn check<R: Request + Declared>(body: &Value, computed: &[(&str, Value)], said: &[(&str, Value)]) {
+fn check<R: Form<Request: Request> + Declared>(
+    body: &Value,
+    computed: &[(&str, Value)],
+    said: &[(&str, Value)],
+) {
     // One model is served, and a run, which patches nothing, has nothing trivial.
     let mut seen = BTreeSet::from(["model", "allow_trivial"].map(str::to_owned));
     let (before, mut all) = (keys::<R>(body), BTreeSet::new());

@@ -28,7 +28,7 @@ fn cells(interventions: Value, sweep: Value) -> Vec<Vec<Cut>> {
         let columns = |edit: &crate::plan::Edit| edit.columns.clone().unwrap();
         edits.iter().map(|e| (e.at.layer, columns(e).start, columns(e).end, e.positions.clone())).collect()
     };
-    lowered.layout.arm.grid.readouts.iter().map(of).collect()
+    lowered.layout.arm().grid.readouts.iter().map(of).collect()
 }
 
 fn refused(interventions: Value, sweep: Value) -> Vec<String> {
@@ -71,7 +71,7 @@ fn keys_positions_layers_and_heads_are_swept() {
 fn a_cut_comes_after_all_else_that_is_written_to_the_scores() {
     let copy = json!({"site": "scores", "layers": 1, "heads": [0], "source": {"run": "b"}});
     let lowered = patch(&body(json!([cut(json!([0]), json!({})), copy]), json!([])));
-    let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
+    let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[0]].run;
     assert_eq!(show(&lowered.plan, run), ["scores@1[4] = run 1 [4]", "scores@1[4] = cut"]);
 }
 
@@ -171,7 +171,7 @@ fn an_arm_of_a_trace_cuts_edges_of_the_unrestored_run() {
 fn the_size_of_what_is_written_is_told_to_be_infinite() {
     let mut one = body(json!([cut(json!([0]), json!({}))]), json!([]));
     let codes = |body: &Value| {
-        let lints = patch(body).layout.common.lints;
+        let lints = patch(body).layout.case.common.lints;
         lints.0.iter().map(|lint| format!("{} {}", lint.code, lint.pointer)).collect::<Vec<_>>()
     };
     assert!(!codes(&one).contains(&"UNBOUNDED_DELTA /interventions".to_owned()));

@@ -16,7 +16,9 @@ fn lints(endpoint: &str, body: &Value) -> Result<Lints, Problems> {
     let facts = Fake { adds_bos: body["runs"]["bos"].is_object(), ..Fake::default() };
     match endpoint {
         "run" => lower::lower::<crate::spec::run::RunSpec>(body, &facts).map(|l| l.layout.common.lints),
-        "patch" => lower::lower::<crate::spec::patch::PatchSpec>(body, &facts).map(|l| l.layout.common.lints),
+        "patch" => {
+            lower::lower::<crate::spec::patch::PatchSpec>(body, &facts).map(|l| l.layout.case.common.lints)
+        }
         _ => lower::lower::<crate::spec::trace::TraceSpec>(body, &facts).map(|l| l.layout.case.common.lints),
     }
 }

@@ -170,7 +170,7 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
         lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
             .unwrap()
             .layout
-            .arm
+            .arm()
             .grid
             .trivial[0]
     };
@@ -186,7 +186,7 @@ fn trivial_cells_are_the_last_layers_read_position_and_cuts() {
         lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
             .unwrap()
             .layout
-            .arm
+            .arm()
             .grid
             .trivial[0]
     };
@@ -204,7 +204,7 @@ fn restoring_every_position_after_noise_of_its_own_is_a_cut() {
         lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
             .unwrap()
             .layout
-            .arm
+            .arm()
             .grid
             .trivial[0]
     };
@@ -223,7 +223,7 @@ fn later_edits_undo_a_cut_unless_they_copy_the_same_run() {
         lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
             .unwrap()
             .layout
-            .arm
+            .arm()
             .grid
             .trivial[0]
     };
@@ -245,7 +245,7 @@ fn a_sweep_takes_axes_in_order_and_keeps_single_values_in_every_cell() {
             {"site": "mlp_out", "layers": 2, "positions": "last", "op": "scale", "factor": 0.5}],
         "sweep": ["heads", "layers"]});
     let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
-    let grid = &lowered.layout.arm.grid;
+    let grid = &lowered.layout.arm().grid;
     assert_eq!(
         grid.axes.iter().map(|a| (a.name, &a.values[..])).collect::<Vec<_>>(),
         [("head", &[0, 1][..]), ("layer", &[1, 3][..])]
@@ -267,7 +267,7 @@ fn source_positions_follow_the_selector_in_the_source_run_and_sweeps_keep_pairs(
     };
     let edits = |body: Value| {
         let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
-        let readouts = lowered.layout.arm.grid.readouts.iter();
+        let readouts = lowered.layout.arm().grid.readouts.iter();
         readouts.flat_map(|r| show(&lowered.plan, lowered.plan.readouts[*r].run)).collect::<Vec<_>>()
     };
     assert_eq!(edits(body(json!("last"), json!({"run": "b"}))), ["resid_post@1[3] = run 1 [2]"]);
@@ -287,7 +287,7 @@ fn vectors_repeat_over_positions_and_heads_and_noise_follows_its_key() {
         let body = json!({"runs": {"a": {"prompt": "The Eiffel Tower is"}}, "base": "a",
                           "interventions": [intervention]});
         let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
-        let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run;
+        let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[0]].run;
         let op = lowered.plan.run(run).edits[0].op.clone();
         match op {
             Op::Add { source: Source::Constant(rows), coef, .. } => (rows.to_vec(), coef),
@@ -356,6 +356,7 @@ fn lints_come_in_the_order_of_the_request_and_strict_refuses_them() {
                 lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
                     .unwrap()
                     .layout
+                    .case
                     .common
                     .lints
             }

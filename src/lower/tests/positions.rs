@@ -17,7 +17,7 @@ fn by(positions: Value) -> Value {
 
 /// `[source, destination]` positions of every cell's only edit.
 fn copies(lowered: &Lowered<PatchLayout>) -> Vec<Vec<[u32; 2]>> {
-    let cells = lowered.layout.arm.grid.readouts.iter().map(|readout| {
+    let cells = lowered.layout.arm().grid.readouts.iter().map(|readout| {
         let edit = &lowered.plan.run(lowered.plan.readouts[*readout].run).edits[0];
         match &edit.op {
             Op::Replace(Source::Run { positions, .. }) => {
@@ -105,11 +105,11 @@ fn alignment_pairs_equal_tokens_and_replaced_ones_of_equal_number() {
     // One word for another: every position has its own counterpart.
     let same = patch(&aligned("The river Tower is in the city of", json!({})));
     assert_eq!(copies(&same), [(0..8).map(|p| [p, p]).collect::<Vec<_>>()]);
-    assert!(!same.layout.common.lints.has("POSITION_MAP_PARTIAL"));
+    assert!(!same.layout.case.common.lints.has("POSITION_MAP_PARTIAL"));
     // ` Tower` is missing: the rest moves up by one.
     let shorter = patch(&aligned("The Eiffel is in the city of", json!({})));
     assert_eq!(copies(&shorter), [[[0, 0], [1, 1], [2, 3], [3, 4], [4, 5], [5, 6], [6, 7]]]);
-    let lints = &shorter.layout.common.lints.0;
+    let lints = &shorter.layout.case.common.lints.0;
     assert_eq!(
         lints.iter().map(|l| l.code).collect::<Vec<_>>(),
         ["POSITION_MAP_PARTIAL"],
@@ -122,17 +122,17 @@ fn alignment_pairs_equal_tokens_and_replaced_ones_of_equal_number() {
     assert_eq!(copies(&other), [[[0, 0], [4, 3], [5, 4], [6, 5], [7, 6], [8, 7]]]);
     let detail =
         "without a counterpart: of \"b\" [1, 4) \" strong water current\"; of \"a\" [1, 3) \" Eiffel Tower\"";
-    assert_eq!(other.layout.common.lints.0[0].detail, detail);
+    assert_eq!(other.layout.case.common.lints.0[0].detail, detail);
     // A map that is written out is taken at its word.
     let map = json!({"interventions": [{"site": "mlp_out", "layers": 0, "positions": {"map": [[0, 0], [2, 3]]},
                                         "source": {"run": "b"}}]});
-    assert_eq!(patch(&aligned("The Eiffel is in the city of", map)).layout.common.lints.0, []);
+    assert_eq!(patch(&aligned("The Eiffel is in the city of", map)).layout.case.common.lints.0, []);
 }
 
 #[test]
 fn alignment_can_be_swept_position_by_position() {
     let lowered = patch(&aligned("The Eiffel is in the city of", json!({"sweep": ["positions"]})));
-    assert_eq!(lowered.layout.arm.grid.axes[0].values, [0, 1, 3, 4, 5, 6, 7]);
+    assert_eq!(lowered.layout.arm().grid.axes[0].values, [0, 1, 3, 4, 5, 6, 7]);
     assert_eq!(copies(&lowered)[2], [[2, 3]]);
     let echo = serde_json::to_value(&lowered.layout.spec).unwrap();
     assert_eq!(echo["interventions"][0]["positions"], json!({"align": "diff"}));

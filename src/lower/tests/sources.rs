@@ -16,7 +16,7 @@ fn body(interventions: Value, sweep: Value) -> Value {
 
 /// What the first edit of a cell reads from earlier captures.
 fn parts(lowered: &Lowered<PatchLayout>, cell: usize) -> Vec<CapturedRows> {
-    let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[cell]].run;
+    let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[cell]].run;
     match lowered.plan.run(run).edits[0].op.source() {
         Some(Source::Captured(parts)) => parts.clone(),
         other => panic!("{other:?}"),
@@ -39,7 +39,7 @@ fn a_mean_is_captured_once_for_each_run_and_address_whatever_the_cells() {
         json!([mean(json!([1, 2])), mean(json!("last"))]),
         json!(["layers", "positions", "heads"]),
     ));
-    assert_eq!(lowered.layout.arm.grid.cells(), 4 * 2 * 2);
+    assert_eq!(lowered.layout.arm().grid.cells(), 4 * 2 * 2);
     let layers = |run: u32| (0..4).map(move |layer| (run, layer, Site::Z));
     let mut found = captures(&lowered);
     found.sort_unstable();
@@ -54,7 +54,7 @@ fn a_mean_is_captured_once_for_each_run_and_address_whatever_the_cells() {
     let at = |run| captures(&lowered).iter().position(|c| *c == (run, 2, Site::Z)).unwrap();
     let part = |run| CapturedRows { capture: at(run), rows: vec![2], columns: 4..8, width: 8 };
     assert_eq!(parts(&lowered, cell), [part(0), part(1)]);
-    let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[cell]].run;
+    let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[cell]].run;
     let second = &lowered.plan.run(run).edits[1];
     let Op::Replace(Source::Captured(last)) = &second.op else { panic!("{second:?}") };
     assert_eq!(
@@ -76,7 +76,7 @@ fn what_was_captured_becomes_constants_of_the_mean_rows() {
         .map(|c| (0..c.positions.len() * 8).map(|i| i as f32 + 100.0 * c.run.0 as f32).collect())
         .collect();
     plan.fill(&numbers);
-    let run = plan.readouts[layout.arm.grid.readouts[0]].run;
+    let run = plan.readouts[layout.arm().grid.readouts[0]].run;
     let edit = &plan.run(run).edits[0];
     let Op::Replace(Source::Constant(rows)) = &edit.op else { panic!("{edit:?}") };
     assert_eq!((edit.columns.clone(), &rows[..]), (Some(3..5), &[53.0, 54.0, 69.0, 70.0][..]));
@@ -155,7 +155,7 @@ fn a_resampled_run_is_the_seeds_choice_and_every_run_is_chosen_by_some_seed() {
         let one = json!([{"site": "mlp_out", "layers": 1, "positions": "last", "op": "resample", "seed": seed,
                           "source": {"any_of": ["b", "c"]}}]);
         let lowered = patch(&body(one, json!([])));
-        show(&lowered.plan, lowered.plan.readouts[lowered.layout.arm.grid.readouts[0]].run).concat()
+        show(&lowered.plan, lowered.plan.readouts[lowered.layout.arm().grid.readouts[0]].run).concat()
     };
     let (b, c) = ("mlp_out@1[3] = run 1 [3]", "mlp_out@1[3] = run 2 [2]");
     let found: Vec<String> = (0..40).map(chosen).collect();
@@ -183,24 +183,24 @@ fn the_layer_read_is_an_axis_of_its_own() {
     let one = json!({"site": "resid_post", "layers": [0, 3], "positions": [1], "source": {"run": "b", "layer": [1, 2, 3]}});
     let lowered = patch(&body(json!([one]), json!(["layers", "source_layers"])));
     let axes: Vec<_> =
-        lowered.layout.arm.grid.axes.iter().map(|axis| (axis.name, axis.values.clone())).collect();
+        lowered.layout.arm().grid.axes.iter().map(|axis| (axis.name, axis.values.clone())).collect();
     assert_eq!(axes, [("layer", vec![0, 3]), ("source_layer", vec![1, 2, 3])]);
     let found: Vec<_> = (0..6)
         .map(|cell| {
-            let run = lowered.plan.readouts[lowered.layout.arm.grid.readouts[cell]].run;
+            let run = lowered.plan.readouts[lowered.layout.arm().grid.readouts[cell]].run;
             let read = captures(&lowered)[parts(&lowered, cell)[0].capture];
             (lowered.plan.run(run).edits[0].at.layer, read.1)
         })
         .collect();
     assert_eq!(found, [(0, 1), (0, 2), (0, 3), (3, 1), (3, 2), (3, 3)]);
-    let key = lowered.layout.arm.grid.key(4);
+    let key = lowered.layout.arm().grid.key(4);
     assert_eq!((key.layer, key.source_layer), (Some(3), Some(2)));
     // Every layer into every other; a single layer stays in each cell.
     let all = json!({"site": "z", "layers": "all", "positions": [1], "source": {"run": "b", "layer": "all"}});
-    assert_eq!(patch(&body(json!([all]), json!(["layers", "source_layers"]))).layout.arm.grid.cells(), 16);
+    assert_eq!(patch(&body(json!([all]), json!(["layers", "source_layers"]))).layout.arm().grid.cells(), 16);
     let beside = json!({"site": "mlp_out", "layers": 1, "source": {"run": "b", "layer": 0}});
     assert_eq!(
-        patch(&body(json!([all, beside]), json!(["source_layers", "layers"]))).layout.arm.grid.cells(),
+        patch(&body(json!([all, beside]), json!(["source_layers", "layers"]))).layout.arm().grid.cells(),
         16
     );
     let refused =

@@ -8,12 +8,13 @@ use super::CORRUPTED;
 use crate::spec::declare::declare;
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::named::Named;
+use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::Prompt;
 use crate::spec::read::{Fields, Node, escape};
 use crate::spec::select::{Layers, Positions};
 use crate::spec::site::Site;
-use crate::spec::trace::Arm;
+use crate::spec::trace::{Arm, read_presets};
 
 declare! {
 /// One way to patch.
@@ -60,6 +61,14 @@ impl Ends {
         }
         Self { base, reference }
     }
+
+    /// Arms of a trace between them; none where it isn't known which they are.
+    fn restoring(&self, arms: &Named<Arm>) -> Named<SweepArm> {
+        match (&self.base, &self.reference) {
+            (Some(base), Some(one)) => restoring(arms, &Layers::ALL, &Positions::ALL, [base, one]).0,
+            _ => Named::default(),
+        }
+    }
 }
 
 /// The arms; by default the residual stream.
@@ -73,37 +82,36 @@ pub(super) fn read_arms(fields: &Fields<'_>, ends: &Ends, out: &mut Problems) ->
             );
             return Named::default();
         }
-        return preset("hidden", ends).into_iter().collect();
+        return ends.restoring(&Arm::presets(&["hidden"]));
     };
     if node.value.is_array() {
-        // ROME's arms by name.
-        let names = node.each(out, |n, out| {
-            n.choice(&[("hidden", "hidden"), ("mlp", "mlp"), ("attn", "attn")], &[], out)
-        });
         if ends.reference.is_none() {
             let fix = "add `corrupt`, or write the interventions of each arm";
             out.push(&node.at, code::CONFLICT, "these arms restore clean states in a corrupted run", fix);
         }
-        let arms: Vec<_> =
-            names.unwrap_or_default().into_iter().filter_map(|name| preset(name, ends)).collect();
-        unique(&arms, &node.at, out);
-        return Named(arms);
+        return ends.restoring(&read_presets(&node, out).unwrap_or_default());
     }
     Named::read(&node, out, |n, out| read_arm(n, ends, out)).unwrap_or_default()
 }
 
-fn preset(name: &str, ends: &Ends) -> Option<(String, SweepArm)> {
-    let (base, reference) = (ends.base.as_deref()?, ends.reference.as_deref()?);
-    Some((
-        name.to_owned(),
-        SweepArm::restoring(&Arm::preset(name)?, &Layers::ALL, &Positions::ALL, base, reference),
-    ))
+/// The arms of a trace, which restore the reference's states in the base, and the axes that they are enumerated along.
+pub fn restoring(
+    arms: &Named<Arm>,
+    layers: &Layers,
+    positions: &Positions,
+    [base, reference]: [&str; 2],
+) -> (Named<SweepArm>, Vec<SweepAxis>) {
+    let some = |axis, has: fn(&Arm) -> bool| arms.iter().any(|(_, arm)| has(arm)).then_some(axis);
+    let layered = some(SweepAxis::Layers, |arm| arm.site.has_layer());
+    let placed = some(SweepAxis::Positions, |arm| arm.positions.is_none());
+    let written = |_: &str, arm: &Arm| SweepArm::restoring(arm, layers, positions, base, reference);
+    (arms.map(written), layered.into_iter().chain(placed).collect())
 }
 
 impl SweepArm {
     /// An arm of a trace: the reference's states in the base, or edges of attention that are cut in it; above what is written,
     /// the base's states are held at the sites that the arm freezes.
-    pub fn restoring(arm: &Arm, layers: &Layers, positions: &Positions, base: &str, reference: &str) -> Self {
+    fn restoring(arm: &Arm, layers: &Layers, positions: &Positions, base: &str, reference: &str) -> Self {
         let everywhere = |site: Site, layers: &Layers, op| Intervention {
             site,
             layers: site.has_layer().then(|| layers.clone()),

@@ -484,7 +484,7 @@ class JobEstimate(TypedDict):
     seconds: float
 
 
-JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace']
+JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace', 'lens']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
@@ -2943,6 +2943,28 @@ Selections of a prompt and of steps, all together.
 """
 
 
+LensBody = TypedDict(
+    'LensBody',
+    {
+        'bos': NotRequired[bool | None],
+        'messages': NotRequired[list[Message] | None],
+        'prompt': NotRequired[str | None],
+        'spans': NotRequired[dict[str, SpanText]],
+        'template': NotRequired[TemplateOptions | None],
+        'tokens': NotRequired[list[int] | None],
+        'async': NotRequired[bool | None],
+        'layers': NotRequired[Layers | None],
+        'metrics': NotRequired[list[str] | None],
+        'model': NotRequired[str | None],
+        'positions': NotRequired[Optional["Positions"]],
+        'strict': NotRequired[bool | None],
+        'target': NotRequired[Target | None],
+        'targets': NotRequired[dict[str, Vec]],
+        'topk': NotRequired[int | None],
+    },
+)
+
+
 class LensSpec(TypedDict):
     """
     The logit lens (nostalgebraist 2020): the residual stream leaving each layer through the final norm and the
@@ -3099,6 +3121,7 @@ class PlanBody(TypedDict):
     """
 
     generate: NotRequired[GenerateBody | None]
+    lens: NotRequired[LensBody | None]
     patch: NotRequired[PatchBody | None]
     run: NotRequired[RunBody | None]
     sweep: NotRequired[SweepBody | None]
