@@ -96,7 +96,7 @@ impl Ledger {
     /// The store cannot be used; nothing is lost.
     pub async fn settle(&self, store: &Store) -> Result<(), StoreError> {
         // Always in the same order: two servers that wait for one another's rows would wait for ever.
-        let (mut told, mut by_key): (Vec<OwnerUsage>, Vec<KeyUsage>) = Default::default();
+        let (mut told, mut by_key) = (Vec::new(), Vec::new());
         {
             let mut book = self.book();
             // What an earlier try left, too.
@@ -117,8 +117,8 @@ impl Ledger {
                 }
             }
         }
-        told.sort_by(|a, b| (&a.owner, a.day).cmp(&(&b.owner, b.day)));
-        by_key.sort_by_key(|one| (one.key, one.day));
+        told.sort_by(|a: &OwnerUsage, b: &OwnerUsage| (&a.owner, a.day).cmp(&(&b.owner, b.day)));
+        by_key.sort_by_key(|one: &KeyUsage| (one.key, one.day));
         store.add_usage(&told, &by_key).await?;
         {
             // It counts as stored from here on, whether or not the store can be asked.

@@ -219,7 +219,10 @@ async fn the_status_shows_all_to_who_runs_the_server_and_their_own_to_others() {
     let all_of_it = &all["operations"];
     let owners = all_of_it["owners"].as_array().unwrap();
     let of_bob = owners.iter().find(|owner| owner["owner"] == "bob").unwrap();
-    assert!(of_bob["row_layers_today"].as_u64().unwrap() > 0 && of_bob["share_today"].as_f64().unwrap() > 0.0, "{of_bob}");
+    assert!(
+        of_bob["row_layers_today"].as_u64().unwrap() > 0 && of_bob["share_today"].as_f64().unwrap() > 0.0,
+        "{of_bob}"
+    );
     assert_eq!(of_bob["weight"], 2.0);
     let lanes: Vec<&str> =
         all_of_it["lanes"].as_array().unwrap().iter().map(|lane| lane["lane"].as_str().unwrap()).collect();
