@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::owner::Owner;
+use crate::owner::{Account, Owner};
 
 /// How long a request waits for memory.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
@@ -72,11 +72,11 @@ impl Capacity {
         }))
     }
 
-    /// The share of a new request of an owner; nothing yet.
-    pub fn share(&self, owner: &Owner) -> Share {
+    /// The share of a new request; nothing yet.
+    pub fn share(&self, account: impl Into<Account>) -> Share {
         let held = Mutex::default();
         let holding = Holding { of: self.clone(), held, slow: AtomicBool::new(false) };
-        Share { owner: owner.clone(), fresh: false, holding: Some(Arc::new(holding)) }
+        Share { account: account.into(), fresh: false, holding: Some(Arc::new(holding)) }
     }
 
     /// Bytes in all.
@@ -97,7 +97,7 @@ fn units(bytes: u64) -> u32 {
 /// What one request holds, and whose request it is. Clones hold the same; it is given back when the last one is gone.
 #[derive(Debug, Clone)]
 pub struct Share {
-    owner: Owner,
+    account: Account,
     fresh: bool,
     holding: Option<Arc<Holding>>,
 }
@@ -126,13 +126,18 @@ impl Drop for Holding {
 
 impl Share {
     /// A share without bounds: of work that was bounded when it was taken on, such as a job's.
-    pub const fn unbounded(owner: Owner) -> Self {
-        Self { owner, fresh: false, holding: None }
+    pub fn unbounded(account: impl Into<Account>) -> Self {
+        Self { account: account.into(), fresh: false, holding: None }
+    }
+
+    /// On whose account it is computed.
+    pub const fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Whose request it is: whose activations and data sets it may name, and whose what it makes will be.
     pub const fn owner(&self) -> &Owner {
-        &self.owner
+        &self.account.owner
     }
 
     /// Whether it has bounds: a client waits.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::owner::Owner;
-use crate::store::{OwnerUsage, Store, StoreError};
+use crate::owner::{Account, Owner, Whose};
+use crate::store::{KeyUsage, OwnerUsage, Store, StoreError};
 
 /// How often the store is told and asked.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ impl Used {
 #[derive(Debug, Clone, Default)]
 pub struct Ledger(Arc<Mutex<Book>>);
 
-type ByDay = HashMap<(i64, Owner), Used>;
+type ByDay = HashMap<(i64, Whose), Used>;
 
 #[derive(Debug, Default)]
 struct Book {
@@ -58,20 +58,36 @@ pub fn today() -> (i64, u64) {
 
 impl Ledger {
     /// Counts a request.
-    pub fn let_in(&self, owner: &Owner) {
-        self.add(owner, Used { requests: 1, ..Used::default() });
+    pub fn let_in(&self, account: &Account) {
+        self.add(account, Used { requests: 1, ..Used::default() });
     }
 
     /// Counts what was computed.
-    pub fn computed(&self, owner: &Owner, row_layers: u64, seconds: f64) {
-        self.add(owner, Used { requests: 0, row_layers, seconds });
+    pub fn computed(&self, account: &Account, row_layers: u64, seconds: f64) {
+        self.add(account, Used { requests: 0, row_layers, seconds });
     }
 
-    /// What an owner has used today, here and on other servers until a second ago.
-    pub fn used(&self, owner: &Owner) -> Used {
-        let (book, key) = (self.book(), (today().0, owner.clone()));
+    /// What an owner or a key has used today, here and on other servers until a second ago.
+    pub fn used(&self, whose: &Whose) -> Used {
+        let (book, key) = (self.book(), (today().0, whose.clone()));
         let parts = [&book.stored, &book.writing, &book.pending];
         parts.iter().filter_map(|part| part.get(&key)).fold(Used::default(), |sum, used| sum.and(*used))
+    }
+
+    /// What owners have used today, who used most first.
+    pub fn owners_today(&self) -> Vec<(Owner, Used)> {
+        let (book, today) = (self.book(), today().0);
+        let mut sums: HashMap<&Owner, Used> = HashMap::new();
+        for ((day, whose), used) in [&book.stored, &book.writing, &book.pending].into_iter().flatten() {
+            if let (true, Whose::Owner(owner)) = (*day == today, whose) {
+                let sum = sums.entry(owner).or_default();
+                *sum = sum.and(*used);
+            }
+        }
+        let mut owners: Vec<(Owner, Used)> =
+            sums.into_iter().map(|(owner, used)| (owner.clone(), used)).collect();
+        owners.sort_by(|a, b| (b.1.row_layers, &a.0).cmp(&(a.1.row_layers, &b.0)));
+        owners
     }
 
     /// Tells the store what has been used, and asks it what all servers say of today.
@@ -80,24 +96,30 @@ impl Ledger {
     /// The store cannot be used; nothing is lost.
     pub async fn settle(&self, store: &Store) -> Result<(), StoreError> {
         // Always in the same order: two servers that wait for one another's rows would wait for ever.
-        let mut told: Vec<OwnerUsage> = {
+        let (mut told, mut by_key) = (Vec::new(), Vec::new());
+        {
             let mut book = self.book();
             // What an earlier try left, too.
             for (key, used) in std::mem::take(&mut book.pending) {
                 let sum = book.writing.entry(key).or_default();
                 *sum = sum.and(used);
             }
-            let row = |((day, owner), used): (&(i64, Owner), &Used)| OwnerUsage {
-                owner: owner.to_string(),
-                day: *day,
-                requests: used.requests,
-                row_layers: used.row_layers,
-                seconds: used.seconds,
-            };
-            book.writing.iter().map(row).collect()
-        };
-        told.sort_by(|a, b| (&a.owner, a.day).cmp(&(&b.owner, b.day)));
-        store.add_usage(&told).await?;
+            for ((day, whose), used) in &book.writing {
+                let (day, Used { requests, row_layers, seconds }) = (*day, *used);
+                match whose {
+                    Whose::Owner(owner) => {
+                        let owner = owner.to_string();
+                        told.push(OwnerUsage { owner, day, requests, row_layers, seconds });
+                    }
+                    Whose::Key(key) => {
+                        by_key.push(KeyUsage { key: *key, day, requests, row_layers, seconds })
+                    }
+                }
+            }
+        }
+        told.sort_by(|a: &OwnerUsage, b: &OwnerUsage| (&a.owner, a.day).cmp(&(&b.owner, b.day)));
+        by_key.sort_by_key(|one: &KeyUsage| (one.key, one.day));
+        store.add_usage(&told, &by_key).await?;
         {
             // It counts as stored from here on, whether or not the store can be asked.
             let mut book = self.book();
@@ -107,19 +129,25 @@ impl Ledger {
             }
         }
         let day = today().0;
-        let stored = store.usage(day).await?;
-        let read = |one: OwnerUsage| {
+        let (owners, keys) = (store.usage(day).await?, store.key_usage(day).await?);
+        let owners = owners.into_iter().map(|one| {
             let used = Used { requests: one.requests, row_layers: one.row_layers, seconds: one.seconds };
-            ((day, Owner::stored(&one.owner)), used)
-        };
-        self.book().stored = stored.into_iter().map(read).collect();
+            ((day, Whose::Owner(Owner::stored(&one.owner))), used)
+        });
+        let keys = keys.into_iter().map(|one| {
+            let used = Used { requests: one.requests, row_layers: one.row_layers, seconds: one.seconds };
+            ((day, Whose::Key(one.key)), used)
+        });
+        self.book().stored = owners.chain(keys).collect();
         Ok(())
     }
 
-    fn add(&self, owner: &Owner, used: Used) {
+    fn add(&self, account: &Account, used: Used) {
         let mut book = self.book();
-        let sum = book.pending.entry((today().0, owner.clone())).or_default();
-        *sum = sum.and(used);
+        for whose in account.whose() {
+            let sum = book.pending.entry((today().0, whose)).or_default();
+            *sum = sum.and(used);
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -146,9 +174,11 @@ impl Tab {
         &self.own
     }
 
-    /// All of it so far.
+    /// All of it so far, by owners: what keys used is in it.
     pub fn total(&self) -> Used {
-        self.own.book().pending.values().fold(Used::default(), |sum, used| sum.and(*used))
+        let book = self.own.book();
+        let owners = book.pending.iter().filter(|((_, whose), _)| matches!(whose, Whose::Owner(_)));
+        owners.fold(Used::default(), |sum, (_, used)| sum.and(*used))
     }
 
     /// The store has it: it is no more to be charged, and seen at once.
@@ -192,25 +222,32 @@ pub async fn keep(store: Store, ledger: impl Fn() -> Option<Ledger> + Send) {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::store::Settings;
 
+    fn with_key(owner: &str, key: u128) -> Account {
+        Account { key: Some(Uuid::from_u128(key)), ..Owner::parse(owner).unwrap().into() }
+    }
+
     #[test]
     fn a_tab_is_charged_once_by_the_store_or_when_it_is_dropped() {
-        let alice = Owner::parse("alice").unwrap();
+        let alice = with_key("alice", 1);
+        let of = |ledger: &Ledger| alice.whose().map(|whose| ledger.used(&whose)).collect::<Vec<_>>();
         let ledger = Ledger::default();
         let tab = Tab::of(&ledger);
         tab.ledger().computed(&alice, 5, 0.5);
         tab.ledger().computed(&alice, 2, 0.25);
         let used = Used { requests: 0, row_layers: 7, seconds: 0.75 };
-        assert_eq!((tab.total(), ledger.used(&alice)), (used, Used::default()));
+        assert_eq!((tab.total(), of(&ledger)), (used, vec![Used::default(); 2]));
         tab.is_stored();
-        assert_eq!(ledger.used(&alice), used);
+        assert_eq!(of(&ledger), [used, used]);
         assert!(ledger.book().pending.is_empty(), "the store is not told again");
         let lost = Tab::of(&ledger);
         lost.ledger().computed(&alice, 1, 0.0);
         drop(lost);
-        assert_eq!((ledger.used(&alice).row_layers, ledger.book().pending.len()), (8, 1));
+        assert_eq!((of(&ledger)[0].row_layers, ledger.book().pending.len()), (8, 2));
     }
 
     #[tokio::test]
@@ -218,30 +255,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { data_dir: folder.path().join("data"), url: String::new() };
         let store = Store::open(&settings).await.unwrap();
-        let [alice, bob] = ["alice", "bob"].map(|name| Owner::parse(name).unwrap());
+        // Alice has two keys.
+        let [alice, second, bob] =
+            [("alice", 1), ("alice", 2), ("bob", 3)].map(|(name, key)| with_key(name, key));
+        let owner = |ledger: &Ledger, of: &Account| ledger.used(&Whose::Owner(of.owner.clone()));
+        let key = |ledger: &Ledger, of: &Account| ledger.used(&Whose::Key(of.key.unwrap()));
         let (here, there) = (Ledger::default(), Ledger::default());
         here.let_in(&alice);
         here.computed(&alice, 100, 0.5);
-        here.computed(&alice, 20, 0.25);
+        here.computed(&second, 20, 0.25);
         let used = Used { requests: 1, row_layers: 120, seconds: 0.75 };
-        assert_eq!((here.used(&alice), here.used(&bob)), (used, Used::default()));
+        assert_eq!((owner(&here, &alice), owner(&here, &bob)), (used, Used::default()));
+        assert_eq!((key(&here, &alice).row_layers, key(&here, &second).row_layers), (100, 20));
         for _ in 0..3 {
             here.settle(&store).await.unwrap();
-            assert_eq!(here.used(&alice), used);
+            assert_eq!((owner(&here, &alice), key(&here, &second).row_layers), (used, 20));
         }
         there.computed(&alice, 3, 1.0);
         there.computed(&bob, 7, 1.0);
         there.settle(&store).await.unwrap();
-        assert_eq!(there.used(&alice).row_layers, 123);
-        assert_eq!(here.used(&alice).row_layers, 120, "not asked yet");
+        assert_eq!(owner(&there, &alice).row_layers, 123);
+        assert_eq!(owner(&here, &alice).row_layers, 120, "not asked yet");
         here.settle(&store).await.unwrap();
-        assert_eq!((here.used(&alice).row_layers, here.used(&bob).row_layers), (123, 7));
+        assert_eq!((owner(&here, &alice).row_layers, owner(&here, &bob).row_layers), (123, 7));
         // A store that is away loses nothing and forgets nothing.
         here.computed(&bob, 1, 0.0);
         store.close().await.unwrap();
         for _ in 0..2 {
             assert!(here.settle(&store).await.is_err());
-            assert_eq!(here.used(&bob).row_layers, 8);
+            assert_eq!(owner(&here, &bob).row_layers, 8);
         }
         drop(store);
         let again = Store::open(&settings).await.unwrap();

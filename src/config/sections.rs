@@ -214,6 +214,13 @@ pub struct Limits {
     pub memory_bytes: u64,
 }
 
+impl Limits {
+    /// Most row-layers of one owner on a day, if there is such a limit.
+    pub fn row_layers_day(&self) -> Option<u64> {
+        Some(self.owner_row_layers_day).filter(|most| *most > 0)
+    }
+}
+
 /// `[store]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -331,8 +338,10 @@ pub struct Telemetry {
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,
-    /// A second address, for `/metrics` and the probes; empty for none.
+    /// A second address, for `/metrics`, `/v1/status` and the probes; empty for none.
     pub metrics_listen: String,
+    /// Where spans are sent, by OTLP over HTTP; empty for nowhere.
+    pub otlp_endpoint: String,
 }
 
 impl Http {

@@ -53,6 +53,15 @@ impl Config {
         if let Err(error) = self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>() {
             faults.push("telemetry.filter", error.to_string(), "use e.g. \"info\" or \"info,mediant=debug\"");
         }
+        let endpoint = &self.telemetry.otlp_endpoint;
+        if !endpoint.is_empty() && !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            let fix = "use e.g. \"http://127.0.0.1:4318\"";
+            faults.push("telemetry.otlp_endpoint", format!("`{endpoint}` is no address of HTTP"), fix);
+        }
+        if !endpoint.is_empty() && !cfg!(feature = "otel") {
+            let fix = "build with --features otel, or leave it empty";
+            faults.push("telemetry.otlp_endpoint", "this program sends no spans".to_owned(), fix);
+        }
         faults.found
     }
 

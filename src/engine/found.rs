@@ -165,7 +165,7 @@ impl Found {
             match self.look(engine, key, &mut asked) {
                 Look::Kept(kept) => {
                     if let Some((prepared, errand)) = asked {
-                        self.verify(engine, &kept, prepared, errand.asker.owner);
+                        self.verify(engine, &kept, prepared, errand.asker);
                     }
                     return Ok(kept.output.clone());
                 }
@@ -239,7 +239,7 @@ impl Found {
     }
 
     /// Computes some of what is found again when the engine is idle.
-    fn verify(&self, engine: &Engine, kept: &Arc<Kept>, prepared: Prepared, owner: Owner) {
+    fn verify(&self, engine: &Engine, kept: &Arc<Kept>, prepared: Prepared, asker: Asker) {
         let is_due = {
             let mut table = self.table();
             table.due += self.0.settings.verify;
@@ -257,7 +257,7 @@ impl Found {
             while engine.activity().requests > 0 {
                 tokio::time::sleep(LOOK).await;
             }
-            let errand = Errand::new(Asker { owner, lane: Lane::Sweep }, Turn::Next, Box::new(|_| {}));
+            let errand = Errand::new(Asker { lane: Lane::Sweep, ..asker }, Turn::Next, Box::new(|_| {}));
             // It needs no leave, and takes nobody's.
             match engine.run(prepared, errand, None).await {
                 Ok(output) if output.lost.is_none() => found.compare(&kept, &output),

@@ -37,6 +37,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use backlog::Waiting;
 use backlog::{Ahead, Backlog, Place};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -329,8 +330,8 @@ impl Engine {
     }
 
     /// Where one more request of an owner would stand.
-    fn queue(&self, owner: &Owner, work: u64) -> Queue {
-        self.seconds(self.backlog.ahead(owner, work))
+    fn queue(&self, asker: &Asker, work: u64) -> Queue {
+        self.seconds(self.backlog.ahead(&asker.owner, work, asker.weight))
     }
 
     /// When the first of an owner's requests will be answered, if one is being computed or waits.
@@ -341,6 +342,26 @@ impl Engine {
     fn seconds(&self, Ahead { requests, owners, work }: Ahead) -> Queue {
         let rate = self.backlog.rate().unwrap_or_else(|| self.budget().row_layers_per_second());
         Queue { place: requests + 1, owners, seconds: work / rate }
+    }
+
+    /// What owners have that is computed or waits, by lane.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        self.backlog.waiting()
+    }
+
+    /// Row-layers done in a second that it is busy, of late; `None`: too little was done to tell.
+    pub fn rate(&self) -> Option<f64> {
+        self.backlog.rate()
+    }
+
+    /// Texts that are being written.
+    pub fn texts(&self) -> usize {
+        self.texts.load(Ordering::Relaxed)
+    }
+
+    /// How often a known answer has had other bits than before.
+    pub fn known_answer_changes(&self) -> u64 {
+        self.group()
     }
 
     /// What it has done since the server started.
@@ -372,7 +393,7 @@ impl Engine {
     pub async fn execute(&self, prepared: Prepared, errand: Errand) -> Result<PlanOutput, EngineError> {
         let _permit = match errand.turn {
             Turn::New => {
-                let queue = || self.queue(&errand.asker.owner, prepared.work);
+                let queue = || self.queue(&errand.asker, prepared.work);
                 let overloaded = |_| EngineError::Overloaded { limit: self.limit, queue: queue() };
                 self.admission.try_acquire().map_err(overloaded)?
             }

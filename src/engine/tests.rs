@@ -85,7 +85,7 @@ fn free() -> Errand {
 }
 
 fn for_charge(charge: Charge) -> Errand {
-    let asker = Asker { owner: Owner::local(), lane: Lane::Interactive };
+    let asker = Asker::of(&Owner::local().into(), Lane::Interactive);
     Errand::new(asker, Turn::New, charge)
 }
 

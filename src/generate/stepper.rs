@@ -482,7 +482,7 @@ impl Again {
             (preparing.prepare(&plan, Mode::Branching), order)
         });
         let (prepared, order) = prepared.await.map_err(|_| EngineError::LayOut)?;
-        let asker = Asker { owner: Owner::local(), lane: Lane::Interactive };
+        let asker = Asker::of(&Owner::local().into(), Lane::Interactive);
         let output = engine
             .execute(prepared?, Errand::new(asker, crate::engine::Turn::Next, Box::new(|_| ())))
             .await?;

@@ -103,7 +103,7 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
         let known: Vec<&str> = fields.copied().chain(["tensor"]).collect();
         let query = query(&parts, &known)?;
         let max = state.config.activations.upload_bytes;
-        let (request, share) = (Request::from_parts(parts, content), state.capacity.share(&caller.owner));
+        let (request, share) = (Request::from_parts(parts, content), state.capacity.share(caller.account()));
         let bytes = body::read(request, &share, &state.config.http, max, "activations.upload_bytes").await?;
         // Its turn comes when all of it is there: who sends slowly keeps nobody waiting.
         share.of_body(bytes.len() as u64);
@@ -218,7 +218,7 @@ async fn get(
     let format = query.get("format").map(String::as_str);
     let encoding = negotiate(&parts.headers, format, &SERVED)?;
     if encoding == Format::Json && format.is_none() && PARTS.iter().all(|name| !query.contains_key(*name)) {
-        return Ok(Json((*service.activation(id, &state.capacity.share(&caller.owner)).await?).clone())
+        return Ok(Json((*service.activation(id, &state.capacity.share(caller.account())).await?).clone())
             .into_response());
     }
     let mut out = Problems::default();
@@ -237,7 +237,7 @@ async fn get(
         cosine: query.remove("cosine"),
         as_json: encoding == Format::Json,
     };
-    let share = state.capacity.share(&caller.owner);
+    let share = state.capacity.share(caller.account());
     let numbers = service.numbers(id, asked, &share).await?;
     if encoding == Format::Npz && numbers.dtype == Dtype::Bf16 {
         let (detail, fix) = ("NumPy has no bfloat16", "ask for dtype=f32, or for safetensors");
@@ -265,6 +265,6 @@ async fn delete(
     _: NoQuery,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    state.service()?.delete_activation(id, &state.capacity.share(&caller.owner)).await?;
+    state.service()?.delete_activation(id, &state.capacity.share(caller.account())).await?;
     Ok(StatusCode::NO_CONTENT)
 }

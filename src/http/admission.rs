@@ -11,7 +11,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::config::Config;
-use crate::owner::Owner;
+use crate::owner::{Account, Whose};
 
 /// Failures at once, in those of so many seconds.
 const BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
@@ -25,8 +25,7 @@ pub(super) struct Admission(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     failures: DefaultKeyedRateLimiter<IpAddr>,
-    most: u32,
-    on_their_way: Mutex<HashMap<Owner, u32>>,
+    on_their_way: Mutex<HashMap<Whose, u32>>,
 }
 
 impl Admission {
@@ -34,7 +33,7 @@ impl Admission {
         let a_second = NonZeroU32::new(config.auth.failed_per_s).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::per_second(a_second).allow_burst(a_second.saturating_mul(BURST));
         let failures = RateLimiter::keyed(quota);
-        Self(Arc::new(Inner { failures, most: config.limits.owner_requests, on_their_way: Mutex::default() }))
+        Self(Arc::new(Inner { failures, on_their_way: Mutex::default() }))
     }
 
     /// Notes that an address showed a key that is none. It is told to wait if it does so too often; whoever has a good key
@@ -50,16 +49,24 @@ impl Admission {
         failures.check_key(&address).map_err(|not_yet| not_yet.wait_time_from(DefaultClock::default().now()))
     }
 
-    /// Lets a request of an owner in, until what is given back is gone. `None`: the owner has as many as it may on their way.
-    pub(super) fn enter(&self, owner: &Owner) -> Option<OnItsWay> {
+    /// Lets a request in, until what is given back is gone. `most`: how many an owner or a key may have on their way, if so many
+    /// are not without end.
+    ///
+    /// # Errors
+    /// Who has as many as may be.
+    pub(super) fn enter(
+        &self,
+        account: &Account,
+        most: impl Fn(&Whose) -> Option<u32>,
+    ) -> Result<OnItsWay, Whose> {
         let mut all = self.0.on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = all.entry(owner.clone()).or_default();
-        if *own >= self.0.most {
-            return None;
+        let has = |whose: &Whose| all.get(whose).copied().unwrap_or(0);
+        if let Some(full) = account.whose().find(|whose| most(whose).is_some_and(|most| has(whose) >= most)) {
+            return Err(full);
         }
-        *own += 1;
+        account.whose().for_each(|whose| *all.entry(whose).or_default() += 1);
         drop(all);
-        Some(OnItsWay { of: self.clone(), owner: owner.clone() })
+        Ok(OnItsWay { of: self.clone(), account: account.clone() })
     }
 }
 
@@ -67,16 +74,18 @@ impl Admission {
 #[derive(Debug)]
 pub(super) struct OnItsWay {
     of: Admission,
-    owner: Owner,
+    account: Account,
 }
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
         let mut all = self.of.0.on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = all.get_mut(&self.owner) {
-            *own -= 1;
-            if *own == 0 {
-                all.remove(&self.owner);
+        for whose in self.account.whose() {
+            if let Some(own) = all.get_mut(&whose) {
+                *own -= 1;
+                if *own == 0 {
+                    all.remove(&whose);
+                }
             }
         }
     }
@@ -85,23 +94,34 @@ impl Drop for OnItsWay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owner::Owner;
 
     fn admission() -> Admission {
-        let flags = [("--test", "limits.owner_requests", "2".to_owned())];
-        Admission::new(&crate::config::load(None, [], &flags).unwrap().config)
+        Admission::new(&crate::config::load(None, [], &[]).unwrap().config)
     }
 
     #[test]
-    fn an_owner_has_so_many_on_their_way_and_is_forgotten_when_all_are_done() {
+    fn an_owner_and_a_key_have_so_many_on_their_way_and_are_forgotten_when_all_are_done() {
         let admission = admission();
-        let [alice, bob] = ["alice", "bob"].map(|name| Owner::parse(name).unwrap());
-        let first = admission.enter(&alice).unwrap();
-        let second = admission.enter(&alice).unwrap();
-        assert!(admission.enter(&alice).is_none());
-        let other = admission.enter(&bob).unwrap();
+        let account = |owner: &str, key: u128| Account {
+            key: Some(uuid::Uuid::from_u128(key)),
+            ..Owner::parse(owner).unwrap().into()
+        };
+        // Of an owner two, of a key one.
+        let most = |whose: &Whose| Some(if matches!(whose, Whose::Owner(_)) { 2 } else { 1 });
+        let [one, two, three, bob] =
+            [("alice", 1), ("alice", 2), ("alice", 3), ("bob", 4)].map(|(o, k)| account(o, k));
+        let full = |account: &Account| admission.enter(account, most).unwrap_err();
+        let first = admission.enter(&one, most).unwrap();
+        assert_eq!(full(&one), Whose::Key(one.key.unwrap()));
+        let second = admission.enter(&two, most).unwrap();
+        assert_eq!(full(&three), Whose::Owner(one.owner.clone()));
+        let other = admission.enter(&bob, most).unwrap();
         drop(first);
-        let third = admission.enter(&alice).unwrap();
-        assert!(admission.enter(&alice).is_none());
+        let third = admission.enter(&three, most).unwrap();
+        assert_eq!(full(&one), Whose::Owner(one.owner.clone()));
+        // Who is refused is not counted.
+        assert_eq!(admission.0.on_their_way.lock().unwrap()[&Whose::Owner(one.owner.clone())], 2);
         drop((second, third, other));
         assert!(admission.0.on_their_way.lock().unwrap().is_empty());
     }

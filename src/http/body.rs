@@ -61,7 +61,7 @@ pub(super) async fn json(
 ) -> Result<Posted, Problem> {
     check_declared(request.headers())?;
     let limits = &state.config.http;
-    let mut share = state.capacity.share(&Caller::of(request.extensions())?.owner);
+    let mut share = state.capacity.share(Caller::of(request.extensions())?.account());
     if is_no_store(request.headers()) {
         share.want_fresh();
     }

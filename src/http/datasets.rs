@@ -100,7 +100,7 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
     unfit.or(Some(()))?;
     let form = Form::of(&parts)?;
     let request = Request::from_parts(parts, content);
-    let (max, share) = (state.config.jobs.dataset_bytes, state.capacity.share(&caller.owner));
+    let (max, share) = (state.config.jobs.dataset_bytes, state.capacity.share(caller.account()));
     let bytes = body::read(request, &share, &state.config.http, max, "jobs.dataset_bytes").await?;
     let length = bytes.len() as u64;
     share.of_body(length);
@@ -197,7 +197,7 @@ async fn get(
     _: NoQuery,
 ) -> Result<Response, Problem> {
     let text = state.jobs()?.store.dataset_text(&caller.owner, &id).await?.ok_or_else(|| unknown(&id))?;
-    let share = state.capacity.share(&caller.owner);
+    let share = state.capacity.share(caller.account());
     share.resize(text.len() as u64).await?;
     Ok(answer::tied(Format::Jsonl, text.into_bytes(), share))
 }

@@ -18,7 +18,7 @@ use super::rules::{Need, Rule, need, one_of};
 use super::state::{Access, AppState, FIRST_KEY};
 use crate::engine::Queue;
 use crate::keys::{Key, Scope, Token, Unfit};
-use crate::owner::Owner;
+use crate::owner::{Account, Owner, Whose};
 use crate::service::Service;
 use crate::usage;
 
@@ -32,6 +32,11 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// On whose account the request is.
+    pub(super) fn account(&self) -> Account {
+        self.key.as_ref().map_or_else(|| (&self.owner).into(), |key| key.account())
+    }
+
     /// Who sent a request.
     pub(super) fn of(extensions: &Extensions) -> Result<Self, Problem> {
         let caller = extensions.get::<Self>().cloned();
@@ -54,7 +59,8 @@ pub(super) struct Door {
     rules: &'static [Rule],
     admission: Admission,
     service: Arc<OnceLock<Service>>,
-    row_layers_day: u64,
+    owner_requests: u32,
+    row_layers_day: Option<u64>,
 }
 
 impl Door {
@@ -64,7 +70,8 @@ impl Door {
             rules,
             admission: Admission::new(&state.config),
             service: Arc::clone(&state.service),
-            row_layers_day: state.config.limits.owner_row_layers_day,
+            owner_requests: state.config.limits.owner_requests,
+            row_layers_day: state.config.limits.row_layers_day(),
         }
     }
 
@@ -89,25 +96,37 @@ impl Door {
             return Err(Refused::NoScope(scopes, key));
         }
         // Reads are quick, and streams of events have places of their own.
-        let place =
-            if *request.method() == Method::POST { Some(self.admit(need, &key.owner)?) } else { None };
+        let place = if *request.method() == Method::POST { Some(self.admit(need, &key)?) } else { None };
         Ok((Some(Caller { owner: key.owner.clone(), key: Some(key) }), place))
     }
 
-    /// A place for a request with a body, if its owner has one and may have more computed.
-    fn admit(&self, need: Need, owner: &Owner) -> Result<OnItsWay, Refused> {
-        let place = self.admission.enter(owner).ok_or_else(|| Refused::Enough {
-            first: self.service.get().and_then(|service| service.engine.first_of(owner)),
+    /// A place for a request with a body, if its owner and its key have one and may have more computed.
+    fn admit(&self, need: Need, key: &Key) -> Result<OnItsWay, Refused> {
+        let (account, of_owner) = (key.account(), &key.owner_terms);
+        let most = |whose: &Whose| match whose {
+            Whose::Owner(_) => Some(of_owner.requests.unwrap_or(self.owner_requests)),
+            Whose::Key(_) => key.terms.requests,
+        };
+        let place = self.admission.enter(&account, most).map_err(|whose| Refused::Enough {
+            by_key: matches!(whose, Whose::Key(_)),
+            first: self.service.get().and_then(|service| service.engine.first_of(&key.owner)),
         })?;
         let Some(service) = self.service.get() else { return Ok(place) };
         let computes = |scope: &Scope| matches!(scope, Scope::Run | Scope::Sweep | Scope::Remote);
-        if self.row_layers_day > 0 && need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
-            let used = service.ledger.used(owner).row_layers;
-            if used >= self.row_layers_day {
-                return Err(Refused::DailyLimit { used, most: self.row_layers_day });
+        if need.scopes().is_some_and(|scopes| scopes.iter().any(computes)) {
+            for whose in account.whose() {
+                let (most, by_key) = match whose {
+                    Whose::Owner(_) => (of_owner.row_layers_day.or(self.row_layers_day), false),
+                    Whose::Key(_) => (key.terms.row_layers_day, true),
+                };
+                let Some(most) = most else { continue };
+                let used = service.ledger.used(&whose).row_layers;
+                if used >= most {
+                    return Err(Refused::DailyLimit { used, most, by_key });
+                }
             }
         }
-        service.ledger.let_in(owner);
+        service.ledger.let_in(&account);
         Ok(place)
     }
 
@@ -183,13 +202,15 @@ enum Refused {
     },
     NoScope(&'static [Scope], Arc<Key>),
     TooManyFailures(Duration),
-    /// `first`: when one of them is answered, if that is known.
+    /// `first`: when one of the owner's is answered, if that is known.
     Enough {
+        by_key: bool,
         first: Option<Queue>,
     },
     DailyLimit {
         used: u64,
         most: u64,
+        by_key: bool,
     },
 }
 
@@ -223,16 +244,32 @@ impl IntoResponse for Refused {
                 let problem = refusal(Kind::Overloaded, "failed_keys", detail, fix);
                 (problem.retry_after(whole_seconds(wait.as_secs_f64())), None)
             }
-            Self::Enough { first } => {
-                let detail = "as many of your requests are on their way as limits.owner_requests allows";
+            Self::Enough { by_key, first } => {
+                let (code, detail) = if by_key {
+                    (
+                        "key_requests",
+                        "as many requests with this key are on their way as its limit `requests` allows",
+                    )
+                } else {
+                    (
+                        "owner_requests",
+                        "as many of your requests are on their way as limits.owner_requests, or your own limit, allows",
+                    )
+                };
                 let fix = "wait for one of them; with `Prefer: respond-async` requests become jobs, which are not counted";
-                let problem = refusal(Kind::Overloaded, "owner_requests", detail, fix);
+                let problem = refusal(Kind::Overloaded, code, detail, fix);
                 (problem.retry_after(first.map_or(1, |first| whole_seconds(first.seconds))), None)
             }
-            Self::DailyLimit { used, most } => {
-                let detail = format!("{used} row-layers were computed for you today, of {most}");
-                let fix = "come back after midnight, UTC, or ask who runs the server for a larger limits.owner_row_layers_day";
-                let problem = refusal(Kind::Overloaded, "daily_limit", &detail, fix);
+            Self::DailyLimit { used, most, by_key } => {
+                let (code, whom, what) = if by_key {
+                    ("key_daily_limit", "with this key", "limit `row_layers_day` of the key")
+                } else {
+                    ("daily_limit", "for you", "limits.owner_row_layers_day")
+                };
+                let detail = format!("{used} row-layers were computed {whom} today, of {most}");
+                let fix =
+                    format!("come back after midnight, UTC, or ask who runs the server for a larger {what}");
+                let problem = refusal(Kind::Overloaded, code, &detail, &fix);
                 (problem.retry_after(usage::today().1), None)
             }
         };

@@ -246,7 +246,7 @@ async fn result(
     let asked = Asked::of(&parts.headers, query, &Format::ALL)?;
     let jobs = state.jobs()?;
     let job = with_result(jobs, &caller, &id, partial).await?;
-    answered(asked, jobs, &job, state.capacity.share(&caller.owner)).await
+    answered(asked, jobs, &job, state.capacity.share(caller.account())).await
 }
 
 /// A job whose result can be asked for.
@@ -291,7 +291,7 @@ async fn plot(
     let asked = Asked::of(&parts.headers, query, &PICTURES)?;
     let jobs = state.jobs()?;
     let job = with_result(jobs, &caller, &id, partial).await?;
-    answered(asked, jobs, &job, state.capacity.share(&caller.owner)).await
+    answered(asked, jobs, &job, state.capacity.share(caller.account())).await
 }
 
 /// Whether what there is so far is asked for.

@@ -10,7 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{AppState, Caller, NoQuery, Problem};
-use crate::keys::{KeyView, Scope};
+use crate::keys::{KeyView, LimitsView, Scope};
+use crate::owner::{Account, Whose};
 use crate::usage;
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -27,6 +28,10 @@ struct Me {
     key: Option<KeyView>,
     /// What it may do beside reading what is the owner's.
     scopes: Vec<Scope>,
+    /// Share of the engine beside others who wait, too: the key's, or its owner's.
+    weight: f64,
+    /// What the owner may have, by whatever key; null: any number. `key.limits` hold beside them.
+    limits: LimitsView,
     /// What the owner has here, by whatever key.
     in_use: InUse,
     /// What was computed for the owner today (UTC), by whatever key; null where no key is needed, and until the model is loaded.
@@ -46,6 +51,19 @@ struct Today {
     seconds: f64,
     /// Seconds until all of this begins at 0 again.
     resets_s: u64,
+    /// What of it was with this key.
+    key: KeyToday,
+}
+
+/// What was computed with a key today.
+#[derive(Debug, Serialize, ToSchema)]
+struct KeyToday {
+    /// Requests with a body.
+    requests: u64,
+    /// Rows times layers that were computed.
+    row_layers: u64,
+    /// Seconds of the engine.
+    seconds: f64,
 }
 
 /// What an owner has.
@@ -89,27 +107,42 @@ async fn me(state: State<AppState>, caller: Caller, _: NoQuery) -> Result<Respon
     // Without keys all can be done but making keys.
     let all =
         || Scope::ALL.into_iter().map(|(_, scope)| scope).filter(|scope| *scope != Scope::Admin).collect();
-    let service = state.service.get().filter(|_| caller.key.is_some());
-    let today = service.map(|service| {
-        let used = service.ledger.used(&caller.owner);
-        let limit = state.config.limits.owner_row_layers_day;
+    let key = caller.key.as_deref();
+    let of_owner = key.map(|key| key.owner_terms).unwrap_or_default();
+    // Without keys nobody is counted.
+    let limits = LimitsView {
+        requests: key.map(|_| of_owner.requests.unwrap_or(state.config.limits.owner_requests)),
+        jobs: Some(of_owner.jobs.unwrap_or(state.config.jobs.queued_per_owner)),
+        row_layers_day: key.and(of_owner.row_layers_day.or(state.config.limits.row_layers_day())),
+    };
+    let Account { weight, .. } = caller.account();
+    let today = state.service.get().zip(key).map(|(service, key)| {
+        let used = service.ledger.used(&Whose::Owner(caller.owner.clone()));
+        let with_key = service.ledger.used(&key.whose());
         Today {
             requests: used.requests,
             row_layers: used.row_layers,
-            row_layers_limit: (limit > 0).then_some(limit),
+            row_layers_limit: limits.row_layers_day,
             seconds: used.seconds,
             resets_s: usage::today().1,
+            key: KeyToday {
+                requests: with_key.requests,
+                row_layers: with_key.row_layers,
+                seconds: with_key.seconds,
+            },
         }
     });
     let me = Me {
         today,
+        weight: weight.number(),
+        limits,
         owner: caller.owner.to_string(),
         key: caller.key.as_deref().map(KeyView::of),
         scopes: caller.key.as_ref().map_or_else(all, |key| key.scopes.list()),
         in_use: InUse {
             jobs: JobsInUse {
                 queued: stored.queued,
-                queued_limit: state.config.jobs.queued_per_owner,
+                queued_limit: of_owner.jobs.unwrap_or(state.config.jobs.queued_per_owner),
                 running: stored.running,
             },
             datasets: DatasetsInUse { count: stored.datasets, bytes: stored.dataset_bytes },

@@ -35,6 +35,7 @@ mod request_id;
 mod rules;
 mod socket;
 mod state;
+mod status;
 pub mod tls;
 
 use std::any::Any;
@@ -83,6 +84,7 @@ fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health::routes())
         .merge(metrics::routes())
+        .merge(status::routes())
         .merge(models::routes())
         .merge(experiments::routes())
         .merge(generate::routes())
@@ -114,9 +116,10 @@ pub fn router(state: AppState) -> Router {
     wrap(api(), state, rules::RULES)
 }
 
-/// What `telemetry.metrics_listen` serves: metrics and probes, without keys.
+/// What `telemetry.metrics_listen` serves: metrics, status and probes, without keys.
 pub fn operations(state: AppState) -> Router {
-    let api = OpenApiRouter::default().merge(health::probes()).merge(metrics::routes());
+    let api =
+        OpenApiRouter::default().merge(health::probes()).merge(metrics::routes()).merge(status::routes());
     wrap(api, AppState { access: Access::Anyone, ..state }, rules::RULES)
 }
 

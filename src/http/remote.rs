@@ -179,7 +179,7 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
             .retry_after(60));
     }
     let service = state.service()?;
-    let share = state.capacity.share(&caller.owner);
+    let share = state.capacity.share(caller.account());
     let head =
         Head { base: base(&parts.headers, &parts.extensions, &state), legacy: is_legacy(&parts.extensions) };
     let address = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
@@ -458,7 +458,7 @@ async fn whoami(caller: Caller, _: NoQuery) -> Json<Value> {
 
 /// Whether the server answers
 #[utoipa::path(get, path = "/ping", tag = "remote",
-    responses((status = 200, description = "It does", body = String)))]
+    responses((status = 200, description = "It does", body = String, content_type = "application/json")))]
 async fn ping() -> Json<&'static str> {
     Json("pong")
 }

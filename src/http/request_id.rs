@@ -8,7 +8,8 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::places::Peer;
@@ -55,7 +56,17 @@ pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Requ
     // The path without its query: queries may hold what users type.
     let path = redacted(request.uri().path()).into_owned();
     let client = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.0));
-    let span = tracing::info_span!("request", request.id = %id, client, key.id = tracing::field::Empty);
+    let span = tracing::info_span!(
+        "request",
+        request.id = %id,
+        client,
+        key.id = Empty,
+        otel.name = Empty,
+        otel.kind = Empty,
+        http.request.method = Empty,
+        http.route = Empty,
+        http.response.status_code = Empty
+    );
     let started = Instant::now();
     async move {
         let answer = next.run(request).await;
@@ -76,6 +87,13 @@ pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Requ
         } else {
             tracing::info!(%method, path, status, duration_ms, "{method} {path} -> {status}");
         }
+        // After the line above, which says the same: these are for spans that are sent somewhere.
+        let (span, route) = (Span::current(), route.as_ref().map_or("none", MatchedPath::as_str));
+        span.record("otel.name", format_args!("{method} {route}").to_string());
+        span.record("otel.kind", "server");
+        span.record("http.request.method", method.as_str());
+        span.record("http.route", route);
+        span.record("http.response.status_code", status);
         response
     }
     .instrument(span)

@@ -70,6 +70,8 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::GET, "/v1/version", Need::Open),
     rule(Method::GET, "/v1/openapi.json", Need::Open),
     rule(Method::GET, "/v1/me", Need::Key),
+    // All of it for admins, for others what is theirs.
+    rule(Method::GET, "/v1/status", Need::Key),
     rule(Method::GET, "/v1/models", Need::Key),
     rule(Method::GET, "/v1/models/{id}", Need::Key),
     rule(Method::GET, "/v1/capabilities", Need::Key),
@@ -112,6 +114,8 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::DELETE, "/v1/admin/keys/{id}", ADMIN),
     rule(Method::POST, "/v1/admin/keys/{id}/rotate", ADMIN),
     rule(Method::GET, "/v1/admin/usage", ADMIN),
+    rule(Method::GET, "/v1/admin/owners", ADMIN),
+    rule(Method::PUT, "/v1/admin/owners/{owner}", ADMIN),
 ];
 
 /// What a route asks for; `None` if no rule names it.

@@ -23,11 +23,18 @@ use serde_json::Value;
 pub use outcome::{LAYOUT, Unfinished};
 pub use submit::{Asked, NotTaken};
 
+use crate::owner::{Account, Owner, Weight};
 use crate::result::render::json;
 use crate::result::sweep::SweepOutcome;
 use crate::service::Service;
 use crate::store::job::{Job, JobId, State};
 use crate::store::{Filter, Page, Store, StoreError};
+
+/// On whose account a job is computed.
+fn account(job: &Job) -> Account {
+    let weight = Weight::stored(job.weight);
+    Account { key: job.key, weight, ..Owner::stored(&job.owner).into() }
+}
 
 /// The file of a result that holds what can be drawn of it.
 pub const PICTURES_FILE: &str = "pictures";

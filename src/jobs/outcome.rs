@@ -6,7 +6,6 @@ use serde_json::Value;
 use crate::effect::average::How;
 use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::sweep::Part;
-use crate::owner::Owner;
 use crate::result::sweep::{SweepOutcome, assemble};
 use crate::service::cut::Cut;
 use crate::service::sweep::Opened;
@@ -52,7 +51,7 @@ pub(super) fn cut(job: &Job) -> Result<Cut, Unfinished> {
 pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
     let cut = cut(job)?;
     let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
-    Opened::new(Owner::stored(&job.owner), request, cut).ok_or(Unfinished::Unreadable)
+    Opened::new(super::account(job), request, cut).ok_or(Unfinished::Unreadable)
 }
 
 /// What the units computed so far say together.

@@ -72,6 +72,8 @@ impl Jobs {
         let job = NewJob {
             id: JobId::new(),
             owner: share.owner().to_string(),
+            key: share.account().key,
+            weight: share.account().weight.hundredths(),
             kind,
             model: service.served.name.clone(),
             model_sha: service.identity(),
@@ -84,7 +86,11 @@ impl Jobs {
             keep_s: self.settings.keep_s,
             estimate_s: cost.seconds,
         };
-        let limits = Limits { queued_per_owner: self.settings.queued_per_owner };
+        let account = share.account();
+        let limits = Limits {
+            queued_per_owner: account.owner_jobs.unwrap_or(self.settings.queued_per_owner),
+            queued_per_key: account.key_jobs,
+        };
         let submitted = self.store.submit(job, limits).await?;
         if !submitted.replayed {
             tracing::info!(job.id = %submitted.job.id, estimate_s = cost.seconds, units = ?units, "job taken on");

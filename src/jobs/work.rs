@@ -9,7 +9,6 @@ use super::outcome::{open, outcome};
 use super::{Jobs, NUMBERS_FILE, PICTURES_FILE, Unfinished, compress};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::{self, CaseHead, Standing};
-use crate::owner::Owner;
 use crate::plan::output::Usage;
 use crate::result::render::{Answer, Format, json};
 use crate::service::experiment::AtOnce;
@@ -103,7 +102,7 @@ async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim
         Phase::Finish => {
             let outputs = jobs.store.outputs(claim.job.id).await?;
             let job = claim.job.clone();
-            let share = Share::unbounded(Owner::stored(&claim.job.owner));
+            let share = Share::unbounded(super::account(&claim.job));
             let made = share.run(Lane::Finish, move |_| {
                 let outcome = outcome(&job, &outputs)?;
                 Ok::<_, Unfinished>(compress::file("json", &json(&outcome)))
@@ -130,7 +129,7 @@ async fn standings(jobs: &Jobs, opened: &Opened, claim: &Claim) -> Result<Vec<St
 async fn whole<E: AtOnce<Response: Answer>>(service: &Service, claim: &Claim) -> Result<Done, Failed> {
     let body = Jobs::request(&claim.job);
     // Its size was bounded when it was taken on.
-    let share = &Share::unbounded(Owner::stored(&claim.job.owner));
+    let share = &Share::unbounded(super::account(&claim.job));
     let mut response = service.answer::<E>((body, share)).await?;
     let cost = cost(&response.rendered().usage());
     let files = move |_: &Abandoned| {

@@ -20,12 +20,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::activations::Timestamp;
-use crate::owner::Owner;
-use crate::store::{Store, StoreError, StoredKey};
+use crate::owner::{Account, Owner, Terms, Weight, Whose};
+use crate::store::{Store, StoreError, StoredKey, StoredTerms};
 
 pub use scope::{Scope, Scopes};
 pub use token::{Token, redacted};
-pub use view::{KeyView, NewKey};
+pub use view::{KeyView, LimitsView, NewKey, OwnerView};
 
 /// How often the store is asked whether another server has changed the keys.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,6 +41,13 @@ pub const MOST_TTL_S: u64 = 100 * 366 * 86_400;
 /// Names a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId(Uuid);
+
+impl KeyId {
+    /// A name as it was stored.
+    pub const fn stored(id: Uuid) -> Self {
+        Self(id)
+    }
+}
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,11 +97,17 @@ pub struct Key {
     pub used_ms: Option<i64>,
     /// The key that it was made to replace.
     pub follows: Option<KeyId>,
+    /// On what terms it has something computed.
+    pub terms: Terms,
+    /// On what terms its owner has, by whatever key.
+    pub owner_terms: Terms,
 }
 
 impl Key {
-    fn of(stored: &StoredKey) -> Self {
+    fn of(stored: &StoredKey, owner_terms: Terms) -> Self {
         Self {
+            terms: known(stored.terms),
+            owner_terms,
             id: KeyId(stored.id),
             owner: Owner::stored(&stored.owner),
             name: stored.name.clone(),
@@ -105,6 +118,27 @@ impl Key {
             used_ms: stored.used_ms,
             follows: stored.follows.map(KeyId),
         }
+    }
+
+    /// On whose account it has something computed.
+    pub fn account(&self) -> Account {
+        Account {
+            owner: self.owner.clone(),
+            key: Some(self.id.0),
+            weight: self.weight(),
+            owner_jobs: self.owner_terms.jobs,
+            key_jobs: self.terms.jobs,
+        }
+    }
+
+    /// How much its work counts beside others': its own weight, or its owner's.
+    pub fn weight(&self) -> Weight {
+        self.terms.weight.or(self.owner_terms.weight).unwrap_or_default()
+    }
+
+    /// As that for which something is counted.
+    pub const fn whose(&self) -> Whose {
+        Whose::Key(self.id.0)
     }
 
     /// Whether it can be used now.
@@ -130,6 +164,28 @@ pub struct Wanted {
     pub scopes: Scopes,
     /// Seconds until it ends; without, it does not.
     pub ttl_s: Option<u64>,
+    /// On what terms it will have something computed.
+    pub terms: Terms,
+}
+
+/// Terms that were stored.
+fn known(stored: StoredTerms) -> Terms {
+    let count = |n: Option<i64>| n.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    Terms {
+        weight: stored.weight.map(Weight::stored),
+        requests: count(stored.requests),
+        jobs: count(stored.jobs),
+        row_layers_day: stored.row_layers_day.map(|n| u64::try_from(n).unwrap_or(0)),
+    }
+}
+
+fn to_store(terms: Terms) -> StoredTerms {
+    StoredTerms {
+        weight: terms.weight.map(Weight::hundredths),
+        requests: terms.requests.map(i64::from),
+        jobs: terms.jobs.map(i64::from),
+        row_layers_day: terms.row_layers_day.map(|n| i64::try_from(n).unwrap_or(i64::MAX)),
+    }
 }
 
 /// Why a key could not be made.
@@ -199,17 +255,25 @@ struct Table {
     changes: i64,
     /// By the first bytes of the hash. What is told by how long a search takes is of a hash, and leads to no token.
     by_hash: HashMap<[u8; 8], Vec<Hashed>>,
+    /// Terms of owners who have any of their own.
+    owners: HashMap<String, Terms>,
     count: usize,
 }
 
 impl Table {
-    fn new(changes: i64, stored: &[StoredKey]) -> Self {
+    fn new(changes: i64, stored: &[StoredKey], owners: HashMap<String, Terms>) -> Self {
         let mut table = Self { changes, count: stored.len(), ..Self::default() };
         for key in stored {
             let found = table.by_hash.entry(start(&key.sha256)).or_default();
-            found.push((key.sha256, Arc::new(Key::of(key))));
+            let terms = owners.get(&key.owner).copied().unwrap_or_default();
+            found.push((key.sha256, Arc::new(Key::of(key, terms))));
         }
+        table.owners = owners;
         table
+    }
+
+    fn terms_of(&self, owner: &str) -> Terms {
+        self.owners.get(owner).copied().unwrap_or_default()
     }
 
     fn find(&self, sha256: &[u8; 32]) -> Option<&Arc<Key>> {
@@ -278,7 +342,36 @@ impl Keys {
         self.0.store.put_key(&stored).await?;
         tracing::info!(key.id = %KeyId(stored.id), key.owner = stored.owner, key.scopes = stored.scopes, "key made");
         self.read_again().await?;
-        Ok((Key::of(&stored), token))
+        Ok((self.key(&stored), token))
+    }
+
+    fn key(&self, stored: &StoredKey) -> Key {
+        Key::of(stored, self.table().terms_of(&stored.owner))
+    }
+
+    /// An owner's own terms. Nothing is asked of the store.
+    pub fn owner_terms(&self, owner: &Owner) -> Terms {
+        self.table().terms_of(owner)
+    }
+
+    /// The owners who have terms of their own, by their names.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn owners(&self) -> Result<Vec<(Owner, Terms)>, StoreError> {
+        let stored = self.0.store.owner_terms().await?;
+        Ok(stored.into_iter().map(|(owner, terms)| (Owner::stored(&owner), known(terms))).collect())
+    }
+
+    /// Sets an owner's terms in place of those before; of requests from now on, here at once and on other servers within about two
+    /// seconds.
+    ///
+    /// # Errors
+    /// That cannot be stored.
+    pub async fn set_owner(&self, owner: &Owner, terms: Terms) -> Result<(), StoreError> {
+        self.0.store.set_owner_terms(owner, to_store(terms)).await?;
+        tracing::info!(key.owner = %owner, ?terms, "terms of an owner set");
+        self.read_again().await
     }
 
     /// All keys, oldest first, those that have ended among them.
@@ -288,7 +381,7 @@ impl Keys {
     pub async fn list(&self) -> Result<Vec<Key>, StoreError> {
         let (_, stored) = self.0.store.keys().await?;
         let used = self.used().clone();
-        let keys = stored.iter().map(Key::of);
+        let keys = stored.iter().map(|stored| self.key(stored));
         Ok(keys.map(|key| Key { used_ms: key.used_ms.max(used.get(&key.id).copied()), ..key }).collect())
     }
 
@@ -313,7 +406,7 @@ impl Keys {
         self.get(id).await
     }
 
-    /// Makes a key of the same owner, name and scopes, made for as long as the old one was; the old one can be used for
+    /// Makes a key of the same owner, name, scopes and terms, made for as long as the old one was; the old one can be used for
     /// `grace_s` more seconds at most, so that whoever has it can change over.
     ///
     /// # Errors
@@ -331,6 +424,7 @@ impl Keys {
             name: old.name.clone(),
             scopes: old.scopes,
             ttl_s: lifetime_ms.map(|end| u64::try_from((end - old.created_ms) / 1000).unwrap_or(0)),
+            terms: old.terms,
         };
         let (stored, token) = make(&wanted, Some(id))?;
         let until = after(now_ms(), grace_s.min(MOST_GRACE_S));
@@ -339,7 +433,7 @@ impl Keys {
         }
         tracing::info!(key.id = %KeyId(stored.id), key.follows = %id, "key made in place of another");
         self.read_again().await?;
-        Ok((Key::of(&stored), token))
+        Ok((self.key(&stored), token))
     }
 
     /// Keeps up with what other servers do to the keys, and tells the store when keys were used, until aborted.
@@ -388,7 +482,9 @@ impl Keys {
         // One after the other, so that what was read last is what stays.
         let _turn = self.0.reading.lock().await;
         let (changes, stored) = self.0.store.keys().await?;
-        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = Table::new(changes, &stored);
+        let owners = self.0.store.owner_terms().await?;
+        let owners = owners.into_iter().map(|(owner, terms)| (owner, known(terms))).collect();
+        *self.0.table.write().unwrap_or_else(PoisonError::into_inner) = Table::new(changes, &stored, owners);
         Ok(())
     }
 
@@ -414,6 +510,7 @@ fn make(wanted: &Wanted, follows: Option<KeyId>) -> Result<(StoredKey, Token), K
         revoked_ms: None,
         used_ms: None,
         follows: follows.map(|id| id.0),
+        terms: to_store(wanted.terms),
     };
     Ok((stored, token))
 }

@@ -18,7 +18,13 @@ async fn here() -> Here {
 
 fn wanted(owner: &str, ttl_s: Option<u64>) -> Wanted {
     let scopes = [Scope::Run, Scope::Sweep].into_iter().collect();
-    Wanted { owner: Owner::parse(owner).unwrap(), name: "of this test".to_owned(), scopes, ttl_s }
+    Wanted {
+        owner: Owner::parse(owner).unwrap(),
+        name: "of this test".to_owned(),
+        scopes,
+        ttl_s,
+        terms: Terms::default(),
+    }
 }
 
 #[tokio::test]

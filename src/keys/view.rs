@@ -5,6 +5,47 @@ use utoipa::ToSchema;
 
 use super::{Key, Scope, Standing, Token};
 use crate::activations::Timestamp;
+use crate::owner::{Owner, Terms, Weight};
+
+/// The most at once, and on a day. Null: as the server is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = KeyLimits)]
+pub struct LimitsView {
+    /// Requests with a body on their way at once.
+    pub requests: Option<u32>,
+    /// Jobs of which nothing has been computed.
+    pub jobs: Option<u32>,
+    /// Rows times layers on a day, UTC.
+    pub row_layers_day: Option<u64>,
+}
+
+impl LimitsView {
+    /// Of somebody's terms.
+    pub const fn of(terms: &Terms) -> Self {
+        Self { requests: terms.requests, jobs: terms.jobs, row_layers_day: terms.row_layers_day }
+    }
+}
+
+/// On what terms an owner has something computed, by whatever key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OwnerTerms)]
+pub struct OwnerView {
+    /// Who.
+    #[schema(example = "alice")]
+    pub owner: String,
+    /// Share of the engine beside others who wait, too; null: 1. A key's own weight comes before it.
+    pub weight: Option<f64>,
+    /// What all of the owner's keys together may have.
+    pub limits: LimitsView,
+}
+
+impl OwnerView {
+    /// Of an owner.
+    pub fn of(owner: &Owner, terms: &Terms) -> Self {
+        let weight = terms.weight.map(Weight::number);
+        Self { owner: owner.to_string(), weight, limits: LimitsView::of(terms) }
+    }
+}
 
 /// A key, without its token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -37,6 +78,10 @@ pub struct KeyView {
     pub last_used: Option<Timestamp>,
     /// The key that it was made to replace.
     pub follows: Option<String>,
+    /// Share of the engine beside others who wait, too; null: its owner's.
+    pub weight: Option<f64>,
+    /// What may be had with this key; its owner's limits hold beside them.
+    pub limits: LimitsView,
 }
 
 impl KeyView {
@@ -54,6 +99,8 @@ impl KeyView {
             revoked: key.revoked_ms.map(at),
             last_used: key.used_ms.map(at),
             follows: key.follows.map(|id| id.to_string()),
+            weight: key.terms.weight.map(Weight::number),
+            limits: LimitsView::of(&key.terms),
         }
     }
 }

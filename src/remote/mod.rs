@@ -137,6 +137,11 @@ impl Remote {
         self.pool().map(|pool| pool.lacks().to_vec()).unwrap_or_default()
     }
 
+    /// Jobs that run, and jobs that wait for their turn.
+    pub fn jobs(&self) -> (usize, usize) {
+        self.0.queue.counts()
+    }
+
     fn pool(&self) -> Option<&Pool> {
         self.0.pool.get().and_then(|pool| pool.as_ref().ok())
     }

@@ -46,6 +46,12 @@ impl Queue {
         Self(Arc::new(Inner { at_once, queued_each, state: Mutex::default(), changes }))
     }
 
+    /// Jobs that run, and jobs that wait.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.0.state();
+        (state.running, state.waiting.values().map(VecDeque::len).sum())
+    }
+
     /// Whether a party may have one more waiting.
     pub fn has_room(&self, party: &Party) -> bool {
         self.0.state().waiting.get(party).is_none_or(|own| own.len() < self.0.queued_each)

@@ -14,7 +14,7 @@ use crate::engine::{self, Asker, EngineError, Errand, Prepared, Turn};
 use crate::generate::{Event, Job, Texts};
 use crate::lower::facts::Facts;
 use crate::lower::generate::Generation;
-use crate::owner::Owner;
+use crate::owner::Account;
 use crate::plan::cost::Cost;
 use crate::plan::pack::Mode;
 use crate::result::common::Envelope;
@@ -35,7 +35,7 @@ pub struct Generating {
     envelope: Envelope,
     facts: ServedTo,
     ledger: Ledger,
-    owner: Owner,
+    account: Account,
     /// Told before anything else.
     first: VecDeque<(&'static str, Value)>,
 }
@@ -96,7 +96,7 @@ impl Service {
         if !self.ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling: self.ceiling });
         }
-        let asker = Asker { owner: share.owner().clone(), lane: engine::Lane::Interactive };
+        let asker = Asker::of(share.account(), engine::Lane::Interactive);
         if let Some(first) = first {
             let captured = self
                 .engine
@@ -118,7 +118,7 @@ impl Service {
         let generating = Generating {
             facts: self.served_to(share.owner()),
             ledger: self.ledger.clone(),
-            owner: share.owner().clone(),
+            account: share.account().clone(),
             first: VecDeque::from([("start", started(&job, &envelope))]),
             job,
             texts,
@@ -150,7 +150,7 @@ impl Generating {
                     usage.steps += 1;
                     usage.step_rows += rows as u64;
                     usage.step_seconds += seconds;
-                    self.ledger.computed(&self.owner, rows as u64 * u64::from(self.job.layers), seconds);
+                    self.ledger.computed(&self.account, rows as u64 * u64::from(self.job.layers), seconds);
                     continue;
                 }
                 Some(Event::Failed(error)) => return Err(error.into()),

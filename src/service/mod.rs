@@ -19,6 +19,8 @@ mod weight;
 use std::sync::Arc;
 
 use serde_json::Value;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 pub use activations::NumbersAsked;
 pub use generate::Generating;
@@ -276,15 +278,31 @@ impl Service {
         Ready { key, prepared }: Ready,
     ) -> Result<PlanOutput, EngineError> {
         let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
-        let asker = Asker { owner: share.owner().clone(), lane };
+        let asker = Asker::of(share.account(), lane);
         let errand = Errand::new(asker, turn, self.charge(share));
-        self.found.get(&self.engine, key, prepared, errand).await
+        let span = tracing::debug_span!(
+            "compute",
+            ?lane,
+            planned.row_layers = prepared.cost.row_layers,
+            cached = Empty,
+            row_layers = Empty,
+            seconds = Empty,
+            queue_seconds = Empty
+        );
+        let found = self.found.get(&self.engine, key, prepared, errand).instrument(span.clone()).await;
+        if let Ok(PlanOutput { usage, .. }) = &found {
+            span.record("cached", usage.cached);
+            span.record("row_layers", usage.row_layers);
+            span.record("seconds", usage.seconds);
+            span.record("queue_seconds", usage.queue_seconds);
+        }
+        found
     }
 
     /// Charges what is computed of a plan to its owner.
     fn charge(&self, share: &Share) -> Charge {
-        let (ledger, owner) = (self.ledger.clone(), share.owner().clone());
-        Box::new(move |usage| ledger.computed(&owner, usage.row_layers, usage.seconds))
+        let (ledger, account) = (self.ledger.clone(), share.account().clone());
+        Box::new(move |usage| ledger.computed(&account, usage.row_layers, usage.seconds))
     }
 
     fn envelope(&self, kind: &str) -> Envelope {

@@ -19,7 +19,7 @@ use crate::lower::layout::{ArmLayout, CaseLayout, Lowered};
 use crate::lower::lint::{Lint, Lints};
 use crate::lower::measure::TargetToken;
 use crate::lower::sweep::{self as lower_sweep, Part as Which, Sweep};
-use crate::owner::Owner;
+use crate::owner::Account;
 use crate::plan::cost::Cost;
 use crate::plan::output::{EditStats, Usage};
 use crate::plan::pack::Mode;
@@ -40,7 +40,7 @@ const MOST_CELLS: u32 = 8192;
 /// A submitted sweep on which units are computed.
 #[derive(Debug)]
 pub struct Opened {
-    owner: Owner,
+    account: Account,
     sweep: Arc<Sweep>,
     /// How it is cut.
     pub cut: Cut,
@@ -52,11 +52,11 @@ pub struct Opened {
 
 impl Opened {
     /// A sweep as it was stored. `None` if this version can't read it any more.
-    pub fn new(owner: Owner, request: Value, cut: Cut) -> Option<Self> {
+    pub fn new(account: Account, request: Value, cut: Cut) -> Option<Self> {
         let mut out = Problems::default();
         let spec = SweepSpec::read(&request, &mut out).filter(|_| out.is_empty())?;
         let sweep = Arc::new(Sweep { spec, shared: cut.shared.clone(), body: Arc::new(request) });
-        Some(Self { owner, sweep, cut, standings: OnceCell::new(), last: Mutex::default() })
+        Some(Self { account, sweep, cut, standings: OnceCell::new(), last: Mutex::default() })
     }
 
     /// The request with every default.
@@ -258,7 +258,7 @@ impl Service {
         cases: Range<usize>,
     ) -> Result<(Vec<CaseHead>, Usage), Refusal> {
         // A job's size was bounded when it was taken on.
-        let share = &Share::unbounded(opened.owner.clone());
+        let share = &Share::unbounded(opened.account.clone());
         let mut heads = Vec::with_capacity(cases.len());
         let mut usage = Usage::default();
         let asked = opened.spec().metrics.len();
@@ -279,7 +279,7 @@ impl Service {
         range: Range<usize>,
         alone: bool,
     ) -> Result<(Part, Usage), Refusal> {
-        let share = &Share::unbounded(opened.owner.clone());
+        let share = &Share::unbounded(opened.account.clone());
         let sweep = Arc::clone(opened);
         let lowered =
             self.off_workers(share, Lane::Prepare, move |facts, _| Ok(sweep.whole(case, facts)?)).await?;

@@ -20,7 +20,8 @@ const TRIES: usize = 16;
 pub(super) type Texts = VecDeque<(JobId, Arc<(String, String)>)>;
 const TEXTS_KEPT: usize = 8;
 
-/// The job to claim from: the highest priority first, then whose owner has the fewest units at work, then the oldest. It has
+/// The job to claim from: the highest priority first, then whose owner has the fewest units at work
+/// for its weight, then the oldest. It has
 /// units that nobody has claimed yet, or one that was given back and whose time has come.
 const CHOICE: &str = concat!(
     "with ",
@@ -29,7 +30,7 @@ const CHOICE: &str = concat!(
      union select unit.job from unit join job on job.id = unit.job \
      where unit.token is null and unit.run_after <= $2 and job.model_sha = $1) \
      select job.id from open join job on job.id = open.id left join load on load.owner = job.owner \
-     order by job.priority desc, coalesce(load.units, 0), job.id limit 1"
+     order by job.priority desc, coalesce(load.units, 0) * 10000 / job.weight, job.id limit 1"
 );
 
 impl Store {

@@ -5,7 +5,7 @@ use super::job::{Charged, Claim, Committed, Done, State};
 use super::outputs::replace_files;
 use super::row::{append, end, hold};
 use super::sql::args;
-use super::usage::{OwnerUsage, add};
+use super::usage::{KeyUsage, OwnerUsage, add, add_to_key};
 use super::{Store, checksum, wall_clock};
 
 const DAY_MS: i64 = 86_400_000;
@@ -40,6 +40,10 @@ impl Store {
             let owner = stored.job.owner.clone();
             let used = OwnerUsage { owner, day: wall_clock() / DAY_MS, requests: 0, row_layers, seconds };
             add(&mut tx, &used).await?;
+            if let Some(key) = stored.job.key {
+                let used = KeyUsage { key, day: used.day, requests: 0, row_layers, seconds };
+                add_to_key(&mut tx, &used).await?;
+            }
         }
         let total = stored.job.units_total();
         let progress = format!(r#"{{"units_done":{units_done},"units_total":{total}}}"#);

@@ -63,6 +63,10 @@ pub struct NewJob {
     pub id: JobId,
     /// Whose it is.
     pub owner: String,
+    /// The key that asked for it.
+    pub key: Option<Uuid>,
+    /// How much its work counts beside others', in hundredths.
+    pub weight: i64,
     /// Kind of request.
     pub kind: Kind,
     /// Name of the model.
@@ -95,6 +99,10 @@ pub struct Job {
     pub id: JobId,
     /// Whose it is.
     pub owner: String,
+    /// The key that asked for it.
+    pub key: Option<Uuid>,
+    /// How much its work counts beside others', in hundredths.
+    pub weight: i64,
     /// Kind of request.
     pub kind: Kind,
     /// Where it is.

@@ -29,6 +29,33 @@ pub struct StoredKey {
     pub used_ms: Option<i64>,
     /// The key that it was made to replace.
     pub follows: Option<Uuid>,
+    /// On what terms it may have something computed.
+    pub terms: StoredTerms,
+}
+
+/// Terms as they are stored; what is not said is as the server is set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoredTerms {
+    /// Share beside others, in hundredths.
+    pub weight: Option<i64>,
+    /// Most requests at once.
+    pub requests: Option<i64>,
+    /// Most jobs that wait.
+    pub jobs: Option<i64>,
+    /// Most row-layers on a day.
+    pub row_layers_day: Option<i64>,
+}
+
+impl StoredTerms {
+    /// Four columns, from this one on.
+    fn read(row: &Row, from: usize) -> Result<Self, StoreError> {
+        Ok(Self {
+            weight: row.get(from)?,
+            requests: row.get(from + 1)?,
+            jobs: row.get(from + 2)?,
+            row_layers_day: row.get(from + 3)?,
+        })
+    }
 }
 
 /// What an owner has in the store.
@@ -47,7 +74,8 @@ pub struct InUse {
 /// The columns that `read` reads, in its order.
 macro_rules! columns {
     () => {
-        "id, owner, name, sha256, scopes, created_ms, expires_ms, revoked_ms, used_ms, follows"
+        "id, owner, name, sha256, scopes, created_ms, expires_ms, revoked_ms, used_ms, follows, weight, requests, jobs, \
+         row_layers_day"
     };
 }
 
@@ -97,6 +125,25 @@ impl Store {
         Ok(true)
     }
 
+    /// The terms of owners who have any of their own, by their names.
+    pub async fn owner_terms(&self) -> Result<Vec<(String, StoredTerms)>, StoreError> {
+        let sql = "select owner, weight, requests, jobs, row_layers_day from owner_terms order by owner";
+        let rows = self.read().await?.rows(sql, args![]).await?;
+        rows.iter().map(|row| Ok((row.get(0)?, StoredTerms::read(row, 1)?))).collect()
+    }
+
+    /// Sets an owner's terms, in place of those before.
+    pub async fn set_owner_terms(&self, owner: &str, terms: StoredTerms) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        tx.run("delete from owner_terms where owner = $1", args![owner]).await?;
+        let StoredTerms { weight, requests, jobs, row_layers_day } = terms;
+        if terms != StoredTerms::default() {
+            let sql = "insert into owner_terms (owner, weight, requests, jobs, row_layers_day) values ($1, $2, $3, $4, $5)";
+            tx.run(sql, args![owner, weight, requests, jobs, row_layers_day]).await?;
+        }
+        self.changed_keys(tx).await
+    }
+
     /// Remembers when keys were used. That is no change that others need to hear of.
     pub async fn note_keys_used(&self, used: &[(Uuid, i64)]) -> Result<(), StoreError> {
         if used.is_empty() {
@@ -143,6 +190,7 @@ impl Store {
             revoked_ms: row.get(7)?,
             used_ms: row.get(8)?,
             follows: row.get(9)?,
+            terms: StoredTerms::read(row, 10)?,
         })
     }
 }
@@ -155,8 +203,9 @@ async fn changes(tx: &mut Tx) -> Result<i64, StoreError> {
 }
 
 async fn insert(tx: &mut Tx, key: &StoredKey) -> Result<(), StoreError> {
-    let sql = "insert into api_key (id, owner, name, sha256, scopes, created_ms, expires_ms, follows) \
-               values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    let sql = "insert into api_key (id, owner, name, sha256, scopes, created_ms, expires_ms, follows, weight, requests, \
+               jobs, row_layers_day) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let StoredTerms { weight, requests, jobs, row_layers_day } = key.terms;
     let args = args![
         key.id,
         &key.owner,
@@ -165,7 +214,11 @@ async fn insert(tx: &mut Tx, key: &StoredKey) -> Result<(), StoreError> {
         &key.scopes,
         key.created_ms,
         key.expires_ms,
-        key.follows
+        key.follows,
+        weight,
+        requests,
+        jobs,
+        row_layers_day
     ];
     tx.run(sql, args).await.map(|_| ())
 }

@@ -43,11 +43,11 @@ use sql::{Open, Tx, args};
 
 pub use error::StoreError;
 pub use give_back::GivenBack;
-pub use keys::{InUse, StoredKey};
+pub use keys::{InUse, StoredKey, StoredTerms};
 pub use query::{Filter, Page};
 pub use settings::Settings;
 pub use submit::{Limits, Submitted};
-pub use usage::OwnerUsage;
+pub use usage::{KeyUsage, OwnerUsage};
 
 /// An open database. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -108,6 +108,14 @@ impl Store {
         store.enter().await?;
         store.recover().await?;
         Ok(store)
+    }
+
+    /// Which database it is: `sqlite` or `postgresql`.
+    pub fn kind(&self) -> &'static str {
+        match &self.0.pools {
+            Pools::Sqlite(_) => "sqlite",
+            Pools::Postgres(_) => "postgresql",
+        }
     }
 
     /// Names this opening of the store, as units know it that it works on.

@@ -77,13 +77,15 @@ impl Store {
         let sql = concat!(
             "with ",
             load!(),
-            ", me as (select id, owner, priority, model_sha from job where id = $1 and state = 'queued'), \
-             mine as (select coalesce(max(load.units), 0) as units from me left join load on load.owner = me.owner) \
+            ", me as (select id, owner, priority, model_sha, weight from job where id = $1 and state = 'queued'), \
+             mine as (select coalesce(max(load.units * 10000 / me.weight), 0) as units \
+             from me left join load on load.owner = me.owner) \
              select (select count(*) from me), count(job.id) from mine, me join job on job.model_sha = me.model_sha \
              left join load on load.owner = job.owner \
              where job.state in ('queued', 'running') and job.next_unit < job.open_units and job.id <> me.id \
              and (job.priority > me.priority or (job.priority = me.priority \
-             and (coalesce(load.units, 0) < mine.units or (coalesce(load.units, 0) = mine.units and job.id < me.id))))"
+             and (coalesce(load.units, 0) * 10000 / job.weight < mine.units \
+             or (coalesce(load.units, 0) * 10000 / job.weight = mine.units and job.id < me.id))))"
         );
         let mut tx = self.read().await?;
         let Some(row) = tx.row(sql, args![id]).await? else { return Ok(None) };

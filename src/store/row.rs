@@ -12,7 +12,7 @@ macro_rules! job_columns {
         "job.id, job.owner, job.kind, job.state, job.priority, job.model, job.model_sha, job.units_0, job.units_1, \
          job.units_2, job.units_done, job.retries, job.estimate_s, job.cost_rows, job.cost_row_layers, \
          job.cost_seconds, job.cost_peak_bytes, job.error, job.created_ms, job.started_ms, job.finished_ms, \
-         job.expires_ms, job.next_unit, job.open_units, job.max_attempts"
+         job.expires_ms, job.next_unit, job.open_units, job.max_attempts, job.key_id, job.weight"
     };
 }
 pub(super) use job_columns;
@@ -36,6 +36,8 @@ impl Stored {
         let job = Job {
             id: JobId(row.get(0)?),
             owner: row.get(1)?,
+            key: row.get(25)?,
+            weight: row.get(26)?,
             kind: row.named(2, &Kind::ALL)?,
             state: row.named(3, &State::ALL)?,
             priority: priority.unwrap_or_default(),

@@ -11,6 +11,7 @@ pub(super) fn sqlite() -> Migrator {
         ("checksums", include_str!("migrations/sqlite/0002_checksums.sql")),
         ("keys", include_str!("migrations/sqlite/0003_keys.sql")),
         ("usage", include_str!("migrations/sqlite/0004_usage.sql")),
+        ("terms", include_str!("migrations/sqlite/0005_terms.sql")),
     ])
 }
 
@@ -20,6 +21,7 @@ pub(super) fn postgres() -> Migrator {
         ("checksums", include_str!("migrations/postgres/0002_checksums.sql")),
         ("keys", include_str!("migrations/postgres/0003_keys.sql")),
         ("usage", include_str!("migrations/postgres/0004_usage.sql")),
+        ("terms", include_str!("migrations/postgres/0005_terms.sql")),
     ])
 }
 

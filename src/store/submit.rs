@@ -11,6 +11,8 @@ use super::{Store, checksum, wall_clock};
 pub struct Limits {
     /// Most jobs of one owner of which nothing has been computed yet.
     pub queued_per_owner: u32,
+    /// Most of them that one key has made, if there is such a limit.
+    pub queued_per_key: Option<u32>,
 }
 
 /// An acknowledged job.
@@ -53,6 +55,13 @@ impl Store {
         if waiting.map_or(Ok(0), |row| row.count(0))? >= limits.queued_per_owner {
             return Err(StoreError::TooManyQueued { limit: limits.queued_per_owner });
         }
+        if let (Some(limit), Some(key)) = (limits.queued_per_key, new.key) {
+            let sql = "select count(*) from job where owner = $1 and key_id = $2 and state = 'queued'";
+            let waiting = tx.row(sql, args![&new.owner, key]).await?;
+            if waiting.map_or(Ok(0), |row| row.count(0))? >= limit {
+                return Err(StoreError::TooManyQueued { limit });
+            }
+        }
         insert(&mut tx, &new).await?;
         tell_state(&mut tx, new.id, State::Queued, None).await?;
         let stored = look(&mut tx, new.id).await?.ok_or_else(|| tx.lost_row())?;
@@ -86,8 +95,8 @@ pub(super) async fn with_texts(tx: &mut Tx, mut job: Job) -> Result<Job, StoreEr
 
 async fn insert(tx: &mut Tx, new: &NewJob) -> Result<(), StoreError> {
     let sql = "insert into job (id, owner, kind, state, priority, model, model_sha, units_0, units_1, units_2, \
-               open_units, max_attempts, estimate_s, keep_ms, created_ms, idempotency_key, idempotency_sha) \
-               values ($1, $2, $3, 'queued', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+               open_units, max_attempts, estimate_s, keep_ms, created_ms, idempotency_key, idempotency_sha, key_id, weight) \
+               values ($1, $2, $3, 'queued', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
     let [baselines, cells, finish] = new.units;
     // Phases without units are passed over.
     let open = [baselines, cells, finish].into_iter().find(|units| *units > 0).unwrap_or_default();
@@ -111,7 +120,9 @@ async fn insert(tx: &mut Tx, new: &NewJob) -> Result<(), StoreError> {
             keep_ms,
             wall_clock(),
             key,
-            sha
+            sha,
+            new.key,
+            new.weight
         ],
     )
     .await?;

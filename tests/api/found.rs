@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, header};
 use mediant::http::AppState;
+use mediant::owner::{Owner, Whose};
 use serde_json::{Value, json};
 
 use crate::support::{get, ok, queue, send, tiny_with, token, with_keys, working_with};
@@ -116,8 +117,7 @@ async fn owners_find_their_own_answers_unless_the_configuration_says_otherwise()
         assert!(!ask(&ann).await);
         assert_eq!([ask(&also_ann).await, ask(&bob).await], found, "{share}");
         let ledger = &state.service.get().unwrap().ledger;
-        let used =
-            ["ann", "bob"].map(|name| ledger.used(&mediant::owner::Owner::stored(name)).row_layers > 0);
+        let used = ["ann", "bob"].map(|name| ledger.used(&Whose::Owner(Owner::stored(name))).row_layers > 0);
         assert_eq!(used, [true, !found[1]], "{share}");
         let request = Request::get("/v1/capabilities").header(header::AUTHORIZATION, format!("Bearer {bob}"));
         let capabilities = send(&state, request.body(Body::empty()).unwrap()).await.json();
@@ -131,7 +131,7 @@ async fn a_second_equal_sweep_is_found_unit_by_unit_and_charged_nothing() {
     let sweep = json!({"dataset": {"inline": [{"prompt": "The Tower", "subject": "Tower", "target": "P"}, {"prompt": "A Tower", "subject": "Tower", "target": "Q"}]},
         "corrupt": {"samples": 2}, "arms": ["hidden"], "filters": {"expect_top1": false}});
     let service = state.service.get().unwrap();
-    let used = || service.ledger.used(&mediant::owner::Owner::local());
+    let used = || service.ledger.used(&Whose::Owner(Owner::local()));
     let mut first = ok(&state, "/v1/sweep", &sweep).await;
     let (once, batches) = (used().row_layers, service.engine.activity().batches);
     assert!(once > 0);

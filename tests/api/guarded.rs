@@ -241,14 +241,23 @@ async fn the_command_line_makes_lists_replaces_and_ends_keys_and_uses_them() {
 async fn a_planted_token_and_a_planted_prompt_are_in_no_log() {
     const PROMPT: &str = "Xylophagous quokkas vexed";
     // At `trace`, prompts may be; tokens never are.
-    for (filter, prompts) in [("trace", true), ("debug", false), ("info", false)] {
+    for (filter, prompts) in
+        [("trace", true), ("debug", false), ("info", false), ("error,mediant::app=info", false)]
+    {
         let folder = data_dir();
         let token = made(&folder, "alice", "run,sweep,upload,admin");
         let json = if filter == "info" { "true" } else { "false" };
-        let settings = [KEYS_ON, ("MEDIANT__TELEMETRY__FILTER", filter), ("MEDIANT__TELEMETRY__JSON", json)];
+        let mut settings =
+            vec![KEYS_ON, ("MEDIANT__TELEMETRY__FILTER", filter), ("MEDIANT__TELEMETRY__JSON", json)];
+        // What a panic says is there at every level; the work is computed all the same.
+        let panics = matches!(filter, "debug" | "error,mediant::app=info");
+        settings.extend(panics.then_some(("MEDIANT_FAULT", "panic@batch=2")));
         let server = Server::start(&folder, "127.0.0.1:0", &settings).await;
         let run = json!({"prompt": PROMPT, "target": "I"});
         assert_eq!(server.post("/v1/run", &token, &run).await.0, 200);
+        let text = json!({"prompt": PROMPT, "max_tokens": 2});
+        assert_eq!(server.post("/v1/generate", &token, &text).await.0, 200);
+        assert_eq!(server.post("/v1/completions", &token, &text).await.0, 200);
         let patch = json!({"prompt": PROMPT, "target": "I", "interventions": [{"site": PROMPT}]});
         assert_eq!(server.post("/v1/patch", &token, &patch).await.0, 422);
         let cases = json!([{"prompt": PROMPT, "subject": "quokkas", "target": "I"}]);
@@ -261,7 +270,12 @@ async fn a_planted_token_and_a_planted_prompt_are_in_no_log() {
         assert_eq!(status, 201);
         let other = key["token"].as_str().unwrap();
         // Where it does not belong.
-        let headers = [("idempotency-key", &token[..]), ("x-api-key", &token), ("user-agent", &token)];
+        let headers = [
+            ("idempotency-key", &token[..]),
+            ("x-api-key", &token),
+            ("user-agent", &token),
+            ("ndif-api-key", &token),
+        ];
         let asked = async |path: &str, body: Option<String>| {
             let method = if body.is_some() { Method::POST } else { Method::GET };
             let (status, told) = server.ask(method, path, Some(&token), &headers, body).await;
@@ -282,9 +296,10 @@ async fn a_planted_token_and_a_planted_prompt_are_in_no_log() {
         assert_eq!(server.get("/v1/me", Some(other)).await.0, 200);
         let log = server.end();
         assert!(
-            log.contains("key_") && log.contains("/v1/run"),
+            filter.starts_with("error") || log.contains("key_") && log.contains("/v1/run"),
             "what was asked, and with which key, is there: {log}"
         );
+        assert!(!panics || log.contains("panic"), "{filter}: {log}");
         for secret in [&token[..], other, &bad] {
             for piece in [&secret[4..40], &secret[4..24], &secret[24..47]] {
                 let line = log.lines().find(|line| line.contains(piece));

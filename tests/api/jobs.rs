@@ -363,6 +363,8 @@ async fn what_another_version_stored_is_handed_out_as_it_is_or_gone_in_words_and
         let new = NewJob {
             id: JobId::new(),
             owner: LOCAL.to_owned(),
+            key: None,
+            weight: 100,
             kind: template.kind,
             model: template.model.clone(),
             model_sha: template.model_sha.clone(),
@@ -375,7 +377,13 @@ async fn what_another_version_stored_is_handed_out_as_it_is_or_gone_in_words_and
             estimate_s: 0.1,
             idempotency: None,
         };
-        let id = jobs.store.submit(new, Limits { queued_per_owner: 100 }).await.unwrap().job.id;
+        let id = jobs
+            .store
+            .submit(new, Limits { queued_per_owner: 100, queued_per_key: None })
+            .await
+            .unwrap()
+            .job
+            .id;
         format!("/v1/jobs/{id}")
     };
     let result = r#"{"averages": "as they were told in those days"}"#;

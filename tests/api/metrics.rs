@@ -174,3 +174,85 @@ fn a_server_listens_for_prometheus_where_it_is_told_to() {
     drop(log);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("mediant_batches_total 0"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_status_shows_all_to_who_runs_the_server_and_their_own_to_others() {
+    let (state, keys) = with_keys(tiny()).await;
+    let router = router(state.clone());
+    let ask = async |router: &axum::Router, token: Option<&str>, query: &str, accept: Option<&str>| {
+        let mut request = Request::get(format!("/v1/status{query}"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(accept) = accept {
+            request = request.header("accept", accept);
+        }
+        let (head, body) =
+            router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap().into_parts();
+        let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes().to_vec();
+        crate::support::Reply { status: head.status, headers: head.headers, bytes }
+    };
+    let bob = token(&keys, "bob", &[Scope::Run]).await;
+    let root = token(&keys, "root", &[Scope::Admin]).await;
+    let run = Request::post("/v1/run").header("authorization", format!("Bearer {bob}"));
+    let run = run.body(Body::from(r#"{"prompt":"a secret of the status"}"#)).unwrap();
+    assert_eq!(router.clone().oneshot(run).await.unwrap().status(), StatusCode::OK);
+    keys.set_owner(
+        &Owner::parse("bob").unwrap(),
+        mediant::owner::Terms { weight: mediant::owner::Weight::of(2.0), ..Default::default() },
+    )
+    .await
+    .unwrap();
+
+    let own = ask(&router, Some(&bob), "", None).await.json();
+    crate::schema::check_response("get", "/v1/status", "200", &own);
+    assert_eq!((&own["status"], &own["operations"]), (&json!("ready"), &json!(null)));
+    assert_eq!(
+        own["yours"],
+        json!({"owner": "bob", "requests": 0, "row_layers": 0, "job_parts": 0, "queue": null, "weight": 2.0})
+    );
+
+    let reply = ask(&router, Some(&root), "", None).await;
+    assert_eq!(reply.headers["cache-control"], "no-store");
+    let all = reply.json();
+    crate::schema::check_response("get", "/v1/status", "200", &all);
+    let all_of_it = &all["operations"];
+    let owners = all_of_it["owners"].as_array().unwrap();
+    let of_bob = owners.iter().find(|owner| owner["owner"] == "bob").unwrap();
+    assert!(
+        of_bob["row_layers_today"].as_u64().unwrap() > 0 && of_bob["share_today"].as_f64().unwrap() > 0.0,
+        "{of_bob}"
+    );
+    assert_eq!(of_bob["weight"], 2.0);
+    let lanes: Vec<&str> =
+        all_of_it["lanes"].as_array().unwrap().iter().map(|lane| lane["lane"].as_str().unwrap()).collect();
+    assert_eq!(lanes, ["interactive", "steps", "sweeps"]);
+    let engine = &all_of_it["engine"];
+    assert_eq!(
+        (&engine["generation"], &engine["restarts"], &engine["known_answer_changes"]),
+        (&json!(1), &json!(0), &json!(0))
+    );
+    assert!(engine["calibration"]["row_layers_per_s"].as_f64().unwrap() > 0.0);
+    assert_eq!(all_of_it["store"]["database"], "sqlite");
+    assert_eq!(all_of_it["cache"]["differ"], 0);
+
+    // For people, when they ask for it.
+    for (query, accept) in [("?format=text", None), ("", Some("text/plain"))] {
+        let text = ask(&router, Some(&root), query, accept).await;
+        assert_eq!(text.headers["content-type"], "text/plain; charset=utf-8");
+        let text = text.text();
+        assert!(
+            text.starts_with("status: ready\n") && text.contains("lane interactive, requests 0"),
+            "{text}"
+        );
+        assert!(!text.contains("secret"), "{text}");
+    }
+    let browser = ask(&router, Some(&root), "", Some("text/html,*/*")).await;
+    assert_eq!(browser.headers["content-type"], "application/json");
+    let refused = ask(&router, Some(&root), "?format=xml", None).await;
+    assert_eq!((refused.status.as_u16(), &refused.json()["errors"][0]["pointer"]), (422, &json!("?format")));
+    // The address of its own needs no key, and shows all.
+    let open = ask(&operations(state), None, "", None).await.json();
+    assert_eq!(open["yours"]["owner"], "local");
+    assert!(open["operations"]["engine"].is_object());
+}

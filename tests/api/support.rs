@@ -15,8 +15,8 @@ use mediant::http::listen::{self, Ended, Limits, Phase};
 use mediant::http::{Access, AppState, Readiness, router};
 use mediant::jobs::runner::Runner;
 use mediant::keys::{Keys, Scope, Wanted};
-use mediant::owner::Owner;
-use mediant::service::start;
+use mediant::owner::{Owner, Terms};
+use mediant::service::{Service, start};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -166,8 +166,31 @@ pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
 /// A ready server of `dummy:tiny`: 4 layers of 4 heads, a token per byte and a BOS before them. Loaded once. What it finds again is
 /// computed again.
 pub(crate) fn tiny() -> AppState {
-    static TINY: LazyLock<AppState> = LazyLock::new(|| tiny_with(&[("cache.verify", "1.0")]));
+    static TINY: LazyLock<AppState> = LazyLock::new(|| {
+        let state = tiny_with(&[("cache.verify", "1.0")]);
+        watch(state.service.get().unwrap());
+        state
+    });
     TINY.clone()
+}
+
+/// Ends all tests if something found had other bits when it was computed again: which test found it does not matter. How many
+/// were computed again so far is written to the file that `MEDIANT_TEST_VERIFIED` names.
+fn watch(service: &Service) {
+    let (found, file) = (service.found.clone(), std::env::var_os("MEDIANT_TEST_VERIFIED"));
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            let counts = found.counts();
+            if let Some(file) = &file {
+                std::fs::write(file, format!("{counts:?}\n")).unwrap();
+            }
+            if counts.differ > 0 {
+                eprintln!("answers that were found have other bits when they are computed again: {counts:?}");
+                std::process::abort();
+            }
+        }
+    });
 }
 
 /// A job queue and a budget of memory of its own for a server, in a folder of its own, with nobody who works on it.
@@ -205,7 +228,10 @@ pub(crate) async fn with_keys(state: AppState) -> (AppState, Keys) {
 pub(crate) async fn token(keys: &Keys, owner: &str, scopes: &[Scope]) -> String {
     let owner = Owner::parse(owner).unwrap();
     let scopes = scopes.iter().copied().collect();
-    let (_, token) = keys.create(Wanted { owner, name: String::new(), scopes, ttl_s: None }).await.unwrap();
+    let (_, token) = keys
+        .create(Wanted { owner, name: String::new(), scopes, ttl_s: None, terms: Terms::default() })
+        .await
+        .unwrap();
     token.expose().to_owned()
 }
 

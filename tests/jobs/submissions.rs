@@ -76,7 +76,7 @@ both! {
 
     async fn an_owner_has_only_so_many_jobs_waiting(db: Db) {
         let store = db.open().await;
-        let limits = Limits { queued_per_owner: 2 };
+        let limits = Limits { queued_per_owner: 2, queued_per_key: None };
         let mut keyed = job([0, 2, 1]);
         keyed.idempotency = Some(("key".to_owned(), "sha".to_owned()));
         store.submit(keyed.clone(), limits).await.unwrap();

@@ -15,7 +15,7 @@ use crate::server;
 
 pub(crate) const MODEL: &str = "sha-of-the-model";
 pub(crate) const OWNER: &str = "alice";
-pub(crate) const FREE: Limits = Limits { queued_per_owner: 1_000_000 };
+pub(crate) const FREE: Limits = Limits { queued_per_owner: 1_000_000, queued_per_key: None };
 
 /// An empty database of its own.
 pub(crate) struct Db {
@@ -92,6 +92,8 @@ pub(crate) fn job(units: [u32; 3]) -> NewJob {
     NewJob {
         id: JobId::new(),
         owner: OWNER.to_owned(),
+        key: None,
+        weight: 100,
         kind: Kind::Sweep,
         model: "tiny".to_owned(),
         model_sha: MODEL.to_owned(),

@@ -81,7 +81,7 @@ impl Cli {
         match self.command {
             Command::Serve(settings) => {
                 let Loaded { config, .. } = settings.load()?;
-                telemetry::init(&config.telemetry)?;
+                let _traces = telemetry::init_server(&config.telemetry)?;
                 app::serve(config)
             }
             Command::Demo(args) => demo::run(&args),

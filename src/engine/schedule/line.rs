@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cut, Id};
-use crate::owner::Owner;
+use super::{Asker, Cut, Id};
+use crate::owner::{Owner, Weight};
 
 /// Every so many batches the oldest request of an owner comes first.
 const OLDEST: u64 = 4;
@@ -19,12 +19,19 @@ pub(super) struct Line {
 /// An owner.
 #[derive(Debug, Default)]
 struct Turn {
-    /// Work done for it.
+    /// Work done for it, divided by its weight.
     clock: u64,
     /// Batches that it had a part in.
     batches: u64,
-    /// Work left of each of its requests.
-    waiting: BTreeMap<Id, u64>,
+    waiting: BTreeMap<Id, Request>,
+}
+
+/// One of its requests.
+#[derive(Debug, Clone, Copy)]
+struct Request {
+    /// Work left.
+    left: u64,
+    weight: Weight,
 }
 
 impl Turn {
@@ -33,7 +40,7 @@ impl Turn {
         let mut ids: Vec<Id> = self.waiting.keys().copied().collect();
         let oldest = self.batches % OLDEST == OLDEST - 1;
         let shortest = usize::from(oldest).min(ids.len());
-        ids[shortest..].sort_by_key(|id| self.waiting[id]); // stable: ids ascend
+        ids[shortest..].sort_by_key(|id| self.waiting[id].left); // stable: ids ascend
         ids
     }
 }
@@ -44,7 +51,7 @@ impl Line {
     }
 
     pub(super) fn left(&self) -> u64 {
-        self.owners.values().flat_map(|turn| turn.waiting.values()).sum()
+        self.owners.values().flat_map(|turn| turn.waiting.values()).map(|request| request.left).sum()
     }
 
     #[cfg(test)]
@@ -52,12 +59,12 @@ impl Line {
         self.lowest
     }
 
-    pub(super) fn push(&mut self, owner: &Owner, id: Id, work: u64) {
-        let turn = self.owners.entry(owner.clone()).or_default();
+    pub(super) fn push(&mut self, asker: &Asker, id: Id, work: u64) {
+        let turn = self.owners.entry(asker.owner.clone()).or_default();
         if turn.waiting.is_empty() {
             turn.clock = turn.clock.max(self.lowest);
         }
-        turn.waiting.insert(id, work);
+        turn.waiting.insert(id, Request { left: work, weight: asker.weight });
     }
 
     pub(super) fn remove(&mut self, owner: &Owner, id: Id) {
@@ -69,7 +76,7 @@ impl Line {
     /// Takes pieces, at most one of each request, until nothing fits any more. The work taken.
     pub(super) fn take(&mut self, room: &mut u64, cut: &mut impl FnMut(Id, u64) -> Option<Cut>) -> u64 {
         let mut taken = 0;
-        let mut served: BTreeMap<Owner, Vec<(Id, u64)>> = BTreeMap::new();
+        let mut served: BTreeMap<Owner, Vec<(Id, Request)>> = BTreeMap::new();
         // Owners nothing more of which fits.
         let mut done: Vec<Owner> = Vec::new();
         while *room > 0 {
@@ -83,16 +90,16 @@ impl Line {
                 done.push(owner.clone());
                 continue;
             };
-            turn.waiting.remove(&id);
-            turn.clock += work;
+            let Some(request) = turn.waiting.remove(&id) else { break };
+            turn.clock = turn.clock.saturating_add(request.weight.turn(work));
             taken += work;
             *room = room.saturating_sub(work);
-            served.entry(owner.clone()).or_default().push((id, left));
+            served.entry(owner.clone()).or_default().push((id, Request { left, ..request }));
         }
         for (owner, pieces) in served {
             let turn = self.owners.entry(owner).or_default();
             turn.batches += 1;
-            turn.waiting.extend(pieces.into_iter().filter(|(_, left)| *left > 0));
+            turn.waiting.extend(pieces.into_iter().filter(|(_, request)| request.left > 0));
         }
         let waiting = self.owners.values().filter(|turn| !turn.waiting.is_empty());
         self.lowest = self.lowest.max(waiting.map(|turn| turn.clock).min().unwrap_or(0));

@@ -1,7 +1,7 @@
 //! Who is computed next: plain data, without a clock and without channels, so that its fairness can be shown.
 //!
 //! What is waited for comes before what is not ([`Lane`]). Within a lane, owners have virtual clocks, which run by the work that
-//! is done for them: the one whose clock is lowest is next. An owner that was away comes back at the lane's lowest clock, so that
+//! is done for them, divided by its weight: the one whose clock is lowest is next. An owner that was away comes back at the lane's lowest clock, so that
 //! being away earns nothing. Within an owner, the request with the least left comes first, and every fourth time the oldest, so
 //! that a long one ends. A request is computed in pieces, each as large as the batch has room for when it is taken.
 
@@ -11,7 +11,7 @@ mod tests;
 
 use line::Line;
 
-use crate::owner::Owner;
+use crate::owner::{Account, Owner, Weight};
 
 /// Share of the work that sweeps get while others wait for answers: one part in so many.
 const SWEEPS: u64 = 10;
@@ -35,6 +35,15 @@ pub struct Asker {
     pub owner: Owner,
     /// Whether somebody waits.
     pub lane: Lane,
+    /// How much the work counts in the owner's turn.
+    pub weight: Weight,
+}
+
+impl Asker {
+    /// Who asks on an account.
+    pub fn of(account: &Account, lane: Lane) -> Self {
+        Self { owner: account.owner.clone(), lane, weight: account.weight }
+    }
 }
 
 /// A piece that was cut from a request.
@@ -65,7 +74,7 @@ impl Schedule {
 
     /// A request, and how much work it is. Numbers grow.
     pub(super) fn push(&mut self, id: Id, asker: &Asker, work: u64) {
-        self.line(asker.lane).push(&asker.owner, id, work);
+        self.line(asker.lane).push(asker, id, work);
     }
 
     /// A request that nobody asks for any more.

@@ -19,6 +19,7 @@ const SECOND: u64 = 1_000_000;
 struct Request {
     owner: String,
     lane: Lane,
+    weight: Weight,
     work: u64,
     came: u64,
     left: u64,
@@ -53,9 +54,21 @@ struct Simulation {
 
 impl Simulation {
     fn ask(&mut self, owner: &str, lane: Lane, work: u64, came: u64) {
-        let asker = Asker { owner: Owner::stored(owner), lane };
+        self.ask_with(Weight::default(), owner, lane, work, came);
+    }
+
+    fn ask_with(&mut self, weight: Weight, owner: &str, lane: Lane, work: u64, came: u64) {
+        let asker = Asker { weight, ..Asker::of(&Owner::stored(owner).into(), lane) };
         self.schedule.push(self.requests.len() as Id, &asker, work);
-        self.requests.push(Request { owner: owner.into(), lane, work, came, left: work, ended: None });
+        self.requests.push(Request {
+            owner: owner.into(),
+            lane,
+            weight,
+            work,
+            came,
+            left: work,
+            ended: None,
+        });
     }
 
     /// Runs until `end`. `arrivals`: (time, owner, work) of sweeps, in order.
@@ -135,7 +148,8 @@ fn what_is_told_of_the_wait_is_within_a_factor_of_two_of_it() {
         let owners = 1 + chance.below(30);
         for owner in 0..owners {
             for _ in 0..=chance.below(8) {
-                full.ask(&format!("owner {owner}"), Lane::Interactive, 4 * light(&mut chance), 0);
+                let (weight, work) = (weights(&mut chance), 4 * light(&mut chance));
+                full.ask_with(weight, &format!("owner {owner}"), Lane::Interactive, work, 0);
             }
         }
         let heavy = chance.below(3) == 0;
@@ -149,14 +163,15 @@ fn what_is_told_of_the_wait_is_within_a_factor_of_two_of_it() {
         full.run(now, &[], &clients);
         // As many are on their way as may be: this one is refused.
         let (owner, work) = (format!("owner {}", chance.below(owners + 3)), 2 * light(&mut chance));
+        let weight = weights(&mut chance);
         let mut left = Left::new();
         for request in full.requests.iter().filter(|r| r.left > 0 && r.lane == Lane::Interactive) {
-            left.entry(Owner::stored(&request.owner)).or_default().push(request.left);
+            left.entry(Owner::stored(&request.owner)).or_default().push((request.left, request.weight));
         }
         let slower = if heavy { 10.0 / 9.0 } else { 1.0 };
-        let told = slower * ahead(&left, &Owner::stored(&owner), work).work;
+        let told = slower * ahead(&left, &Owner::stored(&owner), work, weight).work;
         let (id, came) = (full.requests.len(), full.now.max(now));
-        full.ask(&owner, Lane::Interactive, work, came);
+        full.ask_with(weight, &owner, Lane::Interactive, work, came);
         while full.requests[id].ended.is_none() {
             full.run(full.now + SECOND, &[], &[]);
         }
@@ -169,6 +184,29 @@ fn what_is_told_of_the_wait_is_within_a_factor_of_two_of_it() {
         }
     }
     assert!(wrong.len() <= 50, "{} of 1000: {:?}", wrong.len(), &wrong[..20]);
+}
+
+/// Of most requests one, of some more or less.
+fn weights(chance: &mut Chance) -> Weight {
+    Weight::of([1.0, 1.0, 1.0, 0.5, 2.0, 4.0][chance.below(6) as usize]).unwrap()
+}
+
+#[test]
+fn who_has_twice_the_weight_has_twice_as_much_done() {
+    let mut simulation = Simulation::default();
+    let two = Weight::of(2.0).unwrap();
+    simulation.ask_with(two, "two", Lane::Sweep, 1000 * SECOND, 0);
+    for one in 0..9 {
+        simulation.ask(&format!("one {one}"), Lane::Sweep, 1000 * SECOND, 0);
+    }
+    // Of an owner with two keys, each piece counts by the weight of its own.
+    simulation.ask_with(two, "both", Lane::Sweep, 8 * SECOND, 0);
+    simulation.ask("both", Lane::Sweep, 1000 * SECOND, 0);
+    simulation.run(120 * SECOND, &[], &[]);
+    let share = simulation.done("two") as f64 / simulation.done("one 0") as f64;
+    assert!((1.95..2.05).contains(&share), "{share}");
+    let both = simulation.done("both") as f64 / simulation.done("one 0") as f64;
+    assert!((1.05..1.95).contains(&both), "{both}");
 }
 
 fn of_hundred(sorted: &[u64], percent: usize) -> u64 {
@@ -269,7 +307,7 @@ fn every_request_ends_and_clocks_never_fall() {
         let mut lowest = [0; 2];
         for id in 0..chance.below(40) {
             let lane = [Lane::Interactive, Lane::Sweep][chance.below(2) as usize];
-            let asker = Asker { owner: Owner::stored(&chance.below(4).to_string()), lane };
+            let asker = Asker::of(&Owner::stored(&chance.below(4).to_string()).into(), lane);
             let work = 1 + chance.below(500);
             schedule.push(id, &asker, work);
             left.insert(id, (asker, work));

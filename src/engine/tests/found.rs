@@ -10,7 +10,7 @@ fn found(share: Sharing, bytes: u64, verify: f64) -> Found {
 }
 
 fn of(owner: &str, lane: Lane) -> Asker {
-    Asker { owner: Owner::stored(owner), lane }
+    Asker::of(&Owner::stored(owner).into(), lane)
 }
 
 /// Asks for a plan; what it was charged goes to `told`.

@@ -41,7 +41,7 @@ impl Desk {
         let ticket = Ticket { suspect: false, queued: Duration::ZERO, lift: Lift::default(), reply };
         let left = budget().space(0, true).work_of(&packing.fitting(&part, &Space::from(usize::MAX)).need);
         assert_eq!(left, 21 * u64::from(runs));
-        let asker = Asker { owner: Owner::stored(owner), lane };
+        let asker = Asker { owner: Owner::stored(owner), weight: Weight::default(), lane };
         self.queue.push(Work { packing, part, left, asker, ticket }, true, self.now);
         self.clients.push(client);
     }

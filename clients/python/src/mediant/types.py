@@ -144,6 +144,31 @@ class Bootstrap(TypedDict):
 By: TypeAlias = Literal['token_class', 'group']
 
 
+class CacheStatus(TypedDict):
+    """
+    Answers found again.
+    """
+
+    bytes: int
+    differ: int
+    joined: int
+    kept: int
+    most_bytes: int
+    verified: int
+
+
+class Calibration(TypedDict):
+    """
+    How fast an engine is.
+    """
+
+    lately_row_layers_per_s: NotRequired[float | None]
+    quantum_s: float
+    rate_fraction: NotRequired[float | None]
+    row_layers_per_s: float
+    rows: int
+
+
 CaptureForm: TypeAlias = Literal['inline', 'handle']
 
 
@@ -356,6 +381,22 @@ class EditStats(TypedDict):
     max_abs_delta: NotRequired[float | None]
 
 
+class EngineStatus(TypedDict):
+    """
+    What computes.
+    """
+
+    batch_invariance: str
+    batches: int
+    busy_s: float
+    calibration: Calibration
+    device: str
+    generation: int
+    known_answer_changes: int
+    restarts: int
+    row_layers: int
+
+
 ErrorOver: TypeAlias = Literal['cases', 'samples']
 
 
@@ -476,6 +517,15 @@ class JobCost(TypedDict):
     seconds: float
 
 
+class JobCount(TypedDict):
+    """
+    Jobs in a state.
+    """
+
+    jobs: int
+    state: str
+
+
 class JobEstimate(TypedDict):
     """
     What a job was estimated to take.
@@ -547,6 +597,49 @@ class KeptActivation(TypedDict):
     expires: str
 
 
+class KeyLimits(TypedDict):
+    """
+    The most at once, and on a day. Null: as the server is set.
+    """
+
+    jobs: NotRequired[int | None]
+    requests: NotRequired[int | None]
+    row_layers_day: NotRequired[int | None]
+
+
+class KeyToday(TypedDict):
+    """
+    What was computed with a key today.
+    """
+
+    requests: int
+    row_layers: int
+    seconds: float
+
+
+class KeyUsageView(TypedDict):
+    """
+    What a key was used for on a day. Its owner's usage has it, too.
+    """
+
+    key: str
+    requests: int
+    row_layers: int
+    seconds: float
+
+
+class LaneStatus(TypedDict):
+    """
+    A lane of the engine.
+    """
+
+    key_slots: NotRequired[int | None]
+    key_slots_free: NotRequired[int | None]
+    lane: str
+    requests: int
+    row_layers: NotRequired[int | None]
+
+
 LastWord: TypeAlias = Literal['last']
 
 
@@ -599,6 +692,16 @@ class Limits(TypedDict):
     topk: int
 
 
+class LimitsBody(TypedDict):
+    """
+    The most at once, and on a day.
+    """
+
+    jobs: NotRequired[int | None]
+    requests: NotRequired[int | None]
+    row_layers_day: NotRequired[int | None]
+
+
 class LinearScaling(TypedDict):
     """
     `rope_type: linear`.
@@ -636,6 +739,15 @@ class Masks(TypedDict):
 
     exact_null: Any
     trivial: Any
+
+
+class MemoryStatus(TypedDict):
+    """
+    Memory of requests.
+    """
+
+    bytes: int
+    most_bytes: int
 
 
 class Message(TypedDict):
@@ -775,6 +887,30 @@ class OutcomeResult(TypedDict):
     texts: int
 
 
+class OwnerStatus(TypedDict):
+    """
+    An owner's part.
+    """
+
+    job_parts: int
+    owner: str
+    requests: int
+    row_layers_left: int
+    row_layers_today: int
+    share_today: NotRequired[float | None]
+    weight: float
+
+
+class OwnerTerms(TypedDict):
+    """
+    On what terms an owner has something computed, by whatever key.
+    """
+
+    limits: KeyLimits
+    owner: str
+    weight: NotRequired[float | None]
+
+
 class Place(TypedDict):
     """
     Where an average belongs; what it is not told apart by, and axes that its arm doesn't have, are null.
@@ -875,6 +1011,16 @@ class Prompt2(TypedDict):
 
 
 PromptForm: TypeAlias = str | list[int]
+
+
+class Queue(TypedDict):
+    """
+    Where one more request would stand, as turns are taken.
+    """
+
+    owners: int
+    place: int
+    seconds: float
 
 
 ReadPosition: TypeAlias = LastWord | int
@@ -1047,6 +1193,17 @@ class Sampling(TypedDict):
     top_p: NotRequired[float | None]
 
 
+class SandboxStatus(TypedDict):
+    """
+    Where clients' code runs.
+    """
+
+    lacks: list[str]
+    running: int
+    unavailable: NotRequired[str | None]
+    waiting: int
+
+
 ScheduleShape: TypeAlias = Literal['linear', 'step', 'cosine']
 
 
@@ -1181,6 +1338,16 @@ Steps1 = TypedDict(
 Steps: TypeAlias = int | list[int] | Steps1 | AllWord
 
 
+class StoreStatus(TypedDict):
+    """
+    Where jobs and keys are.
+    """
+
+    activation_bytes: int
+    database: NotRequired[str | None]
+    trouble: NotRequired[str | None]
+
+
 Strength: TypeAlias = Literal['increase', 'decrease', 'magnitude']
 
 
@@ -1241,11 +1408,21 @@ class TemplateOptions(TypedDict):
     variables: NotRequired[dict[str, Any]]
 
 
+class TermsBody(TypedDict):
+    """
+    On what terms an owner has something computed. What is left out is as the server is set.
+    """
+
+    limits: NotRequired[LimitsBody | None]
+    weight: NotRequired[float | None]
+
+
 class Today(TypedDict):
     """
     What an owner has used today.
     """
 
+    key: KeyToday
     requests: int
     resets_s: int
     row_layers: int
@@ -1414,6 +1591,19 @@ class YarnScaling(TypedDict):
     factor: float
     original_max_positions: int
     truncate: bool
+
+
+class Yours(TypedDict):
+    """
+    What an owner has on its way.
+    """
+
+    job_parts: int
+    owner: str
+    queue: NotRequired[Queue | None]
+    requests: int
+    row_layers: int
+    weight: float
 
 
 class Activation(TypedDict):
@@ -1686,6 +1876,7 @@ class DayUsage(TypedDict):
     """
 
     day: str
+    keys: list[KeyUsageView]
     owners: list[UsageView]
 
 
@@ -1753,11 +1944,13 @@ class Key(TypedDict):
     follows: NotRequired[str | None]
     id: str
     last_used: NotRequired[str | None]
+    limits: KeyLimits
     name: str
     owner: str
     revoked: NotRequired[str | None]
     scopes: list[Scope]
     standing: Standing
+    weight: NotRequired[float | None]
 
 
 class KeyBody(TypedDict):
@@ -1765,10 +1958,12 @@ class KeyBody(TypedDict):
     What a new key is to be.
     """
 
+    limits: NotRequired[LimitsBody | None]
     name: NotRequired[str | None]
     owner: str
     scopes: NotRequired[list[Scope] | None]
     ttl_s: NotRequired[int | None]
+    weight: NotRequired[float | None]
 
 
 class KeyList(TypedDict):
@@ -1798,9 +1993,11 @@ class Me(TypedDict):
 
     in_use: InUse
     key: NotRequired[Key | None]
+    limits: KeyLimits
     owner: str
     scopes: list[Scope]
     today: NotRequired[Today | None]
+    weight: float
 
 
 class Method6(TypedDict):
@@ -1844,6 +2041,29 @@ class Operation(TypedDict):
     means: str
     op: str
     source: Sourced
+
+
+class Operations(TypedDict):
+    """
+    What who runs the server wants to know.
+    """
+
+    cache: NotRequired[CacheStatus | None]
+    engine: NotRequired[EngineStatus | None]
+    jobs: list[JobCount]
+    lanes: list[LaneStatus]
+    memory: MemoryStatus
+    owners: list[OwnerStatus]
+    sandbox: SandboxStatus
+    store: StoreStatus
+
+
+class OwnerList(TypedDict):
+    """
+    Owners who have terms of their own.
+    """
+
+    owners: list[OwnerTerms]
 
 
 class PlainPrompt(TypedDict):
@@ -2012,6 +2232,17 @@ class RunTokens(TypedDict):
     spans: dict[str, Span]
     tokens: list[Token]
     topk: NotRequired[list[TopToken] | None]
+
+
+class ServerStatus(TypedDict):
+    """
+    What the server is doing.
+    """
+
+    operations: NotRequired[Operations | None]
+    reason: NotRequired[str | None]
+    status: str
+    yours: Yours
 
 
 class Sigma1(TypedDict):

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use mediant::config::Settings;
-use mediant::keys::{KeyId, KeyView, Keys, MOST_GRACE_S, MOST_TTL_S, NewKey, Scope, Scopes, Wanted};
-use mediant::owner::Owner;
+use mediant::keys::{
+    KeyId, KeyView, Keys, LimitsView, MOST_GRACE_S, MOST_TTL_S, NewKey, OwnerView, Scope, Scopes, Wanted,
+};
+use mediant::owner::{Owner, Terms, Weight};
 use mediant::store::{self, Store, StoreError};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -31,6 +33,54 @@ enum KeyCommand {
     Revoke(RevokeArgs),
     /// Make a key in place of another, which can be used a while longer, and print the new token
     Rotate(RotateArgs),
+    /// Set weight and limits of an owner, of all keys together, in place of those before
+    Owner(OwnerArgs),
+    /// List the owners who have a weight or limits of their own
+    Owners(PlaceArgs),
+}
+
+/// On what terms something is computed.
+#[derive(Debug, Args)]
+struct TermsArgs {
+    /// Share of the engine beside others who wait, too: twice the weight, twice as much; 0.01 to 100
+    #[arg(long, value_name = "NUMBER", value_parser = weight)]
+    weight: Option<Weight>,
+    /// What may be had: requests=N at once, jobs=N that wait, row-layers-day=N (2e9 will do); with commas between
+    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = limit)]
+    limits: Vec<Limit>,
+}
+
+/// One of the limits.
+#[derive(Debug, Clone, Copy)]
+enum Limit {
+    Requests(u32),
+    Jobs(u32),
+    RowLayersDay(u64),
+}
+
+impl TermsArgs {
+    fn terms(&self) -> Terms {
+        let mut terms = Terms { weight: self.weight, ..Terms::default() };
+        for limit in &self.limits {
+            match *limit {
+                Limit::Requests(n) => terms.requests = Some(n),
+                Limit::Jobs(n) => terms.jobs = Some(n),
+                Limit::RowLayersDay(n) => terms.row_layers_day = Some(n),
+            }
+        }
+        terms
+    }
+}
+
+#[derive(Debug, Args)]
+struct OwnerArgs {
+    /// Whose terms they are
+    #[arg(value_parser = owner)]
+    owner: Owner,
+    #[command(flatten)]
+    terms: TermsArgs,
+    #[command(flatten)]
+    place: PlaceArgs,
 }
 
 /// Where the keys are.
@@ -61,6 +111,8 @@ struct CreateArgs {
     /// When it ends: 90d, 12h; never if left out
     #[arg(long, value_name = "SPAN", value_parser = span)]
     expires: Option<u64>,
+    #[command(flatten)]
+    terms: TermsArgs,
     #[command(flatten)]
     place: PlaceArgs,
 }
@@ -115,8 +167,35 @@ pub(crate) fn key(args: &KeyArgs) -> anyhow::Result<()> {
                 let made = Place::open(&args.place).await?.rotate(args.key, args.grace).await?;
                 told(&made)
             }
+            KeyCommand::Owner(args) => {
+                let set = Place::open(&args.place).await?.set_owner(&args.owner, args.terms.terms()).await?;
+                say(&owner_line(&set))
+            }
+            KeyCommand::Owners(args) => {
+                let owners = Place::open(args).await?.owners().await?;
+                owners.iter().try_for_each(|owner| say(&owner_line(owner)))
+            }
         }
     })
+}
+
+/// Weight and limits in words.
+fn terms_words(weight: Option<f64>, limits: &LimitsView) -> Vec<String> {
+    let count = |name: &str, n: Option<u64>| n.map(|n| format!("{name}={n}"));
+    let words = [
+        weight.map(|weight| format!("weight {weight}")),
+        count("requests", limits.requests.map(u64::from)),
+        count("jobs", limits.jobs.map(u64::from)),
+        count("row-layers-day", limits.row_layers_day),
+    ];
+    words.into_iter().flatten().collect()
+}
+
+/// An owner's terms in a line for people.
+fn owner_line(owner: &OwnerView) -> String {
+    let words = terms_words(owner.weight, &owner.limits);
+    let words = if words.is_empty() { "as the server is set".to_owned() } else { words.join("  ") };
+    format!("{}  {words}", owner.owner)
 }
 
 /// The token alone goes to standard output, so that it can be put where it belongs.
@@ -134,6 +213,7 @@ fn line(key: &KeyView) -> String {
     parts.push(standing.as_str().unwrap_or_default().to_owned());
     parts.push(key.expires.map_or_else(|| "no end".to_owned(), |at| format!("until {at}")));
     parts.push(key.last_used.map_or_else(|| "never used".to_owned(), |at| format!("used {at}")));
+    parts.extend(terms_words(key.weight, &key.limits));
     parts.extend((!key.name.is_empty()).then(|| format!("{:?}", key.name)));
     parts.join("  ")
 }
@@ -170,7 +250,9 @@ impl Place {
             Self::Store { store, keys } => {
                 let scopes: Scopes = args.scopes.iter().copied().collect();
                 let (owner, name) = (args.owner.clone(), args.name.clone());
-                let made = keys.create(Wanted { owner, name, scopes, ttl_s: args.expires }).await;
+                let made = keys
+                    .create(Wanted { owner, name, scopes, ttl_s: args.expires, terms: args.terms.terms() })
+                    .await;
                 store.close().await?;
                 let (key, token) = made?;
                 Ok(NewKey::of(&key, &token))
@@ -183,6 +265,7 @@ impl Place {
                 if let Some(ttl) = args.expires {
                     body["ttl_s"] = json!(ttl);
                 }
+                add_terms(&mut body, &args.terms.terms());
                 read(server.ask(Method::POST, "/v1/admin/keys", Some(&body)).await?)
             }
         }
@@ -198,6 +281,36 @@ impl Place {
             Self::Server(server) => {
                 let answer = server.ask(Method::GET, "/v1/admin/keys", None).await?;
                 read(answer.get("keys").cloned().unwrap_or_default())
+            }
+        }
+    }
+
+    async fn owners(self) -> anyhow::Result<Vec<OwnerView>> {
+        match self {
+            Self::Store { store, keys } => {
+                let all = keys.owners().await;
+                store.close().await?;
+                Ok(all?.iter().map(|(owner, terms)| OwnerView::of(owner, terms)).collect())
+            }
+            Self::Server(server) => {
+                let answer = server.ask(Method::GET, "/v1/admin/owners", None).await?;
+                read(answer.get("owners").cloned().unwrap_or_default())
+            }
+        }
+    }
+
+    async fn set_owner(self, owner: &Owner, terms: Terms) -> anyhow::Result<OwnerView> {
+        match self {
+            Self::Store { store, keys } => {
+                let set = keys.set_owner(owner, terms).await;
+                store.close().await?;
+                set?;
+                Ok(OwnerView::of(owner, &terms))
+            }
+            Self::Server(server) => {
+                let mut body = json!({});
+                add_terms(&mut body, &terms);
+                read(server.ask(Method::PUT, &format!("/v1/admin/owners/{}", &**owner), Some(&body)).await?)
             }
         }
     }
@@ -231,6 +344,17 @@ impl Place {
     }
 }
 
+/// What is said of terms, as a server reads it.
+fn add_terms(body: &mut Value, terms: &Terms) {
+    if let Some(weight) = terms.weight {
+        body["weight"] = json!(weight.number());
+    }
+    let limits = LimitsView::of(terms);
+    if limits != LimitsView::default() {
+        body["limits"] = json!(limits);
+    }
+}
+
 fn read<T: serde::de::DeserializeOwned>(answer: Value) -> anyhow::Result<T> {
     // Not why: that would quote what may be a token.
     serde_json::from_value(answer)
@@ -252,6 +376,31 @@ fn key_id(text: &str) -> Result<KeyId, String> {
         .map_err(|()| "write its id, key_ and 32 hex digits, as `mediant key list` prints it".to_owned())
 }
 
+fn weight(text: &str) -> Result<Weight, String> {
+    let weight = text.parse().ok().and_then(Weight::of);
+    weight.ok_or_else(|| format!("write a number from {} to {}", Weight::LEAST, Weight::MOST))
+}
+
+/// `requests=32`; a count may be written as `2e9`.
+fn limit(text: &str) -> Result<Limit, String> {
+    let fix = "write requests=N, jobs=N or row-layers-day=N, with N at least 1";
+    let (name, count) = text.split_once('=').ok_or(fix)?;
+    let plain = |text: &str| text.parse::<u64>().ok();
+    // Whole numbers below 2^53 are exact.
+    let short = |text: &str| {
+        text.parse::<f64>().ok().filter(|n| n.fract() == 0.0 && (1.0..9e15).contains(n)).map(|n| n as u64)
+    };
+    let count =
+        plain(count).or_else(|| short(count)).filter(|n| *n >= 1 && i64::try_from(*n).is_ok()).ok_or(fix)?;
+    let small = || u32::try_from(count).map_err(|_| format!("{name} is at most {}", u32::MAX));
+    match name {
+        "requests" => Ok(Limit::Requests(small()?)),
+        "jobs" => Ok(Limit::Jobs(small()?)),
+        "row-layers-day" => Ok(Limit::RowLayersDay(count)),
+        _ => Err(fix.to_owned()),
+    }
+}
+
 /// Seconds of `90d`, `24h`, `30m` or `45s`.
 fn span(text: &str) -> Result<u64, String> {
     let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
@@ -265,6 +414,40 @@ fn span(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_have_names_and_counts() {
+        let read = |text: &str| {
+            let limits = text.split(',').map(|one| limit(one).unwrap()).collect();
+            TermsArgs { weight: Some(weight("2.5").unwrap()), limits }.terms()
+        };
+        let terms = read("requests=32,row-layers-day=2e9,jobs=7");
+        assert_eq!(
+            (terms.requests, terms.jobs, terms.row_layers_day),
+            (Some(32), Some(7), Some(2_000_000_000))
+        );
+        assert_eq!(
+            owner_line(&OwnerView::of(&Owner::parse("ann").unwrap(), &terms)),
+            "ann  weight 2.5  requests=32  jobs=7  row-layers-day=2000000000"
+        );
+        for bad in [
+            "",
+            "requests",
+            "requests=",
+            "requests=0",
+            "requests=-1",
+            "requests=1.5",
+            "rows=1",
+            "requests=5e9",
+            "row-layers-day=1e19",
+            "jobs=inf",
+        ] {
+            assert!(limit(bad).is_err(), "{bad}");
+        }
+        for bad in ["0", "-1", "nan", "101", "x", ""] {
+            assert!(weight(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn spans_have_units() {
