@@ -195,6 +195,24 @@ fn a_plain_picture_is_bars_and_one_by_class_a_heatmap() {
 }
 
 #[test]
+fn groups_have_panels_of_their_own_beside_all_cases_and_one_asked_for_stands_alone() {
+    let outcome = grouped();
+    let metric = outcome.metrics[0].clone();
+    let panels = |show: &Show| -> Vec<String> {
+        let arms = arm::drawn(&outcome, &metric, show).unwrap();
+        heatmaps::of(&outcome, &metric, &arms).unwrap().panels.into_iter().map(|panel| panel.title).collect()
+    };
+    let (all, arms) = (panels(&Show::default()), outcome.arms.len());
+    for group in ["all cases", "pun", "literal"] {
+        let own = all.iter().filter(|title| title.contains(&format!(", {group}:"))).count();
+        assert_eq!(own, arms, "{group}: {all:?}");
+    }
+    assert_eq!(all.len(), 3 * arms);
+    let one = panels(&Show { group: Some("pun".into()), ..Show::default() });
+    assert!(one.len() == arms && one.iter().all(|title| !title.contains(", ")), "{one:?}");
+}
+
+#[test]
 fn awkward_sweeps_are_drawn_or_say_why_not() {
     for (name, example) in gallery::all() {
         let outcome = example.outcome();
