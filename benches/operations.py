@@ -205,7 +205,7 @@ def health(args):
             # A prompt of its own each time, so that nothing is found again.
             client, chance = Client(server), random.Random(number)
             while not stop.is_set():
-                tokens = [chance.randrange(200) for _ in range(24)]
+                tokens = [chance.randrange(200) for _ in range(400)]
                 answers.append(client.ask("POST", "/v1/run", {"tokens": tokens}, **{"cache-control": "no-store"})[0])
 
         threads = [threading.Thread(target=busy, args=(number,)) for number in range(min(64, clients))]
@@ -291,7 +291,7 @@ def soak(args):
             except OSError as error:
                 count("connection", type(error).__name__)
 
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(24)]
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(400)]
     [thread.start() for thread in threads]
     began, sizes = time.monotonic(), []
     while (now := time.monotonic() - began) < 60 * args.minutes:
