@@ -205,7 +205,7 @@ def health(args):
             # A prompt of its own each time, so that nothing is found again.
             client, chance = Client(server), random.Random(number)
             while not stop.is_set():
-                tokens = [chance.randrange(200) for _ in range(24)]
+                tokens = [chance.randrange(200) for _ in range(400)]
                 answers.append(client.ask("POST", "/v1/run", {"tokens": tokens}, **{"cache-control": "no-store"})[0])
 
         threads = [threading.Thread(target=busy, args=(number,)) for number in range(min(64, clients))]
@@ -232,24 +232,32 @@ def computed_open(server):
 
 
 def soak(args):
-    server = Server(args, keys=8)
+    # Else the kept answers grow for minutes: memory that is meant to be taken.
+    server = Server(args, keys=8, MEDIANT__CACHE__BYTES=str(16 << 20))
     stop, statuses, lock = threading.Event(), {}, threading.Lock()
 
-    def count(kind, status):
+    why = {}
+
+    def count(kind, answer):
+        status, text = answer if isinstance(answer, tuple) else (answer, b"")
         with lock:
             statuses[kind, status] = statuses.get((kind, status), 0) + 1
+            if isinstance(status, int) and (status == 429 or status >= 500):
+                said = json.loads(text)
+                reason = status, said["errors"][0]["code"] if "errors" in said else said["detail"]
+                why[reason] = why.get(reason, 0) + 1
 
     def good(client, chance):
         run = {"tokens": [chance.randrange(200) for _ in range(chance.randrange(2, 30))]}
-        count("run", client.ask("POST", "/v1/run", run)[0])
+        count("run", client.ask("POST", "/v1/run", run))
         patch = {"base": "The capital of France is", "source": f"The capital of {chance.random()} is", "target": " Paris"}
-        count("patch", client.ask("POST", "/v1/patch", patch)[0])
+        count("patch", client.ask("POST", "/v1/patch", patch))
 
     def bad(client, chance):
         bodies = [b"{", b"[" * 5000, b"\xff\xfe", b'{"prompt":"a","prompt":"b"}', b'{"prompt":' + b'"' + b"x" * 50000 + b'"}',
                   b'{"prompt":"a","interventions":[' + b'{"site":"nowhere"},' * 300 + b"{}]}", b" " * 100000]
         path = chance.choice(["/v1/run", "/v1/trace", "/v1/sweep", "/v1/datasets", "/v1/activations", "/v1/generate"])
-        count("bad body", client.ask("POST", path, chance.choice(bodies))[0])
+        count("bad body", client.ask("POST", path, chance.choice(bodies)))
 
     def leaver(token, chance):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
@@ -264,21 +272,21 @@ def soak(args):
         sweep = {"dataset": {"inline": [{"prompt": f"Rome {chance.randrange(1000)} is in", "subject": "Rome", "target": "I"}]},
                  "corrupt": {"samples": 2}, "arms": ["hidden"], "filters": {"expect_top1": False}}
         status, text = client.ask("POST", "/v1/sweep", sweep, prefer="respond-async")
-        count("job", status)
+        count("job", (status, text))
         if status == 202:
             job = json.loads(text)["id"]
             if chance.random() < 0.5:
                 time.sleep(chance.random() * 0.1)
-            count("cancel", client.ask("DELETE", f"/v1/jobs/{job}")[0])
+            count("cancel", client.ask("DELETE", f"/v1/jobs/{job}"))
             client.ask("DELETE", f"/v1/jobs/{job}")
 
     def texts(client, chance):
         body = {"prompt": f"Once {chance.random()}", "max_tokens": 8}
-        count("text", client.ask("POST", "/v1/generate", body)[0])
+        count("text", client.ask("POST", "/v1/generate", body))
 
     def strangers(_, chance):
         stranger = Client(server, "mdt_" + "x" * 43 + "_00000000")
-        count("stranger", stranger.ask("POST", "/v1/run", {"prompt": "a"})[0])
+        count("stranger", stranger.ask("POST", "/v1/run", {"prompt": "a"}))
         time.sleep(0.02)
 
     def worker(number):
@@ -291,7 +299,7 @@ def soak(args):
             except OSError as error:
                 count("connection", type(error).__name__)
 
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(24)]
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(400)]
     [thread.start() for thread in threads]
     began, sizes = time.monotonic(), []
     while (now := time.monotonic() - began) < 60 * args.minutes:
@@ -299,6 +307,9 @@ def soak(args):
         sizes.append((now, *server.resident()))
     stop.set()
     [thread.join() for thread in threads]
+    time.sleep(10)
+    after = [Client(server, token).ask("POST", "/v1/run", {"prompt": "after"})[0] for token in server.tokens]
+    print(f"ten seconds later: every owner's run answers {sorted(set(after))}, server {server.resident()[0]:.0f} MiB")
     # From the third minute on; before it pools and caches fill.
     steady = [size for size in sizes if size[0] >= min(120, 20 * args.minutes)]
     for name, of in [("server", 1), ("engine", 2)]:
@@ -312,7 +323,11 @@ def soak(args):
     for kind, of in total.items():
         print(f"  {kind}: {of}")
     worse = sum(n for (_, status), n in statuses.items() if isinstance(status, int) and status >= 500)
+    for (status, reason), n in sorted(why.items()):
+        print(f"  {n} x {status}: {reason}")
     log = server.said()
+    for line in [line for line in log.splitlines() if "ERROR" in line or "WARN" in line][:10]:
+        print("  log:", line[:300])
     print(f"5xx: {worse}; panics in the log: {log.count('panic')}; ended with status {server.end()}")
 
 

@@ -1,5 +1,7 @@
 //! What the server is doing: all of it for who runs it, and for everybody else what is theirs.
 
+use std::fmt::Write as _;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
@@ -228,9 +230,8 @@ async fn status(State(state): State<AppState>, caller: Caller, parts: Parts) -> 
     if !text {
         return Ok((headers, Json(status)).into_response());
     }
-    let tree = serde_json::to_value(&status).unwrap_or_default();
     let mut lines = String::new();
-    write(&mut lines, &tree, 0);
+    tree(&mut lines, &serde_json::to_value(&status).unwrap_or_default(), 0);
     Ok((headers, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], lines).into_response())
 }
 
@@ -404,28 +405,27 @@ fn owners(service: &Service, access: &Access) -> Vec<OwnerStatus> {
 }
 
 /// A tree for people: a name and its value a line, what is inside of something indented.
-fn write(out: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let name = name.replace('_', " ");
-                match value {
-                    Value::Object(_) => {
-                        out.push_str(&format!("{indent}{name}\n"));
-                        write(out, value, depth + 1);
-                    }
-                    Value::Array(items) if items.iter().any(Value::is_object) => {
-                        out.push_str(&format!("{indent}{name}\n"));
-                        for item in items {
-                            out.push_str(&format!("{indent}  {}\n", inline(item)));
-                        }
-                    }
-                    _ => out.push_str(&format!("{indent}{name}: {}\n", inline(value))),
-                }
+fn tree(out: &mut String, value: &Value, depth: usize) {
+    let Value::Object(fields) = value else { return };
+    // A string can always be written to.
+    let line = |out: &mut String, depth: usize, text: &str| {
+        let _ = writeln!(out, "{:1$}{text}", "", 2 * depth);
+    };
+    let mut inside = Vec::new();
+    for (name, value) in fields {
+        let name = name.replace('_', " ");
+        match value {
+            Value::Object(_) => inside.push((name, value)),
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                line(out, depth, &name);
+                items.iter().for_each(|item| line(out, depth + 1, &inline(item)));
             }
+            _ => line(out, depth, &format!("{name}: {}", inline(value))),
         }
-        _ => out.push_str(&format!("{indent}{}\n", inline(value))),
+    }
+    for (name, value) in inside {
+        line(out, depth, &name);
+        tree(out, value, depth + 1);
     }
 }
 
@@ -454,10 +454,10 @@ mod tests {
 
     #[test]
     fn a_tree_is_lines_for_people() {
-        let tree = json!({"status": "ready", "reason": null, "operations": {"busy_s": 1.5, "lacks": [],
+        let of = json!({"status": "ready", "reason": null, "operations": {"busy_s": 1.5, "lacks": [],
             "lanes": [{"lane": "steps", "requests": 2, "row_layers": null}, {"lane": "sweeps", "requests": 0}]}});
         let mut text = String::new();
-        write(&mut text, &tree, 0);
+        tree(&mut text, &of, 0);
         for line in [
             "status: ready\n",
             "reason: -\n",
