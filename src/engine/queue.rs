@@ -9,10 +9,17 @@ use super::schedule::{Asker, Cut, Id, Lane, Schedule};
 use super::work::{Failure, Piece, Work};
 use crate::plan::pack::{Fit, Space};
 
+#[cfg(test)]
+mod tests;
+
 /// Pieces of one batch.
 const MOST_PIECES: usize = 256;
 /// A batch takes so many times the work of its quantum if requests end with it by that: they would only wait for another one.
 const WHOLE: f64 = 2.5;
+/// For how long a batch is held back after several were answered, or one while others waited: whoever was answered may ask again,
+/// and be computed with these. A part of what the last batch took, and the most.
+const GATHERING: f64 = 0.25;
+const MOST_GATHERING: Duration = Duration::from_millis(5);
 /// For how long pieces stay short after several requests were on their way.
 const CROWDED: Duration = Duration::from_secs(10);
 
@@ -30,6 +37,8 @@ pub(super) struct Queue {
     crowded: Option<Instant>,
     /// How many that were answered last may ask again at once.
     expected: usize,
+    /// Until when the next batch is held back for them.
+    held: Option<Instant>,
 }
 
 impl Queue {
@@ -57,16 +66,19 @@ impl Queue {
         self.alone.is_empty() && self.works.is_empty()
     }
 
-    /// The batch formed last was answered, and no other one is on its way. Clients without pause ask again at once: if there are
-    /// several of them, or one of them and others, they are worth waiting for.
-    pub(super) fn answered(&mut self) {
+    /// The batch formed last was answered after so long, and no other one is on its way. Clients without pause ask again at once:
+    /// if there are several of them, or one of them and others, they are worth waiting for.
+    pub(super) fn answered(&mut self, took: Duration, now: Instant) {
         let answered = self.aboard.iter().filter(|(id, _)| !self.works.contains_key(id)).count();
         self.expected = if answered > 1 || !self.works.is_empty() { answered } else { 0 };
+        self.held = Some(now + took.mul_f64(GATHERING).min(MOST_GATHERING));
     }
 
-    /// Whether some who were answered have not asked again, and would find room in the next batch.
-    pub(super) fn expects(&self, budget: &RowBudget, now: Instant) -> bool {
-        self.expected > 0 && self.alone.is_empty() && self.schedule.left() < self.most(budget, now)
+    /// Until when the next batch is held back: some who were answered have not asked again, and would find room in it.
+    pub(super) fn held_until(&self, budget: &RowBudget, now: Instant) -> Option<Instant> {
+        let expects =
+            self.expected > 0 && self.alone.is_empty() && self.schedule.left() < self.most(budget, now);
+        self.held.filter(|_| expects)
     }
 
     /// Whether there is no use in waiting for more: what waits fills a batch, or the batch formed last answers nobody who might

@@ -29,10 +29,6 @@ use crate::plan::output::Lost;
 const AHEAD: usize = 2;
 /// Deaths after which a piece is not tried again as it is; those in company do not count.
 const ATTEMPTS: u32 = 2;
-/// For how long a batch is held back after several were answered, or one while others waited: whoever was answered may ask again,
-/// and be computed with these. A part of what the last batch took, and the most.
-const GATHERING: f64 = 0.25;
-const MOST_GATHERING: Duration = Duration::from_millis(5);
 /// A batch is formed at least so long before the one in hand is expected to end.
 const LEAST_LEAD: Duration = Duration::from_millis(2);
 /// Weight of the last batch in what is expected of the next.
@@ -72,8 +68,6 @@ pub(super) struct Supervisor {
     /// Steps of generation, which are batches by themselves.
     steps: VecDeque<StepWork>,
     turns: Turns,
-    /// When nothing is to be formed before.
-    held: Instant,
     /// How long before the end of a batch the next one is formed.
     lead: Duration,
     watchdog: Watchdog,
@@ -173,7 +167,6 @@ impl Supervisor {
             waiting: VecDeque::new(),
             laying: None,
             queue: Queue::default(),
-            held: now,
             lead: LEAST_LEAD,
             // Known better as soon as a process has measured it.
             watchdog: Watchdog::new(config.engine.watchdog_floor(), 1.0),
@@ -335,7 +328,7 @@ impl Supervisor {
             None => {
                 let now = Instant::now();
                 let steps = self.turns.held_until().filter(|_| self.are_writing()).map(Instant::from_std);
-                let held = if self.queue.expects(budget, now.into_std()) { self.held } else { now };
+                let held = self.queue.held_until(budget, now.into_std()).map_or(now, Instant::from_std);
                 Some(steps.map_or(held, |until| until.max(held)))
             }
             // The next step comes between two batches.
@@ -499,8 +492,7 @@ impl Supervisor {
             self.watchdog.finished(flops, took.as_secs_f64());
         }
         if self.flights.is_empty() {
-            self.queue.answered();
-            self.held = Instant::now() + took.mul_f64(GATHERING).min(MOST_GATHERING);
+            self.queue.answered(took, Instant::now().into_std());
         }
         company.land(output, flight.begun.unwrap_or_default(), took, self.epoch);
         Ok(())
