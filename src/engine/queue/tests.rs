@@ -83,9 +83,10 @@ fn what_does_not_end_with_a_batch_gets_its_quantum() {
     let now = Instant::now();
     // Of long ones a piece is cut, as long as a quantum has room for it.
     let mut long = Waiting::default();
-    long.ask("long", Lane::Interactive, 40, 60, now);
-    let alone = long.form(now);
-    assert!(matches!(alone[..], [3..=4]), "{alone:?} prompts of a quarter quantum");
+    long.ask("a", Lane::Interactive, 40, 60, now);
+    long.ask("b", Lane::Interactive, 40, 60, now);
+    let pieces = long.form(now);
+    assert!(matches!(pieces[..], [3..=4]), "{pieces:?} prompts of a quarter quantum");
     // Whole ones come beside it, beyond its quantum.
     let mut beside = Waiting::default();
     beside.ask("long", Lane::Interactive, 40, 60, now);
