@@ -133,7 +133,13 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
 }
 
 /// An upload out of query parameters and a file.
-fn binary(query: &std::collections::BTreeMap<String, String>, bytes: &[u8]) -> Result<UploadSpec, Problem> {
+///
+/// # Errors
+/// Everything wrong, with pointers to parameters (`?site`) and, empty, to the file.
+pub fn binary(
+    query: &std::collections::BTreeMap<String, String>,
+    bytes: &[u8],
+) -> Result<UploadSpec, Problem> {
     let mut out = Problems::default();
     let mut fields = Map::new();
     for (name, text) in query {

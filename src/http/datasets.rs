@@ -115,9 +115,12 @@ async fn upload(state: State<AppState>, caller: Caller, request: Request) -> Res
 
 /// How a body says its cases.
 #[derive(Debug, Clone, Copy)]
-enum Form {
+pub enum Form {
+    /// A list.
     Json,
+    /// An object a line.
     Lines,
+    /// With a header.
     Csv,
 }
 
@@ -151,7 +154,11 @@ impl Form {
         }
     }
 
-    fn read(self, bytes: &[u8], abandoned: &Abandoned) -> Result<Cases, Problem> {
+    /// Reads and checks the cases of a body.
+    ///
+    /// # Errors
+    /// Everything wrong, each with its line.
+    pub fn read(self, bytes: &[u8], abandoned: &Abandoned) -> Result<Cases, Problem> {
         let stop = || abandoned.is_set();
         let mut cases = dataset::Reader::new(&stop);
         match self {

@@ -26,7 +26,7 @@ const MOST_NESTED: usize = 100_000;
 /// # Errors
 /// A `malformed-json` problem with line and column, or with the pointer of each duplicate key; a `body-too-large` problem
 /// of too many values. `example` is a minimal body of the endpoint, shown when the body is empty.
-pub(super) fn parse(bytes: &[u8], example: &str) -> Result<Value, Problem> {
+pub fn parse(bytes: &[u8], example: &str) -> Result<Value, Problem> {
     let text = text(bytes, example)?;
     let notes = Notes::default();
     let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -62,7 +62,7 @@ pub(super) fn items(
 }
 
 /// What the tree of a body will take in memory at most, counted without building it.
-pub(super) fn tree_bytes(body: &[u8]) -> u64 {
+pub fn tree_bytes(body: &[u8]) -> u64 {
     // A list has room for four values from its first on, an object for four entries and their index; either may be twice as
     // large as what is in it.
     const VALUE: u64 = size_of::<Value>() as u64;

@@ -52,8 +52,12 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+// what bodies say, without a server around them: for `fuzz/`
+pub use activations::binary;
 pub use body::{JsonBody, NoQuery, query};
+pub use datasets::Form;
 pub use identity::Caller;
+pub use json::{parse, tree_bytes};
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
 pub use state::{Access, AppState, Readiness, ReadinessReport};

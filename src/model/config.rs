@@ -125,23 +125,26 @@ impl ModelConfig {
 
     /// Checks that the numbers make a model. The first fault found is returned.
     pub fn check(&self) -> Result<(), ConfigFault> {
-        // More than this is a damaged file, and products of two stay far from overflow.
+        // More than this is a damaged file, and products of two stay far from overflow. Of layers and of the columns of a head lists
+        // are made before it is known whether the file has their weights.
         const LIMIT: usize = 1 << 28;
+        const LAYERS: usize = 1 << 12;
+        const HEAD: usize = 1 << 16;
         let fault = |key, got: &dyn std::fmt::Display, why| {
             Err(ConfigFault { key: self.family.key(key), got: got.to_string(), why })
         };
         let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_layers),
-            ("num_attention_heads", self.num_heads),
-            ("num_key_value_heads", self.num_kv_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_positions),
+            ("vocab_size", self.vocab_size, LIMIT),
+            ("hidden_size", self.hidden_size, LIMIT),
+            ("intermediate_size", self.intermediate_size, LIMIT),
+            ("num_hidden_layers", self.num_layers, LAYERS),
+            ("num_attention_heads", self.num_heads, LIMIT),
+            ("num_key_value_heads", self.num_kv_heads, LIMIT),
+            ("head_dim", self.head_dim, HEAD),
+            ("max_position_embeddings", self.max_positions, LIMIT),
         ];
-        for (key, size) in sizes {
-            if !(1..=LIMIT).contains(&size) {
+        for (key, size, most) in sizes {
+            if !(1..=most).contains(&size) {
                 return fault(key, &size, "it must be at least 1 and no astronomic number");
             }
         }

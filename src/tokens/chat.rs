@@ -1,7 +1,8 @@
 //! Chat templates: a conversation to the text that the model was trained to read.
 //!
 //! Templates are Jinja programs that came with a model's files, written by strangers. They are rendered with what `transformers`
-//! gives them, in bounded time and memory, and see no file.
+//! gives them, in bounded time and memory, and see no file. One bound is missing, since the engine has no place for it: lists that
+//! a template nests thousands of levels deep, or puts into one another twice again and again and then joins to a text.
 
 mod environment;
 mod python;

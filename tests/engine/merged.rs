@@ -13,6 +13,7 @@ use mediant::plan::pack::{Mode, Packing};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use serde_json::Value;
 
 use crate::random::{LAYERS, RawRun, any_model, plan, raw_run};
 use crate::tiny::{WORLDS, config, golden, ranks};
@@ -21,7 +22,7 @@ use crate::tiny::{WORLDS, config, golden, ranks};
 const LENGTH: usize = 8;
 
 /// Plans that ask for different things; now and then many of them.
-fn plans() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<RawRun>)>> {
+pub(crate) fn plans() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<RawRun>)>> {
     let some = |runs, parts| {
         let first = prop::collection::vec(0u32..512, LENGTH);
         prop::collection::vec((first, prop::collection::vec(raw_run(), 0..runs)), parts)
@@ -30,8 +31,8 @@ fn plans() -> impl Strategy<Value = Vec<(Vec<u32>, Vec<RawRun>)>> {
 }
 
 /// The forward batches of plans, those that may be merged together.
-fn parts(raw: &[(Vec<u32>, Vec<RawRun>)], model: &str) -> Vec<Vec<ForwardBatch>> {
-    let config = config(&golden(model));
+pub(crate) fn parts(raw: &[(Vec<u32>, Vec<RawRun>)], golden: &Value) -> Vec<Vec<ForwardBatch>> {
+    let config = config(golden);
     let mut sorts: Vec<Vec<ForwardBatch>> = Vec::new();
     for (i, (first, runs)) in raw.iter().enumerate() {
         let mut plan = plan(first, runs, &config);
@@ -60,11 +61,11 @@ fn bits(mut output: BatchOutput) -> Vec<u8> {
     postcard::to_stdvec(&(output.scores, output.captures, output.written)).unwrap()
 }
 
-fn alone(model: &mut impl Model, parts: &[ForwardBatch]) -> Vec<Vec<u8>> {
+pub(crate) fn alone(model: &mut impl Model, parts: &[ForwardBatch]) -> Vec<Vec<u8>> {
     parts.iter().map(|part| bits(model.forward(&Arc::new(part.clone())).unwrap())).collect()
 }
 
-fn together(model: &mut impl Model, (batch, shares): (ForwardBatch, Shares)) -> Vec<Vec<u8>> {
+pub(crate) fn together(model: &mut impl Model, (batch, shares): (ForwardBatch, Shares)) -> Vec<Vec<u8>> {
     shares.deal(model.forward(&Arc::new(batch)).unwrap()).into_iter().map(bits).collect()
 }
 
@@ -78,8 +79,9 @@ proptest! {
         dtype in prop::sample::select(vec![Dtype::F32, Dtype::Bf16, Dtype::F16]),
         world in prop::sample::select(WORLDS.to_vec()),
     ) {
-        let (mut group, _) = ranks(&golden(model), world, dtype);
-        for parts in parts(&raw, model) {
+        let golden = golden(model);
+        let (mut group, _) = ranks(&golden, world, dtype);
+        for parts in parts(&raw, &golden) {
             let merged = merge(parts.clone());
             let sum = |of: fn(&ForwardBatch) -> usize| parts.iter().map(of).sum::<usize>();
             prop_assert!(merged.0.peak_rows <= sum(|part| part.peak_rows));
@@ -140,11 +142,12 @@ fn plant(fault: Fault, batch: &mut ForwardBatch, shares: &mut Shares) {
 #[test]
 fn each_planted_fault_is_seen() {
     let mut runner = TestRunner::deterministic();
-    let (mut group, _) = ranks(&golden("tiny_llama"), 1, Dtype::F32);
+    let golden = golden("tiny_llama");
+    let (mut group, _) = ranks(&golden, 1, Dtype::F32);
     let mut seen = [0; 4];
     for _ in 0..12 {
         let raw = plans().new_tree(&mut runner).unwrap().current();
-        for parts in parts(&raw, "tiny_llama").into_iter().filter(|parts| parts.len() > 1) {
+        for parts in parts(&raw, &golden).into_iter().filter(|parts| parts.len() > 1) {
             let alone = alone(&mut group, &parts);
             let faults = [Fault::KeyStart, Fault::KlReference, Fault::JoinOrder, Fault::Edited];
             for (fault, seen) in faults.into_iter().zip(&mut seen) {

@@ -298,6 +298,9 @@ fn settings_that_would_be_ignored_are_refused_by_name() {
         (json!({"head_dim": 65}), "head_dim"),
         (json!({"rope_theta": -1.0}), "rope_theta"),
         (json!({"num_hidden_layers": 0}), "num_hidden_layers"),
+        // A list of its tensors would take all memory.
+        (json!({"num_hidden_layers": 200_000_000}), "num_hidden_layers"),
+        (json!({"head_dim": 1 << 27}), "head_dim"),
         (json!({"vocab_size": 1_u64 << 40}), "vocab_size"),
     ];
     for (change, key) in cases {

@@ -38,9 +38,11 @@ pub(super) fn new(fuel: u64, depth: usize) -> Environment<'static> {
     environment.set_recursion_limit(depth);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(unknown_method_callback);
-    environment.set_formatter(|out, _, value| Ok(out.write_str(&python::printed(value))?));
+    environment.set_formatter(|out, state, value| Ok(out.write_str(&python::printed(value, state)?)?));
     environment.add_filter("tojson", python::to_json);
-    environment.add_filter("string", |value: &Jinja| python::printed(value).into_owned());
+    environment.add_filter("string", |state: &State<'_, '_>, value: &Jinja| {
+        python::printed(value, state).map(Cow::into_owned)
+    });
     environment.add_test("sequence", |value: &Jinja| value.as_str().is_some() || is_list(value));
     environment.add_test("iterable", |value: &Jinja| {
         use ValueKind::{Iterable, Map, Seq, String};
@@ -106,12 +108,13 @@ pub(super) fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // Not in `{%}`, which ends nothing.
+        let Some(inside) = tag[2..].find("%}") else {
             out.push_str(tag);
             return out;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        let word = tag[2..end].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
+        let (tag, after) = tag.split_at(2 + inside + 2);
+        let word = tag[2..2 + inside].trim_matches(|c: char| c == '-' || c == '+' || c.is_whitespace());
         match word {
             "generation" => out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => out.push_str(&tag.replacen("endgeneration", "endif", 1)),

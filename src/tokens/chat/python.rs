@@ -10,32 +10,39 @@ use minijinja::{Error, ErrorKind, State};
 use serde_json::Value;
 
 /// What `{{ value }}` prints.
-pub(super) fn printed(value: &Jinja) -> Cow<'_, str> {
+pub(super) fn printed<'v>(value: &'v Jinja, state: &State<'_, '_>) -> Result<Cow<'v, str>, Error> {
     if value.is_undefined() {
-        return Cow::Borrowed("");
+        return Ok(Cow::Borrowed(""));
     }
     if let Some(text) = value.as_str() {
-        return Cow::Borrowed(text);
+        return Ok(Cow::Borrowed(text));
     }
     let mut out = String::new();
-    repr(value, 0, &mut out);
-    Cow::Owned(out)
+    repr(value, 0, state, &mut out)?;
+    Ok(Cow::Owned(out))
 }
 
 /// Levels of lists and maps that are written out.
 const DEPTH: usize = 64;
 
-fn repr(value: &Jinja, depth: usize, out: &mut String) {
+/// Charges a rendering for a value that is written: one list may be in another twice, and that in a third one, so that sixty of
+/// them are a list without an end.
+fn charge(value: &Jinja, state: &State<'_, '_>) -> Result<(), Error> {
+    state.consume_fuel(1 + value.as_str().map_or(0, |text| text.len() as u64 / 64))
+}
+
+fn repr(value: &Jinja, depth: usize, state: &State<'_, '_>, out: &mut String) -> Result<(), Error> {
+    charge(value, state)?;
     match value.kind() {
         _ if depth > DEPTH => out.push('…'),
         ValueKind::Undefined | ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
         ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (i, item) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if i == 0 { "" } else { ", " });
-                repr(&item, depth + 1, out);
+                repr(&item, depth + 1, state, out)?;
             }
             out.push(']');
         }
@@ -43,9 +50,9 @@ fn repr(value: &Jinja, depth: usize, out: &mut String) {
             out.push('{');
             for (i, key) in value.try_iter().into_iter().flatten().enumerate() {
                 out.push_str(if i == 0 { "" } else { ", " });
-                repr(&key, depth + 1, out);
+                repr(&key, depth + 1, state, out)?;
                 out.push_str(": ");
-                repr(&value.get_item(&key).unwrap_or_default(), depth + 1, out);
+                repr(&value.get_item(&key).unwrap_or_default(), depth + 1, state, out)?;
             }
             out.push('}');
         }
@@ -54,6 +61,27 @@ fn repr(value: &Jinja, depth: usize, out: &mut String) {
             let _ = write!(out, "{value}");
         }
     }
+    Ok(())
+}
+
+/// Charges for all that a value has in it, before it is made another one.
+fn charge_whole(value: &Jinja, depth: usize, state: &State<'_, '_>) -> Result<(), Error> {
+    charge(value, state)?;
+    if depth > DEPTH {
+        let why = format!("lists and maps are nested more than {DEPTH} levels");
+        return Err(Error::new(ErrorKind::BadSerialization, why));
+    }
+    let is_map = value.kind() == ValueKind::Map;
+    if !is_map && !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(());
+    }
+    for item in value.try_iter().into_iter().flatten() {
+        charge_whole(&item, depth + 1, state)?;
+        if is_map {
+            charge_whole(&value.get_item(&item).unwrap_or_default(), depth + 1, state)?;
+        }
+    }
+    Ok(())
 }
 
 /// A string literal of Python.
@@ -92,6 +120,7 @@ pub(super) fn to_json(
     ascii: Option<bool>,
     options: Kwargs,
 ) -> Result<String, Error> {
+    charge_whole(value, 0, state)?;
     let json = serde_json::to_value(value)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     let indent: Option<Jinja> = options.get("indent")?;

@@ -138,6 +138,7 @@ fn hostile_templates_end() {
         "{{ 1 / 0 }}",
         "{{ 9223372036854775807 + 1 }}{{ undefined.attribute }}",
         "{% if",
+        "{%}{% if",
         "{{ raise_exception('no') }}",
         "{{ messages[99].content.x.y }}",
         "{{ '{0:>999999999}'.format('a') }}",
@@ -145,10 +146,28 @@ fn hostile_templates_end() {
         "{{ 'x' | center(99999999999) }}",
         "{{ 'x' | indent(9999999999) }}",
     ];
+    // A list that is twice in another one, which is twice in a third; and one that is deep.
+    let [twice, deep] = ["[x.a, x.a]", "[x.a]"].map(|list| {
+        let set = format!("{{% set x.a = {list} %}}");
+        move |times: usize, used: &str| {
+            format!(
+                "{{% set x = namespace(a=[1]) %}}{{% for i in range({times}) %}}{set}{{% endfor %}}{used}"
+            )
+        }
+    });
+    let cases = cases.into_iter().map(str::to_owned).chain([
+        twice(60, "{{ x.a }}"),
+        twice(60, "{{ x.a | string | length }}"),
+        twice(60, "{{ x.a | tojson }}"),
+        twice(60, "{{ {'a': x.a} | tojson(indent=2) }}"),
+        twice(60, "{{ x.a | reverse }}"),
+        deep(500, "{{ x.a | tojson }}"),
+    ]);
     for source in cases {
         // As small as the stacks of worker threads.
         let rendered = std::thread::scope(|scope| {
             let messages = hello();
+            let source = &source;
             let job = move || {
                 let begun = Instant::now();
                 (of(source).render(&plain(&messages)).map(|rendered| rendered.text.len()), begun.elapsed())
