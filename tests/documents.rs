@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use mediant::http::Kind;
 use mediant::lower::lint::LINTS;
 use mediant::spec::corruption::METHODS;
 use mediant::spec::metric::{METRICS, Unit};
 use mediant::spec::op::OPS;
+use mediant::spec::problem::code;
 use mediant::spec::site::{SITES, Width};
 
 /// Compares the part of a document between two comments, or writes it.
@@ -60,6 +62,41 @@ fn the_table_of_lints_is_that_of_the_code() {
         writeln!(table, "| `{}` | {} |", lint.code, lint.means).unwrap();
     }
     generated("READING-RESULTS.md", "lints", &table);
+}
+
+#[test]
+fn the_tables_of_errors_are_those_of_the_code() {
+    let mut table =
+        String::from("| `type` ends with | status | what is wrong | what to do |\n|---|---|---|---|\n");
+    for kind in Kind::ALL {
+        let (slug, status) = (kind.slug(), kind.status().as_u16());
+        writeln!(table, "| `{slug}` | {status} | {} | {} |", kind.title(), kind.cure()).unwrap();
+    }
+    generated("ERRORS.md", "problems", &table);
+    let mut table = String::from("| `code` | what it means |\n|---|---|\n");
+    for (code, means) in code::ALL {
+        writeln!(table, "| `{code}` | {} |", means.trim()).unwrap();
+    }
+    generated("ERRORS.md", "codes", &table);
+}
+
+#[test]
+fn the_list_of_commands_is_that_of_the_program() {
+    let help = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_mediant")).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = help(&["--help"]);
+    let commands = all.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let mut table = String::from("| command | what it does |\n|---|---|\n");
+    for line in commands.lines() {
+        let (name, means) = line.trim().split_once("  ").unwrap();
+        if name != "help" {
+            writeln!(table, "| `mediant {name}` | {} |", means.trim().replace('|', "\\|")).unwrap();
+        }
+    }
+    generated("COMMAND-LINE.md", "commands", &table);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod events;
 mod experiments;
 mod gate;
 mod generate;
+mod guides;
 mod health;
 mod hub;
 mod identity;
@@ -37,6 +38,7 @@ mod socket;
 mod state;
 mod status;
 pub mod tls;
+mod wheel;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -135,6 +137,8 @@ fn wrap(api: OpenApiRouter<AppState>, state: AppState, rules: &'static [rules::R
     rules::document(&mut document, rules);
     let router = router
         .merge(page::routes())
+        .merge(guides::routes())
+        .merge(wheel::routes())
         .merge(remote::legacy())
         .merge(hub::routes())
         .fallback(async || Problem::new(Kind::NotFound, "there is no such path; see /v1/openapi.json"))

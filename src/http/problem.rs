@@ -111,6 +111,37 @@ impl Kind {
         self.parts().2
     }
 
+    /// What to do about it.
+    pub const fn cure(self) -> &'static str {
+        match self {
+            Self::MalformedJson => "send one JSON value; each name once in an object",
+            Self::BadRequest => "use an HTTP client that sends one Host header and one body",
+            Self::Unauthorized => {
+                "send a key: `Authorization: Bearer mdt_…`, `MEDIANT_KEY`, or the field on the page"
+            }
+            Self::Forbidden => "ask for a key with the scope that is named",
+            Self::NotFound => "look at the path or the id; lists name what is there",
+            Self::Gone => "send its request again",
+            Self::Damaged => "send its request again, and look at the disk",
+            Self::NotReady => "wait; `Retry-After` says how long",
+            Self::IdempotencyMismatch => "use a new key for a new request",
+            Self::MethodNotAllowed => "use a method of the header `Allow`",
+            Self::NotAcceptable => "accept a format that is served, or leave `Accept` out",
+            Self::RequestTimeout => "send the body without pauses",
+            Self::BodyTooLarge => "send less; store cases with `POST /v1/datasets`",
+            Self::UnsupportedMediaType => "say `Content-Type: application/json`",
+            Self::InvalidRequest => "mend each field of `errors`; each has its fix",
+            Self::TooLarge => {
+                "ask for fewer layers, positions or samples; `estimate` says what it would cost"
+            }
+            Self::Overloaded => "come back after `Retry-After`",
+            Self::Unavailable => "come back after `Retry-After`; `/readyz` says why",
+            Self::Internal => "look at the log under the id of the request",
+            Self::EngineCrash => "ask for less, and look at the log under the id of the request",
+            Self::InsufficientStorage => "delete data sets, activations or jobs that nobody needs",
+        }
+    }
+
     const fn parts(self) -> (&'static str, &'static str, StatusCode) {
         match self {
             Self::MalformedJson => ("malformed-json", "The body is not valid JSON", StatusCode::BAD_REQUEST),

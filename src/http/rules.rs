@@ -64,6 +64,15 @@ pub(super) const RULES: &[Rule] = &[
     // The page has the field for the key.
     rule(Method::GET, "/", Need::Open),
     rule(Method::GET, "/assets/{build}/{*path}", Need::Open),
+    // What the program itself brings: guides and the client.
+    rule(Method::GET, "/docs", Need::Open),
+    rule(Method::GET, "/docs/search", Need::Open),
+    rule(Method::GET, "/docs/{page}", Need::Open),
+    rule(Method::GET, "/clients", Need::Open),
+    rule(Method::GET, "/clients/", Need::Open),
+    rule(Method::GET, "/clients/mediant", Need::Open),
+    rule(Method::GET, "/clients/mediant/", Need::Open),
+    rule(Method::GET, "/clients/{wheel}", Need::Open),
     rule(Method::GET, "/healthz", Need::Open),
     rule(Method::GET, "/readyz", Need::Open),
     rule(Method::GET, "/metrics", Need::Operator),

@@ -269,9 +269,17 @@ fn every_rule_is_of_a_route_and_there_is_one_for_each() {
     let routes = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
         item.as_object().unwrap().keys().map(move |method| format!("{} {path}", method.to_uppercase()))
     });
-    // The page is no part of the API, nor is what a model hub has.
+    // The page, the guides and the client are no part of the API, nor is what a model hub has.
     let others = [
         "GET /",
+        "GET /docs",
+        "GET /docs/search",
+        "GET /docs/{page}",
+        "GET /clients",
+        "GET /clients/",
+        "GET /clients/mediant",
+        "GET /clients/mediant/",
+        "GET /clients/{wheel}",
         "GET /assets/{build}/{*path}",
         "GET /api/models/{*path}",
         "GET /{name}/resolve/{*path}",

@@ -77,48 +77,60 @@ impl Problems {
 
 /// Codes of problems. Lints turned into problems by `strict` keep their own (upper-case) codes.
 pub mod code {
-    /// A required field is absent.
-    pub const MISSING: &str = "missing_field";
-    /// A field that no such object has.
-    pub const UNKNOWN_FIELD: &str = "unknown_field";
-    /// A JSON value of another type.
-    pub const WRONG_TYPE: &str = "wrong_type";
-    /// A word that is none of the choices.
-    pub const UNKNOWN_VALUE: &str = "unknown_value";
-    /// Understood, but not served.
-    pub const NOT_SUPPORTED: &str = "not_supported";
-    /// A number, layer, position or head outside what exists.
-    pub const OUT_OF_RANGE: &str = "out_of_range";
-    /// An empty text, list or map.
-    pub const EMPTY: &str = "empty";
-    /// The same thing named twice.
-    pub const DUPLICATE: &str = "duplicate";
-    /// Two fields that exclude each other.
-    pub const CONFLICT: &str = "conflict";
-    /// A run, span or target that the request doesn't define.
-    pub const UNKNOWN_NAME: &str = "unknown_name";
-    /// A token id outside the vocabulary.
-    pub const UNKNOWN_TOKEN: &str = "unknown_token";
-    /// A text that doesn't occur in its prompt.
-    pub const SPAN_ABSENT: &str = "span_absent";
-    /// A text that occurs more than once in its prompt.
-    pub const SPAN_AMBIGUOUS: &str = "span_ambiguous";
-    /// Lengths that must agree and don't.
-    pub const LENGTH_MISMATCH: &str = "length_mismatch";
-    /// A run read or derived from itself.
-    pub const SELF_REFERENCE: &str = "self_reference";
-    /// More than this deployment computes in one request.
-    pub const LIMIT: &str = "limit_exceeded";
-    /// A stored set of activations whose time is over.
-    pub const EXPIRED: &str = "expired";
-    /// A stored set of activations of another model.
-    pub const FOREIGN_MODEL: &str = "foreign_model";
-    /// Something stored that the server fails to read.
-    pub const UNREADABLE: &str = "unreadable";
-    /// A model that isn't served here.
-    pub const UNKNOWN_MODEL: &str = "unknown_model";
-    /// The tokenizer refused.
-    pub const NOT_TOKENISABLE: &str = "not_tokenisable";
-    /// The expected answer isn't the model's (`on_unexpected: refuse`).
-    pub const UNEXPECTED_ANSWER: &str = "unexpected_answer";
+    /// A constant for each code, and all of them with what they mean.
+    macro_rules! codes {
+        ($(#[doc = $means:literal] $name:ident = $code:literal;)*) => {
+            $(#[doc = $means] pub const $name: &str = $code;)*
+
+            /// Every code with what it means.
+            pub const ALL: &[(&str, &str)] = &[$(($code, $means)),*];
+        };
+    }
+
+    codes! {
+        /// A required field is absent.
+        MISSING = "missing_field";
+        /// A field that no such object has.
+        UNKNOWN_FIELD = "unknown_field";
+        /// A JSON value of another type.
+        WRONG_TYPE = "wrong_type";
+        /// A word that is none of the choices.
+        UNKNOWN_VALUE = "unknown_value";
+        /// Understood, but not served.
+        NOT_SUPPORTED = "not_supported";
+        /// A number, layer, position or head outside what exists.
+        OUT_OF_RANGE = "out_of_range";
+        /// An empty text, list or map.
+        EMPTY = "empty";
+        /// The same thing named twice.
+        DUPLICATE = "duplicate";
+        /// Two fields that exclude each other.
+        CONFLICT = "conflict";
+        /// A run, span or target that the request doesn't define.
+        UNKNOWN_NAME = "unknown_name";
+        /// A token id outside the vocabulary.
+        UNKNOWN_TOKEN = "unknown_token";
+        /// A text that doesn't occur in its prompt.
+        SPAN_ABSENT = "span_absent";
+        /// A text that occurs more than once in its prompt.
+        SPAN_AMBIGUOUS = "span_ambiguous";
+        /// Lengths that must agree and don't.
+        LENGTH_MISMATCH = "length_mismatch";
+        /// A run read or derived from itself.
+        SELF_REFERENCE = "self_reference";
+        /// More than this deployment computes in one request.
+        LIMIT = "limit_exceeded";
+        /// A stored set of activations whose time is over.
+        EXPIRED = "expired";
+        /// A stored set of activations of another model.
+        FOREIGN_MODEL = "foreign_model";
+        /// Something stored that the server fails to read.
+        UNREADABLE = "unreadable";
+        /// A model that isn't served here.
+        UNKNOWN_MODEL = "unknown_model";
+        /// The tokenizer refused.
+        NOT_TOKENISABLE = "not_tokenisable";
+        /// The expected answer isn't the model's (`on_unexpected: refuse`).
+        UNEXPECTED_ANSWER = "unexpected_answer";
+    }
 }

@@ -210,7 +210,7 @@ async fn the_command_line_makes_lists_replaces_and_ends_keys_and_uses_them() {
     let submit = ["submit", body.path().to_str().unwrap(), "--to", "run", "--watch"];
     for (token, status) in [(None, "401"), (Some(&admin), "403")] {
         let output = server.client(token.map(String::as_str)).args(submit).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(3));
         let refused = said(&output);
         assert!(refused.contains(status) && refused.contains("key"), "{refused}");
     }

@@ -11,7 +11,7 @@ WORDS = [
     ("The client that awaits. scripts/generate_sync.py makes `_sync.py`, the client that blocks, from this file.", "The client that blocks. Made from _async.py by scripts/generate_sync.py."),
     (r"\basync (def|with|for) ", r"\1 "),
     (r"\bawait ", ""),
-    ("import asyncio\nimport os\nimport sys\nimport warnings", "import os\nimport sys\nimport time\nimport warnings"),
+    ("import asyncio\nimport os\nimport ssl\nimport sys\nimport warnings", "import os\nimport ssl\nimport sys\nimport time\nimport warnings"),
     (r"asyncio\.sleep", "time.sleep"),
     (r"httpx\.AsyncClient", "httpx.Client"),
     ("AsyncBaseTransport", "BaseTransport"),

@@ -28,6 +28,20 @@ def test_an_invalid_request_names_field_and_fix(lab: mediant.Client) -> None:
     assert caught.value.status == 422
 
 
+def test_a_notebook_shows_the_users_line_alone(lab: mediant.Client) -> None:
+    with pytest.raises(mediant.InvalidRequest) as caught:
+        lab.run("hello", topk="many")
+    line, text = caught.value._render_traceback_()
+    assert line.endswith('lab.run("hello", topk="many")')
+    assert text.startswith("InvalidRequest: ") and "fix: " in text
+
+
+def test_texts_that_break_off_are_an_error(url: str) -> None:
+    proxy = Proxy(url, lambda head, said: said.index(b"event: token") + 8 if b"event: token" in said else None)
+    with pytest.raises(mediant.ConnectionLost, match="broke off"):
+        mediant.Client(proxy.url).generate("hello", max_tokens=4, heard=lambda event: None)
+
+
 def test_nothing_of_that_name(lab: mediant.Client) -> None:
     with pytest.raises(mediant.NotFound, match="there is no job"):
         lab.job("job_01a22b65ba9e7344a5104b6dd9f7d49e")

@@ -6,10 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::bench::BenchArgs;
-use crate::client::{JobArgs, KeyArgs, ResultArgs, SubmitArgs};
+use crate::client::{
+    DatasetsArgs, GenerateArgs, JobArgs, JobsArgs, KeyArgs, LensArgs, PatchArgs, PlanArgs, ResultArgs,
+    RunArgs, SubmitArgs, SweepArgs, TokenizeArgs, TraceArgs,
+};
 use crate::demo::DemoArgs;
 use crate::{bench, client, demo};
 use mediant::config::{Loaded, Settings};
@@ -31,6 +35,22 @@ enum Command {
     Demo(DemoArgs),
     /// Measure the causal trace on this machine
     Bench(BenchArgs),
+    /// Ask what a prompt goes on with: the most probable tokens, and one token's probability
+    Run(RunArgs),
+    /// Show what each layer would say: the logit lens
+    Lens(LensArgs),
+    /// Find where an answer comes from: noise on the subject, clean states put back one at a time
+    Trace(TraceArgs),
+    /// Put one prompt's last state into another, layer by layer
+    Patch(PatchArgs),
+    /// Average traces over the cases of a file
+    Sweep(SweepArgs),
+    /// Continue a text
+    Generate(GenerateArgs),
+    /// Say what a request would do and cost, without doing it
+    Plan(PlanArgs),
+    /// Show the tokens of a prompt
+    Tokenize(TokenizeArgs),
     /// Hand a request to a server's job queue, and print the job's id
     Submit(SubmitArgs),
     /// Follow a job with a progress bar until it is over
@@ -39,12 +59,27 @@ enum Command {
     Result(ResultArgs),
     /// Cancel a job; what was computed stays its result
     Cancel(JobArgs),
+    /// List your jobs
+    Jobs(JobsArgs),
+    /// List, store, show and delete cases for sweeps
+    Datasets(DatasetsArgs),
     /// Make, list, end and replace the keys that requests need on a server that others can reach
+    #[command(visible_alias = "keys")]
     Key(KeyArgs),
     /// Print the configuration in force, and where each value came from; fails if it is not valid
     CheckConfig(Settings),
     /// Print the OpenAPI document
     Openapi,
+    /// Print what makes a shell complete these commands: mediant completions bash > FILE
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: Shell,
+    },
+    /// Print the manual page of this program, or of one of its commands: mediant man trace | man -l -
+    Man {
+        /// The command
+        command: Option<String>,
+    },
     /// Hold a model for the server that started this process; ends with it
     #[command(hide = true)]
     Engine(EngineArgs),
@@ -90,9 +125,25 @@ impl Cli {
             Command::Watch(args) => client::watch(&args),
             Command::Result(args) => client::result(&args),
             Command::Cancel(args) => client::cancel(&args),
+            Command::Run(args) => client::run(&args),
+            Command::Lens(args) => client::lens(&args),
+            Command::Trace(args) => client::trace(&args),
+            Command::Patch(args) => client::patch(&args),
+            Command::Sweep(args) => client::sweep(&args),
+            Command::Generate(args) => client::generate(&args),
+            Command::Plan(args) => client::plan(&args),
+            Command::Tokenize(args) => client::tokenize(&args),
+            Command::Jobs(args) => client::jobs(&args),
+            Command::Datasets(args) => client::datasets(&args),
             Command::Key(args) => client::key(&args),
             Command::CheckConfig(settings) => print(&settings.load()?.to_string()),
             Command::Openapi => print(&http::openapi()),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "mediant", &mut script);
+                print(&String::from_utf8(script)?)
+            }
+            Command::Man { command } => print(&manual(command.as_deref())?),
             Command::Worker(WorkerArgs { check: Some(python), .. }) => {
                 print(&serde_json::to_string(&mediant_worker::sandbox::check(&python))?)
             }
@@ -112,6 +163,25 @@ impl Cli {
     }
 }
 
+/// The manual page of the program, or of a command.
+fn manual(command: Option<&str>) -> anyhow::Result<String> {
+    let mut program = Cli::command();
+    // So that pages show flags that commands share.
+    program.build();
+    let page = match command {
+        Some(name) => {
+            let found = program.find_subcommand(name).filter(|found| !found.is_hide_set());
+            let found =
+                found.with_context(|| format!("there is no command {name:?}; mediant --help lists them"))?;
+            clap_mangen::Man::new(found.clone()).title(format!("mediant-{name}"))
+        }
+        None => clap_mangen::Man::new(program),
+    };
+    let mut roff = Vec::new();
+    page.render(&mut roff)?;
+    Ok(String::from_utf8(roff)?)
+}
+
 /// Writes to standard output; a reader that went away (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
@@ -126,7 +196,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

@@ -1,9 +1,10 @@
-//! The `mediant` command: the server, a client of its job queue, a tour, measurements.
+//! The `mediant` command: the server, a client of servers, a tour, measurements.
 
 mod bench;
 mod cli;
 mod client;
 mod demo;
+mod screen;
 
 use std::process::ExitCode;
 
@@ -21,7 +22,20 @@ fn main() -> ExitCode {
         Err(error) => {
             // Also when logging is off or not yet running.
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            code(&error)
         }
+    }
+}
+
+/// Scripts tell by it what went wrong. 2 is clap's, for a wrong call.
+fn code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<client::Refused>() {
+        ExitCode::from(3)
+    } else if error.is::<client::Away>() {
+        ExitCode::from(4)
+    } else if error.is::<client::Interrupted>() {
+        ExitCode::from(130)
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -22,7 +22,7 @@ from .errors import (
     ServerError,
     Unauthorized,
 )
-from .results import Activation, Lens, Patch, Result, Run, Sweep, Trace, read_cases
+from .results import Activation, Lens, Patch, Result, Run, Sweep, Texts, Trace, read_cases
 
 __all__ = [
     "Activation",
@@ -46,6 +46,7 @@ __all__ = [
     "Run",
     "ServerError",
     "Sweep",
+    "Texts",
     "Trace",
     "Unauthorized",
     "read_cases",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, results, types
-from ._core import Call, Core, Event, Events, Listen, Lost, Pause, Request, Step, nest, run_body, sweep_body
+from ._core import Call, Core, Event, Events, Listen, Lost, Pause, Request, Step, dataset_of, generate_body, nest, run_body, sweep_body
 
 T = TypeVar("T")
 VERSION = "0.1.0"
@@ -44,7 +45,10 @@ class AsyncClient:
         if key:
             headers["authorization"] = f"Bearer {key}"
         base = url or os.environ.get("MEDIANT_SERVER", "http://127.0.0.1:8080")
-        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), transport=transport)
+        # The certificate of who vouches for the server's, where that is nobody whom this machine knows.
+        authority = os.environ.get("MEDIANT_CA_CERT")
+        verify = ssl.create_default_context(cafile=authority) if authority else True
+        self._http = httpx.AsyncClient(base_url=base, headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), transport=transport, verify=verify)
         self._core = Core(patience, progress)
         self._said: set[tuple[str, str, str]] = set()
 
@@ -77,8 +81,9 @@ class AsyncClient:
 
     async def _listen(self, step: Listen) -> httpx.Response | None:
         headers = {"Last-Event-ID": str(step.after), "accept": "text/event-stream", "accept-encoding": "identity"}
+        method = "GET" if step.json is None else "POST"
         # The server sends a sign of life every few seconds.
-        async with self._http.stream("GET", step.path, headers=headers, timeout=httpx.Timeout(60.0)) as answer:
+        async with self._http.stream(method, step.path, headers=headers, json=step.json, timeout=httpx.Timeout(60.0)) as answer:
             if answer.status_code >= 400:
                 await answer.aread()
                 return answer
@@ -122,8 +127,16 @@ class AsyncClient:
         """A grid over cases (a list, a data frame, the id of a stored set), averaged. `keep_wrong=True` keeps cases that the model answers otherwise."""
         return cast("results.Sweep", await self._experiment("sweep", sweep_body(cases, fields)))
 
+    async def generate(self, prompt: str | Sequence[Mapping[str, Any]] | None = None, *, heard: Callable[[Event], None] | None = None, **fields: Any) -> results.Texts:
+        """Continues a prompt, or answers a list of messages; `interventions=` or `branches=` say what is written into the model.
+
+        `temperature=`, `top_p=`, `top_k=`, `min_p=` and `seed=` stand for fields of `sampling`. `heard` gets events as the texts grow.
+        """
+        document = await self._remarked(self._core.generate(generate_body(prompt, fields), heard))
+        return results.Texts(document)
+
     async def plan(self, kind: str, *arguments: Any, **fields: Any) -> types.PlanResponse:
-        """A dry run: what `run`, `patch`, `trace` or `sweep` with these arguments would do and cost."""
+        """A dry run: what `run`, `patch`, `trace`, `sweep` or `generate` with these arguments would do and cost."""
         return await self._call(self._core.json("POST", "/v1/plan", {kind: body_of(kind, arguments, fields)}))
 
     async def tokenize(self, prompt: str | None = None, **fields: Any) -> types.TokenizeResponse:
@@ -168,7 +181,7 @@ class AsyncClient:
         document: dict[str, Any] = await self._call(self._core.json("GET", path, params=parameters))
         files = await self._files(path, parameters)
         found = results.KINDS[view["kind"]](view["id"], document, self._fetch(), files)
-        self._remark(found.lints)
+        self._remark(document)
         return found
 
     async def _files(self, path: str, parameters: Mapping[str, Any]) -> dict[str, bytes]:
@@ -208,6 +221,15 @@ class AsyncClient:
         request = Request("POST", "/v1/activations", parameters, content=results.safetensors(numbers), headers=headers, again=False)
         document: types.Activation = (await self._call(self._core.send(request))).json()
         return results.Activation(document, {"values": numbers})
+
+    async def mean(self, site: types.Site, cases: Any, *, minus: Any = None, layers: Any = None, positions: Any = None, **fields: Any) -> results.Activation:
+        """The mean of a site over prompts, which the server computes and keeps; with `minus`, a difference of means.
+
+        Prompts are texts, cases as `sweep` takes them, or a stored set. The result may be a source; `activation(id)` has its numbers.
+        """
+        of = {"dataset": dataset_of(cases), "minus": None if minus is None else dataset_of(minus), "positions": positions}
+        body = nest({"site": site, "layers": layers, "mean_of": {name: value for name, value in of.items() if value is not None}, **fields})
+        return results.Activation(await self._call(self._core.json("POST", "/v1/activations", body)))
 
     async def activation(self, id: str, **selection: Any) -> results.Activation:
         """A stored set with its numbers; `layers=`, `positions=`, `heads=`, `reduce=`, `cosine=` choose or reduce them."""
@@ -249,19 +271,24 @@ class AsyncClient:
 
     async def _remarked(self, call: Call[Any]) -> Any:
         document = await self._call(call)
-        self._remark(document["lints"])
+        self._remark(document)
         return document
 
-    def _remark(self, lints: Sequence[types.Lint]) -> None:
-        """Each remark once for each client, at the user's line."""
+    def _remark(self, document: Mapping[str, Any]) -> None:
+        """Each remark once for each client, at the user's line; and that the server is of another version."""
         level, frame = 2, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
         while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
             level, frame = level + 1, frame.f_back
-        for lint in lints:
+        for lint in cast("Sequence[types.Lint]", document["lints"]):
             mark = (lint["code"], lint["where"], lint["detail"])
             if mark not in self._said:
                 self._said.add(mark)
                 warnings.warn(errors.LintWarning(lint), stacklevel=level)
+        server = document.get("provenance", {}).get("server", VERSION)
+        if server != VERSION and ("version", "", server) not in self._said:
+            self._said.add(("version", "", server))
+            wheel = f"{str(self._http.base_url).rstrip('/')}/clients/mediant-{server}-py3-none-any.whl"
+            warnings.warn(f"the server is mediant {server} and this client {VERSION}: pip install {wheel}", stacklevel=level)
 
 
 class AsyncJob:
@@ -310,12 +337,14 @@ class AsyncJob:
 
 def body_of(kind: str, arguments: Sequence[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     """The body that the method of this name would send."""
-    names = {"run": ("prompts",), "patch": ("base", "source", "target"), "trace": ("prompt", "subject", "target"), "sweep": ("cases",)}
+    names = {"run": ("prompts",), "patch": ("base", "source", "target"), "trace": ("prompt", "subject", "target"), "sweep": ("cases",), "generate": ("prompt",)}
     if kind not in names:
         raise ValueError(f"{kind!r} is no experiment; it is one of {', '.join(names)}")
     given = {**dict(zip(names[kind], arguments, strict=False)), **fields}
     if kind == "run":
         return run_body(given.pop("prompts", None), given.pop("lens", False), given)
+    if kind == "generate":
+        return generate_body(given.pop("prompt", None), given)
     # A trace has `cases` too, as a field of its own.
     return sweep_body(given.pop("cases", None), given) if kind == "sweep" else nest(given)
 

@@ -38,11 +38,12 @@ class Request:
 
 @dataclass
 class Listen:
-    """An event stream to read; `heard` gets each event."""
+    """An event stream to read; `heard` gets each event. With a body, the answer to that request is the stream."""
 
     path: str
     after: int
     heard: Callable[[Event], None]
+    json: Any = None
 
 
 @dataclass
@@ -186,6 +187,33 @@ class Core:
             yield Pause(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
+    def generate(self, body: Mapping[str, Any], heard: Callable[[Event], None] | None) -> Call[types.GenerateResponse]:
+        """Texts. They are no job: with `heard`, events come as they grow, and a stream that breaks off is an error."""
+        if heard is None:
+            return (yield from self.json("POST", "/v1/generate", body))
+        ends: dict[str, dict[str, Any]] = {}
+
+        def hear(event: Event) -> None:
+            if event.name in ("result", "error"):
+                ends[event.name] = event.data
+            heard(event)
+
+        end = time.monotonic() + self.patience
+        while True:
+            answer: httpx.Response | Lost | None = yield Listen("/v1/generate", 0, hear, body)
+            if "result" in ends:
+                return cast("types.GenerateResponse", ends["result"])
+            if "error" in ends:
+                raise errors.of(httpx.Response(ends["error"]["status"], json=ends["error"]))
+            if not isinstance(answer, httpx.Response):
+                why = answer.error if isinstance(answer, Lost) else "the stream ended early"
+                raise errors.ConnectionLost(f"the texts broke off: {why}")
+            error = errors.of(answer)
+            wait = 1.0 if error.retry_after is None else error.retry_after
+            if not isinstance(error, errors.Busy) or time.monotonic() + wait > end:
+                raise error
+            yield Pause(wait)
+
     def wait(self, job: str, heard: Callable[[Event], None] | None = None) -> Call[types.JobView]:
         """Follows a job; a failed one is an error."""
         view = yield from self.follow(job, heard)
@@ -239,6 +267,21 @@ def run_body(prompts: Any, lens: Any, fields: Mapping[str, Any]) -> dict[str, An
     return body
 
 
+# Arguments of `generate` that are fields of `sampling`.
+DRAWN = ("temperature", "top_k", "top_p", "min_p", "seed", "logit_bias")
+
+
+def generate_body(prompt: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """`prompt` is a text, or a conversation: a list of messages."""
+    body = {name: plain(value) for name, value in fields.items() if value is not None and name not in DRAWN}
+    drawn = {name: plain(fields[name]) for name in DRAWN if fields.get(name) is not None}
+    if drawn:
+        body["sampling"] = {**body.get("sampling", {}), **drawn}
+    if prompt is not None:
+        body["prompt" if isinstance(prompt, str) else "messages"] = plain(prompt)
+    return body
+
+
 def case_list(cases: Any) -> list[dict[str, Any]]:
     """Cases of a list of objects or of a data frame, whose empty cells are left out."""
     if hasattr(cases, "to_dict"):
@@ -247,15 +290,23 @@ def case_list(cases: Any) -> list[dict[str, Any]]:
     return [{name: plain(value) for name, value in row.items() if value is not None and value == value} for row in rows]
 
 
+def dataset_of(cases: Any) -> dict[str, Any]:
+    """Cases as requests name them: a stored set by its id or view, texts, a list of objects, or a data frame."""
+    if isinstance(cases, str):
+        return {"id": cases}
+    if isinstance(cases, Mapping):
+        # What `dataset()` gave, or the field as the server takes it.
+        given = cast("Mapping[str, Any]", cases)
+        return {"id": given["id"]} if "id" in given else dict(given)
+    if isinstance(cases, (list, tuple)):
+        texts = cast("Sequence[Any]", cases)
+        cases = [{"prompt": case} if isinstance(case, str) else case for case in texts]
+    return {"inline": case_list(cases)}
+
+
 def sweep_body(cases: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     """`cases` are a stored set's id or view, a list of objects, or a data frame."""
     body = nest(fields)
-    if isinstance(cases, str):
-        body["dataset"] = {"id": cases}
-    elif isinstance(cases, Mapping):
-        # What `dataset()` gave, or the field as the server takes it.
-        given = cast("Mapping[str, Any]", cases)
-        body["dataset"] = {"id": given["id"]} if "id" in given else dict(given)
-    elif cases is not None:
-        body["dataset"] = {"inline": case_list(cases)}
+    if cases is not None:
+        body["dataset"] = dataset_of(cases)
     return body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ import httpx
 
 from . import types
 
+HERE = os.path.dirname(__file__)
 # Arguments that stand for a field inside a nested object.
 SHORT: dict[str, tuple[str, str]] = {
     "samples": ("corrupt", "samples"),
@@ -48,6 +51,12 @@ class MediantError(Exception):
     def status(self) -> int | None:
         """The HTTP status, if there was an answer."""
         return self.document.get("status")
+
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show: the user's line and what is wrong with it, not our frames."""
+        frames = [frame for frame in traceback.extract_tb(self.__traceback__) if not frame.filename.startswith(HERE)]
+        line = [f"line {frames[-1].lineno}: {frames[-1].line}"] if frames else []
+        return [*line, f"{type(self).__name__}: {self}"]
 
 
 class InvalidRequest(MediantError):

@@ -10,7 +10,7 @@ import numpy as np
 from . import errors
 
 if TYPE_CHECKING:
-    from .results import Lens, Result, Run, Sweep
+    from .results import Lens, Result, Run, Sweep, Texts
 
 
 def figure(columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -119,13 +119,28 @@ def lens(held: Lens) -> Any:
     return fig
 
 
-def averages(sweep: Sweep, metric: str | None) -> Any:
-    """Averages along the layers with their confidence intervals, a line for each token class or other key."""
+def texts(held: Texts) -> Any:
+    """The log-probability of every token, a line for each text."""
+    fig, axes = figure(1, 7, 4)
+    for branch, of in held.document["branches"].items():
+        for sample, text in enumerate(of["samples"]):
+            values = np.array([token.get("logprob") for token in text["tokens"]], dtype=np.float64)
+            axes[0].plot(values, marker=".", label=f"{branch} {sample}" if len(of["samples"]) > 1 else branch)
+    axes[0].set_xlabel("step")
+    axes[0].set_ylabel("log-probability, nats")
+    axes[0].legend(fontsize=7)
+    return fig
+
+
+def averages(sweep: Sweep, metric: str | None, group: str | None = None) -> Any:
+    """Averages along the layers with their confidence intervals, a line for each token class or other key; of all cases, or of one group."""
     metric = metric or sweep.metrics[0]
     table: Any = sweep.df
     table = table[table["metric"] == metric]
-    groups = table["group"].isna()
-    table = table[groups] if groups.any() else table
+    chosen = table["group"].isna() if group is None else table["group"] == group
+    if group is not None and not chosen.any():
+        raise errors.MediantError(f"no averages of group {group!r}; there are {', '.join(sorted(set(table['group'].dropna())))}")
+    table = table[chosen] if chosen.any() else table
     arms: list[Any] = list(dict.fromkeys(table["arm"])) if table["arm"].notna().any() else [None]
     keys = [key for key in ("token_class", "position", "head") if table[key].notna().any()]
     along = "layer" if table["layer"].notna().any() else None

@@ -147,11 +147,11 @@ class Result(Generic[D]):
         raise errors.MediantError(f"no array for metric={metric!r}, arm={arm!r}, of={of!r}; arrays has {', '.join(self.arrays)}")
 
     def top(self, n: int = 10, metric: str | None = None) -> pd.DataFrame:
-        """The `n` strongest rows of one metric (the first if left out), whatever their sign."""
+        """The `n` strongest rows of one metric (the first if left out), whatever their sign; without columns that are empty."""
         table: Any = self.df
         column = "effect" if "effect" in table else "mean"
         rows: Any = table[table["metric"] == (metric or self.metrics[0])]
-        return rows.sort_values(column, key=abs, ascending=False, kind="stable").head(n)
+        return rows.sort_values(column, key=abs, ascending=False, kind="stable").head(n).reset_index(drop=True).dropna(axis="columns", how="all")
 
     def plot(self, metric: str | None = None, **options: Any) -> Any:
         """A figure of matplotlib."""
@@ -171,7 +171,12 @@ class Result(Generic[D]):
         from html import escape
 
         said = "".join(f"<li><b>{escape(lint['code'])}</b> {escape(lint['detail'])}. {escape(lint['fix'])}</li>" for lint in self.lints)
-        return f"<p>{escape(repr(self))}</p><ul>{said}</ul>"
+        try:
+            # Static: it stays in notebooks that are exported. Some results have no picture.
+            drawn = "" if self._fetch is None else self.picture().decode()
+        except errors.MediantError:
+            drawn = ""
+        return f"<p>{escape(repr(self))}</p>{drawn}<ul>{said}</ul>"
 
 
 class Run(Result[types.RunResponse]):
@@ -181,7 +186,7 @@ class Run(Result[types.RunResponse]):
         """The `n` most probable tokens of each run."""
         table: Any = self.df
         rows: Any = table[(table["kind"] == "topk") & (table["rank"] <= n)]
-        return cast("pd.DataFrame", rows[["run", "rank", "id", "token", "logprob", "prob"]])
+        return cast("pd.DataFrame", rows[["run", "rank", "id", "token", "logprob", "prob"]].reset_index(drop=True))
 
     def metric(self, metric: str | None = None) -> dict[str, float | None]:
         """One metric of every run."""
@@ -232,8 +237,8 @@ class Lens:
 
     def top(self, n: int = 1) -> pd.DataFrame:
         """The `n` most probable tokens of each cell."""
-        table = self.df
-        return cast("pd.DataFrame", table[table["rank"] <= n])
+        table: Any = self.df
+        return cast("pd.DataFrame", table[table["rank"] <= n].reset_index(drop=True))
 
     def plot(self, **options: Any) -> Any:
         """A grid of the most probable tokens."""
@@ -241,18 +246,22 @@ class Lens:
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes the lens as .csv or .json."""
-        path = pathlib.Path(path)
-        if path.suffix == ".json":
-            path.write_text(json.dumps(self.document, ensure_ascii=False), encoding="utf-8")
-        elif path.suffix == ".csv":
-            rows = self.rows
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-                writer.writeheader()
-                writer.writerows(rows)
-        else:
-            raise errors.MediantError(f"a lens is written as .csv or .json, not {path.suffix!r}; a figure: lens.plot().savefig(…)")
-        return path
+        return write(path, self.document, self.rows)
+
+
+def write(path: str | pathlib.Path, document: Mapping[str, Any], rows: list[dict[str, Any]]) -> pathlib.Path:
+    """Writes what is no job's result, which the server keeps no files of."""
+    path = pathlib.Path(path)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        raise errors.MediantError(f"this is written as .csv or .json, not {path.suffix!r}; a figure: .plot().savefig(…)")
+    return path
 
 
 class Patch(Result[types.PatchResponse]):
@@ -278,6 +287,56 @@ class Sweep(Result[types.SweepOutcome]):
     def plot(self, metric: str | None = None, **options: Any) -> Any:
         """Averages along the layers, with their confidence intervals."""
         return plots.averages(self, metric, **options)
+
+
+class Texts:
+    """What the model wrote."""
+
+    def __init__(self, document: types.GenerateResponse) -> None:
+        self.document = document
+
+    def __repr__(self) -> str:
+        return f"<Texts of {self.document['model']}: {', '.join(self.texts)}>"
+
+    @property
+    def lints(self) -> list[types.Lint]:
+        """The server's remarks."""
+        return self.document["lints"]
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """The texts of every branch, without the prompt."""
+        return {branch: [text["text"] for text in held["samples"]] for branch, held in self.document["branches"].items()}
+
+    @property
+    def text(self) -> str:
+        """The only text, or the first of the first branch."""
+        return next(iter(self.texts.values()))[0]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A dict for each text: its branch, its number, why it ended, and its mean log-probability, in nats a token."""
+        found: list[dict[str, Any]] = []
+        for branch, held in self.document["branches"].items():
+            for sample, text in enumerate(held["samples"]):
+                known = [token.get("logprob") for token in text["tokens"]]
+                numbers = [value for value in known if value is not None]
+                mean = sum(numbers) / len(numbers) if numbers and len(numbers) == len(known) else None
+                found.append({"branch": branch, "sample": sample, "text": text["text"], "finish": text["finish"], "tokens": len(known), "mean_logprob": mean})
+        return found
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """`rows` as a data frame."""
+        return pandas().DataFrame(self.rows)
+
+    def plot(self, **options: Any) -> Any:
+        """The log-probability of every token, a line for each text."""
+        return plots.texts(self, **options)
+
+    def save(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Writes the texts as .csv or .json."""
+        return write(path, self.document, self.rows)
 
 
 class Activation:

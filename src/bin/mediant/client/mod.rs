@@ -1,25 +1,44 @@
-//! The command line as a client of a server: submit, watch, result, cancel.
+//! The command line as a client of a server: experiments, jobs, cases, keys.
 
+mod answer;
+mod ask;
 mod bar;
 mod key;
+mod lists;
 mod server;
+mod show;
 mod sse;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use mediant::spec::kind::Kind;
 use serde_json::Value;
 
+pub(crate) use self::answer::{generate, lens, patch, plan, run, sweep, tokenize, trace};
+pub(crate) use self::ask::{
+    GenerateArgs, LensArgs, PatchArgs, PlanArgs, RunArgs, SweepArgs, TokenizeArgs, TraceArgs,
+};
+pub(crate) use self::bar::Interrupted;
 pub(crate) use self::key::{KeyArgs, key};
+pub(crate) use self::lists::{DatasetsArgs, JobsArgs, datasets, jobs};
 use self::server::Server;
+pub(crate) use self::server::{Away, Refused};
+use crate::screen::When;
 
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
     /// The server's address; a key's token, if it needs one, is taken from `MEDIANT_KEY`
-    #[arg(long, value_name = "URL", env = "MEDIANT_SERVER", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        visible_alias = "url",
+        value_name = "URL",
+        env = "MEDIANT_SERVER",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub(crate) server: String,
 }
 
@@ -29,8 +48,8 @@ pub(crate) struct SubmitArgs {
     /// The request, a JSON file as POST /v1/sweep takes it; `-` for standard input
     pub(crate) file: PathBuf,
     /// The endpoint that it is for
-    #[arg(long, value_enum, default_value_t = Endpoint::Sweep)]
-    pub(crate) to: Endpoint,
+    #[arg(long, value_name = "KIND", default_value = "sweep", value_parser = ask::kind)]
+    pub(crate) to: Kind,
     /// Cases to upload and sweep over, as .json, .jsonl or .csv
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset: Option<PathBuf>,
@@ -42,30 +61,6 @@ pub(crate) struct SubmitArgs {
     pub(crate) watch: bool,
     #[command(flatten)]
     server: ServerArgs,
-}
-
-/// Endpoints whose requests can be answered later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Endpoint {
-    /// POST /v1/sweep
-    Sweep,
-    /// POST /v1/trace
-    Trace,
-    /// POST /v1/patch
-    Patch,
-    /// POST /v1/run
-    Run,
-}
-
-impl Endpoint {
-    const fn path(self) -> &'static str {
-        match self {
-            Self::Sweep => "/v1/sweep",
-            Self::Trace => "/v1/trace",
-            Self::Patch => "/v1/patch",
-            Self::Run => "/v1/run",
-        }
-    }
 }
 
 /// `mediant watch`, `mediant cancel`
@@ -82,23 +77,44 @@ pub(crate) struct JobArgs {
 pub(crate) struct ResultArgs {
     /// The job, as `mediant submit` printed it
     pub(crate) job: String,
+    #[command(flatten)]
+    file: FileArgs,
+    /// What a running sweep has found so far
+    #[arg(long)]
+    pub(crate) partial: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// A result as a file.
+#[derive(Debug, Args)]
+pub(crate) struct FileArgs {
     /// json, jsonl, csv, npz, safetensors, parquet, svg or png; by default what the output's name ends with, else json
     #[arg(long)]
     pub(crate) format: Option<String>,
-    /// Of csv, jsonl and parquet: averages, cells, cases, differences or top
+    /// Of csv, jsonl and parquet of a sweep: averages, cells, cases, differences or top
     #[arg(long)]
     pub(crate) table: Option<String>,
     /// The one metric of a table, file or picture
     #[arg(long)]
     pub(crate) metric: Option<String>,
-    /// What a running sweep has found so far
-    #[arg(long)]
-    pub(crate) partial: bool,
     /// Where it is written; standard output if left out
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, visible_alias = "save", short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    #[command(flatten)]
-    server: ServerArgs,
+}
+
+/// How an answer is shown.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// Print the answer as the server's JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Colours of the terminal
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) color: When,
+    /// Print no lints and no progress
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 }
 
 /// Submits a request and prints the job's id.
@@ -108,16 +124,19 @@ pub(crate) struct ResultArgs {
 pub(crate) fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
     block_on(async {
         let server = Server::new(&args.server.server)?;
-        let mut body: Value = serde_json::from_str(&text(&args.file)?)
-            .with_context(|| format!("{} is not JSON", args.file.display()))?;
+        let mut body = parsed(&args.file)?;
         if let Some(file) = &args.dataset {
-            let id = server.upload(media_type(file)?, text(file)?).await?;
+            let set = server.upload(media_type(file)?, text(file)?, None).await?;
             let Some(map) = body.as_object_mut() else { bail!("{} is no JSON object", args.file.display()) };
-            map.insert("dataset".to_owned(), serde_json::json!({ "id": id }));
+            map.insert("dataset".to_owned(), serde_json::json!({ "id": set["id"] }));
         }
-        let job = server.submit(args.to.path(), &body, args.idempotency_key.as_deref()).await?;
+        let job = server.submit(args.to, &body, args.idempotency_key.as_deref()).await?;
         say(job.id()?)?;
-        if args.watch { bar::watch(&server, job.id()?).await } else { Ok(()) }
+        if args.watch {
+            bar::attend(&server, job.id()?, bar::Kept::Shown).await?;
+            eprintln!("mediant result {} has what it found", job.id()?);
+        }
+        Ok(())
     })
 }
 
@@ -126,7 +145,7 @@ pub(crate) fn submit(args: &SubmitArgs) -> anyhow::Result<()> {
 /// # Errors
 /// There is no such job, or it failed or was cancelled.
 pub(crate) fn watch(args: &JobArgs) -> anyhow::Result<()> {
-    block_on(async { bar::watch(&Server::new(&args.server.server)?, &args.job).await })
+    block_on(async { bar::attend(&Server::new(&args.server.server)?, &args.job, bar::Kept::Shown).await })
 }
 
 /// Fetches what a job found.
@@ -136,26 +155,31 @@ pub(crate) fn watch(args: &JobArgs) -> anyhow::Result<()> {
 pub(crate) fn result(args: &ResultArgs) -> anyhow::Result<()> {
     block_on(async {
         let server = Server::new(&args.server.server)?;
-        let ending = args.output.as_deref().and_then(Path::extension).and_then(|e| e.to_str());
-        let format =
-            args.format.clone().or_else(|| ending.map(str::to_owned)).unwrap_or_else(|| "json".to_owned());
-        let picture = ["svg", "png"].contains(&format.as_str());
-        let mut query = vec![("format", format)];
-        query.extend(args.table.clone().map(|table| ("table", table)));
-        query.extend(args.metric.clone().map(|metric| ("metric", metric)));
-        if args.partial {
-            query.push(("partial", "true".to_owned()));
-        }
-        let bytes = server.fetch(&args.job, if picture { "plot" } else { "result" }, &query).await?;
-        match &args.output {
-            Some(file) => {
-                std::fs::write(file, &bytes).with_context(|| format!("cannot write {}", file.display()))?;
-                eprintln!("{} bytes in {}", bytes.len(), file.display());
-                Ok(())
-            }
-            None => write(&bytes),
-        }
+        save(&server, &args.job, &args.file, args.partial).await
     })
+}
+
+/// Writes what a job found as the file that was asked for.
+async fn save(server: &Server, job: &str, args: &FileArgs, partial: bool) -> anyhow::Result<()> {
+    let ending = args.output.as_deref().and_then(Path::extension).and_then(|e| e.to_str());
+    let format =
+        args.format.clone().or_else(|| ending.map(str::to_owned)).unwrap_or_else(|| "json".to_owned());
+    let picture = ["svg", "png"].contains(&format.as_str());
+    let mut query = vec![("format", format)];
+    query.extend(args.table.clone().map(|table| ("table", table)));
+    query.extend(args.metric.clone().map(|metric| ("metric", metric)));
+    if partial {
+        query.push(("partial", "true".to_owned()));
+    }
+    let bytes = server.fetch(job, if picture { "plot" } else { "result" }, &query).await?;
+    match &args.output {
+        Some(file) => {
+            std::fs::write(file, &bytes).with_context(|| format!("cannot write {}", file.display()))?;
+            eprintln!("{} bytes in {}", bytes.len(), file.display());
+            Ok(())
+        }
+        None => write(&bytes),
+    }
 }
 
 /// Cancels a job.
@@ -181,6 +205,10 @@ fn text(file: &Path) -> anyhow::Result<String> {
         return Ok(text);
     }
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn parsed(file: &Path) -> anyhow::Result<Value> {
+    serde_json::from_str(&text(file)?).with_context(|| format!("{} is not JSON", file.display()))
 }
 
 fn media_type(file: &Path) -> anyhow::Result<&'static str> {

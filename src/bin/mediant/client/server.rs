@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use mediant::spec::kind::Kind;
 use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Certificate, Method, RequestBuilder, Response, Url, header};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde_json::Value;
 
 /// How long a connection may take.
@@ -20,7 +21,12 @@ pub(super) struct Server {
 /// What the server said to a request that it will not serve, however often it is sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct Refused(String);
+pub(crate) struct Refused(String);
+
+/// Nobody answers.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} does not answer; is the server running? Name another with --server URL")]
+pub(crate) struct Away(Url);
 
 /// A job as the server describes it.
 pub(super) struct Job(Value);
@@ -37,6 +43,15 @@ impl Job {
     /// Why it failed.
     pub(super) fn error(&self) -> Option<&str> {
         self.0.get("error").and_then(Value::as_str)
+    }
+
+    /// Seconds from when it was begun until it was over.
+    pub(super) fn took(&self) -> Option<f64> {
+        let at = |name| {
+            let text = self.0.get(name).and_then(Value::as_str)?;
+            chrono::DateTime::parse_from_rfc3339(text).ok()
+        };
+        Some((at("finished")? - at("started")?).num_milliseconds() as f64 / 1000.0)
     }
 
     /// Units done, and units in all.
@@ -94,16 +109,26 @@ impl Server {
         .await
     }
 
-    /// Stores cases; the id of the set.
-    pub(super) async fn upload(&self, media_type: &str, cases: String) -> anyhow::Result<String> {
-        let request = self.request(Method::POST, "/v1/datasets")?.header(header::CONTENT_TYPE, media_type);
-        let set = json(self.send(request.body(cases)).await?).await?;
-        let id = set.get("id").and_then(Value::as_str).context("the server named no data set")?;
-        Ok(id.to_owned())
+    /// What there is at a path.
+    pub(super) async fn list(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Value> {
+        json(self.send(self.request(Method::GET, path)?.query(query)).await?).await
     }
 
-    pub(super) async fn submit(&self, path: &str, body: &Value, key: Option<&str>) -> anyhow::Result<Job> {
-        let mut request = self.request(Method::POST, path)?.header("prefer", "respond-async").json(body);
+    /// Stores cases; the set as the server describes it.
+    pub(super) async fn upload(
+        &self,
+        media_type: &str,
+        cases: String,
+        name: Option<&str>,
+    ) -> anyhow::Result<Value> {
+        let request = self.request(Method::POST, "/v1/datasets")?.header(header::CONTENT_TYPE, media_type);
+        let request = request.query(&name.map(|name| ("name", name)).as_slice()).body(cases);
+        json(self.send(request).await?).await
+    }
+
+    pub(super) async fn submit(&self, kind: Kind, body: &Value, key: Option<&str>) -> anyhow::Result<Job> {
+        let path = format!("/v1/{}", kind.name());
+        let mut request = self.request(Method::POST, &path)?.header("prefer", "respond-async").json(body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -118,14 +143,19 @@ impl Server {
         json(self.send(self.request(Method::DELETE, &format!("/v1/jobs/{id}"))?).await?).await.map(Job)
     }
 
+    /// What a job found, as a file.
     pub(super) async fn fetch(
         &self,
         id: &str,
         what: &str,
         query: &[(&str, String)],
     ) -> anyhow::Result<Vec<u8>> {
-        let request = self.request(Method::GET, &format!("/v1/jobs/{id}/{what}"))?.query(query);
-        let response = self.send(request).await?;
+        self.bytes(&format!("/v1/jobs/{id}/{what}"), query).await
+    }
+
+    /// What there is at a path, whatever it is.
+    pub(super) async fn bytes(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<Vec<u8>> {
+        let response = self.send(self.request(Method::GET, path)?.query(query)).await?;
         Ok(response.bytes().await.context("the answer broke off")?.to_vec())
     }
 
@@ -143,9 +173,7 @@ impl Server {
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.with_context(|| {
-            format!("{} does not answer; is the server running? Name another with --server URL", self.url)
-        })?;
+        let response = request.send().await.with_context(|| Away(self.url.clone()))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -156,13 +184,13 @@ impl Server {
     }
 }
 
-/// The token in `MEDIANT_KEY` as a header. Not a flag: other users of the machine see those.
 /// The certificate of who vouches for the server's, where that is nobody whom browsers know.
 fn authority(file: &Path) -> anyhow::Result<Certificate> {
     let of = || format!("$MEDIANT_CA_CERT ({}) is not a file with a certificate in PEM", file.display());
     Certificate::from_pem(&std::fs::read(file).with_context(of)?).with_context(of)
 }
 
+/// The token in `MEDIANT_KEY` as a header. Not a flag: other users of the machine see those.
 fn authorization() -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     if let Ok(token) = std::env::var("MEDIANT_KEY")
@@ -178,6 +206,9 @@ fn authorization() -> anyhow::Result<HeaderMap> {
 }
 
 async fn json(response: Response) -> anyhow::Result<Value> {
+    if response.status() == StatusCode::NO_CONTENT {
+        return Ok(Value::Null);
+    }
     response.json().await.context("the answer is not JSON: is it a mediant server?")
 }
 

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::numbers::{Mean, flat, items, short, signed, with_error};
 use super::requests::{self, CURRENT, Case, LOG_P, Noise, P, PUNS};
-use super::show::Align::{Left, Right};
 use super::story::Story;
+use crate::screen::Align::{Left, Right};
+use crate::screen::numbers::{Mean, flat, items, short, signed, with_error};
 use mediant::draw::bars::{Bar, Bars, Series};
 
 impl Story {

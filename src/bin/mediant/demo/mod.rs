@@ -6,13 +6,9 @@
 mod averages;
 mod client;
 mod files;
-mod map;
-mod numbers;
 mod parts;
 mod requests;
-mod show;
 mod story;
-mod terminal;
 
 use std::path::PathBuf;
 
@@ -22,9 +18,9 @@ use clap::Args;
 use mediant::config::{KeysUse, Loaded, Settings};
 use mediant::{app, telemetry};
 
+use crate::screen::Screen;
 use client::Client;
 use files::Files;
-use show::Screen;
 use story::Story;
 
 /// Log filter unless another one is configured: what is shown is enough.

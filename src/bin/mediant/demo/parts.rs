@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::map;
-use super::numbers::{flat, items, short, signed};
 use super::requests::{self, CURRENT, Case, EIFFEL, LITERAL, P, PUN, PUNS, RIVER};
-use super::show::Align::{Left, Right};
 use super::story::Story;
+use crate::screen::Align::{Left, Right};
+use crate::screen::map;
+use crate::screen::numbers::{flat, items, short, signed};
 
 /// Below this the model hardly has the answer that a trace asks about.
 const UNSURE: f64 = 0.05;

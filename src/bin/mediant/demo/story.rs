@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::client::{Answer, Client};
 use super::files::Files;
 use super::requests::{self, EIFFEL};
-use super::show::Screen;
+use crate::screen::Screen;
 
 /// Address that `serve` listens on unless told otherwise.
 const SERVED_AT: &str = "http://127.0.0.1:8080";

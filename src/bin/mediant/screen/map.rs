@@ -6,7 +6,7 @@ use super::numbers::{flat, items};
 use mediant::draw::heatmap::{Cell, Column, Heatmap, Reference};
 
 /// Effects of one arm on one metric.
-pub(super) fn of_arm(response: &Value, arm: &str, metric: &str, what: &str) -> Heatmap {
+pub(crate) fn of_arm(response: &Value, arm: &str, metric: &str, what: &str) -> Heatmap {
     let of = &response["arms"][arm];
     let (nulls, trivial) = (&of["masks"]["exact_null"], &of["masks"]["trivial"]);
     let axis = |name: &str| {

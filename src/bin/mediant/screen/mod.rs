@@ -1,11 +1,16 @@
 //! Printing: headings, paragraphs, requests, tables, lints, heatmaps. Nothing is wider than the terminal.
 
+pub(crate) mod map;
+pub(crate) mod numbers;
+mod terminal;
+
 use std::io::{self, Write};
 
+use clap::ValueEnum;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::terminal::{self, Colour};
+use self::terminal::Colour;
 use mediant::draw::heatmap::Heatmap;
 
 /// Columns where standard output is no terminal.
@@ -15,7 +20,7 @@ const MAX_WIDTH: usize = 110;
 const INDENT: &str = "  ";
 
 /// Where text goes and what it may look like.
-pub(super) struct Screen {
+pub(crate) struct Screen {
     out: Box<dyn Write + Send>,
     width: usize,
     colour: Colour,
@@ -23,9 +28,24 @@ pub(super) struct Screen {
     at_gap: bool,
 }
 
+/// Which colours are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// Those of the terminal; none in a pipe, or where `NO_COLOR` is set
+    #[default]
+    Auto,
+    /// 24-bit colours
+    Truecolor,
+    /// The palette of 256 colours
+    #[value(name = "256")]
+    Palette,
+    /// No colours
+    None,
+}
+
 /// Columns of a table, left- or right-aligned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Align {
+pub(crate) enum Align {
     Left,
     Right,
 }
@@ -42,21 +62,34 @@ enum Ink {
 
 impl Screen {
     /// Standard output: its width, and its colours unless `NO_COLOR` or a pipe forbids them.
-    pub(super) fn stdout() -> Self {
-        let terminal = console::Term::stdout();
+    pub(crate) fn stdout() -> Self {
+        Self::of(&console::Term::stdout(), Box::new(io::stdout()), When::Auto)
+    }
+
+    /// The same, with the colours that were asked for.
+    pub(crate) fn coloured(when: When) -> Self {
+        Self::of(&console::Term::stdout(), Box::new(io::stdout()), when)
+    }
+
+    /// Standard error.
+    pub(crate) fn stderr(when: When) -> Self {
+        Self::of(&console::Term::stderr(), Box::new(io::stderr()), when)
+    }
+
+    fn of(terminal: &console::Term, out: Box<dyn Write + Send>, when: When) -> Self {
         let colours = terminal.features().colors_supported()
             && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let full = std::env::var("COLORTERM").is_ok_and(|v| v == "truecolor" || v == "24bit");
-        let colour = match (colours, full) {
-            (false, _) => Colour::Never,
-            (true, false) => Colour::Palette,
-            (true, true) => Colour::Full,
+        let colour = match (when, colours, full) {
+            (When::None, ..) | (When::Auto, false, _) => Colour::Never,
+            (When::Palette, ..) | (When::Auto, true, false) => Colour::Palette,
+            (When::Truecolor, ..) | (When::Auto, true, true) => Colour::Full,
         };
         let width = terminal.size_checked().map_or(PIPE_WIDTH, |(_, columns)| usize::from(columns));
-        Self::new(Box::new(io::stdout()), width, colour)
+        Self::new(out, width, colour)
     }
 
-    pub(super) fn new(out: Box<dyn Write + Send>, width: usize, colour: Colour) -> Self {
+    pub(crate) fn new(out: Box<dyn Write + Send>, width: usize, colour: Colour) -> Self {
         Self { out, width: width.clamp(40, MAX_WIDTH), colour, at_gap: false }
     }
 
@@ -75,18 +108,18 @@ impl Screen {
     }
 
     /// A line as it is.
-    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
         self.at_gap = text.is_empty();
         writeln!(self.out, "{text}")?;
         self.out.flush()
     }
 
     /// One empty line, however often it is asked for.
-    pub(super) fn gap(&mut self) -> io::Result<()> {
+    pub(crate) fn gap(&mut self) -> io::Result<()> {
         if self.at_gap { Ok(()) } else { self.line("") }
     }
 
-    pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn heading(&mut self, text: &str) -> io::Result<()> {
         let rule = "─".repeat(self.width.saturating_sub(text.width() + 4));
         let line = format!("── {} {}", self.paint(Ink::Bold, text), self.paint(Ink::Dim, &rule));
         self.gap()?;
@@ -94,7 +127,7 @@ impl Screen {
     }
 
     /// A paragraph, wrapped.
-    pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn say(&mut self, text: &str) -> io::Result<()> {
         for line in wrap(text.split(' '), " ", self.width - 2) {
             self.line(&format!("{INDENT}{line}"))?;
         }
@@ -102,7 +135,7 @@ impl Screen {
     }
 
     /// A request, as it is sent.
-    pub(super) fn request(&mut self, path: &str, body: &Value) -> io::Result<()> {
+    pub(crate) fn request(&mut self, path: &str, body: &Value) -> io::Result<()> {
         self.gap()?;
         let line = format!("{INDENT}{}", self.paint(Ink::Cyan, &format!("POST {path}")));
         self.line(&line)?;
@@ -115,7 +148,7 @@ impl Screen {
     }
 
     /// A table; the last column is cut where the terminal ends.
-    pub(super) fn table(&mut self, head: &[(&str, Align)], rows: &[Vec<String>]) -> io::Result<()> {
+    pub(crate) fn table(&mut self, head: &[(&str, Align)], rows: &[Vec<String>]) -> io::Result<()> {
         let widths: Vec<usize> = (0..head.len())
             .map(|i| rows.iter().map(|row| row[i].width()).chain([head[i].0.width()]).max().unwrap_or(0))
             .collect();
@@ -139,7 +172,7 @@ impl Screen {
     }
 
     /// The lints of responses; what several of them say alike is said once.
-    pub(super) fn lints(&mut self, responses: &[&Value]) -> io::Result<()> {
+    pub(crate) fn lints(&mut self, responses: &[&Value]) -> io::Result<()> {
         let all: Vec<&Value> = responses.iter().filter_map(|r| r["lints"].as_array()).flatten().collect();
         let mut seen: Vec<(&Value, Vec<&str>, usize)> = Vec::new();
         for lint in all {
@@ -194,7 +227,7 @@ impl Screen {
         Ok(())
     }
 
-    pub(super) fn heatmap(&mut self, map: &Heatmap) -> io::Result<()> {
+    pub(crate) fn heatmap(&mut self, map: &Heatmap) -> io::Result<()> {
         let options = terminal::Options { width: self.width - 2, colour: self.colour };
         self.gap()?;
         for line in terminal::render(map, options).lines() {
@@ -204,7 +237,7 @@ impl Screen {
     }
 
     /// Files that were written.
-    pub(super) fn wrote(&mut self, files: &[String]) -> io::Result<()> {
+    pub(crate) fn wrote(&mut self, files: &[String]) -> io::Result<()> {
         self.gap()?;
         let pieces = std::iter::once("wrote").chain(files.iter().map(String::as_str));
         for line in wrap(pieces, " ", self.width - 2) {

@@ -221,7 +221,7 @@ fn push_wrapped(out: &mut String, pieces: impl Iterator<Item = String>, between:
 }
 
 /// Cuts to `max` terminal columns, with `…`.
-pub(super) fn fit(text: &str, max: usize) -> String {
+pub(crate) fn fit(text: &str, max: usize) -> String {
     if text.width() <= max {
         return text.to_owned();
     }

@@ -6,15 +6,15 @@ use mediant::draw::scale::significant;
 
 /// Mean and standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Mean {
-    pub(super) mean: f64,
+pub(crate) struct Mean {
+    pub(crate) mean: f64,
     /// `None` for fewer than two values.
-    pub(super) se: Option<f64>,
+    pub(crate) se: Option<f64>,
 }
 
 impl Mean {
     /// Of the values that are there; `None` if none is.
-    pub(super) fn of(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
+    pub(crate) fn of(values: impl IntoIterator<Item = Option<f64>>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().flatten().collect();
         let n = values.len() as f64;
         if values.is_empty() {
@@ -28,24 +28,24 @@ impl Mean {
 
 impl Mean {
     /// Whether it lies more than two standard errors from 0.
-    pub(super) fn is_clear(&self) -> bool {
+    pub(crate) fn is_clear(&self) -> bool {
         self.se.is_some_and(|se| self.mean.abs() > 2.0 * se)
     }
 }
 
 /// Three significant digits; a dash for what is not there.
-pub(super) fn short(x: Option<f64>) -> String {
+pub(crate) fn short(x: Option<f64>) -> String {
     x.map_or_else(|| "–".to_owned(), |x| significant(x, 3))
 }
 
 /// The same with a sign.
-pub(super) fn signed(x: Option<f64>) -> String {
+pub(crate) fn signed(x: Option<f64>) -> String {
     let sign = if x.is_some_and(|x| x > 0.0) { "+" } else { "" };
     format!("{sign}{}", short(x))
 }
 
 /// Mean ± standard error, both with as many decimals as the error has at two digits.
-pub(super) fn with_error(m: Option<Mean>) -> String {
+pub(crate) fn with_error(m: Option<Mean>) -> String {
     match m {
         Some(Mean { mean, se: Some(se) }) if (1e-6..1e3).contains(&se) => {
             let decimals = (1 - se.log10().floor() as i32).max(0) as usize;
@@ -57,7 +57,7 @@ pub(super) fn with_error(m: Option<Mean>) -> String {
 }
 
 /// Every number of a JSON array of any depth, in order; null is `None`.
-pub(super) fn flat(value: &Value) -> Vec<Option<f64>> {
+pub(crate) fn flat(value: &Value) -> Vec<Option<f64>> {
     match value {
         Value::Array(items) => items.iter().flat_map(flat).collect(),
         other => vec![other.as_f64()],
@@ -65,7 +65,7 @@ pub(super) fn flat(value: &Value) -> Vec<Option<f64>> {
 }
 
 /// A JSON array's items; none for anything else.
-pub(super) fn items(value: &Value) -> &[Value] {
+pub(crate) fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
