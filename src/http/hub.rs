@@ -56,11 +56,8 @@ async fn found(state: &AppState, name: &str, revision: Option<&str>) -> Result<A
         return Err(lacking(Lacking::Repository, "remote.hub is off on this server".to_owned()));
     }
     let served = Arc::clone(&state.service().map_err(IntoResponse::into_response)?.served);
-    let remote = state.remote.clone();
-    let of = Arc::clone(&served);
-    let hub = tokio::task::spawn_blocking(move || remote.hub(&of)).await;
-    let hub =
-        hub.map_err(|_| Problem::new(Kind::Internal, "the model's files cannot be made").into_response())?;
+    let hub = state.remote.hub(&served).await;
+    let hub = hub.map_err(|reason| Problem::new(Kind::Internal, reason).into_response())?;
     if !is_served(&served, name) {
         let detail = format!("{name:?} is not served here; served is {:?}", hub.repo_id);
         return Err(lacking(Lacking::Repository, detail));

@@ -28,6 +28,11 @@ pub(super) fn mark(response: &mut Response, format: Format, bytes: usize, share:
     }
 }
 
+/// Marks an answer that is sent as it is: it is packed already.
+pub(super) fn as_it_is(response: &mut Response) {
+    response.extensions_mut().insert(Large(None));
+}
+
 /// Whether the layer that compresses as it sends may take an answer.
 pub(super) fn is_small(_: StatusCode, _: Version, _: &HeaderMap, extensions: &Extensions) -> bool {
     extensions.get::<Large>().is_none()

@@ -3,7 +3,8 @@
 //! Below `/legacy` the same routes serve notebooks that were written for older versions: a layer's output is a tuple there, and
 //! saved tensors have `.value`.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::multipart::{Field, MultipartError};
@@ -25,6 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::listen::Seat;
+use super::packing;
 use super::places::Peer;
 use super::places::network;
 use super::problem::NotFound;
@@ -182,16 +184,16 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
     let share = state.capacity.share(caller.account());
     let head =
         Head { base: base(&parts.headers, &parts.extensions, &state), legacy: is_legacy(&parts.extensions) };
-    let address = parts.extensions.get::<Peer>().map(|peer| network(peer.0.ip()));
+    let address = parts.extensions.get::<Peer>().map(|peer| peer.0.ip());
     let seconds = state.config.http.body_timeout_s;
     let form =
         timeout(state.config.http.body_timeout(), form(Request::from_parts(parts, body), &state, &share));
     let too_slow =
         |_| Problem::new(Kind::RequestTimeout, format!("the body was not complete after {seconds} s"));
     let (envelope, payload) = form.await.map_err(too_slow)??;
-    let (remote, served) = (state.remote.clone(), service.served.clone());
-    let hub = tokio::task::spawn_blocking(move || remote.hub(&served)).await;
-    let hub = hub.map_err(|_| Problem::new(Kind::Internal, "the model's files cannot be made"))?;
+    let came = Instant::now();
+    let hub = state.remote.hub(&service.served).await;
+    let hub = hub.map_err(|reason| Problem::new(Kind::Internal, reason))?;
     envelope.check(&service.served, &hub.commit).map_err(wrong)?;
     let client = match envelope.session_id.as_str() {
         "" => None,
@@ -205,7 +207,7 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
         })?),
     };
     let party = match (&caller.key, address) {
-        (None, Some(address)) => Party::Address(address),
+        (None, Some(address)) => Party::Address(network(address)),
         _ => Party::Owner(caller.owner.clone()),
     };
     let id = secret();
@@ -215,6 +217,9 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
         party,
         profile: if head.legacy { Profile::Legacy } else { Profile::Plain },
         packed: envelope.compress,
+        came,
+        eager: envelope.eager(),
+        near: address.is_some_and(is_near),
         payload,
         base: head.base,
         client,
@@ -228,6 +233,16 @@ async fn request(State(state): State<AppState>, request: Request) -> Result<Json
 struct Head {
     base: String,
     legacy: bool,
+}
+
+/// Whether an address is this machine's, or of its own network.
+fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
 }
 
 fn is_legacy(extensions: &Extensions) -> bool {
@@ -370,8 +385,10 @@ async fn result(
         .ok_or_else(|| Problem::new(Kind::NotFound, "this result was fetched, or its time is over"))?;
     let held = Held { bytes, _share: share };
     let body = Body::from(Bytes::from_owner(held));
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")], body)
-        .into_response())
+    let head = [(header::CONTENT_TYPE, "application/octet-stream"), (header::CACHE_CONTROL, "no-store")];
+    let mut response = (head, body).into_response();
+    packing::as_it_is(&mut response);
+    Ok(response)
 }
 
 /// Bytes on their way, and the memory that they hold.

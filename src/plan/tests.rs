@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::batch::{AttentionBatch, EditRows, ForwardBatch, RowOp, SITES, Step, Tap, Values};
+use super::batch::{AttentionBatch, EditRows, ForwardBatch, ReadoutBatch, RowOp, SITES, Step, Tap, Values};
+use super::draw::{Choice, Draw};
 use super::merge::merge;
 use super::pack::{Chunk, Mode, Packing};
-use super::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
+use super::step::{StepBatch, StepRow};
+use super::{Address, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Source};
 use crate::spec::site::Site;
 
 /// What stands at a site in one row: two columns.
@@ -510,6 +512,37 @@ fn a_pass_ends_where_nothing_is_read_any_more() {
         plan.captures.push(Capture { run: branch, at, positions: vec![0] });
     };
     assert_eq!(depth(&unread), 3);
+}
+
+#[test]
+fn a_pass_goes_on_where_something_is_drawn_or_kept() {
+    // Nothing of a step is captured or scored: its draws alone need the logits, and its keys every layer.
+    let row = StepRow {
+        token: 1,
+        position: 3,
+        prompt: 3,
+        slots: vec![4, 5, 6, 7],
+        edits: Vec::new(),
+        captures: Vec::new(),
+        lens: Vec::new(),
+    };
+    let draw = Draw { row: 0, choice: Choice::GREEDY, u: 0.5, also: Vec::new() };
+    let mut step = StepBatch::new(&[row], Vec::new(), vec![draw], 8).batch;
+    step.readout = ReadoutBatch::default();
+    assert_eq!(step.depth(), 8, "a step keeps its keys and draws");
+    step.layers.iter_mut().for_each(|layer| layer.kept.clear());
+    assert_eq!(step.depth(), 8, "what is drawn needs the last layer");
+    step.step = None;
+    assert_eq!(step.depth(), 0, "nothing is asked of it any more");
+    step.layers[4].kept.push(0);
+    assert_eq!(step.depth(), 5, "keys that are kept in a layer need it");
+    // And of a plan: a prompt whose keys are kept is computed to the last layer, whatever is read of it.
+    let mut plan = Plan::default();
+    let run = plan.root([1, 2, 3].as_slice().into());
+    plan.captures.push(Capture { run, at: Address { layer: 0, site: Site::Embed }, positions: vec![1] });
+    plan.kept.push(Kept { run, first: 0, slots: vec![7, 3, 9] });
+    let packing = Packing::new(&plan, 8, usize::MAX, Mode::Branching).expect("no budget");
+    assert_eq!(packing.chunk(0).batch.depth(), 8);
 }
 
 #[test]

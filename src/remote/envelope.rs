@@ -66,6 +66,11 @@ impl Envelope {
         })
     }
 
+    /// Whether attention gives its weights, too: transformers' eager implementation does, its others give none.
+    pub fn eager(&self) -> bool {
+        self.env.get("attn_implementation").is_some_and(|value| value == "eager")
+    }
+
     /// Whether it is for the served model, as it is served. `commit`: what its hub calls the revision.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! A job of a client: its block, unread, and who waits for it.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use axum::body::Bytes;
 use mediant_worker::message::Profile;
@@ -50,6 +51,12 @@ pub struct Job {
     pub profile: Profile,
     /// Whether the block is packed, and the answer is to be.
     pub packed: bool,
+    /// When it was handed in.
+    pub came: Instant,
+    /// Whether attention shows its weights.
+    pub eager: bool,
+    /// Whether the client is beside this server, so that an answer need not be packed well.
+    pub near: bool,
     /// The block.
     pub payload: Bytes,
     /// This server's address as the client has it.

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use mediant_worker::message::Profile;
@@ -33,6 +33,8 @@ struct Written {
     owner: String,
     legacy: bool,
     packed: bool,
+    #[serde(default)]
+    eager: bool,
 }
 
 /// What is known of a job.
@@ -59,6 +61,7 @@ impl Kept {
             owner: job.owner.to_string(),
             legacy: job.profile == Profile::Legacy,
             packed: job.packed,
+            eager: job.eager,
         };
         let written = serde_json::to_vec(&written).map_err(io::Error::other)?;
         let stored = write(&partial.join("job.json"), &written)
@@ -130,6 +133,9 @@ impl Kept {
             owner,
             profile: if written.legacy { Profile::Legacy } else { Profile::Plain },
             packed: written.packed,
+            came: Instant::now(),
+            eager: written.eager,
+            near: false,
             payload: fs::read(folder.join("block")).ok()?.into(),
             base: String::new(),
             client: None,
@@ -180,6 +186,9 @@ mod tests {
             party: Party::Owner(owner.clone()),
             profile: Profile::Legacy,
             packed: true,
+            came: Instant::now(),
+            eager: true,
+            near: false,
             payload: Bytes::from_static(b"a block"),
             base: String::new(),
             client: None,

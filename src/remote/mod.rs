@@ -24,6 +24,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use mediant_worker::message::{Model, Profile};
+
 use crate::config;
 use crate::service::{Served, Service};
 use hub::Hub;
@@ -44,6 +46,8 @@ pub struct Remote(Arc<Inner>);
 struct Inner {
     settings: config::Remote,
     hub: OnceLock<Arc<Hub>>,
+    /// What blocks are told of the model, by profile and whether attention shows its weights.
+    models: [OnceLock<Model>; 4],
     /// What runs blocks, or why none is run.
     pool: OnceLock<Result<Pool, String>>,
     queue: Queue,
@@ -67,6 +71,7 @@ impl Remote {
         Self(Arc::new(Inner {
             settings: settings.clone(),
             hub: OnceLock::new(),
+            models: Default::default(),
             pool: OnceLock::new(),
             queue,
             sessions: Sessions::default(),
@@ -81,8 +86,25 @@ impl Remote {
     }
 
     /// The model's files; takes a moment when it is called first.
-    pub fn hub(&self, served: &Served) -> Arc<Hub> {
-        Arc::clone(self.0.hub.get_or_init(|| Arc::new(Hub::of(served))))
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub async fn hub(&self, served: &Arc<Served>) -> Result<Arc<Hub>, String> {
+        if let Some(hub) = self.0.hub.get() {
+            return Ok(Arc::clone(hub));
+        }
+        let (inner, served) = (Arc::clone(&self.0), Arc::clone(served));
+        let made = tokio::task::spawn_blocking(move || {
+            Arc::clone(inner.hub.get_or_init(|| Arc::new(Hub::of(&served))))
+        });
+        made.await.map_err(|_| "the model's files cannot be made".to_owned())
+    }
+
+    /// What blocks are told of the model.
+    async fn told(&self, service: &Service, profile: Profile, eager: bool) -> Result<Model, String> {
+        let hub = self.hub(&service.served).await?;
+        let place = usize::from(profile == Profile::Legacy) * 2 + usize::from(eager);
+        Ok(self.0.models[place].get_or_init(|| model::told(service, &hub, profile, eager)).clone())
     }
 
     /// Websockets of clients that wait.

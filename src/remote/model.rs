@@ -10,7 +10,7 @@ use crate::spec::dtype::Dtype;
 use crate::spec::site::Site;
 
 /// What a block may know of the served model.
-pub fn told(service: &Service, hub: &Hub, profile: Profile) -> Model {
+pub fn told(service: &Service, hub: &Hub, profile: Profile, eager: bool) -> Model {
     let (served, config) = (&service.served, &service.served.config);
     let text = |name: &str| hub.file(name).map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
     let config_json = text("config.json").unwrap_or_else(|| "{}".to_owned());
@@ -28,7 +28,7 @@ pub fn told(service: &Service, hub: &Hub, profile: Profile) -> Model {
             Dtype::F16 => "float16",
         }
         .to_owned(),
-        taps: taps(config, profile),
+        taps: taps(config, profile, eager),
         context: u32::try_from(served.limits.prompt_tokens).unwrap_or(u32::MAX),
     }
 }
@@ -49,14 +49,20 @@ struct Row {
     site: Site,
     /// A new value of it is written there instead.
     replaced_at: Option<Site>,
+    /// What the activation function makes of it is shown.
+    activated: bool,
 }
 
 const fn row(path: &'static str, site: Site) -> Row {
-    Row { path, site, replaced_at: None }
+    Row { path, site, replaced_at: None, activated: false }
 }
 
 const fn normed(path: &'static str, site: Site, replaced_at: Site) -> Row {
-    Row { path, site, replaced_at: Some(replaced_at) }
+    Row { path, site, replaced_at: Some(replaced_at), activated: false }
+}
+
+const fn activated(path: &'static str, site: Site) -> Row {
+    Row { path, site, replaced_at: None, activated: true }
 }
 
 /// What transformers calls the places of a family.
@@ -90,6 +96,7 @@ static LLAMA: Names = Names {
         row("post_attention_layernorm.output", Site::MlpNorm),
         row("mlp.input", Site::MlpNorm),
         row("mlp.gate_proj.output", Site::MlpGate),
+        activated("mlp.act_fn.output", Site::MlpGate),
         row("mlp.up_proj.output", Site::MlpUp),
         row("mlp.down_proj.input", Site::MlpAct),
         row("mlp.down_proj.output", Site::MlpOut),
@@ -139,7 +146,7 @@ const ATTENTION_LLAMA: &str = "self_attn.output";
 const ATTENTION_GPT2: &str = "attn.output";
 
 /// Each module path that is served and what it stands for, in the order of computation.
-pub fn taps(config: &ModelConfig, profile: Profile) -> Vec<Tap> {
+pub fn taps(config: &ModelConfig, profile: Profile, eager: bool) -> Vec<Tap> {
     let names = if config.family.name == "gpt2" { &GPT2 } else { &LLAMA };
     let mut taps = Vec::new();
     let mut add = |path: String, row: &Row, moment: u32| {
@@ -156,9 +163,11 @@ pub fn taps(config: &ModelConfig, profile: Profile) -> Vec<Tap> {
             site: row.site.name().to_owned(),
             width: config.site_width(row.site, 0) as u32,
             moment,
-            writable: row.site.is_editable(),
+            writable: row.site.is_editable() && !row.activated,
             replaced_at: row.replaced_at.map(|site| site.name().to_owned()),
             tuple,
+            second: (eager && tuple == 2).then(|| Site::Pattern.name().to_owned()),
+            activated: row.activated,
         });
     };
     for row in names.before {
@@ -166,7 +175,8 @@ pub fn taps(config: &ModelConfig, profile: Profile) -> Vec<Tap> {
     }
     let mut moment = 0;
     for (i, row) in names.block.iter().enumerate() {
-        moment += u32::from(i > 0 && names.block[i - 1].site != row.site);
+        let same = |other: &Row| other.site == row.site && other.activated == row.activated;
+        moment += u32::from(i > 0 && !same(&names.block[i - 1]));
         add(format!("{}.*.{}", names.layers, row.path), row, moment);
     }
     for (moment, row) in (0..).zip(names.after) {

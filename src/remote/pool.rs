@@ -78,10 +78,16 @@ impl Pool {
             return Err(reason.unwrap_or_else(|| "the check of the sandbox failed".to_owned()));
         }
         let interpreter = tokio::sync::Mutex::default();
-        let pool =
+        let mut pool =
             Self(Arc::new(Inner { settings: settings.clone(), lacks, interpreter, spare: Mutex::default() }));
         // One by hand: what is wrong with it is told at the start, not to the first client.
         let first = pool.start_worker().await?;
+        // Nobody else has the pool yet.
+        if let Some(inner) = Arc::get_mut(&mut pool.0)
+            && inner.interpreter.get_mut().as_ref().is_some_and(|zygote| !zygote.is_apart())
+        {
+            inner.lacks.push("namespaces".to_owned());
+        }
         pool.spare().ready.push(first);
         pool.fill();
         Ok(pool)
@@ -107,7 +113,10 @@ impl Pool {
             Some(worker) => worker,
             None => self.start_worker().await?,
         };
-        self.fill();
+        // While others wait, the next is started when this one's job is over: both would want the processor now.
+        if self.spare().ready.is_empty() {
+            self.fill();
+        }
         Ok(worker)
     }
 
@@ -119,7 +128,7 @@ impl Pool {
     }
 
     /// Starts as many as are missing, one after the other.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let most = self.0.settings.jobs_at_once().min(SPARE);
         {
             let mut spare = self.spare();
@@ -186,12 +195,13 @@ impl Pool {
     }
 }
 
-/// The command of a worker, without anything of this process's environment but where programs are.
+/// The command of a worker, without anything of this process's environment.
 fn command(settings: &config::Remote) -> Result<Command, String> {
     let program = program().map_err(|error| format!("the program is not to be found: {error}"))?;
     let mut command = Command::new(program);
     command.arg0("mediant").arg("worker").arg("--cpu-s").arg(settings.job_cpu_s.to_string());
-    command.env_clear().process_group(0).kill_on_drop(true);
+    // A job's memory comes in pages of a few kilobytes: to clear huge ones takes longer than a small job.
+    command.env_clear().env("MIMALLOC_ALLOW_THP", "0").process_group(0).kill_on_drop(true);
     Ok(command)
 }
 
@@ -256,7 +266,7 @@ impl Worker {
             return Ok(None);
         }
         let length = message::length(head)?;
-        let mut body = Vec::new();
+        let mut body = Vec::with_capacity(length.min(message::AHEAD));
         let read = (&mut self.stream).take(length as u64).read_to_end(&mut body).await;
         if read.is_err() || body.len() < length {
             return Ok(None);

@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use super::Remote;
 use super::frame::{self, Status};
 use super::job::{Answer, Job, Told};
-use super::model;
 use super::pool::Worker;
 use crate::plan::cost::Cost;
 use crate::plan::output::Usage;
@@ -23,13 +22,14 @@ const UNPACKED: u64 = 8;
 
 /// Runs a job, and tells who waits what becomes of it.
 pub(super) async fn to_its_end(remote: &Remote, service: &Service, job: Job) {
-    let mut spent = Spent::default();
+    let mut spent = Spent::of(&job);
     let ended = match &job.client {
         None => run(remote, service, &job, &mut spent).await,
         Some(client) => tokio::select! {
             ended = run(remote, service, &job, &mut spent) => ended,
             () = client.closed() => {
                 tracing::info!(job = job.id, "cancelled: its client is gone");
+                refill(remote);
                 return;
             }
         },
@@ -48,6 +48,14 @@ pub(super) async fn to_its_end(remote: &Remote, service: &Service, job: Job) {
                 tracing::error!(job = job.id, "how a job ended cannot be stored: {error}");
             }),
         }
+    }
+    refill(remote);
+}
+
+/// Starts the worker of a job to come, now that this one has its answer.
+fn refill(remote: &Remote) {
+    if let Some(pool) = remote.pool() {
+        pool.fill();
     }
 }
 
@@ -80,27 +88,38 @@ async fn finish(remote: &Remote, job: &Job, status: Value, result: Option<Vec<u8
 }
 
 /// What a job has used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Spent {
+    /// When the job was handed in.
+    came: Instant,
     /// Waiting for its turn.
     queued: Duration,
     /// Between the engine's answers: reading and running the block.
     block: Duration,
+    /// Making batches of what the block asks for, and handing numbers on: beside the engine's own time.
+    programs: Duration,
     forwards: u64,
     operations: u64,
     usage: Usage,
 }
 
 impl Spent {
+    fn of(job: &Job) -> Self {
+        let (queued, block, programs) = <(Duration, Duration, Duration)>::default();
+        Self { came: job.came, queued, block, programs, forwards: 0, operations: 0, usage: Usage::default() }
+    }
+
     fn meta(&self) -> Value {
-        let seconds = |duration: Duration| (duration.as_secs_f64() * 1e4).round() / 1e4;
+        let seconds = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 1e5;
         json!({
             "forwards": self.forwards,
             "operations": self.operations,
             "rows": self.usage.rows,
             "row_layers": self.usage.row_layers,
+            "seconds": seconds(self.came.elapsed()),
             "queue_seconds": seconds(self.queued),
             "block_seconds": seconds(self.block),
+            "program_seconds": seconds(self.programs),
             "engine_seconds": seconds(Duration::try_from_secs_f64(self.usage.seconds).unwrap_or_default()),
             "engine_queue_seconds": seconds(Duration::try_from_secs_f64(self.usage.queue_seconds).unwrap_or_default()),
         })
@@ -127,16 +146,12 @@ async fn run(remote: &Remote, service: &Service, job: &Job, spent: &mut Spent) -
     let pool = remote.pool().ok_or("no blocks are run here")?;
     let mut worker = pool.take().await?;
     let settings = remote.settings();
-    let hub = {
-        let (remote, served) = (remote.clone(), service.served.clone());
-        let hub = tokio::task::spawn_blocking(move || remote.hub(&served)).await;
-        hub.map_err(|_| "the model's files cannot be read".to_owned())?
-    };
     let order = WorkerJob {
         payload: job.payload.to_vec(),
         packed: job.packed,
+        near: job.near,
         profile: job.profile,
-        model: model::told(service, &hub, job.profile),
+        model: remote.told(service, job.profile, job.eager).await?,
         limits: Limits {
             unpacked_bytes: UNPACKED * settings.request_bytes as u64,
             tensor_bytes: settings.tensor_bytes,
@@ -243,8 +258,12 @@ impl Conversation<'_> {
             numbers: settings.tensor_bytes / 4,
         };
         self.spent.forwards += 1;
+        let began = Instant::now();
         match self.service.program(program, limits, &self.job.share).await {
             Ok(output) => {
+                let engine = output.usage.seconds + output.usage.queue_seconds;
+                let engine = Duration::try_from_secs_f64(engine).unwrap_or_default();
+                self.spent.programs += began.elapsed().saturating_sub(engine);
                 self.spent.usage = self.spent.usage.and(&output.usage);
                 ToWorker::Values(output.values)
             }

@@ -4,6 +4,7 @@
 //! `shim/link.py` is the other side. Whatever comes from there was made by a stranger's code: it is read as data, and a frame
 //! that is none ends the job.
 
+use crate::message::AHEAD;
 use crate::tensor::{Dtype, Heap, Id, Kind, Stop, TorchError, Value};
 use serde_json::{Value as Json, json};
 use std::io::{self, Read, Write};
@@ -81,14 +82,16 @@ impl<S: Read + Write> Evaluator<S> {
         let (size, text) = (number(0), number(4));
         let length = size.checked_sub(4).filter(|&length| length <= MOST_BYTES && text <= length);
         let length = length.ok_or_else(|| invalid("a frame of a wrong length"))?;
-        let mut body = Vec::new();
-        // grows with what comes, not with what is said to come
+        // beyond this it grows with what comes, not with what is said to come
+        let mut body = Vec::with_capacity(length.min(AHEAD));
         Read::take(&mut self.stream, length as u64).read_to_end(&mut body)?;
         if body.len() < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let (text, blobs) = body.split_at(text);
-        request(serde_json::from_slice(text).map_err(io::Error::other)?, blobs).map(Some)
+        let said = serde_json::from_slice(text);
+        request(said.map_err(|_| invalid("text that is no JSON, or lists in too many lists"))?, blobs)
+            .map(Some)
     }
 
     /// Answers a request.

@@ -88,6 +88,7 @@ struct Worker<'s, S, E> {
     limits: Limits,
     profile: Profile,
     packed: bool,
+    near: bool,
     logged: u64,
 }
 
@@ -102,6 +103,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
             limits,
             profile: job.profile,
             packed: job.packed,
+            near: job.near,
             logged: 0,
         })
     }
@@ -167,7 +169,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
                 "the saved values take {n} bytes, the limit is {most}: save less of them"
             )));
         }
-        let bytes = if self.packed { save::pack(&bytes).map_err(Ended::Server)? } else { bytes };
+        let bytes = if self.packed { save::pack(&bytes, self.near).map_err(Ended::Server)? } else { bytes };
         Ok(Outcome { bytes, operations: self.heap.operations() })
     }
 

@@ -7,6 +7,7 @@
 //! A job is two processes: the worker ([`job`]), which holds the tensors ([`tensor`], [`taps`]), and an evaluator, which runs the
 //! block in a locked Python without any (`shim/`, forked by a [`zygote`]).
 
+mod bulk;
 pub mod evaluator;
 pub mod job;
 pub mod load;

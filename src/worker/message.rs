@@ -12,6 +12,9 @@ use std::io::{self, Read as _};
 /// Bytes of the longest message: a request, an answer or the numbers of one forward pass.
 pub const MOST_BYTES: usize = 1 << 30;
 
+/// So much room is made for a message before it comes.
+pub const AHEAD: usize = 1 << 20;
+
 /// A message as it is sent: its length in four bytes, little end first, and itself.
 ///
 /// # Errors
@@ -61,9 +64,9 @@ pub fn read<T: DeserializeOwned>(from: &mut impl io::Read) -> io::Result<Option<
             Err(error) => return Err(error),
         }
     }
-    let mut body = Vec::new();
     let length = length(head)?;
-    // Grows with what comes, not with what is said to come.
+    // Beyond this it grows with what comes, not with what is said to come.
+    let mut body = Vec::with_capacity(length.min(AHEAD));
     from.take(length as u64).read_to_end(&mut body)?;
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
@@ -81,7 +84,7 @@ pub enum ToWorker {
     /// Answer to [`ToServer::Decode`].
     Texts(Vec<String>),
     /// Answer to [`ToServer::Forward`]: of each read `[positions, width]` in f32, row by row.
-    Values(Vec<Vec<f32>>),
+    Values(#[serde(with = "crate::bulk::lists")] Vec<Vec<f32>>),
     /// The question cannot be answered: what is wrong and what to do, in words for the block's author.
     Refused(String),
 }
@@ -119,9 +122,12 @@ pub enum ToServer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// What the client sent, opaque to the server.
+    #[serde(with = "crate::bulk::bytes")]
     pub payload: Vec<u8>,
     /// The payload and the answer are packed by zstd.
     pub packed: bool,
+    /// The client is near: bytes cost it less than packing them well.
+    pub near: bool,
     /// How the model shows itself.
     pub profile: Profile,
     /// The served model.
@@ -182,6 +188,10 @@ pub struct Tap {
     pub replaced_at: Option<String>,
     /// It is the first member of a tuple of this many, the others being none.
     pub tuple: u32,
+    /// The site of the tuple's second member, which is over keys: attention weights. A block can read them.
+    pub second: Option<String>,
+    /// What `silu` makes of the site's numbers is shown. A block can read it.
+    pub activated: bool,
 }
 
 /// What one job may use.
@@ -205,6 +215,7 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// What `torch.load` reads, packed if the client asked for it.
+    #[serde(with = "crate::bulk::bytes")]
     pub bytes: Vec<u8>,
     /// Operations that the block made.
     pub operations: u64,

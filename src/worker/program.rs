@@ -27,7 +27,7 @@ pub struct Run {
 }
 
 /// Where in the forward pass.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The site's public name, as in requests: `resid_post`, `z`, `logits`.
     pub site: String,
@@ -54,9 +54,9 @@ pub struct Write {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     /// They become these: `[positions, columns]`, row by row.
-    Replace(Vec<f32>),
+    Replace(#[serde(with = "crate::bulk::numbers")] Vec<f32>),
     /// These are added: `[positions, columns]`, row by row.
-    Add(Vec<f32>),
+    Add(#[serde(with = "crate::bulk::numbers")] Vec<f32>),
     /// They are multiplied.
     Scale(f32),
     /// They become zero.

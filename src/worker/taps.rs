@@ -92,6 +92,7 @@ pub(crate) struct Tap {
     width: usize,
     key: Key,
     place: Place,
+    shown: Shown,
     writable: bool,
     /// Held while the tap is open.
     base: Id,
@@ -105,6 +106,17 @@ pub(crate) struct Tap {
     partly: bool,
     /// What was written to positions ahead of shorter prompts, by row; others there are zero. The model never sees it.
     padding: Padding,
+}
+
+/// What a tap shows of the numbers at its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// They themselves.
+    Whole,
+    /// What `silu` makes of them.
+    Activated,
+    /// Attention weights: those of each head, over as many keys as the trace shows positions.
+    Weights,
 }
 
 /// Rows ahead of shorter prompts that are not zero.
@@ -143,6 +155,7 @@ pub struct Taps {
 }
 
 /// A served path, found.
+#[derive(Clone)]
 struct Found {
     key: Key,
     layer: Option<u32>,
@@ -151,6 +164,8 @@ struct Found {
     writable: bool,
     replaced_at: Option<String>,
     tuple: u32,
+    second: Option<String>,
+    shown: Shown,
 }
 
 impl Taps {
@@ -223,10 +238,43 @@ impl Taps {
         Ok(match found.tuple {
             0 => shown,
             n => {
-                let nothing = (1..n).map(|_| Value::None);
-                Value::Tuple(std::iter::once(shown).chain(nothing).collect())
+                let second = self.second(heap, trace, invoke, path, &found)?.unwrap_or(Value::None);
+                let nothing = (2..n).map(|_| Value::None);
+                let members = std::iter::once(shown).chain((n > 1).then_some(second)).chain(nothing);
+                Value::Tuple(members.collect())
             }
         })
+    }
+
+    /// The second member of a module's output: attention weights, `[prompts, heads, positions, keys]`.
+    fn second(
+        &mut self,
+        heap: &mut Heap,
+        trace: usize,
+        invoke: usize,
+        path: &str,
+        found: &Found,
+    ) -> Result<Option<Value>, Refusal> {
+        let Some(site) = &found.second else { return Ok(None) };
+        let (heads, length) = (self.model.heads as usize, self.traces[trace].length);
+        let found = Found {
+            place: Place { site: site.clone(), layer: found.layer },
+            width: heads * length,
+            writable: false,
+            shown: Shown::Weights,
+            ..found.clone()
+        };
+        let tap = self.reach(heap, trace, invoke, path, &found)?;
+        let base = self.taps[tap].base;
+        let rows = self.taps[tap].runs.len();
+        let sizes = [rows, length, heads, length].map(|size| Value::Int(size as i64));
+        let split = call(heap, "reshape", &[Value::Tensor(base), Value::Tuple(sizes.to_vec())], &[]);
+        let split = split.map_err(refusal)?;
+        let turned = call(heap, "transpose", &[split.clone(), Value::Int(1), Value::Int(2)], &[]);
+        if let Value::Tensor(split) = split {
+            heap.free(split);
+        }
+        turned.map(Some).map_err(refusal)
     }
 
     /// The tap of a place, which is the last one asked for from now on.
@@ -251,7 +299,10 @@ impl Taps {
             self.close_open(heap, trace, invoke)?;
         }
         let open = &self.traces[trace].invokes[invoke].open;
-        let here = open.iter().copied().find(|&tap| self.taps[tap].place == found.place);
+        let here = open
+            .iter()
+            .copied()
+            .find(|&tap| self.taps[tap].place == found.place && self.taps[tap].shown == found.shown);
         if let Some(tap) = here {
             return Ok(tap);
         }
@@ -268,6 +319,7 @@ impl Taps {
             width: found.width,
             key: found.key,
             place: found.place.clone(),
+            shown: found.shown,
             writable: found.writable,
             base,
             storage,
@@ -414,6 +466,8 @@ impl Taps {
             writable: tap.writable,
             replaced_at: tap.replaced_at.clone(),
             tuple: tap.tuple,
+            second: tap.second.clone(),
+            shown: if tap.activated { Shown::Activated } else { Shown::Whole },
         };
         let before = taps.iter().position(|tap| tap.path.contains('*')).is_some_and(|first| at < first);
         // one place may have several paths

@@ -34,6 +34,7 @@ const START: Duration = Duration::from_secs(30);
 pub struct Zygote {
     control: UnixStream,
     process: Child,
+    apart: bool,
 }
 
 impl Zygote {
@@ -53,7 +54,7 @@ impl Zygote {
         let process = command.spawn()?;
         // it holds the other end
         drop(command);
-        let mut zygote = Zygote { control, process };
+        let mut zygote = Zygote { control, process, apart: false };
         let modules: serde_json::Map<String, serde_json::Value> =
             STAND_INS.iter().map(|(name, source)| ((*name).to_owned(), json!(source))).collect();
         let mut setup = setup(lock, bounds);
@@ -62,9 +63,11 @@ impl Zygote {
         let told = zygote.control.set_read_timeout(Some(START)).and_then(|()| {
             zygote.control.write_all(&(text.len() as u32).to_le_bytes())?;
             zygote.control.write_all(&text)?;
-            zygote.control.read_exact(&mut [0])
+            let mut said = [0];
+            zygote.control.read_exact(&mut said)?;
+            Ok(said == *b"!")
         });
-        told.map_err(|error| {
+        zygote.apart = told.map_err(|error: io::Error| {
             io::Error::new(
                 error.kind(),
                 format!(
@@ -88,6 +91,11 @@ impl Zygote {
         beside.push(SendAncillaryMessage::ScmRights(&descriptors));
         sendmsg(&self.control, &[IoSlice::new(b"j")], &mut beside, SendFlags::NOSIGNAL)?;
         Ok(ours.into())
+    }
+
+    /// Whether its processes have namespaces of their own for users, network and messages.
+    pub fn is_apart(&self) -> bool {
+        self.apart
     }
 
     /// Its process id.

@@ -46,6 +46,27 @@ pub(crate) fn block(name: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
+/// A captured session with another source: its block has the names `model`, `nnsight` and `P`, a prompt of 17 tokens.
+pub(crate) fn block_of(source: &str) -> Vec<u8> {
+    let mut data = zstd::stream::decode_all(block("session_loop").as_slice()).unwrap();
+    let said = b"outs = nnsight.save";
+    let at = data.windows(said.len()).position(|bytes| bytes == said).unwrap();
+    let length = |at: usize| u32::from_le_bytes(data[at..at + 4].try_into().unwrap()) as usize;
+    // A text is an `X`, its length and itself.
+    let start = (5..at)
+        .rev()
+        .find(|start| data[start - 5] == b'X' && (at..data.len()).contains(&(start + length(start - 4))));
+    let (start, end) = start.map(|start| (start, start + length(start - 4))).unwrap();
+    // The whole is one frame, whose length stands at its head.
+    let frame = u64::from_le_bytes(data[3..11].try_into().unwrap());
+    assert_eq!((data[2], frame), (0x95, data.len() as u64 - 11));
+    data.splice(start..end, source.bytes());
+    data[start - 4..start].copy_from_slice(&(source.len() as u32).to_le_bytes());
+    let frame = data.len() as u64 - 11;
+    data[3..11].copy_from_slice(&frame.to_le_bytes());
+    zstd::bulk::compress(&data, 1).unwrap()
+}
+
 /// The envelope that nnsight sends for the served model.
 pub(crate) fn envelope(session: &str) -> Value {
     let key = json!({"repo_id": "dummy-tiny", "revision": null, "task": "text-generation"});
@@ -91,7 +112,12 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &[u8]) -> (u16, Value)
 
 /// Hands a block in without a websocket; the job's id.
 pub(crate) fn submit(server: &Server, path: &str, block: &[u8]) -> String {
-    let (status, answer) = post(server.address, path, &form(&envelope("").to_string(), block));
+    submit_as(server, path, &envelope(""), block)
+}
+
+/// The same with an envelope of one's own.
+pub(crate) fn submit_as(server: &Server, path: &str, envelope: &Value, block: &[u8]) -> String {
+    let (status, answer) = post(server.address, path, &form(&envelope.to_string(), block));
     assert_eq!((status, &answer["status"]), (200, &json!("RECEIVED")), "{answer}\n{}", server.log());
     answer["id"].as_str().unwrap().to_owned()
 }

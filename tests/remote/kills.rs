@@ -18,7 +18,7 @@ fn descendants(pid: u32) -> Vec<u32> {
 }
 
 /// The processes of a server whose command line has this word.
-fn named(server: &Server, word: &str) -> Vec<u32> {
+pub(crate) fn named(server: &Server, word: &str) -> Vec<u32> {
     let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     descendants(server.pid())
         .into_iter()
@@ -96,4 +96,84 @@ fn a_job_that_nobody_waits_for_outlives_a_killed_server() {
     for job in jobs.iter().chain([&done]) {
         assert_eq!(tensors(&fetch(&server, &poll(&server, job))), wanted);
     }
+}
+
+/// A number that is different each time it is asked for, and the same in each run of a test.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// `MEDIANT_TEST_KILLS=50` kills fifty times instead of once of each kind.
+#[test]
+fn kills_at_any_instant_cost_no_job_but_by_name() {
+    let kills: u64 = std::env::var("MEDIANT_TEST_KILLS").map_or(5, |kills| kills.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let server = Server::start_in(&folder, "", &with_blocks(&[]), true);
+        until_serving(&server);
+        server
+    };
+    let mut server = start();
+    let names = ["read_end", "conditions", "invokes_of_one_prompt", "session"];
+    let wanted = names
+        .map(|name| tensors(&fetch(&server, &poll(&server, &submit(&server, "/request", &block(name))))));
+    let mut chance = Chance(kills);
+    let (mut right, mut named_errors) = (0, Vec::new());
+    for kill in 0..kills {
+        let jobs: Vec<(usize, String)> = (0..8)
+            .map(|_| chance.below(4) as usize)
+            .map(|which| (which, submit(&server, "/request", &block(names[which]))))
+            .collect();
+        std::thread::sleep(Duration::from_millis(chance.below(150)));
+        let mut pick = |pids: Vec<u32>| {
+            let at = chance.below(pids.len().max(1) as u64) as usize;
+            pids.get(at).copied()
+        };
+        // Some of them end by themselves between the look and the kill.
+        let shoot =
+            |pid: u32| drop(std::process::Command::new("kill").args(["-9", &pid.to_string()]).output());
+        let interpreters = named(&server, "python");
+        let (zygotes, evaluators): (Vec<u32>, Vec<u32>) =
+            interpreters.into_iter().partition(|pid| children(server.pid()).contains(pid));
+        match kill % 5 {
+            0 => pick(named(&server, "worker")).into_iter().for_each(shoot),
+            1 => pick(evaluators).into_iter().for_each(shoot),
+            2 => pick(zygotes).into_iter().for_each(shoot),
+            3 => shoot(server.engine()),
+            _ => {
+                server.signal("KILL");
+                server.end();
+                server = start();
+            }
+        }
+        for (which, job) in jobs {
+            let told = poll(&server, &job);
+            if told["status"] == "COMPLETED" {
+                assert_eq!(tensors(&fetch(&server, &told)), wanted[which], "{}", names[which]);
+                right += 1;
+            } else {
+                let said = told["description"].as_str().unwrap().to_owned();
+                assert!(
+                    said.contains("process") || said.contains("engine") || said.contains("interpreter"),
+                    "{said}"
+                );
+                named_errors.push(said);
+            }
+        }
+        let last = poll(&server, &submit(&server, "/request", &block("read_end")));
+        if last["status"] == "COMPLETED" {
+            assert_eq!(tensors(&fetch(&server, &last)), wanted[0]);
+        }
+    }
+    println!(
+        "{kills} kills: {right} jobs right, {} with an error that names what ended: {named_errors:?}",
+        named_errors.len()
+    );
+    // At most what one kill of each kind can hit: the jobs that run.
+    assert!(named_errors.len() as u64 <= 4 * kills, "{named_errors:?}");
 }

@@ -14,7 +14,9 @@
     reason = "a test fails loudly; clippy sees only #[test] functions as tests"
 )]
 
+mod bits;
 mod client;
+mod hostile;
 mod kills;
 mod replay;
 #[allow(dead_code, reason = "shared with the tests of faults")]

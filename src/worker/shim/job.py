@@ -2,6 +2,7 @@
 
 import builtins
 import linecache
+import pickle
 import sys
 import traceback
 
@@ -107,9 +108,44 @@ def _block(payload):
     return _result(tracer.run(compiled, scope), captured)
 
 
+#: Something like what a client sends, to get warm with: a model of modules, and a block.
+_SAMPLE = []
+_BLOCK = """
+with model.trace(prompt) as tracer:
+    for layer in range(3):
+        with tracer.invoke(prompt):
+            model.layers[layer].output[:, -1, :] = states[layer][:, -1, :] * 2.0
+            found[layer] = [x for x in model.head.output[:, -1].save()]
+"""
+
+
+def _sample():
+    """A pickle with as many modules as a small model has."""
+
+    def module(path, children):
+        made = nnsight.Envoy()
+        made.__dict__.update(path=path, _children=children, _default=None, _alias=None, _edits=[], _iteration=None)
+        return made
+
+    parts = [f"part{i}" for i in range(16)]
+    layers = [module(f"model.layers.{i}", [module(f"model.layers.{i}.{part}", []) for part in parts]) for i in range(24)]
+    return pickle.dumps((module("model", layers), ("", {}, {})), protocol=4)
+
+
+def _warm():
+    """Reads and compiles the sample once. The first time that a forked process touches a page, the kernel copies it: better before
+    its job comes than after.
+    """
+    unpickle.load(_SAMPLE[0])
+    compile(block.parse(_BLOCK, "<warm>", "<module>"), "<warm>", "exec")
+    block.CODES.clear()
+    del linecache.cache["<warm>"]
+
+
 def run(socket):
     """Serves the one job of this process."""
     link.connect(socket)
+    _warm()
     begin, payload = link.receive()
     link.SERVED = frozenset(begin["served"])
     nnsight.MODEL.update(begin["model"])
@@ -141,5 +177,7 @@ def install():
     nnsight.mount()
     einops.install()
     block.install()
+    _SAMPLE.append(_sample())
+    _warm()
     sys.meta_path.append(_Finder)
     linecache.checkcache = lambda filename=None: None

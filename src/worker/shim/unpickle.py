@@ -230,12 +230,40 @@ def _local_module(name, names):
 # ---- tensors and arrays
 
 
-def _storage(data):
-    return link.ask("load", data)
+class Storage:
+    """The numbers of tensors of the client's, which go to the worker once, when one of them is looked at."""
+
+    def __init__(self, data):
+        self.data = data
+        self.tensor = None
+
+    def load(self):
+        """All of them as one tensor."""
+        if self.tensor is None:
+            self.tensor, self.data = link.ask("load", self.data), None
+        return self.tensor
+
+
+class Sent(torch.Tensor):
+    """A tensor of the client's that nothing has looked at: a notebook sends all the states that it has, and a block uses one."""
+
+    def __init__(self, size, later):
+        self.__dict__.update(_shape=torch.Size(size), _later=later)
+
+    def __getattr__(self, name):
+        if name not in ("_id", "_dtype"):
+            return super().__getattr__(name)
+        made = self.__dict__["_later"]()
+        del self.__dict__["_later"]
+        # takes the name over: the other object must not give it back
+        self.__dict__.update(made.__dict__)
+        made.__dict__.clear()
+        self.__class__ = torch.Tensor
+        return self.__dict__[name]
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_rest):
-    return link.ask("as_strided", storage, tuple(size), tuple(stride), offset)
+    return Sent(size, lambda: link.ask("as_strided", storage.load(), tuple(size), tuple(stride), offset))
 
 
 def _rebuild_typed(function, _kind, args, state):
@@ -305,6 +333,7 @@ _NAMES = {
     "nnsight.tracing.tracer:save": nnsight.save,
     "nnsight.tracing.util:SerializedFrame": Record,
     "nnsight.intervention.envoy:Envoy": nnsight.Envoy,
+    "nnsight:Envoy": nnsight.Envoy,
     "nnsight.modeling.transformers:GeneratorEnvoy": nnsight.Envoy,
     "nnsight.modeling.transformers:TransformersModel": nnsight.Model,
     "nnsight.modeling.transformers:TransformersModel._call": _call_marker,
@@ -328,7 +357,7 @@ _NAMES = {
     "torch._utils:_rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils:_rebuild_parameter": lambda tensor, *_rest: tensor,
     "torch._tensor:_rebuild_from_type_v2": _rebuild_typed,
-    "torch.storage:_load_from_bytes": _storage,
+    "torch.storage:_load_from_bytes": Storage,
     "einops.einops:rearrange": einops.rearrange,
     "transformers.tokenization_utils_base:BatchEncoding": nnsight.Encoding,
     "tokenizers:Encoding": Record,

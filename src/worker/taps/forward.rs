@@ -1,10 +1,10 @@
 //! What taps need, as one forward pass: which runs, as they were after which of their writes, and which positions of them.
 
 use super::writes::Written;
-use super::{Change, Key, Padding, Planned, Taps, Then, Unread};
+use super::{Change, Key, Padding, Planned, Shown, Tap, Taps, Then, Unread};
 use crate::evaluator::Refusal;
 use crate::program::{Op, Place, Program, Read, Run, Write};
-use crate::tensor::{Array, Dtype, Heap, Id, Value, View};
+use crate::tensor::{Array, Dtype, Heap, Id, Value, View, silu};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Numbers that are read alone rather than with all rows of their tap: from this width on.
@@ -22,6 +22,9 @@ pub trait Server {
     fn forward(&mut self, program: Program) -> Result<Vec<Vec<f32>>, Refusal>;
 }
 
+/// By run, its version and place: the positions.
+type Reads = BTreeMap<(usize, usize, Place), BTreeSet<u32>>;
+
 /// Rows of a tap, as it was after some writes.
 struct Wanted {
     tap: usize,
@@ -35,8 +38,19 @@ struct Wanted {
 struct Rows(HashMap<usize, Vec<f32>>);
 
 impl Rows {
-    fn get(&self, offset: usize, width: usize) -> f32 {
-        self.0.get(&(offset / width)).map_or(0.0, |row| row[offset % width])
+    /// The numbers at these offsets. Neighbours mostly stand in one row.
+    fn gather(&self, offsets: impl Iterator<Item = usize>, width: usize) -> Vec<f32> {
+        let (mut start, mut row) = (0, None);
+        let mut first = true;
+        let mut number = |offset: usize| {
+            if first || !(start..start + width).contains(&offset) {
+                first = false;
+                start = offset / width * width;
+                row = self.0.get(&(offset / width));
+            }
+            row.map_or(0.0, |row| row[offset - start])
+        };
+        offsets.map(&mut number).collect()
     }
 }
 
@@ -101,7 +115,7 @@ impl Taps {
                     numbers
                 }
                 Unread::Late { view, then, .. } => {
-                    let base = view.places().map(|offset| rows.get(offset, width)).collect();
+                    let base = rows.gather(view.places(), width);
                     apply(base, then.as_ref(), self.dtype)
                 }
             };
@@ -205,7 +219,7 @@ impl Taps {
         let mut made = HashMap::new();
         for (((id, want), rows), (view, offsets, then)) in ids.iter().zip(&wanted).zip(got).zip(shown) {
             let width = self.taps[want.tap].width;
-            let base = offsets.into_iter().map(|offset| rows.get(offset, width)).collect();
+            let base = rows.gather(offsets.into_iter(), width);
             let numbers = apply(base, then.as_ref(), self.dtype);
             made.insert(*id, heap.put(Array::of_f32s(self.dtype, view.shape, numbers))?);
         }
@@ -232,20 +246,16 @@ impl Taps {
 
     /// One forward pass for all that is wanted.
     fn fetch(&mut self, server: &mut dyn Server, wanted: &[Wanted]) -> Result<Vec<Rows>, Refusal> {
-        // by run, version and place: the positions
-        let mut reads: BTreeMap<(usize, usize, Key), (Place, BTreeSet<u32>)> = BTreeMap::new();
+        let mut reads: Reads = BTreeMap::new();
         for want in wanted {
             let tap = &self.taps[want.tap];
             for &row in &want.rows {
                 let Some((run, position)) = self.position(tap, row) else { continue };
                 let version = self.version(run, want.seen[run - tap.runs.start], tap.key);
-                let read = reads
-                    .entry((run, version, tap.key))
-                    .or_insert_with(|| (tap.place.clone(), BTreeSet::new()));
-                read.1.insert(position);
+                reads.entry((run, version, tap.place.clone())).or_default().insert(position);
             }
         }
-        let mut got: HashMap<(usize, usize, Key), HashMap<u32, Vec<f32>>> = HashMap::new();
+        let mut got: HashMap<(usize, usize, Place), HashMap<u32, Vec<f32>>> = HashMap::new();
         if !reads.is_empty() {
             self.programs += 1;
             if self.programs > self.limits.programs {
@@ -261,7 +271,7 @@ impl Taps {
             if values.len() != sizes.len() {
                 return Err(Refusal::new("RuntimeError", "BUG: the server answered another question"));
             }
-            for ((key, (_, positions)), values) in reads.into_iter().zip(values) {
+            for ((key, positions), values) in reads.into_iter().zip(values) {
                 let width = values.len() / positions.len();
                 let rows =
                     positions.into_iter().zip(values.chunks(width.max(1)).map(<[f32]>::to_vec)).collect();
@@ -273,12 +283,16 @@ impl Taps {
             let tap = &self.taps[want.tap];
             let padding = want.padding.iter().filter(|(row, _)| want.rows.contains(row));
             let mut rows = Rows(padding.map(|(&row, values)| (row, values.clone())).collect());
+            let mut of_run = (None, None);
             for &row in &want.rows {
                 let Some((run, position)) = self.position(tap, row) else { continue };
-                let version = self.version(run, want.seen[run - tap.runs.start], tap.key);
-                let values = got.get(&(run, version, tap.key)).and_then(|rows| rows.get(&position));
-                match values.filter(|values| values.len() == tap.width) {
-                    Some(values) => rows.0.insert(row, values.clone()),
+                if of_run.0 != Some(run) {
+                    let version = self.version(run, want.seen[run - tap.runs.start], tap.key);
+                    of_run = (Some(run), got.get(&(run, version, tap.place.clone())));
+                }
+                let values = of_run.1.and_then(|rows| rows.get(&position));
+                match values.and_then(|values| self.shown(tap, values, run, position)) {
+                    Some(values) => rows.0.insert(row, values),
                     None => {
                         return Err(Refusal::new(
                             "RuntimeError",
@@ -292,10 +306,33 @@ impl Taps {
         Ok(answers)
     }
 
+    /// What a tap shows of the numbers at a position of a run; `None`: they are not as many as there are.
+    fn shown(&self, tap: &Tap, values: &[f32], run: usize, position: u32) -> Option<Vec<f32>> {
+        let whole = values.len() == tap.width;
+        match tap.shown {
+            Shown::Whole => whole.then(|| values.to_vec()),
+            Shown::Activated => whole.then(|| values.iter().map(|&x| self.dtype.round(silu(x))).collect()),
+            Shown::Weights => {
+                let heads = self.model.heads as usize;
+                let (keys, tokens) = (values.len() / heads, self.runs[run].tokens.len());
+                let first = tap.length - tokens;
+                if values.len() != keys * heads || keys < tokens || tokens <= position as usize {
+                    return None;
+                }
+                let seen = position as usize + 1;
+                let mut row = vec![0.0; tap.width];
+                for (shown, head) in row.chunks_mut(tap.length).zip(values.chunks(keys)) {
+                    shown[first..first + seen].copy_from_slice(&head[..seen]);
+                }
+                Some(row)
+            }
+        }
+    }
+
     /// The program of these reads: their runs, all runs that those depend on, and what equal prompts branch from.
-    fn program(&self, reads: &BTreeMap<(usize, usize, Key), (Place, BTreeSet<u32>)>) -> Program {
+    fn program(&self, reads: &Reads) -> Program {
         let mut versions: BTreeSet<(usize, usize)> = BTreeSet::new();
-        let mut todo: Vec<(usize, usize)> = reads.keys().map(|&(run, version, _)| (run, version)).collect();
+        let mut todo: Vec<(usize, usize)> = reads.keys().map(|(run, version, _)| (*run, *version)).collect();
         while let Some((run, version)) = todo.pop() {
             if versions.insert((run, version)) {
                 todo.extend(self.runs[run].writes[..version].iter().filter_map(|write| self.source(write)));
@@ -312,8 +349,8 @@ impl Taps {
             order.place(member);
         }
         let Order { mut program, index, .. } = order;
-        for (&(run, version, _), (place, positions)) in reads {
-            let run = index[&(run, version)];
+        for ((run, version, place), positions) in reads {
+            let run = index[&(*run, *version)];
             program.reads.push(Read {
                 run,
                 place: place.clone(),
@@ -365,7 +402,7 @@ impl Taps {
         self.taps[at].seen = seen;
         let rows = got?.pop().unwrap_or_default();
         let offsets: Vec<usize> = (0..cells * width).collect();
-        let values = offsets.iter().map(|&offset| rows.get(offset, width)).collect();
+        let values = rows.gather(offsets.iter().copied(), width);
         self.record(at, &offsets, &Written::Replace(values))?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Writes into what has no numbers yet, recognised as what they are: replaced, added to, scaled, zeroed, or what another run has
 //! there. What is not recognised is read first.
 
-use super::{Change, Failed, Planned, Tap, Taps, Then, Unread};
+use super::{Change, Failed, Planned, Shown, Tap, Taps, Then, Unread};
 use crate::evaluator::Refusal;
 use crate::tensor::{
     Array, Dtype, Heap, Id, Stop, Value, View, Weight, broadcast, call, constant, places, result_type,
@@ -162,7 +162,8 @@ impl Taps {
                 _ => Err(Stop::Unread(view.storage)),
             };
         }
-        if then.is_some() || self.taps[source].place != self.taps[tap].place {
+        let (from_tap, to) = (&self.taps[source], &self.taps[tap]);
+        if then.is_some() || from_tap.place != to.place || from_tap.shown != Shown::Whole {
             return Err(Stop::Unread(view.storage));
         }
         let written = Written::ByRun { tap: source, seen, offsets: from };
@@ -271,6 +272,7 @@ impl Taps {
             width,
             key,
             place,
+            shown: Shown::Whole,
             writable: flows,
             base,
             storage,
@@ -296,7 +298,13 @@ impl Taps {
         if tap.writable || ["logits", "pattern"].contains(&tap.place.site.as_str()) {
             return Ok(());
         }
-        let message = format!("the values at `{}` can be read, not changed", tap.place.site);
+        let message = if tap.shown == Shown::Activated {
+            "what the activation function gives can be read, not changed: change `down_proj.input`, which is that times \
+             `up_proj.output`"
+                .to_owned()
+        } else {
+            format!("the values at `{}` can be read, not changed", tap.place.site)
+        };
         Err(Refusal::new("NotServedError", message))
     }
 
@@ -571,13 +579,13 @@ fn without_ones(shape: &[usize]) -> Vec<usize> {
 
 /// Offsets by row, the last write of a cell winning; rows in their order.
 fn rows(offsets: &[usize], width: usize) -> BTreeMap<usize, Row> {
-    let mut cells: BTreeMap<usize, Vec<(u32, usize)>> = BTreeMap::new();
+    let mut stretches: BTreeMap<usize, Vec<Range<usize>>> = BTreeMap::new();
     let mut at = 0;
     while at < offsets.len() {
-        let row = offsets[at] / width;
-        let end =
-            offsets[at..].iter().position(|&offset| offset / width != row).map_or(offsets.len(), |n| at + n);
-        cells.entry(row).or_default().extend((at..end).map(|i| ((offsets[i] % width) as u32, i)));
+        let row = offsets[at] / width * width..(offsets[at] / width + 1) * width;
+        let end = offsets[at..].iter().position(|offset| !row.contains(offset));
+        let end = end.map_or(offsets.len(), |n| at + n);
+        stretches.entry(row.start / width).or_default().push(at..end);
         at = end;
     }
     let ranges = |mut cells: Vec<(u32, usize)>| {
@@ -595,5 +603,14 @@ fn rows(offsets: &[usize], width: usize) -> BTreeMap<usize, Row> {
         }
         row
     };
-    cells.into_iter().map(|(row, cells)| (row, ranges(cells))).collect()
+    let of_row = |stretches: Vec<Range<usize>>| match stretches.as_slice() {
+        // Columns that follow one another, as most slices have them.
+        [one] if offsets[one.clone()].windows(2).all(|two| two[0] + 1 == two[1]) => {
+            let first = (offsets[one.start] % width) as u32;
+            let columns = first..first + one.len() as u32;
+            Row { ranges: std::iter::once(columns).collect(), numbers: one.clone().collect() }
+        }
+        _ => ranges(stretches.into_iter().flatten().map(|i| ((offsets[i] % width) as u32, i)).collect()),
+    };
+    stretches.into_iter().map(|(row, stretches)| (row, of_row(stretches))).collect()
 }

@@ -20,6 +20,6 @@ pub use array::{Array, Data};
 pub use dtype::{Dtype, Weight, result_type};
 pub use heap::{Budget, Heap};
 pub use index::{Written, places};
-pub use ops::{call, constant, is_served, served};
+pub use ops::{call, constant, is_served, served, silu};
 pub use value::{Id, Kind, Stop, TorchError, Value};
 pub use view::{Places, View, broadcast, count};

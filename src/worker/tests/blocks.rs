@@ -97,7 +97,7 @@ fn run_as(profile: Profile, payload: Vec<u8>) -> Ended {
             .filter(|tap| tap.path == "model.model.layers.*.output")
             .for_each(|tap| tap.tuple = 1);
     }
-    let job = Job { payload, packed: true, profile, model, limits: LIMITS };
+    let job = Job { payload, packed: true, near: true, profile, model, limits: LIMITS };
     let tell = |server: &mut UnixStream, said: ToWorker| {
         server.write_all(&encode(&said).expect("short")).expect("sent");
     };

@@ -137,7 +137,7 @@ print('right')
 #[test]
 fn packed_answers_say_how_long_they_are() {
     let bytes = vec![7; 100_000];
-    let packed = save::pack(&bytes).unwrap();
+    let packed = save::pack(&bytes, false).unwrap();
     assert_eq!(load::unpack(&packed, 100_000).unwrap(), bytes);
     assert!(load::unpack(&packed, 99_999).unwrap_err().contains("99999 bytes"));
     // the size stands in the frame's header: four bytes of it, as its descriptor says

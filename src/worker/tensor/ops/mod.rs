@@ -24,6 +24,7 @@ use std::sync::LazyLock;
 
 pub(crate) use create::nested;
 pub(crate) use pointwise::layout;
+pub use pointwise::silu;
 
 /// A served operation.
 struct Op {
@@ -179,7 +180,9 @@ fn write_back(heap: &mut Heap, op: &Op, args: &Args<'_>) -> Result<Value, Stop> 
 }
 
 fn unserved(name: &str) -> TorchError {
-    let mut near: Vec<(usize, &str)> = served().into_iter().map(|op| (distance(op, name), op)).collect();
+    // As long as no operation's name is, so that comparing takes no time.
+    let name: String = name.chars().take(64).collect();
+    let mut near: Vec<(usize, &str)> = served().into_iter().map(|op| (distance(op, &name), op)).collect();
     near.sort_unstable();
     let near: Vec<&str> = near
         .iter()

@@ -563,6 +563,12 @@ fn activation(heap: &mut Heap, args: &Args<'_>, f: impl Fn(f64) -> f64) -> Resul
     unary(heap, args, dtype, &operand, f)
 }
 
+/// `x * sigmoid(x)`, as torch has it.
+pub fn silu(x: f32) -> f32 {
+    let a = f64::from(x);
+    (a * sigmoid(a)) as f32
+}
+
 fn sigmoid(a: f64) -> f64 {
     1.0 / (1.0 + (-a).exp())
 }

@@ -27,6 +27,8 @@ pub(crate) fn model() -> Model {
         writable: site != "logits",
         replaced_at: None,
         tuple,
+        second: None,
+        activated: false,
     };
     let norm = |path: &str, site: &str, moment: u32, to: &str| Tap {
         replaced_at: Some(to.into()),
