@@ -7,6 +7,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::super::queue::Queue as Waiting;
 use super::super::work::{Answer, Lift, Piece, Ticket, Work};
 use super::*;
+use crate::owner::Weight;
 
 /// The work of a quantum, in row-layers.
 const QUANTUM: u64 = 100;
