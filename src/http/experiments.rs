@@ -11,7 +11,7 @@ use super::answer::{Asked, FormatParam, ShowParams, TableParam, with_show};
 use super::body::Posted;
 use super::enqueue::{Later, fill_in};
 use super::prefer::take_async;
-use super::{AppState, NoQuery, Problem, query};
+use super::{AppState, Kind as ProblemKind, NoQuery, Problem, live, query, stream};
 use crate::jobs::strongest;
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
@@ -24,6 +24,7 @@ use crate::result::sweep::SweepOutcome;
 use crate::spec::align::{AlignBody, AlignSpec};
 use crate::spec::kind::{Kind, PlanBody, of_kind};
 use crate::spec::patch::PatchBody;
+use crate::spec::problem::code;
 use crate::spec::run::RunBody;
 use crate::spec::sweep::SweepBody;
 use crate::spec::tokenize::TokenizeBody;
@@ -47,6 +48,14 @@ async fn experiment(
     parts: &Parts,
     posted: Posted,
 ) -> Result<Response, Problem> {
+    if stream::is_wanted(&parts.headers) {
+        return of_kind!(kind, E => live::answer::<E>(kind, state, parts, posted).await, in_units => {
+            let detail = "a sweep is always a job";
+            let fix = "send it with `Prefer: respond-async`, and read the events of the job";
+            let problem = Problem::new(ProblemKind::NotAcceptable, format!("Accept: {detail}; {fix}"));
+            Err(problem.error("Accept", code::NOT_SUPPORTED, detail, fix))
+        });
+    }
     let own: &[&str] = if kind.is_in_units() { &["format", "table"] } else { &["format"] };
     let asked = Asked::of(&parts.headers, query(parts, &with_show(own))?, &Format::ALL)?;
     let (body, share, later) = Later::of(state, parts, kind, posted)?;
@@ -54,7 +63,7 @@ async fn experiment(
         return later.submit(body).await;
     }
     of_kind!(kind, E => match state.service()?.answer::<E>((body, &share)).await {
-        Ok(response) => asked.answer_with(response, share).await,
+        Ok(response) => asked.answer_with(response, share, state.results.clone()).await,
         Err(refusal) => later.instead(refusal).await,
     }, in_units => later.wait(body, asked).await)
 }

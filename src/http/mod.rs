@@ -20,7 +20,9 @@ mod hub;
 mod identity;
 mod jobs;
 mod json;
+mod kept;
 pub mod listen;
+mod live;
 mod me;
 mod metrics;
 mod models;
@@ -32,9 +34,11 @@ mod prefer;
 mod problem;
 mod remote;
 mod request_id;
+mod results;
 mod rules;
 mod socket;
 mod state;
+mod stream;
 pub mod tls;
 
 use std::any::Any;
@@ -53,9 +57,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use body::{JsonBody, NoQuery, query};
 pub use identity::Caller;
+pub use kept::Results;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
 pub use state::{Access, AppState, Readiness, ReadinessReport};
+pub use stream::Streams;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -87,6 +93,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(experiments::routes())
         .merge(generate::routes())
         .merge(openai::routes())
+        .merge(results::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -79,6 +79,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/generate", RUN),
     rule(Method::POST, "/v1/completions", RUN),
     rule(Method::POST, "/v1/chat/completions", RUN),
+    rule(Method::GET, "/v1/results/{id}", Need::Key),
     rule(Method::GET, "/v1/jobs", Need::Key),
     rule(Method::GET, "/v1/jobs/{id}", Need::Key),
     rule(Method::DELETE, "/v1/jobs/{id}", WORK),

@@ -1,12 +1,14 @@
 //! Response of `POST /v1/patch`.
 
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::common::{
     ControlEffects, Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens,
     TopToken, join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
+use super::live::Live;
 use super::respond::{Computed, Respond};
 use crate::effect::arm::{control, said, self_patch};
 use crate::effect::derived::{Cells, Derived};
@@ -105,6 +107,10 @@ impl Respond for PatchLayout {
         let ends = self.normalise.into_iter().flat_map(|(zero, one)| [zero, one]);
         let runs = self.common.runs.iter().map(|(_, (_, readout))| *readout);
         Some(runs.chain(self.arm.base.clone()).chain(ends).collect())
+    }
+
+    fn live(&self) -> Live<'_> {
+        Live { arms: vec![("patch", json!({}), &self.arm)], ..Live::default() }
     }
 
     fn respond(

@@ -4,6 +4,7 @@
 
 mod activations;
 mod cases;
+pub mod follow;
 pub mod cut;
 pub mod experiment;
 mod generate;
@@ -21,12 +22,14 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use activations::NumbersAsked;
+pub use follow::{Happened, Tell};
 pub use generate::Generating;
 pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::found::Found;
+use crate::engine::growth::Follower;
 use crate::engine::{self, Asker, Charge, Engine, EngineError, Errand, Prepared, Turn};
 use crate::generate::Writer;
 use crate::load::LoadError;
@@ -62,6 +65,10 @@ pub struct Service {
     pub(crate) writer: Writer,
     /// Rows of a step of generation, at most.
     pub(crate) step_rows: usize,
+    /// Who waits for what it computes.
+    pub(crate) follower: Follower,
+    /// Where what happens is told, if somebody listens.
+    pub(crate) tell: Option<Tell>,
 }
 
 /// The most that one job may cost.
@@ -180,6 +187,12 @@ impl Service {
         Self { ceiling, ledger: tab.ledger().clone(), ..self.clone() }
     }
 
+    /// The same service for somebody who listens to what happens, and may go away for a while.
+    #[must_use]
+    pub fn followed(&self, follower: Follower, tell: Tell) -> Self {
+        Self { follower, tell: Some(tell), ..self.clone() }
+    }
+
     /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic and devices (sums over
     /// several round differently).
     pub fn identity(&self) -> String {
@@ -278,7 +291,7 @@ impl Service {
         let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
         let asker = Asker { owner: share.owner().clone(), lane };
         let errand = Errand::new(asker, turn, self.charge(share));
-        self.found.get(&self.engine, key, prepared, errand).await
+        self.found.get(&self.engine, key, prepared, errand, &self.follower).await
     }
 
     /// Charges what is computed of a plan to its owner.

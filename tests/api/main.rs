@@ -40,6 +40,7 @@ mod schema;
 mod hub;
 mod jobs;
 mod keys;
+mod streams;
 mod support;
 mod sweeps;
 mod texts;

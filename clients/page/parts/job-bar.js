@@ -52,7 +52,8 @@ export class JobBar extends Watching {
       case 'sent': return 'Sent.';
       case 'queued': return position ? `${position} ${position === 1 ? 'request is' : 'requests are'} before yours.` : 'Waits for the model.';
       case 'running': {
-        const done = progress.total > 1 ? `${progress.done} of ${progress.total} parts, ` : '';
+        const share = job.partial ? `${Math.floor((100 * progress.done) / progress.total)} %, ` : `${progress.done} of ${progress.total} parts, `;
+        const done = progress.total > 1 ? share : '';
         return `${done}${duration(gone)} gone${left ? `, about ${duration(progress.total > 1 ? left : Math.max(1, left - gone))} left` : ''}.`;
       }
       case 'failed': return `It failed: ${error ?? 'the server does not say why'}.`;

@@ -72,7 +72,7 @@ export class TraceView extends Watching {
 
   render() {
     const { given, lab } = this;
-    const result = lab.jobs.trace?.result;
+    const result = lab.jobs.trace?.result ?? lab.jobs.trace?.partial;
     const set = (name, read = value => value) => event => lab.set({ [name]: read(event.target.value) });
     const arms = name => event => lab.set({ arms: ARMS.filter(arm => (arm === name ? event.target.checked : given.arms.includes(arm))) });
     return html`
@@ -106,11 +106,11 @@ export class TraceView extends Watching {
         <span class="dim">${result.samples} noise samples${result.sigma ? `, σ = ${num(result.sigma.abs)}` : ''}</span>
         <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
       </div>
-      <heat-map .data=${data} @cell=${event => this.#open(event.detail, data)}></heat-map>
-      <div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
+      <heat-map .data=${data} @cell=${event => { if (!result.isPartial) this.#open(event.detail, data); }}></heat-map>
+      ${result.isPartial ? '' : html`<div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
         ${data.panels[cell.panel].name}, layer ${data.layers[cell.row]}, ${data.columns[cell.column].at} ${data.columns[cell.column].text}: ${pm(cell.value, cell.se, true)}</button></li>`)}</ol></div>
         <div>${this.#opened()}</div></div>
-      <take-away kind="trace" .body=${body} job=${this.lab.jobs.trace.id} .show=${{ metric }} plot="plot"></take-away>`;
+      <take-away kind="trace" .body=${body} job=${this.lab.jobs.trace.id} .show=${{ metric }} plot="plot"></take-away>`}`;
   }
 
   #strongest(data) {

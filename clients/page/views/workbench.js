@@ -95,7 +95,7 @@ export class WorkbenchView extends Watching {
         <h2>Logit lens: what each layer would predict</h2>
         <div class=${old ? 'old' : ''}><lens-grid .data=${this.#lens(run)} @cell=${event => this.#follow(run, event.detail.column)}></lens-grid></div>
         ${this.#lines(run)}
-        <take-away kind="run" .body=${body} .show=${{ kind: 'lens' }} plot="lens"></take-away>`
+        <take-away kind="run" .body=${body} job=${old ? '' : answer.id} .show=${{ kind: 'lens' }} plot="lens"></take-away>`
     : html`<p class="dim" role="status">${!this.given.prompt ? 'Write a prompt above.' : runProblem ? '' : 'The model is asked …'}</p>`}`;
   }
 }
