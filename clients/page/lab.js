@@ -7,7 +7,9 @@ import * as link from './link.js';
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 120;
-const NOTHING = { tokens: [], mark: null, tokenLints: [], problem: null, plan: null, planProblem: null, run: null, runProblem: null, runOf: '' };
+/** Fields of the page by their places in requests, of those that cures of lints change. */
+const CURED = { '/corrupt/samples': 'samples', '/prompt': 'prompt', '/base': 'prompt', '/source': 'source', '/target': 'target', '/target_scoring': 'scoring', '/samples': 'texts' };
+const NOTHING = { tokens: [], mark: null, tokenLints: [], problem: null, isSubject: false, plan: null, planProblem: null, run: null, runProblem: null, runOf: '' };
 
 export class Lab extends EventTarget {
   view = 'workbench';
@@ -16,7 +18,7 @@ export class Lab extends EventTarget {
   /** What the server says about it. */
   live = { ...NOTHING };
   /** The model and what the server can do. */
-  facts = { model: null, capabilities: null, version: null };
+  facts = { model: null, capabilities: null, version: null, examples: null };
   /** By view: the job that it shows. */
   jobs = {};
   #timer = 0;
@@ -48,9 +50,26 @@ export class Lab extends EventTarget {
     this.changed();
   }
 
+  /** The fields that a cure of a lint sets, or null where the page has no field for it. */
+  cure(changes) {
+    const fields = {};
+    for (const { path, value } of changes) {
+      const [name, set] = path === '/corrupt' ? ['samples', value.samples] : [CURED[path], value];
+      if (name === undefined || typeof set === 'object' || set === undefined) return null;
+      fields[name] = set;
+    }
+    return fields;
+  }
+
   /** The request of a view, as short as it can be written. */
   body(view = this.view, given = this.given) {
     return this.#views[view]?.body?.(given, this) || null;
+  }
+
+  /** Whether what is wrong with the prompt keeps a view from asking. Only traces have a subject. */
+  isBlocked(view = this.view) {
+    const { problem, isSubject } = this.live;
+    return !!problem && !this.#views[view].alone && !(isSubject && view !== 'trace');
   }
 
   kind(view = this.view) {
@@ -104,8 +123,8 @@ export class Lab extends EventTarget {
     const { prompt } = this.given;
     const subject = this.subject();
     const read = spans => ask('/v1/tokenize', { body: { prompt, ...(spans && { spans }) }, signal });
-    const set = (answer, problem) => {
-      Object.assign(this.live, { tokens: answer?.tokens ?? [], mark: answer?.spans?.subject ?? null, tokenLints: answer?.lints ?? [], problem });
+    const set = (answer, problem, isSubject = false) => {
+      Object.assign(this.live, { tokens: answer?.tokens ?? [], mark: answer?.spans?.subject ?? null, tokenLints: answer?.lints ?? [], problem, isSubject });
       this.changed();
     };
     if (!prompt) return set(null, null);
@@ -115,7 +134,7 @@ export class Lab extends EventTarget {
       if (!(error instanceof Problem)) throw error;
       const isSubject = error.errors.length && error.errors.every(({ pointer }) => pointer.startsWith('/spans'));
       // The tokens are wanted all the more when the subject is not among them.
-      set(isSubject ? await read(null) : null, error);
+      set(isSubject ? await read(null) : null, error, isSubject);
     }
   }
 
@@ -123,7 +142,7 @@ export class Lab extends EventTarget {
     // Who is at the workbench is about to trace.
     const view = this.view === 'workbench' ? 'trace' : this.view;
     const [body, kind] = [this.body(view), this.kind(view)];
-    if (!body || (this.live.problem && !this.#views[view].alone)) {
+    if (!body || this.isBlocked(view)) {
       Object.assign(this.live, { plan: null, planProblem: null });
       return;
     }
@@ -313,10 +332,10 @@ export class Lab extends EventTarget {
 
   /** Meets the server: waits until the model is there. */
   async #meet() {
-    for (const [name, path] of [['model', '/v1/models'], ['capabilities', '/v1/capabilities'], ['version', '/v1/version']]) {
+    for (const [name, path] of [['model', '/v1/models'], ['capabilities', '/v1/capabilities'], ['version', '/v1/version'], ['examples', '/v1/examples']]) {
       try {
         const answer = await ask(path);
-        this.facts[name] = name === 'model' ? answer.models[0] : answer;
+        this.facts[name] = { model: answer.models?.[0], examples: answer.examples }[name] ?? answer;
         if (name === 'model') this.ask(0);
         this.changed();
       } catch (error) {

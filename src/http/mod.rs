@@ -21,6 +21,7 @@ mod identity;
 mod jobs;
 mod json;
 mod kept;
+mod lists;
 pub mod listen;
 mod live;
 mod me;
@@ -90,6 +91,7 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(health::routes())
         .merge(metrics::routes())
         .merge(models::routes())
+        .merge(lists::routes())
         .merge(experiments::routes())
         .merge(generate::routes())
         .merge(openai::routes())

@@ -73,6 +73,8 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::GET, "/v1/models", Need::Key),
     rule(Method::GET, "/v1/models/{id}", Need::Key),
     rule(Method::GET, "/v1/capabilities", Need::Key),
+    rule(Method::GET, "/v1/lints", Need::Key),
+    rule(Method::GET, "/v1/examples", Need::Key),
     rule(Method::POST, "/v1/tokenize", Need::Key),
     rule(Method::POST, "/v1/plan", Need::Key),
     rule(Method::POST, "/v1/align", RUN),

@@ -115,16 +115,13 @@ impl Streams {
         };
         let told = log.0.state.borrow().told;
         let number = number.parse::<usize>().ok().filter(|number| *number <= told);
-        match number.filter(|_| log.0.request == request) {
-            Some(number) => Ok(Some((log, number))),
-            None => {
-                let detail = format!("{id} is the stream of another request, or has no such event");
-                let fix =
-                    "send the request that began it, and the last id that came; or leave the header out";
-                let problem = Problem::new(Kind::InvalidRequest, format!("{LAST_EVENT}: {detail}; {fix}"));
-                Err(problem.error("Last-Event-ID", "unknown_event", detail, fix))
-            }
-        }
+        let Some(number) = number.filter(|_| log.0.request == request) else {
+            let detail = format!("{id} is the stream of another request, or has no such event");
+            let fix = "send the request that began it, and the last id that came; or leave the header out";
+            let problem = Problem::new(Kind::InvalidRequest, format!("{LAST_EVENT}: {detail}; {fix}"));
+            return Err(problem.error("Last-Event-ID", "unknown_event", detail, fix));
+        };
+        Ok(Some((log, number)))
     }
 
     /// Keeps a log under a name, until nobody has listened to it for so long.

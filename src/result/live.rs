@@ -1,6 +1,7 @@
 //! An answer while it is computed: what is known of it before, and its cells as they come.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -36,7 +37,7 @@ pub trait SoFar {
     fn scores(&self, readouts: &[usize]) -> HashMap<usize, Score>;
 }
 
-impl Readouts for HashMap<usize, Score> {
+impl<S: BuildHasher> Readouts for HashMap<usize, Score, S> {
     fn score(&self, readout: usize) -> Option<&Score> {
         self.get(&readout)
     }

@@ -253,7 +253,7 @@ fn drawn(response: &(impl Rendered + ?Sized), formats: &[PlotFormat]) -> (Named<
                 let fix = error.problem().map_or_else(|| "ask for the numbers".to_owned(), |p| p.fix);
                 let (pointer, detail) = ("/plot".to_owned(), format!("no {name}: {error}"));
                 let severity = Severity::Info;
-                lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix });
+                lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix, apply: Vec::new() });
             }
         }
     }

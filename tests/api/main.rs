@@ -27,6 +27,7 @@ mod formats;
 mod found;
 mod gpt2;
 mod guarded;
+mod lists;
 mod loading;
 mod metrics;
 mod models;

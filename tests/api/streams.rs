@@ -10,15 +10,15 @@ use mediant::http::{AppState, router};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Server, all_is_free, all_scopes, get, limits, ok, post, post_accepting, send, tiny_with, token, with_keys,
+    Server, all_is_free, all_scopes, get, limits, ok, post_accepting, send, tiny_with, token, with_keys,
 };
 
 const EVENTS: &str = "text/event-stream";
 
 /// A trace that takes seconds in pieces of a tenth.
 fn long() -> Value {
-    json!({"prompt": "The Eiffel Tower is in the city of", "subject": "Eiffel Tower", "target": "P", "arms": ["hidden", "mlp"],
-           "corrupt": {"samples": 12}})
+    json!({"prompt": "The Eiffel Tower is in the city of Paris, and the Colosseum in that of", "subject": "Eiffel Tower",
+           "target": "P", "arms": ["hidden", "mlp"], "corrupt": {"samples": 3}})
 }
 
 /// A server of its own, whose pieces are short.
@@ -89,7 +89,7 @@ async fn a_trace_tells_its_cells_as_they_come_and_last_its_answer() {
         let columns = result["arms"][name]["axes"][1]["values"].as_array().unwrap().len();
         for (i, cell) in arm["at"].as_array().unwrap().iter().enumerate() {
             let cell = cell.as_u64().unwrap() as usize;
-            if arm["samples"][i] != 12 {
+            if arm["samples"][i] != 3 {
                 partial += 1;
                 continue;
             }
@@ -181,9 +181,7 @@ async fn a_connection_that_is_cut_frees_the_engine_loses_nothing_and_computes_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_their_owners_and_of_one_request_and_are_forgotten() {
-    let state = tiny_with(&[("results.stream_s", "0.4")]);
-    let (state, keys) = with_keys(state).await;
-    let free = state.capacity.free();
+    let (state, keys) = with_keys(tiny_with(&[])).await;
     let (ann, bob) = (token(&keys, "ann", &all_scopes()).await, token(&keys, "bob", &all_scopes()).await);
     let ask = async |key: &str, body: &Value, last: &str| {
         let request = Request::post("/v1/run")
@@ -207,10 +205,18 @@ async fn streams_are_their_owners_and_of_one_request_and_are_forgotten() {
     let bobs = events(&ask(&bob, &body, &id).await.text());
     assert_eq!(bobs.len(), first.len());
     assert_ne!(bobs[0].0, id);
+
+    let state = tiny_with(&[("results.stream_s", "0.2"), ("results.keep_s", "0.2")]);
+    let free = state.capacity.free();
+    let first = events(&post_accepting(&state, "/v1/run", &body, EVENTS).await.text());
     all_is_free(&state, free).await;
-    let anew = events(&ask(&ann, &body, &id).await.text());
+    let request =
+        Request::post("/v1/run").header(header::ACCEPT, EVENTS).header("last-event-id", &first[0].0);
+    let anew = events(&send(&state, request.body(Body::from(body.to_string())).unwrap()).await.text());
     assert_eq!(anew.len(), first.len(), "it is forgotten, and begins anew");
-    assert_ne!(anew[0].0, id);
+    assert_ne!(anew[0].0, first[0].0);
+    let id = first[1].2["id"].as_str().unwrap();
+    assert_eq!(get(&state, &format!("/v1/results/{id}")).await.status, 404);
 }
 
 #[tokio::test]
@@ -229,9 +235,8 @@ async fn what_does_not_begin_is_refused_as_without_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_are_kept_for_their_owner_in_every_form_within_a_budget_and_for_a_while() {
-    let settings = [("results.keep_s", "1.5"), ("results.bytes", "200000")];
-    let (state, keys) = with_keys(tiny_with(&settings)).await;
+async fn results_are_kept_for_their_owner_in_every_form_within_a_budget() {
+    let (state, keys) = with_keys(tiny_with(&[("results.bytes", "200000")])).await;
     let (ann, bob) = (token(&keys, "ann", &all_scopes()).await, token(&keys, "bob", &all_scopes()).await);
     let send = async |key: &str, request: axum::http::request::Builder, body: &Value| {
         let request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
@@ -242,7 +247,6 @@ async fn results_are_kept_for_their_owner_in_every_form_within_a_budget_and_for_
         let path = format!("/v1/results/{}{query}", id.as_str().unwrap());
         send(key, Request::get(path), &Value::Null).await
     };
-    let started = Instant::now();
     let body = json!({"prompt": "The Tower", "subject": "Tower", "target": "P", "layers": [1, 2]});
     let answer = send(&ann, Request::post("/v1/trace"), &body).await.json();
     let id = &answer["id"];
@@ -265,12 +269,10 @@ async fn results_are_kept_for_their_owner_in_every_form_within_a_budget_and_for_
     for (key, id) in [(&bob, id), (&ann, &json!("trace_none"))] {
         assert_eq!(kept(key, id, "").await.status, 404);
     }
-    let fresh = send(
-        &ann,
-        Request::post("/v1/run").header(header::CACHE_CONTROL, "no-store"),
-        &json!({"prompt": "x"}),
-    );
-    assert_eq!(kept(&ann, &fresh.await.json()["id"], "").await.status, 404);
+    let short = json!({"prompt": "x"});
+    let fresh =
+        send(&ann, Request::post("/v1/run").header(header::CACHE_CONTROL, "no-store"), &short).await.json();
+    assert_eq!(kept(&ann, &fresh["id"], "").await.status, 404);
     let streamed =
         send(&ann, Request::post("/v1/run").header(header::ACCEPT, EVENTS), &json!({"prompt": "x"})).await;
     let told = events(&streamed.text());
@@ -284,6 +286,4 @@ async fn results_are_kept_for_their_owner_in_every_form_within_a_budget_and_for_
     assert_eq!(kept(&ann, id, "").await.status, 404);
     let last = send(&ann, Request::post("/v1/run"), &json!({"prompt": "last"})).await.json();
     assert_eq!(kept(&ann, &last["id"], "").await.status, 200);
-    tokio::time::sleep(Duration::from_millis(1600)).await;
-    assert_eq!(kept(&ann, &last["id"], "").await.status, 404, "{:?}", started.elapsed());
 }

@@ -30,13 +30,13 @@ export class JobBar extends Watching {
     const { plan } = live;
     return html`
       <div class="row">
-        <button class="go" ?disabled=${!body || runs || !!live.planProblem || !!(live.problem && !this.alone)} @click=${() => this.lab.start()}>${this.verb}</button>
+        <button class="go" ?disabled=${!body || runs || !!live.planProblem || this.lab.isBlocked()} @click=${() => this.lab.start()}>${this.verb}</button>
         ${plan && !(job?.result && this.lab.isCurrent()) ? html`<span>${count(plan.runs)} ${plan.runs === 1 ? 'run' : 'runs'}, about ${duration(plan.cost.seconds)}</span>` : ''}
         ${runs ? html`<progress max="1" value=${this.#share(job)} aria-label=${this.verb}></progress>` : ''}
         <span role="status">${this.#words(job)}</span>
         ${runs ? html`<button @click=${() => this.lab.cancel()}>Cancel</button>` : ''}
       </div>
-      <remark-list .problem=${job?.problem ?? (job ? null : live.planProblem)} .lints=${runs ? plan?.lints : job?.result?.lints ?? plan?.lints}></remark-list>`;
+      <remark-list .problem=${job?.problem ?? (job ? null : live.planProblem)} .lints=${runs || !this.lab.isCurrent() ? plan?.lints : job?.result?.lints ?? plan?.lints} .lab=${this.lab}></remark-list>`;
   }
 
   #share(job) {

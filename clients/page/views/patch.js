@@ -18,6 +18,7 @@ const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of eq
 export const patch = {
   title: 'Patch',
   kind: 'patch',
+  from: ({ base, source, target }) => ({ prompt: base, source, target, map: 'last' }),
   body(given) {
     const { prompt, source, target, map, site, sweep, controls } = given;
     if (!prompt || !source || !target || !map) return null;

@@ -1,7 +1,7 @@
 import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
-import { measured } from '../targets.js';
+import { joined, measured } from '../targets.js';
 import { armName, labels, metricName, num, percent, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -14,6 +14,8 @@ const ARMS = ['hidden', 'mlp', 'attn'];
 export const trace = {
   title: 'Trace',
   kind: 'trace',
+  /** The fields of an example. */
+  from: ({ prompt, subject, target, targets }) => ({ prompt, subject, target: target ?? joined(targets.target), foil: joined(targets?.foil ?? []) }),
   body(given, lab) {
     const { prompt, target, arms, samples, noise, seed, every, base } = given;
     const subject = lab.subject();
@@ -46,7 +48,7 @@ export function maps(result, metric) {
   const rows = layers.toReversed();
   const columns = positions.map(at => ({ ...shown[at], marked: result.tokens[at].corrupted, at }));
   return {
-    panels, unit, signed: true, words: `effect on ${words}${unit ? ` (${unit})` : ''}`, max: Math.max(...sizes) || 1, layers: rows,
+    panels, unit, signed: true, ...(result.isPartial && { missing: 'not computed yet' }), words: `effect on ${words}${unit ? ` (${unit})` : ''}`, max: Math.max(...sizes) || 1, layers: rows,
     rows: rows.map(layer => ({ text: String(layer) })), columns,
     place: (row, column) => `Layer ${rows[row]}, token ${columns[column].at} ${columns[column].text}${columns[column].part ? ` ${columns[column].part}` : ''}${columns[column].marked ? ' (noised)' : ''}`,
   };

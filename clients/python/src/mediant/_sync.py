@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import errors, results, types
-from ._core import Call, Core, Event, Events, Listen, Lost, Pause, Request, Step, nest, run_body, sweep_body
+from ._core import Call, Core, Event, Events, Listen, Lost, Pause, Request, Step, nest, plain, run_body, sweep_body
 
 T = TypeVar("T")
 VERSION = "0.1.0"
@@ -133,6 +133,12 @@ class Client:
     def align(self, a: Any = None, b: Any = None, **fields: Any) -> types.AlignResponse:
         """The diff of two prompts and the map of positions that follows from it."""
         return self._remarked(self._core.json("POST", "/v1/align", nest({"a": a, "b": b, **fields})))
+
+    def generate(self, prompt: str | None = None, **fields: Any) -> types.GenerateResponse:
+        """What the model writes after a prompt, in `branches` side by side."""
+        # No field is short for another here: `samples` are texts.
+        body = {name: plain(value) for name, value in {"prompt": prompt, **fields}.items() if value is not None}
+        return self._remarked(self._core.json("POST", "/v1/generate", body))
 
     def models(self) -> types.Models:
         """The models served."""
