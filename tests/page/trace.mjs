@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { behind, computed, copied, open, place, python, says, shown } from './support.mjs';
+import { behind, computed, copied, open, place, python, says, serious, shoot, shown } from './support.mjs';
 
 export const LINK = '#/trace?prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris&samples=2&every=10';
 
@@ -95,6 +95,8 @@ export function trace(on) {
     await page.locator('heat-map .base').first().waitFor();
     line.cut(true);
     await says(page, '.banner', 'No connection');
+    await shoot(page, 'trace-lost');
+    assert.deepEqual(await serious(page), [], 'half computed, without a connection');
     await page.waitForTimeout(1000);
     const left = await computed(on.tiny);
     await page.waitForTimeout(8500);
@@ -152,6 +154,7 @@ export function trace(on) {
       };
       const page = await open(on.tiny, '', { allow: ['Failed to load resource'], prepare });
       await says(page, '.banner', words);
+      assert.deepEqual(await serious(page), [], words);
       isOver = true;
       await page.locator('.next li').first().waitFor();
       if (status === 503) await says(page, '.banner', 'The server was updated.');
