@@ -84,13 +84,25 @@ struct JobHeaders {
     cache: Option<String>,
 }
 
+/// How an event stream is taken up again.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents a header")]
+struct EventHeader {
+    /// Of events: the id of the last one that came; those after it follow
+    #[param(rename = "Last-Event-ID")]
+    last: Option<String>,
+}
+
 /// Clean runs
 ///
 /// One or several prompts: tokens, metrics of targets, most probable next tokens, activations.
-/// The shortest body is `{"prompt": "..."}`.
+/// The shortest body is `{"prompt": "..."}`. With `Accept: text/event-stream`, events come
+/// while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "What the runs gave", body = RunResponse),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "What the runs gave", content(
+        (RunResponse = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Run, &state, &parts, posted).await
@@ -100,9 +112,11 @@ async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Res
 ///
 /// Interventions on a base run, jointly or swept over layers, positions and heads.
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
+/// With `Accept: text/event-stream`, events come while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "What the patches did", body = PatchResponse),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "What the patches did", content(
+        (PatchResponse = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Patch, &state, &parts, posted).await
@@ -113,10 +127,11 @@ async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<R
 /// Restores clean activations in a corrupted run, one layer and position at a time (ROME, arXiv 2202.05262), or the
 /// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`. With `cases`, many prompts are
 /// traced one by one, and their effects averaged by token class with confidence intervals; the answer then is a
-/// `CasesResponse`.
+/// `CasesResponse`. With `Accept: text/event-stream`, events come while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "The causal map", body = TraceAnswer),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "The causal map", content(
+        (TraceAnswer = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Trace, &state, &parts, posted).await
