@@ -144,6 +144,8 @@ where
     let capacity = Capacity::new(config.limits.memory_bytes);
     let config = Arc::new(config);
     let state = AppState {
+        results: http::Results::new(config.results),
+        streams: http::Streams::default(),
         config,
         readiness: ready,
         service: Arc::clone(&service),

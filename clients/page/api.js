@@ -117,8 +117,8 @@ export async function follow(id, heard, signal) {
         accept: 'text/event-stream', headers: { 'last-event-id': String(after) }, signal,
       });
       for await (const event of events(response.body)) {
-        if (event.id > after) {
-          after = event.id;
+        if (Number(event.id) > after) {
+          after = Number(event.id);
           wait = 0.5;
           heard(event);
         }
@@ -132,10 +132,55 @@ export async function follow(id, heard, signal) {
   }
 }
 
+/**
+ * Has an experiment computed while it is listened to. `heard` gets what happens, each event once; a stream that is cut goes on after
+ * the last one, and one that the server has forgotten begins anew with `start`. Gives back the result, or the job that the server makes
+ * of what takes long.
+ */
+export async function listen(kind, body, heard, signal) {
+  let last = '';
+  for (let wait = 0.5; ; wait = Math.min(wait * 2, LONGEST_PAUSE)) {
+    try {
+      const response = await send(`/v1/${kind}`, { body, accept: 'text/event-stream', headers: last ? { 'last-event-id': last } : {}, signal });
+      if (!response.headers.get('content-type').startsWith('text/event-stream')) return { job: await response.json() };
+      for await (const event of events(response.body)) {
+        if (event.name === 'result') return { result: event.data };
+        if (event.name === 'error') throw new Problem(event.data, event.data.status);
+        last = event.id ?? '';
+        wait = 0.5;
+        heard(event);
+      }
+    } catch (error) {
+      if (error instanceof Problem || signal?.aborted) throw error;
+    }
+    connection.say('lost', '', wait);
+    await pause(wait, signal);
+  }
+}
+
+/** Milliseconds without a sign of life after which a stream is taken for dead: the server gives one every 10 seconds. */
+const SILENT = 25_000;
+
+/** The texts of a stream, which ends with an error where nothing comes any more. */
+async function* texts(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      let timer;
+      const silent = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error('nothing comes any more')), SILENT); });
+      const { done, value } = await Promise.race([reader.read(), silent]).finally(() => clearTimeout(timer));
+      if (done) return;
+      yield value;
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
 /** Server-sent events of a body. */
 async function* events(body) {
   let rest = '';
-  for await (const text of body.pipeThrough(new TextDecoderStream())) {
+  for await (const text of texts(body)) {
     const blocks = (rest + text).split('\n\n');
     rest = blocks.pop();
     for (const block of blocks) {
@@ -144,7 +189,7 @@ async function* events(body) {
         const at = line.indexOf(':');
         if (at > 0) fields[line.slice(0, at)] = line.slice(at + 1).trimStart();
       }
-      if (fields.data) yield { id: Number(fields.id), name: fields.event, data: JSON.parse(fields.data) };
+      if (fields.data) yield { id: fields.id, name: fields.event, data: JSON.parse(fields.data) };
     }
   }
 }

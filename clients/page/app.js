@@ -11,6 +11,7 @@ import { workbench } from './views/workbench.js';
 import { trace } from './views/trace.js';
 import { patch } from './views/patch.js';
 import { averages } from './views/averages.js';
+import { generate } from './views/generate.js';
 import { inside } from './views/inside.js';
 import { jobs } from './views/jobs.js';
 import { status } from './views/status.js';
@@ -18,16 +19,7 @@ import { scoringChoice } from './parts/scoring.js';
 import './parts/token-strip.js';
 import './parts/remarks.js';
 
-const VIEWS = { workbench, trace, patch, averages, inside, jobs, status };
-
-const EXAMPLES = [
-  ['Eiffel Tower (fact)', 'The Eiffel Tower is in the city of', 'Eiffel Tower', ' Paris'],
-  ['Electricians (pun)', 'Why do electricians make good swimmers? Because they know the', 'electricians', ' current'],
-  ['Banker (pun)', 'Why did the banker break up with his girlfriend? He lost', 'banker', ' interest'],
-  ['Mary and John (IOI)', 'When Mary and John went to the store, John gave a drink to', 'Mary', ' Mary', ' John'],
-  ['Chinese', '埃菲尔铁塔位于城市', '埃菲尔铁塔', '巴'],
-  ['Arabic', 'يقع برج إيفل في مدينة', 'برج إيفل', ' ب'],
-];
+const VIEWS = { workbench, trace, patch, averages, inside, generate, jobs, status };
 
 class LabPage extends Watching {
   static styles = [Watching.styles, css`
@@ -76,7 +68,7 @@ class LabPage extends Watching {
     const { lab, given, live: said } = this;
     const set = name => event => lab.set({ [name]: event.target.value });
     return html`
-      <div class="row"><label>Example <select @change=${this.#example}><option value="">choose …</option>${EXAMPLES.map(([title], at) => html`<option value=${at}>${title}</option>`)}</select></label></div>
+      <div class="row"><label>Example <select name="example" @change=${this.#example}><option value="">choose …</option>${(lab.facts.examples ?? []).map(({ title, shows }, at) => html`<option value=${at} title=${shows}>${title}</option>`)}</select></label><span class="dim">${this.shows ?? ''}</span></div>
       <div class="prompt"><label for="prompt" class="dim">Prompt</label>
         <textarea id="prompt" dir="auto" spellcheck="false" .value=${live(given.prompt)} @input=${set('prompt')}></textarea></div>
       <token-strip .text=${given.prompt} .tokens=${said.tokens} .mark=${said.mark} @mark=${event => lab.mark(event.detail)}></token-strip>
@@ -87,7 +79,7 @@ class LabPage extends Watching {
         <label>Foil <input class="token" name="foil" dir="auto" placeholder="none" .value=${live(given.foil)} @input=${set('foil')} autocomplete="off"></label>
         ${scoringChoice(lab)}
         <span class="dim">Tokens mostly begin with a space. Alternatives: a bar between them, “ a| b”.</span></div>
-      <remark-list .problem=${said.problem} .lints=${said.tokenLints}></remark-list>`;
+      <remark-list .problem=${said.problem} .lints=${said.tokenLints} .lab=${lab}></remark-list>`;
   }
 
   #view() {
@@ -97,6 +89,7 @@ class LabPage extends Watching {
       case 'patch': return html`<patch-view .lab=${lab}></patch-view>`;
       case 'averages': return html`<averages-view .lab=${lab}></averages-view>`;
       case 'inside': return html`<inside-view .lab=${lab}></inside-view>`;
+      case 'generate': return html`<generate-view .lab=${lab}></generate-view>`;
       case 'jobs': return html`<jobs-view .lab=${lab}></jobs-view>`;
       case 'status': return html`<status-view .lab=${lab}></status-view>`;
       default: return html`<workbench-view .lab=${lab}></workbench-view>`;
@@ -111,8 +104,13 @@ class LabPage extends Watching {
   }
 
   #example = event => {
-    const [, prompt, subject, target, foil = ''] = EXAMPLES[event.target.value] ?? [];
-    if (prompt) this.lab.set({ prompt, subject, tokens: '', target, foil });
+    const example = this.lab.facts.examples[event.target.value];
+    if (!example) return;
+    this.shows = `It shows ${example.shows}.`;
+    const view = Object.keys(VIEWS).find(name => VIEWS[name].kind === example.kind && VIEWS[name].from);
+    // Prompt and target mean the same in all views.
+    this.lab.set({ subject: '', tokens: '', target: '', foil: '', ...VIEWS[view].from(example.body) });
+    if (view !== 'trace' && view !== this.lab.view) this.lab.show(view);
   };
 
   #markSelected = () => {

@@ -22,7 +22,7 @@ export function curl(kind, body) {
 }
 
 /** The arguments that a method of the Python client takes by their place. */
-const PLACED = { run: ['prompt'], patch: ['base', 'source', 'target'], trace: ['prompt', 'subject', 'target'], sweep: ['dataset'] };
+const PLACED = { run: ['prompt'], patch: ['base', 'source', 'target'], trace: ['prompt', 'subject', 'target'], sweep: ['dataset'], generate: ['prompt'] };
 
 /** The request as a call of the Python client. `after` is what is shown of its result. */
 export function python(kind, body, after = 'result.df') {

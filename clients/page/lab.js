@@ -1,12 +1,15 @@
-// What the page knows: the experiment that is being written, what the server says about it, and the jobs of the views. Views read
+// What the page knows: the experiment that is being written, what the server says about it, and what the views have asked. Views read
 // it and call its methods; it fires `change`.
 
-import { Problem, ask, connection, follow, submit } from './api.js';
+import { Problem, ask, connection, follow, listen, submit } from './api.js';
+import { Texts, begun, more } from './live.js';
 import * as link from './link.js';
 
 /** Milliseconds without a key before the server is asked. */
 const PAUSE = 120;
-const NOTHING = { tokens: [], mark: null, tokenLints: [], problem: null, plan: null, planProblem: null, run: null, runProblem: null, runOf: '' };
+/** Fields of the page by their places in requests, of those that cures of lints change. */
+const CURED = { '/corrupt/samples': 'samples', '/prompt': 'prompt', '/base': 'prompt', '/source': 'source', '/target': 'target', '/target_scoring': 'scoring', '/samples': 'texts' };
+const NOTHING = { tokens: [], mark: null, tokenLints: [], problem: null, isSubject: false, plan: null, planProblem: null, run: null, runProblem: null, runOf: '' };
 
 export class Lab extends EventTarget {
   view = 'workbench';
@@ -15,7 +18,7 @@ export class Lab extends EventTarget {
   /** What the server says about it. */
   live = { ...NOTHING };
   /** The model and what the server can do. */
-  facts = { model: null, capabilities: null, version: null };
+  facts = { model: null, capabilities: null, version: null, examples: null };
   /** By view: the job that it shows. */
   jobs = {};
   #timer = 0;
@@ -47,9 +50,26 @@ export class Lab extends EventTarget {
     this.changed();
   }
 
+  /** The fields that a cure of a lint sets, or null where the page has no field for it. */
+  cure(changes) {
+    const fields = {};
+    for (const { path, value } of changes) {
+      const [name, set] = path === '/corrupt' ? ['samples', value.samples] : [CURED[path], value];
+      if (name === undefined || typeof set === 'object' || set === undefined) return null;
+      fields[name] = set;
+    }
+    return fields;
+  }
+
   /** The request of a view, as short as it can be written. */
   body(view = this.view, given = this.given) {
     return this.#views[view]?.body?.(given, this) || null;
+  }
+
+  /** Whether what is wrong with the prompt keeps a view from asking. Only traces have a subject. */
+  isBlocked(view = this.view) {
+    const { problem, isSubject } = this.live;
+    return !!problem && !this.#views[view].alone && !(isSubject && view !== 'trace');
   }
 
   kind(view = this.view) {
@@ -103,8 +123,8 @@ export class Lab extends EventTarget {
     const { prompt } = this.given;
     const subject = this.subject();
     const read = spans => ask('/v1/tokenize', { body: { prompt, ...(spans && { spans }) }, signal });
-    const set = (answer, problem) => {
-      Object.assign(this.live, { tokens: answer?.tokens ?? [], mark: answer?.spans?.subject ?? null, tokenLints: answer?.lints ?? [], problem });
+    const set = (answer, problem, isSubject = false) => {
+      Object.assign(this.live, { tokens: answer?.tokens ?? [], mark: answer?.spans?.subject ?? null, tokenLints: answer?.lints ?? [], problem, isSubject });
       this.changed();
     };
     if (!prompt) return set(null, null);
@@ -114,7 +134,7 @@ export class Lab extends EventTarget {
       if (!(error instanceof Problem)) throw error;
       const isSubject = error.errors.length && error.errors.every(({ pointer }) => pointer.startsWith('/spans'));
       // The tokens are wanted all the more when the subject is not among them.
-      set(isSubject ? await read(null) : null, error);
+      set(isSubject ? await read(null) : null, error, isSubject);
     }
   }
 
@@ -122,7 +142,7 @@ export class Lab extends EventTarget {
     // Who is at the workbench is about to trace.
     const view = this.view === 'workbench' ? 'trace' : this.view;
     const [body, kind] = [this.body(view), this.kind(view)];
-    if (!body || (this.live.problem && !this.#views[view].alone)) {
+    if (!body || this.isBlocked(view)) {
       Object.assign(this.live, { plan: null, planProblem: null });
       return;
     }
@@ -156,31 +176,74 @@ export class Lab extends EventTarget {
     }
   }
 
-  /** Hands the request of a view in as a job and follows it. */
-  async start(view = this.view) {
-    const [kind, body] = [this.kind(view), this.body(view)];
+  /** What a view shows from now on: a request and what comes of it. */
+  #take(view) {
     this.#drop(view);
-    const stop = new AbortController();
-    const job = (this.jobs[view] = { of: JSON.stringify(body), body, kind, stop, since: Date.now(), state: 'sent', view: null, result: null, problem: null });
+    const body = this.body(view);
+    const job = { of: JSON.stringify(body), body, kind: this.kind(view), stop: new AbortController(), since: Date.now(), state: 'sent', view: null, result: null, problem: null };
+    this.jobs[view] = job;
     this.changed();
+    return job;
+  }
+
+  /** Has the request of a view computed: while it is listened to, or as a job. */
+  async start(view = this.view) {
+    const job = this.#take(view);
+    const { kind, body, stop } = job;
     await this.#mind(job, async () => {
-      job.view = await submit(kind, body, stop.signal);
-      await this.#finish(view, job);
+      if (kind === 'sweep') job.view = await submit(kind, body, stop.signal);
+      else {
+        const { job: later, result } = await listen(kind, body, event => this.#told(job, event), stop.signal);
+        if (result) return this.#show(view, job, result);
+        job.view = later;
+      }
+      return this.#finish(view, job);
     });
   }
 
-  /** Shows a job by its id, as links name it. */
+  /** Shows a job or a result by its id, as links name it. */
   async open(view, id) {
     if (this.jobs[view]?.id === id) return;
-    this.#drop(view);
-    const stop = new AbortController();
-    const body = this.body(view);
-    const job = (this.jobs[view] = { of: JSON.stringify(body), body, kind: this.kind(view), stop, since: Date.now(), state: 'sent', view: null, result: null, problem: null });
-    this.changed();
+    const job = this.#take(view);
+    const { signal } = job.stop;
     await this.#mind(job, async () => {
-      job.view = await ask(`/v1/jobs/${id}`, { signal: stop.signal });
-      await this.#finish(view, job);
+      if (id.startsWith('job_')) {
+        job.view = await ask(`/v1/jobs/${id}`, { signal });
+        return this.#finish(view, job);
+      }
+      try {
+        return this.#show(view, job, await ask(`/v1/results/${id}`, { signal }));
+      } catch (error) {
+        // It is kept no longer: what was asked is in the link.
+        if (!(error instanceof Problem) || error.status !== 404) throw error;
+        this.#drop(view);
+        return this.#name(view, job, '');
+      }
     });
+  }
+
+  #show(view, job, result) {
+    Object.assign(job, { result, partial: null, state: 'succeeded', id: result.id });
+    this.#name(view, job, result.id);
+  }
+
+  /** Has the link name what is shown. */
+  #name(view, job, id) {
+    if (view !== this.view || job.of !== JSON.stringify(this.body(view))) return;
+    this.given.r = id;
+    this.#address();
+  }
+
+  /** Something happened to what is listened to. */
+  #told(job, event) {
+    const { name, data } = event;
+    if (name === 'start') {
+      Object.assign(job, { state: 'running', began: Date.now(), partial: job.kind === 'generate' ? new Texts(data) : begun(data) });
+      job.view = { progress: { done: 0, total: 1 } };
+    } else if (name === 'progress') job.view = { progress: { done: data.done, total: data.all }, eta_s: data.seconds_left };
+    else if (name === 'cells') job.partial = more(job.partial, data);
+    else job.partial.hear(event);
+    this.changed();
   }
 
   async #mind(job, work) {
@@ -198,10 +261,7 @@ export class Lab extends EventTarget {
   async #finish(view, job) {
     job.id = job.view.id;
     job.state = job.view.state;
-    if (view === this.view && job.of === JSON.stringify(this.body(view))) {
-      this.given.r = job.id;
-      this.#address();
-    }
+    this.#name(view, job, job.id);
     this.changed();
     const over = await follow(job.id, event => this.#heard(job, event), job.stop.signal);
     Object.assign(job, { view: over, state: over.state });
@@ -240,8 +300,11 @@ export class Lab extends EventTarget {
   /** Calls a view's job off. */
   async cancel(view = this.view) {
     const job = this.jobs[view];
-    // What was not accepted yet is no longer sent.
-    if (!job?.id) this.#drop(view);
+    // What is only listened to ends with the connection.
+    if (!job?.id) {
+      this.#drop(view);
+      if (job?.partial) this.jobs[view] = { ...job, state: 'cancelled' };
+    }
     else await this.#mind(job, () => ask(`/v1/jobs/${job.id}`, { method: 'DELETE' }));
     this.changed();
   }
@@ -261,17 +324,18 @@ export class Lab extends EventTarget {
     this.id = id;
     this.given = fields;
     if (!id) this.#address();
-    if (fields.r && this.kind()) this.open(this.view, fields.r);
+    // Texts are not kept.
+    if (fields.r && this.kind() && this.kind() !== 'generate') this.open(this.view, fields.r);
     this.ask(0);
     if (announce) this.changed();
   }
 
   /** Meets the server: waits until the model is there. */
   async #meet() {
-    for (const [name, path] of [['model', '/v1/models'], ['capabilities', '/v1/capabilities'], ['version', '/v1/version']]) {
+    for (const [name, path] of [['model', '/v1/models'], ['capabilities', '/v1/capabilities'], ['version', '/v1/version'], ['examples', '/v1/examples']]) {
       try {
         const answer = await ask(path);
-        this.facts[name] = name === 'model' ? answer.models[0] : answer;
+        this.facts[name] = { model: answer.models?.[0], examples: answer.examples }[name] ?? answer;
         if (name === 'model') this.ask(0);
         this.changed();
       } catch (error) {

@@ -36,7 +36,16 @@ export const FIELDS = {
   groups: { ...text, initial: 'no' },
   // inside
   layer: { ...number, initial: 0 },
-  // a result that the server keeps, by its job
+  // generate
+  toward: { ...text, initial: '' },
+  away: { ...text, initial: '' },
+  depth: { ...number, initial: 14 },
+  strengths: { ...text, initial: '1, 2, 4' },
+  length: { ...number, initial: 24 },
+  texts: { ...number, initial: 3 },
+  heat: { ...number, initial: 0 },
+  chat: { ...text, initial: '' },
+  // a result that the server keeps: its id, or that of its job
   r: { ...text, initial: '' },
 };
 

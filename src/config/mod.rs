@@ -17,7 +17,7 @@ pub use flags::Settings;
 pub use layers::{Loaded, Sources, load};
 pub use sections::{
     Activations, Auth, Cache, Config, Engine, Http, Jobs, KeysUse, Limits, Model, Remote, RemoteSource,
-    Sharing, Store, Telemetry, Wheel,
+    Results, Sharing, Store, Telemetry, Wheel,
 };
 
 pub use crate::spec::dtype::Dtype;

@@ -26,6 +26,8 @@ pub struct Config {
     pub engine: Engine,
     /// Answers found again.
     pub cache: Cache,
+    /// Answers kept for other forms of them.
+    pub results: Results,
     /// What one request may ask for.
     pub limits: Limits,
     /// What outlives the process.
@@ -38,6 +40,18 @@ pub struct Config {
     pub remote: Remote,
     /// Logging.
     pub telemetry: Telemetry,
+}
+
+/// `[results]`
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Results {
+    /// Bytes that are kept, counted as JSON.
+    pub bytes: u64,
+    /// Seconds for which they are kept.
+    pub keep_s: f64,
+    /// Seconds for which an event stream that nobody listens to can be taken up again.
+    pub stream_s: f64,
 }
 
 /// `[http]`

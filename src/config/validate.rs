@@ -36,6 +36,8 @@ impl Config {
         for (key, seconds) in [
             ("engine.quantum_s", self.engine.quantum_s),
             ("cache.age_s", self.cache.age_s),
+            ("results.keep_s", self.results.keep_s),
+            ("results.stream_s", self.results.stream_s),
             ("engine.watchdog_floor_s", self.engine.watchdog_floor_s),
             ("engine.known_answer_interval_s", self.engine.known_answer_interval_s),
             ("engine.unhealthy_pause_s", self.engine.unhealthy_pause_s),

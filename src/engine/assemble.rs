@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::growth::Growth;
 use super::work::{ChunkKey, Done};
 use super::{Charge, Prepared};
 use crate::plan::cost::Cost;
@@ -25,6 +26,7 @@ pub(super) struct Assembly {
     charge: Option<Charge>,
     /// Processes that computed parts of it.
     processes: BTreeSet<u64>,
+    growth: Growth,
 }
 
 /// Nobody waits any more, or the engine is gone: what came of it until then is charged, and never more than all of it.
@@ -46,7 +48,7 @@ struct Accounts {
 }
 
 impl Assembly {
-    pub(super) fn new(prepared: &Prepared, charge: Charge) -> Assembly {
+    pub(super) fn new(prepared: &Prepared, charge: Charge, growth: Growth) -> Assembly {
         Assembly {
             scores: vec![None; prepared.readouts],
             output: PlanOutput {
@@ -63,14 +65,16 @@ impl Assembly {
             runs: (0, prepared.packing.whole().len() as u64),
             charge: Some(charge),
             processes: BTreeSet::new(),
+            growth,
             accounts: Accounts { shared: prepared.packing.read_by_any(), met: BTreeMap::new() },
             ended: Duration::ZERO,
         }
     }
 
     /// Adds what a part gave.
-    pub(super) fn add(&mut self, part: &Part, done: Done) {
+    pub(super) fn add(&mut self, part: &Part, work: u64, done: Done) {
         let ChunkKey { readouts, edited, .. } = done.key;
+        self.growth.add(work, readouts.iter().map(|(readout, row)| (*readout, &done.output.scores[*row])));
         for (row, written) in edited.into_iter().zip(done.output.written) {
             let EditedRow { run, group, write } = row;
             if self.accounts.shared[run.0 as usize] {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::assemble::Assembly;
-use super::backlog::Place;
+use super::growth::Growth;
 use super::schedule::Asker;
 use super::work::{Answer, Failure, Lift, Ticket, Work};
-use super::{Engine, EngineError, Errand, Prepared};
+use super::{Engine, EngineError, Entry, Errand, Prepared, Turn};
 use crate::plan::output::{Lost, PlanOutput};
 use crate::plan::pack::{Packing, Part};
 
@@ -28,31 +28,49 @@ struct Task {
 pub(super) async fn execute(
     engine: &Engine,
     prepared: &Prepared,
-    Errand { asker, charge, lift, .. }: Errand,
-    place: Option<Place>,
+    Errand { asker, charge, lift, growth, .. }: Errand,
+    mut entry: Option<Entry<'_>>,
 ) -> Result<PlanOutput, EngineError> {
     let packing = &prepared.packing;
-    let mut assembly = Assembly::new(prepared, charge);
+    let mut assembly = Assembly::new(prepared, charge, growth.clone());
+    let needs_leave = entry.is_some();
+    growth.admitted(prepared);
     let mut todo = VecDeque::from([Task { part: packing.whole(), suspect: false }]);
     let mut deaths = 0;
     while let Some(mut task) = todo.pop_front().filter(|task| !task.part.is_empty()) {
-        let mut answers = send(engine, prepared, &task, &asker, &lift)?;
-        let mut lost = None;
+        if growth.is_left() {
+            // Others may have its place meanwhile.
+            drop(entry.take());
+            growth.wanted().await;
+            if needs_leave {
+                let left = todo.iter().map(|task| prepared.work_of(&task.part)).sum::<u64>();
+                let left = left + prepared.work_of(&task.part);
+                entry = Some(engine.enter(&asker, Turn::Next, left).await?);
+            }
+        }
+        let mut answers = send(engine, prepared, &task, &asker, &lift, &growth)?;
+        growth.begun();
+        let (mut lost, mut left) = (None, Part::default());
         while lost.is_none() && !task.part.is_empty() {
             let Answer { part, result } = answers.recv().await.ok_or(EngineError::Stopped)?;
             task.part.remove(&part);
             match result {
                 Ok(done) => {
-                    if let Some(place) = &place {
-                        place.did(prepared.work_of(&part), engine.busy.time());
+                    let work = prepared.work_of(&part);
+                    if let Some(Entry { place, .. }) = &entry {
+                        place.did(work, engine.busy.time());
                     }
-                    assembly.add(&part, done);
+                    assembly.add(&part, work, done);
                 }
+                Err(Failure::Left) => left.add(part),
                 Err(Failure::Lost(why)) => lost = Some((part, why)),
                 Err(Failure::LayOut) => return Err(EngineError::LayOut),
                 Err(Failure::Unhealthy(reason)) => return Err(EngineError::Unhealthy { reason }),
                 Err(Failure::Stopped) => return Err(EngineError::Stopped),
             }
+        }
+        if !left.is_empty() {
+            todo.push_front(Task { part: left, suspect: task.suspect });
         }
         let Some((part, lost)) = lost else { continue };
         // What was not answered is taken back: its turn comes after the halves of this piece.
@@ -90,9 +108,11 @@ fn send(
     task: &Task,
     asker: &Asker,
     lift: &Lift,
+    growth: &Growth,
 ) -> Result<mpsc::UnboundedReceiver<Answer>, EngineError> {
     let (reply, answers) = mpsc::unbounded_channel();
-    let ticket = Ticket { suspect: task.suspect, queued: engine.busy.time(), lift: lift.clone(), reply };
+    let queued = engine.busy.time();
+    let ticket = Ticket { suspect: task.suspect, queued, lift: lift.clone(), growth: growth.clone(), reply };
     let work = Work {
         packing: Arc::clone(&prepared.packing),
         part: task.part.clone(),

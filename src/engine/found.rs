@@ -11,6 +11,7 @@ use quick_cache::unsync::Cache;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use super::growth::{Follower, Growth};
 use super::work::Lift;
 use super::{Asker, Engine, EngineError, Errand, Lane, Prepared, Turn, wire};
 use crate::config;
@@ -77,6 +78,7 @@ struct Flight {
     of: Found,
     result: watch::Receiver<Option<Result>>,
     lift: Lift,
+    growth: Growth,
     task: AbortHandle,
 }
 
@@ -158,8 +160,18 @@ impl Found {
     }
 
     /// Finds what came of an equal plan, waits for it if it is being computed, or computes it.
-    pub async fn get(&self, engine: &Engine, key: Option<Key>, prepared: Prepared, errand: Errand) -> Result {
-        let Some(key) = key else { return engine.execute(prepared, errand).await };
+    pub async fn get(
+        &self,
+        engine: &Engine,
+        key: Option<Key>,
+        prepared: Prepared,
+        errand: Errand,
+        follower: &Follower,
+    ) -> Result {
+        let Some(key) = key else {
+            let growth = errand.growth.clone();
+            return follower.attend(&growth, engine.compute(prepared, errand)).await;
+        };
         let mut asked = Some((prepared, errand));
         loop {
             match self.look(engine, key, &mut asked) {
@@ -169,8 +181,8 @@ impl Found {
                     }
                     return Ok(kept.output.clone());
                 }
-                Look::Taken(flight) => return flight.landed().await,
-                Look::Joined(flight) => match flight.landed().await {
+                Look::Taken(flight) => return flight.landed(follower).await,
+                Look::Joined(flight) => match flight.landed(follower).await {
                     // It was not its turn; it may be this one's.
                     Err(EngineError::Overloaded { .. }) => {}
                     landed => {
@@ -207,13 +219,14 @@ impl Found {
         }
         let (prepared, errand) = asked.take().expect("BUG: it is taken once");
         let (lands, result) = watch::channel(None);
-        let (found, engine, lift) = (self.clone(), engine.clone(), errand.lift.clone());
+        let (found, engine) = (self.clone(), engine.clone());
+        let (lift, growth) = (errand.lift.clone(), errand.growth.clone());
         let task = tokio::spawn(async move {
-            let landed = engine.execute(prepared, errand).await;
+            let landed = engine.compute(prepared, errand).await;
             found.land(&key, &landed);
             lands.send_replace(Some(landed));
         });
-        let flight = Flight { key, of: self.clone(), result, lift, task: task.abort_handle() };
+        let flight = Flight { key, of: self.clone(), result, lift, growth, task: task.abort_handle() };
         let flight = Arc::new(flight);
         table.flights.insert(key, Arc::downgrade(&flight));
         Look::Taken(flight)
@@ -258,6 +271,7 @@ impl Found {
                 tokio::time::sleep(LOOK).await;
             }
             let errand = Errand::new(Asker { lane: Lane::Sweep, ..asker }, Turn::Next, Box::new(|_| {}));
+            let _waiting = errand.growth.wait_for();
             // It needs no leave, and takes nobody's.
             match engine.run(prepared, errand, None).await {
                 Ok(output) if output.lost.is_none() => found.compare(&kept, &output),
@@ -286,9 +300,9 @@ enum Look {
 }
 
 impl Flight {
-    async fn landed(&self) -> Result {
+    async fn landed(&self, follower: &Follower) -> Result {
         let mut result = self.result.clone();
-        match result.wait_for(Option::is_some).await {
+        match follower.attend(&self.growth, result.wait_for(Option::is_some)).await {
             Ok(landed) => landed.clone().unwrap_or(Err(EngineError::LayOut)),
             // Its task panicked, or the runtime ends.
             Err(_) => Err(EngineError::LayOut),

@@ -16,6 +16,7 @@ pub mod found;
 #[cfg(feature = "cuda")]
 mod gpus;
 pub mod group;
+pub mod growth;
 mod known_answer;
 pub mod load;
 mod local;
@@ -40,7 +41,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use backlog::Waiting;
 use backlog::{Ahead, Backlog, Place};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use utoipa::ToSchema;
 
 use crate::kernels::facts::DeviceFacts;
@@ -53,6 +54,7 @@ use crate::plan::sequences::{Expansion, Fold};
 use crate::spec::dtype::Dtype;
 pub use busy::Activity;
 use busy::Busy;
+use growth::{Follower, Growth};
 pub use load::Computing;
 pub use model::{Model, ModelError};
 use row_budget::RowBudget;
@@ -75,12 +77,14 @@ pub struct Errand {
     pub charge: Charge,
     /// Whether it has become more urgent.
     lift: Lift,
+    /// How far it is, and whether anybody waits.
+    growth: Growth,
 }
 
 impl Errand {
     /// For who asks.
     pub fn new(asker: Asker, turn: Turn, charge: Charge) -> Self {
-        Self { asker, turn, charge, lift: Lift::default() }
+        Self { asker, turn, charge, lift: Lift::default(), growth: Growth::default() }
     }
 }
 
@@ -391,28 +395,46 @@ impl Engine {
 
     /// Computes a plan, piece by piece. Dropping the future stops after the piece in hand, and at most one sent ahead.
     pub async fn execute(&self, prepared: Prepared, errand: Errand) -> Result<PlanOutput, EngineError> {
-        let _permit = match errand.turn {
+        let growth = errand.growth.clone();
+        Follower::patient().attend(&growth, self.compute(prepared, errand)).await
+    }
+
+    /// The same, as long as somebody waits for it.
+    async fn compute(&self, prepared: Prepared, errand: Errand) -> Result<PlanOutput, EngineError> {
+        errand.growth.wanted().await;
+        let entry = self.enter(&errand.asker, errand.turn, prepared.work).await?;
+        self.run(prepared, errand, Some(entry)).await
+    }
+
+    /// Lets a request in.
+    async fn enter(&self, asker: &Asker, turn: Turn, work: u64) -> Result<Entry<'_>, EngineError> {
+        let permit = match turn {
             Turn::New => {
-                let queue = || self.queue(&errand.asker, prepared.work);
+                let queue = || self.queue(asker, work);
                 let overloaded = |_| EngineError::Overloaded { limit: self.limit, queue: queue() };
                 self.admission.try_acquire().map_err(overloaded)?
             }
             Turn::Next => self.admission.acquire().await.map_err(|_| EngineError::Stopped)?,
         };
-        let place = self.backlog.enter(&errand.asker, prepared.work);
-        self.run(prepared, errand, Some(place)).await
+        Ok(Entry { place: self.backlog.enter(asker, work), _permit: permit })
     }
 
-    /// The same for what was let in, or, without a place, needs no leave.
+    /// The same for what was let in, or, without that, needs no leave.
     async fn run(
         &self,
         prepared: Prepared,
         errand: Errand,
-        place: Option<Place>,
+        entry: Option<Entry<'_>>,
     ) -> Result<PlanOutput, EngineError> {
-        let output = execute::execute(self, &prepared, errand, place).await?;
+        let output = execute::execute(self, &prepared, errand, entry).await?;
         Ok(prepared.fold.output(output))
     }
+}
+
+/// That a request was let in.
+struct Entry<'e> {
+    place: Place,
+    _permit: SemaphorePermit<'e>,
 }
 
 impl Prepared {

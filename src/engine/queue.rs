@@ -145,6 +145,11 @@ impl Queue {
         }
         let abandoned = self.works.extract_if(.., |_, work| work.ticket.is_abandoned());
         abandoned.for_each(|(id, work)| self.schedule.remove(id, &work.asker));
+        let left = self.works.extract_if(.., |_, work| work.ticket.growth.is_left());
+        left.for_each(|(id, work)| {
+            self.schedule.remove(id, &work.asker);
+            work.fail(&Failure::Left);
+        });
 
         for (id, work) in &mut self.works {
             if work.asker.lane != Lane::Interactive && work.ticket.lift.is_up() {

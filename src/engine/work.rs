@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::growth::Growth;
 use super::row_budget::RowBudget;
 use super::schedule::Asker;
 use super::step::StepWork;
@@ -58,6 +59,8 @@ pub(super) struct Ticket {
     /// For how long the engine had been busy when it was sent.
     pub(super) queued: Duration,
     pub(super) lift: Lift,
+    /// Whether anybody waits for it.
+    pub(super) growth: Growth,
     pub(super) reply: mpsc::UnboundedSender<Answer>,
 }
 
@@ -106,6 +109,8 @@ pub(super) struct Done {
 pub(super) enum Failure {
     /// It cannot be computed as it is; a smaller part may.
     Lost(Lost),
+    /// Nobody waits for it at present.
+    Left,
     /// It could not be laid out.
     LayOut,
     /// The engine dies again and again, whatever it computes.
@@ -189,6 +194,10 @@ pub(super) struct Company {
 pub(super) fn lay_out(pieces: Vec<Piece>, budget: &RowBudget) -> Option<(Company, ForwardBatch)> {
     let (mut members, mut batches) = (Vec::with_capacity(pieces.len()), Vec::with_capacity(pieces.len()));
     for piece in pieces.into_iter().filter(|piece| !piece.ticket.is_abandoned()) {
+        if piece.ticket.growth.is_left() {
+            piece.fail(&Failure::Left);
+            continue;
+        }
         let Some((piece, key, batch)) = piece.lay_out(budget) else { continue };
         members.push((piece, key));
         batches.push(batch);

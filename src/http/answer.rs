@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa::IntoParams;
 
 use super::encoding::negotiate;
+use super::kept::Results;
 use super::packing;
 use super::problem::{Kind, Problem};
 use crate::capacity::{Abandoned, Lane, Share};
@@ -120,16 +121,23 @@ impl Asked {
         Ok(tied(format, bytes, share))
     }
 
-    /// The same of a result that was just computed.
+    /// The same of a result that was just computed, which is kept for its other forms.
     pub(super) async fn answer_with(
         self,
         mut result: impl Answer,
         share: Share,
+        results: Results,
     ) -> Result<Response, Problem> {
+        let (owner, fresh) = (share.owner().clone(), share.wants_fresh());
         let encode = move |asked: &Self| {
-            let result = result.rendered();
-            result.fill_plots();
-            result.render(asked.format, &asked.show)
+            result.rendered().fill_plots();
+            let result = result.shared();
+            let bytes = result.render(asked.format, &asked.show)?;
+            if !fresh {
+                let json = if asked.format == Format::Json { bytes.len() } else { result.json().len() };
+                results.keep(&owner, result, json);
+            }
+            Ok(bytes)
         };
         self.answer(share, encode).await
     }

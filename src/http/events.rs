@@ -1,21 +1,19 @@
 //! Events of a job as they come: server-sent events, which can be taken up again where they were left.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::request::Parts;
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::listen::Seat;
 use super::problem::NotFound;
 use super::state::Readiness;
+use super::stream::{self, Sender};
 use super::{AppState, Caller, Problem, jobs, query};
 use crate::activations::Timestamp;
 use crate::jobs::Jobs;
@@ -28,8 +26,6 @@ use crate::store::job::{Event, Job, JobId};
 const BATCH: u32 = 256;
 /// How often the store is asked when nothing was heard: changes made by other processes may go unnoticed.
 const POLL: Duration = Duration::from_secs(1);
-/// How often a comment is sent, so that what lies between does not take the connection for dead.
-const ALIVE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(events))
@@ -53,7 +49,7 @@ async fn events(
     parts: Parts,
 ) -> Result<Response, Problem> {
     let query = query(&parts, &["after"])?;
-    let header = parts.headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let header = stream::last_event(&parts.headers);
     let after = query.get("after").map(String::as_str).or(header);
     let mut out = Problems::default();
     let after = after.map_or(Some(0), |text| {
@@ -67,18 +63,8 @@ async fn events(
     let after = out.or(after)?;
     let jobs = state.jobs()?.clone();
     let job = jobs::find(&jobs, &caller, &id).await?;
-    let (sender, receiver) = mpsc::channel(64);
-    let follow = Follow { jobs, id: job.id, after, sender, readiness: state.readiness.clone() };
-    // Who follows comes back with the number of the last event, so others may have the place.
-    let wanted = parts.extensions.get::<Seat>().map(Seat::streams);
-    tokio::spawn(async move {
-        tokio::select! {
-            () = follow.run() => {}
-            () = async { match wanted { Some(wanted) => wanted.await, None => std::future::pending().await } } => {}
-        }
-    });
-    let keep_alive = KeepAlive::new().interval(ALIVE);
-    Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response())
+    let readiness = state.readiness.clone();
+    Ok(stream::answer_again(&parts, |sender| Follow { jobs, id: job.id, after, sender, readiness }.run()))
 }
 
 /// Waits until the server stops.
@@ -93,7 +79,7 @@ struct Follow {
     jobs: Jobs,
     id: JobId,
     after: i64,
-    sender: mpsc::Sender<Result<sse::Event, Infallible>>,
+    sender: Sender,
     readiness: watch::Receiver<Readiness>,
 }
 

@@ -11,7 +11,7 @@ use super::answer::{Asked, FormatParam, ShowParams, TableParam, with_show};
 use super::body::Posted;
 use super::enqueue::{Later, fill_in};
 use super::prefer::take_async;
-use super::{AppState, NoQuery, Problem, query};
+use super::{AppState, Kind as ProblemKind, NoQuery, Problem, live, query, stream};
 use crate::jobs::strongest;
 use crate::jobs::view::JobView;
 use crate::result::align::AlignResponse;
@@ -25,6 +25,7 @@ use crate::spec::align::{AlignBody, AlignSpec};
 use crate::spec::kind::{Kind, PlanBody, of_kind};
 use crate::spec::lens::LensBody;
 use crate::spec::patch::PatchBody;
+use crate::spec::problem::code;
 use crate::spec::run::RunBody;
 use crate::spec::sweep::SweepBody;
 use crate::spec::tokenize::TokenizeBody;
@@ -49,6 +50,14 @@ async fn experiment(
     parts: &Parts,
     posted: Posted,
 ) -> Result<Response, Problem> {
+    if stream::is_wanted(&parts.headers) {
+        return of_kind!(kind, E => live::answer::<E>(kind, state, parts, posted).await, in_units => {
+            let detail = "a sweep is always a job";
+            let fix = "send it with `Prefer: respond-async`, and read the events of the job";
+            let problem = Problem::new(ProblemKind::NotAcceptable, format!("Accept: {detail}; {fix}"));
+            Err(problem.error("Accept", code::NOT_SUPPORTED, detail, fix))
+        });
+    }
     let own: &[&str] = if kind.is_in_units() { &["format", "table"] } else { &["format"] };
     let asked = Asked::of(&parts.headers, query(parts, &with_show(own))?, &Format::ALL)?;
     let (body, share, later) = Later::of(state, parts, kind, posted)?;
@@ -56,7 +65,7 @@ async fn experiment(
         return later.submit(body).await;
     }
     of_kind!(kind, E => match state.service()?.answer::<E>((body, &share)).await {
-        Ok(response) => asked.answer_with(response, share).await,
+        Ok(response) => asked.answer_with(response, share, state.results.clone()).await,
         Err(refusal) => later.instead(refusal).await,
     }, in_units => later.wait(body, asked).await)
 }
@@ -77,13 +86,25 @@ struct JobHeaders {
     cache: Option<String>,
 }
 
+/// How an event stream is taken up again.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents a header")]
+struct EventHeader {
+    /// Of events: the id of the last one that came; those after it follow
+    #[param(rename = "Last-Event-ID")]
+    last: Option<String>,
+}
+
 /// Clean runs
 ///
 /// One or several prompts: tokens, metrics of targets, most probable next tokens, activations.
-/// The shortest body is `{"prompt": "..."}`.
+/// The shortest body is `{"prompt": "..."}`. With `Accept: text/event-stream`, events come
+/// while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/run", tag = "experiments", request_body = RunBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "What the runs gave", body = RunResponse),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "What the runs gave", content(
+        (RunResponse = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Run, &state, &parts, posted).await
@@ -106,9 +127,11 @@ async fn lens(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Re
 ///
 /// Interventions on a base run, jointly or swept over layers, positions and heads.
 /// The shortest body is `{"base": "...", "source": "...", "target": " ..."}`: every layer, last position to last.
+/// With `Accept: text/event-stream`, events come while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/patch", tag = "experiments", request_body = PatchBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "What the patches did", body = PatchResponse),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "What the patches did", content(
+        (PatchResponse = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Patch, &state, &parts, posted).await
@@ -119,10 +142,11 @@ async fn patch(state: State<AppState>, parts: Parts, posted: Posted) -> Result<R
 /// Restores clean activations in a corrupted run, one layer and position at a time (ROME, arXiv 2202.05262), or the
 /// reverse. The shortest body is `{"prompt": "...", "subject": "...", "target": " ..."}`. With `cases`, many prompts are
 /// traced one by one, and their effects averaged by token class with confidence intervals; the answer then is a
-/// `CasesResponse`.
+/// `CasesResponse`. With `Accept: text/event-stream`, events come while it is computed, and the result last.
 #[utoipa::path(post, path = "/v1/trace", tag = "experiments", request_body = TraceBody,
-    params(FormatParam, ShowParams, JobHeaders),
-    responses((status = 200, description = "The causal map", body = TraceAnswer),
+    params(FormatParam, ShowParams, JobHeaders, EventHeader),
+    responses((status = 200, description = "The causal map", content(
+        (TraceAnswer = "application/json"), (String = "text/event-stream"))),
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn trace(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Trace, &state, &parts, posted).await

@@ -1,22 +1,17 @@
 //! Generated text, whole or as it grows.
 
-use std::convert::Infallible;
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::answer::tied;
 use super::body::Posted;
 use super::prefer::take_async;
+use super::stream::{self, Sender};
 use super::{AppState, Kind, NoQuery, Problem};
 use crate::capacity::{Lane, Share};
 use crate::result::generate::GenerateResponse;
@@ -24,11 +19,6 @@ use crate::result::render::Format;
 use crate::service::Generating;
 use crate::spec::generate::GenerateBody;
 use crate::spec::problem::code;
-
-/// Events that may wait for a client.
-pub(super) const AHEAD: usize = 64;
-/// How often a comment is sent, so that what lies between does not take the connection for dead.
-pub(super) const ALIVE: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(generate))
@@ -50,7 +40,7 @@ async fn generate(
     Posted { mut value, share, .. }: Posted,
 ) -> Result<Response, Problem> {
     let service = state.service()?;
-    let streams = take_stream(&mut value)? || accepts_events(&parts.headers);
+    let streams = take_stream(&mut value)? || stream::is_wanted(&parts.headers);
     if take_async(&mut value, "")? {
         let detail = "texts are written while the client waits, not as jobs";
         let fix = "leave out `async`, and read the events";
@@ -63,18 +53,11 @@ async fn generate(
         let bytes = encoded(generating, &share).await?;
         return Ok(tied(Format::Json, bytes, share));
     }
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(follow(generating, share, sender));
-    let keep_alive = KeepAlive::new().interval(ALIVE);
-    Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response())
+    Ok(stream::answer(|sender| follow(generating, share, sender)))
 }
 
 /// Sends what happens until the texts have ended or the client is gone.
-async fn follow(
-    mut generating: Generating,
-    share: Share,
-    sender: mpsc::Sender<Result<sse::Event, Infallible>>,
-) {
+async fn follow(mut generating: Generating, share: Share, sender: Sender) {
     let event = |name: &str, data: String| Ok(sse::Event::default().event(name).data(data));
     let failed = |problem: Problem| event("error", json!(problem.document(None)).to_string());
     loop {
@@ -117,10 +100,4 @@ fn take_stream(body: &mut Value) -> Result<bool, Problem> {
             Err(problem.error("/stream", code::WRONG_TYPE, detail, "write true or false"))
         }
     }
-}
-
-fn accepts_events(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut types = values.flat_map(|value| value.split(','));
-    types.any(|part| part.split(';').next().is_some_and(|name| name.trim() == "text/event-stream"))
 }

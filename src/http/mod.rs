@@ -21,7 +21,10 @@ mod hub;
 mod identity;
 mod jobs;
 mod json;
+mod kept;
+mod lists;
 pub mod listen;
+mod live;
 mod me;
 mod metrics;
 mod models;
@@ -33,10 +36,12 @@ mod prefer;
 mod problem;
 mod remote;
 mod request_id;
+mod results;
 mod rules;
 mod socket;
 mod state;
 mod status;
+mod stream;
 pub mod tls;
 mod wheel;
 
@@ -60,9 +65,11 @@ pub use body::{JsonBody, NoQuery, query};
 pub use datasets::Form;
 pub use identity::Caller;
 pub use json::{parse, tree_bytes};
+pub use kept::Results;
 pub use problem::{Kind, MEDIA_TYPE, Problem};
 pub use request_id::{HEADER as REQUEST_ID_HEADER, RequestId};
 pub use state::{Access, AppState, Readiness, ReadinessReport};
+pub use stream::Streams;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -92,9 +99,11 @@ fn api() -> OpenApiRouter<AppState> {
         .merge(metrics::routes())
         .merge(status::routes())
         .merge(models::routes())
+        .merge(lists::routes())
         .merge(experiments::routes())
         .merge(generate::routes())
         .merge(openai::routes())
+        .merge(results::routes())
         .merge(jobs::routes())
         .merge(events::routes())
         .merge(datasets::routes())

@@ -6,24 +6,21 @@
 )]
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::http::header;
-use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::sse;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Schema};
 use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::Posted;
-use super::generate::{AHEAD, ALIVE};
+use super::stream::{self, Sender};
 use super::{AppState, Kind, Problem};
 use crate::capacity::{Lane, Share};
 use crate::keys::redacted;
@@ -291,20 +288,11 @@ fn logprobs_of(tokens: &[TokenResult], begins: usize) -> Value {
 }
 
 fn streamed(form: Form, asked: Translated, generating: Generating, share: Share) -> Response {
-    let (sender, receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(follow(form, asked, generating, share, sender));
-    let keep_alive = KeepAlive::new().interval(ALIVE);
-    Sse::new(ReceiverStream::new(receiver)).keep_alive(keep_alive).into_response()
+    stream::answer(|sender| follow(form, asked, generating, share, sender))
 }
 
 /// Sends chunks until the texts have ended or the client is gone, and `[DONE]`.
-async fn follow(
-    form: Form,
-    asked: Translated,
-    mut generating: Generating,
-    share: Share,
-    sender: mpsc::Sender<Result<sse::Event, Infallible>>,
-) {
+async fn follow(form: Form, asked: Translated, mut generating: Generating, share: Share, sender: Sender) {
     let event = |data: String| Ok(sse::Event::default().data(data));
     let mut chunks =
         Chunks { form, asked, head: Value::Null, branches: Vec::new(), samples: 1, prompt: 0, written: 0 };

@@ -63,7 +63,7 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
 }
 
 /// RFC 9110 section 12.5.3, for the one coding that is served.
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let codings = values.flat_map(|value| value.split(',')).map(|coding| {
         let mut parts = coding.split(';').map(str::trim);

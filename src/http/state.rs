@@ -6,7 +6,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
+use super::kept::Results;
 use super::problem::{Kind, Problem};
+use super::stream::Streams;
 use crate::capacity::Capacity;
 use crate::config::Config;
 use crate::engine::Health;
@@ -35,6 +37,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// What clients of nnsight are served by.
     pub remote: Remote,
+    /// Answers that are kept.
+    pub results: Results,
+    /// Event streams that may be taken up again.
+    pub streams: Streams,
 }
 
 /// What is to be done where keys are needed and there is none.

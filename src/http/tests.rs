@@ -41,6 +41,8 @@ fn state(readiness: Readiness) -> AppState {
     let remote = crate::remote::Remote::new(&config.remote, std::env::temp_dir());
     AppState {
         capacity,
+        results: Results::new(config.results),
+        streams: Streams::default(),
         config: Arc::new(config),
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
@@ -216,6 +218,8 @@ async fn web_pages_are_allowed_only_from_configured_origins() {
     config.http.cors_origins = vec!["https://lab.example".into()];
     let state = AppState {
         capacity: Capacity::new(config.limits.memory_bytes),
+        results: Results::new(config.results),
+        streams: Streams::default(),
         config: Arc::new(config),
         readiness: watch::channel(Readiness::Ready).1,
         service: Arc::default(),

@@ -15,7 +15,16 @@ pub fn file(name: &str, bytes: &[u8]) -> File {
 
 /// Bytes as gzip, quickly rather than small.
 pub(crate) fn compressed(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip(bytes, Compression::fast())
+}
+
+/// Bytes as gzip, small rather than quickly.
+pub(crate) fn smallest(bytes: &[u8]) -> Vec<u8> {
+    gzip(bytes, Compression::best())
+}
+
+fn gzip(bytes: &[u8], level: Compression) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), level);
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.expect("BUG: writing to memory can't fail")
 }

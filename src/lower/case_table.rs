@@ -123,7 +123,7 @@ impl<'s> CaseTable<'s> {
             detail: self.detail(said, &said.what.pointer, &said.what.detail),
             ..said.what.clone()
         };
-        self.lints.iter().map(told).collect()
+        Lints(self.lints.iter().map(told).collect()).cured(self.body).0
     }
 
     /// A pointer into the case on its own, as the caller wrote it. The first that the body has: the field of the short form, the same field of the case, the same field of the request.

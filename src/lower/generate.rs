@@ -136,7 +136,7 @@ impl Generation {
         };
         let (mut generation, spec) = checked(body, read, restore, |spec, out| lower(&spec, facts, out))?;
         let lints = std::mem::take(&mut generation.common.lints);
-        generation.common.lints = lints.renamed(|pointer| restore(&spec, pointer));
+        generation.common.lints = lints.renamed(|pointer| restore(&spec, pointer)).cured(body);
         if generation.spec.strict {
             let refused = generation.common.lints.refused();
             if !refused.is_empty() {

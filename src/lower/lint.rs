@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::spec::experiment::Origins;
@@ -28,6 +29,34 @@ pub struct Lint {
     pub detail: String,
     /// What to do.
     pub fix: String,
+    /// The change of the request that cures it, as JSON Patch (RFC 6902), where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub apply: Vec<Change>,
+}
+
+/// A change of a request: one operation of JSON Patch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = LintChange)]
+pub struct Change {
+    /// `add` or `replace`.
+    pub op: Op,
+    /// JSON pointer into the request as it was sent.
+    pub path: String,
+    /// What stands there afterwards.
+    #[schema(value_type = serde_json::Value)]
+    pub value: Value,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = LintChangeOp)]
+pub enum Op {
+    /// A field or an element more.
+    Add,
+    /// Another value.
+    Replace,
 }
 
 /// How bad a lint is. `strict` refuses warnings and errors.
@@ -266,7 +295,7 @@ impl Lints {
 
     fn add(&mut self, severity: Severity, code: &'static str, pointer: String, detail: String, fix: &str) {
         debug_assert!(LINTS.iter().any(|lint| lint.code == code), "{code} has no row in LINTS");
-        self.0.push(Lint { code, severity, pointer, detail, fix: fix.to_owned() });
+        self.0.push(Lint { code, severity, pointer, detail, fix: fix.to_owned(), apply: Vec::new() });
     }
 
     /// Whether a lint of this code was found.

@@ -14,6 +14,7 @@ mod control;
 mod conversation;
 mod corrupt;
 mod corrupted;
+pub mod cure;
 mod derive;
 pub mod diff;
 pub mod facts;

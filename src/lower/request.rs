@@ -95,7 +95,7 @@ pub fn lower<F: Form<Request: Request>>(
     let (mut lowered, origins) = checked(body, read, restore, |spec, out| spec.lower(facts, out))?;
     let strict = lowered.layout.request().experiment().strict;
     let common = lowered.layout.common_mut();
-    common.lints = std::mem::take(&mut common.lints).restored(&origins);
+    common.lints = std::mem::take(&mut common.lints).restored(&origins).cured(body);
     if strict {
         let refused = common.lints.refused();
         if !refused.is_empty() {

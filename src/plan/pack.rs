@@ -378,6 +378,12 @@ impl Part {
         self.0.retain(|asked| !other.contains(asked));
     }
 
+    /// Adds what another part asks for.
+    pub fn add(&mut self, other: Part) {
+        self.0.extend(other.0);
+        self.0.sort_unstable();
+    }
+
     /// Two halves; of a single run there is no second one.
     #[must_use]
     pub fn halves(self) -> [Part; 2] {

@@ -198,27 +198,51 @@ impl Fold {
         }
         let continuations = output.scores.split_off(self.readouts.len().min(output.scores.len()));
         for (i, score) in output.scores.iter_mut().enumerate() {
-            let (run, context) = self.readouts[i];
-            score.context = context;
-            if let Some(first) = self.continued[i] {
-                let first = first - self.readouts.len();
-                let block = &continuations[first..first + self.block];
-                // A text of which a token is missing has no probability, and the answer no numbers that fit together.
-                let missing = score.missing.or_else(|| block.iter().find_map(|part| part.missing));
-                if missing.is_some() {
-                    *score = Score { context, missing, ..Score::default() };
-                    continue;
-                }
-                score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, block)).collect();
+            let first = self.continued[i].map_or(0, |first| first - self.readouts.len());
+            self.tell(i, score, |at| &continuations[first + at]);
+            if score.missing.is_none() {
+                let (run, _) = self.readouts[i];
+                score.written = output.written.get(run.0 as usize).copied().unwrap_or(0.0);
             }
-            if score.missing.is_some() {
-                continue;
-            }
-            score.logits.truncate(self.targets);
-            score.ranks.truncate(self.targets);
-            score.written = output.written.get(run.0 as usize).copied().unwrap_or(0.0);
         }
         output
+    }
+
+    /// Scores the sequences of a readout and drops what only they needed. `block`: the scores of its continuation.
+    fn tell<'s>(&self, readout: usize, score: &mut Score, block: impl Fn(usize) -> &'s Score) {
+        let context = self.readouts[readout].1;
+        score.context = context;
+        if self.continued[readout].is_some() {
+            // A text of which a token is missing has no probability, and the answer no numbers that fit together.
+            let missing = score.missing.or_else(|| (0..self.block).find_map(|part| block(part).missing));
+            if missing.is_some() {
+                *score = Score { context, missing, ..Score::default() };
+                return;
+            }
+            score.sequences = self.sequences.iter().map(|s| sequence_logprob(s, score, &block)).collect();
+        }
+        if score.missing.is_none() {
+            score.logits.truncate(self.targets);
+            score.ranks.truncate(self.targets);
+        }
+    }
+
+    /// The score of a readout of the plan asked for, if all that it takes is there. What its run's own edits changed is not
+    /// known before all is computed: that is NaN.
+    pub fn score<'s>(&self, readout: usize, expanded: impl Fn(usize) -> Option<&'s Score>) -> Option<Score> {
+        let mut score = expanded(readout)?.clone();
+        let first = self.continued[readout].unwrap_or(0);
+        let parts = if self.continued[readout].is_some() { self.block } else { 0 };
+        let block = (first..first + parts).map(&expanded).collect::<Option<Vec<_>>>()?;
+        self.tell(readout, &mut score, |part| block[part]);
+        score.written = f64::NAN;
+        Some(score)
+    }
+
+    /// Whether all is there that the score of a readout takes.
+    pub fn is_there(&self, readout: usize, expanded: impl Fn(usize) -> bool) -> bool {
+        let block = self.continued[readout].map_or(0..0, |first| first..first + self.block);
+        expanded(readout) && block.into_iter().all(expanded)
     }
 
     /// The same for the runs that readouts really come from. A readout counts as another run's only if all of its
@@ -236,9 +260,13 @@ impl Fold {
 }
 
 /// Natural log of a sequence's probability; `block` holds the scores of its continuation.
-fn sequence_logprob(tokens: &[(usize, usize)], prompt: &Score, block: &[Score]) -> f64 {
+fn sequence_logprob<'s>(
+    tokens: &[(usize, usize)],
+    prompt: &Score,
+    block: &impl Fn(usize) -> &'s Score,
+) -> f64 {
     let each = tokens.iter().enumerate().map(|(i, (target, place))| {
-        let score = if i == 0 { prompt } else { &block[*place] };
+        let score = if i == 0 { prompt } else { block(*place) };
         f64::from(score.logits[*target]) - score.log_sum_exp
     });
     each.sum()
@@ -345,6 +373,13 @@ mod tests {
             logprob(2, 0) + logprob(9, 3),
         ];
         assert_eq!(cell.sequences, expected);
+        // The same while it is computed, as soon as all of its continuation is there.
+        let without = |absent: usize| {
+            let scores: Vec<Score> = (0..expanded.readouts.len()).map(score).collect();
+            fold.score(2, |at| scores.get(at).filter(|_| at != absent)).map(|score| score.sequences)
+        };
+        assert_eq!((without(99), without(10)), (Some(expected.to_vec()), None));
+        assert!(fold.is_there(2, |at| at != 8) && !fold.is_there(2, |at| at != 11));
     }
 
     #[test]

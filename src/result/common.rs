@@ -551,7 +551,7 @@ pub fn tokenize(body: &Value, facts: &dyn Facts) -> Result<TokenizeResponse, Pro
             tokens: run.tokens,
             has_bos: run.has_bos,
             continuation,
-            lints: lints.restored(&experiment.origins).0,
+            lints: lints.restored(&experiment.origins).cured(body).0,
         })
     });
     out.or(response)

@@ -15,6 +15,7 @@ pub mod inside;
 pub mod files;
 pub mod format;
 pub mod generate;
+pub mod live;
 pub mod numbers;
 pub mod patch;
 mod phrases;

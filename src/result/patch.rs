@@ -1,6 +1,7 @@
 //! Response of `POST /v1/patch`.
 
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::arm::ArmCells;
@@ -8,6 +9,7 @@ use super::common::{
     Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens, TopToken,
     join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
+use super::live::Live;
 use super::respond::{Computed, Respond};
 use crate::effect::arm::self_patch;
 use crate::effect::derived::Derived;
@@ -83,6 +85,10 @@ impl Respond for PatchLayout {
     /// What cells are compared with.
     fn required(&self) -> Option<Vec<usize>> {
         Some(self.case.unpatched())
+    }
+
+    fn live(&self) -> Live<'_> {
+        Live { arms: vec![("patch", json!({}), &self.arm)], ..Live::default() }
     }
 
     fn respond(

@@ -1,5 +1,7 @@
 //! Responses in the formats beside JSON.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -96,7 +98,10 @@ pub struct Plots<'r> {
 }
 
 /// A response that has other forms than JSON.
-pub trait Rendered: Json {
+pub trait Rendered: Json + std::fmt::Debug {
+    /// Its id.
+    fn id(&self) -> &str;
+
     /// Its numbers.
     fn numbers(&self) -> Numbers;
 
@@ -142,6 +147,10 @@ pub trait Rendered: Json {
 macro_rules! rendered {
     ($($Response:ty: $metrics:expr, $table:path, $arrays:path, $metadata:path, $plates:path $(, $plots:ident)?;)*) => {$(
         impl Rendered for $Response {
+            fn id(&self) -> &str {
+                &self.id
+            }
+
             fn numbers(&self) -> Numbers {
                 let metrics: fn(&Self) -> Vec<&str> = $metrics;
                 Numbers {
@@ -194,11 +203,18 @@ pub enum TraceAnswer {
 pub trait Answer: Serialize + Send + 'static {
     /// The response that it is.
     fn rendered(&mut self) -> &mut dyn Rendered;
+
+    /// The same, to be kept.
+    fn shared(self) -> Arc<dyn Rendered + Send + Sync>;
 }
 
-impl<R: Rendered + Serialize + Send + 'static> Answer for R {
+impl<R: Rendered + Serialize + Send + Sync + 'static> Answer for R {
     fn rendered(&mut self) -> &mut dyn Rendered {
         self
+    }
+
+    fn shared(self) -> Arc<dyn Rendered + Send + Sync> {
+        Arc::new(self)
     }
 }
 
@@ -207,6 +223,13 @@ impl Answer for TraceAnswer {
         match self {
             Self::One(response) => &mut **response,
             Self::Cases(response) => &mut **response,
+        }
+    }
+
+    fn shared(self) -> Arc<dyn Rendered + Send + Sync> {
+        match self {
+            Self::One(response) => Arc::from(response as Box<dyn Rendered + Send + Sync>),
+            Self::Cases(response) => Arc::from(response as Box<dyn Rendered + Send + Sync>),
         }
     }
 }
@@ -230,7 +253,7 @@ fn drawn(response: &(impl Rendered + ?Sized), formats: &[PlotFormat]) -> (Named<
                 let fix = error.problem().map_or_else(|| "ask for the numbers".to_owned(), |p| p.fix);
                 let (pointer, detail) = ("/plot".to_owned(), format!("no {name}: {error}"));
                 let severity = Severity::Info;
-                lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix });
+                lints.push(Lint { code: "NO_PICTURE", severity, pointer, detail, fix, apply: Vec::new() });
             }
         }
     }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::common::Envelope;
+use super::live::Live;
 use crate::activations::{ActivationId, Timestamp};
 use crate::lower::facts::Facts;
 use crate::lower::layout::CaptureKey;
@@ -48,6 +49,11 @@ pub trait Respond: Layout {
     /// The readouts without which there is no answer; `None`: all.
     fn required(&self) -> Option<Vec<usize>> {
         None
+    }
+
+    /// What is told of it before it is computed whole.
+    fn live(&self) -> Live<'_> {
+        Live::default()
     }
 
     /// Puts the answer together.

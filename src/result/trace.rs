@@ -1,6 +1,7 @@
 //! Response of `POST /v1/trace`.
 
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::arm::ArmCells;
@@ -9,6 +10,7 @@ use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
+use super::live::Live;
 use super::respond::{Computed, Respond};
 use crate::effect::arm::{Baselines, self_patch};
 use crate::effect::derived::Derived;
@@ -184,6 +186,27 @@ impl Respond for TraceLayout {
 
     fn required(&self) -> Option<Vec<usize>> {
         Some(self.case.unpatched())
+    }
+
+    fn live(&self) -> Live<'_> {
+        let tokens = &self.case.common.runs.0[self.case.clean_run].1.0.tokens;
+        let tokens: Vec<_> = (0..).zip(tokens).map(|(p, token)| trace_token(self, p, token)).collect();
+        let arms = self.case.arms.iter().map(|(name, arm)| {
+            let spec = self.spec.arms.get(name).expect("BUG: grids are made from the arms");
+            (name, json!({"site": spec.site, "window": spec.window, "heads": spec.heads}), arm)
+        });
+        let more = [
+            ("tokens", json!(tokens)),
+            ("subject", json!(self.case.subject.as_ref().map(|span| [span.start, span.end]))),
+            ("direction", json!(self.spec.direction())),
+            ("sigma", json!(self.case.sigma)),
+            ("samples", json!(self.case.corrupted.len())),
+        ];
+        Live {
+            arms: arms.collect(),
+            corrupted: &self.case.corrupted,
+            more: more.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+        }
     }
 
     fn respond(

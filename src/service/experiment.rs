@@ -186,8 +186,10 @@ where
     ) -> Result<Self::Response, Refusal> {
         let Lowered { prelude, plan, layout } = lowered;
         let promised = activations::reserve(&service.served.activations, share.owner(), &layout)?;
+        let envelope = service.envelope(R::Layout::NAME);
+        let layout = Arc::new(layout);
         let computed = if layout.is_computed() {
-            service.compute(share, prelude, plan).await?
+            service.told_of(share, &layout, &envelope, prelude, plan).await?
         } else {
             Computed::default()
         };
@@ -195,11 +197,10 @@ where
             None => required_runs::none(&computed.output)?,
             Some(readouts) => required_runs::none_of(&computed.output, readouts)?,
         }
-        let envelope = service.envelope(F::NAME);
         let answer = move |facts: &ServedTo, _: &Abandoned| {
             let id = envelope.id.clone();
             let mut response = layout.respond(&computed, facts, envelope)?;
-            activations::keep(facts, &layout, &computed.output, promised, &id, &mut response)?;
+            activations::keep(facts, &*layout, &computed.output, promised, &id, &mut response)?;
             Ok(response)
         };
         service.off_workers(share, Lane::Finish, answer).await

@@ -4,6 +4,7 @@
 
 mod activations;
 mod cases;
+pub mod follow;
 pub mod cut;
 pub mod experiment;
 mod generate;
@@ -23,12 +24,14 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 pub use activations::NumbersAsked;
+pub use follow::{Happened, Tell};
 pub use generate::Generating;
 pub use served::{Served, ServedTo};
 
 use crate::activations::StoreError;
 use crate::capacity::{Abandoned, Busy, Lane, Share};
 use crate::engine::found::Found;
+use crate::engine::growth::Follower;
 use crate::engine::{self, Asker, Charge, Engine, EngineError, Errand, Prepared, Turn};
 use crate::generate::Writer;
 use crate::load::LoadError;
@@ -64,6 +67,10 @@ pub struct Service {
     pub(crate) writer: Writer,
     /// Rows of a step of generation, at most.
     pub(crate) step_rows: usize,
+    /// Who waits for what it computes.
+    pub(crate) follower: Follower,
+    /// Where what happens is told, if somebody listens.
+    pub(crate) tell: Option<Tell>,
 }
 
 /// The most that one job may cost.
@@ -182,6 +189,12 @@ impl Service {
         Self { ceiling, ledger: tab.ledger().clone(), ..self.clone() }
     }
 
+    /// The same service for somebody who listens to what happens, and may go away for a while.
+    #[must_use]
+    pub fn followed(&self, follower: Follower, tell: Tell) -> Self {
+        Self { follower, tell: Some(tell), ..self.clone() }
+    }
+
     /// What must be equal in two processes for their numbers to be: weights, tokenizer, arithmetic and devices (sums over
     /// several round differently).
     pub fn identity(&self) -> String {
@@ -289,7 +302,7 @@ impl Service {
             seconds = Empty,
             queue_seconds = Empty
         );
-        let found = self.found.get(&self.engine, key, prepared, errand).instrument(span.clone()).await;
+        let found = self.found.get(&self.engine, key, prepared, errand, &self.follower).instrument(span.clone()).await;
         if let Ok(PlanOutput { usage, .. }) = &found {
             span.record("cached", usage.cached);
             span.record("row_layers", usage.row_layers);

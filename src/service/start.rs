@@ -11,6 +11,7 @@ use super::{JobCeiling, Service};
 use crate::activations::{Quota, Store, Timestamp, watch};
 use crate::config::Config;
 use crate::engine::found::Found;
+use crate::engine::growth::Follower;
 use crate::engine::{Engine, Keeper, load};
 use crate::generate::Writer;
 use crate::load::Checkpoint;
@@ -111,7 +112,9 @@ fn start(
     let step_rows = config.limits.step_rows;
     let writer = Writer::new(&engine, step_rows);
     let ledger = Ledger::default();
-    Ok(Service { served: Arc::new(served), engine, found, ceiling, jobs, ledger, writer, step_rows })
+    let follower = Follower::patient();
+    let served = Arc::new(served);
+    Ok(Service { served, engine, found, ceiling, jobs, ledger, writer, step_rows, follower, tell: None })
 }
 
 /// The folder is only read here: it is made when something is stored.

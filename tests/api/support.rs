@@ -42,6 +42,8 @@ pub(crate) fn state(readiness: Readiness) -> AppState {
     let remote = mediant::remote::Remote::new(&config.remote, std::env::temp_dir());
     AppState {
         capacity,
+        results: mediant::http::Results::new(config.results),
+        streams: mediant::http::Streams::default(),
         config: Arc::new(config),
         readiness: watch::channel(readiness).1,
         service: Arc::default(),
@@ -160,7 +162,14 @@ pub(crate) fn tiny_with(settings: &[(&'static str, &str)]) -> AppState {
     let service = start::in_process(&config).unwrap();
     let ready = state(Readiness::Ready);
     let capacity = Capacity::new(config.limits.memory_bytes);
-    AppState { config: Arc::new(config), service: Arc::new(OnceLock::from(service)), capacity, ..ready }
+    let results = mediant::http::Results::new(config.results);
+    AppState {
+        config: Arc::new(config),
+        service: Arc::new(OnceLock::from(service)),
+        capacity,
+        results,
+        ..ready
+    }
 }
 
 /// A ready server of `dummy:tiny`: 4 layers of 4 heads, a token per byte and a BOS before them. Loaded once. What it finds again is

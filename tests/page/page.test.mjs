@@ -34,11 +34,12 @@ views(on);
 charts(on);
 look(on, {
   workbench: { link: `#/workbench?${PROMPT}`, until: 'lens-grid .base' },
-  trace: { link: `#/trace?${PROMPT}&samples=2`, steps: start, until: 'heat-map .base' },
+  trace: { link: `#/trace?${PROMPT}&samples=2`, steps: start, until: 'trace-view take-away' },
   patch: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of`, steps: start, until: 'series-chart svg' },
   heads: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of&sweep=heads`, steps: start, until: 'heat-map .base' },
   averages: { link: '#/averages?samples=2&wrong=keep', steps: saved, until: 'heat-map .base' },
   inside: { link: `#/inside?${PROMPT}&foil=+Rome`, steps: start, until: 'series-chart svg' },
+  generate: { link: `#/generate?${PROMPT}&toward=happy&away=sad&depth=1&strengths=1,4&length=12`, steps: start, until: 'generate-view take-away' },
   jobs: { link: '#/jobs', steps: page => page.locator('jobs-view tbody a').first().click(), until: 'jobs-view img' },
   status: { link: '#/status', until: 'dl' },
   refused: { link: '#/trace?prompt=Hello&subject=nobody&target=+a', until: '.problem', allow: ['422'] },

@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -115,9 +115,53 @@ export async function copied(page, what) {
   return page.evaluate(() => navigator.clipboard.readText());
 }
 
+/** Where the server keeps what a view shows: an answer, or the result of a job. */
+export const place = id => (id.startsWith('job_') ? `/v1/jobs/${id}/result` : `/v1/results/${id}`);
+
+/** What a view shows, by its link: its id, and what the server keeps of it. */
+export async function shown(server, page) {
+  const id = new URLSearchParams(page.url().split('?')[1]).get('r');
+  assert.ok(id, page.url());
+  return [id, await server.ask(place(id))];
+}
+
+/** Rows times layers that a server has computed so far. */
+export async function computed(server) {
+  const text = await (await fetch(`${server.url}/metrics`)).text();
+  return Number(text.match(/^mediant_row_layers_total (\d+)/m)[1]);
+}
+
+/**
+ * The same server behind a connection that can be cut: while it is, nothing goes through, and what was open is closed.
+ */
+export async function behind(server) {
+  const target = new URL(server.url);
+  const open = new Set();
+  let isCut = false;
+  const proxy = createServer(socket => {
+    if (isCut) return socket.destroy();
+    const other = connect(target.port, target.hostname);
+    for (const [one, its] of [[socket, other], [other, socket]]) {
+      open.add(one);
+      one.on('error', () => {}).on('close', () => { open.delete(one); its.destroy(); });
+      one.pipe(its);
+    }
+  });
+  await new Promise(resolve => proxy.listen(0, '127.0.0.1', resolve));
+  return {
+    url: `http://127.0.0.1:${proxy.address().port}`,
+    cut(whether) {
+      isCut = whether;
+      if (whether) for (const socket of open) socket.destroy();
+    },
+    stop: () => new Promise(resolve => { proxy.close(resolve); for (const socket of open) socket.destroy(); }),
+  };
+}
+
 /** What the copied call of the Python client gives: all of it is run, figures and tables too. */
 export function python(text, wanted) {
-  const program = `${text}\nimport json; print(json.dumps(result.document[${JSON.stringify(wanted)}]))`;
+  const program = `${text}\nimport json; print(json.dumps(result[${JSON.stringify(wanted)}]))`;
   const env = { ...process.env, MPLBACKEND: 'Agg' };
-  return JSON.parse(execFileSync(process.env.MEDIANT_PYTHON, ['-W', 'ignore', '-c', program], { encoding: 'utf8', maxBuffer: 1 << 26, env }));
+  // What it shows by itself comes before.
+  return JSON.parse(execFileSync(process.env.MEDIANT_PYTHON, ['-W', 'ignore', '-c', program], { encoding: 'utf8', maxBuffer: 1 << 26, env }).trim().split('\n').at(-1));
 }

@@ -2,21 +2,19 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { copied, open, python, says } from './support.mjs';
+import { behind, computed, copied, open, place, python, says, serious, shoot, shown } from './support.mjs';
 
 export const LINK = '#/trace?prompt=The+Eiffel+Tower+is+in+the+city+of&subject=Eiffel+Tower&target=+Paris&samples=2&every=10';
 
-const result = async (on, page) => {
-  const job = new URLSearchParams(page.url().split('?')[1]).get('r');
-  return [job, await on.model.ask(`/v1/jobs/${job}/result`)];
-};
+/** Takes seconds, also with the tiny model. */
+const LONG = `#/trace?prompt=${'The+Eiffel+Tower+is+in+the+city+of+Paris+and+'.repeat(2)}so&tokens=5-17&target=P&samples=6&arms=hidden,mlp`;
 
 export function trace(on) {
   test('trace: the maps have the numbers of the server, every way of asking gives them', async () => {
     const page = await open(on.model, LINK);
     await page.getByRole('button', { name: 'Trace', exact: true }).click();
-    await page.locator('heat-map .base').first().waitFor({ timeout: 90_000 });
-    const [job, answer] = await result(on, page);
+    await page.locator('trace-view take-away').waitFor({ timeout: 90_000 });
+    const [id, answer] = await shown(on.model, page);
     assert.deepEqual(answer.arms.hidden.axes[0].values, [0, 10, 20]);
     // By keys: the cursor begins at the first layer and the last token.
     const map = page.locator('heat-map [role=application]');
@@ -41,9 +39,9 @@ export function trace(on) {
     await page.keyboard.press('t');
     assert.equal(await page.locator('heat-map table').count() - await page.locator('heat-map cell-reading table').count(), 3);
     // What is taken away is what the server gives.
-    for (const [form, path] of [['csv', 'result?format=csv'], ['svg', 'plot?format=svg&metric=logprob%3Atarget'], ['png', 'plot?format=png&metric=logprob%3Atarget']]) {
+    for (const [form, more] of [['csv', ''], ['svg', '&metric=logprob%3Atarget'], ['png', '&metric=logprob%3Atarget']]) {
       const [download] = await Promise.all([page.waitForEvent('download'), page.locator(`take-away [data-form=${form}]`).click()]);
-      const there = await fetch(`${on.model.url}/v1/jobs/${job}/${path}`);
+      const there = await fetch(`${on.model.url}${place(id)}?format=${form}${more}`);
       assert.deepEqual(readFileSync(await download.path()), Buffer.from(await there.arrayBuffer()), form);
     }
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
@@ -55,12 +53,12 @@ export function trace(on) {
     await page.waitForTimeout(200);
     const pixels = page => page.locator('heat-map .base').first().evaluate(canvas => canvas.toDataURL());
     const here = await pixels(page);
-    const before = (await on.model.ask('/v1/jobs')).jobs.length;
+    const before = await computed(on.model);
     const other = await open(on.model, page.url().slice(on.model.url.length + 1));
     await other.locator('heat-map .base').first().waitFor();
     await other.waitForTimeout(300);
     assert.equal(await pixels(other), here);
-    assert.equal((await on.model.ask('/v1/jobs')).jobs.length, before);
+    assert.equal(await computed(on.model), before);
     await other.done();
     await page.done();
   });
@@ -79,21 +77,65 @@ export function trace(on) {
     await page.done();
   });
 
-  test('a connection that is cut loses nothing: the job goes on, once', async () => {
-    const page = await open(on.model, LINK.replace('samples=2', 'samples=3'), { allow: ['ERR_INTERNET_DISCONNECTED', 'ERR_NETWORK_CHANGED'] });
-    const before = (await on.model.ask('/v1/jobs')).jobs.length;
+  test('a trace fills in while it is computed; a connection that is cut for 10 s loses nothing, and nothing is computed twice', async () => {
+    const before = await computed(on.tiny);
+    const first = await open(on.tiny, LONG);
+    await first.getByRole('button', { name: 'Trace', exact: true }).click();
+    await first.locator('trace-view take-away').waitFor({ timeout: 120_000 });
+    const [, undisturbed] = await shown(on.tiny, first);
+    await first.done();
+    const all = (await computed(on.tiny)) - before;
+    const line = await behind(on.tiny);
+    // Another seed: what was computed is not found.
+    const page = await open(line, `${LONG}&seed=2`, { allow: ['Failed to load resource', 'ERR_'] });
+    const again = await computed(on.tiny);
     await page.getByRole('button', { name: 'Trace', exact: true }).click();
-    await says(page, 'job-bar', 'gone');
-    await page.context().setOffline(true);
-    await page.waitForTimeout(200);
-    await page.locator('#prompt').press('End');
-    await page.keyboard.type(' ');
-    await page.keyboard.press('Backspace');
+    const cells = () => page.evaluate(() => document.querySelector('lab-page').lab.jobs.trace.partial?.arms.hidden.effects['logprob:target'].mean.flat().filter(Number.isFinite).length ?? 0);
+    while (!(await cells())) await page.waitForTimeout(50);
+    await page.locator('heat-map .base').first().waitFor();
+    line.cut(true);
     await says(page, '.banner', 'No connection');
-    await page.waitForTimeout(2000);
-    await page.context().setOffline(false);
+    await shoot(page, 'trace-lost');
+    assert.deepEqual(await serious(page), [], 'half computed, without a connection');
+    await page.waitForTimeout(1000);
+    const left = await computed(on.tiny);
+    await page.waitForTimeout(8500);
+    assert.equal(await computed(on.tiny), left, 'nothing is computed for nobody');
+    assert.ok(left - again < all, 'it was cut before its end');
+    line.cut(false);
+    await page.locator('trace-view take-away').waitFor({ timeout: 120_000 });
+    assert.equal(await page.locator('.banner').count(), 0);
+    const spent = (await computed(on.tiny)) - again;
+    assert.ok(spent < 1.1 * all, `${spent} of ${all}`);
+    const [, answer] = await shown(on.tiny, page);
+    const whole = await on.tiny.ask('/v1/trace', { ...undisturbed.request, corrupt: { ...undisturbed.request.corrupt, seed: 2 } });
+    assert.deepEqual(answer.arms, whole.arms);
+    await page.done();
+    await line.stop();
+  });
+
+  test('closing the tab frees the engine', async () => {
+    const page = await open(on.tiny, `${LONG.replace('samples=6', 'samples=60')}&seed=3`);
+    await page.getByRole('button', { name: 'Trace', exact: true }).click();
     await page.locator('heat-map .base').first().waitFor({ timeout: 60_000 });
-    assert.equal((await on.model.ask('/v1/jobs')).jobs.length, before + 1);
+    await page.done();
+    // What is on its way ends: the piece in hand, and one sent ahead.
+    let left = -1;
+    for (let batches = 0; left !== (left = await computed(on.tiny)); batches++) {
+      assert.ok(batches < 4, 'it is computed for nobody');
+      await new Promise(resolve => setTimeout(resolve, 1500));
+    }
+  });
+
+  test('a remark is cured by its button', async () => {
+    const page = await open(on.tiny, '#/trace?prompt=The+Tower&subject=Tower&target=P&samples=1');
+    await says(page, 'job-bar', 'SINGLE_NOISE_SAMPLE');
+    await page.locator('[data-cure=samples]').first().press('Enter');
+    await page.locator('job-bar remark-list', { hasText: 'SINGLE_NOISE_SAMPLE' }).waitFor({ state: 'detached' });
+    assert.equal(await page.getByLabel('Noise samples').inputValue(), '10');
+    await page.locator('[data-cure=target]').first().press('Enter');
+    await page.locator('job-bar remark-list', { hasText: 'NO_LEADING_SPACE' }).waitFor({ state: 'detached' });
+    assert.match(page.url(), /target=\+P/);
     await page.done();
   });
 
@@ -112,6 +154,7 @@ export function trace(on) {
       };
       const page = await open(on.tiny, '', { allow: ['Failed to load resource'], prepare });
       await says(page, '.banner', words);
+      assert.deepEqual(await serious(page), [], words);
       isOver = true;
       await page.locator('.next li').first().waitFor();
       if (status === 503) await says(page, '.banner', 'The server was updated.');

@@ -2,20 +2,13 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { copied, open, python, says } from './support.mjs';
+import { copied, open, place, python, says, shown } from './support.mjs';
 
 const CASES = `id,group,prompt,subject,target
 eiffel,a,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
 colosseum,b,The Colosseum is located in the city of,Colosseum," Rome"
 gate,b,The Brandenburg Gate is located in the city of,Brandenburg Gate," Berlin"
 `;
-
-/** The job that a view shows, by its link. */
-const shown = async (on, page) => {
-  const job = new URLSearchParams(page.url().split('?')[1]).get('r');
-  assert.ok(job, page.url());
-  return [job, await on.model.ask(`/v1/jobs/${job}/result`)];
-};
 
 const save = async (page, form) => {
   const [download] = await Promise.all([page.waitForEvent('download'), page.locator(`take-away [data-form=${form}]`).first().click()]);
@@ -47,8 +40,8 @@ export function views(on) {
     await token('target', 4).press('Enter');
     await says(page, 'position-map', '10 ·know → 4 ·strong');
     await page.locator('job-bar button.go:enabled').click();
-    await page.locator('series-chart svg').waitFor({ timeout: 60_000 });
-    const [job, answer] = await shown(on, page);
+    await page.locator('take-away').first().waitFor({ timeout: 60_000 });
+    const [job, answer] = await shown(on.model, page);
     assert.deepEqual(answer.request.interventions[0].positions, { map: [[10, 4], [11, 5]] });
     assert.equal(answer.controls.self_patch.max_abs_effect, 0);
     await page.locator('series-chart svg').focus();
@@ -61,7 +54,7 @@ export function views(on) {
     await says(page, 'patch-view', 'patched here');
     const { lasting } = answer.derived.leaves_base[0];
     await says(page, 'patch-view', `Leaves the base for good from layer ${lasting.layer} on`);
-    assert.deepEqual(await save(page, 'csv'), Buffer.from(await (await fetch(`${on.model.url}/v1/jobs/${job}/result?format=csv`)).arrayBuffer()));
+    assert.deepEqual(await save(page, 'csv'), Buffer.from(await (await fetch(`${on.model.url}${place(job)}?format=csv`)).arrayBuffer()));
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
     assert.deepEqual(curl.values, answer.values);
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'values'), answer.values);
@@ -71,8 +64,8 @@ export function views(on) {
   test('targets may be alternatives and texts of several tokens, and a patch may have an unrelated prompt beside it', async () => {
     const page = await open(on.model, '#/patch?prompt=The+river+has+a+strong+water&source=Why+do+electricians+make+good+swimmers%3F+Because+they+know+the&target=+voltage%7C+electricity&foil=+flow%7C+pressure&controls=unrelated_prompt&scoring=joint');
     await page.locator('job-bar button.go:enabled').click();
-    await page.locator('series-chart svg').waitFor({ timeout: 60_000 });
-    const [, answer] = await shown(on, page);
+    await page.locator('take-away').first().waitFor({ timeout: 60_000 });
+    const [, answer] = await shown(on.model, page);
     assert.deepEqual([answer.request.targets, answer.request.target_scoring], [{ target: [' voltage', ' electricity'], foil: [' flow', ' pressure'] }, 'joint']);
     assert.ok(answer.controls.unrelated_prompt);
     await says(page, 'patch-view h2', '“·voltage” or 1 more');
@@ -92,7 +85,7 @@ export function views(on) {
     await says(page, 'averages-view h2', /Averages over 3 cases$/, 90_000);
     // All cells may be there before the job is over.
     await page.locator('job-bar progress').waitFor({ state: 'detached' });
-    const [job, answer] = await shown(on, page);
+    const [job, answer] = await shown(on.model, page);
     const row = answer.averages.rows.find(row => row.arm === 'hidden' && row.layer === 15 && row.token_class === 'last_subject' && row.metric === 'logprob:target' && row.group === null);
     await page.locator('series-chart svg').focus();
     await page.keyboard.press('End');
@@ -102,7 +95,7 @@ export function views(on) {
     await page.locator('heat-map [role=application]').focus();
     await page.keyboard.press('End');
     await says(page, 'heat-map cell-reading', 'Layer 0, last');
-    assert.deepEqual(await save(page, 'csv'), Buffer.from(await (await fetch(`${on.model.url}/v1/jobs/${job}/result?format=csv`)).arrayBuffer()));
+    assert.deepEqual(await save(page, 'csv'), Buffer.from(await (await fetch(`${on.model.url}${place(job)}?format=csv`)).arrayBuffer()));
     assert.match((await save(page, 'svg')).toString(), /<svg /);
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'averages'), answer.averages);
     await page.getByRole('button', { name: 'Trace it' }).first().click();
@@ -124,8 +117,8 @@ export function views(on) {
   test('inside: attention sums to one, and the parts to the logit difference', async () => {
     const page = await open(on.model, '#/inside?prompt=The+Eiffel+Tower+is+in+the+city+of&target=+Paris&foil=+Rome&layer=23');
     await page.locator('job-bar button.go:enabled').click();
-    await page.locator('series-chart svg').waitFor({ timeout: 60_000 });
-    const [, answer] = await shown(on, page);
+    await page.locator('take-away').first().waitFor({ timeout: 60_000 });
+    const [, answer] = await shown(on.model, page);
     const { attention: [{ values }], attribution } = answer.runs.run;
     const map = page.locator('heat-map [role=application]').first();
     await map.focus();
@@ -139,6 +132,57 @@ export function views(on) {
     await page.done();
   });
 
+  test('generate: by keys alone, beside the unpatched text, and every copy gives its texts', async () => {
+    const page = await open(on.model, '#/generate', { allow: ['422'] });
+    await page.locator('#prompt').focus();
+    await page.keyboard.press('Control+A');
+    await page.keyboard.type('When I woke up this morning, I felt');
+    const go = async label => {
+      for (let i = 0; i < 60; i++) {
+        await page.keyboard.press('Tab');
+        const at = await page.evaluate(() => {
+          let active = document.activeElement;
+          while (active?.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
+          return `${active?.id ?? ''} ${active?.name ?? ''} ${active?.textContent?.trim().slice(0, 40) ?? ''}`;
+        });
+        if (at.includes(label)) return;
+      }
+      assert.fail(`no way to ${label} by Tab`);
+    };
+    await go('toward');
+    await page.keyboard.type('I am so happy today, everything is wonderful');
+    await go('away');
+    await page.keyboard.type('I am so sad today, everything is terrible');
+    await go('strengths');
+    await page.keyboard.press('Control+A');
+    await page.keyboard.type('1, 3');
+    await go('length');
+    await page.keyboard.press('Control+A');
+    await page.keyboard.type('8');
+    await page.keyboard.press('Tab');
+    await page.locator('job-bar button.go:enabled').waitFor();
+    await go('Write');
+    await page.keyboard.press('Enter');
+    await page.locator('generate-view take-away').waitFor({ timeout: 90_000 });
+    const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
+    assert.deepEqual(Object.keys(curl.branches), ['unpatched', 'strength 1', 'strength 3']);
+    for (const [name, { samples: [sample] }] of Object.entries(curl.branches)) {
+      const box = page.locator(`generate-view section[aria-label="${name}"]`);
+      assert.equal((await box.locator('.text').textContent()), sample.text);
+      if (name !== 'unpatched') await says(page, `generate-view section[aria-label="${name}"]`, `under the unpatched model \u2212${Number((-sample.compare.mean_logprob).toPrecision(3))}`);
+    }
+    const saved = JSON.parse((await save(page, 'json')).toString());
+    assert.deepEqual(saved.branches, curl.branches);
+    if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'branches'), curl.branches);
+    // The model of the tests has a template: then the prompt may be a message.
+    await page.getByLabel('The prompt is a message').check();
+    await says(page, 'job-bar', 'runs');
+    await page.locator('job-bar button.go:enabled').click();
+    await page.locator('generate-view take-away').waitFor({ timeout: 90_000 });
+    assert.equal(await page.evaluate(() => document.querySelector('lab-page').lab.jobs.generate.result.prompt.text.includes('<|im_start|>')), true);
+    await page.done();
+  });
+
   test('jobs: one is found, opened in its view with the same numbers, and cancelled', async () => {
     const body = { prompt: 'The Eiffel Tower is in the city of', subject: 'Eiffel Tower', target: ' Paris', metrics: ['logprob:target', 'prob:target'], arms: ['hidden'], layers: { from: 0, to: 30, step: 15 }, corrupt: { samples: 2 } };
     const submit = (body, kind = 'trace') => fetch(`${on.model.url}/v1/${kind}`, { method: 'POST', headers: { 'content-type': 'application/json', prefer: 'respond-async' }, body: JSON.stringify(body) }).then(answer => answer.json());
@@ -146,7 +190,7 @@ export function views(on) {
     const page = await open(on.model, `#/jobs/${id}`);
     await page.getByRole('link', { name: 'Open it in Trace' }).click({ timeout: 60_000 });
     await page.locator('heat-map .base').first().waitFor();
-    const [job, answer] = await shown(on, page);
+    const [job, answer] = await shown(on.model, page);
     assert.equal(job, id);
     assert.deepEqual(answer.arms.hidden.axes[0].values, [0, 15]);
     // Another is cancelled while it runs.

@@ -61,7 +61,7 @@ export class HeatMap extends Grid {
         <span>${data.signed ? num(-data.max) : '0'}<canvas id="scale"></canvas>${num(data.max, data.signed)}</span><span>${data.words}</span>
         ${has('exact') ? html`<span><canvas id="exact"></canvas>exactly null</span>` : ''}
         ${has('trivial') ? html`<span><canvas id="trivial"></canvas>tautological</span>` : ''}
-        ${missing ? html`<span><canvas id="missing"></canvas>no value</span>` : ''}
+        ${missing ? html`<span><canvas id="missing"></canvas>${data.missing ?? 'no value'}</span>` : ''}
         <button aria-expanded=${this.asTable} @click=${() => { this.asTable = !this.asTable; }}>Table</button>
         ${this.wide()}
         ${this.held ? html`<button @click=${() => { this.held = false; }}>Held here. Let go (Escape)</button>` : ''}

@@ -30,13 +30,13 @@ export class JobBar extends Watching {
     const { plan } = live;
     return html`
       <div class="row">
-        <button class="go" ?disabled=${!body || runs || !!live.planProblem || !!(live.problem && !this.alone)} @click=${() => this.lab.start()}>${this.verb}</button>
+        <button class="go" ?disabled=${!body || runs || !!live.planProblem || this.lab.isBlocked()} @click=${() => this.lab.start()}>${this.verb}</button>
         ${plan && !(job?.result && this.lab.isCurrent()) ? html`<span>${count(plan.runs)} ${plan.runs === 1 ? 'run' : 'runs'}, about ${duration(plan.cost.seconds)}</span>` : ''}
         ${runs ? html`<progress max="1" value=${this.#share(job)} aria-label=${this.verb}></progress>` : ''}
         <span role="status">${this.#words(job)}</span>
         ${runs ? html`<button @click=${() => this.lab.cancel()}>Cancel</button>` : ''}
       </div>
-      <remark-list .problem=${job?.problem ?? (job ? null : live.planProblem)} .lints=${runs ? plan?.lints : job?.result?.lints ?? plan?.lints}></remark-list>`;
+      <remark-list .problem=${job?.problem ?? (job ? null : live.planProblem)} .lints=${runs || !this.lab.isCurrent() ? plan?.lints : job?.result?.lints ?? plan?.lints} .lab=${this.lab}></remark-list>`;
   }
 
   #share(job) {
@@ -52,7 +52,8 @@ export class JobBar extends Watching {
       case 'sent': return 'Sent.';
       case 'queued': return position ? `${position} ${position === 1 ? 'request is' : 'requests are'} before yours.` : 'Waits for the model.';
       case 'running': {
-        const done = progress.total > 1 ? `${progress.done} of ${progress.total} parts, ` : '';
+        const share = job.partial ? `${Math.floor((100 * progress.done) / progress.total)} %, ` : `${progress.done} of ${progress.total} parts, `;
+        const done = progress.total > 1 ? share : '';
         return `${done}${duration(gone)} gone${left ? `, about ${duration(progress.total > 1 ? left : Math.max(1, left - gone))} left` : ''}.`;
       }
       case 'failed': return `It failed: ${error ?? 'the server does not say why'}.`;

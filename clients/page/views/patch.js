@@ -18,6 +18,7 @@ const CONTROLS = { self_patch: 'self patch', random_vector: 'random vector of eq
 export const patch = {
   title: 'Patch',
   kind: 'patch',
+  from: ({ base, source, target }) => ({ prompt: base, source, target, map: 'last' }),
   body(given) {
     const { prompt, source, target, map, site, sweep, controls } = given;
     if (!prompt || !source || !target || !map) return null;
@@ -103,7 +104,7 @@ export class PatchView extends Watching {
       return Array.from({ length: most }, (_, at) => `${other.tokens.length - most + at}-${this.live.tokens.length - most + at}`).join(',');
     };
     const controls = name => event => lab.set({ controls: Object.keys(CONTROLS).filter(one => (one === name ? event.target.checked : given.controls.includes(one))) });
-    const result = lab.jobs.patch?.result;
+    const result = lab.jobs.patch?.result ?? lab.jobs.patch?.partial;
     return html`
       <p>The prompt above is the base. States of the source are put into it.</p>
       <label for="source" class="dim">Source</label>
@@ -145,8 +146,8 @@ export class PatchView extends Watching {
       ${result.axes.length > 1
         ? html`<heat-map .data=${this.shown} @cell=${event => { this.opened = { title: this.shown.place(event.detail.row, event.detail.column), tokens: this.shown.topk(event.detail) }; }}></heat-map>`
         : html`<series-chart .data=${this.shown} @point=${event => { this.opened = { title: `Layer ${this.shown.x.texts[event.detail]}`, tokens: result.topk?.[event.detail] }; }}></series-chart>`}
-      ${this.#tokens(result)}
-      <take-away kind="patch" .body=${body} job=${id} .show=${{ metric }} plot="plot"></take-away>`;
+      ${result.isPartial ? '' : html`${this.#tokens(result)}
+        <take-away kind="patch" .body=${body} job=${id} .show=${{ metric }} plot="plot"></take-away>`}`;
   }
 
   #tokens(result) {

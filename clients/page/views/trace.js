@@ -1,7 +1,7 @@
 import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { Watching } from '../watch.js';
-import { measured } from '../targets.js';
+import { joined, measured } from '../targets.js';
 import { armName, labels, metricName, num, percent, pm, visible } from '../say.js';
 import '../charts/heat-map.js';
 import '../charts/reading.js';
@@ -14,6 +14,8 @@ const ARMS = ['hidden', 'mlp', 'attn'];
 export const trace = {
   title: 'Trace',
   kind: 'trace',
+  /** The fields of an example. */
+  from: ({ prompt, subject, target, targets }) => ({ prompt, subject, target: target ?? joined(targets.target), foil: joined(targets?.foil ?? []) }),
   body(given, lab) {
     const { prompt, target, arms, samples, noise, seed, every, base } = given;
     const subject = lab.subject();
@@ -46,7 +48,7 @@ export function maps(result, metric) {
   const rows = layers.toReversed();
   const columns = positions.map(at => ({ ...shown[at], marked: result.tokens[at].corrupted, at }));
   return {
-    panels, unit, signed: true, words: `effect on ${words}${unit ? ` (${unit})` : ''}`, max: Math.max(...sizes) || 1, layers: rows,
+    panels, unit, signed: true, ...(result.isPartial && { missing: 'not computed yet' }), words: `effect on ${words}${unit ? ` (${unit})` : ''}`, max: Math.max(...sizes) || 1, layers: rows,
     rows: rows.map(layer => ({ text: String(layer) })), columns,
     place: (row, column) => `Layer ${rows[row]}, token ${columns[column].at} ${columns[column].text}${columns[column].part ? ` ${columns[column].part}` : ''}${columns[column].marked ? ' (noised)' : ''}`,
   };
@@ -72,7 +74,7 @@ export class TraceView extends Watching {
 
   render() {
     const { given, lab } = this;
-    const result = lab.jobs.trace?.result;
+    const result = lab.jobs.trace?.result ?? lab.jobs.trace?.partial;
     const set = (name, read = value => value) => event => lab.set({ [name]: read(event.target.value) });
     const arms = name => event => lab.set({ arms: ARMS.filter(arm => (arm === name ? event.target.checked : given.arms.includes(arm))) });
     return html`
@@ -106,11 +108,11 @@ export class TraceView extends Watching {
         <span class="dim">${result.samples} noise samples${result.sigma ? `, σ = ${num(result.sigma.abs)}` : ''}</span>
         <label>Metric <select @change=${event => this.lab.set({ metric: event.target.value })}>${metrics.map(name => html`<option value=${name} ?selected=${name === metric}>${metricName(name, result.targets).words}</option>`)}</select></label>
       </div>
-      <heat-map .data=${data} @cell=${event => this.#open(event.detail, data)}></heat-map>
-      <div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
+      <heat-map .data=${data} @cell=${event => { if (!result.isPartial) this.#open(event.detail, data); }}></heat-map>
+      ${result.isPartial ? '' : html`<div class="columns"><div><h3>Strongest cells</h3><ol>${this.#strongest(data).map(cell => html`<li><button @click=${() => this.#go(cell, data)}>
         ${data.panels[cell.panel].name}, layer ${data.layers[cell.row]}, ${data.columns[cell.column].at} ${data.columns[cell.column].text}: ${pm(cell.value, cell.se, true)}</button></li>`)}</ol></div>
         <div>${this.#opened()}</div></div>
-      <take-away kind="trace" .body=${body} job=${this.lab.jobs.trace.id} .show=${{ metric }} plot="plot"></take-away>`;
+      <take-away kind="trace" .body=${body} job=${this.lab.jobs.trace.id} .show=${{ metric }} plot="plot"></take-away>`}`;
   }
 
   #strongest(data) {

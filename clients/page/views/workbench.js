@@ -83,7 +83,7 @@ export class WorkbenchView extends Watching {
     return html`
       ${plan ? html`<div class="row"><span>A trace of this: ${count(plan.runs)} runs, about ${duration(plan.cost.seconds)}.</span>
         <button @click=${() => this.lab.show('trace')}>Open Trace</button></div>` : ''}
-      <remark-list .problem=${runProblem ?? planProblem} .lints=${[...(plan?.lints ?? []), ...(old ? [] : answer?.lints ?? [])]}></remark-list>
+      <remark-list .problem=${runProblem ?? planProblem} .lints=${[...(plan?.lints ?? []), ...(old ? [] : answer?.lints ?? [])]} .lab=${this.lab}></remark-list>
       ${run ? html`
         <h2>The model's next token <span class="dim" role="status">${this.lab.asking ? 'asking …' : old && body ? 'of the text before' : ''}</span></h2>
         <ul class="next ${old ? 'old' : ''}">${run.topk.map(token => html`<li><button aria-pressed=${alternatives(this.given.target).includes(token.text)} title="rank ${token.rank}, token ${token.id}"
@@ -95,7 +95,7 @@ export class WorkbenchView extends Watching {
         <h2>Logit lens: what each layer would predict</h2>
         <div class=${old ? 'old' : ''}><lens-grid .data=${this.#lens(run)} @cell=${event => this.#follow(run, event.detail.column)}></lens-grid></div>
         ${this.#lines(run)}
-        <take-away kind="run" .body=${body} .show=${{ kind: 'lens' }} plot="lens"></take-away>`
+        <take-away kind="run" .body=${body} job=${old ? '' : answer.id} .show=${{ kind: 'lens' }} plot="lens"></take-away>`
     : html`<p class="dim" role="status">${!this.given.prompt ? 'Write a prompt above.' : runProblem ? '' : 'The model is asked …'}</p>`}`;
   }
 }

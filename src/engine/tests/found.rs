@@ -1,6 +1,7 @@
 //! What is found instead of being computed.
 
 use super::super::found::{Counts, Found};
+use super::super::growth::Follower;
 use super::*;
 use crate::config::Sharing;
 use crate::owner::Owner;
@@ -26,7 +27,9 @@ fn ask(
     let charge: Charge = Box::new(move |usage| {
         let _ = told.send(usage.row_layers);
     });
-    tokio::spawn(async move { found.get(&engine, key, work, Errand::new(asker, Turn::New, charge)).await })
+    tokio::spawn(async move {
+        found.get(&engine, key, work, Errand::new(asker, Turn::New, charge), &Follower::patient()).await
+    })
 }
 
 fn counts(found: &Found) -> (u64, u64) {
@@ -188,4 +191,46 @@ async fn what_is_found_is_computed_again_and_other_bits_are_seen() {
     let computed = answer().await;
     assert!(!computed.usage.cached && computed.scores == right.scores);
     assert_eq!(charged.try_iter().count(), 2, "nobody pays for what is computed to be compared");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_left_where_it_is_and_goes_on_when_somebody_comes_back() {
+    let (leave, gate) = mpsc::channel();
+    let (engine, batches) = engine(Some(gate), 1);
+    let found = found(Sharing::Owner, 1 << 20, 0.0);
+    for key in [true, false] {
+        let before = batches.load(Ordering::SeqCst);
+        let plan = runs(12, if key { 1 } else { 2 });
+        let (told, charged) = mpsc::channel();
+        let follower = Follower::curious();
+        let (of_engine, of_found, work) = (engine.clone(), found.clone(), prepared(&engine, &plan));
+        let asker = of("ann", Lane::Interactive);
+        let key = key.then(|| found.key(&engine, &plan, "a model", &asker.owner)).flatten();
+        let charge: Charge = Box::new(move |usage| told.send(usage.row_layers).unwrap());
+        let (following, errand) = (follower.clone(), Errand::new(asker, Turn::New, charge));
+        let asked =
+            tokio::spawn(async move { of_found.get(&of_engine, key, work, errand, &following).await });
+        while batches.load(Ordering::SeqCst) == before {
+            tokio::task::yield_now().await;
+        }
+        follower.is_here(false);
+        while !follower.plan().borrow().as_ref().unwrap().is_left() {
+            tokio::task::yield_now().await;
+        }
+        // Others have the engine, and the place.
+        (0..2).for_each(|_| leave.send(()).unwrap());
+        while engine.admission.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
+        engine.execute(prepared(&engine, &runs(1, 3)), free()).await.unwrap();
+        assert_eq!((batches.load(Ordering::SeqCst) - before, asked.is_finished()), (2, false));
+        let stage = *follower.plan().borrow().as_ref().unwrap().stage().borrow();
+        assert_eq!((stage.done, stage.all), (8, 48));
+        assert_eq!(follower.plan().borrow().as_ref().unwrap().scored([0, 1, 2]).len(), 2);
+        follower.is_here(true);
+        (0..5).for_each(|_| leave.send(()).unwrap());
+        let output = asked.await.unwrap().unwrap();
+        assert_eq!((output.scores.len(), batches.load(Ordering::SeqCst) - before), (12, 7), "each once");
+        assert_eq!(charged.recv().unwrap(), 48);
+    }
 }

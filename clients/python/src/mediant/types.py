@@ -412,6 +412,25 @@ class Estimate(TypedDict):
 EveryWord: TypeAlias = Literal['every']
 
 
+class Example(TypedDict):
+    """
+    A request to begin with.
+    """
+
+    body: dict[str, Any]
+    kind: str
+    shows: str
+    title: str
+
+
+class ExampleList(TypedDict):
+    """
+    Requests to begin with.
+    """
+
+    examples: list[Example]
+
+
 Expected: TypeAlias = str | Literal[False]
 
 
@@ -719,6 +738,19 @@ class Links(TypedDict):
     job: str
     plot: str
     result: str
+
+
+LintChangeOp: TypeAlias = Literal['add', 'replace']
+
+
+class LintMeaning(TypedDict):
+    """
+    A lint and what it means.
+    """
+
+    code: str
+    cure: bool
+    means: str
 
 
 class Llama3Scaling(TypedDict):
@@ -1974,16 +2006,22 @@ class KeyList(TypedDict):
     keys: list[Key]
 
 
-class Lint(TypedDict):
+class LintChange(TypedDict):
     """
-    A remark about an experiment.
+    A change of a request: one operation of JSON Patch.
     """
 
-    code: str
-    detail: str
-    fix: str
-    severity: Severity
-    where: str
+    op: LintChangeOp
+    path: str
+    value: Any
+
+
+class LintList(TypedDict):
+    """
+    Every lint.
+    """
+
+    lints: list[LintMeaning]
 
 
 class Me(TypedDict):
@@ -2077,23 +2115,6 @@ class PlainPrompt(TypedDict):
     spans: NotRequired[dict[str, SpanText]]
     template: NotRequired[TemplateOptions | None]
     tokens: NotRequired[list[int] | None]
-
-
-class PlanResponse(TypedDict):
-    """
-    What a request would do and cost.
-    """
-
-    allowed: bool
-    ceiling: Ceiling
-    cost: Cost
-    kind: str
-    lints: list[Lint]
-    model: str
-    plan_sha256: str
-    readouts: int
-    request: dict[str, Any]
-    runs: int
 
 
 class Positions2(TypedDict):
@@ -2315,21 +2336,6 @@ class TokenizeBody(PlainPrompt):
     model: NotRequired[str | None]
 
 
-class TokenizeResponse(TypedDict):
-    """
-    Response of `POST /v1/tokenize`.
-    """
-
-    continuation: NotRequired[Continued | None]
-    has_bos: bool
-    ids: list[int]
-    lints: list[Lint]
-    model: str
-    spans: dict[str, Span]
-    text: NotRequired[str | None]
-    tokens: list[Token]
-
-
 class TopK(TypedDict):
     """
     The strongest averages.
@@ -2517,29 +2523,17 @@ class Intervention7(TypedDict):
     sigma: Sigma
 
 
-class JobView(TypedDict):
+class Lint(TypedDict):
     """
-    A job.
+    A remark about an experiment.
     """
 
-    cost: JobCost
-    created: str
-    error: NotRequired[str | None]
-    estimate: JobEstimate
-    eta_s: NotRequired[float | None]
-    expires: NotRequired[str | None]
-    finished: NotRequired[str | None]
-    id: str
-    kind: JobKind
-    links: Links
-    lints: NotRequired[list[Lint]]
-    model: str
-    position: NotRequired[int | None]
-    priority: Priority
-    progress: Progress
-    retries: int
-    started: NotRequired[str | None]
-    state: JobState
+    apply: NotRequired[list[LintChange]]
+    code: str
+    detail: str
+    fix: str
+    severity: Severity
+    where: str
 
 
 class OpSpec7(TypedDict):
@@ -2551,6 +2545,23 @@ class OpSpec7(TypedDict):
     rng: NotRequired[Rng]
     seed: NotRequired[int]
     sigma: Sigma
+
+
+class PlanResponse(TypedDict):
+    """
+    What a request would do and cost.
+    """
+
+    allowed: bool
+    ceiling: Ceiling
+    cost: Cost
+    kind: str
+    lints: list[Lint]
+    model: str
+    plan_sha256: str
+    readouts: int
+    request: dict[str, Any]
+    runs: int
 
 
 class Rope(TypedDict):
@@ -2587,6 +2598,21 @@ class TextResult(TypedDict):
     steps: int
     text: str
     tokens: list[TokenResult]
+
+
+class TokenizeResponse(TypedDict):
+    """
+    Response of `POST /v1/tokenize`.
+    """
+
+    continuation: NotRequired[Continued | None]
+    has_bos: bool
+    ids: list[int]
+    lints: list[Lint]
+    model: str
+    spans: dict[str, Span]
+    text: NotRequired[str | None]
+    tokens: list[Token]
 
 
 TopForm: TypeAlias = int | TopK
@@ -2642,13 +2668,29 @@ class CaseDerived(Derived):
     case: str
 
 
-class JobList(TypedDict):
+class JobView(TypedDict):
     """
-    Jobs, newest first.
+    A job.
     """
 
-    jobs: list[JobView]
-    next: NotRequired[str | None]
+    cost: JobCost
+    created: str
+    error: NotRequired[str | None]
+    estimate: JobEstimate
+    eta_s: NotRequired[float | None]
+    expires: NotRequired[str | None]
+    finished: NotRequired[str | None]
+    id: str
+    kind: JobKind
+    links: Links
+    lints: NotRequired[list[Lint]]
+    model: str
+    position: NotRequired[int | None]
+    priority: Priority
+    progress: Progress
+    retries: int
+    started: NotRequired[str | None]
+    state: JobState
 
 
 class PositionShape1(Rope):
@@ -2697,6 +2739,15 @@ class BlockShape(TypedDict):
     mlp: MlpShape
     norm: NormShape
     positions: PositionShape
+
+
+class JobList(TypedDict):
+    """
+    Jobs, newest first.
+    """
+
+    jobs: list[JobView]
+    next: NotRequired[str | None]
 
 
 class ModelConfig(TypedDict):
