@@ -132,6 +132,11 @@ impl Grid {
         self.readouts.len() / self.samples
     }
 
+    /// Lengths of the axes.
+    pub fn shape(&self) -> Vec<usize> {
+        self.axes.iter().map(|axis| axis.values.len()).collect()
+    }
+
     /// Readouts of a control, `[cells, samples]`.
     pub fn control(&self, kind: Control) -> &[usize] {
         self.controls.iter().find(|(control, _)| *control == kind).map_or(&[], |(_, readouts)| readouts)

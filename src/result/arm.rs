@@ -53,7 +53,7 @@ impl ArmCells {
         words: &dyn Words,
     ) -> Self {
         let grid = &arm.grid;
-        let shape: Vec<usize> = grid.axes.iter().map(|axis| axis.values.len()).collect();
+        let shape = grid.shape();
         let nulls = grid.exact_nulls(resolved, &arm.base);
         let masks = masks(grid, &shape, &nulls, scores, &arm.base);
         let mut reasons = Nulls::default();

@@ -7,7 +7,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::common::{Envelope, NdArray, target_sets};
-use super::patch::shape;
 use super::respond::Respond;
 use crate::effect::arm::{Readouts, paired};
 use crate::effect::stats::{Estimate, estimate};
@@ -45,10 +44,16 @@ impl<S: BuildHasher> Readouts for HashMap<usize, Score, S> {
 
 /// Event `start`: all that is known before anything is computed, in the places that it has in the answer. `resolved`: for each
 /// readout the run whose row it really is.
-pub fn start<L: Respond>(layout: &L, resolved: &[RunId], cost: &Cost, envelope: &Envelope) -> Value {
+pub fn start<L: Respond>(
+    kind: &str,
+    layout: &L,
+    resolved: &[RunId],
+    cost: &Cost,
+    envelope: &Envelope,
+) -> Value {
     let (common, Live { arms, more, .. }) = (layout.common(), layout.live());
     let masks = |arm: &ArmLayout| {
-        let shape = shape(&arm.grid);
+        let shape = arm.grid.shape();
         let trivial = arm.grid.trivial.iter().map(Option::is_some).collect();
         json!({
             "exact_null": NdArray::new(&shape, arm.grid.exact_nulls(resolved, &arm.base)),
@@ -63,7 +68,7 @@ pub fn start<L: Respond>(layout: &L, resolved: &[RunId], cost: &Cost, envelope: 
     let runs = common.runs.map(|_, (run, _)| json!({"tokens": run.tokens, "spans": run.spans}));
     let mut start = json!({
         "id": envelope.id,
-        "kind": L::NAME,
+        "kind": kind,
         "model": envelope.model,
         "request": layout.request(),
         "targets": target_sets(common),

@@ -88,7 +88,7 @@ impl Respond for PatchLayout {
     }
 
     fn live(&self) -> Live<'_> {
-        Live { arms: vec![("patch", json!({}), &self.arm)], ..Live::default() }
+        Live { arms: vec![("patch", json!({}), self.arm())], ..Live::default() }
     }
 
     fn respond(

@@ -186,10 +186,10 @@ where
     ) -> Result<Self::Response, Refusal> {
         let Lowered { prelude, plan, layout } = lowered;
         let promised = activations::reserve(&service.served.activations, share.owner(), &layout)?;
-        let envelope = service.envelope(R::Layout::NAME);
+        let envelope = service.envelope(F::NAME);
         let layout = Arc::new(layout);
         let computed = if layout.is_computed() {
-            service.told_of(share, &layout, &envelope, prelude, plan).await?
+            service.told_of(F::NAME, share, &layout, &envelope, prelude, plan).await?
         } else {
             Computed::default()
         };

@@ -42,6 +42,7 @@ impl Service {
     /// Computes a plan, and tells of it if somebody listens: `start` when it was let in, `cells` and `progress` as they come.
     pub(super) async fn told_of<L: Respond>(
         &self,
+        kind: &'static str,
         share: &Share,
         layout: &Arc<L>,
         envelope: &Envelope,
@@ -55,7 +56,7 @@ impl Service {
             let cost = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
             let first = prelude.as_ref().map_or(Ok(Cost::default()), cost)?;
             let cost = cost(&plan_of)?.and(&first);
-            let start = live::start(&*of_layout, &cone::resolved(&plan_of, layers), &cost, &envelope);
+            let start = live::start(kind, &*of_layout, &cone::resolved(&plan_of, layers), &cost, &envelope);
             Ok((start, prelude, plan_of))
         });
         let (start, prelude, plan_of) = known.await?;

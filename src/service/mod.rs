@@ -302,7 +302,11 @@ impl Service {
             seconds = Empty,
             queue_seconds = Empty
         );
-        let found = self.found.get(&self.engine, key, prepared, errand, &self.follower).instrument(span.clone()).await;
+        let found = self
+            .found
+            .get(&self.engine, key, prepared, errand, &self.follower)
+            .instrument(span.clone())
+            .await;
         if let Ok(PlanOutput { usage, .. }) = &found {
             span.record("cached", usage.cached);
             span.record("row_layers", usage.row_layers);

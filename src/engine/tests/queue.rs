@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::super::growth::Growth;
 use super::super::queue::Queue as Waiting;
 use super::super::work::{Answer, Lift, Piece, Ticket, Work};
 use super::*;
@@ -39,7 +40,13 @@ impl Desk {
         let packing = Arc::new(Packing::new(&plan, 2, budget().space(0, true), Mode::Branching).unwrap());
         let part = packing.whole();
         let (reply, client) = unbounded_channel();
-        let ticket = Ticket { suspect: false, queued: Duration::ZERO, lift: Lift::default(), reply };
+        let ticket = Ticket {
+            suspect: false,
+            queued: Duration::ZERO,
+            lift: Lift::default(),
+            growth: Growth::default(),
+            reply,
+        };
         let left = budget().space(0, true).work_of(&packing.fitting(&part, &Space::from(usize::MAX)).need);
         assert_eq!(left, 21 * u64::from(runs));
         let asker = Asker { owner: Owner::stored(owner), weight: Weight::default(), lane };

@@ -295,6 +295,9 @@ class Texts:
     def __init__(self, document: types.GenerateResponse) -> None:
         self.document = document
 
+    def __getitem__(self, name: str) -> Any:
+        return self.document[name]
+
     def __repr__(self) -> str:
         return f"<Texts of {self.document['model']}: {', '.join(self.texts)}>"
 
