@@ -516,6 +516,36 @@ def endless(model, how):
             pass
 
 
+# --- last, so that the others keep their lines
+
+#: Cases whose model gives attention weights, as `attn_implementation="eager"` has it.
+EAGER = {"read_weights"}
+
+
+@case
+def read_activated(model, how):
+    with model.trace(P, **how):
+        mlp = model.model.layers[2].mlp
+        g = mlp.gate_proj.output.save()
+        a = mlp.act_fn.output.save()
+        u = mlp.up_proj.output[:, -1].save()
+        d = (mlp.down_proj.input - mlp.down_proj.input * 0).save()
+    return dict(g=g, a=a, u=u, d=d)
+
+
+@case
+def read_weights(model, how):
+    with model.trace(P, **how):
+        first = model.model.layers[0].self_attn.output[1].save()
+        model.model.layers[1].self_attn.q_proj.output[:, -1] *= 2
+        out, weights = model.model.layers[1].self_attn.output
+        head = weights[:, 1].save()
+        out[:, -1] = 0
+        last = weights[0, :, -1].save()
+        logits = model.lm_head.output[:, -1].save()
+    return dict(first=first, head=head, last=last, logits=logits)
+
+
 class Sent(Backend):
     """Writes the request down instead of sending it."""
 
@@ -571,6 +601,7 @@ def main():
         old.unlink()
     golden, failed = {}, []
     for name, run in CASES.items():
+        network.set_attn_implementation("eager" if name in EAGER else "sdpa")
         try:
             with torch.no_grad():
                 values = RUN.get(name, run)(local, {})

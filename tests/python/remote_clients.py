@@ -4,9 +4,12 @@
     HF_ENDPOINT=http://127.0.0.1:8080 HF_HOME=$(mktemp -d) python remote_clients.py cases
     mediant serve --listen 127.0.0.1:8081
     HF_ENDPOINT=http://127.0.0.1:8081 HF_HOME=$(mktemp -d) python remote_clients.py notebook FILE smollm2-135m
+    HF_ENDPOINT=http://127.0.0.1:8081 HF_HOME=$(mktemp -d) python remote_clients.py seeded FILE smollm2-135m FOLDER
 
 Of the notebook (as text, cells after `In [None]:`) nothing is changed but the host, the model's name, `!pip` lines and the four
-numbers of layers that a model of 30 layers lacks. It prints what failed, and how long a job takes at the client.
+numbers of layers that a model of 30 layers lacks. It prints what failed, and how long a job takes at the client. `seeded` puts
+`torch.manual_seed` before each draw of noise, runs the cells against the server and then on the same weights in this process
+(FOLDER: the model for transformers, in f32), and compares every number that they leave.
 """
 
 import linecache
@@ -60,11 +63,12 @@ def cases():
     CONFIG.API.HOST = HOST
     golden = load_file(pathlib.Path(made.__file__).parent / made.OUT / "values.safetensors")
     model = nnsight.LanguageModel("dummy-tiny")
+    eager = nnsight.LanguageModel("dummy-tiny", attn_implementation="eager")
     took, failed = [], []
     timed(took)
     for name, run in made.CASES.items():
         try:
-            values = run(model, {"remote": True})
+            values = run(eager if name in made.EAGER else model, {"remote": True})
         except Exception as error:  # noqa: BLE001
             failed.append(f"{name}: {type(error).__name__}: {error}")
             continue
@@ -87,27 +91,87 @@ def cases():
     return not failed
 
 
-def notebook(file, name):
+def run_cells(file, change):
+    """Runs a notebook's cells as `change` makes them; the names that they leave, and how many cells there were."""
     import matplotlib
 
     matplotlib.use("Agg")
     CONFIG.API.HOST, CONFIG.API.APIKEY = f"{HOST}/legacy", os.environ.get("NDIF_API_KEY", "none")
     text = pathlib.Path(file).read_text()
     cells = re.findall(r"In \[None\]:\n(.*?)(?=\n## |\n### |\nIn \[None\]:|\Z)", text, re.S)
-    took, scope = [], {"__name__": "__main__"}
-    timed(took)
-    began = time.time()
+    scope = {"__name__": "__main__"}
     for at, cell in enumerate(cells):
-        cell = re.sub(r"^!pip.*$", "", cell.strip("\n"), flags=re.M)
-        cell = cell.replace("meta-llama/Meta-Llama-3-70B", name).replace("[16, 32, 48, 64]", "[6, 12, 18, 24]")
-        file = f"<cell {at}>"
+        cell = change(re.sub(r"^!pip.*$", "", cell.strip("\n"), flags=re.M))
+        file = f"<cell {at} of {id(scope)}>"
         linecache.cache[file] = (len(cell), None, cell.splitlines(True), file)
         exec(compile(cell, file, "exec"), scope)
-    print(f"{len(cells)} cells in {time.time() - began:.1f} s, no error")
+    return scope, len(cells)
+
+
+def named(cell, name):
+    return cell.replace("meta-llama/Meta-Llama-3-70B", name).replace("[16, 32, 48, 64]", "[6, 12, 18, 24]")
+
+
+def notebook(file, name):
+    took = []
+    timed(took)
+    began = time.time()
+    _, cells = run_cells(file, lambda cell: named(cell, name))
+    print(f"{cells} cells in {time.time() - began:.1f} s, no error")
     report(took)
     return True
 
 
+def numbers(value, path, found):
+    """All numbers in a value, by where they are."""
+    import numpy
+    import torch
+
+    if isinstance(value, (torch.Tensor, numpy.ndarray)):
+        found[path] = torch.as_tensor(value).detach().double().flatten().tolist()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        found[path] = [float(value)]
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            numbers(member, f"{path}[{key!r}]", found)
+    elif isinstance(value, (list, tuple)):
+        for at, member in enumerate(value):
+            numbers(member, f"{path}[{at}]", found)
+    return found
+
+
+def seeded(file, name, folder):
+    import torch
+
+    seed = lambda cell: re.sub(r"^( *)(noise = torch\.randn)", r"\1torch.manual_seed(7)\n\1\2", cell, flags=re.M)  # noqa: E731
+    there, cells = run_cells(file, lambda cell: seed(named(cell, name)))
+    # As this nnsight has it in one process: a layer's output is no tuple, and what was saved is the tensor itself.
+    torch.Tensor.value = property(lambda self: self)
+    torch.set_grad_enabled(False)
+
+    def local(cell):
+        cell = seed(named(cell, folder)).replace("REMOTE = True", "REMOTE = False")
+        cell = re.sub(r"(layers\[\w+\]\.output)\[0\]", r"\1", cell)
+        return re.sub(r"device_map=\S+?([,)])", r"dispatch=True\1", cell)
+
+    here, _ = run_cells(file, local)
+    off, compared = [], 0
+    for key in sorted(here):
+        if key.startswith("_") or key not in there or not isinstance(here[key], (int, float, list, tuple, dict, torch.Tensor)):
+            continue
+        mine, theirs = numbers(here[key], key, {}), numbers(there[key], key, {})
+        if mine.keys() != theirs.keys():
+            off.append((float("inf"), f"{key}: other members"))
+            continue
+        for path, wanted in mine.items():
+            scale = max(1.0, max(map(abs, wanted), default=0.0))
+            compared += len(wanted)
+            off.append((max((abs(a - b) / scale for a, b in zip(wanted, theirs[path])), default=0.0), path))
+    off.sort(reverse=True)
+    print(f"{cells} cells twice: {compared} numbers, the furthest {off[0][0]:.1e} off ({off[0][1]})")
+    return off[0][0] <= 1e-4
+
+
 if __name__ == "__main__":
-    which = {"cases": cases, "notebook": notebook}[sys.argv[1]]
+    which = {"cases": cases, "notebook": notebook, "seeded": seeded}[sys.argv[1]]
     sys.exit(0 if which(*sys.argv[2:]) else 1)
