@@ -8,8 +8,10 @@ reads the trace of each process from the moment that its filter was in place. St
 
 import collections
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,7 +81,7 @@ def main(mediant):
     port = 8699
     settings = {"MEDIANT__REMOTE__JOB_S": "3", "MEDIANT__REMOTE__JOB_CPU_S": "1", "MEDIANT__REMOTE__QUEUED_PER_OWNER": "1000"}
     command = ["strace", "-ff", "-qq", "-o", str(folder / "trace"), mediant, "serve", "--model", "dummy:tiny", "--listen", f"127.0.0.1:{port}"]
-    server = subprocess.Popen([*command, "--data-dir", str(folder / "data")], env={"PATH": "/usr/bin:/bin:/usr/local/bin", **settings, **dict(__import__("os").environ)})
+    server = subprocess.Popen([*command, "--data-dir", str(folder / "data")], env={**os.environ, **settings})
     address = f"http://127.0.0.1:{port}"
     try:
         while True:
@@ -92,7 +94,9 @@ def main(mediant):
         jobs = {name: post(address, block) for name, block in blocks().items()}
         statuses = collections.Counter(ended(address, job) for job in jobs.values())
     finally:
-        server.terminate()
+        # strace hands no signal on.
+        for child in pathlib.Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGTERM)
         server.wait()
     processes, refused, beyond = 0, 0, []
     for trace in folder.glob("trace.*"):
