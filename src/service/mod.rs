@@ -14,6 +14,7 @@ mod served;
 pub mod start;
 pub mod sweep;
 mod table;
+mod texts;
 mod weight;
 
 use std::sync::Arc;
