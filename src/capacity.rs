@@ -303,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_are_held_by_whoever_has_a_clone_and_given_back_by_the_last() {
         let capacity = Capacity::new(64 * MIB);
-        let share = capacity.share(&Owner::local());
+        let share = capacity.share(Owner::local());
         share.resize(10 * MIB).await.unwrap();
         let clone = share.clone();
         drop(share);
@@ -321,9 +321,9 @@ mod tests {
     async fn large_requests_leave_room_for_small_ones_and_wait_for_each_other() {
         let capacity = Capacity::new(64 * MIB);
         let (first, second, small) = (
-            capacity.share(&Owner::local()),
-            capacity.share(&Owner::local()),
-            capacity.share(&Owner::local()),
+            capacity.share(Owner::local()),
+            capacity.share(Owner::local()),
+            capacity.share(Owner::local()),
         );
         first.resize(1 << 40).await.unwrap();
         assert_eq!(first.bytes(), 48 * MIB, "all that one may hold");
@@ -336,14 +336,14 @@ mod tests {
         let second = waiting.await.unwrap().unwrap();
         drop((second, small));
         assert_eq!(capacity.free(), 64 * MIB);
-        let again = capacity.share(&Owner::local());
+        let again = capacity.share(Owner::local());
         again.resize(48 * MIB).await.unwrap();
     }
 
     #[tokio::test]
     async fn work_waits_for_a_thread_and_learns_that_it_is_abandoned() {
         let capacity = Capacity::new(MIB);
-        let share = capacity.share(&Owner::local());
+        let share = capacity.share(Owner::local());
         share.resize(1000).await.unwrap();
         let (started, mut seen) = tokio::sync::mpsc::unbounded_channel();
         let long = |n: usize| {

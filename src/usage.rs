@@ -112,7 +112,7 @@ impl Ledger {
                         told.push(OwnerUsage { owner, day, requests, row_layers, seconds });
                     }
                     Whose::Key(key) => {
-                        by_key.push(KeyUsage { key: *key, day, requests, row_layers, seconds })
+                        by_key.push(KeyUsage { key: *key, day, requests, row_layers, seconds });
                     }
                 }
             }

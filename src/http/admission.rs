@@ -121,7 +121,7 @@ mod tests {
         let third = admission.enter(&three, most).unwrap();
         assert_eq!(full(&one), Whose::Owner(one.owner.clone()));
         // Who is refused is not counted.
-        assert_eq!(admission.0.on_their_way.lock().unwrap()[&Whose::Owner(one.owner.clone())], 2);
+        assert_eq!(admission.0.on_their_way.lock().unwrap()[&Whose::Owner(one.owner)], 2);
         drop((second, third, other));
         assert!(admission.0.on_their_way.lock().unwrap().is_empty());
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::common::{Envelope, NdArray, target_sets};
-use super::respond::Respond;
+use super::respond::{Live, Respond};
 use crate::effect::arm::{Readouts, paired};
 use crate::effect::stats::{Estimate, estimate};
 use crate::lower::layout::ArmLayout;
@@ -15,17 +15,6 @@ use crate::lower::measure::{Measure, Reads};
 use crate::plan::cost::Cost;
 use crate::plan::{RunId, Score};
 use crate::spec::named::Named;
-
-/// What a layout has to tell before it is computed whole.
-#[derive(Default)]
-pub struct Live<'l> {
-    /// Its arms, each with what it is, by name.
-    pub arms: Vec<(&'l str, Value, &'l ArmLayout)>,
-    /// Readouts of the corrupted run.
-    pub corrupted: &'l [usize],
-    /// What only it has.
-    pub more: Map<String, Value>,
-}
 
 /// Scores of a plan so far.
 pub trait SoFar {

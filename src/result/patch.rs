@@ -9,8 +9,7 @@ use super::common::{
     Controls, Envelope, Masks, NdArray, NullReason, Nulls, Provenance, Receipts, RunTokens, TopToken,
     join_lints, metrics, noise_floors, run_tokens, target_sets, top_tokens,
 };
-use super::live::Live;
-use super::respond::{Computed, Respond};
+use super::respond::{Computed, Live, Respond};
 use crate::effect::arm::self_patch;
 use crate::effect::derived::Derived;
 use crate::effect::lints;

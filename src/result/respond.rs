@@ -1,13 +1,13 @@
 //! How what was computed of a request becomes its answer.
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::common::Envelope;
-use super::live::Live;
 use crate::activations::{ActivationId, Timestamp};
 use crate::lower::facts::Facts;
-use crate::lower::layout::CaptureKey;
+use crate::lower::layout::{ArmLayout, CaptureKey};
 use crate::lower::request::Layout;
 use crate::plan::RunId;
 use crate::plan::output::PlanOutput;
@@ -34,6 +34,17 @@ pub struct Kept {
     /// When they are deleted.
     #[schema(value_type = String, format = DateTime)]
     pub expires: Timestamp,
+}
+
+/// What a layout has to tell before it is computed whole.
+#[derive(Default)]
+pub struct Live<'l> {
+    /// Its arms, each with what it is, by name.
+    pub arms: Vec<(&'l str, Value, &'l ArmLayout)>,
+    /// Readouts of the corrupted run.
+    pub corrupted: &'l [usize],
+    /// What only it has.
+    pub more: Map<String, Value>,
 }
 
 /// A layout whose numbers have an answer.

@@ -10,8 +10,7 @@ use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
     join_lints, metrics, noise_floors, run_tokens, target_sets,
 };
-use super::live::Live;
-use super::respond::{Computed, Respond};
+use super::respond::{Computed, Live, Respond};
 use crate::effect::arm::{Baselines, self_patch};
 use crate::effect::derived::Derived;
 use crate::effect::lints;

@@ -192,7 +192,7 @@ where
         let envelope = service.envelope(F::NAME);
         let layout = Arc::new(layout);
         let computed = if layout.is_computed() {
-            service.told_of(F::NAME, share, &layout, &envelope, prelude, plan).await?
+            Box::pin(service.told_of(F::NAME, share, &layout, &envelope, prelude, plan)).await?
         } else {
             Computed::default()
         };

@@ -814,7 +814,7 @@ async fn a_key_has_so_many_requests_on_their_way_and_its_owner_more() {
     );
     keys.set_owner(&owner, Terms { requests: Some(1), ..Terms::default() }).await.unwrap();
     assert_eq!(free.post("/v1/tokenize", &hi).await.status, 429, "that was somebody else");
-    (held.abort(), second.abort());
+    held.abort(); second.abort();
     let _ = (held.await, second.await);
     assert_eq!(tight.post("/v1/tokenize", &hi).await.status, 200);
 }

@@ -76,7 +76,7 @@ async fn work_memory_jobs_and_readiness_are_those_of_the_moment() {
     assert_eq!(value(&after, r#"mediant_status{state="ready"}"#), 1.0);
     assert_eq!(value(&after, r#"mediant_status{state="failed"}"#), 0.0);
     assert_eq!(value(&after, "mediant_request_memory_limit_bytes"), 268_435_456.0);
-    let share = state.capacity.share(&Owner::local());
+    let share = state.capacity.share(Owner::local());
     share.resize(1 << 20).await.unwrap();
     assert_eq!(value(&scraped(&state).await, "mediant_request_memory_bytes"), 1_048_576.0);
     let sweep = json!({"dataset": {"inline": [{"prompt": "The Tower", "subject": "Tower", "target": "P"}]},

@@ -167,9 +167,9 @@ async fn refusals_for_want_of_a_model_or_of_memory_can_be_read_too() {
     }
     // As much memory as a few small requests take, and somebody who holds it.
     let full = tiny_with(&[("limits.memory_bytes", "1048576")]);
-    let held = full.capacity.share(&mediant::owner::Owner::local());
+    let held = full.capacity.share(mediant::owner::Owner::local());
     held.resize(700_000).await.unwrap();
-    let small = full.capacity.share(&mediant::owner::Owner::local());
+    let small = full.capacity.share(mediant::owner::Owner::local());
     small.resize(16_000).await.unwrap();
     let server = Server::start(router(full.clone()), limits()).await;
     let large = format!("{}{{\"prompt\":\"Hi\"}}", " ".repeat(60_000)).into_bytes();
