@@ -609,7 +609,6 @@ impl<K: Kernels> Pass<'_, K> {
                 written.cancelled |= change.cancelled;
                 if primary {
                     written.squared += change.squared;
-                    written.before += change.before;
                 }
             }
         }

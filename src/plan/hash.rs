@@ -142,11 +142,6 @@ impl Writer {
                 self.text("scale");
                 self.number(u64::from(factor.to_bits()));
             }
-            Op::Along { direction, change } => {
-                self.text("along");
-                self.constant(direction);
-                self.numbers(&change.bits());
-            }
             Op::Zero => self.text("zero"),
             Op::Cut => self.text("cut"),
             Op::Project { basis, source } => {
@@ -204,7 +199,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Along, EditGroup};
+    use super::super::EditGroup;
     use super::*;
     use crate::spec::site::Site;
 
@@ -247,10 +242,6 @@ mod tests {
             sequences: vec![Arc::from([7, 8]), Arc::from([9])],
         };
         plan
-    }
-
-    fn along(direction: &[f32], change: Along) -> Op {
-        Op::Along { direction: rows(direction), change }
     }
 
     /// What a change of a field makes of the plan.
@@ -319,11 +310,6 @@ mod tests {
                 }
             }),
             of_edit(2, |edit| edit.op = Op::Scale(0.25)),
-            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Scale(0.5))),
-            of_edit(2, |edit| edit.op = along(&[-1.0, 0.0], Along::Scale(0.5))),
-            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.5, 1.0))),
-            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.5, 2.0))),
-            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.25, 1.0))),
             of_edit(5, |edit| {
                 if let Op::Project { basis, .. } = &mut edit.op {
                     *basis = rows(&[0.0, 1.0]);

@@ -15,7 +15,6 @@ mod served;
 pub mod start;
 pub mod sweep;
 mod table;
-mod texts;
 mod weight;
 
 use std::sync::Arc;

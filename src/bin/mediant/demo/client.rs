@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Why there is no answer to work with.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
+pub(super) enum ClientError {
     /// No connection.
     #[error("cannot connect to {address}")]
     Connect {
@@ -55,47 +55,47 @@ pub(crate) enum ClientError {
 
 /// Talks to one server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Client {
+pub(super) struct Client {
     address: SocketAddr,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
-    pub(crate) body: T,
+pub(super) struct Answer<T> {
+    pub(super) body: T,
     /// From the first byte sent to the last one received.
-    pub(crate) took: Duration,
+    pub(super) took: Duration,
 }
 
 impl Client {
-    pub(crate) const fn new(address: SocketAddr) -> Self {
+    pub(super) const fn new(address: SocketAddr) -> Self {
         Self { address }
     }
 
-    pub(crate) const fn address(&self) -> SocketAddr {
+    pub(super) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Waits until the server can do work. A server that fails to load ends its process, so this needs no end.
-    pub(crate) async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         while self.get("/readyz").await.is_err() {
             tokio::time::sleep(POLL).await;
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
+    pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
         let body = self.exchange(Method::GET, path, None).await?;
         parse(&body, &format!("GET {path}"))
     }
 
     /// Posts JSON, expects JSON.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Answer<Value>, ClientError> {
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Answer<Value>, ClientError> {
         let Answer { body, took } = self.post_for_bytes(path, body).await?;
         Ok(Answer { body: parse(&body, &format!("POST {path}"))?, took })
     }
 
     /// Posts JSON, expects anything.
-    pub(crate) async fn post_for_bytes(
+    pub(super) async fn post_for_bytes(
         &self,
         path: &str,
         body: &Value,
