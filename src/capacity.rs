@@ -320,11 +320,8 @@ mod tests {
     #[tokio::test]
     async fn large_requests_leave_room_for_small_ones_and_wait_for_each_other() {
         let capacity = Capacity::new(64 * MIB);
-        let (first, second, small) = (
-            capacity.share(Owner::local()),
-            capacity.share(Owner::local()),
-            capacity.share(Owner::local()),
-        );
+        let (first, second, small) =
+            (capacity.share(Owner::local()), capacity.share(Owner::local()), capacity.share(Owner::local()));
         first.resize(1 << 40).await.unwrap();
         assert_eq!(first.bytes(), 48 * MIB, "all that one may hold");
         assert_eq!(second.resize(2 * MIB).await, Err(Busy));

@@ -43,6 +43,9 @@ const ROUTES: &[(&str, &[&str])] = &[
             "GET /v1/models",
             "GET /v1/models/{id}",
             "GET /v1/capabilities",
+            "GET /v1/results/{id}",
+            "GET /v1/lints",
+            "GET /v1/examples",
             "POST /v1/tokenize",
             "POST /v1/plan",
             "GET /v1/jobs",
@@ -814,7 +817,8 @@ async fn a_key_has_so_many_requests_on_their_way_and_its_owner_more() {
     );
     keys.set_owner(&owner, Terms { requests: Some(1), ..Terms::default() }).await.unwrap();
     assert_eq!(free.post("/v1/tokenize", &hi).await.status, 429, "that was somebody else");
-    held.abort(); second.abort();
+    held.abort();
+    second.abort();
     let _ = (held.await, second.await);
     assert_eq!(tight.post("/v1/tokenize", &hi).await.status, 200);
 }

