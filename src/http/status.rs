@@ -418,7 +418,9 @@ fn tree(out: &mut String, value: &Value, depth: usize) {
             Value::Object(_) => inside.push((name, value)),
             Value::Array(items) if items.iter().any(Value::is_object) => {
                 line(out, depth, &name);
-                items.iter().for_each(|item| line(out, depth + 1, &inline(item)));
+                for item in items {
+                    line(out, depth + 1, &inline(item));
+                }
             }
             _ => line(out, depth, &format!("{name}: {}", inline(value))),
         }
