@@ -22,7 +22,7 @@ pub enum Unfinished {
 
 /// How units and their outputs are written. What another layout wrote is not read, since numbers that are packed say nothing of
 /// what they are: whoever changes [`Cut`], [`CaseHead`] or [`Part`] adds one.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// A cut as it is stored.
 #[derive(Serialize, Deserialize)]
