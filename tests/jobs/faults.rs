@@ -111,7 +111,7 @@ impl Drop for Disk {
 
 #[test]
 fn a_full_disk_loses_nothing_and_is_over_when_there_is_space() {
-    let Some(disk) = Disk::new("3m") else { return };
+    let Some(disk) = Disk::new("4m") else { return };
     sqlite(async |_| {
         let ballast = disk.0.path().join("ballast");
         std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();

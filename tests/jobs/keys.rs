@@ -66,6 +66,7 @@ both! {
         let owner = Owner::parse(OWNER).unwrap();
         let of_owner = Terms { weight: Weight::of(0.5), requests: None, jobs: Some(7), row_layers_day: Some(1 << 60) };
         keys.set_owner(&owner, of_owner).await.unwrap();
+        drop(keys);
         let store = db.kill(store).await;
         let keys = Keys::open(store).await.unwrap();
         assert_eq!(keys.owners().await.unwrap(), [(owner.clone(), of_owner)]);

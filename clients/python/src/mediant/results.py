@@ -296,7 +296,8 @@ class Texts:
         self.document = document
 
     def __getitem__(self, name: str) -> Any:
-        return self.document[name]
+        document: Any = self.document
+        return document[name]
 
     def __repr__(self) -> str:
         return f"<Texts of {self.document['model']}: {', '.join(self.texts)}>"

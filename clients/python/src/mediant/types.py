@@ -4,7 +4,7 @@ from __future__ import annotations
 # pyright: reportIncompatibleVariableOverride=false
 # ruff: noqa
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeAlias, TypedDict, Union
 
 if TYPE_CHECKING:
     from typing_extensions import NotRequired
