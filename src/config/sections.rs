@@ -354,7 +354,7 @@ pub struct Telemetry {
     pub json: bool,
     /// A second address, for `/metrics`, `/v1/status` and the probes; empty for none.
     pub metrics_listen: String,
-    /// Where spans are sent, by OTLP over HTTP; empty for nowhere.
+    /// The collector that spans are sent to, by OTLP over HTTP. If it is empty, no spans are made.
     pub otlp_endpoint: String,
 }
 

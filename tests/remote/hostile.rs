@@ -148,7 +148,6 @@ fn all(server: &Server, requests: &[(String, Vec<u8>)]) -> Vec<(String, serde_js
 }
 
 #[test]
-#[ignore = "has not passed yet: it waits in vain for the end of processes; run it by hand"]
 fn hostile_blocks_and_payloads_end_alone_and_nothing_else_notices() {
     let server = serving(&[
         ("REMOTE__JOBS_AT_ONCE", "4"),

@@ -22,7 +22,8 @@ pub(crate) fn named(server: &Server, word: &str) -> Vec<u32> {
     let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     descendants(server.pid())
         .into_iter()
-        .filter(|pid| line(pid).split('\0').any(|part| part.contains(word)))
+        // The program and its command: what an interpreter is told to run names the others.
+        .filter(|pid| line(pid).split('\0').take(2).any(|part| part.contains(word)))
         .collect()
 }
 
