@@ -151,7 +151,7 @@ impl Follower {
     }
 
     /// Comes, or goes away.
-    pub fn is_here(&self, here: bool) {
+    pub fn set_here(&self, here: bool) {
         self.0.here.send_replace(here);
     }
 

@@ -12,6 +12,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::body::{self, Posted};
+use super::problem::NotFound;
 use super::{Access, AppState, Kind, NoQuery, Problem, query};
 use crate::activations::Timestamp;
 use crate::keys::{
@@ -242,7 +243,7 @@ fn terms(fields: &Fields<'_>, out: &mut Problems) -> Option<Terms> {
 #[utoipa::path(delete, path = "/v1/admin/keys/{id}", tag = "keys",
     params(("id" = String, Path, description = "The key")),
     responses((status = 200, description = "The key, revoked", body = KeyView),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn revoke(
     state: State<AppState>,
     Path(text): Path<String>,
@@ -259,7 +260,7 @@ async fn revoke(
 #[utoipa::path(post, path = "/v1/admin/keys/{id}/rotate", tag = "keys", request_body = RotateBody,
     params(("id" = String, Path, description = "The key to replace")),
     responses((status = 201, description = "The new key with its token", body = NewKey),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn rotate(
     state: State<AppState>,
     Path(text): Path<String>,
@@ -395,7 +396,7 @@ async fn owners(state: State<AppState>, _: NoQuery) -> Result<Response, Problem>
 #[utoipa::path(put, path = "/v1/admin/owners/{owner}", tag = "keys", request_body = TermsBody,
     params(("owner" = String, Path, description = "The owner, who need not have a key yet")),
     responses((status = 200, description = "The owner's terms", body = OwnerView),
-              (status = 404, description = "not-found", body = super::problem::ProblemDocument, content_type = "application/problem+json"), Problem))]
+              NotFound, Problem))]
 async fn set_owner(
     state: State<AppState>,
     Path(name): Path<String>,

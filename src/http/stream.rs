@@ -193,7 +193,7 @@ impl Log {
     /// Somebody who listens, from now on.
     pub(super) fn listener(&self) -> Listener {
         self.0.state.send_modify(|state| state.listeners += 1);
-        self.0.follower.is_here(true);
+        self.0.follower.set_here(true);
         Listener(self.clone())
     }
 
@@ -215,7 +215,7 @@ impl Drop for Listener {
             left = state.listeners == 0;
         });
         if left {
-            self.0.0.follower.is_here(false);
+            self.0.0.follower.set_here(false);
         }
     }
 }

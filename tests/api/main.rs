@@ -45,5 +45,6 @@ mod keys;
 mod streams;
 mod support;
 mod sweeps;
+mod terms;
 mod texts;
 mod tls;

@@ -17,6 +17,13 @@ fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// A server whose folder outlives it.
+fn serving_in(folder: &tempfile::TempDir) -> Server {
+    let server = Server::start_in(folder, "", &with_blocks(&[]), true);
+    until_serving(&server);
+    server
+}
+
 /// The processes of a server whose command line has this word.
 pub(crate) fn named(server: &Server, word: &str) -> Vec<u32> {
     let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -75,12 +82,7 @@ fn a_killed_engine_costs_no_job() {
 #[test]
 fn a_job_that_nobody_waits_for_outlives_a_killed_server() {
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let server = Server::start_in(&folder, "", &with_blocks(&[]), true);
-        until_serving(&server);
-        server
-    };
-    let mut server = start();
+    let mut server = serving_in(&folder);
     let done = submit(&server, "/request", &block("read_end"));
     let wanted = tensors(&fetch(&server, &poll(&server, &done)));
     let jobs: Vec<String> = (0..8).map(|_| submit(&server, "/request", &block("read_end"))).collect();
@@ -93,7 +95,7 @@ fn a_job_that_nobody_waits_for_outlives_a_killed_server() {
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(server);
-    let server = start();
+    let server = serving_in(&folder);
     for job in jobs.iter().chain([&done]) {
         assert_eq!(tensors(&fetch(&server, &poll(&server, job))), wanted);
     }
@@ -114,12 +116,7 @@ impl Chance {
 fn kills_at_any_instant_cost_no_job_but_by_name() {
     let kills: u64 = std::env::var("MEDIANT_TEST_KILLS").map_or(5, |kills| kills.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let start = || {
-        let server = Server::start_in(&folder, "", &with_blocks(&[]), true);
-        until_serving(&server);
-        server
-    };
-    let mut server = start();
+    let mut server = serving_in(&folder);
     let names = ["read_end", "conditions", "invokes_of_one_prompt", "session"];
     let wanted = names
         .map(|name| tensors(&fetch(&server, &poll(&server, &submit(&server, "/request", &block(name))))));
@@ -149,7 +146,7 @@ fn kills_at_any_instant_cost_no_job_but_by_name() {
             _ => {
                 server.signal("KILL");
                 server.end();
-                server = start();
+                server = serving_in(&folder);
             }
         }
         for (which, job) in jobs {

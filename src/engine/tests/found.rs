@@ -213,7 +213,7 @@ async fn what_nobody_waits_for_is_left_where_it_is_and_goes_on_when_somebody_com
         while batches.load(Ordering::SeqCst) == before {
             tokio::task::yield_now().await;
         }
-        follower.is_here(false);
+        follower.set_here(false);
         while !follower.plan().borrow().as_ref().unwrap().is_left() {
             tokio::task::yield_now().await;
         }
@@ -227,7 +227,7 @@ async fn what_nobody_waits_for_is_left_where_it_is_and_goes_on_when_somebody_com
         let stage = *follower.plan().borrow().as_ref().unwrap().stage().borrow();
         assert_eq!((stage.done, stage.all), (8, 48));
         assert_eq!(follower.plan().borrow().as_ref().unwrap().scored([0, 1, 2]).len(), 2);
-        follower.is_here(true);
+        follower.set_here(true);
         (0..5).for_each(|_| leave.send(()).unwrap());
         let output = asked.await.unwrap().unwrap();
         assert_eq!((output.scores.len(), batches.load(Ordering::SeqCst) - before), (12, 7), "each once");
