@@ -322,6 +322,8 @@ mod tests {
     use super::*;
     use crate::lower;
     use crate::lower::testing::Fake;
+    use crate::spec::patch::PatchSpec;
+    use crate::spec::problem::Problems;
 
     #[test]
     fn metrics_are_named_by_the_tokens_they_are_about() {
@@ -330,7 +332,7 @@ mod tests {
                           "metrics": ["prob:x", "logprob:y-z", "logit:x-y", "logit_diff:x-y-y-z", "rank:y-z", "kl:a",
                                       "top1_flip", "delta_norm"],
                           "interventions": [{"site": "mlp_out", "op": "zero"}]});
-        let layout = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout;
+        let layout = lower::lower::<PatchSpec>(&body, &Fake::default()).unwrap().layout;
         let said = |key: &str| metric(key, &layout.spec.experiment, &layout.case.common.targets.sets);
         for (key, expected) in [
             ("prob:x", "P(x: 2 tokens)"),
@@ -368,8 +370,7 @@ mod tests {
         let said = |list: serde_json::Value, sweep: serde_json::Value| {
             let body = json!({"base": "The river has", "source": "The river is", "target": " a",
                               "interventions": list, "sweep": sweep, "allow_trivial": true});
-            let spec =
-                lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout.spec;
+            let spec = lower::lower::<PatchSpec>(&body, &Fake::default()).unwrap().layout.spec;
             interventions(&spec.interventions, &spec.sweep)
         };
         let source = json!({"run": "source"});
@@ -397,10 +398,8 @@ mod tests {
             let run = |text: &str| json!({"prompt": text});
             let body = json!({"runs": {"a": run("The river has"), "b": run("The river is"), "c": run("The city is")},
                               "base": "a", "target": " a", "interventions": [one], "allow_trivial": true});
-            let spec = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
-                .unwrap_or_else(|p| panic!("{p:#?}"))
-                .layout
-                .spec;
+            let mut problems = Problems::default();
+            let spec = PatchSpec::read(&body, &mut problems).unwrap_or_else(|| panic!("{problems:#?}"));
             interventions(&spec.interventions, &[SweepAxis::Layers, SweepAxis::Positions])
         };
         let mean = json!({"mean_of": ["b", "c"]});

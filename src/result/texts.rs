@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::common::Provenance;
 use super::generate::{BranchResult, OutcomeResult, PromptResult, outcome_of};
-use crate::spec::generate::GenerateSpec;
+use crate::spec::generate::GenerateBody;
 use crate::spec::named::Named;
 
 /// A unit: some texts of a case.
@@ -30,7 +30,7 @@ pub struct TextsOutcome {
     /// Whether all texts are there: a job that was cancelled, failed or still runs has fewer.
     pub complete: bool,
     /// The request.
-    #[schema(value_type = GenerateSpec)]
+    #[schema(value_type = GenerateBody)]
     pub request: Value,
     /// The cases that have texts, in the order of the data set.
     pub cases: Vec<TextsCase>,
@@ -69,7 +69,7 @@ pub fn assemble(parts: Vec<(usize, TextsPart)>) -> (Vec<TextsCase>, Named<Named<
         let taken =
             |response: &mut Value, name: &str| response.get_mut(name).map(Value::take).unwrap_or_default();
         for lint in taken(&mut response, "lints").as_array().into_iter().flatten() {
-            let same = |known: &Value| known["code"] == lint["code"] && known["pointer"] == lint["pointer"];
+            let same = |known: &Value| known["code"] == lint["code"] && known["where"] == lint["where"];
             if !lints.iter().any(same) {
                 let mut lint = lint.clone();
                 if let Some(detail) = lint["detail"].as_str() {
@@ -151,7 +151,7 @@ mod tests {
             response: json!({
                 "prompt": {"text": id},
                 "branches": {"a": {"samples": samples, "outcomes": {"dog": {"texts": found, "n": n, "share": 0, "ci": [0, 1]}}}},
-                "lints": [{"code": "NEAR_TIE", "pointer": "/sampling", "detail": "at step 1"}],
+                "lints": [{"code": "NEAR_TIE", "where": "/sampling", "detail": "at step 1"}],
             }),
         };
         let parts = vec![

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use self::cases::TextCase;
+pub use self::cases::{TextCase, TextsForm};
 pub use self::sampling::Sampling;
 pub use self::swept::SweepForm;
 use self::swept::Swept;
@@ -26,7 +26,6 @@ use super::read::{Declared, Fields, Node, did_you_mean, escape};
 use super::readout::{CaptureForm, Read, read_dtype, read_layers, read_site};
 use super::select::{Layers, Steps};
 use super::site::Site;
-use super::sweep::DatasetForm;
 use crate::spec::dtype::Dtype;
 
 declare! {
@@ -105,7 +104,7 @@ pub struct GenerateBody {
     pub target: Option<Target>,
     /// Prompts that are continued one by one, instead of one: each is the run `prompt` of a request of its own, beside `runs`. Always a job,
     /// whose result is a `TextsOutcome`.
-    pub dataset: Option<DatasetForm>,
+    pub dataset: Option<TextsForm>,
     /// Answers with server-sent events as the texts grow, as `Accept: text/event-stream`.
     pub stream: Option<bool>,
     /// Answers with a job at once, as `Prefer: respond-async`.

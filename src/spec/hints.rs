@@ -345,7 +345,7 @@ mod tests {
     use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
     use crate::spec::experiment::Form as _;
-    use crate::spec::generate::GenerateSpec;
+    use crate::spec::generate::{GenerateSpec, TextCase};
     use crate::spec::lens::LensBody;
     use crate::spec::op::OPS;
     use crate::spec::patch::PatchSpec;
@@ -361,7 +361,18 @@ mod tests {
             Endpoint::Run => drop(RunSpec::read(body, &mut out)),
             Endpoint::Lens => drop(LensBody::read(body, &mut out)),
             Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
-            Endpoint::Generate => drop(GenerateSpec::read(body, &mut out)),
+            // A data set's cases are requests of their own.
+            Endpoint::Generate => match TextCase::all(body) {
+                Ok(cases) => cases.iter().for_each(|case| {
+                    let mut of_case = Problems::default();
+                    GenerateSpec::read(&case.body, &mut of_case);
+                    for problem in of_case.0 {
+                        let at = case.restore(&problem.pointer);
+                        out.push(at, problem.code, problem.detail, problem.fix);
+                    }
+                }),
+                Err(problems) => out = problems,
+            },
             Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
             Endpoint::Trace => drop(TraceSpec::read(body, &mut out)),
             Endpoint::Sweep => drop(SweepSpec::read(body, &mut out)),

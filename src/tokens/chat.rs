@@ -215,7 +215,7 @@ impl ChatTemplates {
             };
             templates.rendered(&of, &conversation)
         });
-        rendered.unwrap_or_else(|| Err(ChatError::TooSlow { name, limit_ms: time.as_millis() }))
+        rendered.unwrap_or(Err(ChatError::TooSlow { name, limit_ms: time.as_millis() }))
     }
 
     fn rendered(&self, name: &str, conversation: &Conversation<'_>) -> Result<Rendered, ChatError> {

@@ -127,6 +127,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these sums are exact")]
     fn the_log_has_the_row_as_it_was() {
         assert_eq!(changed(RowOp::Zero, None).1.before, 25.0);
         assert_eq!(changed(RowOp::Scale(3.0), None).1.before, 25.0);

@@ -1,17 +1,62 @@
 //! Texts of many prompts: a request of its own for each case of a data set.
 
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::{GenerateBody, PROMPT};
+use crate::spec::chat::{Message, TemplateOptions};
+use crate::spec::declare::declare;
 use crate::spec::endpoint::Endpoint;
+use crate::spec::metric::Target;
+use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
+use crate::spec::prompt::SpanText;
 use crate::spec::read::Node;
-use crate::spec::sweep::{CaseForm, DatasetForm};
+
+declare! {
+/// Prompts that are continued one by one: written out, or by the id of a stored data set.
+#[derive(ToSchema)]
+pub struct TextsForm {
+    /// The cases.
+    pub inline: Option<Vec<TextCaseForm>>,
+    /// A set stored by `POST /v1/datasets`; its cases may have these fields only.
+    pub id: Option<String>,
+}
+}
+
+declare! {
+/// A prompt that is continued, as it is written.
+#[derive(ToSchema)]
+pub struct TextCaseForm {
+    /// Its name; its place in the list if left out.
+    pub id: Option<String>,
+    /// The group it belongs to.
+    pub group: Option<String>,
+    /// The prompt; or `tokens`, or `messages`.
+    pub prompt: Option<String>,
+    /// Token ids instead of a prompt.
+    pub tokens: Option<Vec<u32>>,
+    /// A conversation instead of a prompt, written out by the model's chat template.
+    pub messages: Option<Vec<Message>>,
+    /// With `messages`: what the template is told.
+    pub template: Option<TemplateOptions>,
+    /// Whether a BOS token is put first; the tokenizer's own policy if left out.
+    pub bos: Option<bool>,
+    /// Named spans of the prompt.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, SpanText>>)]
+    pub spans: Option<Named<SpanText>>,
+    /// The span named `subject`.
+    pub subject: Option<SpanText>,
+    /// Tokens that metrics are about, the target `target`, instead of the request's.
+    pub target: Option<Target>,
+    /// Targets by name, instead of the request's.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Target>>)]
+    pub targets: Option<Named<Target>>,
+}
+}
 
 /// What a case gives its prompt.
 const OF_PROMPT: [&str; 6] = ["prompt", "tokens", "messages", "template", "spans", "bos"];
-/// What a sweep's cases may have and texts have no use for.
-const OF_SWEEPS: [&str; 4] = ["corrupted", "runs", "foil", "target_scoring"];
 
 /// One prompt of many, as a request of its own.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +67,8 @@ pub struct TextCase {
     pub group: Option<String>,
     /// The request.
     pub body: Value,
-    /// Where it stands; nowhere if the request has but one prompt.
-    at: String,
+    /// Pointers into the whole request by those into this one, the longest first; none if the request has but one prompt.
+    places: Vec<(String, String)>,
 }
 
 impl TextCase {
@@ -33,8 +78,8 @@ impl TextCase {
     /// What is wrong with the data set. What is wrong with the requests is found where they are read.
     pub fn all(body: &Value) -> Result<Vec<TextCase>, Problems> {
         if body.get("dataset").is_none_or(Value::is_null) {
-            let (id, at) = ("0".to_owned(), String::new());
-            return Ok(vec![TextCase { id, group: None, body: body.clone(), at }]);
+            let (id, places) = ("0".to_owned(), Vec::new());
+            return Ok(vec![TextCase { id, group: None, body: body.clone(), places }]);
         }
         let mut out = Problems::default();
         let cases = Self::read(body, &mut out);
@@ -46,7 +91,7 @@ impl TextCase {
         fields.exclude("dataset", &OF_PROMPT, out);
         fields.exclude("dataset", &["base"], out);
         let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}";
-        let dataset = fields.need("dataset", fix, out)?.fields_of::<DatasetForm>(out)?;
+        let dataset = fields.need("dataset", fix, out)?.fields_of::<TextsForm>(out)?;
         let items = dataset.need("inline", fix, out)?.items(out)?;
         if items.is_empty() {
             out.push(dataset.pointer("inline"), code::EMPTY, "there is no case", "write at least one");
@@ -76,27 +121,24 @@ impl TextCase {
 
     /// The pointer into the whole request for one into this case's.
     pub fn restore(&self, pointer: &str) -> String {
-        if self.at.is_empty() {
-            return pointer.to_owned();
-        }
-        let of_prompt =
-            pointer.strip_prefix("/runs/prompt").filter(|rest| rest.is_empty() || rest.starts_with('/'));
-        of_prompt.map_or_else(|| pointer.to_owned(), |rest| format!("{}{rest}", self.at))
+        let found = self.places.iter().find_map(|(here, there)| {
+            let rest = pointer.strip_prefix(here.as_str())?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| format!("{there}{rest}"))
+        });
+        found.unwrap_or_else(|| pointer.to_owned())
     }
 }
 
 fn one(item: &Node<'_>, index: usize, shared: &Map<String, Value>, out: &mut Problems) -> Option<TextCase> {
-    let fields = item.fields_of::<CaseForm>(out)?;
-    for name in OF_SWEEPS.into_iter().filter(|name| fields.get(name).is_some()) {
-        let detail = format!("texts have no use for `{name}`");
-        out.push(fields.pointer(name), code::NOT_SUPPORTED, detail, "leave it out of the cases");
-    }
+    let fields = item.fields_of::<TextCaseForm>(out)?;
     let id = fields.get("id").map_or(Some(index.to_string()), |n| n.label(out));
     let group = fields.get("group").map_or(Some(None), |n| n.label(out).map(Some));
     let given = |name: &str| fields.get(name).map(|node| node.value.clone());
     let mut prompt: Map<String, Value> =
         OF_PROMPT.into_iter().filter_map(|name| Some((name.to_owned(), given(name)?))).collect();
+    let mut places = Vec::new();
     if let Some(subject) = given("subject") {
+        places.push((format!("/runs/{PROMPT}/spans/subject"), fields.pointer("subject")));
         let spans = prompt.entry("spans").or_insert_with(|| Map::new().into());
         if let Some(spans) = spans.as_object_mut() {
             spans.insert("subject".to_owned(), subject);
@@ -110,13 +152,15 @@ fn one(item: &Node<'_>, index: usize, shared: &Map<String, Value>, out: &mut Pro
             out.push(fields.pointer(name), code::CONFLICT, detail, "leave out one of them");
         }
         body.insert(name.to_owned(), own);
+        places.push((format!("/{name}"), fields.pointer(name)));
     }
     let runs = body.entry("runs").or_insert_with(|| Map::new().into());
     if let Some(runs) = runs.as_object_mut() {
         runs.insert(PROMPT.to_owned(), prompt.into());
     }
     body.insert("base".to_owned(), PROMPT.into());
-    Some(TextCase { id: id?, group: group?, body: body.into(), at: item.at.clone() })
+    places.push((format!("/runs/{PROMPT}"), item.at.clone()));
+    Some(TextCase { id: id?, group: group?, body: body.into(), places })
 }
 
 #[cfg(test)]
@@ -138,6 +182,9 @@ mod tests {
         assert_eq!((cases[1].id.as_str(), cases[1].group.as_deref()), ("x", Some("g")));
         assert_eq!(cases[1].body["target"], " a");
         assert_eq!(cases[1].restore("/runs/prompt/tokens/1"), "/dataset/inline/1/tokens/1");
+        assert_eq!(cases[0].restore("/runs/prompt/spans/subject"), "/dataset/inline/0/subject");
+        assert_eq!(cases[1].restore("/target/0"), "/dataset/inline/1/target/0");
+        assert_eq!(cases[0].restore("/target"), "/target");
         assert_eq!(cases[1].restore("/runs/q"), "/runs/q");
         let single = json!({"prompt": "A"});
         assert_eq!(TextCase::all(&single).unwrap()[0].body, single);

@@ -508,16 +508,7 @@ class Indices(TypedDict):
     total: float
 
 
-class Intervention3(TypedDict):
-    """
-    Multiplies by a factor.
-    """
-
-    factor: float
-    op: Literal['scale']
-
-
-class Intervention4(TypedDict):
+class Intervention5(TypedDict):
     """
     Writes zeros.
     """
@@ -553,7 +544,7 @@ class JobEstimate(TypedDict):
     seconds: float
 
 
-JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace', 'lens']
+JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace', 'lens', 'generate']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
@@ -850,16 +841,7 @@ Of: TypeAlias = Literal['target', 'pair', 'run', 'base', 'edits']
 OnUnexpected: TypeAlias = Literal['warn', 'refuse']
 
 
-class OpSpec3(TypedDict):
-    """
-    Multiplies by a factor.
-    """
-
-    factor: float
-    op: Literal['scale']
-
-
-class OpSpec4(TypedDict):
+class OpSpec5(TypedDict):
     """
     Writes zeros.
     """
@@ -1347,6 +1329,44 @@ Standing: TypeAlias = Literal['active', 'expired', 'revoked']
 Stat: TypeAlias = Literal['median', 'trimmed_mean']
 
 
+class StepCaptureResult1(TypedDict):
+    """
+    Activations of the rows that predicted a text's tokens, at one site.
+    """
+
+    axes: list[str]
+    dtype: str
+    layers: NotRequired[list[int] | None]
+    shape: list[int]
+    site: Site
+    steps: list[int]
+    values: NotRequired[Any]
+
+
+class StepCaptureResult2(KeptActivation, StepCaptureResult1):
+    """
+    Activations of the rows that predicted a text's tokens, at one site.
+    """
+
+
+StepCaptureResult: TypeAlias = StepCaptureResult2
+"""
+Activations of the rows that predicted a text's tokens, at one site.
+"""
+
+
+class StepLensResult(TypedDict):
+    """
+    What the residual stream would have written at each step, `[layers, steps]` each.
+    """
+
+    entropy: Any
+    layers: list[int]
+    metrics: dict[str, Any]
+    steps: list[int]
+    topk: Any
+
+
 class StepReceipt(TypedDict):
     """
     What was written to a text's rows.
@@ -1355,6 +1375,7 @@ class StepReceipt(TypedDict):
     cells: int
     expected: int
     max_abs_delta: NotRequired[float | None]
+    max_relative_delta: NotRequired[float | None]
     steps_written: NotRequired[list[int] | None]
 
 
@@ -2180,6 +2201,15 @@ class Prompt8(Prompt3, Prompt5):
     """
 
 
+class PromptLogprob(TypedDict):
+    """
+    What a token of the prompt scored.
+    """
+
+    logprob: NotRequired[float | None]
+    top: NotRequired[list[TopChoice]]
+
+
 class PromptResult(TypedDict):
     """
     The prompt that is continued.
@@ -2313,6 +2343,33 @@ class Strongest(CellKey):
 
 
 Target: TypeAlias = TargetItem | Vec
+
+
+class TextCaseForm(TypedDict):
+    """
+    A prompt that is continued, as it is written.
+    """
+
+    bos: NotRequired[bool | None]
+    group: NotRequired[str | None]
+    id: NotRequired[str | None]
+    messages: NotRequired[list[Message] | None]
+    prompt: NotRequired[str | None]
+    spans: NotRequired[dict[str, SpanText]]
+    subject: NotRequired[SpanText | None]
+    target: NotRequired[Target | None]
+    targets: NotRequired[dict[str, Target]]
+    template: NotRequired[TemplateOptions | None]
+    tokens: NotRequired[list[int] | None]
+
+
+class TextsForm(TypedDict):
+    """
+    Prompts that are continued one by one: written out, or by the id of a stored data set.
+    """
+
+    id: NotRequired[str | None]
+    inline: NotRequired[list[TextCaseForm] | None]
 
 
 class TokenResult(TypedDict):
@@ -2499,6 +2556,7 @@ class GenerateRead(TypedDict):
     logit_lens: NotRequired[StepLens | None]
     logprobs: NotRequired[int]
     metrics: NotRequired[list[str]]
+    prompt_logprobs: NotRequired[bool]
 
 
 class GroupResult(TypedDict):
@@ -2512,7 +2570,7 @@ class GroupResult(TypedDict):
     total_effect: dict[str, CaseEstimate]
 
 
-class Intervention7(TypedDict):
+class Intervention8(TypedDict):
     """
     Adds one draw of gaussian noise, another one at every site, layer and position.
     """
@@ -2536,7 +2594,7 @@ class Lint(TypedDict):
     where: str
 
 
-class OpSpec7(TypedDict):
+class OpSpec8(TypedDict):
     """
     Adds one draw of gaussian noise, another one at every site, layer and position.
     """
@@ -2590,9 +2648,11 @@ class TextResult(TypedDict):
     A text.
     """
 
+    captures: NotRequired[list[StepCaptureResult]]
     compare: NotRequired[CompareResult | None]
     finish: Finish
     first_divergence: NotRequired[Divergence | None]
+    logit_lens: NotRequired[StepLensResult | None]
     metrics: NotRequired[dict[str, list[float | None]]]
     receipt: StepReceipt
     steps: int
@@ -2655,6 +2715,7 @@ class BranchResult(TypedDict):
 
     outcomes: NotRequired[dict[str, OutcomeResult]]
     prompt_cells: int
+    prompt_logprobs: NotRequired[list[PromptLogprob | None] | None]
     samples: list[TextResult]
     shared_positions: int
 
@@ -2729,6 +2790,17 @@ class SweepOutcome(TypedDict):
     sigma: NotRequired[SigmaUsed | None]
 
 
+class TextsCase(TypedDict):
+    """
+    Texts of a case.
+    """
+
+    branches: dict[str, BranchResult]
+    group: NotRequired[str | None]
+    id: str
+    prompt: PromptResult
+
+
 class BlockShape(TypedDict):
     """
     What the blocks of a model are made of.
@@ -2783,6 +2855,8 @@ class Model(TypedDict):
     id: str
     parameters: int
     row_budget: int
+    text_positions: int
+    text_positions_bytes: int
     tokenizer: TokenizerFacts
     vocab_sigma: float
     warnings: list[str]
@@ -2843,6 +2917,19 @@ class AlignResponse(TypedDict):
     targets: dict[str, list[TargetToken]]
     unpaired: Unpaired
     usage: NotRequired[Usage | None]
+
+
+class AlongSpec1(TypedDict):
+    """
+    A row of stored activations (`/v1/activations`).
+    """
+
+    activation: str
+    layer: NotRequired[int | None]
+    positions: NotRequired[Positions | None]
+
+
+AlongSpec: TypeAlias = list[float] | AlongSpec1
 
 
 class AnyOf(TypedDict):
@@ -3057,6 +3144,9 @@ class Experiment(TypedDict):
     targets: NotRequired[dict[str, Vec]]
 
 
+GenerateAnswer: TypeAlias = Union["GenerateResponse", "TextsOutcome"]
+
+
 class GenerateResponse(TypedDict):
     """
     Texts that a model wrote.
@@ -3066,6 +3156,7 @@ class GenerateResponse(TypedDict):
     id: str
     lints: list[Lint]
     model: str
+    nulls: NotRequired[list[NullReason]]
     prompt: PromptResult
     provenance: Provenance
     request: GenerateSpec
@@ -3084,6 +3175,7 @@ class GenerateSpec(TypedDict):
     branches: NotRequired[dict[str, list[Intervention]]]
     compare_with: NotRequired[str | None]
     controls: NotRequired[list[GenerateControl]]
+    first_sample: NotRequired[int]
     max_tokens: NotRequired[int]
     model: NotRequired[str | None]
     outcomes: NotRequired[dict[str, list[str]]]
@@ -3127,7 +3219,28 @@ class Intervention2(TypedDict):
     source: SourceSpec
 
 
-class Intervention5(TypedDict):
+class Intervention3(TypedDict):
+    """
+    Multiplies by a factor: the whole row, or its part along a direction.
+    """
+
+    along: NotRequired[AlongSpec | None]
+    factor: float
+    op: Literal['scale']
+
+
+class Intervention4(TypedDict):
+    """
+    Holds the part of the row along a direction within bounds, and keeps the rest. What lies within them keeps its bits.
+    """
+
+    along: AlongSpec
+    max: NotRequired[float | None]
+    min: NotRequired[float | None]
+    op: Literal['clamp']
+
+
+class Intervention6(TypedDict):
     """
     Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
     """
@@ -3136,7 +3249,7 @@ class Intervention5(TypedDict):
     source: SourceSpec
 
 
-class Intervention6(TypedDict):
+class Intervention7(TypedDict):
     """
     Writes the values of one run drawn from several (resample ablation).
     """
@@ -3146,7 +3259,7 @@ class Intervention6(TypedDict):
     source: AnyOf
 
 
-class Intervention8(TypedDict):
+class Intervention9(TypedDict):
     """
     Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
     `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
@@ -3158,7 +3271,7 @@ class Intervention8(TypedDict):
     op: Literal['knockout']
 
 
-class Intervention9(TypedDict):
+class Intervention10(TypedDict):
     """
     Removes what lies in the span of some vectors.
     """
@@ -3167,7 +3280,7 @@ class Intervention9(TypedDict):
     op: Literal['project_out']
 
 
-class Intervention10(TypedDict):
+class Intervention11(TypedDict):
     """
     Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
     """
@@ -3177,7 +3290,7 @@ class Intervention10(TypedDict):
     source: SourceSpec
 
 
-class Intervention11(TypedDict):
+class Intervention12(TypedDict):
     """
     Holds the site at a run's values while other interventions change what comes before it: path patching, severed
     traces. Applies in every cell, before the request's other interventions at the same place.
@@ -3187,7 +3300,7 @@ class Intervention11(TypedDict):
     source: NotRequired[SourceSpec | None]
 
 
-class Intervention12(TypedDict):
+class Intervention13(TypedDict):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
@@ -3202,7 +3315,6 @@ class Intervention12(TypedDict):
 
 
 Intervention: TypeAlias = Union[
-    "Intervention13",
     "Intervention14",
     "Intervention15",
     "Intervention16",
@@ -3213,6 +3325,8 @@ Intervention: TypeAlias = Union[
     "Intervention21",
     "Intervention22",
     "Intervention23",
+    "Intervention24",
+    "Intervention25",
 ]
 """
 One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
@@ -3308,7 +3422,28 @@ class OpSpec2(TypedDict):
     source: SourceSpec
 
 
-class OpSpec5(TypedDict):
+class OpSpec3(TypedDict):
+    """
+    Multiplies by a factor: the whole row, or its part along a direction.
+    """
+
+    along: NotRequired[AlongSpec | None]
+    factor: float
+    op: Literal['scale']
+
+
+class OpSpec4(TypedDict):
+    """
+    Holds the part of the row along a direction within bounds, and keeps the rest. What lies within them keeps its bits.
+    """
+
+    along: AlongSpec
+    max: NotRequired[float | None]
+    min: NotRequired[float | None]
+    op: Literal['clamp']
+
+
+class OpSpec6(TypedDict):
     """
     Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
     """
@@ -3317,7 +3452,7 @@ class OpSpec5(TypedDict):
     source: SourceSpec
 
 
-class OpSpec6(TypedDict):
+class OpSpec7(TypedDict):
     """
     Writes the values of one run drawn from several (resample ablation).
     """
@@ -3327,7 +3462,7 @@ class OpSpec6(TypedDict):
     source: AnyOf
 
 
-class OpSpec8(TypedDict):
+class OpSpec9(TypedDict):
     """
     Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
     `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
@@ -3339,7 +3474,7 @@ class OpSpec8(TypedDict):
     op: Literal['knockout']
 
 
-class OpSpec9(TypedDict):
+class OpSpec10(TypedDict):
     """
     Removes what lies in the span of some vectors.
     """
@@ -3348,7 +3483,7 @@ class OpSpec9(TypedDict):
     op: Literal['project_out']
 
 
-class OpSpec10(TypedDict):
+class OpSpec11(TypedDict):
     """
     Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
     """
@@ -3358,7 +3493,7 @@ class OpSpec10(TypedDict):
     source: SourceSpec
 
 
-class OpSpec11(TypedDict):
+class OpSpec12(TypedDict):
     """
     Holds the site at a run's values while other interventions change what comes before it: path patching, severed
     traces. Applies in every cell, before the request's other interventions at the same place.
@@ -3368,7 +3503,7 @@ class OpSpec11(TypedDict):
     source: NotRequired[SourceSpec | None]
 
 
-OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11
+OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11 | OpSpec12
 
 
 class PatchResponse(TypedDict):
@@ -3545,6 +3680,21 @@ SweepBody = TypedDict(
 )
 
 
+class TextsOutcome(TypedDict):
+    """
+    Texts of every case of a data set, or of one prompt.
+    """
+
+    cases: list[TextsCase]
+    complete: bool
+    id: str
+    lints: list[Lint]
+    model: str
+    outcomes: NotRequired[dict[str, dict[str, OutcomeResult]]]
+    provenance: Provenance
+    request: GenerateBody
+
+
 TraceAnswer: TypeAlias = Union["TraceResponse", CasesResponse]
 
 
@@ -3696,6 +3846,7 @@ GenerateBody = TypedDict(
         'branches': NotRequired[dict[str, list[Intervention]]],
         'compare_with': NotRequired[str | None],
         'controls': NotRequired[list[GenerateControl]],
+        'first_sample': NotRequired[int],
         'max_tokens': NotRequired[int],
         'model': NotRequired[str | None],
         'outcomes': NotRequired[dict[str, list[str]]],
@@ -3707,6 +3858,7 @@ GenerateBody = TypedDict(
         'strict': NotRequired[bool],
         'targets': NotRequired[dict[str, Vec]],
         'async': NotRequired[bool | None],
+        'dataset': NotRequired[TextsForm | None],
         'interventions': NotRequired[list[Intervention] | None],
         'stream': NotRequired[bool | None],
         'sweep': NotRequired[GenerateSweep | None],
@@ -3715,67 +3867,73 @@ GenerateBody = TypedDict(
 )
 
 
-class Intervention13(Intervention1, Intervention12):
+class Intervention14(Intervention1, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention14(Intervention2, Intervention12):
+class Intervention15(Intervention2, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention15(Intervention3, Intervention12):
+class Intervention16(Intervention3, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention16(Intervention4, Intervention12):
+class Intervention17(Intervention4, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention17(Intervention5, Intervention12):
+class Intervention18(Intervention5, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention18(Intervention6, Intervention12):
+class Intervention19(Intervention6, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention19(Intervention7, Intervention12):
+class Intervention20(Intervention7, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention20(Intervention8, Intervention12):
+class Intervention21(Intervention8, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention21(Intervention9, Intervention12):
+class Intervention22(Intervention9, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention22(Intervention10, Intervention12):
+class Intervention23(Intervention10, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention23(Intervention11, Intervention12):
+class Intervention24(Intervention11, Intervention13):
+    """
+    One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
+    """
+
+
+class Intervention25(Intervention12, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
