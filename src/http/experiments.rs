@@ -43,6 +43,9 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(align))
 }
 
+/// Clean runs with bodies up to this are lowered where they come.
+const LIGHT: usize = 1024;
+
 /// Reads, computes and answers a request, at once or as a job.
 async fn experiment(
     kind: Kind,
@@ -60,7 +63,9 @@ async fn experiment(
     }
     let own: &[&str] = if kind.is_in_units() { &["format", "table"] } else { &["format"] };
     let asked = Asked::of(&parts.headers, query(parts, &with_show(own))?, &Format::ALL)?;
+    let light = kind == Kind::Run && posted.bytes.len() <= LIGHT;
     let (body, share, later) = Later::of(state, parts, kind, posted)?;
+    share.set_light(light);
     if later.is_wanted() {
         return later.submit(body).await;
     }

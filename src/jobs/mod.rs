@@ -46,8 +46,8 @@ pub const NUMBERS_FILE: &str = "numbers";
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Units on their way at once: one is computed while others are laid out and stored.
-    pub units_ahead: usize,
+    /// Units of one job on their way at once: one is computed while others are laid out and stored.
+    pub units_ahead: u32,
     /// Seconds of computation that a unit is cut to.
     pub unit_s: f64,
     /// How long a process is believed to live without a sign of it.

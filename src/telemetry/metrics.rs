@@ -24,6 +24,9 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 /// Upper ends of the classes of request durations, in seconds.
 const SECONDS: [f64; 12] = [0.002, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
 
+/// The same of the server's own part of them.
+const HOST_SECONDS: [f64; 9] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0];
+
 /// Those that routes are declared for.
 const METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS];
@@ -70,6 +73,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
     request_seconds: Family<Route, Histogram, fn() -> Histogram>,
+    host_seconds: Histogram,
     refused: Family<Problem, Counter>,
     status: Family<State, Gauge>,
     jobs: Family<State, Gauge>,
@@ -127,6 +131,7 @@ impl Metrics {
             registry: Registry::with_prefix("mediant"),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
+            host_seconds: Histogram::new(HOST_SECONDS),
             refused: Family::default(),
             status: Family::default(),
             jobs: Family::default(),
@@ -146,6 +151,8 @@ impl Metrics {
         let (help, family) =
             ("From the head of a request to the head of its answer", &metrics.request_seconds);
         r.register_with_unit("request", help, Unit::Seconds, family.clone());
+        let help = "What an experiment that shared no batch took beside computing and waiting for others";
+        r.register_with_unit("host", help, Unit::Seconds, metrics.host_seconds.clone());
         r.register("refused", "Problem documents sent, by type", metrics.refused.clone());
         r.register("status", "1 for what /readyz says, 0 for what it said before", metrics.status.clone());
         r.register("jobs", "Jobs in the store, by state", metrics.jobs.clone());
@@ -189,6 +196,11 @@ impl Metrics {
             (route.unwrap_or("none").to_owned(), if known { method.as_str() } else { "other" });
         self.request_seconds.get_or_create(&Route { route: route.clone() }).observe(took.as_secs_f64());
         self.requests.get_or_create(&Answered { route, method: method.to_owned(), status }).inc();
+    }
+
+    /// Counts what the server itself took for an answer.
+    pub fn host(&self, took: Duration) {
+        self.host_seconds.observe(took.as_secs_f64());
     }
 
     /// Starts the count of a problem at 0, so that the first one is seen as an increase.
