@@ -201,8 +201,11 @@ fn links_between_documents_lead_somewhere() {
             links += 1;
             let (file, part) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
-            let heads = |text: String| text.lines().any(|l| l.starts_with('#') && anchor(l.trim_start_matches('#')) == part);
-            let found = target.exists() && (part.is_empty() || heads(std::fs::read_to_string(&target).unwrap()));
+            let heads = |text: String| {
+                text.lines().any(|l| l.starts_with('#') && anchor(l.trim_start_matches('#')) == part)
+            };
+            let found =
+                target.exists() && (part.is_empty() || heads(std::fs::read_to_string(&target).unwrap()));
             if !found {
                 faults.push(format!("{}: {link}", page.display()));
             }

@@ -25,6 +25,7 @@ pub mod render;
 pub mod respond;
 #[cfg(test)]
 mod render_tests;
+mod rows;
 pub mod run;
 mod run_plates;
 pub mod sweep;

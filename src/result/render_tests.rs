@@ -311,10 +311,7 @@ fn swept(axis: SweepAxis) -> (Value, Vec<u32>) {
         }
     };
     one["op"] = json!("replace");
-    (
-        json!({"interventions": [one], "sweep": [SweepAxis::ALL[axis as usize].0], "metrics": ["prob:target"]}),
-        values,
-    )
+    (json!({"interventions": [one], "sweep": [axis.name()], "metrics": ["prob:target"]}), values)
 }
 
 #[test]

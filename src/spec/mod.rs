@@ -43,6 +43,7 @@ pub mod trace;
 pub mod words;
 
 pub use declare::Declared;
+pub(crate) use declare::choices;
 
 use endpoint::Endpoint;
 use hints::Places;

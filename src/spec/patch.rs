@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::declare::{declare, need};
+use super::declare::{choices, declare, need};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, Short, short_prompt};
@@ -65,32 +65,24 @@ pub struct PatchBody {
 }
 }
 
+choices! {
 /// An axis of the interventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum SweepAxis {
     /// Layer by layer.
-    Layers,
+    Layers = "layers",
     /// Position by position.
-    Positions,
+    Positions = "positions",
     /// Head by head.
-    Heads,
+    Heads = "heads",
     /// Column by column (neurons, channels; the keys of a knockout).
-    Dims,
+    Dims = "dims",
     /// Layer by layer of those that a source names as its `layer`: with `layers`, every layer into every other.
-    SourceLayers,
+    SourceLayers = "source_layers",
+}
 }
 
 impl SweepAxis {
-    /// Every axis with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("layers", Self::Layers),
-        ("positions", Self::Positions),
-        ("heads", Self::Heads),
-        ("dims", Self::Dims),
-        ("source_layers", Self::SourceLayers),
-    ];
-
     /// Name of the axis in a result.
     pub const fn singular(self) -> &'static str {
         match self {
@@ -115,33 +107,19 @@ pub struct Normalise {
 }
 }
 
+choices! {
 /// Something computed to show that the method itself adds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Control {
     /// Every cell again with its own unpatched run as the source; the effect must be exactly 0.
-    SelfPatch,
+    SelfPatch = "self_patch",
     /// Every cell again reading random other positions of its source run.
-    RandomPosition,
+    RandomPosition = "random_position",
     /// Every cell again moving each row as far as the patch does, in a random direction.
-    RandomVector,
+    RandomVector = "random_vector",
     /// Every cell again reading an unrelated prompt, as far from its end: the run named `unrelated`, or one of our own.
-    UnrelatedPrompt,
+    UnrelatedPrompt = "unrelated_prompt",
 }
-
-impl Control {
-    /// Every control with its name.
-    pub const ALL: [(&'static str, Self); 4] = [
-        ("self_patch", Self::SelfPatch),
-        ("random_position", Self::RandomPosition),
-        ("random_vector", Self::RandomVector),
-        ("unrelated_prompt", Self::UnrelatedPrompt),
-    ];
-
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
 }
 
 impl PatchSpec {
