@@ -74,7 +74,7 @@ async fn experiment(
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents headers")]
-struct JobHeaders {
+pub(super) struct JobHeaders {
     /// respond-async: answer with a job at once
     #[param(rename = "Prefer")]
     prefer: Option<String>,

@@ -12,6 +12,7 @@ use crate::result::sweep::SweepOutcome;
 use crate::service::Refusal;
 use crate::spec::endpoint::Endpoint;
 use crate::spec::intervention::CellsOf;
+use crate::spec::kind::Kind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Node, escape};
 use crate::store::job::{JobId, State};
@@ -75,7 +76,7 @@ async fn result(jobs: &Jobs, name: &str, share: &Share) -> Result<Result<Vec<Ave
         None => None,
     };
     let Some(job) = job else { return Ok(Err(format!("there is no job {name:?}"))) };
-    if !job.kind.is_in_units() {
+    if job.kind != Kind::Sweep {
         return Ok(Err(format!("the job is a {}, which has no averages", job.kind.name())));
     }
     let stored = jobs.store.file(job.id, "json").await?.filter(|_| job.state == State::Succeeded);

@@ -133,6 +133,13 @@ impl<'a> Hub<'a> {
                 self.file(listing, file)?;
             }
         }
+        let further = |file: &&String| {
+            let name = file.strip_prefix("additional_chat_templates/");
+            name.is_some_and(|name| name.ends_with(".jinja") && !name.contains('/'))
+        };
+        for file in listing.files.iter().filter(further) {
+            self.file(listing, file)?;
+        }
         let weights = match Layout::of(has) {
             Some(Layout::Single { .. }) => vec![SINGLE.to_owned()],
             Some(Layout::Sharded) => {

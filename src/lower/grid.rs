@@ -112,6 +112,7 @@ impl Swept<'_> {
                 }
                 OpPlan::Write { values: ValuesPlan::Run { .. }, .. }
                 | OpPlan::Scale(_)
+                | OpPlan::Along(..)
                 | OpPlan::Zero
                 | OpPlan::Cut
                 | OpPlan::ProjectOut(_) => 0,

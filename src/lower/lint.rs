@@ -155,6 +155,10 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts { code: "INCOMPLETE", means: "The sweep ended early or still runs: not all cells count yet." },
     LintFacts {
+        code: "LARGE_WRITE",
+        means: "At some step an addition, a multiple or a bound moved a row by more than its own length: what later layers read is mostly what was written. The receipt says how far.",
+    },
+    LintFacts {
         code: "LENGTH_MISMATCH",
         means: "Runs of different lengths are patched by positions counted from the start: they may mean different words.",
     },

@@ -43,6 +43,7 @@ mod size;
 mod source;
 mod source_pass;
 mod start;
+pub mod step_reads;
 mod stored_source;
 pub mod sweep;
 pub mod tautology;

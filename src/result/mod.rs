@@ -30,4 +30,5 @@ pub mod run;
 mod run_plates;
 pub mod sweep;
 pub mod tables;
+pub mod texts;
 pub mod trace;

@@ -15,6 +15,7 @@ mod served;
 pub mod start;
 pub mod sweep;
 mod table;
+mod texts;
 mod weight;
 
 use std::sync::Arc;

@@ -50,7 +50,10 @@ fn run_bytes(run: &Run, shared: &mut HashSet<usize>) -> u64 {
     let edits = run.edits.iter().map(|edit| {
         let mut numbers =
             |numbers: &Arc<[f32]>| once(Arc::as_ptr(numbers).cast::<f32>() as usize, 4 * numbers.len());
-        let basis = if let Op::Project { basis, .. } = &edit.op { numbers(basis) } else { 0 };
+        let basis = match &edit.op {
+            Op::Project { basis: vectors, .. } | Op::Along { direction: vectors, .. } => numbers(vectors),
+            _ => 0,
+        };
         let instead = edit.instead.as_ref().map_or(0, &mut numbers);
         let source = match edit.op.source() {
             Some(Source::Run { positions, .. }) => 4 * positions.len() as u64,

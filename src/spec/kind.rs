@@ -28,6 +28,8 @@ pub enum Kind {
     Trace,
     /// `POST /v1/lens`
     Lens,
+    /// `POST /v1/generate`
+    Generate,
 }
 
 declare! {
@@ -54,17 +56,30 @@ pub struct PlanBody {
 #[derive(Debug, Clone, Copy)]
 pub struct Traces;
 
-/// The code of a kind: `$Experiment` stands for what its bodies are read as. A sweep is not answered at once, but in units.
+/// Bodies of `POST /v1/generate` that are computed in units: of many prompts, or of one that takes long.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts;
+
+/// The code of a kind: `$Experiment` stands for what its bodies are read as. What is computed in units is not answered at once.
 macro_rules! of_kind {
     ($kind:expr, $Experiment:ident => $code:expr) => {
-        $crate::spec::kind::of_kind!($kind, $Experiment => $code, in_units => {
-            type $Experiment = $crate::spec::sweep::SweepSpec;
-            $code
-        })
+        match $kind {
+            $crate::spec::kind::Kind::Sweep => {
+                type $Experiment = $crate::spec::sweep::SweepSpec;
+                $code
+            }
+            $crate::spec::kind::Kind::Generate => {
+                type $Experiment = $crate::spec::kind::Texts;
+                $code
+            }
+            other => $crate::spec::kind::of_kind!(other, $Experiment => $code, in_units => {
+                unreachable!("BUG: these are named above")
+            }),
+        }
     };
     ($kind:expr, $Experiment:ident => $code:expr, in_units => $in_units:expr) => {
         match $kind {
-            $crate::spec::kind::Kind::Sweep => $in_units,
+            $crate::spec::kind::Kind::Sweep | $crate::spec::kind::Kind::Generate => $in_units,
             $crate::spec::kind::Kind::Run => {
                 type $Experiment = $crate::spec::run::RunSpec;
                 $code
@@ -88,12 +103,13 @@ pub(crate) use of_kind;
 
 impl Kind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("sweep", Self::Sweep),
         ("run", Self::Run),
         ("patch", Self::Patch),
         ("trace", Self::Trace),
         ("lens", Self::Lens),
+        ("generate", Self::Generate),
     ];
 
     /// Its name: in paths, on the wire and in the database.
@@ -108,40 +124,12 @@ impl Kind {
 
     /// Whether it is computed in units, each of which counts when it is done: what there is of it is a result.
     pub const fn is_in_units(self) -> bool {
-        matches!(self, Self::Sweep)
-    }
-}
-
-/// What a dry run is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Planned {
-    /// A request that can be a job.
-    Experiment(Kind),
-    /// `POST /v1/generate`
-    Generate,
-}
-
-impl Planned {
-    /// What a name stands for.
-    pub fn named(name: &str) -> Option<Self> {
-        if name == Self::Generate.name() {
-            Some(Self::Generate)
-        } else {
-            Kind::named(name).map(Self::Experiment)
-        }
-    }
-
-    /// Its name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Experiment(kind) => kind.name(),
-            Self::Generate => "generate",
-        }
+        matches!(self, Self::Sweep | Self::Generate)
     }
 }
 
 /// Splits `{"trace": body}` into what is planned and its body.
-pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
+pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
     const FIX: &str = "write {\"run\": {…}}, {\"patch\": {…}}, {\"trace\": {…}}, {\"lens\": {…}}, {\"sweep\": {…}} or {\"generate\": {…}}";
     let mut problems = Problems::default();
     let Some(map) = body.as_object_mut() else {
@@ -151,7 +139,7 @@ pub fn split(mut body: Value) -> Result<(Planned, Value), Problems> {
     let mut found = None;
     for (name, inner) in map {
         let at = format!("/{}", super::read::escape(name));
-        let Some(kind) = Planned::named(name) else {
+        let Some(kind) = Kind::named(name) else {
             problems.push(at, code::UNKNOWN_FIELD, format!("no request is called {name:?}"), FIX);
             continue;
         };

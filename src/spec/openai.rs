@@ -216,6 +216,10 @@ impl Translated {
         whole.insert("sampling".to_owned(), sampling(&fields, own.as_ref(), seed));
         let (told, logprobs) = logprobs(form, &fields, out);
         let mut read = json!({"logprobs": told});
+        // A text that begins with its prompt has the log-probabilities of both.
+        if logprobs && fields.get("echo").is_some_and(|node| node.value == true) {
+            read["prompt_logprobs"] = json!(true);
+        }
         if let Some(own) = &own {
             for name in ["interventions", "branches", "sweep", "compare_with", "targets", "strict"] {
                 whole.extend(own.get(name).map(|node| (name.to_owned(), node.value.clone())));

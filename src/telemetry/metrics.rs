@@ -77,6 +77,7 @@ pub struct Metrics {
     memory: Float,
     memory_limit: Float,
     activations: Float,
+    kept: Family<How, Gauge>,
     found: Family<How, Counter>,
     found_bytes: Gauge,
     verified: Counter,
@@ -108,6 +109,8 @@ pub struct Snapshot {
     pub memory: [u64; 2],
     /// Bytes of stored activations.
     pub activations: u64,
+    /// Positions of texts that are being written whose keys fit, and those of them that are free.
+    pub positions: [usize; 2],
 }
 
 impl Default for Metrics {
@@ -131,6 +134,7 @@ impl Metrics {
             memory: Float::default(),
             memory_limit: Float::default(),
             activations: Float::default(),
+            kept: Family::default(),
             found: Family::default(),
             found_bytes: Gauge::default(),
             verified: Counter::default(),
@@ -162,6 +166,8 @@ impl Metrics {
         r.register_with_unit("request_memory_limit", help, Unit::Bytes, metrics.memory_limit.clone());
         let help = "Stored activations of all owners";
         r.register_with_unit("activations", help, Unit::Bytes, metrics.activations.clone());
+        let help = "Positions of texts being written whose keys and values fit (engine.key_bytes): all, and those that are free";
+        r.register("text_positions", help, metrics.kept.clone());
         let help = "Plans not computed: kept ones had been before, joined ones were being computed";
         r.register("found", help, metrics.found.clone());
         let help = "Numbers kept of plans that were computed";
@@ -225,6 +231,9 @@ impl Metrics {
         self.memory.set(now.memory[0] as f64);
         self.memory_limit.set(now.memory[1] as f64);
         self.activations.set(now.activations as f64);
+        for (how, positions) in ["all", "free"].into_iter().zip(now.positions) {
+            self.kept.get_or_create(&How { how }).set(positions as i64);
+        }
         let mut text = String::new();
         // A string can always be written to.
         let _ = encode(&mut text, &self.registry);

@@ -4,7 +4,7 @@
 //! causal tracing of puns, in its order, with the settings it has and with the ones that the lints ask for.
 
 mod averages;
-mod client;
+pub(crate) mod client;
 mod files;
 mod parts;
 mod requests;
