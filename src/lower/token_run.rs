@@ -78,7 +78,7 @@ impl Span {
     }
 
     /// All of its tokens, or the first or last one of each stretch; each once, in order.
-    pub(super) fn tokens(&self, which: Which) -> Vec<u32> {
+    pub fn tokens(&self, which: Which) -> Vec<u32> {
         let of = |[start, end]: &[u32; 2]| match which {
             Which::All => *start..*end,
             Which::First => *start..start + 1,

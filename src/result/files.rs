@@ -332,7 +332,7 @@ impl Arrays {
         }
     }
 
-    fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
+    pub(super) fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
         let index = |n: usize| n as u32;
         self.ints(format!("{prefix}tokens"), tokens.clone().map(|token| token.id));
         self.ints(format!("{prefix}token_starts"), tokens.clone().map(|token| index(token.start)));

@@ -17,6 +17,7 @@ use self::swept::Swept;
 use super::declare::{declare, or};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::Body;
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Of, Target, TargetScoring, TargetSet};
 use super::named::Named;
@@ -115,6 +116,10 @@ pub struct GenerateBody {
 }
 }
 
+impl Body for GenerateBody {
+    const AT: Endpoint = Endpoint("/v1/generate");
+}
+
 declare! {
 /// What is read at every step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -196,7 +201,7 @@ const EDITED: &str = "edited";
 impl GenerateSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
+        let fields = Node::root(Self::AT, body).fields_of::<GenerateBody>(out)?;
         let runs = read_prompts(&fields, out);
         let base = read_base(&fields, runs.as_ref().map(|(runs, _)| runs), out);
         let model = fields.get("model").and_then(|n| n.name(out));

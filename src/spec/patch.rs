@@ -8,12 +8,14 @@ use super::declare::{choices, declare, need};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, Short, short_prompt};
+use super::hints::{Body, Places, of};
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
 use super::problem::Problems;
 use super::prompt::{Prompt, PromptText};
 use super::read::{Fields, Node};
+use super::readout::Read;
 
 declare! {
 /// A base run with interventions, applied jointly or swept.
@@ -63,6 +65,14 @@ pub struct PatchBody {
     /// The long form.
     flat pub long: PatchSpec,
 }
+}
+
+impl Body for PatchBody {
+    const AT: Endpoint = Endpoint("/v1/patch");
+
+    fn places() -> Places {
+        of::<Self>("").only("/read", Read::OF_PATCHED)
+    }
 }
 
 choices! {
@@ -125,7 +135,7 @@ pub enum Control {
 impl PatchSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Patch, body).fields_of::<PatchBody>(out)?;
+        let fields = Node::root(PatchBody::AT, body).fields_of::<PatchBody>(out)?;
         let is_short = fields.get("runs").is_none();
         let short = Short { fields: &["source"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out);

@@ -12,6 +12,7 @@ use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::expected::Expected;
 use super::experiment::{Experiment, Origins, Short, short_prompt};
+use super::hints::{Body, Places, of};
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
@@ -20,7 +21,7 @@ use super::patch::{Control, read_controls};
 use super::problem::{Problems, code};
 use super::prompt::{CORRUPTED, Prompt, SpanText};
 use super::read::{Fields, Node};
-use super::readout::read_site;
+use super::readout::{Read, read_site};
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 use super::statistics::Filters;
@@ -101,6 +102,14 @@ pub struct TraceBody {
     /// The long form.
     flat pub long: TraceSpec,
 }
+}
+
+impl Body for TraceBody {
+    const AT: Endpoint = Endpoint("/v1/trace");
+
+    fn places() -> Places {
+        of::<Self>("").only("/read", Read::OF_PATCHED)
+    }
 }
 
 /// Ways to write arms.
@@ -301,7 +310,7 @@ impl TraceSpec {
 
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Trace, body).fields_of::<TraceBody>(out)?;
+        let fields = Node::root(Self::AT, body).fields_of::<TraceBody>(out)?;
         for node in ["filters", "aggregate"].iter().filter_map(|name| fields.get(name)) {
             of_cases(&node, out);
         }

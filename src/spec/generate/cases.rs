@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{GenerateBody, PROMPT};
-use crate::spec::endpoint::Endpoint;
+use crate::spec::hints::Body as _;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::Node;
 use crate::spec::sweep::{CaseForm, DatasetForm};
@@ -42,7 +42,7 @@ impl TextCase {
     }
 
     fn read(body: &Value, out: &mut Problems) -> Option<Vec<TextCase>> {
-        let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
+        let fields = Node::root(GenerateBody::AT, body).fields_of::<GenerateBody>(out)?;
         fields.exclude("dataset", &OF_PROMPT, out);
         fields.exclude("dataset", &["base"], out);
         let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}";
