@@ -28,6 +28,7 @@ mod render_tests;
 mod rows;
 pub mod run;
 mod run_plates;
+pub mod surprisal;
 pub mod sweep;
 pub mod tables;
 pub mod texts;

@@ -365,6 +365,7 @@ mod tests {
     use crate::spec::problem::{FieldProblem, Problems};
     use crate::spec::run::{RunBody, RunSpec};
     use crate::spec::sweep::{CaseForm, SweepBody, SweepSpec};
+    use crate::spec::surprisal::SurprisalSpec;
     use crate::spec::tokenize::TokenizeSpec;
     use crate::spec::trace::{TraceBody, TraceSpec};
 
@@ -380,6 +381,7 @@ mod tests {
             "/v1/run" => drop(RunSpec::read(body, &mut out)),
             "/v1/lens" => drop(LensBody::read(body, &mut out)),
             "/v1/patch" => drop(PatchSpec::read(body, &mut out)),
+            "/v1/surprisal" => drop(SurprisalSpec::read(body, &mut out)),
             "/v1/generate" => drop(GenerateSpec::read(body, &mut out)),
             "/v1/trace" if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
             "/v1/trace" => drop(TraceSpec::read(body, &mut out)),

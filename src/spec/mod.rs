@@ -20,6 +20,8 @@ macro_rules! kinds {
             Trace trace trace::TraceBody => kind::Traces, once;
             /// `POST /v1/lens`
             Lens lens lens::LensBody => lens::LensBody, once;
+            /// `POST /v1/surprisal`
+            Surprisal surprisal surprisal::SurprisalBody => surprisal::SurprisalSpec, once;
             /// `POST /v1/sweep`
             Sweep sweep sweep::SweepBody => sweep::SweepSpec, units;
             /// `POST /v1/generate`
@@ -61,6 +63,7 @@ pub mod run;
 pub mod select;
 pub mod site;
 pub mod statistics;
+pub mod surprisal;
 pub mod sweep;
 pub mod tokenize;
 pub mod trace;
