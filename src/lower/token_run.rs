@@ -1,5 +1,6 @@
 //! A run with its tokens, and its spans.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,6 +43,18 @@ impl TokenRun {
         }
         let end = self.tokens[self.read as usize].byte_end;
         &self.text[..self.text.floor_char_boundary(end)]
+    }
+
+    /// Of each token but the first its place among those scored, which it is added to.
+    pub(super) fn places(&self, scored: &mut Vec<u32>) -> Vec<usize> {
+        let mut places: HashMap<u32, usize> = scored.iter().copied().zip(0..).collect();
+        let mut place = |id: u32| {
+            *places.entry(id).or_insert_with(|| {
+                scored.push(id);
+                scored.len() - 1
+            })
+        };
+        self.ids.iter().skip(1).map(|id| place(*id)).collect()
     }
 
     /// Whether there is no token; never so after [`super::prompts::tokenise`].

@@ -42,8 +42,8 @@ pub struct SurprisalResponse {
     /// The request in its long form.
     pub request: SurprisalSpec,
     /// Each text.
-    #[schema(value_type = std::collections::BTreeMap<String, TextResult>)]
-    pub runs: Named<TextResult>,
+    #[schema(value_type = std::collections::BTreeMap<String, ScoredText>)]
+    pub runs: Named<ScoredText>,
     /// Why numbers are null.
     pub nulls: Vec<NullReason>,
     /// Remarks.
@@ -56,7 +56,7 @@ pub struct SurprisalResponse {
 
 /// How likely a text is. Its first token follows nothing, and counts nowhere.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct TextResult {
+pub struct ScoredText {
     /// Its tokens, and what the model would say after it.
     #[serde(flatten)]
     pub tokens: RunTokens,
@@ -102,15 +102,17 @@ impl Respond for SurprisalLayout {
         let (output, words, common) = (&computed.output, facts.words(), &self.common);
         let mut nulls = Nulls::default();
         nulls.runs(common, &output.scores);
-        let runs = run_tokens(common, &output.scores, self.spec.topk, words).0.into_iter().zip(&self.first);
-        let runs = runs.map(|((name, tokens), first)| {
+        let runs = run_tokens(common, &output.scores, self.spec.topk, words).0.into_iter().zip(&self.scored);
+        let runs = runs.map(|((name, tokens), (first, places))| {
             let at = format!("/runs/{}", escape(&name));
             let before = &output.scores[*first..*first + tokens.tokens.len() - 1];
-            let scores = before.iter().zip(&tokens.tokens[1..]).zip(1..).map(|((score, token), position)| {
-                let top = top_tokens(score, self.spec.topk, words);
-                TokenScore::new(score, &common.targets.union, token, position, top)
-            });
-            let text = TextResult::new(tokens, scores.collect());
+            let tokens_after = tokens.tokens[1..].iter().zip(places);
+            let scores =
+                before.iter().zip(tokens_after).zip(1..).map(|((score, (token, place)), position)| {
+                    TokenScore::new(score, *place, token, position, top_tokens(score, self.spec.topk, words))
+                });
+            let scores = scores.collect();
+            let text = ScoredText::new(tokens, scores);
             text.nulls(&at, before, &mut nulls);
             (name, text)
         });
@@ -129,23 +131,23 @@ impl Respond for SurprisalLayout {
 }
 
 impl TokenScore {
-    /// `scored`: the tokens that every readout has logits of, in ascending order.
-    fn new(score: &Score, scored: &[u32], token: &Token, position: u32, topk: Option<Vec<TopToken>>) -> Self {
-        let slot = scored.binary_search(&token.id).ok().filter(|_| score.missing.is_none());
-        let logprob = slot.and_then(|slot| finite(f64::from(score.logits[slot]) - score.log_sum_exp));
+    /// `place`: of the token among those that every readout has logits of.
+    fn new(score: &Score, place: usize, token: &Token, position: u32, topk: Option<Vec<TopToken>>) -> Self {
+        let logit = score.logits.get(place).map(|logit| f64::from(*logit));
+        let logprob = logit.and_then(|logit| finite(logit - score.log_sum_exp));
         Self {
             position,
             token: token.text.clone(),
             logprob,
             surprisal: logprob.map(|nats| 0.0 - nats / std::f64::consts::LN_2),
-            rank: slot.map(|slot| score.ranks[slot]),
+            rank: score.ranks.get(place).copied(),
             entropy: score.entropy.and_then(finite),
             topk,
         }
     }
 }
 
-impl TextResult {
+impl ScoredText {
     fn new(tokens: RunTokens, scores: Vec<TokenScore>) -> Self {
         // The first token has no number.
         let of = |position: u32| scores.get((position as usize).checked_sub(1)?)?.logprob;

@@ -133,14 +133,15 @@ pub enum Preset {
     Rome,
 }
 
+choices! {
 /// What noise does to embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Embedding plus noise.
-    Add,
+    Add = "add",
     /// Noise instead of the embedding: nothing of the token is left.
-    Replace,
+    Replace = "replace",
+}
 }
 
 declare! {

@@ -364,8 +364,8 @@ mod tests {
     use crate::spec::patch::{PatchBody, PatchSpec};
     use crate::spec::problem::{FieldProblem, Problems};
     use crate::spec::run::{RunBody, RunSpec};
-    use crate::spec::sweep::{CaseForm, SweepBody, SweepSpec};
     use crate::spec::surprisal::SurprisalSpec;
+    use crate::spec::sweep::{CaseForm, SweepBody, SweepSpec};
     use crate::spec::tokenize::TokenizeSpec;
     use crate::spec::trace::{TraceBody, TraceSpec};
 
@@ -603,8 +603,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_pen_is_told_from_a_field_of_another_object() {
-        let wrong =
-            problems(TRACE, &json!({"prompt": "a", "subject": "a", "target": "b", "layer": 1}));
+        let wrong = problems(TRACE, &json!({"prompt": "a", "subject": "a", "target": "b", "layer": 1}));
         assert!(wrong[0].detail.contains("did you mean `layers`?"), "{wrong:?}");
         let wrong = problems(RUN, &json!({"promt": "a"}));
         assert!(wrong.iter().any(|problem| problem.detail.contains("did you mean `prompt`?")), "{wrong:?}");

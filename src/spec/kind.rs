@@ -56,8 +56,12 @@ macro_rules! declared {
 }
 
 macro_rules! in_units {
-    (units) => { true };
-    (once) => { false };
+    (units) => {
+        true
+    };
+    (once) => {
+        false
+    };
 }
 
 kinds!([declared] []);
@@ -93,8 +97,12 @@ macro_rules! arms {
 }
 
 macro_rules! arm {
-    (units, $in_units:expr, $at_once:expr) => { $in_units };
-    (once, $in_units:expr, $at_once:expr) => { $at_once };
+    (units, $in_units:expr, $at_once:expr) => {
+        $in_units
+    };
+    (once, $in_units:expr, $at_once:expr) => {
+        $at_once
+    };
 }
 pub(crate) use {arm, arms, of_kind};
 
@@ -112,7 +120,8 @@ impl Kind {
 
 /// Splits `{"trace": body}` into what is planned and its body.
 pub fn split(mut body: Value) -> Result<(Kind, Value), Problems> {
-    let fix = format!("write one of {}", Kind::ALL.map(|(name, _)| format!("{{\"{name}\": {{…}}}}")).join(", "));
+    let fix =
+        format!("write one of {}", Kind::ALL.map(|(name, _)| format!("{{\"{name}\": {{…}}}}")).join(", "));
     let mut problems = Problems::default();
     let Some(map) = body.as_object_mut() else {
         problems.push("", code::WRONG_TYPE, "the body is no object", fix);

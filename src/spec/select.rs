@@ -169,16 +169,17 @@ pub enum AlignBy {
     Diff,
 }
 
+choices! {
 /// Which tokens of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Which {
     /// All of them.
-    All,
+    All = "all",
     /// Its first token.
-    First,
+    First = "first",
     /// Its last token.
-    Last,
+    Last = "last",
+}
 }
 
 /// Heads of a per-head site: `3`, `[0, 8]` or `"all"`.
@@ -405,8 +406,7 @@ impl Positions {
                 Some(Self::Steps { steps: read })
             }
             "span" => {
-                let words = [("all", Which::All), ("first", Which::First), ("last", Which::Last)];
-                let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&words, &[], out));
+                let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&Which::ALL, &[], out));
                 Some(Self::Span { span: node.name(out)?, which: which? })
             }
             "class" => Self::read_class(&fields, &node, out),

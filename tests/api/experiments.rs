@@ -692,7 +692,8 @@ async fn the_surprisal_of_each_token_is_that_of_the_run_before_it() {
     let mut sums = [0.0, 0.0];
     for (i, score) in scores.iter().enumerate() {
         let metrics = ["logprob:target", "rank:target"];
-        let before = json!({"tokens": ids[..=i], "target": ids[i + 1], "metrics": metrics, "read": {"topk": 2}});
+        let before =
+            json!({"tokens": ids[..=i], "target": ids[i + 1], "metrics": metrics, "read": {"topk": 2}});
         let run = ok(&state, "/v1/run", &before).await;
         let run = &run["runs"]["run"];
         assert_eq!(score["logprob"], run["metrics"]["logprob:target"], "{i}");
@@ -739,10 +740,7 @@ async fn surprisals_have_every_form_and_are_planned_and_refused_as_others_are() 
     // The long form that it shows is the same request.
     let again = ok(&state, "/v1/surprisal", &found["request"]).await;
     assert_eq!(again["runs"], found["runs"]);
-    for (field, value, pointer) in [
-        ("topk", json!(100_000), "/topk"),
-        ("target", json!(" x"), "/target"),
-    ] {
+    for (field, value, pointer) in [("topk", json!(100_000), "/topk"), ("target", json!(" x"), "/target")] {
         let mut wrong = body.clone();
         wrong[field] = value;
         let reply = post(&state, "/v1/surprisal", &wrong).await;
