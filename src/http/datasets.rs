@@ -250,7 +250,7 @@ pub(super) async fn written_out(
             format!("{at}/id"),
             code::UNKNOWN_NAME,
             detail,
-            "GET /v1/datasets lists those that there are",
+            "GET /v1/datasets lists yours",
         );
         return Err(problems.into());
     };
