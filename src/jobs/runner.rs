@@ -329,7 +329,7 @@ async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
             (format!("the request is not valid any more: {said}"), false)
         }
         Failed::Request(Refusal::TooLarge { cost, .. }) => {
-            (format!("it would take about {:.0} s, more than is let in", cost.seconds), false)
+            (format!("it would take about {:.0} s, more than the limit", cost.seconds), false)
         }
         Failed::Request(Refusal::Lost(lost)) => (lost.to_string(), lost == Lost::EngineCrash),
         Failed::Request(Refusal::Store(error)) => (error.to_string(), false),

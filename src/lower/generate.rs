@@ -8,7 +8,7 @@
     reason = "absent, null and given are three things"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -258,7 +258,7 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
     }
     let step_targets = plan.scoring.targets.len();
     let prompt_targets =
-        if spec.read.prompt_logprobs { targets(&base, &mut plan.scoring.targets) } else { Vec::new() };
+        if spec.read.prompt_logprobs { base.places(&mut plan.scoring.targets) } else { Vec::new() };
     let compare = spec.compare_with.as_ref().and_then(|name| spec.branches.place(name));
     let drawn = spec.sampling.temperature > 0.0 || !spec.sampling.logit_bias.is_empty() || compare.is_some();
     let mut branches = Vec::with_capacity(lowered.len());
@@ -317,18 +317,6 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
         step_targets,
         common,
     })
-}
-
-/// Of each token of a prompt but the first its place among the targets, which it is added to.
-fn targets(prompt: &TokenRun, all: &mut Vec<u32>) -> Vec<usize> {
-    let mut places: BTreeMap<u32, usize> = all.iter().copied().zip(0..).collect();
-    let mut place = |id: u32| {
-        *places.entry(id).or_insert_with(|| {
-            all.push(id);
-            all.len() - 1
-        })
-    };
-    prompt.ids.iter().skip(1).map(|id| place(*id)).collect()
 }
 
 /// Refuses scores of more prompt than are returned of anything else.

@@ -45,6 +45,7 @@ mod source_pass;
 mod start;
 pub mod step_reads;
 mod stored_source;
+pub mod surprisal;
 pub mod sweep;
 pub mod tautology;
 mod template;

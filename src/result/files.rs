@@ -231,7 +231,8 @@ pub(super) fn metadata(
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn to_json(value: &impl Serialize) -> String {
+/// A part of a response as text.
+pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("BUG: the same value is part of every JSON response")
 }
 
@@ -258,7 +259,7 @@ pub(super) struct Arrays {
 }
 
 impl Arrays {
-    fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
+    pub(super) fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
         let array = NamedArray { name: name.into(), shape, data };
         self.list.push(OfMetric { metric: self.metric.clone(), array });
     }
@@ -280,7 +281,7 @@ impl Arrays {
         self.metric = None;
     }
 
-    fn numbers(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
+    pub(super) fn numbers(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
         let NamedArray { name, shape, data } = NamedArray::from_options(name, shape, values);
         self.push(name, shape, data);
     }
@@ -331,7 +332,7 @@ impl Arrays {
         }
     }
 
-    fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
+    pub(super) fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
         let index = |n: usize| n as u32;
         self.ints(format!("{prefix}tokens"), tokens.clone().map(|token| token.id));
         self.ints(format!("{prefix}token_starts"), tokens.clone().map(|token| index(token.start)));

@@ -17,6 +17,7 @@ use self::swept::Swept;
 use super::declare::{declare, or};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::Body;
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Of, Target, TargetScoring, TargetSet};
 use super::named::Named;
@@ -114,6 +115,10 @@ pub struct GenerateBody {
 }
 }
 
+impl Body for GenerateBody {
+    const AT: Endpoint = Endpoint("/v1/generate");
+}
+
 declare! {
 /// What is read at every step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -195,7 +200,7 @@ const EDITED: &str = "edited";
 impl GenerateSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
+        let fields = Node::root(GenerateBody::AT, body).fields_of::<GenerateBody>(out)?;
         let runs = read_prompts(&fields, out);
         let base = read_base(&fields, runs.as_ref().map(|(runs, _)| runs), out);
         let model = fields.get("model").and_then(|n| n.name(out));
@@ -466,8 +471,8 @@ impl StepCapture {
             fields.need("site", "name the site to read, as resid_post", out).and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
         let steps = fields.get("steps").map_or(Some(Steps::ALL), |n| Steps::read(&n, out));
-        let forms = [("inline", CaptureForm::Inline), ("handle", CaptureForm::Handle)];
-        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &[], out));
+        let inline = Some(CaptureForm::Inline);
+        let form = fields.get("as").map_or(inline, |n| n.choice(&CaptureForm::ALL, &[], out));
         let dtype = fields.get("dtype").map_or(Some(Dtype::F32), |n| read_dtype(&n, out));
         if form == Some(CaptureForm::Inline) && dtype.is_some_and(|dtype| dtype != Dtype::F32) {
             let fix = "leave out `dtype`, or write \"as\": \"handle\"";

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::corruption::{Rng, Sigma, read_seed};
-use super::declare::{Declared, declare, names, need, or};
+use super::declare::{Declared, choices, declare, names, need, or};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::read_site;
@@ -157,22 +157,17 @@ pub struct CoefSchedule {
 }
 }
 
+choices! {
 /// How a coefficient moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum ScheduleShape {
     /// By equal amounts.
-    Linear,
+    Linear = "linear",
     /// All at once, in the middle.
-    Step,
+    Step = "step",
     /// Along half a cosine: slowly, fast, slowly.
-    Cosine,
+    Cosine = "cosine",
 }
-
-impl ScheduleShape {
-    /// Every shape with its name.
-    const ALL: [(&'static str, Self); 3] =
-        [("linear", Self::Linear), ("step", Self::Step), ("cosine", Self::Cosine)];
 }
 
 impl CoefSchedule {

@@ -188,7 +188,7 @@ const PROMPT: &str = "prompt";
 impl Translated {
     /// Reads a body. `seed`: of random numbers where it has none.
     pub fn read(form: Form, body: &Value, seed: u64, out: &mut Problems) -> Option<Self> {
-        let node = Node::root(Endpoint::Other, body);
+        let node = Node::root(Endpoint::OTHER, body);
         let fields = match form {
             Form::Completion => node.fields_of::<CompletionBody>(out)?,
             Form::Chat => node.fields_of::<ChatBody>(out)?,

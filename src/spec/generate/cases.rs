@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::{GenerateBody, PROMPT};
 use crate::spec::chat::{Message, TemplateOptions};
 use crate::spec::declare::declare;
-use crate::spec::endpoint::Endpoint;
+use crate::spec::hints::Body as _;
 use crate::spec::metric::Target;
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
@@ -87,7 +87,7 @@ impl TextCase {
     }
 
     fn read(body: &Value, out: &mut Problems) -> Option<Vec<TextCase>> {
-        let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
+        let fields = Node::root(GenerateBody::AT, body).fields_of::<GenerateBody>(out)?;
         fields.exclude("dataset", &OF_PROMPT, out);
         fields.exclude("dataset", &["base"], out);
         let fix = "write {\"inline\": [cases]} or {\"id\": \"ds_…\"}";
