@@ -1,5 +1,6 @@
 //! Responses as tidy tables for CSV: one row a measurement, missing values empty.
 
+use super::asked_cells::CellToken;
 use super::common::TopToken;
 use super::inside::{AttentionResult, AttributionResult, LensResult};
 use super::patch::PatchResponse;
@@ -32,6 +33,10 @@ impl<R> Table<R> {
         self.add(name, |rows| ColumnData::Text(rows.iter().map(|row| field(row).to_owned()).collect()))
     }
 
+    fn owned(self, name: &str, field: impl Fn(&R) -> String) -> Self {
+        self.add(name, |rows| ColumnData::Text(rows.iter().map(field).collect()))
+    }
+
     pub(super) fn int(self, name: &str, field: impl Fn(&R) -> Option<u32>) -> Self {
         self.add(name, |rows| ColumnData::Int(rows.iter().map(|row| field(row).map(i64::from)).collect()))
     }
@@ -59,6 +64,9 @@ impl<R> Table<R> {
 ///
 /// Columns: arm, site, window, layer, position, token, head, dim, source_layer, metric, value, value_se, effect, effect_se, recovery,
 /// exact_null, trivial, clean, corrupted. Values, effects and `corrupted` are means over the noise samples.
+///
+/// Of cells that the request names in `cells`, also a row for each token that is told: its metric is `prob`, and three columns more
+/// say which it is: id, says (its text), top_of (`cell`, `clean`, `corrupted`, with spaces between them).
 #[expect(clippy::doc_markdown, reason = "names of columns")]
 pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
     let mut rows = Vec::new();
@@ -79,11 +87,28 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
                     recovery: recovery.and_then(|array| array.data[i]),
                     masks: [arm.masks.exact_null.data[i], arm.masks.trivial.data[i]],
                     baselines: [clean, corrupted],
+                    says: None,
                 });
             }
         }
     }
-    Table::new(rows)
+    for cell in &response.cells {
+        let Some(arm) = response.arms.get(&cell.arm) else { continue };
+        rows.extend(cell.tokens.iter().flatten().map(|says| TraceRow {
+            arm: &cell.arm,
+            site: arm.site.name(),
+            window: arm.window,
+            cell: cell.cell,
+            metric: "prob",
+            value: [says.prob.mean, says.prob.se],
+            effect: [says.effect.mean, says.effect.se],
+            recovery: None,
+            masks: [None; 2],
+            baselines: [says.clean, says.corrupted.mean],
+            says: Some(says),
+        }));
+    }
+    let table = Table::new(rows)
         .text("arm", |row| row.arm)
         .text("site", |row| row.site)
         .int("window", |row| Some(row.window))
@@ -97,7 +122,14 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
         .flag("exact_null", |row| row.masks[0])
         .flag("trivial", |row| row.masks[1])
         .float("clean", |row| row.baselines[0])
-        .float("corrupted", |row| row.baselines[1])
+        .float("corrupted", |row| row.baselines[1]);
+    if response.cells.is_empty() {
+        return table.columns;
+    }
+    table
+        .int("id", |row| row.says.map(|says| says.id))
+        .text("says", |row| row.says.map_or("", |says| &says.text))
+        .owned("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
         .columns
 }
 
@@ -112,6 +144,7 @@ struct TraceRow<'r> {
     recovery: Option<f64>,
     masks: [Option<bool>; 2],
     baselines: [Option<f64>; 2],
+    says: Option<&'r CellToken>,
 }
 
 /// A patch: a row for each metric of each cell.

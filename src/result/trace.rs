@@ -5,6 +5,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::arm::ArmCells;
+use super::asked_cells::{self, CellTokens};
 use super::common::Masks;
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
@@ -66,6 +67,9 @@ pub struct TraceResponse {
     /// What each arm gave.
     #[schema(value_type = std::collections::BTreeMap<String, ArmResult>)]
     pub arms: Named<ArmResult>,
+    /// What the model says with the cells that `cells` names, in its order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<CellTokens>,
     /// Total effects below this are divided by nothing: `recovery` is null.
     pub min_total_effect: f64,
     /// What was written.
@@ -214,7 +218,20 @@ impl Respond for TraceLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<TraceResponse, Problems> {
-        respond(self, &computed.resolved, &computed.output, facts.words(), envelope)
+        let Computed { output, resolved, again } = computed;
+        let mut response = respond(self, resolved, output, facts.words(), envelope)?;
+        if let Some(again) = again {
+            response.cells = asked_cells::tokens(self, output, again, facts.words(), &mut response.nulls);
+        }
+        Ok(response)
+    }
+
+    fn again(&self) -> Vec<usize> {
+        asked_cells::readouts(self)
+    }
+
+    fn wanted_again(&self, output: &PlanOutput) -> Vec<u32> {
+        asked_cells::wanted(self, &output.scores)
     }
 }
 
@@ -294,6 +311,7 @@ pub fn respond(
         samples: layout.case.corrupted.len(),
         replaced: layout.case.replaced.clone(),
         arms,
+        cells: Vec::new(),
         min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
         receipt,
         controls,

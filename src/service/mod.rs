@@ -224,14 +224,15 @@ impl Service {
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
     async fn compute(&self, share: &Share, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
-        self.compute_in(Turn::New, share, prelude, plan).await
+        self.compute_in(Turn::New, share, 0, prelude, plan).await
     }
 
-    /// The same for one of several plans of a request.
+    /// The same for one of several plans of a request, of which `kept` bytes are held already.
     async fn compute_in(
         &self,
         turn: Turn,
         share: &Share,
+        kept: u64,
         prelude: Option<Plan>,
         plan: Plan,
     ) -> Result<Computed, Refusal> {
@@ -257,7 +258,7 @@ impl Service {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
         // From here on the plan and what will come of it take the place of the body.
-        share.resize(bytes).await?;
+        share.resize(kept.saturating_add(bytes)).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = self.execute(turn, share, first).await?;
@@ -272,7 +273,7 @@ impl Service {
         }
         let mut output = self.execute(turn, share, second).await?;
         output.usage = output.usage.and(&usage);
-        Ok(Computed { output, resolved })
+        Ok(Computed { output, resolved, again: None })
     }
 
     /// A plan made ready to be computed, or, for an owner, to be found. One that is to be filled is never found as it is.

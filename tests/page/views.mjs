@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { copied, open, place, python, says, shown } from './support.mjs';
+import { copied, open, place, python, reach, says, shown } from './support.mjs';
 
 const CASES = `id,group,prompt,subject,target
 eiffel,a,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
@@ -137,31 +137,19 @@ export function views(on) {
     await page.locator('#prompt').focus();
     await page.keyboard.press('Control+A');
     await page.keyboard.type('When I woke up this morning, I felt');
-    const go = async label => {
-      for (let i = 0; i < 60; i++) {
-        await page.keyboard.press('Tab');
-        const at = await page.evaluate(() => {
-          let active = document.activeElement;
-          while (active?.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
-          return `${active?.id ?? ''} ${active?.name ?? ''} ${active?.textContent?.trim().slice(0, 40) ?? ''}`;
-        });
-        if (at.includes(label)) return;
-      }
-      assert.fail(`no way to ${label} by Tab`);
-    };
-    await go('toward');
+    await reach(page, 'toward');
     await page.keyboard.type('I am so happy today, everything is wonderful');
-    await go('away');
+    await reach(page, 'away');
     await page.keyboard.type('I am so sad today, everything is terrible');
-    await go('strengths');
+    await reach(page, 'strengths');
     await page.keyboard.press('Control+A');
     await page.keyboard.type('1, 3');
-    await go('length');
+    await reach(page, 'length');
     await page.keyboard.press('Control+A');
     await page.keyboard.type('8');
     await page.keyboard.press('Tab');
     await page.locator('job-bar button.go:enabled').waitFor();
-    await go('Write');
+    await reach(page, 'Write');
     await page.keyboard.press('Enter');
     await page.locator('generate-view take-away').waitFor({ timeout: 90_000 });
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));
