@@ -61,7 +61,7 @@ export function keyboard(on) {
     const [best] = lens.topk.at(-2).at(-1);
     assert.ok((await spoken(page)).includes(`${three(best.prob * 100)} %`), await spoken(page));
     await press(page, 'Enter');
-    await page.locator('workbench-view series-chart svg').waitFor();
+    await page.locator('workbench-view series-chart svg[role]').waitFor();
 
     await visit(page, 'Trace');
     await reach(page, 'samples');

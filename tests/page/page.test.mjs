@@ -39,10 +39,10 @@ guides(on);
 look(on, {
   workbench: { link: `#/workbench?${PROMPT}`, until: 'lens-grid .base', asks: 'run' },
   trace: { link: `#/trace?${PROMPT}&samples=2`, steps: start, until: 'trace-view take-away', asks: 'trace' },
-  patch: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of`, steps: start, until: 'series-chart svg', asks: 'patch' },
+  patch: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of`, steps: start, until: 'series-chart svg[role]', asks: 'patch' },
   heads: { link: `#/patch?${PROMPT}&source=The+Colosseum+is+in+the+city+of&sweep=heads`, steps: start, until: 'heat-map .base', asks: 'patch' },
   averages: { link: '#/averages?samples=2&wrong=keep', steps: saved, until: 'heat-map .base', asks: 'sweep' },
-  inside: { link: `#/inside?${PROMPT}&foil=+Rome`, steps: start, until: 'series-chart svg', asks: 'run' },
+  inside: { link: `#/inside?${PROMPT}&foil=+Rome`, steps: start, until: 'series-chart svg[role]', asks: 'run' },
   generate: { link: `#/generate?${PROMPT}&toward=happy&away=sad&depth=1&strengths=1,4&length=12`, steps: start, until: 'generate-view take-away', asks: 'generate' },
   jobs: { link: '#/jobs', steps: page => page.locator('jobs-view tbody a').first().click(), until: 'jobs-view img' },
   status: { link: '#/status', until: 'dl' },

@@ -44,7 +44,7 @@ export function views(on) {
     const [job, answer] = await shown(on.model, page);
     assert.deepEqual(answer.request.interventions[0].positions, { map: [[10, 4], [11, 5]] });
     assert.equal(answer.controls.self_patch.max_abs_effect, 0);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('Home');
     await page.keyboard.press('ArrowRight');
     const spoken = await page.locator('series-chart #spoken').innerText();
@@ -87,7 +87,7 @@ export function views(on) {
     await page.locator('job-bar progress').waitFor({ state: 'detached' });
     const [job, answer] = await shown(on.model, page);
     const row = answer.averages.rows.find(row => row.arm === 'hidden' && row.layer === 15 && row.token_class === 'last_subject' && row.metric === 'logprob:target' && row.group === null);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('End');
     const spoken = await page.locator('series-chart #spoken').innerText();
     assert.ok(spoken.includes(`Hidden state ${Number(row.effect.mean.toPrecision(3))}`.replace('-', '\u2212')), `${spoken} of ${row.effect.mean}`);
@@ -125,7 +125,7 @@ export function views(on) {
     for (const key of ['End', 'PageDown', 'ArrowLeft']) await page.keyboard.press(key);
     const weight = values[0][0][8][7];
     assert.ok((await page.locator('heat-map #spoken').first().innerText()).includes(`Head 0 ${Number(weight.toPrecision(3))}`), weight);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('Home');
     assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`Attention ${Number(attribution.attn_out[0].toPrecision(3))}`));
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'runs'), answer.runs);

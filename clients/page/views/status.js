@@ -2,7 +2,7 @@ import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { key } from '../key.js';
 import { Watching } from '../watch.js';
-import { count, num } from '../say.js';
+import { count, num, percent } from '../say.js';
 import '../parts/remarks.js';
 
 /** What serves this page. */
@@ -52,6 +52,7 @@ export class StatusView extends Watching {
       ['Weights', model?.fingerprint.weights_sha256],
       ['Answers as', capabilities?.formats.join(', ')],
       ['You are', me && `${me.owner}${me.key ? `, key ${me.key.id}` : ', no key is needed'}; may ${me.scopes.join(', ') || 'read'}`],
+      ['Today', me?.today && `${count(me.today.row_layers)} row-layers computed${me.today.row_layers_limit ? `, ${percent(me.today.row_layers / me.today.row_layers_limit)} of the day's ${count(me.today.row_layers_limit)}` : ''}`],
       ['In use', me && `${me.in_use.jobs.running} jobs running, ${me.in_use.jobs.queued} of at most ${me.in_use.jobs.queued_limit} queued; ${me.in_use.datasets.count} data sets`],
     ].filter(([, value]) => value);
     return html`<h2>Status</h2><remark-list .problem=${this.problem}></remark-list><dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
