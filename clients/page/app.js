@@ -27,6 +27,7 @@ class LabPage extends Watching {
     h1 { font-size: 1.05rem; margin: 0; }
     nav { display: flex; gap: .2rem; flex-wrap: wrap; }
     nav a { color: var(--ink); text-decoration: none; padding: .25rem .6rem; border-radius: .4rem; }
+    nav a.guides { color: var(--accent); text-decoration: underline; }
     nav a[aria-current] { background: var(--accent); color: var(--bg); }
     main { padding: .5rem 1rem 3rem; max-width: 1500px; margin: auto; }
     .skip { position: absolute; inset-inline-start: -999px; }
@@ -50,7 +51,8 @@ class LabPage extends Watching {
       <a class="skip" href="#main" @click=${event => { event.preventDefault(); this.renderRoot.getElementById('main').focus(); }}>Skip to the view</a>
       <header><h1>mediant</h1>
         <nav aria-label="Views">${Object.entries(VIEWS).map(([name, { title }]) => html`<a href=${link.write(name, { ...given, r: '' })}
-          aria-current=${lab.view === name ? 'page' : nothing} @click=${event => { event.preventDefault(); lab.show(name); }}>${title}</a>`)}</nav>
+          aria-current=${lab.view === name ? 'page' : nothing} @click=${event => { event.preventDefault(); lab.show(name); }}>${title}</a>`)}
+          <a class="guides" href="/docs" target="_blank">Guides</a></nav>
         <span class="dim">${model ? `${model.id} · ${model.device}` : 'waiting for the model'}</span></header>
       ${this.#banner()}
       <main id="main" tabindex="-1">

@@ -37,6 +37,16 @@ export function fieldsOf(kind, request, model) {
     fields.map = positions.map ? positions.map.map(pair => pair.join('-')).join(',') : positions.align ? 'diff' : 'last';
     return source?.run === 'source' ? fields : null;
   }
+  if (kind === 'sweep') {
+    // Which data set it is, is for who asks to find out: the request has its cases.
+    if (!request.corrupt || !request.cases?.length) return null;
+    const { samples, seed, sigma } = request.corrupt;
+    const step = only(request.arms)[0]?.interventions?.[0]?.layers?.step;
+    return Object.assign(fields, {
+      arms: Object.keys(request.arms), samples, seed, noise: sigma?.k ?? 3, every: step ?? 1, scoring: request.cases[0].target_scoring ?? 'first_token',
+      wrong: request.filters?.expect_top1 === false ? 'keep' : 'drop', groups: request.aggregate?.by?.includes('group') ? 'yes' : 'no',
+    });
+  }
   if (kind === 'run') {
     const [run] = only(runs);
     if (only(runs).length !== 1 || !run.prompt || !request.read.attention?.length) return null;

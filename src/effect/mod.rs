@@ -14,6 +14,7 @@ pub mod stats;
 pub mod student;
 pub mod sweep;
 pub mod sweep_lints;
+pub mod top;
 #[cfg(test)]
 mod tests;
 

@@ -312,6 +312,8 @@ pub struct TraceLayout {
     pub spec: TraceSpec,
     /// The one case that it is.
     pub case: CaseLayout,
+    /// Cells of which it is told what the model says with them: index of the arm, and of the cell in its grid.
+    pub cells: Vec<(usize, usize)>,
 }
 
 /// Meaning of the plan of one case: of a patch, of a trace, or of a sweep.

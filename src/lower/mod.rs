@@ -6,6 +6,7 @@
 
 mod align;
 mod arms;
+mod asked_cells;
 mod basis;
 mod case;
 pub mod case_table;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::arms::as_restored;
+use super::asked_cells;
 use super::case::{Answer, Case, Part, Written};
 use super::facts::Facts;
 use super::layout::{Lowered, TraceLayout};
@@ -78,9 +79,10 @@ fn lower(spec: TraceSpec, facts: &dyn Facts, out: &mut Problems) -> Option<Lower
             out.0.push(problem);
         }
     }
-    let Lowered { prelude, plan, layout: mut case } = lowered.filter(|_| out.is_empty())?;
+    let Lowered { prelude, mut plan, layout: mut case } = lowered.filter(|_| out.is_empty())?;
     case.common.lints = said_once(case.common.lints, &told);
-    Some(Lowered { prelude, plan, layout: TraceLayout { spec, case } })
+    let cells = asked_cells::resolve(&spec, &case, &mut plan, facts, out)?;
+    Some(Lowered { prelude, plan, layout: TraceLayout { spec, case, cells } })
 }
 
 /// A name for the corrupted run that no run has.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::json;
 
+use super::asked_cells::{CellToken, CellTokens};
 use super::common::{Masks, NdArray, Provenance, TopToken};
 use super::numbers::OfMetric;
 use super::patch::PatchResponse;
@@ -31,6 +32,10 @@ use crate::tokens::Token;
 /// `{arm}/layers`, `{arm}/positions`. Baselines: `clean/{metric}`, `corrupted/{metric}/` + `mean`, `se`, `samples`,
 /// `total_effect/{metric}/` + `mean`, `se`. The clean run: `tokens`, `token_starts` and `token_ends` (characters),
 /// `token_texts`, `token_corrupted`, `subject`.
+///
+/// Of the cells that the request names, `[cells]`: `cells/arms`, `cells/layers`, `cells/positions` (-1: none); and `[cells, tokens]`,
+/// as long as the longest list: `cells/ids` (-1: none), `cells/texts`, `cells/top_of`, `cells/` + `prob`, `prob_se`, `effect`,
+/// `effect_se`, `clean`, `corrupted`, `corrupted_se`.
 pub fn trace_arrays(response: &TraceResponse) -> Vec<OfMetric> {
     let mut out = Arrays::default();
     for (name, arm) in response.arms.iter() {
@@ -73,6 +78,9 @@ pub fn trace_arrays(response: &TraceResponse) -> Vec<OfMetric> {
     out.push("token_corrupted", vec![corrupted.len()], ArrayData::Bool(corrupted));
     if let Some([start, end]) = response.subject {
         out.ints("subject", [start, end]);
+    }
+    if !response.cells.is_empty() {
+        out.cells(&response.cells);
     }
     out.list
 }
@@ -309,6 +317,45 @@ impl Arrays {
         let texts = cells.iter().flat_map(|cell| (0..k).map(move |i| text(cell, i))).collect();
         let shape = shape.iter().copied().chain([k]).collect();
         self.push(format!("{prefix}topk_texts"), shape, ArrayData::Text(texts));
+    }
+
+    /// What named cells of a trace say.
+    fn cells(&mut self, cells: &[CellTokens]) {
+        let or_none = |n: Option<u32>| n.map_or(-1, i64::from);
+        let n = cells.len();
+        let arms = cells.iter().map(|cell| cell.arm.clone()).collect();
+        self.push("cells/arms", vec![n], ArrayData::Text(arms));
+        for (name, values) in [
+            ("layers", cells.iter().map(|cell| or_none(cell.cell.layer)).collect()),
+            ("positions", cells.iter().map(|cell| or_none(cell.cell.position)).collect()),
+        ] {
+            self.push(format!("cells/{name}"), vec![n], ArrayData::I64(values));
+        }
+        let lists: Vec<&[CellToken]> =
+            cells.iter().map(|cell| cell.tokens.as_deref().unwrap_or_default()).collect();
+        let longest = lists.iter().map(|list| list.len()).max().unwrap_or(0);
+        let shape = vec![n, longest];
+        let padded = || lists.iter().flat_map(|list| (0..longest).map(|i| list.get(i)));
+        let ids = padded().map(|token| or_none(token.map(|token| token.id))).collect();
+        self.push("cells/ids", shape.clone(), ArrayData::I64(ids));
+        let texts =
+            padded().map(|token| token.map_or_else(String::new, |token| token.text.clone())).collect();
+        self.push("cells/texts", shape.clone(), ArrayData::Text(texts));
+        let tops = padded().map(|token| token.map_or_else(String::new, CellToken::tops)).collect();
+        self.push("cells/top_of", shape.clone(), ArrayData::Text(tops));
+        let numbers: [(&str, fn(&CellToken) -> Option<f64>); 7] = [
+            ("prob", |token| token.prob.mean),
+            ("prob_se", |token| token.prob.se),
+            ("effect", |token| token.effect.mean),
+            ("effect_se", |token| token.effect.se),
+            ("clean", |token| token.clean),
+            ("corrupted", |token| token.corrupted.mean),
+            ("corrupted_se", |token| token.corrupted.se),
+        ];
+        for (name, number) in numbers {
+            let values: Vec<_> = padded().map(|token| token.and_then(number)).collect();
+            self.numbers(format!("cells/{name}"), shape.clone(), &values);
+        }
     }
 
     pub(super) fn scalar(&mut self, name: String, value: Option<f64>) {

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod align;
 mod arm;
+pub mod asked_cells;
 pub mod cases;
 pub mod cases_render;
 pub mod class_view;

@@ -20,6 +20,8 @@ pub struct Computed {
     pub output: PlanOutput,
     /// For each readout the run whose row it really is.
     pub resolved: Vec<RunId>,
+    /// What came of [`Respond::again`].
+    pub again: Option<PlanOutput>,
 }
 
 /// Activations that the server keeps instead of returning them.
@@ -60,6 +62,16 @@ pub trait Respond: Layout {
     /// The readouts without which there is no answer; `None`: all.
     fn required(&self) -> Option<Vec<usize>> {
         None
+    }
+
+    /// Readouts that are scored once more when the numbers are there, because it depends on these which tokens are wanted.
+    fn again(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// The tokens that are wanted then.
+    fn wanted_again(&self, _: &PlanOutput) -> Vec<u32> {
+        Vec::new()
     }
 
     /// What is told of it before it is computed whole.

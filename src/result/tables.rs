@@ -1,5 +1,6 @@
 //! Responses as tidy tables for CSV: one row a measurement, missing values empty.
 
+use super::asked_cells::CellToken;
 use super::common::TopToken;
 use super::inside::{AttentionResult, AttributionResult, LensResult};
 use super::patch::PatchResponse;
@@ -14,6 +15,9 @@ use crate::lower::layout::CellKey;
 ///
 /// Columns: arm, site, window, layer, position, token, head, dim, source_layer, metric, value, value_se, effect, effect_se, recovery,
 /// exact_null, trivial, clean, corrupted. Values, effects and `corrupted` are means over the noise samples.
+///
+/// Of cells that the request names in `cells`, also a row for each token that is told: its metric is `prob`, and three columns more
+/// say which it is: id, says (its text), top_of (`cell`, `clean`, `corrupted`, with spaces between them).
 #[expect(clippy::doc_markdown, reason = "names of columns")]
 pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
     let mut rows = Vec::new();
@@ -34,9 +38,26 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
                     recovery: recovery.and_then(|array| array.data[i]),
                     masks: [arm.masks.exact_null.data[i], arm.masks.trivial.data[i]],
                     baselines: [clean, corrupted],
+                    says: None,
                 });
             }
         }
+    }
+    for cell in &response.cells {
+        let Some(arm) = response.arms.get(&cell.arm) else { continue };
+        rows.extend(cell.tokens.iter().flatten().map(|says| TraceRow {
+            arm: &cell.arm,
+            site: arm.site.name(),
+            window: arm.window,
+            cell: cell.cell,
+            metric: "prob",
+            value: [says.prob.mean, says.prob.se],
+            effect: [says.effect.mean, says.effect.se],
+            recovery: None,
+            masks: [None; 2],
+            baselines: [says.clean, says.corrupted.mean],
+            says: Some(says),
+        }));
     }
     Rows::new(rows)
         .text("arm", |row| row.arm)
@@ -52,7 +73,14 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
         .flag("exact_null", |row| row.masks[0])
         .flag("trivial", |row| row.masks[1])
         .float("clean", |row| row.baselines[0])
-        .float("corrupted", |row| row.baselines[1])
+        .float("corrupted", |row| row.baselines[1]);
+    if response.cells.is_empty() {
+        return table.columns;
+    }
+    table
+        .int("id", |row| row.says.map(|says| says.id))
+        .text("says", |row| row.says.map_or("", |says| &says.text))
+        .owned("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
         .columns
 }
 
@@ -67,6 +95,7 @@ struct TraceRow<'r> {
     recovery: Option<f64>,
     masks: [Option<bool>; 2],
     baselines: [Option<f64>; 2],
+    says: Option<&'r CellToken>,
 }
 
 /// A patch: a row for each metric of each cell.

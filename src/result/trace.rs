@@ -5,6 +5,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::arm::ArmCells;
+use super::asked_cells::{self, CellTokens};
 use super::common::Masks;
 use super::common::{
     ControlEffects, Controls, Envelope, NdArray, NullReason, Nulls, Provenance, Receipts, RngUsed, RunTokens,
@@ -66,6 +67,9 @@ pub struct TraceResponse {
     /// What each arm gave.
     #[schema(value_type = std::collections::BTreeMap<String, ArmResult>)]
     pub arms: Named<ArmResult>,
+    /// What the model says with the cells that `cells` names, in its order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<CellTokens>,
     /// Total effects below this are divided by nothing: `recovery` is null.
     pub min_total_effect: f64,
     /// What was written.
@@ -214,7 +218,7 @@ impl Respond for TraceLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<TraceResponse, Problems> {
-        let (layout, Computed { output, resolved }, words) = (self, computed, facts.words());
+        let (layout, Computed { output, resolved, again }, words) = (self, computed, facts.words());
         let (common, scores, spec) = (&layout.case.common, &output.scores, &layout.spec);
         refuse_unexpected(layout, scores, words)?;
         let top1 = scores[layout.case.clean].top1();
@@ -265,7 +269,7 @@ impl Respond for TraceLayout {
         );
         reasons.accounts(&receipt, controls.self_patch, &noise_floor);
         let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
-        Ok(TraceResponse {
+        let mut response = TraceResponse {
             id: envelope.id,
             model: envelope.model,
             request: spec.clone(),
@@ -283,6 +287,7 @@ impl Respond for TraceLayout {
             samples: layout.case.corrupted.len(),
             replaced: layout.case.replaced.clone(),
             arms,
+            cells: Vec::new(),
             min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
             receipt,
             controls,
@@ -296,7 +301,19 @@ impl Respond for TraceLayout {
                 noise_floor,
                 ..envelope.provenance
             },
-        })
+        };
+        if let Some(again) = again {
+            response.cells = asked_cells::tokens(self, output, again, words, &mut response.nulls);
+        }
+        Ok(response)
+    }
+
+    fn again(&self) -> Vec<usize> {
+        asked_cells::readouts(self)
+    }
+
+    fn wanted_again(&self, output: &PlanOutput) -> Vec<u32> {
+        asked_cells::wanted(self, &output.scores)
     }
 }
 

@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::cut::{Cuts, json};
 use super::{Asked, Refusal, ServedTo, Service, activations, required_runs};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::engine::Engine;
+use crate::engine::{Engine, Turn};
 use crate::lower;
 use crate::lower::facts::Facts;
 use crate::lower::layout::Lowered;
 use crate::lower::request::{Layout, Request};
-use crate::plan::Plan;
 use crate::plan::cost::{Ceiling, Cost};
-use crate::plan::pack::Mode;
+use crate::plan::pack::{Mode, PackError};
+use crate::plan::{Plan, Scoring};
 use crate::result::common::Provenance;
 use crate::result::dry_run::PlanResponse;
 use crate::result::respond::{Computed, Respond};
@@ -157,9 +157,9 @@ where
 
     fn price(lowered: Self::Lowered, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
         let Lowered { prelude, plan, layout } = lowered;
-        let cost = |plan: &Plan| pricing.engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
-        let first = prelude.as_ref().map_or(Ok(Cost::default()), cost)?;
-        let (cost, ceiling, common) = (cost(&plan)?.and(&first), pricing.ceiling, layout.common());
+        let again = rescored(&plan, &layout);
+        let cost = cost(pricing.engine, prelude.as_ref(), &plan, again.as_ref())?;
+        let (ceiling, common) = (pricing.ceiling, layout.common());
         let plan = PlanResponse {
             model: pricing.facts.model().to_owned(),
             kind: F::NAME,
@@ -191,7 +191,15 @@ where
         let promised = activations::reserve(&service.served.activations, share.owner(), &layout)?;
         let envelope = service.envelope(F::NAME);
         let layout = Arc::new(layout);
-        let computed = if layout.is_computed() {
+        let again = rescored(&plan, &*layout).map(|again| (prelude.clone(), again));
+        if let Some((prelude, again)) = &again {
+            let (cost, ceiling) =
+                (cost(&service.engine, prelude.as_ref(), &plan, Some(again))?, service.ceiling);
+            if !ceiling.allows(&cost) {
+                return Err(Refusal::TooLarge { cost, ceiling });
+            }
+        }
+        let mut computed = if layout.is_computed() {
             Box::pin(service.told_of(F::NAME, share, &layout, &envelope, prelude, plan)).await?
         } else {
             Computed::default()
@@ -199,6 +207,13 @@ where
         match layout.required() {
             None => required_runs::none(&computed.output)?,
             Some(readouts) => required_runs::none_of(&computed.output, readouts)?,
+        }
+        if let Some((prelude, mut again)) = again {
+            again.scoring.targets = layout.wanted_again(&computed.output);
+            let again =
+                Box::pin(service.compute_in(Turn::Next, share, share.bytes(), prelude, again)).await?.output;
+            computed.output.usage = computed.output.usage.and(&again.usage);
+            computed.again = Some(again);
         }
         let answer = move |facts: &ServedTo, _: &Abandoned| {
             let id = envelope.id.clone();
@@ -208,4 +223,24 @@ where
         };
         service.off_workers(share, Lane::Finish, answer).await
     }
+}
+
+/// The plan of what is scored once more, without the tokens: which these are is not known before the first is computed.
+fn rescored<L: Respond>(plan: &Plan, layout: &L) -> Option<Plan> {
+    let readouts = layout.again();
+    let bare = || Plan { scoring: Scoring::default(), ..plan.clone() };
+    (!readouts.is_empty()).then(|| bare().only(&readouts))
+}
+
+/// What plans cost that are computed one after the other; each of the two with what is captured beforehand.
+fn cost(
+    engine: &Engine,
+    prelude: Option<&Plan>,
+    plan: &Plan,
+    again: Option<&Plan>,
+) -> Result<Cost, PackError> {
+    let of = |plan: &Plan| engine.prepare(plan, Mode::Branching).map(|prepared| prepared.cost);
+    let first = prelude.map_or(Ok(Cost::default()), of)?;
+    let once = of(plan)?.and(&first);
+    again.map_or(Ok(once), |again| Ok(once.and(&first).and(&of(again)?)))
 }

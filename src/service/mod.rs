@@ -226,14 +226,15 @@ impl Service {
 
     /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
     async fn compute(&self, share: &Share, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
-        self.compute_in(Turn::New, share, prelude, plan).await
+        self.compute_in(Turn::New, share, 0, prelude, plan).await
     }
 
-    /// The same for one of several plans of a request.
+    /// The same for one of several plans of a request, of which `kept` bytes are held already.
     async fn compute_in(
         &self,
         turn: Turn,
         share: &Share,
+        kept: u64,
         prelude: Option<Plan>,
         plan: Plan,
     ) -> Result<Computed, Refusal> {
@@ -260,7 +261,7 @@ impl Service {
             return Err(Refusal::TooLarge { cost, ceiling });
         }
         // From here on the plan and what will come of it take the place of the body.
-        share.resize(bytes).await?;
+        share.resize(kept.saturating_add(bytes)).await?;
         let mut usage = Usage::default();
         if let Some(first) = first {
             let captured = self.execute(turn, share, first).await?;
@@ -280,7 +281,7 @@ impl Service {
         share.was_computed(
             alone.then(|| Duration::try_from_secs_f64(seconds + queue_seconds).unwrap_or_default()),
         );
-        Ok(Computed { output, resolved })
+        Ok(Computed { output, resolved, again: None })
     }
 
     /// A plan made ready to be computed, or, for an owner, to be found. One that is to be filled is never found as it is.

@@ -48,7 +48,7 @@ impl Service {
         let LoweredProgram { plan, reads } = lowered.await?;
         let ceiling = Ceiling { row_layers: self.ceiling.row_layers.min(limits.row_layers), ..self.ceiling };
         let priced = Self { ceiling, ..self.clone() };
-        let output = priced.compute_in(Turn::Next, share, None, plan).await?.output;
+        let output = priced.compute_in(Turn::Next, share, 0, None, plan).await?.output;
         required_runs::none(&output)?;
         Ok(ProgramOutput { values: reads.values(output.captures), usage: output.usage })
     }

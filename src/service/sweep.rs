@@ -300,7 +300,7 @@ impl Service {
             move |facts: &ServedTo, _: &Abandoned| Ok(of_case.case(case, Which::Baselines, facts)?);
         let lowered = self.off_workers(share, Lane::Prepare, baselines).await?;
         let Lowered { prelude, plan, layout } = lowered;
-        let Computed { output, resolved } = self.compute_in(turn, share, prelude, plan).await?;
+        let Computed { output, resolved, .. } = self.compute_in(turn, share, 0, prelude, plan).await?;
         super::required_runs::none(&output)?;
         let usage = output.usage;
         let sweep = Arc::clone(sweep);
@@ -332,8 +332,8 @@ impl Service {
                 Ok((lowered, readouts, plan))
             })
             .await?;
-        let Computed { output, resolved } =
-            self.compute_in(Turn::Next, share, lowered.prelude.clone(), plan).await?;
+        let Computed { output, resolved, .. } =
+            self.compute_in(Turn::Next, share, 0, lowered.prelude.clone(), plan).await?;
         super::required_runs::none_of(&output, 0..lowered.layout.unpatched().len())?;
         let (usage, by_kind) = (output.usage, output.receipts);
         let made = self.off_workers(share, Lane::Finish, move |facts, _| {

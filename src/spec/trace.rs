@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::case::{Aggregate, Case};
 use super::chat::{Message, TemplateOptions};
 use super::corruption::{Corruption, Method, RunNames};
-use super::declare::{choices, declare, nothing, of_request, or};
+use super::declare::{choices, declare, maybe, nothing, of_request, or};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::expected::Expected;
@@ -67,6 +67,10 @@ pub struct TraceSpec {
     /// What is kept beside means.
     #[schema(required = false)]
     pub keep: Keep,
+    /// Cells of the map of which it is told what the model says with them: `read.topk` tokens (5 if left out), beside those of the
+    /// clean and the corrupted run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<AskedCell>,
     /// Pictures put into the response.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plot: Vec<PlotFormat>,
@@ -198,6 +202,23 @@ pub struct Keep {
 }
 }
 
+declare! {
+read
+/// A cell of the map, by its coordinates on the axes of its arm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AskedCell {
+    /// Its arm; may be left out where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arm: Option<String> = maybe(Node::name),
+    /// Its layer, if the arm has layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u32> = maybe(Node::index),
+    /// Its position, if the arm has positions; negative ones count from the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<i64> = maybe(Node::int),
+}
+}
+
 choices! {
 /// A picture format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -208,6 +229,9 @@ pub enum PlotFormat {
     Png = "png",
 }
 }
+
+/// Tokens told of a cell that is asked for, where the request does not say how many.
+const TOLD: u32 = 5;
 
 /// ROME's arms.
 const PRESETS: [(&str, Arm); 3] = [
@@ -317,7 +341,9 @@ impl TraceSpec {
             of_cases(&node, out);
         }
         let short = Short { fields: &["prompt", "messages", "template", "subject"], read: &read_short };
-        let experiment = Experiment::read(&fields, &short, 1, false, out);
+        let cells = fields.get("cells").and_then(|n| n.distinct(out, AskedCell::read)).unwrap_or_default();
+        let shown = if cells.is_empty() { 1 } else { TOLD };
+        let experiment = Experiment::read(&fields, &short, shown, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();
         // What can't be read takes its default, so that the rest of the request is still looked at.
         let corrupt = fields.get("corrupt").map(|n| Corruption::read(&n, &clean, out));
@@ -356,6 +382,7 @@ impl TraceSpec {
             controls,
             derive,
             keep,
+            cells,
             plot: plot.unwrap_or_default(),
         })
     }

@@ -925,6 +925,25 @@ fn trace_fields() -> Fields {
         ),
         ("/keep/per_sample", vec![(json!("yes"), "wrong_type")]),
         (
+            "/cells",
+            vec![
+                (json!("all"), "wrong_type"),
+                (json!([{"layer": 0, "position": 1}]), "/cells/0/arm missing_field"),
+                (json!([{"arm": "hiden", "layer": 0, "position": 1}]), "/cells/0/arm unknown_name"),
+                (json!([{"arm": "hidden", "position": 1}]), "/cells/0/layer missing_field"),
+                (json!([{"arm": "hidden", "layer": 99, "position": 1}]), "/cells/0/layer out_of_range"),
+                (json!([{"arm": "hidden", "layer": 0, "position": -99}]), "/cells/0/position out_of_range"),
+                (
+                    json!([{"arm": "hidden", "layer": 0, "position": 1, "head": 0}]),
+                    "/cells/0/head unknown_field",
+                ),
+                (
+                    json!([{"arm": "hidden", "layer": 0, "position": 1}, {"arm": "hidden", "layer": 0, "position": 1}]),
+                    "/cells/1 duplicate",
+                ),
+            ],
+        ),
+        (
             "/plot",
             vec![
                 (json!("svg"), "wrong_type"),

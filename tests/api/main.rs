@@ -13,6 +13,7 @@
 
 mod activations;
 mod align;
+mod asked_cells;
 mod bad_input;
 mod bad_rows;
 mod cases;

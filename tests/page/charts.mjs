@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { maps } from './large.mjs';
 import { open, root } from './support.mjs';
 
 export function charts(on) {
@@ -17,49 +18,10 @@ export function charts(on) {
   test('three hatched maps of 80 layers by 200 tokens are drawn, redrawn and pointed at in time', async () => {
     const page = await open(on.tiny, '#/trace');
     await page.locator('trace-view').waitFor();
-    const debug = await page.context().newCDPSession(page);
-    await debug.send('Performance.enable');
-    const script = async () => (await debug.send('Performance.getMetrics')).metrics.find(({ name }) => name === 'ScriptDuration').value * 1000;
-    const times = await page.evaluate(async () => {
-      const grid = make => Array.from({ length: 80 }, (_, row) => Array.from({ length: 200 }, (_, column) => make(row, column)));
-      const panel = name => ({
-        name, mean: grid((r, c) => Math.sin(r / 9) * Math.cos(c / 17)), se: grid(() => 0.05), recovery: grid(() => 0.5),
-        exact: grid((_, c) => c < 20), trivial: grid((r, c) => c === 199 && r < 9),
-      });
-      const data = {
-        panels: ['Hidden state', 'MLP', 'Attention'].map(panel), signed: true, max: 1, unit: 'nats', words: 'effect',
-        rows: Array.from({ length: 80 }, (_, at) => ({ text: String(79 - at) })), columns: Array.from({ length: 200 }, (_, at) => ({ text: `·word${at}`, part: '' })),
-        place: (row, column) => `Layer ${79 - row}, token ${column}`,
-      };
-      const map = document.createElement('heat-map');
-      const host = document.querySelector('lab-page').renderRoot.querySelector('trace-view').renderRoot;
-      const start = performance.now();
-      map.id = 'large';
-      map.data = data;
-      host.prepend(map);
-      await map.updateComplete;
-      await new Promise(requestAnimationFrame);
-      await new Promise(requestAnimationFrame);
-      const drawn = performance.now() - start;
-      // The quickest of some: what else the machine does is not the page's.
-      const redrawn = Math.min(...Array.from({ length: 9 }, () => {
-        const start = performance.now();
-        map.draw();
-        return performance.now() - start;
-      }));
-      return { drawn, redrawn };
-    });
-    const box = await page.locator('#large .base').first().boundingBox();
-    const hovers = [];
-    for (let at = 0; at < 60; at++) {
-      const before = await script();
-      await page.mouse.move(box.x + 60 + ((at * 137) % (box.width - 90)), box.y + 10 + ((at * 53) % 150));
-      await page.evaluate(() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 0))));
-      hovers.push(await script() - before);
-    }
-    const p95 = hovers.sort((a, b) => a - b)[57];
-    console.log(`80 x 200: drawn ${times.drawn.toFixed(0)} ms, redrawn ${times.redrawn.toFixed(1)} ms, scripting of a hover, p95 ${p95.toFixed(2)} ms`);
-    assert.ok(times.drawn <= 500 && times.redrawn <= 16 && p95 <= 4, 'too slow');
+    const { drawn, redrawn, hover } = await maps(page);
+    console.log(`80 x 200: drawn ${drawn.toFixed(0)} ms, redrawn ${redrawn.toFixed(1)} ms, scripting of a hover, p95 ${hover.script.toFixed(2)} ms`);
+    // Four times what is promised, for machines that do other things beside: measure.mjs holds it to the promise.
+    assert.ok(drawn <= 2000 && redrawn <= 64 && hover.script <= 16, 'too slow');
     await page.done();
   });
 }

@@ -89,6 +89,24 @@ export async function open(server, link = '', { allow = [], prepare } = {}) {
   return page;
 }
 
+/** Goes by Tab to what has these words in its id, name, role or text; `tag` is the kind of element. */
+export async function reach(page, words, tag = '') {
+  const seen = [];
+  for (let i = 0; i < 150; i++) {
+    await page.keyboard.press('Tab');
+    const [kind, at] = await page.evaluate(() => {
+      let active = document.activeElement;
+      while (active?.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
+      const { row, i } = active?.dataset ?? {};
+      const says = [active?.id, active?.name, active?.getAttribute('role'), active?.getAttribute('aria-roledescription'), row && `${row}:${i} `, active?.textContent?.trim().slice(0, 80)];
+      return [active?.localName ?? '', says.filter(Boolean).join(' ')];
+    });
+    if (at.includes(words) && (!tag || kind === tag)) return;
+    seen.push(`${kind} ${at.slice(0, 30)}`);
+  }
+  assert.fail(`no way to ${words} by Tab; it goes to ${[...new Set(seen)].join(', ')}`);
+}
+
 /** The text of a part, once it holds `pattern`. */
 export async function says(page, selector, pattern, timeout = 30_000) {
   const part = page.locator(selector).filter({ hasText: pattern }).first();

@@ -32,7 +32,7 @@ export function trace(on) {
     assert.ok(first.includes(strongest.match(/Layer \d+/)[0].toLowerCase()), `${first} / ${strongest}`);
     // A cell, opened and let go.
     await page.keyboard.press('Enter');
-    await says(page, 'trace-view', 'The target, and what the clean run says.');
+    await says(page, 'trace-view', 'most probable tokens of each of the three');
     await says(page, 'heat-map', 'Held here');
     await page.keyboard.press('Escape');
     await page.locator('heat-map', { hasText: 'Held here' }).waitFor({ state: 'detached' });

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { copied, open, place, python, says, shown } from './support.mjs';
+import { copied, open, place, python, reach, says, shown } from './support.mjs';
 
 const CASES = `id,group,prompt,subject,target
 eiffel,a,The Eiffel Tower is in the city of,Eiffel Tower," Paris"
@@ -44,7 +44,7 @@ export function views(on) {
     const [job, answer] = await shown(on.model, page);
     assert.deepEqual(answer.request.interventions[0].positions, { map: [[10, 4], [11, 5]] });
     assert.equal(answer.controls.self_patch.max_abs_effect, 0);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('Home');
     await page.keyboard.press('ArrowRight');
     const spoken = await page.locator('series-chart #spoken').innerText();
@@ -87,7 +87,7 @@ export function views(on) {
     await page.locator('job-bar progress').waitFor({ state: 'detached' });
     const [job, answer] = await shown(on.model, page);
     const row = answer.averages.rows.find(row => row.arm === 'hidden' && row.layer === 15 && row.token_class === 'last_subject' && row.metric === 'logprob:target' && row.group === null);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('End');
     const spoken = await page.locator('series-chart #spoken').innerText();
     assert.ok(spoken.includes(`Hidden state ${Number(row.effect.mean.toPrecision(3))}`.replace('-', '\u2212')), `${spoken} of ${row.effect.mean}`);
@@ -125,7 +125,7 @@ export function views(on) {
     for (const key of ['End', 'PageDown', 'ArrowLeft']) await page.keyboard.press(key);
     const weight = values[0][0][8][7];
     assert.ok((await page.locator('heat-map #spoken').first().innerText()).includes(`Head 0 ${Number(weight.toPrecision(3))}`), weight);
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('Home');
     assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`Attention ${Number(attribution.attn_out[0].toPrecision(3))}`));
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'runs'), answer.runs);
@@ -137,31 +137,19 @@ export function views(on) {
     await page.locator('#prompt').focus();
     await page.keyboard.press('Control+A');
     await page.keyboard.type('When I woke up this morning, I felt');
-    const go = async label => {
-      for (let i = 0; i < 60; i++) {
-        await page.keyboard.press('Tab');
-        const at = await page.evaluate(() => {
-          let active = document.activeElement;
-          while (active?.shadowRoot?.activeElement) active = active.shadowRoot.activeElement;
-          return `${active?.id ?? ''} ${active?.name ?? ''} ${active?.textContent?.trim().slice(0, 40) ?? ''}`;
-        });
-        if (at.includes(label)) return;
-      }
-      assert.fail(`no way to ${label} by Tab`);
-    };
-    await go('toward');
+    await reach(page, 'toward');
     await page.keyboard.type('I am so happy today, everything is wonderful');
-    await go('away');
+    await reach(page, 'away');
     await page.keyboard.type('I am so sad today, everything is terrible');
-    await go('strengths');
+    await reach(page, 'strengths');
     await page.keyboard.press('Control+A');
     await page.keyboard.type('1, 3');
-    await go('length');
+    await reach(page, 'length');
     await page.keyboard.press('Control+A');
     await page.keyboard.type('8');
     await page.keyboard.press('Tab');
     await page.locator('job-bar button.go:enabled').waitFor();
-    await go('Write');
+    await reach(page, 'Write');
     await page.keyboard.press('Enter');
     await page.locator('generate-view take-away').waitFor({ timeout: 90_000 });
     const curl = JSON.parse(execFileSync('bash', ['-c', `${await copied(page, 'curl')} -s`], { encoding: 'utf8', maxBuffer: 1 << 26 }));

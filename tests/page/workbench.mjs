@@ -72,7 +72,7 @@ export function workbench(on) {
     // Opened, the cell's tokens are followed through the layers.
     await page.keyboard.press('t');
     await page.keyboard.press('Enter');
-    await page.locator('series-chart svg').focus();
+    await page.locator('series-chart svg[role]').focus();
     await page.keyboard.press('End');
     const [last] = lens.topk.at(-1).at(-1);
     assert.ok((await page.locator('series-chart #spoken').innerText()).includes(`·Paris ${Number(last.prob.toPrecision(3))}`));

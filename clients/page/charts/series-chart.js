@@ -6,6 +6,12 @@ import { num, pm } from '../say.js';
 const HIGH = 270;
 const EDGE = { left: 58, right: 12, top: 10, bottom: 34 };
 
+/** What tells bars apart beside their colours: the second of a chart is hatched, the third is dotted. */
+const GRAINS = svg`<defs>
+  <pattern id="hatched" width="6" height="6" patternUnits="userSpaceOnUse" class="grain"><path d="M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2"></path></pattern>
+  <pattern id="dotted" width="6" height="6" patternUnits="userSpaceOnUse" class="grain"><circle cx="3" cy="3" r="1.3"></circle></pattern></defs>`;
+const grained = at => ['', 'hatched', 'dotted', ''][at % 4];
+
 /**
  * Values along one axis, as lines or bars with error bars. One cursor, moved by pointer or keys; Enter or a click opens a point.
  *
@@ -15,7 +21,7 @@ const EDGE = { left: 58, right: 12, top: 10, bottom: 34 };
 export class SeriesChart extends LitElement {
   static properties = { data: { attribute: false }, width: { state: true }, at: { state: true }, asTable: { state: true } };
   static styles = [base, css`
-    svg { display: block; width: 100%; height: 270px; touch-action: pan-y; }
+    svg[role] { display: block; width: 100%; height: 270px; touch-action: pan-y; }
     svg:focus:not(:focus-visible) { outline: none; }
     text { fill: var(--dim); font-size: 11px; }
     .axis { stroke: var(--line); }
@@ -27,10 +33,11 @@ export class SeriesChart extends LitElement {
     .bars .error { stroke: var(--ink); }
     .mark, .bar { fill: var(--c); }
     .s1 .line { stroke-dasharray: 7 3; } .s2 .line { stroke-dasharray: 2 3; }
-    .s1 .bar { fill-opacity: .75; } .s2 .bar { fill-opacity: .5; }
+    .grain { stroke: var(--bg); stroke-width: 1.5; fill: none; }
+    .grain circle { fill: var(--bg); stroke: none; }
     .legend { display: flex; gap: .3rem 1.2rem; flex-wrap: wrap; font-size: .9rem; }
     .legend span { display: inline-flex; gap: .4rem; align-items: center; }
-    .legend i { width: 22px; height: 10px; background: var(--c); border-radius: 2px; }
+    .legend svg, .legend i { width: 22px; height: 12px; flex: none; }
     .legend i.level { background: none; border-top: 2px dashed var(--ink); height: 0; border-radius: 0; }
     .foot { display: flex; gap: .4rem .9rem; align-items: center; margin: .3rem 0; }
     .foot button { padding: .1rem .6rem; }
@@ -79,11 +86,12 @@ export class SeriesChart extends LitElement {
     const ticks = scales.y.ticks(5);
     const every = [1, 2, 5, 10, 20, 50].find(step => step * scales.step >= Math.max(...x.texts.map(text => text.length)) * 7 + 6) ?? 100;
     return html`
-      <div class="legend" aria-hidden="true">${series.length > 1 || levels.length ? series.map(({ name }, at) => html`<span class="s${at % 4}"><i></i>${name}</span>`) : ''}
+      <div class="legend" aria-hidden="true">${series.length > 1 || levels.length ? series.map((one, at) => html`<span class="s${at % 4}"><svg>${this.#sample(one, at)}</svg>${one.name}</span>`) : ''}
         ${levels.length ? html`<span><i class="level"></i>${levels.map(({ name, value }) => `${name} ${num(value)}`).join(', ')}</span>` : ''}</div>
       <svg viewBox="0 0 ${this.width} ${HIGH}" preserveAspectRatio="none" tabindex="0" role="application" aria-roledescription="chart"
         aria-label="${data.words} by ${x.name}, ${x.texts.length} points. Arrow keys move, Enter opens a point, T shows a table."
         @keydown=${this.#key} @pointermove=${this.#move} @pointerleave=${() => { if (!this.held) this.at = -1; }} @click=${event => { this.#move(event, true); this.#open(); }}>
+        ${GRAINS}
         ${ticks.map(tick => svg`<line class="axis" x1=${EDGE.left} x2=${this.width - EDGE.right} y1=${scales.y(tick)} y2=${scales.y(tick)}></line>
           <text x=${EDGE.left - 6} y=${scales.y(tick) + 4} text-anchor="end">${scales.y.tickFormat(5)(tick)}</text>`)}
         ${x.texts.map((text, at) => (at % every ? '' : svg`<text x=${scales.x(at)} y=${HIGH - EDGE.bottom + 14} text-anchor="middle">${text}</text>`))}
@@ -99,6 +107,12 @@ export class SeriesChart extends LitElement {
       ${this.asTable ? this.#table() : ''}`;
   }
 
+  /** How a series looks, for the legend. */
+  #sample({ kind, dots }, at) {
+    if (kind !== 'bars') return dots ? svg`<circle class="mark" cx="11" cy="6" r="3"></circle>` : svg`<path class="line" d="M0,6H22"></path><circle class="mark" cx="11" cy="6" r="3"></circle>`;
+    return svg`<rect class="bar" width="22" height="12"></rect>${grained(at) ? svg`<rect fill="url(#${grained(at)})" width="22" height="12"></rect>` : ''}`;
+  }
+
   #line({ values, low, high, dots }, at, { x, y }) {
     const path = line((_, i) => x(i), value => y(value)).defined(Number.isFinite)(values);
     return svg`<g class="s${at % 4}">${dots ? '' : svg`<path class="line" d=${path ?? ''}></path>`}
@@ -112,6 +126,7 @@ export class SeriesChart extends LitElement {
     const left = i => x(i) - step * 0.4 + at * wide;
     const zero = y(this.data.from ?? 0);
     return svg`<g class="bars s${at % 4}">${values.map((value, i) => (Number.isFinite(value) ? svg`<rect class="bar" x=${left(i)} width=${Math.max(1, wide - 1)} y=${Math.min(y(value), zero)} height=${Math.abs(y(value) - zero)}></rect>
+      ${grained(at) ? svg`<rect fill="url(#${grained(at)})" x=${left(i)} width=${Math.max(1, wide - 1)} y=${Math.min(y(value), zero)} height=${Math.abs(y(value) - zero)}></rect>` : ''}
       ${low && Number.isFinite(low[i]) ? svg`<line class="error" x1=${left(i) + wide / 2} x2=${left(i) + wide / 2} y1=${y(low[i])} y2=${y(high[i])}></line>` : ''}` : ''))}</g>`;
   }
 
@@ -134,7 +149,7 @@ export class SeriesChart extends LitElement {
 
   #move(event, force = false) {
     if (this.held && !force) return;
-    const box = this.renderRoot.querySelector('svg').getBoundingClientRect();
+    const box = this.renderRoot.querySelector('svg[role]').getBoundingClientRect();
     const { step } = this.#scales();
     const at = Math.floor((event.clientX - box.left - EDGE.left) / step);
     this.at = at >= 0 && at < this.data.x.texts.length ? at : -1;

@@ -12,7 +12,7 @@ export class RemarkList extends LitElement {
     .warning { border-color: var(--warn); background: var(--warn-bg); }
     .problem, .error { border-color: var(--err); background: var(--err-bg); }
     b { font-weight: 600; }
-    code { color: var(--dim); }
+    code, a { color: var(--dim); }
   `];
 
   render() {
@@ -28,7 +28,7 @@ export class RemarkList extends LitElement {
       ${problem ? html`<div class="problem" role="alert"><b>${problem.title}.</b>
         ${problem.errors.length ? problem.errors.map(error => html`<div><code>${error.pointer}</code> ${sentence(error.detail)} <b>${sentence(error.fix)}</b></div>`) : problem.message}</div>` : ''}
       ${lints.map(({ severity, detail, fix, code, apply }) => html`<div class="lint ${severity}">
-        <b>${severity === 'info' ? '' : `${sentence(severity)} `}${sentence(detail)}</b> ${sentence(fix)} ${this.#cure(apply)} <code>${code}</code></div>`)}`;
+        <b>${severity === 'info' ? '' : `${sentence(severity)} `}${sentence(detail)}</b> ${sentence(fix)} ${this.#cure(apply)} <a href="/docs/search?${new URLSearchParams({ q: code })}" target="_blank" title="What it means"><code>${code}</code></a></div>`)}`;
   }
 
   /** The button that does what cures a remark, where one change of the request does. */

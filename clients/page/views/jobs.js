@@ -12,6 +12,8 @@ import '../parts/take-away.js';
 export const jobs = { title: 'Jobs', alone: true };
 
 const VIEW = { trace: 'trace', patch: 'patch', sweep: 'averages', run: 'inside' };
+/** Data sets that are looked at for the one of a job. */
+const MOST_SETS = 20;
 const OVER = ['succeeded', 'failed', 'cancelled', 'expired'];
 
 export class JobsView extends Watching {
@@ -80,15 +82,25 @@ export class JobsView extends Watching {
   async #link(job, result) {
     const view = VIEW[job.kind];
     const fields = fieldsOf(job.kind, result.request, this.lab.facts.model);
-    const body = fields && this.lab.body(view, fields);
-    if (!body) return null;
+    if (!fields) return null;
     try {
-      const plan = await ask('/v1/plan', { body: { [job.kind]: body } });
-      return plan.plan_sha256 === result.provenance?.plan_sha256 ? link.write(view, { ...fields, r: job.id }) : null;
+      for (const candidate of await this.#candidates(job.kind, fields, result.request)) {
+        const body = this.lab.body(view, candidate);
+        if (!body) continue;
+        const plan = await ask('/v1/plan', { body: { [job.kind]: body } });
+        if (plan.plan_sha256 === result.provenance?.plan_sha256) return link.write(view, { ...candidate, r: job.id });
+      }
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      return null;
     }
+    return null;
+  }
+
+  /** The fields that may have asked it: of averages, with each saved data set of as many cases. */
+  async #candidates(kind, fields, { cases }) {
+    if (kind !== 'sweep') return [fields];
+    const { datasets } = await ask('/v1/datasets');
+    return datasets.filter(set => set.cases === cases.length).slice(0, MOST_SETS).map(({ id }) => ({ ...fields, dataset: id }));
   }
 
   async #cancel(id) {

@@ -2,13 +2,14 @@ import { html, css } from '../vendor/lit.js';
 import { Problem, ask } from '../api.js';
 import { key } from '../key.js';
 import { Watching } from '../watch.js';
-import { count, num } from '../say.js';
+import { count, num, percent } from '../say.js';
+import '../parts/remarks.js';
 
 /** What serves this page. */
 export const status = { title: 'Status', alone: true };
 
 export class StatusView extends Watching {
-  static properties = { ...Watching.properties, ready: { state: true }, me: { state: true }, said: { state: true } };
+  static properties = { ...Watching.properties, ready: { state: true }, me: { state: true }, problem: { state: true }, said: { state: true } };
   static styles = [Watching.styles, css`
     dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .5rem 0; }
     dt { color: var(--dim); }
@@ -30,10 +31,11 @@ export class StatusView extends Watching {
     // Not through `ask`: a server that is not ready is the answer here.
     this.ready = await fetch('/readyz', { headers: key.header() }).then(answer => answer.json(), () => ({ status: 'lost', reason: 'no connection' }));
     try {
-      this.me = await ask('/v1/me');
+      Object.assign(this, { me: await ask('/v1/me'), problem: null });
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
-      this.me = null;
+      // Without a key the banner asks for one.
+      Object.assign(this, { me: null, problem: problem.status === 401 ? null : problem });
     }
   }
 
@@ -50,9 +52,10 @@ export class StatusView extends Watching {
       ['Weights', model?.fingerprint.weights_sha256],
       ['Answers as', capabilities?.formats.join(', ')],
       ['You are', me && `${me.owner}${me.key ? `, key ${me.key.id}` : ', no key is needed'}; may ${me.scopes.join(', ') || 'read'}`],
+      ['Today', me?.today && `${count(me.today.row_layers)} row-layers computed${me.today.row_layers_limit ? `, ${percent(me.today.row_layers / me.today.row_layers_limit)} of the day's ${count(me.today.row_layers_limit)}` : ''}`],
       ['In use', me && `${me.in_use.jobs.running} jobs running, ${me.in_use.jobs.queued} of at most ${me.in_use.jobs.queued_limit} queued; ${me.in_use.datasets.count} data sets`],
     ].filter(([, value]) => value);
-    return html`<h2>Status</h2><dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
+    return html`<h2>Status</h2><remark-list .problem=${this.problem}></remark-list><dl>${rows.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>
       ${(model?.warnings ?? []).map(warning => html`<p>${warning}</p>`)}
       <h2>Key</h2>
       <p>A server that asks for a key takes it as <code>Authorization: Bearer</code>. It is kept in this tab only: in no link, copy or log.</p>

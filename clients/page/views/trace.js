@@ -9,6 +9,8 @@ import '../parts/job-bar.js';
 import '../parts/remarks.js';
 
 const ARMS = ['hidden', 'mlp', 'attn'];
+/** Tokens of each run that are told of an opened cell. */
+const TOLD = 5;
 
 /** Where the answer comes from: noise on the subject breaks it, each cell puts one clean state back. */
 export const trace = {
@@ -132,32 +134,37 @@ export class TraceView extends Watching {
     return data;
   }
 
-  /** Asks for one cell again, with the probabilities of what the clean run would say. */
+  /** Asks what the model says with one cell, beside what it says without. */
   async #open({ panel, row, column }, data) {
     const { body } = this.lab.jobs.trace;
     const { arm, name } = data.panels[panel];
-    const position = data.columns[column].at;
-    const heading = `${name}, layer ${data.layers[row]}, token ${position} ${data.columns[column].text}`;
+    const [layer, position] = [data.layers[row], data.columns[column].at];
+    const heading = `${name}, layer ${layer}, token ${position} ${data.columns[column].text}`;
     const opened = (this.opened = { heading, of: data });
     try {
-      const clean = await ask('/v1/run', { body: { prompt: body.prompt, read: { topk: 6 } } });
-      const said = clean.runs.run.topk.map(token => token.text);
-      const asked = body.targets ? [...body.targets.target, ...body.targets.foil] : [body.target].flat();
-      const wanted = [...new Set([...asked, ...said])].slice(0, Math.max(7, asked.length));
-      const targets = Object.fromEntries(wanted.map((text, at) => [`t${at}`, [text]]));
       const one = await ask('/v1/trace', {
-        body: { ...body, target: undefined, targets, metrics: Object.keys(targets).map(name => `prob:${name}`), arms: [arm], layers: [data.layers[row]], positions: [position] },
+        body: { ...body, arms: [arm], layers: [layer], positions: [position], cells: [{ layer, position }], read: { topk: TOLD } },
       });
-      const [cell] = Object.values(one.arms);
-      const rows = wanted.map((text, at) => {
-        const of = `prob:t${at}`;
-        return { text, clean: one.baselines.clean[of], noised: one.baselines.corrupted[of], cell: { mean: cell.values[of].mean[0][0], se: cell.values[of].se?.[0][0] } };
-      });
-      if (this.opened === opened) this.opened = { ...opened, rows };
+      const [{ tokens }] = one.cells;
+      const rows = (tokens ?? []).map(({ text, clean, corrupted, prob }) => ({ text, clean, noised: corrupted, cell: prob }));
+      // A target of several tokens is none of these.
+      if (body.target_scoring) rows.push(...Object.keys(one.targets).filter(of => `prob:${of}` in one.total_effect).map(of => this.#whole(one, of)));
+      const why = tokens ? '' : one.nulls.find(({ where }) => where === '/cells/0/tokens')?.reason;
+      if (this.opened === opened) this.opened = { ...opened, rows, why };
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       if (this.opened === opened) this.opened = { ...opened, problem };
     }
+  }
+
+  /** A target's probability as it is scored. */
+  #whole(one, of) {
+    const [{ values }] = Object.values(one.arms);
+    const { mean, se } = values[`prob:${of}`];
+    return {
+      text: one.targets[of].map(({ text }) => text).join(' or '), clean: one.baselines.clean[`prob:${of}`], noised: one.baselines.corrupted[`prob:${of}`],
+      cell: { mean: mean[0][0], se: se?.[0][0] },
+    };
   }
 
   #opened() {
@@ -167,9 +174,10 @@ export class TraceView extends Watching {
     const what = this.lab.jobs.trace.body.base === 'clean' ? 'this cell noised' : 'this cell restored';
     return html`<h3>${opened.heading}</h3>
       ${opened.problem ? html`<remark-list .problem=${opened.problem}></remark-list>` : ''}
+      ${opened.why ? html`<p>No values: ${opened.why}.</p>` : ''}
       ${opened.rows ? html`<table><thead><tr><th scope="col">P of</th><th scope="col">clean</th><th scope="col">noised</th><th scope="col">${what}</th></tr></thead>
         <tbody>${opened.rows.map(({ text, clean, noised, cell }) => html`<tr><th scope="row"><bdi>${visible(text)}</bdi></th><td>${percent(clean)}</td><td>${share(noised)}</td><td>${share(cell)}</td></tr>`)}</tbody></table>
-        <p class="dim">The target, and what the clean run says.</p>` : opened.problem ? '' : html`<p role="status">asking …</p>`}`;
+        <p class="dim">The target, and the ${TOLD} most probable tokens of each of the three; means over the noise samples.</p>` : opened.problem ? '' : html`<p role="status">asking …</p>`}`;
   }
 }
 customElements.define('trace-view', TraceView);

@@ -16,7 +16,7 @@ import httpx
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Languages whose fences are run, or say why not.
-CODE = ("python", "console", "curl", "json")
+CODE = ("python", "console", "curl", "json", "page")
 ADDRESS = re.compile(r"(localhost|127\.0\.0\.1):8080")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
@@ -53,8 +53,8 @@ def complaint(fence: Fence) -> str | None:
     if fence.language == "output":
         return None if fence.how in ("", "of=python", "of=console") else "is of no language"
     if fence.language not in CODE:
-        return None if fence.language == "text" else "must name its language: python, console, curl, json, or text"
-    wanted = {"json": r"post=/v1/\w+", "python": "run"}.get(fence.language, "run|fails")
+        return None if fence.language == "text" else "must name its language: python, console, curl, json, page, or text"
+    wanted = {"json": r"post=/v1/\w+", "python": "run", "page": "run"}.get(fence.language, "run|fails")
     if re.fullmatch(rf'{wanted}|norun="[^"]{{4,}}"', fence.how):
         return None
     return "must say run (json: post=/v1/…), or norun=\"why\""
@@ -77,7 +77,8 @@ class Runner:
         self.environment = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "MEDIANT_SERVER": url, "NO_COLOR": "1", "CURL_HOME": str(folder)}
 
     def run(self, fence: Fence) -> None:
-        if fence.how.startswith("norun"):
+        # Links of the lab page are opened by tests/page.
+        if fence.how.startswith("norun") or fence.language == "page":
             return
         text = ADDRESS.sub(self.url.removeprefix("http://"), fence.text)
         if fence.language == "python":

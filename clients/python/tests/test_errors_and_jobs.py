@@ -11,6 +11,7 @@ import httpx
 import mediant
 import pytest
 from cutting import Proxy
+from mediant import bars
 
 # Two of them take a second or so: long enough to be interrupted.
 LONG = [{"prompt": f"{i} word " + "and " * 20, "subject": "word", "target": " x"} for i in range(12)]
@@ -117,6 +118,22 @@ def test_a_job_is_followed_and_called_off(lab: mediant.Client) -> None:
     assert caught.value.job["state"] == "cancelled"
 
 
+@pytest.mark.parametrize("with_tqdm", [True, False])
+def test_a_job_shows_how_far_it_is(lab: mediant.Client, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], with_tqdm: bool) -> None:
+    monkeypatch.setattr(bars, "PATIENCE", 0.0)
+    if not with_tqdm:
+        monkeypatch.setattr(bars, "tqdm", lambda total, job: None)
+    with mediant.Client(url, progress=True) as loud:
+        job = loud.submit("sweep", LONG[:2], samples=3, keep_wrong=True)
+        job.wait()
+    said = capsys.readouterr().err
+    total = job.view["progress"]["total"]
+    assert job.id in said and f"{total}/{total}" in said if with_tqdm else f"100%, {total} of {total} units" in said, said
+    # Nobody looks: nothing is written.
+    lab.sweep(LONG[:1], samples=2, keep_wrong=True)
+    assert not capsys.readouterr().err
+
+
 def cut_events(times: int):
     left = [times]
 
@@ -176,7 +193,7 @@ def test_an_upload_that_may_be_done_is_not_repeated(url: str) -> None:
     assert len(proxy.requests) == 1
 
 
-@pytest.mark.parametrize("package", ["pandas", "matplotlib"])
+@pytest.mark.parametrize("package", ["pandas", "matplotlib", "plotly"])
 def test_a_missing_package_is_named(lab: mediant.Client, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     result = lab.run("hello", target=" x")
     real = builtins.__import__
@@ -188,5 +205,5 @@ def test_a_missing_package_is_named(lab: mediant.Client, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(mediant.Missing, match="pip install 'mediant"):
-        _ = result.df if package == "pandas" else result.plot()
+        _ = result.df if package == "pandas" else result.plot(backend=package)
     assert result.rows

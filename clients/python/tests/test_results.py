@@ -91,6 +91,50 @@ def test_plot_and_save(lab: mediant.Client, tmp_path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CALLS)
+def test_plotly_draws_the_same_numbers(lab: mediant.Client, kind: str) -> None:
+    result = call(lab, kind)
+    figure = result.plot(backend="plotly")
+    assert figure.to_json()
+    first = figure.data[0]
+    if kind == "trace":
+        np.testing.assert_array_equal(first.z, result.array(arm="hidden"))
+        # Two tokens of one text are two columns.
+        assert len(set(first.x)) == result.array(arm="hidden").shape[1] > len(set(figure.layout.xaxis.ticktext))
+    elif kind == "run":
+        assert list(first.x) == [token["prob"] for token in result["runs"]["a"]["topk"]][:10]
+    elif kind == "patch":
+        np.testing.assert_array_equal(first.y, result.array())
+    else:
+        known = {float(value) for value in result.df["mean"]}
+        assert {float(value) for line in figure.data for value in line.y} <= known
+    if kind == "run":
+        ran = lab.run("hello", lens=True)
+        np.testing.assert_array_equal(ran.lens().plot(backend="plotly").data[0].z[0][0], ran["runs"]["run"]["logit_lens"]["topk"][0][0][0]["prob"])
+    with pytest.raises(mediant.MediantError, match="plotly"):
+        result.plot(backend="gnuplot")
+
+
+def test_cells_say_what_the_server_says(lab: mediant.Client) -> None:
+    trace = lab.trace("hello world today", "world", " x", samples=3, arms=["hidden", "mlp"], cells=[{"arm": "mlp", "layer": 1, "position": -1}], topk=2)
+    (cell,) = trace["cells"]
+    table = trace.cells
+    assert list(table["id"]) == [token["id"] for token in cell["tokens"]]
+    np.testing.assert_array_equal(table["value"], [token["prob"]["mean"] for token in cell["tokens"]])
+    np.testing.assert_array_equal(table["corrupted"], [token["corrupted"]["mean"] for token in cell["tokens"]])
+    np.testing.assert_array_equal(trace.arrays["cells/prob"][0], table["value"])
+    # The rows of metrics are those of a trace that names no cell.
+    plain = lab.trace("hello world today", "world", " x", samples=3, arms=["hidden", "mlp"])
+    assert trace.df[trace.df["id"].isna()][list(plain.df)].equals(plain.df)
+    with pytest.raises(mediant.MediantError, match="names no cells"):
+        _ = plain.cells
+
+
+def test_link_leads_to_the_job_on_the_page(lab: mediant.Client, url: str) -> None:
+    result = call(lab, "run")
+    assert result.link == f"{url}/#/jobs/{result.job}"
+
+
+@pytest.mark.parametrize("kind", CALLS)
 def test_async_equals_sync(lab: mediant.Client, url: str, kind: str) -> None:
     async def ask():
         async with mediant.AsyncClient(url) as client:

@@ -44,8 +44,8 @@ const GUIDES: &[(&str, &[Guide])] = &[
     ("Run a server", &[of("serving"), of("performance"), of("architecture"), API]),
 ];
 
-/// Nothing from elsewhere, and no script at all.
-const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// Nothing from elsewhere, and no script at all; the icon is none, so that browsers ask for none.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// A guide: the last part of its path, and where its text is.
 #[derive(Clone, Copy)]
@@ -152,7 +152,7 @@ impl Book {
         format!(
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{title} · mediant</title>\
-             <link rel=\"stylesheet\" href=\"/docs/guide.css\"></head><body>\
+             <link rel=\"icon\" href=\"data:,\"><link rel=\"stylesheet\" href=\"/docs/guide.css\"></head><body>\
              <a class=\"skip\" href=\"#text\">To the text</a><header><a href=\"/\">mediant</a>\
              <form action=\"/docs/search\" role=\"search\"><input type=\"search\" name=\"q\" value=\"{searched}\" \
              aria-label=\"Search the guides\" placeholder=\"Search the guides\" maxlength=\"200\" required><button>Search</button></form>\

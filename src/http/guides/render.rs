@@ -23,8 +23,15 @@ pub(super) struct Section {
 }
 
 /// Languages in which one request can be written, with the names of their tabs.
-const FORMS: [(&str, &str); 4] =
-    [("python", "Python"), ("console", "Command line"), ("curl", "curl"), ("json", "JSON")];
+const FORMS: [(&str, &str); 5] = [
+    (PAGE, "Lab page"),
+    ("python", "Python"),
+    ("console", "Command line"),
+    ("curl", "curl"),
+    ("json", "JSON"),
+];
+/// A link of the lab page as a fence.
+const PAGE: &str = "page";
 
 impl Page {
     /// `files` are those that are guides, with their slugs.
@@ -46,6 +53,7 @@ impl Page {
         let events = page.headed(events);
         let events = page.linked(events, file, files);
         html::push_html(&mut page.html, tabbed(&events).into_iter());
+        page.html = scrolled(&page.html);
         page
     }
 
@@ -170,6 +178,11 @@ fn tabbed<'a>(events: &[Event<'a>]) -> Vec<Event<'a>> {
             blocks.push((name, end..end + length));
             end += length;
         }
+        if blocks.len() == 1 && blocks[0].0 == FORMS[0].1 {
+            out.extend(opened(&events[at..end]));
+            at = end;
+            continue;
+        }
         if blocks.len() < 2 {
             out.push(events[at].clone());
             at += 1;
@@ -185,15 +198,35 @@ fn tabbed<'a>(events: &[Event<'a>]) -> Vec<Event<'a>> {
             );
         }
         out.push(Event::Html(format!("<div class=\"tabs\">{labels}").into()));
-        for (_, block) in blocks {
+        for (name, block) in blocks {
             out.push(Event::Html("<div>".into()));
-            out.extend(events[block].iter().cloned());
+            let block = &events[block];
+            out.extend(if name == FORMS[0].1 { opened(block) } else { block.to_vec() });
             out.push(Event::Html("</div>".into()));
         }
         out.push(Event::Html("</div>".into()));
         at = end;
     }
     out
+}
+
+/// What may be wider than a phone can be scrolled with keys, too. In a text these tags are escaped, and raw HTML is let through
+/// nowhere.
+fn scrolled(html: &str) -> String {
+    html.replace("<pre>", "<pre tabindex=\"0\">")
+        .replace("<table>", "<div class=\"wide\" tabindex=\"0\"><table>")
+        .replace("</table>", "</table></div>")
+}
+
+/// The link in a fence, to this server's own page.
+fn opened<'a>(fence: &[Event<'a>]) -> Vec<Event<'a>> {
+    let text: String = fence
+        .iter()
+        .filter_map(|event| if let Event::Text(text) = event { Some(&**text) } else { None })
+        .collect();
+    let place = text.trim().split_once("/#").map_or("", |(_, place)| place);
+    let link = format!("<p class=\"page\"><a href=\"/#{}\">Open it on the lab page</a></p>", escaped(place));
+    vec![Event::Html(link.into())]
 }
 
 /// The name of the fence that begins here, if it is a form of a request, and of how many events it is.
@@ -251,6 +284,20 @@ mod tests {
             page.html
         );
         assert!(page.html.contains("&lt;i&gt;") && page.html.contains("&lt;u&gt;"), "{}", page.html);
+    }
+
+    #[test]
+    fn a_link_of_the_lab_page_leads_to_this_servers_own() {
+        let page = page("# T\n```page run\nhttp://localhost:8080/#/trace?prompt=a&target=\"b\n```\n");
+        let link = "<a href=\"/#/trace?prompt=a&amp;target=&quot;b\">Open it on the lab page</a>";
+        assert!(page.html.contains(link) && !page.html.contains("<pre"), "{}", page.html);
+    }
+
+    #[test]
+    fn what_may_be_wide_can_be_scrolled_with_keys() {
+        let page = page("# T\n| a |\n|---|\n| `<table>` |\n\n```\n<pre>\n```\n");
+        assert_eq!(page.html.matches("tabindex=\"0\"").count(), 2, "{}", page.html);
+        assert!(page.html.contains("&lt;table&gt;") && page.html.contains("</table></div>"), "{}", page.html);
     }
 
     #[test]

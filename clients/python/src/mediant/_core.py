@@ -15,7 +15,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import httpx
 
-from . import errors, types
+from . import bars, errors, types
+from ._events import Event
 
 T = TypeVar("T")
 OVER = ("succeeded", "failed", "cancelled")
@@ -60,15 +61,6 @@ class Lost:
     error: httpx.TransportError
 
 
-@dataclass
-class Event:
-    """One event of a job."""
-
-    id: int | None
-    name: str
-    data: dict[str, Any]
-
-
 Step: TypeAlias = "Request | Listen | Pause"
 Call: TypeAlias = Generator[Step, Any, T]
 
@@ -103,9 +95,9 @@ class Events:
 class Core:
     """What both clients share: how long to wait, and whether the server was ever reached."""
 
-    def __init__(self, patience: float, progress: Callable[[Event], None] | None) -> None:
+    def __init__(self, patience: float, progress: bool | Callable[[Event], None] | None) -> None:
         self.patience = patience
-        self.progress = progress
+        self.progress = bars.is_watched() if progress is None else progress
         self.reached = False
 
     def send(self, request: Request) -> Call[httpx.Response]:
@@ -161,6 +153,8 @@ class Core:
         """Reads a job's events until it is over. A stream that is cut is taken up after the last event."""
         after = 0
         pause = 0.1
+        bar = bars.Bar(job) if self.progress is True else None
+        listeners = (heard, bar, self.progress if callable(self.progress) else None)
 
         def hear(event: Event) -> None:
             nonlocal after, pause
@@ -169,23 +163,27 @@ class Core:
                     return
                 after = event.id
             pause = 0.1
-            for listener in (heard, self.progress):
+            for listener in listeners:
                 if listener is not None:
                     listener(event)
 
-        while True:
-            answer: httpx.Response | Lost | None = yield Listen(f"/v1/jobs/{job}/events", after, hear)
-            if isinstance(answer, httpx.Response):
-                error = errors.of(answer)
-                if not isinstance(error, errors.Busy):
-                    raise error
-                pause = max(pause, error.retry_after or 0)
-            # `send` waits while the server is away, and gives up when patience ends.
-            view = yield from self.view(job)
-            if view["state"] in OVER:
-                return view
-            yield Pause(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+        try:
+            while True:
+                answer: httpx.Response | Lost | None = yield Listen(f"/v1/jobs/{job}/events", after, hear)
+                if isinstance(answer, httpx.Response):
+                    error = errors.of(answer)
+                    if not isinstance(error, errors.Busy):
+                        raise error
+                    pause = max(pause, error.retry_after or 0)
+                # `send` waits while the server is away, and gives up when patience ends.
+                view = yield from self.view(job)
+                if view["state"] in OVER:
+                    return view
+                yield Pause(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            if bar is not None:
+                bar.close()
 
     def generate(self, body: Mapping[str, Any], heard: Callable[[Event], None] | None) -> Call[types.GenerateResponse]:
         """Texts. They are no job: with `heard`, events come as they grow, and a stream that breaks off is an error."""

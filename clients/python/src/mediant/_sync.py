@@ -26,8 +26,8 @@ HERE = os.path.dirname(__file__)
 class Client:
     """A mediant server. Arguments that a method does not name are fields of the request and passed as they are.
 
-    `patience` is how many seconds calls go on when the server is away or too busy; `progress` hears every event of a job that
-    is waited for.
+    `patience` is how many seconds calls go on when the server is away or too busy. A job that is waited for shows how far it is, in a
+    terminal and in a notebook: `progress=False` never does, `progress=True` always; a function hears every event instead.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Client:
         *,
         patience: float = 60.0,
         timeout: float = 600.0,
-        progress: Callable[[Event], None] | None = None,
+        progress: bool | Callable[[Event], None] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         key = key or os.environ.get("MEDIANT_KEY")
@@ -180,7 +180,7 @@ class Client:
         path = f"/v1/jobs/{view['id']}/result"
         document: dict[str, Any] = self._call(self._core.json("GET", path, params=parameters))
         files = self._files(path, parameters)
-        found = results.KINDS[view["kind"]](view["id"], document, self._fetch(), files)
+        found = results.KINDS[view["kind"]](view["id"], document, self._fetch(), files, str(self._http.base_url))
         self._remark(document)
         return found
 

@@ -55,8 +55,10 @@ def arrays(file: bytes) -> dict[str, Array]:
 class Result(Generic[D]):
     """A result. It belongs to a job, whose files the server keeps for a while; each is fetched once, when it is asked for."""
 
-    def __init__(self, job: str, document: D, fetch: Fetch | None, files: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, job: str, document: D, fetch: Fetch | None, files: Mapping[str, bytes] | None = None, server: str = "") -> None:
         self.job = job
+        # Where the lab page shows it.
+        self.link = f"{server.rstrip('/')}/#/jobs/{job}"
         self.document: D = document
         self._fetch = fetch
         self._files: dict[str, bytes] = dict(files or {})
@@ -153,9 +155,9 @@ class Result(Generic[D]):
         rows: Any = table[table["metric"] == (metric or self.metrics[0])]
         return rows.sort_values(column, key=abs, ascending=False, kind="stable").head(n).reset_index(drop=True).dropna(axis="columns", how="all")
 
-    def plot(self, metric: str | None = None, **options: Any) -> Any:
-        """A figure of matplotlib."""
-        return plots.maps(self, metric, **options)
+    def plot(self, metric: str | None = None, *, backend: plots.Backend = "matplotlib", **options: Any) -> Any:
+        """A figure of matplotlib, or with `backend="plotly"` of plotly."""
+        return plots.drawn_by(backend).maps(self, metric, **options)
 
     def save(self, path: str | pathlib.Path, **parameters: Any) -> pathlib.Path:
         """Writes the result as its suffix says: .json, .csv, .npz, .safetensors, .parquet, .jsonl; .svg and .png as the server draws them."""
@@ -201,9 +203,9 @@ class Run(Result[types.RunResponse]):
             raise errors.MediantError("this run has no logit lens; ask for it with lens=True")
         return Lens(run, held, self.document["runs"][run]["tokens"])
 
-    def plot(self, metric: str | None = None, **options: Any) -> Any:
+    def plot(self, metric: str | None = None, *, backend: plots.Backend = "matplotlib", **options: Any) -> Any:
         """Bars of the most probable tokens of each run."""
-        return plots.tokens(self, **options)
+        return plots.drawn_by(backend).tokens(self, **options)
 
 
 class Lens:
@@ -240,9 +242,9 @@ class Lens:
         table: Any = self.df
         return cast("pd.DataFrame", table[table["rank"] <= n].reset_index(drop=True))
 
-    def plot(self, **options: Any) -> Any:
+    def plot(self, *, backend: plots.Backend = "matplotlib", **options: Any) -> Any:
         """A grid of the most probable tokens."""
-        return plots.lens(self, **options)
+        return plots.drawn_by(backend).lens(self, **options)
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes the lens as .csv or .json."""
@@ -271,6 +273,14 @@ class Patch(Result[types.PatchResponse]):
 class Trace(Result[Any]):
     """What a trace gave: a `TraceResponse`, or with `cases` a `CasesResponse`."""
 
+    @property
+    def cells(self) -> pd.DataFrame:
+        """What the model says with the cells that `cells=` names: tokens with their probability there, in the clean and in the corrupted run."""
+        if not self.document.get("cells"):
+            raise errors.MediantError('the request names no cells; ask for them with cells=[{"layer": 5, "position": 3}]')
+        table: Any = self.df
+        return table[table["id"].notna()].dropna(axis="columns", how="all").reset_index(drop=True)
+
 
 class Sweep(Result[types.SweepOutcome]):
     """What a sweep gave. `df` are its averages; `table` has the others."""
@@ -284,9 +294,9 @@ class Sweep(Result[types.SweepOutcome]):
         """`averages`, `cells`, `cases`, `differences` or `top`."""
         return frame(self.file("csv", table=name))
 
-    def plot(self, metric: str | None = None, **options: Any) -> Any:
+    def plot(self, metric: str | None = None, *, backend: plots.Backend = "matplotlib", **options: Any) -> Any:
         """Averages along the layers, with their confidence intervals."""
-        return plots.averages(self, metric, **options)
+        return plots.drawn_by(backend).averages(self, metric, **options)
 
 
 class Texts:
@@ -334,9 +344,9 @@ class Texts:
         """`rows` as a data frame."""
         return pandas().DataFrame(self.rows)
 
-    def plot(self, **options: Any) -> Any:
+    def plot(self, *, backend: plots.Backend = "matplotlib", **options: Any) -> Any:
         """The log-probability of every token, a line for each text."""
-        return plots.texts(self, **options)
+        return plots.drawn_by(backend).texts(self, **options)
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
         """Writes the texts as .csv or .json."""
