@@ -544,7 +544,7 @@ class JobEstimate(TypedDict):
     seconds: float
 
 
-JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace', 'lens', 'generate']
+JobKind: TypeAlias = Literal['run', 'patch', 'trace', 'lens', 'surprisal', 'sweep', 'generate']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
@@ -2384,6 +2384,20 @@ class TokenResult(TypedDict):
     top: NotRequired[list[TopChoice]]
 
 
+class TokenScore(TypedDict):
+    """
+    A token, as the model expected it after all tokens before it.
+    """
+
+    entropy: NotRequired[float | None]
+    logprob: NotRequired[float | None]
+    position: int
+    rank: NotRequired[int | None]
+    surprisal: NotRequired[float | None]
+    token: str
+    topk: NotRequired[list[TopToken] | None]
+
+
 class TokenizeBody(PlainPrompt):
     """
     Body of `POST /v1/tokenize`: one prompt to be tokenised, with spans to be found in it.
@@ -2641,6 +2655,17 @@ class RunResult(RunTokens):
     captures: NotRequired[list[CaptureResult]]
     logit_lens: NotRequired[LensResult | None]
     metrics: dict[str, float | None]
+
+
+class ScoredText(RunTokens):
+    """
+    How likely a text is. Its first token follows nothing, and counts nowhere.
+    """
+
+    logprob: NotRequired[float | None]
+    perplexity: NotRequired[float | None]
+    scores: list[TokenScore]
+    span_logprobs: dict[str, float | None]
 
 
 class TextResult(TypedDict):
@@ -3541,6 +3566,7 @@ class PlanBody(TypedDict):
     lens: NotRequired[LensBody | None]
     patch: NotRequired[PatchBody | None]
     run: NotRequired[RunBody | None]
+    surprisal: NotRequired[SurprisalBody | None]
     sweep: NotRequired[SweepBody | None]
     trace: NotRequired[TraceBody | None]
 
@@ -3648,6 +3674,34 @@ class SourceSpec3(TypedDict):
 
 
 SourceSpec: TypeAlias = SourceSpec1 | SourceSpec2 | SourceSpec3 | SourceSpec4 | SourceSpec5
+
+
+class SurprisalResponse(TypedDict):
+    """
+    How likely the tokens of texts are.
+    """
+
+    id: str
+    lints: list[Lint]
+    model: str
+    nulls: list[NullReason]
+    provenance: Provenance
+    request: SurprisalSpec
+    runs: dict[str, ScoredText]
+    usage: Usage
+
+
+class SurprisalSpec(TypedDict):
+    """
+    Texts whose tokens are scored one by one, each after all tokens before it.
+
+    Short form: `{"prompt": "…"}` (or `tokens`, with `spans` and `bos`) is one run named `run`.
+    """
+
+    model: NotRequired[str | None]
+    runs: NotRequired[dict[str, Prompt]]
+    strict: NotRequired[bool]
+    topk: NotRequired[int]
 
 
 SweepBody = TypedDict(
@@ -3959,6 +4013,24 @@ class Method5(ReplaceTokens):
     """
 
     method: Literal['replace_tokens']
+
+
+SurprisalBody = TypedDict(
+    'SurprisalBody',
+    {
+        'bos': NotRequired[bool | None],
+        'messages': NotRequired[list[Message] | None],
+        'prompt': NotRequired[str | None],
+        'spans': NotRequired[dict[str, SpanText]],
+        'template': NotRequired[TemplateOptions | None],
+        'tokens': NotRequired[list[int] | None],
+        'model': NotRequired[str | None],
+        'runs': NotRequired[dict[str, Prompt]],
+        'strict': NotRequired[bool],
+        'topk': NotRequired[int],
+        'async': NotRequired[bool | None],
+    },
+)
 
 
 class Corruption4(Multivariate):
