@@ -288,11 +288,14 @@ impl Supervisor {
                     }
                 }
                 work = self.inbox.recv() => match work {
-                    Some(Incoming::Part(work)) => self.queue.push(work, busy, Instant::now().into_std()),
-                    Some(Incoming::Step(work)) => self.steps.push_back(work),
+                    Some(work) => self.take(work, busy),
                     None => return End::Finished,
                 },
-                () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => {
+                () = arrive(form.unwrap_or_else(Instant::now)), if form.is_some() => {
+                    // Who is here already is in it.
+                    while let Ok(work) = self.inbox.try_recv() {
+                        self.take(work, busy);
+                    }
                     let pieces = self.queue.form(&budget, merges, Instant::now().into_std());
                     self.lay_out(pieces, budget);
                 }
@@ -315,6 +318,13 @@ impl Supervisor {
                 }
                 () = sleep_until(self.known.due), if idle => self.ask_known(process),
             }
+        }
+    }
+
+    fn take(&mut self, work: Incoming, busy: bool) {
+        match work {
+            Incoming::Part(work) => self.queue.push(work, busy, Instant::now().into_std()),
+            Incoming::Step(work) => self.steps.push_back(work),
         }
     }
 
@@ -605,6 +615,14 @@ impl Known {
 
 fn out_of_turn() -> String {
     WireError::OutOfTurn.to_string()
+}
+
+/// Waits until then, not at all if it is past. A timer by itself would: they tick once a millisecond, and a request that finds the
+/// engine idle would wait for the next tick.
+async fn arrive(then: Instant) {
+    if Instant::now() < then {
+        sleep_until(then).await;
+    }
 }
 
 /// The batch that was being laid out; never, if none is.
