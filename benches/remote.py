@@ -153,7 +153,7 @@ class Client:
     def __init__(self, url, address):
         at = urllib.parse.urlsplit(url)
         self.socket = Socket(at.hostname, at.port, address)
-        self.connection = http.client.HTTPConnection(at.hostname, at.port, timeout=120, source_address=(address, 0))
+        self.to = {"host": at.hostname, "port": at.port, "timeout": 120, "source_address": (address, 0)}
         key = json.dumps({"repo_id": "dummy-tiny", "revision": None, "task": "text-generation"})
         envelope = json.dumps({
             "model_key": f"nnsight.modeling.transformers.TransformersModel:{key}", "session_id": self.socket.session, "compress": True, "env": {},
@@ -163,13 +163,16 @@ class Client:
         self.form = b"".join(
             b"--bound\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + body + b"\r\n" for head, body in parts
         ) + b"--bound--\r\n"
-        self.times, self.errors, self.packed = [], [], set()
+        self.times, self.errors = [], []
 
     def job(self):
         began = time.perf_counter()
-        self.connection.request("POST", "/request", self.form, {"content-type": "multipart/form-data; boundary=bound"})
-        answer = self.connection.getresponse()
+        # As nnsight does: a connection of its own for each request.
+        connection = http.client.HTTPConnection(**self.to)
+        connection.request("POST", "/request", self.form, {"content-type": "multipart/form-data; boundary=bound"})
+        answer = connection.getresponse()
         said = json.loads(answer.read())
+        connection.close()
         if answer.status != 200:
             self.errors.append(said.get("detail"))
             return

@@ -24,6 +24,8 @@ pub const PROTOCOL: u32 = 8;
 /// Longer frames are no frames.
 const MOST_BYTES: u64 = 1 << 36;
 const MAGIC: [u8; 8] = *b"mediant\0";
+/// So much room is made for a message before it comes.
+const AHEAD: u64 = 1 << 20;
 
 /// What both sides say first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,7 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Captures {
     /// (capture, numbers)
-    Inline(Vec<(usize, Vec<f32>)>),
+    Inline(#[serde(with = "mediant_worker::bulk::keyed")] Vec<(usize, Vec<f32>)>),
     /// (capture, how many numbers): they lie in the batch's file in the shared folder, one after the other.
     Shared(Vec<(usize, usize)>),
 }
@@ -221,6 +223,11 @@ pub(super) fn length(header: [u8; 8]) -> Result<u64, WireError> {
     }
 }
 
+/// Room for a frame's message: beyond a bound it grows with what comes, not with what is said to come.
+pub(super) fn room(length: u64) -> Vec<u8> {
+    Vec::with_capacity(length.min(AHEAD) as usize)
+}
+
 /// The message of a frame.
 pub(super) fn message<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, WireError> {
     postcard::from_bytes(bytes).map_err(|why| WireError::Garbled { bytes: bytes.len() as u64, why })
@@ -231,7 +238,7 @@ pub fn read<M: DeserializeOwned>(from: &mut impl Read) -> Result<M, WireError> {
     let mut header = [0; 8];
     from.read_exact(&mut header)?;
     let length = length(header)?;
-    let mut bytes = Vec::new();
+    let mut bytes = room(length);
     if from.take(length).read_to_end(&mut bytes)? as u64 != length {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }

@@ -38,12 +38,12 @@ use crate::engine::{self, Asker, Charge, Engine, EngineError, Errand, Prepared, 
 use crate::generate::Writer;
 use crate::load::LoadError;
 use crate::owner::Owner;
-use crate::plan::Plan;
 use crate::plan::cone;
 use crate::plan::cost::{Ceiling, Cost};
 use crate::plan::hash::Key;
 use crate::plan::output::{Lost, PlanOutput, Usage};
 use crate::plan::pack::{Mode, PackError};
+use crate::plan::{Plan, RunId};
 use crate::result::common::{Envelope, Provenance, TokenizeResponse, tokenize};
 use crate::result::respond::Computed;
 use crate::spec::dtype::Dtype;
@@ -118,6 +118,16 @@ struct Ready {
     /// By which it is found, if it may be.
     key: Option<Key>,
     prepared: Prepared,
+}
+
+/// A plan that can be computed, after the one whose captures it reads.
+struct Ordered {
+    first: Option<Ready>,
+    second: Ready,
+    plan: Plan,
+    resolved: Vec<RunId>,
+    /// What the plan and what will come of it take.
+    bytes: u64,
 }
 
 /// Why a request was not answered with a result.
@@ -224,7 +234,7 @@ impl Service {
         share.run(lane, move |abandoned| reading(|| f(&served, abandoned))).await
     }
 
-    /// Computes a plan, after the one whose captures it reads. Both are priced before either is computed.
+    /// Computes a plan, after the one whose captures it reads.
     async fn compute(&self, share: &Share, prelude: Option<Plan>, plan: Plan) -> Result<Computed, Refusal> {
         self.compute_in(Turn::New, share, 0, prelude, plan).await
     }
@@ -238,19 +248,38 @@ impl Service {
         prelude: Option<Plan>,
         plan: Plan,
     ) -> Result<Computed, Refusal> {
-        let layers = self.served.config().num_layers as u32;
-        let (service, owner) = (self.clone(), share.owner().clone());
-        let look_up = !share.wants_fresh();
+        let (service, owner, fresh) = (self.clone(), share.owner().clone(), share.wants_fresh());
         share.stays_light(prelude.is_none() && weight::is_little(&plan));
-        let prepared = self.off_workers(share, Lane::Prepare, move |facts, _| {
-            let resolved = cone::resolved(&plan, layers);
-            let bytes = weight::bytes(&plan, &facts.config)
-                + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
-            let prepare = |plan: &Plan| service.prepare(plan, look_up.then_some(&owner));
-            let first = prelude.map(|prelude| prepare(&prelude)).transpose()?;
-            Ok((first, prepare(&plan)?, plan, resolved, bytes))
-        });
-        let (first, mut second, mut plan, resolved, bytes) = prepared.await?;
+        let order = move |facts: &ServedTo, _: &Abandoned| service.order(facts, &owner, fresh, prelude, plan);
+        let ordered = self.off_workers(share, Lane::Prepare, order).await?;
+        self.compute_ordered(turn, share, kept, ordered).await
+    }
+
+    /// Makes ready a plan of the owner's, and the one whose captures it reads.
+    fn order(
+        &self,
+        facts: &ServedTo,
+        owner: &Owner,
+        fresh: bool,
+        prelude: Option<Plan>,
+        plan: Plan,
+    ) -> Result<Ordered, Refusal> {
+        let resolved = cone::resolved(&plan, self.served.config().num_layers as u32);
+        let bytes = weight::bytes(&plan, &facts.config)
+            + prelude.as_ref().map_or(0, |p| weight::bytes(p, &facts.config));
+        let prepare = |plan: &Plan| self.prepare(plan, (!fresh).then_some(owner));
+        let first = prelude.map(|prelude| prepare(&prelude)).transpose()?;
+        Ok(Ordered { first, second: prepare(&plan)?, plan, resolved, bytes })
+    }
+
+    /// Computes what was made ready. Both plans are priced before either is computed.
+    async fn compute_ordered(
+        &self,
+        turn: Turn,
+        share: &Share,
+        kept: u64,
+        Ordered { first, mut second, mut plan, resolved, bytes }: Ordered,
+    ) -> Result<Computed, Refusal> {
         let (cost, ceiling) = (
             first
                 .as_ref()
@@ -267,10 +296,10 @@ impl Service {
             let captured = self.execute(turn, share, first).await?;
             required_runs::none(&captured)?;
             usage = captured.usage;
-            let (service, owner) = (self.clone(), share.owner().clone());
+            let (service, owner, fresh) = (self.clone(), share.owner().clone(), share.wants_fresh());
             let again = self.off_workers(share, Lane::Finish, move |_, _| {
                 plan.fill(&captured.captures);
-                Ok(service.prepare(&plan, look_up.then_some(&owner))?)
+                Ok(service.prepare(&plan, (!fresh).then_some(&owner))?)
             });
             second = again.await?;
         }

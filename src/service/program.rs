@@ -41,14 +41,16 @@ impl Service {
         limits: ProgramLimits,
         share: &Share,
     ) -> Result<ProgramOutput, Refusal> {
-        let numbers = limits.numbers;
-        let lowered = self.off_workers(share, Lane::Prepare, move |facts, _| {
-            Ok(lower::program::program(program, numbers, facts)?)
-        });
-        let LoweredProgram { plan, reads } = lowered.await?;
         let ceiling = Ceiling { row_layers: self.ceiling.row_layers.min(limits.row_layers), ..self.ceiling };
         let priced = Self { ceiling, ..self.clone() };
-        let output = priced.compute_in(Turn::Next, share, 0, None, plan).await?.output;
+        let (service, owner, fresh) = (priced.clone(), share.owner().clone(), share.wants_fresh());
+        // Lowered and made ready in one go: to hand it to a thread and back takes longer than either.
+        let ordered = self.off_workers(share, Lane::Prepare, move |facts, _| {
+            let LoweredProgram { plan, reads } = lower::program::program(program, limits.numbers, facts)?;
+            Ok((service.order(facts, &owner, fresh, None, plan)?, reads))
+        });
+        let (ordered, reads) = ordered.await?;
+        let output = priced.compute_ordered(Turn::Next, share, 0, ordered).await?.output;
         required_runs::none(&output)?;
         Ok(ProgramOutput { values: reads.values(output.captures), usage: output.usage })
     }

@@ -5,43 +5,91 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 use std::fmt;
 
 /// Bytes.
-pub(crate) mod bytes {
+pub mod bytes {
     use super::{Bytes, Deserializer, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
+    /// As one piece.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
         out.serialize_bytes(bytes)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+    /// From one piece.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
         from.deserialize_byte_buf(Bytes)
     }
 }
 
 /// Numbers.
-pub(crate) mod numbers {
+pub mod numbers {
     use super::{Deserialize, Deserializer, Numbers, Piece, Serialize, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(numbers: &[f32], out: S) -> Result<S::Ok, S::Error> {
+    /// As one piece.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn serialize<S: Serializer>(numbers: &[f32], out: S) -> Result<S::Ok, S::Error> {
         Piece(numbers).serialize(out)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    /// From one piece.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
         Ok(Numbers::deserialize(from)?.0)
     }
 }
 
 /// Lists of numbers.
-pub(crate) mod lists {
+pub mod lists {
     use super::{Deserialize, Deserializer, Numbers, Piece, SerializeSeq, Serializer};
 
-    pub(crate) fn serialize<S: Serializer>(lists: &[Vec<f32>], out: S) -> Result<S::Ok, S::Error> {
+    /// As one piece.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn serialize<S: Serializer>(lists: &[Vec<f32>], out: S) -> Result<S::Ok, S::Error> {
         let mut sequence = out.serialize_seq(Some(lists.len()))?;
         lists.iter().try_for_each(|numbers| sequence.serialize_element(&Piece(numbers)))?;
         sequence.end()
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
+    /// From one piece.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
         Ok(Vec::<Numbers>::deserialize(from)?.into_iter().map(|numbers| numbers.0).collect())
+    }
+}
+
+/// Numbers, each of them under a key.
+pub mod keyed {
+    use super::{Deserialize, Deserializer, Numbers, Piece, SerializeSeq, Serializer};
+
+    /// As one piece.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn serialize<S: Serializer>(all: &[(usize, Vec<f32>)], out: S) -> Result<S::Ok, S::Error> {
+        let mut sequence = out.serialize_seq(Some(all.len()))?;
+        all.iter().try_for_each(|(key, numbers)| sequence.serialize_element(&(key, Piece(numbers))))?;
+        sequence.end()
+    }
+
+    /// From one piece.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(usize, Vec<f32>)>, D::Error> {
+        let all = Vec::<(usize, Numbers)>::deserialize(from)?;
+        Ok(all.into_iter().map(|(key, numbers)| (key, numbers.0)).collect())
     }
 }
 

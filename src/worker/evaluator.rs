@@ -4,13 +4,15 @@
 //! `shim/link.py` is the other side. Whatever comes from there was made by a stranger's code: it is read as data, and a frame
 //! that is none ends the job.
 
-use crate::message::AHEAD;
+use crate::message::body;
 use crate::tensor::{Dtype, Heap, Id, Kind, Stop, TorchError, Value};
 use serde_json::{Value as Json, json};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 
 /// Bytes of the longest frame.
 const MOST_BYTES: usize = 1 << 30;
+/// At most so many bytes leave in one piece with the text that refers to them.
+const TOGETHER: usize = 1 << 14;
 
 /// An error that the block sees where it asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +52,13 @@ pub struct Request {
 /// The socket to the Python process.
 #[derive(Debug)]
 pub struct Evaluator<S> {
-    stream: S,
+    stream: BufReader<S>,
 }
 
 impl<S: Read + Write> Evaluator<S> {
     /// Over this socket.
     pub fn new(stream: S) -> Evaluator<S> {
-        Evaluator { stream }
+        Evaluator { stream: BufReader::new(stream) }
     }
 
     /// Hands the payload over.
@@ -82,12 +84,7 @@ impl<S: Read + Write> Evaluator<S> {
         let (size, text) = (number(0), number(4));
         let length = size.checked_sub(4).filter(|&length| length <= MOST_BYTES && text <= length);
         let length = length.ok_or_else(|| invalid("a frame of a wrong length"))?;
-        // beyond this it grows with what comes, not with what is said to come
-        let mut body = Vec::with_capacity(length.min(AHEAD));
-        Read::take(&mut self.stream, length as u64).read_to_end(&mut body)?;
-        if body.len() < length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let body = body(&mut self.stream, length)?;
         let (text, blobs) = body.split_at(text);
         let said = serde_json::from_slice(text);
         request(said.map_err(|_| invalid("text that is no JSON, or lists in too many lists"))?, blobs)
@@ -112,12 +109,16 @@ impl<S: Read + Write> Evaluator<S> {
         let text = serde_json::to_vec(said).map_err(io::Error::other)?;
         let size =
             u32::try_from(4 + text.len() + blobs.len()).map_err(|_| invalid("a frame that is too long"))?;
-        let mut frame = Vec::with_capacity(8 + text.len());
+        // In one piece, as each one wakes the other side, unless copying it takes longer than that.
+        let (with, after) = if blobs.len() <= TOGETHER { (blobs, &[][..]) } else { (&[][..], blobs) };
+        let mut frame = Vec::with_capacity(8 + text.len() + with.len());
         frame.extend_from_slice(&size.to_le_bytes());
         frame.extend_from_slice(&(text.len() as u32).to_le_bytes());
         frame.extend_from_slice(&text);
-        self.stream.write_all(&frame)?;
-        self.stream.write_all(blobs)
+        frame.extend_from_slice(with);
+        let stream = self.stream.get_mut();
+        stream.write_all(&frame)?;
+        stream.write_all(after)
     }
 }
 

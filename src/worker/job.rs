@@ -71,6 +71,34 @@ impl<S: Read + Write> Asked<'_, S> {
     }
 }
 
+impl<S: Read + Write> Asked<'_, S> {
+    /// Token ids of each text.
+    fn tokens(&mut self, texts: Vec<String>, special: bool) -> Result<Vec<Vec<u32>>, Refusal> {
+        match self.ask(&ToServer::Tokenize { texts, special })? {
+            ToWorker::Tokens(rows) => Ok(rows),
+            _ => Err(self.lost(io::Error::other("the server answered another question"))),
+        }
+    }
+
+    /// Prompts as token ids, of all invokes in one question.
+    fn rows(&mut self, invokes: Vec<Option<Vec<Prompt>>>) -> Result<Vec<Option<Vec<Vec<u32>>>>, Refusal> {
+        let text = |prompt: &Prompt| if let Prompt::Text(text) = prompt { Some(text.clone()) } else { None };
+        let texts: Vec<String> = invokes.iter().flatten().flatten().filter_map(text).collect();
+        let wanted = texts.len();
+        let tokens = if texts.is_empty() { Vec::new() } else { self.tokens(texts, true)? };
+        if tokens.len() != wanted {
+            return Err(self.lost(io::Error::other("the server tokenized another number of texts")));
+        }
+        let mut tokens = tokens.into_iter();
+        let mut row = |prompt| match prompt {
+            Prompt::Ids(ids) => ids,
+            Prompt::Text(_) => tokens.next().unwrap_or_default(),
+        };
+        let invokes = invokes.into_iter();
+        Ok(invokes.map(|rows| rows.map(|rows| rows.into_iter().map(&mut row).collect())).collect())
+    }
+}
+
 impl<S: Read + Write> Server for Asked<'_, S> {
     fn forward(&mut self, program: Program) -> Result<Vec<Vec<f32>>, Refusal> {
         match self.ask(&ToServer::Forward(program))? {
@@ -190,12 +218,8 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
                     .map(text)
                     .collect::<Option<Vec<String>>>()
                     .ok_or_else(|| wrong("tokenize"))?;
-                match self.server.ask(&ToServer::Tokenize { texts, special: *special })? {
-                    ToWorker::Tokens(rows) => {
-                        Ok(Value::List(rows.iter().map(|row| ids_value(row)).collect()))
-                    }
-                    _ => Err(self.server.lost(io::Error::other("the server answered another question"))),
-                }
+                let rows = self.server.tokens(texts, *special)?;
+                Ok(Value::List(rows.iter().map(|row| ids_value(row)).collect()))
             }
             ("decode", [Value::List(rows), Value::Bool(skip_special)]) => {
                 let rows =
@@ -208,7 +232,7 @@ impl<'s, S: Read + Write, E: Read + Write> Worker<'s, S, E> {
             ("begin", [Value::List(invokes)]) => {
                 let invokes =
                     invokes.iter().map(prompts).collect::<Option<Vec<_>>>().ok_or_else(|| wrong("begin"))?;
-                Ok(Value::Int(taps.begin(invokes)? as i64))
+                Ok(Value::Int(taps.begin(self.server.rows(invokes)?)? as i64))
             }
             ("tap", [trace, invoke, Value::Str(path)]) => {
                 let (trace, invoke) = place(trace, invoke).ok_or_else(|| wrong("tap"))?;
@@ -264,12 +288,22 @@ fn sizes(value: &Value) -> Option<Vec<usize>> {
     Some(ids(value)?.into_iter().map(|size| size as usize).collect())
 }
 
-/// Rows of an invoke; `None` inside: it has no prompt of its own.
+/// A prompt of a row.
+enum Prompt {
+    Ids(Vec<u32>),
+    Text(String),
+}
+
+/// Prompts of an invoke; `None` inside: it has none of its own.
 #[expect(clippy::option_option, reason = "the outer one: the message is wrong")]
-fn prompts(value: &Value) -> Option<Option<Vec<Vec<u32>>>> {
+fn prompts(value: &Value) -> Option<Option<Vec<Prompt>>> {
+    let prompt = |value: &Value| match value {
+        Value::Str(text) => Some(Prompt::Text(text.clone())),
+        value => ids(value).map(Prompt::Ids),
+    };
     match value {
         Value::None => Some(None),
-        Value::List(rows) => rows.iter().map(ids).collect::<Option<Vec<_>>>().map(Some),
+        Value::List(rows) => rows.iter().map(prompt).collect::<Option<Vec<_>>>().map(Some),
         _ => None,
     }
 }

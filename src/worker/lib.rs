@@ -7,7 +7,7 @@
 //! A job is two processes: the worker ([`job`]), which holds the tensors ([`tensor`], [`taps`]), and an evaluator, which runs the
 //! block in a locked Python without any (`shim/`, forked by a [`zygote`]).
 
-mod bulk;
+pub mod bulk;
 pub mod evaluator;
 pub mod job;
 pub mod load;
@@ -17,6 +17,7 @@ pub mod sandbox;
 pub mod save;
 pub mod taps;
 pub mod tensor;
+pub mod wait;
 pub mod zygote;
 
 // what computes programs in the tests of this crate, inside and outside of it

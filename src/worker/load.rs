@@ -3,6 +3,7 @@
 //! A storage inside of a pickle is such a file; what reads the pickle hands the bytes on. Only the form that torch itself
 //! writes is read: a handful of pickles of numbers and texts, then raw numbers. Nothing is ever called.
 
+use crate::message::AHEAD;
 use crate::tensor::{Array, Dtype, Heap, Kind, TorchError, Value, count};
 use half::{bf16, f16};
 use std::io::Read;
@@ -15,7 +16,9 @@ const VERSION: i64 = 1001;
 
 /// Unpacks zstd, up to so many bytes.
 pub fn unpack(bytes: &[u8], most: u64) -> Result<Vec<u8>, String> {
-    let mut unpacked = Vec::new();
+    // As much as it says, in bounds; beyond them it grows with what comes.
+    let said = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().unwrap_or_default();
+    let mut unpacked = Vec::with_capacity(said.min(AHEAD as u64) as usize);
     let decoder = zstd::stream::read::Decoder::new(bytes)
         .map_err(|error| format!("the payload is not zstd: {error}"))?;
     decoder

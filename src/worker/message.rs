@@ -64,14 +64,15 @@ pub fn read<T: DeserializeOwned>(from: &mut impl io::Read) -> io::Result<Option<
             Err(error) => return Err(error),
         }
     }
-    let length = length(head)?;
-    // Beyond this it grows with what comes, not with what is said to come.
-    let mut body = Vec::with_capacity(length.min(AHEAD));
-    from.take(length as u64).read_to_end(&mut body)?;
-    if body.len() < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    decode(&body).map(Some)
+    decode(&body(from, length(head)?)?).map(Some)
+}
+
+/// So many bytes, in one go: beyond a bound the room for them grows with what comes, not with what is said to come.
+pub(crate) fn body(from: &mut impl io::Read, length: usize) -> io::Result<Vec<u8>> {
+    let mut body = vec![0; length.min(AHEAD)];
+    from.read_exact(&mut body)?;
+    from.take((length - body.len()) as u64).read_to_end(&mut body)?;
+    if body.len() < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(body) }
 }
 
 /// From the server.

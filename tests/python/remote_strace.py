@@ -76,10 +76,22 @@ def blocks():
     return found
 
 
+def below(pid):
+    """Commands of all processes below one, in two words."""
+    found = []
+    for child in " ".join(thread.read_text() for thread in pathlib.Path(f"/proc/{pid}/task").glob("*/children")).split():
+        try:
+            words = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            found += [b" ".join(words[:2]).decode(errors="replace"), *below(child)]
+        except OSError:
+            continue
+    return found
+
+
 def main(mediant):
     folder = pathlib.Path(tempfile.mkdtemp())
     port = 8699
-    settings = {"MEDIANT__REMOTE__JOB_S": "3", "MEDIANT__REMOTE__JOB_CPU_S": "1", "MEDIANT__REMOTE__QUEUED_PER_OWNER": "1000"}
+    settings = {"MEDIANT__REMOTE__JOB_S": "3", "MEDIANT__REMOTE__JOB_CPU_S": "1", "MEDIANT__REMOTE__QUEUED_PER_OWNER": "1000", "MEDIANT__REMOTE__JOBS_AT_ONCE": "2"}
     command = ["strace", "-ff", "-qq", "-o", str(folder / "trace"), mediant, "serve", "--model", "dummy:tiny", "--listen", f"127.0.0.1:{port}"]
     server = subprocess.Popen([*command, "--data-dir", str(folder / "data")], env={**os.environ, **settings})
     address = f"http://127.0.0.1:{port}"
@@ -93,6 +105,10 @@ def main(mediant):
             time.sleep(0.2)
         jobs = {name: post(address, block) for name, block in blocks().items()}
         statuses = collections.Counter(ended(address, job) for job in jobs.values())
+        time.sleep(2)
+        left = below(server.pid)
+        # What waits for the next jobs: at most two workers, an evaluator for each, and the interpreter that evaluators come from.
+        workers, pythons = (sum(word in command for command in left) for word in ("mediant worker", "python"))
     finally:
         # strace hands no signal on.
         for child in pathlib.Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split():
@@ -117,8 +133,9 @@ def main(mediant):
             elif (name not in ALLOWED and not thread) or runs:
                 beyond.append(line)
     print(f"{len(jobs)} jobs {dict(statuses)}; {processes} locked processes; {refused} calls refused; {len(beyond)} beyond the list")
+    print(f"2 s after the last job: {workers} workers and {pythons} interpreters wait, two and three at most")
     print("\n".join(beyond[:20]))
-    return processes > 0 and not beyond
+    return processes > 0 and not beyond and workers <= 2 and pythons <= 3
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{Message, Socket, block, envelope, form, post, serving, tensors, unpacked};
+use crate::client::{
+    Message, Socket, block, block_of, envelope, fetch, form, post, serving, tensors, unpacked,
+};
 use crate::server;
 
 #[test]
@@ -39,6 +41,35 @@ fn a_client_that_waits_is_told_what_becomes_of_its_job() {
     for name in ["COMPLETED", "meta", "forwards", "engine_seconds"] {
         assert!(pickle.windows(name.len()).any(|window| window == name.as_bytes()), "{name}");
     }
+}
+
+#[test]
+fn a_large_result_is_fetched_by_who_has_its_whole_address() {
+    let server = serving(&[]);
+    let mut socket = Socket::open(server.address, "/subscribe");
+    let block = block_of("import torch\nx = torch.randn(1_500_000).save()\n");
+    assert_eq!(
+        post(server.address, "/request", &form(&envelope(&socket.session).to_string(), &block)).0,
+        200
+    );
+    let told = loop {
+        match socket.next() {
+            Message::Text(told) if told["status"] == "COMPLETED" => break told,
+            Message::Text(told) => assert_ne!(told["status"], "ERROR", "{told}"),
+            Message::Binary(bytes) => panic!("{} bytes at once", bytes.len()),
+        }
+    };
+    let address = told["data"].as_str().unwrap();
+    let (path, token) = address[address.find("/result/").unwrap()..].split_once("?token=").unwrap();
+    for wrong in
+        [path.to_owned(), format!("{path}?token="), format!("{path}?token={}", "0".repeat(token.len()))]
+    {
+        let status = server::get(server.address, &wrong).status;
+        assert!((400..=404).contains(&status), "{wrong}: {status}");
+    }
+    assert_eq!(tensors(&fetch(&server, &told))[0].len(), 1_500_000);
+    // Nobody needs it twice.
+    assert_eq!(server::get(server.address, &format!("{path}?token={token}")).status, 404);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::demo::DemoArgs;
 use crate::{bench, client, demo};
 use mediant::config::{Loaded, Settings};
 use mediant::{app, engine, http, telemetry};
+use mediant_worker::wait::Alert;
 
 /// HTTP inference-and-intervention server for causal mediation analysis of Llama-family models and GPT-2.
 #[derive(Debug, Parser)]
@@ -151,7 +152,7 @@ impl Cli {
                 let server = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
                 let evaluator = UnixStream::from(std::io::stdout().as_fd().try_clone_to_owned()?);
                 mediant_worker::sandbox::lock_worker(cpu_s).context("this process cannot be locked")?;
-                Ok(mediant_worker::job::serve(server, evaluator)?)
+                Ok(mediant_worker::job::serve(server, Alert::new(evaluator))?)
             }
             Command::Engine(EngineArgs { socket, epoch }) => {
                 let engine = engine::process::Process::connect(&socket, epoch)

@@ -138,7 +138,7 @@ async fn receive(socket: &mut OwnedReadHalf) -> Result<FromEngine, WireError> {
     let mut header = [0; 8];
     socket.read_exact(&mut header).await?;
     let length = wire::length(header)?;
-    let mut bytes = Vec::new();
+    let mut bytes = wire::room(length);
     if socket.take(length).read_to_end(&mut bytes).await? as u64 != length {
         return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
     }

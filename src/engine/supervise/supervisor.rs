@@ -295,11 +295,10 @@ impl Supervisor {
                     }
                 }
                 work = self.inbox.recv() => match work {
-                    Some(Incoming::Part(work)) => self.queue.push(work, busy, Instant::now().into_std()),
-                    Some(Incoming::Step(work)) => self.steps.push_back(work),
+                    Some(work) => self.take(work, busy),
                     None => return End::Finished,
                 },
-                () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => self.form(&budget, merges),
+                () = arrive(form.unwrap_or_else(Instant::now)), if form.is_some() => self.form(&budget, merges),
                 () = sleep_until(deadline), if busy => {
                     let limit = limit.unwrap_or_default().as_secs_f64();
                     return End::Died(Some(format!("it hangs: nothing came of a batch within {limit:.1} s")));
@@ -319,6 +318,13 @@ impl Supervisor {
                 }
                 () = sleep_until(self.known.due), if idle => self.ask_known(process),
             }
+        }
+    }
+
+    fn take(&mut self, work: Incoming, busy: bool) {
+        match work {
+            Incoming::Part(work) => self.queue.push(work, busy, Instant::now().into_std()),
+            Incoming::Step(work) => self.steps.push_back(work),
         }
     }
 
@@ -387,14 +393,11 @@ impl Supervisor {
 
     /// Forms the next batch of all that has come.
     fn form(&mut self, budget: &RowBudget, merges: bool) {
-        let (busy, now) = (!self.flights.is_empty(), Instant::now().into_std());
+        let busy = !self.flights.is_empty();
         while let Ok(work) = self.inbox.try_recv() {
-            match work {
-                Incoming::Part(work) => self.queue.push(work, busy, now),
-                Incoming::Step(work) => self.steps.push_back(work),
-            }
+            self.take(work, busy);
         }
-        let pieces = self.queue.form(budget, merges, now);
+        let pieces = self.queue.form(budget, merges, Instant::now().into_std());
         self.lay_out(pieces, *budget);
     }
 
@@ -631,6 +634,14 @@ fn written_out(id: u64, pieces: Vec<Piece>, budget: &RowBudget) -> Option<Flight
     let laid_out = began.elapsed();
     let asked = Whose::Plans(company);
     Some(Flight { id, asked, frame, laid_out, size, begun: None, deaths: 0 })
+}
+
+/// Waits until then, not at all if it is past. A timer by itself would: they tick once a millisecond, and a request that finds the
+/// engine idle would wait for the next tick.
+async fn arrive(then: Instant) {
+    if Instant::now() < then {
+        sleep_until(then).await;
+    }
 }
 
 /// The batch that was being laid out; never, if none is.

@@ -6,8 +6,10 @@ There are no numbers of tensors here: a tensor is a name, and every operation on
 
 import json
 import math
+import socket as sockets
 import struct
 import threading
+import time
 
 #: Served operations, by torch's names; the worker sends them with the job.
 SERVED = frozenset()
@@ -42,30 +44,79 @@ def connect(socket):
     _socket = socket
 
 
+#: How long to look again and again for what comes before sleeping until it does, in seconds. The other side mostly answers within
+#: microseconds, and to be woken takes longer than that.
+AWAKE = 100e-6
+#: After so many waits in a row that were longer, as on a busy machine, looking again is of no use...
+IN_VAIN = 4
+#: ...for so many.
+ASLEEP = 16
+_in_vain = 0
+
+#: Most messages come in one piece of so many bytes.
+_PIECE = 1 << 12
+#: Blobs of so many bytes together leave in one piece with the message before them.
+_TOGETHER = 1 << 16
+
+
 def send(message, blobs=()):
     """Sends a message; `{"b": [offset, length]}` in it refers to the blobs, one behind the other."""
     text = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
-    size = 4 + len(text) + sum(map(len, blobs))
-    _socket.sendall(struct.pack("<II", size, len(text)) + text)
+    length = sum(map(len, blobs))
+    head = struct.pack("<II", 4 + len(text) + length, len(text))
+    if length <= _TOGETHER:
+        _socket.sendall(b"".join((head, text, *blobs)))
+        return
+    _socket.sendall(head + text)
     for blob in blobs:
         _socket.sendall(blob)
 
 
 def receive():
-    """Waits for a message: what it says, and its blobs."""
-    size, text = struct.unpack("<II", _take(8))
-    body = _take(size - 4)
-    return json.loads(body[:text]), body[text:]
+    """Waits for an answer: what it says, and its blobs."""
+    got = _piece()
+    while len(got) < 8:
+        got += _piece()
+    size, text = struct.unpack_from("<II", got)
+    if len(got) < 4 + size:
+        got += _exactly(4 + size - len(got))
+    return json.loads(got[8 : 8 + text]), got[8 + text :]
 
 
-def _take(n):
-    got = bytearray()
+def begin():
+    """Waits for the job, with the one large blob: it is taken in one piece."""
+    size, text = struct.unpack("<II", _exactly(8))
+    return json.loads(_exactly(text)), _exactly(size - 4 - text)
+
+
+def _exactly(n):
+    """So many bytes."""
+    got = _socket.recv(n, sockets.MSG_WAITALL)
     while len(got) < n:
-        chunk = _socket.recv(min(n - len(got), 1 << 20))
-        if not chunk:
+        more = _socket.recv(n - len(got), sockets.MSG_WAITALL)
+        if not more:
             raise Gone
-        got += chunk
-    return bytes(got)
+        got += more
+    return got
+
+
+def _piece():
+    """Some bytes, once some are there."""
+    global _in_vain
+    until = time.perf_counter() + (AWAKE if _in_vain < IN_VAIN else 0)
+    while True:
+        try:
+            got = _socket.recv(_PIECE, sockets.MSG_DONTWAIT)
+            _in_vain = 0
+            break
+        except BlockingIOError:
+            if time.perf_counter() > until:
+                _in_vain = (_in_vain + 1) % (IN_VAIN + ASLEEP)
+                got = _socket.recv(_PIECE)
+                break
+    if not got:
+        raise Gone
+    return got
 
 
 def died(tensor):
@@ -181,6 +232,12 @@ def serves(name):
     if name not in _serves:
         _serves[name] = name in SERVED or ask("serves", name)
     return _serves[name]
+
+
+def forget():
+    """What was known and said to a worker before is nothing to the next."""
+    _serves.clear()
+    del _dead[:]
 
 
 def tell(what, value):

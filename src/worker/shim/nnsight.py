@@ -191,9 +191,8 @@ class Envoy:
     """A module of the model, by its path."""
 
     def __setstate__(self, state):
-        if state.get("_edits"):
-            raise not_served("edit")
-        self.__dict__.update(state)
+        # there are hundreds of them in a request
+        self.__dict__ = state
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -382,13 +381,6 @@ def _unpadded(row, mask):
     if any(m != 1 for m in mask[start:]):
         raise not_served("an attention_mask that hides other tokens than those at a prompt's beginning")
     return row[start:]
-
-
-def _tokens(invokes):
-    """The ids of all invokes, tokenized in one question."""
-    texts = [row for rows in invokes for row in rows or () if isinstance(row, str)]
-    ids = iter(link.ask("tokenize", texts, True) if texts else ())
-    return [rows and [next(ids) if isinstance(row, str) else row for row in rows] for rows in invokes]
 
 
 # ---- tracers
@@ -599,7 +591,7 @@ class Trace(Tracer):
     def _bodies(self, bodies):
         if getattr(_running, "trace", None) is not None:
             raise ValueError("Cannot trace while the model is already running.")
-        number = link.ask("begin", _tokens([rows for rows, _, _ in bodies]))
+        number = link.ask("begin", [rows for rows, _, _ in bodies])
 
         def body(index, code, scope):
             _running.trace, _running.invoke = number, index

@@ -42,6 +42,8 @@ class Record:
 class Absent:
     """A part of the client's model that stays there."""
 
+    __slots__ = ("_name",)
+
     def __init__(self, name):
         self._name = name
 

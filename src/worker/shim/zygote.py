@@ -32,14 +32,15 @@ def take(control, n):
     return got
 
 
-def stand_ins(sources):
-    """Makes modules of the sources, under names that tracebacks leave out."""
+def stand_ins(sources, request):
+    """Makes modules of the sources, under names that tracebacks leave out; `request`: what they get warm with."""
     for name in ORDER:
         module = types.ModuleType(name)
         sys.modules[name] = module
         file = f"<mediant {name}>"
         linecache.cache[file] = (len(sources[name]), None, sources[name].splitlines(True), file)
         exec(compile(sources[name], file, "exec"), module.__dict__)
+    sys.modules["job"].REQUEST = request
     sys.modules["job"].install()
 
 
@@ -95,7 +96,7 @@ def serve(control):
     """Forks a child for each socket that comes, until the server is gone."""
     (size,) = struct.unpack("<I", take(control, 4))
     setup = json.loads(take(control, size))
-    stand_ins(setup.pop("modules"))
+    stand_ins(setup.pop("modules"), bytes.fromhex(setup.pop("request")))
     gc.collect()
     gc.freeze()
     control.sendall(b"!" if apart() else b"?")
