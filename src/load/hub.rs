@@ -135,7 +135,7 @@ impl<'a> Hub<'a> {
         }
         let further = |file: &&String| {
             let name = file.strip_prefix("additional_chat_templates/");
-            name.is_some_and(|name| name.ends_with(".jinja") && !name.contains('/'))
+            name.and_then(|name| name.strip_suffix(".jinja")).is_some_and(|name| !name.contains('/'))
         };
         for file in listing.files.iter().filter(further) {
             self.file(listing, file)?;

@@ -95,15 +95,12 @@ impl StepReads {
             let numbers = (addresses.len() * width) as u64;
             let numbers = numbers.saturating_mul(rows(&capture.steps)).saturating_mul(texts);
             let handle = (capture.r#as == CaptureForm::Handle).then_some(capture.dtype);
-            let (sum, limit) = match handle {
-                Some(_) => {
-                    stored = stored.saturating_add(numbers.saturating_mul(4));
-                    (stored, limits.activation_bytes)
-                }
-                None => {
-                    elements = elements.saturating_add(numbers);
-                    (elements, limits.capture_elements)
-                }
+            let (sum, limit) = if handle.is_some() {
+                stored = stored.saturating_add(numbers.saturating_mul(4));
+                (stored, limits.activation_bytes)
+            } else {
+                elements = elements.saturating_add(numbers);
+                (elements, limits.capture_elements)
             };
             if sum > limit {
                 let unit = if handle.is_some() { "bytes to store" } else { "numbers" };

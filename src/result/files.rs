@@ -25,6 +25,9 @@ use crate::spec::named::Named;
 use crate::spec::read::escape;
 use crate::tokens::Token;
 
+/// A number of something, and its name.
+pub(super) type NumberOf<T> = (&'static str, fn(&T) -> Option<f64>);
+
 /// Arrays of a trace.
 ///
 /// Of each arm, over its axes: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `value_mean`, `value_se`, `recovery`, and
@@ -343,7 +346,7 @@ impl Arrays {
         self.push("cells/texts", shape.clone(), ArrayData::Text(texts));
         let tops = padded().map(|token| token.map_or_else(String::new, CellToken::tops)).collect();
         self.push("cells/top_of", shape.clone(), ArrayData::Text(tops));
-        let numbers: [(&str, fn(&CellToken) -> Option<f64>); 7] = [
+        let numbers: [NumberOf<CellToken>; 7] = [
             ("prob", |token| token.prob.mean),
             ("prob_se", |token| token.prob.se),
             ("effect", |token| token.effect.mean),

@@ -96,7 +96,7 @@ impl Respond for PatchLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<PatchResponse, Problems> {
-        let (layout, Computed { output, resolved }, words) = (self, computed, facts.words());
+        let (layout, Computed { output, resolved, .. }, words) = (self, computed, facts.words());
         let (common, arm, scores) = (&layout.case.common, layout.arm(), &output.scores);
         let (grid, base) = (&arm.grid, arm.base_of(0));
         let shown = layout.spec.experiment.read.topk;

@@ -176,7 +176,7 @@ fn arm_panel(response: &TraceResponse, part: &Part<'_>, key: &str) -> Result<Hea
 pub(super) fn restored(panel: &mut Heatmap, name: &str, site: Site, window: u32) {
     panel.title = format!("{name}: {site}");
     if window > 1 {
-        panel.title += &format!(", window {window}");
+        panel.title = format!("{}, window {window}", panel.title);
         if panel.y_label == "layer" {
             "centre layer".clone_into(&mut panel.y_label);
         }

@@ -72,7 +72,7 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
         resolved[lowered.layout.case.arms.0[0].1.grid.cell(0)[sample]] = resolved[*corrupted];
     }
     let output = output(scores.collect());
-    lowered.layout.respond(&Computed { output, resolved }, &Fake::default(), envelope()).unwrap()
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope()).unwrap()
 }
 
 /// Base 0.1, source 0.7, and the `i`-th cell `cell(i)`.
@@ -89,7 +89,7 @@ fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
         _ => score(cell(i - 2), " Paris"),
     });
     let (resolved, output) = (resolved(&lowered.plan), output(scores.collect()));
-    lowered.layout.respond(&Computed { output, resolved }, &Fake::default(), envelope()).unwrap()
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope()).unwrap()
 }
 
 fn run(more: &Value) -> RunResponse {

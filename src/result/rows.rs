@@ -28,7 +28,12 @@ impl<R> Rows<R> {
 
     /// Texts, one in every row.
     pub(super) fn text<'r>(self, name: &str, field: impl Fn(&R) -> &'r str) -> Self {
-        self.add(name, |rows| ColumnData::Text(rows.iter().map(|row| field(row).to_owned()).collect()))
+        self.made(name, |row| field(row).to_owned())
+    }
+
+    /// Texts that are made for the table.
+    pub(super) fn made(self, name: &str, text: impl Fn(&R) -> String) -> Self {
+        self.add(name, |rows| ColumnData::Text(rows.iter().map(text).collect()))
     }
 
     /// Texts of which there are few, or none in a row.
@@ -49,6 +54,10 @@ impl<R> Rows<R> {
 
     pub(super) fn int(self, name: impl Into<String>, field: impl Fn(&R) -> Option<u32>) -> Self {
         self.add(name, |rows| ColumnData::Int(rows.iter().map(|row| field(row).map(i64::from)).collect()))
+    }
+
+    pub(super) fn count(self, name: impl Into<String>, field: impl Fn(&R) -> usize) -> Self {
+        self.int(name, |row| Some(field(row) as u32))
     }
 
     pub(super) fn float(self, name: impl Into<String>, field: impl Fn(&R) -> Option<f64>) -> Self {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::common::{
     Envelope, NullReason, Nulls, Provenance, RunTokens, TopToken, join_lints, run_tokens, top_tokens,
 };
-use super::files::{Arrays, metadata, part};
+use super::files::{Arrays, NumberOf, metadata, part};
 use super::numbers::{Numbers, OfMetric};
 use super::phrases;
 use super::pictures::{DOT, PictureRequestError};
@@ -215,7 +215,7 @@ fn arrays(response: &SurprisalResponse) -> Vec<OfMetric> {
     for (name, text) in response.runs.iter() {
         let path = format!("{}/", part(name));
         out.tokens(&path, text.tokens.tokens.iter());
-        let numbers: [(&str, fn(&TokenScore) -> Option<f64>); 3] = [
+        let numbers: [NumberOf<TokenScore>; 3] = [
             ("logprobs", |score| score.logprob),
             ("surprisals", |score| score.surprisal),
             ("entropies", |score| score.entropy),

@@ -59,7 +59,7 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
             says: Some(says),
         }));
     }
-    Rows::new(rows)
+    let table = Rows::new(rows)
         .text("arm", |row| row.arm)
         .text("site", |row| row.site)
         .int("window", |row| Some(row.window))
@@ -80,7 +80,7 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
     table
         .int("id", |row| row.says.map(|says| says.id))
         .text("says", |row| row.says.map_or("", |says| &says.text))
-        .owned("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
+        .made("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
         .columns
 }
 

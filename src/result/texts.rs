@@ -114,16 +114,15 @@ fn join(branches: &mut Map<String, Value>, more: Map<String, Value>) {
 
 /// Outcomes counted together, by branch.
 fn outcomes<'b>(all: impl Iterator<Item = &'b Map<String, Value>>) -> Named<Named<OutcomeResult>> {
-    let mut sums: Vec<(String, Vec<(String, u64, u64)>)> = Vec::new();
+    /// Texts with the outcome, and all of them, by outcome.
+    type Counts = Vec<(String, u64, u64)>;
+    let mut sums: Vec<(String, Counts)> = Vec::new();
     for (branch, value) in all.flatten() {
         let Some(own) = value.get("outcomes").and_then(Value::as_object) else { continue };
-        let of_branch = match sums.iter().position(|(name, _)| name == branch) {
-            Some(place) => place,
-            None => {
-                sums.push((branch.clone(), Vec::new()));
-                sums.len() - 1
-            }
-        };
+        let of_branch = sums.iter().position(|(name, _)| name == branch).unwrap_or_else(|| {
+            sums.push((branch.clone(), Vec::new()));
+            sums.len() - 1
+        });
         for (name, counted) in own {
             let count = |field: &str| counted[field].as_u64().unwrap_or(0);
             let known = &mut sums[of_branch].1;

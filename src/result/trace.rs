@@ -21,7 +21,7 @@ use crate::lower::facts::{Facts, Words};
 use crate::lower::layout::{ArmLayout, Axis, CellKey, Replaced, SigmaUsed, TraceLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
-use crate::plan::output::Usage;
+use crate::plan::output::{PlanOutput, Usage};
 use crate::plan::{EditGroup, Score};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};

@@ -108,10 +108,8 @@ impl Found {
     fn add(&mut self, case: &TextCase, priced: bool, pricing: &Pricing<'_>) -> Result<(), Refusal> {
         // Units have as few samples as there is room for.
         let mut one = case.body.clone();
-        let lowered = Generation::of(&one, pricing.facts).and_then(|generation| {
-            one["samples"] = 1.into();
-            Ok((generation.spec.samples, generation))
-        });
+        let lowered = Generation::of(&one, pricing.facts);
+        one["samples"] = 1.into();
         let restored = |problems: Problems| {
             let at = |mut problem: crate::spec::problem::FieldProblem| {
                 problem.pointer = case.restore(&problem.pointer);
@@ -119,8 +117,8 @@ impl Found {
             };
             Problems(problems.0.into_iter().map(at).collect())
         };
-        let (samples, generation) = match lowered {
-            Ok(lowered) => lowered,
+        let generation = match lowered {
+            Ok(generation) => generation,
             Err(problems) => {
                 // What is wrong with all cases is said once.
                 for problem in restored(problems).0 {
@@ -137,6 +135,7 @@ impl Found {
                 self.lints.push(lint);
             }
         }
+        let samples = generation.spec.samples;
         self.samples = samples;
         self.first_sample = generation.spec.first_sample;
         self.texts += generation.branches.len() as u64 * u64::from(samples);

@@ -39,7 +39,7 @@ pub(super) fn answered<L: Respond>(
     output: PlanOutput,
 ) -> Result<L::Response, Problems> {
     let resolved = lowered.plan.readouts.iter().map(|readout| readout.run).collect();
-    lowered.layout.respond(&Computed { output, resolved }, &Fake::default(), envelope())
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope())
 }
 
 /// Equal up to f32 rounding of the logits, as numbers may be.

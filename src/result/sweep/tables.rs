@@ -81,11 +81,6 @@ impl Table {
     }
 }
 
-/// A number of things, as a number in a column.
-const fn count(n: usize) -> Option<u32> {
-    Some(n as u32)
-}
-
 fn averages(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
     let averages = &outcome.averages;
     let totals: HashMap<_, _> = averages
@@ -113,9 +108,9 @@ fn averages(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         .float("total_effect", |(_, total)| total.mean)
         .float("total_effect_ci_low", |(_, total)| total.ci.map(|[low, _]| low))
         .float("total_effect_ci_high", |(_, total)| total.ci.map(|[_, high]| high))
-        .int("cells", |(row, _)| count(row.cells))
-        .int("trivial", |(row, _)| count(row.trivial))
-        .int("exact_null", |(row, _)| count(row.exact_null))
+        .count("cells", |(row, _)| row.cells)
+        .count("trivial", |(row, _)| row.trivial)
+        .count("exact_null", |(row, _)| row.exact_null)
         .columns
 }
 
@@ -142,7 +137,7 @@ fn top(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         .place(|row| &row.at)
         .float("mean", |row| Some(row.mean))
         .float("se", |row| row.se)
-        .int("n", |row| count(row.n))
+        .count("n", |row| row.n)
         .float("t", |row| row.t)
         .float("p_max_t", |row| row.p_max_t)
         .float("stability", |row| row.stability)
@@ -175,7 +170,7 @@ fn cases(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         let of = |case: &'_ CaseHead| case.runs.iter().position(|run| run.name == name);
         let run = part(name);
         table = table
-            .int(format!("{run}/tokens"), |(case, _)| count(case.runs[of(case)?].tokens.len()))
+            .int(format!("{run}/tokens"), |(case, _)| Some(case.runs[of(case)?].tokens.len() as u32))
             .name(&format!("{run}/top1"), |(case, _)| case.runs[of(case)?].top1.as_deref());
         for (i, metric) in metrics() {
             let value = |case: &CaseHead| -> Option<Estimate> { case.runs[of(case)?].values.get(i).copied() };

@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn who_takes_too_long_is_not_waited_for_and_few_such_run_at_once() {
         let strays = Strays::default();
-        assert_eq!(strays.within(Duration::from_secs(60), || 7), Some(7));
+        assert_eq!(strays.within(Duration::from_mins(1), || 7), Some(7));
         let ends: Vec<mpsc::Sender<()>> = (0..MOST_STRAYS)
             .map(|_| {
                 let (end, wait) = mpsc::channel();
@@ -79,11 +79,11 @@ mod tests {
                 end
             })
             .collect();
-        assert_eq!(strays.within(Duration::from_secs(60), || 7), None, "enough of them run");
+        assert_eq!(strays.within(Duration::from_mins(1), || 7), None, "enough of them run");
         drop(ends);
         while strays.0.load(Ordering::Relaxed) > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(strays.within(Duration::from_secs(60), || 7), Some(7));
+        assert_eq!(strays.within(Duration::from_mins(1), || 7), Some(7));
     }
 }
