@@ -61,7 +61,7 @@ impl SurprisalSpec {
         let fields = Node::root(SurprisalBody::AT, body).fields_of::<SurprisalBody>(out)?;
         let short = Short { fields: PlainPrompt::FIELDS, read: &read_short };
         let experiment = Experiment::read(&fields, &short, 0, false, out);
-        let topk = fields.get("topk").and_then(|n| n.count(1, out)).unwrap_or(0);
+        let topk = fields.get("topk").and_then(|n| n.count(0, out)).unwrap_or(0);
         let mut experiment = experiment?;
         experiment.read.topk = topk;
         experiment.origins.0.push(("/read/topk", "/topk"));
