@@ -65,6 +65,16 @@ class ArmHead(TypedDict):
 ArmOp: TypeAlias = Literal['knockout']
 
 
+class AskedCell(TypedDict):
+    """
+    A cell of the map, by its coordinates on the axes of its arm.
+    """
+
+    arm: NotRequired[str | None]
+    layer: NotRequired[int | None]
+    position: NotRequired[int | None]
+
+
 class AttentionResult(TypedDict):
     """
     Attention weights, `[layers, heads, positions, keys]`; 0 at keys that come after the position.
@@ -1516,6 +1526,9 @@ class TopChoice(TypedDict):
     text: str
 
 
+TopOf: TypeAlias = Literal['cell', 'clean', 'corrupted']
+
+
 TopOrder: TypeAlias = Literal['effect', 't']
 
 
@@ -1803,6 +1816,29 @@ class CaseRun(TypedDict):
     tokens: list[int]
     top1: NotRequired[str | None]
     values: list[Estimate]
+
+
+class CellToken(TypedDict):
+    """
+    A token with its probability in a patched run and in the runs that it is compared with.
+    """
+
+    clean: NotRequired[float | None]
+    corrupted: Estimate
+    effect: Estimate
+    id: int
+    prob: Estimate
+    text: str
+    top_of: list[TopOf]
+
+
+class CellTokens(CellKey):
+    """
+    What the model says with a cell.
+    """
+
+    arm: str
+    tokens: NotRequired[list[CellToken] | None]
 
 
 class Cells(TypedDict):
@@ -3555,6 +3591,7 @@ class TraceResponse(TypedDict):
 
     arms: dict[str, ArmResult]
     baselines: TraceBaselines
+    cells: NotRequired[list[CellTokens]]
     controls: Controls
     direction: Direction
     id: str
@@ -3672,6 +3709,7 @@ class TraceSpec(Experiment):
 
     arms: NotRequired[ArmsForm]
     base: NotRequired[str]
+    cells: NotRequired[list[AskedCell]]
     controls: NotRequired[list[Control]]
     corrupt: NotRequired[Corruption]
     derive: NotRequired[list[Derive]]
@@ -3937,6 +3975,7 @@ TraceBody = TypedDict(
         'targets': NotRequired[dict[str, Vec]],
         'arms': NotRequired[ArmsForm],
         'base': NotRequired[str],
+        'cells': NotRequired[list[AskedCell]],
         'controls': NotRequired[list[Control]],
         'corrupt': NotRequired[Corruption],
         'derive': NotRequired[list[Derive]],
