@@ -232,8 +232,8 @@ def computed_open(server):
 
 
 def soak(args):
-    # Else the kept answers grow for minutes: memory that is meant to be taken.
-    server = Server(args, keys=8, MEDIANT__CACHE__BYTES=str(16 << 20))
+    # What is kept is full within a minute: else memory grows for as long as it takes to fill 320 MiB, as it is meant to.
+    server = Server(args, keys=8, MEDIANT__CACHE__BYTES=str(8 << 20), MEDIANT__RESULTS__BYTES=str(8 << 20))
     stop, statuses, lock = threading.Event(), {}, threading.Lock()
 
     why = {}
@@ -299,7 +299,7 @@ def soak(args):
             except OSError as error:
                 count("connection", type(error).__name__)
 
-    threads = [threading.Thread(target=worker, args=(number,)) for number in range(400)]
+    threads = [threading.Thread(target=worker, args=(number,)) for number in range(args.clients)]
     [thread.start() for thread in threads]
     began, sizes = time.monotonic(), []
     while (now := time.monotonic() - began) < 60 * args.minutes:
@@ -341,7 +341,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=10)
     args = parser.parse_args()
     args.model = args.model or ("smollm2-135m" if args.what == "class" else "dummy:tiny")
-    args.clients = args.clients or {"class": 30, "health": 900, "soak": 24}[args.what]
+    args.clients = args.clients or {"class": 30, "health": 900, "soak": 200}[args.what]
     {"class": class_replayed, "health": health, "soak": soak}[args.what](args)
 
 

@@ -75,7 +75,8 @@ impl Capacity {
     /// The share of a new request; nothing yet.
     pub fn share(&self, account: impl Into<Account>) -> Share {
         let held = Mutex::default();
-        let holding = Holding { of: self.clone(), held, slow: AtomicBool::new(false) };
+        let (slow, light) = (AtomicBool::new(false), AtomicBool::new(false));
+        let holding = Holding { of: self.clone(), held, slow, light, in_engine: Mutex::default() };
         Share { account: account.into(), fresh: false, holding: Some(Arc::new(holding)) }
     }
 
@@ -107,6 +108,10 @@ struct Holding {
     of: Capacity,
     held: Mutex<Held>,
     slow: AtomicBool,
+    /// Its work takes less time than handing it to another thread.
+    light: AtomicBool,
+    /// What it was with the engine; `None`: it was not, or shared its time with others.
+    in_engine: Mutex<Option<Duration>>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -155,6 +160,18 @@ impl Share {
         self.fresh
     }
 
+    /// Says for how long the engine had what was computed for it; `None`: that is not known.
+    pub fn was_computed(&self, took: Option<Duration>) {
+        if let Some(holding) = &self.holding {
+            *holding.in_engine.lock().unwrap_or_else(PoisonError::into_inner) = took;
+        }
+    }
+
+    /// For how long the engine had what was computed for it, if that is known.
+    pub fn in_engine(&self) -> Option<Duration> {
+        *self.holding.as_ref()?.in_engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         self.holding.as_ref().map_or(0, |holding| u64::from(holding.held().all) * UNIT)
@@ -201,13 +218,34 @@ impl Share {
         }
     }
 
-    /// Does work on a thread, when one is free. The work is never begun if this is dropped before, and learns of it if this
+    /// Says whether what comes next takes less time than handing it to another thread, and is therefore done where it comes.
+    pub fn set_light(&self, light: bool) {
+        if let Some(holding) = &self.holding {
+            holding.light.store(light, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that what comes next is more than that, unless it is `light`.
+    pub fn stays_light(&self, light: bool) {
+        if !light {
+            self.set_light(false);
+        }
+    }
+
+    fn is_light(&self) -> bool {
+        self.holding.as_ref().is_some_and(|holding| holding.light.load(Ordering::Relaxed))
+    }
+
+    /// Does work on a thread, when one is free; little work at once, on this one. The work is never begun if this is dropped before, and learns of it if this
     /// is dropped while it is done. A panic goes on its way to the caller.
     pub async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
         work: impl FnOnce(&Abandoned) -> T + Send + 'static,
     ) -> T {
+        if self.is_light() {
+            return work(&Abandoned::default());
+        }
         let place = match &self.holding {
             None => None,
             Some(holding) => {

@@ -158,3 +158,58 @@ fn the_table_of_corruptions_is_that_of_the_code() {
     }
     generated("EXPERIMENTS.md", "corruptions", &table);
 }
+
+fn document(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Its requests are run by `clients/python/tests/test_guides.py`, as all code of the guides is.
+#[test]
+fn the_readme_is_read_in_five_minutes() {
+    let readme = document("README.md");
+    let lines = readme.lines().count();
+    assert!(lines <= 120, "README.md has {lines} lines: what is more belongs to docs");
+    let fences = |language: &str| {
+        let begun = format!("```{language} ");
+        readme.lines().filter(|line| line.starts_with(&begun)).collect::<Vec<_>>()
+    };
+    assert_eq!(fences("curl"), ["```curl run"; 4], "four requests, each of which is run");
+    assert!(!fences("console").is_empty() && readme.contains("!["), "commands, and a picture");
+}
+
+/// The name of a heading in a link.
+fn anchor(heading: &str) -> String {
+    let letters = heading.trim().to_lowercase();
+    let kept = letters.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guides = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let others = ["README.md", "CONTRIBUTING.md", "clients/python/README.md", "openapi/examples/README.md"];
+    let pages = guides.filter(|path| path.extension().is_some_and(|ending| ending == "md"));
+    let mut faults = Vec::new();
+    let mut links = 0;
+    for page in pages.chain(others.map(|other| root.join(other))) {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if link.contains("://") || link.contains(' ') {
+                continue;
+            }
+            links += 1;
+            let (file, part) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let heads = |text: String| {
+                text.lines().any(|l| l.starts_with('#') && anchor(l.trim_start_matches('#')) == part)
+            };
+            let found =
+                target.exists() && (part.is_empty() || heads(std::fs::read_to_string(&target).unwrap()));
+            if !found {
+                faults.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty() && links > 50, "{links} links, {faults:#?}");
+}

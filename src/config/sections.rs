@@ -250,8 +250,8 @@ pub struct Store {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Jobs {
-    /// Units on their way at once in this process.
-    pub units_ahead: usize,
+    /// Units of one job on their way at once in this process.
+    pub units_ahead: u32,
     /// Seconds of computation that a unit is cut to.
     pub unit_s: f64,
     /// Most patched runs of one job, samples counted.

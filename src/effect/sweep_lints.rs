@@ -92,7 +92,7 @@ pub(super) fn of_count<'c>(
         let what = if dropped.len() == 1 { "case is" } else { "cases are" };
         let detail =
             format!("{} of {all} {what} left out by the filters: {}", dropped.len(), listed(&dropped));
-        let fix = "what is said is of the others; `\"filters\": {\"expect_top1\": false}` keeps those that the model \
+        let fix = "the averages are of the others; `\"filters\": {\"expect_top1\": false}` keeps cases that the model \
                    answers otherwise";
         lints.info("CASES_DROPPED", "/filters", detail, fix);
     }
@@ -101,7 +101,7 @@ pub(super) fn of_count<'c>(
         let detail = "one case: `se` is over its samples, and says nothing of other prompts".to_owned();
         lints.info("SMALL_N", at, detail, fix);
     } else if kept < FEW_CASES {
-        let detail = format!("standard errors and intervals of {kept} cases are hardly known themselves");
+        let detail = format!("standard errors and intervals of {kept} cases are uncertain themselves");
         lints.info("SMALL_N", at, detail, fix);
     } else if kept < FEW_TO_DRAW {
         let detail = format!(

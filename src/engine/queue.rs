@@ -195,7 +195,8 @@ impl Queue {
             free = free.beside(&need);
             let part = work.part.take(runs);
             let packing = Arc::clone(&work.packing);
-            pieces.push(Piece { packing, part, ticket: work.ticket.clone() });
+            let tables = need.row_layers + need.keys as u64;
+            pieces.push(Piece { packing, part, tables, ticket: work.ticket.clone() });
             aboard.push((id, work.asker.clone()));
             // Shared runs are counted with each piece, so what is left is less than was promised, but not nothing.
             work.left = if whole { 0 } else { work.left.saturating_sub(taken).max(1) };

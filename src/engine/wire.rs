@@ -20,7 +20,7 @@ use crate::plan::draw::Drawn;
 use crate::plan::output::RowWritten;
 
 /// Version of the messages. Changes with every change of what they hold.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 /// Longer frames are no frames.
 const MOST_BYTES: u64 = 1 << 36;
 const MAGIC: [u8; 8] = *b"mediant\0";

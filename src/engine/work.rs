@@ -154,6 +154,8 @@ impl Work {
 pub(super) struct Piece {
     pub(super) packing: Arc<Packing>,
     pub(super) part: Part,
+    /// How large its tables are: row-layers, and keys that are listed.
+    pub(super) tables: u64,
     pub(super) ticket: Ticket,
 }
 

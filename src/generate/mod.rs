@@ -88,6 +88,17 @@ pub struct Token {
     /// Its log-probability under the branch that texts are compared with, and the divergence of this distribution from that
     /// branch's.
     pub compare: Option<(f64, f64)>,
+    /// What else was read of the row that predicted it.
+    pub read: RowRead,
+}
+
+/// What was read of a row beside its distribution.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RowRead {
+    /// Activations, in the order of [`StepReads::addresses`](crate::lower::step_reads::StepReads::addresses).
+    pub captures: Vec<Vec<f32>>,
+    /// The logit lens, layer by layer.
+    pub lens: Vec<Score>,
 }
 
 /// The end of a text.
@@ -118,6 +129,16 @@ pub struct Receipt {
     pub cells: u64,
     /// Largest change of a number; NaN if one is not finite.
     pub max_abs_delta: f32,
+    /// The longest way that an addition, a multiple or a bound moved a row, in lengths of the row as it was, and at which step.
+    pub farthest: Option<(f64, u32)>,
+}
+
+/// What one write did to a row.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    largest: f32,
+    /// How far it moved, in lengths of the row as it was; none where another row was put in its place.
+    far: Option<f64>,
 }
 
 /// What happens to the texts of a request.
@@ -147,6 +168,17 @@ pub struct Texts {
     pub prefill: Usage,
     /// Rows written in the prompt, by branch.
     pub written: Vec<u64>,
+    /// What the prompt's own tokens score, by branch, from the second on; none if that is not asked for.
+    pub prompt: Vec<Vec<PromptScore>>,
+}
+
+/// A token of the prompt under a branch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PromptScore {
+    /// Its log-probability; none where the distribution is not finite.
+    pub logprob: Option<f64>,
+    /// The most probable tokens with theirs.
+    pub top: Vec<(u32, f64)>,
 }
 
 impl Texts {
@@ -212,6 +244,12 @@ impl Writer {
             stepper: self.stepper(),
             prefill: output.usage,
             written: job.generation.branches.iter().map(|b| output.cells[b.run.0 as usize]).collect(),
+            prompt: job
+                .generation
+                .branches
+                .iter()
+                .map(|b| job.prompt(&output.scores[b.prompt_reads.clone()]))
+                .collect(),
         };
         let writing = Writing::new(job, places, events, &output);
         let _ = texts.stepper.send(Message::Begin(Box::new(writing)));
@@ -259,6 +297,11 @@ impl Job {
         }
     }
 
+    /// The random number of a step of a sample: the same whichever branch, batch or part of a job it is in.
+    fn luck(&self, sample: u32, step: u32) -> f64 {
+        rng::uniform(self.spec().sampling.seed, self.spec().first_sample + sample, step)
+    }
+
     /// Rows of a text beyond its prompt, at most: the last token's is never computed.
     pub fn longest(&self) -> u32 {
         let room = self.context.saturating_sub(self.generation.prompt);
@@ -279,10 +322,17 @@ impl Job {
         (prompt + own) as usize + self.rows() * self.longest() as usize
     }
 
-    /// Most probable tokens that are read at every step.
-    fn topk(&self) -> u32 {
-        // Two at least, to see where they are close.
-        self.spec().read.logprobs.max(2)
+    /// What the scores of the prompt's positions say of the tokens that follow.
+    fn prompt(&self, scores: &[Score]) -> Vec<PromptScore> {
+        let of = |(score, target): (&Score, &usize)| {
+            let log = |logit: f32| f64::from(logit) - score.log_sum_exp;
+            let top = score.top.iter().take(self.spec().read.logprobs as usize);
+            PromptScore {
+                logprob: score.logits.get(*target).map(|logit| log(*logit)),
+                top: top.map(|(id, logit)| (*id, log(*logit))).collect(),
+            }
+        };
+        scores.iter().zip(&self.generation.prompt_targets).map(of).collect()
     }
 
     /// What a row says of the token that was drawn from it. `shadow`: the score under the branch that texts are compared with,
@@ -293,6 +343,7 @@ impl Job {
         score: &Score,
         drawn: Option<&Drawn>,
         shadow: Option<(&Score, Option<f32>)>,
+        mut read: RowRead,
     ) -> Option<Token> {
         if score.missing.is_some() {
             return None;
@@ -310,7 +361,9 @@ impl Job {
             }
         };
         let mut score = score.clone();
-        score.context = self.generation.plan.run(self.generation.base).context;
+        let context = self.generation.plan.run(self.generation.base).context;
+        score.context = context;
+        read.lens.iter_mut().for_each(|score| score.context = context);
         Some(Token {
             branch,
             sample,
@@ -337,6 +390,7 @@ impl Job {
                 .map(|m| measure::value(m, &score, None))
                 .collect(),
             compare,
+            read,
         })
     }
 }
@@ -440,8 +494,7 @@ impl Writing {
                 };
                 let finite = logits(index).filter(|logits| !logits.is_empty() && score.missing.is_none());
                 let drawn = finite.map(|logits| {
-                    let (token, mass_kept) =
-                        draw(logits, &choice, rng::uniform(job.spec().sampling.seed, sample, 0));
+                    let (token, mass_kept) = draw(logits, &choice, job.luck(sample, 0));
                     Drawn { token, logit: logits[token as usize], mass_kept, also: Vec::new() }
                 });
                 let shadow = compare.map(|compare| {
@@ -449,7 +502,11 @@ impl Writing {
                     let logit = logit.and_then(|(drawn, logits)| logits.get(drawn.token as usize)).copied();
                     (&output.scores[generation.branches[compare].readout], logit)
                 });
-                let token = job.token((index, sample, 0), score, drawn.as_ref(), shadow);
+                let read = RowRead {
+                    captures: output.captures[branch.first_reads.captures.clone()].to_vec(),
+                    lens: output.scores[branch.first_reads.lens.clone()].to_vec(),
+                };
+                let token = job.token((index, sample, 0), score, drawn.as_ref(), shadow, read);
                 let lost = matches!(score.missing, Some(Missing::Lost(_)));
                 text.advance(&job, token, lost, &writing.events);
                 writing.texts.push(text);
@@ -519,7 +576,7 @@ impl Written {
 }
 
 impl Receipt {
-    fn count(&mut self, step: u32, expected: u64, changes: &[f32]) {
+    fn count(&mut self, step: u32, expected: u64, changes: &[Change]) {
         if expected == 0 {
             return;
         }
@@ -527,6 +584,12 @@ impl Receipt {
         self.steps = Some((first, step));
         self.expected += expected;
         self.cells += changes.len() as u64;
-        self.max_abs_delta = changes.iter().fold(self.max_abs_delta, |most, change| larger(most, *change));
+        for change in changes {
+            self.max_abs_delta = larger(self.max_abs_delta, change.largest);
+            let Some(far) = change.far else { continue };
+            if self.farthest.is_none_or(|(farthest, _)| far > farthest) {
+                self.farthest = Some((far, step));
+            }
+        }
     }
 }

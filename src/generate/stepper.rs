@@ -5,11 +5,12 @@
 #![allow(clippy::needless_pass_by_value, reason = "what is told is given away")]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Event, Finish, Job, Writing, rng};
+use super::{Change, Event, Finish, Job, RowRead, Writing};
 use crate::engine::{Asker, Engine, EngineError, Errand, Lane, LostStep, StepFailure, Stepped};
 use crate::owner::Owner;
 use crate::plan::batch::AskedRows;
@@ -69,6 +70,8 @@ struct Turn {
     rows: Vec<Row>,
     /// Of each text its draw, where it has one.
     draws: BTreeMap<(u64, usize), usize>,
+    /// Captures of each row, as the batch counts them.
+    captures: Vec<Range<usize>>,
 }
 
 /// What a row of a step is: a request's text, and whether it stands for the branch that texts are compared with.
@@ -244,6 +247,7 @@ impl Stepper {
         }
         let (mut asked, mut draws, mut of_text) = (Vec::new(), Vec::new(), BTreeMap::new());
         let mut step_rows = Vec::with_capacity(rows.len());
+        let (mut captures, mut next) = (Vec::with_capacity(rows.len()), 0);
         for (place, row) in rows.iter().enumerate() {
             let writing = self.all.get_mut(&row.id).expect("BUG: units are of requests that are there");
             let job = Arc::clone(&writing.job);
@@ -271,42 +275,47 @@ impl Stepper {
             if held.places().len() == position as usize {
                 writing.places.promise.extend(held);
             }
-            step_rows.push(StepRow {
+            // Under the branch that texts are compared with, only the distribution is read.
+            let reads = Some(&generation.reads).filter(|_| !row.shadow);
+            let row_read = StepRow {
                 token: text.tokens[step as usize - 1],
                 position,
                 prompt: generation.prompt,
                 slots: held.places().to_vec(),
                 edits,
-                captures: Vec::new(),
-                lens: Vec::new(),
-            });
+                captures: reads.map(|reads| reads.addresses(step)).unwrap_or_default(),
+                lens: reads.map(|reads| reads.layers(step).to_vec()).unwrap_or_default(),
+            };
+            captures.push(next..next + row_read.captures.len());
+            next += row_read.captures.len();
+            step_rows.push(row_read);
             if row.shadow {
                 continue;
             }
             let compared = text.shadow.is_some();
             asked.push(AskedRows {
                 count: 1 + usize::from(compared),
-                targets: generation.plan.scoring.targets.clone(),
-                topk: job.topk(),
+                targets: generation.plan.scoring.targets[..generation.step_targets].to_vec(),
+                topk: generation.spec.most_probable(),
                 kl_refs: if compared { vec![0] } else { Vec::new() },
-                entropy: false,
+                entropy: generation.reads.lens.is_some(),
             });
             let choice = job.choice();
             if compared || !choice.is_plain() {
                 let also = if compared { vec![place as u32 - 1] } else { Vec::new() };
-                let u = rng::uniform(generation.spec.sampling.seed, sample, step);
+                let u = job.luck(sample, step);
                 of_text.insert((row.id, row.text), draws.len());
                 draws.push(Draw { row: place as u32, choice, u, also });
             }
         }
         let layers = self.all[&units[0].id].job.layers;
         let batch = StepBatch::new(&step_rows, asked, draws, layers);
-        Turn { units, process, batch, rows, draws: of_text }
+        Turn { units, process, batch, rows, draws: of_text, captures }
     }
 
     fn deal(&mut self, turn: Turn, result: Result<Stepped, StepFailure>) {
         match result {
-            Ok(stepped) => self.advance(&turn, &stepped),
+            Ok(stepped) => self.advance(&turn, stepped),
             Err(StepFailure::Forgotten) => self.resume_all(turn.process),
             Err(StepFailure::Lost(LostStep(Lost::OutOfMemory))) => {
                 // Nothing was computed, and less may fit.
@@ -343,12 +352,17 @@ impl Stepper {
     }
 
     /// Gives every text what came of its row.
-    fn advance(&mut self, turn: &Turn, stepped: &Stepped) {
-        let output = &stepped.output;
+    fn advance(&mut self, turn: &Turn, stepped: Stepped) {
+        let Stepped { mut output, took } = stepped;
+        let mut captured: BTreeMap<usize, Vec<f32>> =
+            std::mem::take(&mut output.captures).into_iter().collect();
         let scores = &output.scores[output.scores.len() - turn.rows.len()..];
-        let mut changes: Vec<Vec<f32>> = vec![Vec::new(); turn.rows.len()];
-        for (edited, written) in turn.batch.edited.iter().zip(&output.written) {
-            changes[edited.run.0 as usize].push(written.largest);
+        let mut changes: Vec<Vec<Change>> = vec![Vec::new(); turn.rows.len()];
+        for ((edited, moves), written) in turn.batch.edited.iter().zip(&turn.batch.moves).zip(&output.written)
+        {
+            let far = (written.squared / written.before).sqrt();
+            let far = moves.then_some(far).filter(|far| far.is_finite());
+            changes[edited.run.0 as usize].push(Change { largest: written.largest, far });
         }
         let mut of_request: BTreeMap<u64, usize> = BTreeMap::new();
         for (place, row) in turn.rows.iter().enumerate() {
@@ -365,14 +379,22 @@ impl Stepper {
                 let logit = draw.flatten().and_then(|drawn| drawn.also.first().copied());
                 (&scores[place - 1], logit)
             });
+            let read = RowRead {
+                captures: turn.captures[place]
+                    .clone()
+                    .filter_map(|capture| captured.remove(&capture))
+                    .collect(),
+                lens: turn.batch.lens[place].iter().map(|score| output.scores[*score].clone()).collect(),
+            };
+            let of = (text.branch, text.sample, step);
             let token = match draw {
                 Some(None) => None,
-                Some(drawn) => job.token((text.branch, text.sample, step), &scores[place], drawn, shadow),
-                None => job.token((text.branch, text.sample, step), &scores[place], None, shadow),
+                Some(drawn) => job.token(of, &scores[place], drawn, shadow, read),
+                None => job.token(of, &scores[place], None, shadow, read),
             };
             text.advance(&job, token, false, &writing.events);
         }
-        let seconds = stepped.took.as_secs_f64();
+        let seconds = took.as_secs_f64();
         for (id, rows) in of_request {
             if let Some(writing) = self.all.get(&id) {
                 let share = seconds * rows as f64 / turn.rows.len() as f64;

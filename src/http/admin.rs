@@ -166,7 +166,7 @@ async fn create(state: State<AppState>, request: axum::extract::Request) -> Resu
 
 fn wanted(body: &Value) -> Result<Wanted, Problem> {
     let mut out = Problems::default();
-    let root = Node::root(Endpoint::Other, body);
+    let root = Node::root(Endpoint::OTHER, body);
     let read =
         root.fields(&["owner", "scopes", "name", "ttl_s", "weight", "limits"], &mut out).and_then(|fields| {
             let owner = fields.need("owner", "write whose key it is, such as \"alice\"", &mut out);
@@ -268,7 +268,7 @@ async fn rotate(
     Posted { value, .. }: Posted,
 ) -> Result<Response, Problem> {
     let mut out = Problems::default();
-    let root = Node::root(Endpoint::Other, &value);
+    let root = Node::root(Endpoint::OTHER, &value);
     let grace_s = root.fields(&["grace_s"], &mut out).and_then(|fields| {
         let Some(node) = fields.get("grace_s") else { return Some(GRACE_S) };
         let grace = node.natural(0, &mut out)?;
@@ -410,7 +410,7 @@ async fn set_owner(
         Problem::new(Kind::NotFound, detail)
     })?;
     let mut out = Problems::default();
-    let root = Node::root(Endpoint::Other, &value);
+    let root = Node::root(Endpoint::OTHER, &value);
     let read = root.fields(&["weight", "limits"], &mut out).and_then(|fields| terms(&fields, &mut out));
     let terms = out.or(read)?;
     keys(&state)?.set_owner(&owner, terms).await?;

@@ -1,6 +1,7 @@
 //! What an answer is made of: its form, what of it is shown, its bytes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -129,6 +130,7 @@ impl Asked {
         results: Results,
     ) -> Result<Response, Problem> {
         let (owner, fresh) = (share.owner().clone(), share.wants_fresh());
+        share.stays_light(self.format == Format::Json);
         let encode = move |asked: &Self| {
             result.rendered().fill_plots();
             let result = result.shared();
@@ -237,11 +239,18 @@ pub(super) fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&'static str,
     })
 }
 
+/// With an answer: for how long the engine had what it says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InEngine(pub(super) Duration);
+
 /// An answer in bytes, which hold the request's memory until the client has taken them.
 pub(super) fn tied(format: Format, bytes: Vec<u8>, share: Share) -> Response {
-    let (length, holds) = (bytes.len(), share.clone());
+    let (length, holds, in_engine) = (bytes.len(), share.clone(), share.in_engine());
     let body = Body::from(Bytes::from_owner(share.tie(bytes)));
     let mut response = (StatusCode::OK, [(header::CONTENT_TYPE, format.media_type())], body).into_response();
     packing::mark(&mut response, format, length, &holds);
+    if let Some(in_engine) = in_engine {
+        response.extensions_mut().insert(InEngine(in_engine));
+    }
     response
 }

@@ -17,6 +17,9 @@ use crate::config::Http;
 use crate::spec::problem::{Problems, code};
 use crate::spec::words::{likely, nearest};
 
+/// Bodies up to this are parsed where they come.
+const LIGHT: usize = 4096;
+
 /// The smallest useful body of the endpoint family, shown when a body is empty.
 const EXAMPLE: &str = r#"{"prompt":"The Eiffel Tower is in the city of"}"#;
 
@@ -69,7 +72,10 @@ pub(super) async fn json(
     share.of_body(bytes.len() as u64);
     share.resize(bytes.len() as u64 + json::tree_bytes(&bytes)).await?;
     let text = bytes.clone();
-    let value = share.run(Lane::Prepare, move |_| json::parse(&text, example)).await?;
+    share.set_light(bytes.len() <= LIGHT);
+    let value = share.run(Lane::Prepare, move |_| json::parse(&text, example)).await;
+    share.set_light(false);
+    let value = value?;
     Ok(Posted { value, bytes, share })
 }
 

@@ -246,12 +246,7 @@ pub(super) async fn written_out(
     }
     let Some(text) = jobs.store.dataset_text(share.owner(), &id).await? else {
         let detail = format!("no data set is called {id:?}");
-        problems.push(
-            format!("{at}/id"),
-            code::UNKNOWN_NAME,
-            detail,
-            "GET /v1/datasets lists those that there are",
-        );
+        problems.push(format!("{at}/id"), code::UNKNOWN_NAME, detail, "GET /v1/datasets lists yours");
         return Err(problems.into());
     };
     share.of_body(text.len() as u64);

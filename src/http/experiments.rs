@@ -20,6 +20,7 @@ use crate::result::dry_run::PlanResponse;
 use crate::result::patch::PatchResponse;
 use crate::result::render::{Format, TraceAnswer};
 use crate::result::run::RunResponse;
+use crate::result::surprisal::SurprisalResponse;
 use crate::result::sweep::SweepOutcome;
 use crate::spec::align::{AlignBody, AlignSpec};
 use crate::spec::kind::{Kind, PlanBody, of_kind};
@@ -27,6 +28,7 @@ use crate::spec::lens::LensBody;
 use crate::spec::patch::PatchBody;
 use crate::spec::problem::code;
 use crate::spec::run::RunBody;
+use crate::spec::surprisal::SurprisalBody;
 use crate::spec::sweep::SweepBody;
 use crate::spec::tokenize::TokenizeBody;
 use crate::spec::trace::TraceBody;
@@ -35,6 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .routes(routes!(run))
         .routes(routes!(lens))
+        .routes(routes!(surprisal))
         .routes(routes!(patch))
         .routes(routes!(trace))
         .routes(routes!(sweep))
@@ -42,6 +45,9 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(tokenize))
         .routes(routes!(align))
 }
+
+/// Clean runs with bodies up to this are lowered where they come.
+const LIGHT: usize = 1024;
 
 /// Reads, computes and answers a request, at once or as a job.
 async fn experiment(
@@ -60,7 +66,9 @@ async fn experiment(
     }
     let own: &[&str] = if kind.is_in_units() { &["format", "table"] } else { &["format"] };
     let asked = Asked::of(&parts.headers, query(parts, &with_show(own))?, &Format::ALL)?;
+    let light = kind == Kind::Run && posted.bytes.len() <= LIGHT;
     let (body, share, later) = Later::of(state, parts, kind, posted)?;
+    share.set_light(light);
     if later.is_wanted() {
         return later.submit(body).await;
     }
@@ -74,7 +82,7 @@ async fn experiment(
 #[derive(utoipa::IntoParams)]
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "documents headers")]
-struct JobHeaders {
+pub(super) struct JobHeaders {
     /// respond-async: answer with a job at once
     #[param(rename = "Prefer")]
     prefer: Option<String>,
@@ -121,6 +129,19 @@ async fn run(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Res
               (status = 202, description = "The job that will answer", body = JobView), Problem))]
 async fn lens(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
     experiment(Kind::Lens, &state, &parts, posted).await
+}
+
+/// Surprisal
+///
+/// How likely each token of a text is after all tokens before it: log-probability, surprisal in bits, rank and entropy; with the
+/// log-probability and perplexity of the whole text, and of its spans. A run may be another with interventions. The shortest body is
+/// `{"prompt": "..."}`.
+#[utoipa::path(post, path = "/v1/surprisal", tag = "experiments", request_body = SurprisalBody,
+    params(FormatParam, ShowParams, JobHeaders),
+    responses((status = 200, description = "How likely the tokens are", body = SurprisalResponse),
+              (status = 202, description = "The job that will answer", body = JobView), Problem))]
+async fn surprisal(state: State<AppState>, parts: Parts, posted: Posted) -> Result<Response, Problem> {
+    experiment(Kind::Surprisal, &state, &parts, posted).await
 }
 
 /// Patch runs

@@ -5,20 +5,37 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use axum::response::sse;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::answer::tied;
+use super::answer::{Asked, tied};
 use super::body::Posted;
-use super::prefer::take_async;
+use super::enqueue::Later;
+use super::experiments::JobHeaders;
 use super::stream::{self, Sender};
 use super::{AppState, Kind, NoQuery, Problem};
 use crate::capacity::{Lane, Share};
+use crate::jobs::view::JobView;
 use crate::result::generate::GenerateResponse;
+use crate::result::plates::Show;
 use crate::result::render::Format;
-use crate::service::Generating;
+use crate::result::texts::TextsOutcome;
+use crate::service::{Generating, Refusal};
 use crate::spec::generate::GenerateBody;
+use crate::spec::kind;
 use crate::spec::problem::code;
+
+/// Answers of `POST /v1/generate`.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "documents answers")]
+enum GenerateAnswer {
+    /// Of one prompt.
+    One(Box<GenerateResponse>),
+    /// Of a data set.
+    Cases(Box<TextsOutcome>),
+}
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default().routes(routes!(generate))
@@ -30,24 +47,41 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// `{"prompt": "…"}`. With `Accept: text/event-stream`, or `"stream": true`, events come as the texts grow: `start` with all that is
 /// known before the first token, `token`, `done` for each text, and last `result` with the whole answer, or `error` with a problem.
 /// A client that leaves ends its texts.
+///
+/// Texts of a data set of prompts (`dataset`) are a job, which survives a restart, and so are those that would take too long to wait
+/// for, or that are asked for with `Prefer: respond-async`; the job's result is a `TextsOutcome`. If a data set is estimated to take no
+/// longer than `limits.sync_limit_s`, the answer waits for it.
 #[utoipa::path(post, path = "/v1/generate", tag = "experiments", request_body = GenerateBody,
+    params(JobHeaders),
     responses((status = 200, description = "The texts", content(
-        (GenerateResponse = "application/json"), (String = "text/event-stream"))), Problem))]
+        (GenerateAnswer = "application/json"), (String = "text/event-stream"))),
+              (status = 202, description = "The job that will write them", body = JobView), Problem))]
 async fn generate(
     state: State<AppState>,
     parts: Parts,
     _: NoQuery,
-    Posted { mut value, share, .. }: Posted,
+    mut posted: Posted,
 ) -> Result<Response, Problem> {
     let service = state.service()?;
-    let streams = take_stream(&mut value)? || stream::is_wanted(&parts.headers);
-    if take_async(&mut value, "")? {
-        let detail = "texts are written while the client waits, not as jobs";
-        let fix = "leave out `async`, and read the events";
-        let problem = Problem::new(Kind::InvalidRequest, format!("/async: {detail}; {fix}"));
-        return Err(problem.error("/async", code::NOT_SUPPORTED, detail, fix));
+    let streams = take_stream(&mut posted.value)? || stream::is_wanted(&parts.headers);
+    let of_cases = posted.value.get("dataset").is_some_and(|dataset| !dataset.is_null());
+    let (body, share, later) = Later::of(&state, &parts, kind::Kind::Generate, posted)?;
+    if streams && (of_cases || later.is_wanted()) {
+        let detail = "the texts of a job come when they are all written";
+        let fix = "leave out `stream`, and follow GET /v1/jobs/{id}/events";
+        let problem = Problem::new(Kind::InvalidRequest, format!("/stream: {detail}; {fix}"));
+        return Err(problem.error("/stream", code::CONFLICT, detail, fix));
     }
-    let mut generating = service.generate((value, &share)).await?;
+    if later.is_wanted() {
+        return later.submit(body).await;
+    }
+    if of_cases {
+        return later.wait(body, Asked { format: Format::Json, table: None, show: Show::default() }).await;
+    }
+    let mut generating = match service.generate((body, &share)).await {
+        Err(refusal) if !streams => return later.instead(refusal).await,
+        begun => begun?,
+    };
     if !streams {
         while generating.next().await?.is_some() {}
         let bytes = encoded(generating, &share).await?;
@@ -85,8 +119,9 @@ async fn follow(mut generating: Generating, share: Share, sender: Sender) {
 }
 
 async fn encoded(generating: Generating, share: &Share) -> Result<Vec<u8>, Problem> {
-    let encode = move |_: &_| serde_json::to_vec(&generating.response());
-    share.run(Lane::Finish, encode).await.map_err(|error| Problem::new(Kind::Internal, error.to_string()))
+    let encode = move |_: &_| Ok::<_, Refusal>(serde_json::to_vec(&generating.response()?));
+    let encoded = share.run(Lane::Finish, encode).await?;
+    encoded.map_err(|error| Problem::new(Kind::Internal, error.to_string()))
 }
 
 /// Takes `stream` out of the body.

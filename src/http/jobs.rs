@@ -19,7 +19,7 @@ use crate::jobs::view::{JobList, JobView};
 use crate::jobs::{Jobs, NUMBERS_FILE, NotTaken, PICTURES_FILE, Unfinished, compress};
 use crate::result::numbers::Numbers;
 use crate::result::plates::{Pictures, Show};
-use crate::result::render::Format;
+use crate::result::render::{Format, json};
 use crate::result::sweep::{SweepOutcome, render};
 use crate::spec::kind as job_kind;
 use crate::spec::problem::{Problems, code};
@@ -48,6 +48,17 @@ pub(super) async fn answered(
 ) -> Result<Response, Problem> {
     if !job.kind.is_in_units() {
         return stored(asked, jobs, job, share).await;
+    }
+    if job.kind == job_kind::Kind::Generate {
+        if asked.format != Format::Json || jobs.store.file(job.id, "json").await?.is_some() {
+            return stored(asked, jobs, job, share).await;
+        }
+        let texts = jobs.texts(job).await?.map_err(|why| unfinished(job, why))?;
+        return Ok(tied(
+            Format::Json,
+            share.run(Lane::Finish, move |_: &Abandoned| json(&texts)).await,
+            share,
+        ));
     }
     let outcome = match file(jobs, job.id, "json", &share).await? {
         Some(json) if asked.format == Format::Json => return Ok(tied(Format::Json, json, share)),
@@ -117,12 +128,15 @@ async fn file(jobs: &Jobs, id: JobId, name: &str, share: &Share) -> Result<Optio
 
 /// What a sweep that has no stored result has found so far.
 async fn so_far(jobs: &Jobs, job: &Job) -> Result<SweepOutcome, Problem> {
-    match jobs.outcome(job).await? {
-        Ok(outcome) => Ok(outcome),
-        Err(Unfinished::Nothing) => Err(not_ready(job, "nothing of it has been computed")),
-        Err(Unfinished::Unreadable) => {
+    jobs.outcome(job).await?.map_err(|why| unfinished(job, why))
+}
+
+fn unfinished(job: &Job, why: Unfinished) -> Problem {
+    match why {
+        Unfinished::Nothing => not_ready(job, "nothing of it has been computed"),
+        Unfinished::Unreadable => {
             let detail = "another version of the server computed what there is of this job, and this one can't read it";
-            Err(Problem::new(Kind::Gone, format!("{detail}; send its request again")))
+            Problem::new(Kind::Gone, format!("{detail}; send its request again"))
         }
     }
 }
@@ -233,7 +247,7 @@ async fn cancel(
     params(("id" = String, Path, description = "The job"),
            FormatParam, TableParam, ShowParams,
            ("partial" = Option<bool>, Query, description = "Answer with what a running sweep has found so far")),
-    responses((status = 200, description = "The result; of a run, patch or trace as its endpoint answers it", body = SweepOutcome),
+    responses((status = 200, description = "The result: of a sweep a SweepOutcome, of generated text a TextsOutcome, of a run, patch or trace as its endpoint answers it", body = SweepOutcome),
               NoResult, Problem))]
 async fn result(
     state: State<AppState>,

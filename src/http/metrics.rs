@@ -44,5 +44,9 @@ async fn snapshot(state: &AppState) -> Snapshot {
         jobs: jobs.into_iter().map(|(state, n): (JobState, u64)| (state.name(), n)).collect(),
         memory: [total - free, total],
         activations: service.map_or(0, |service| service.served.activations.used_bytes()),
+        positions: service.map_or([0; 2], |service| {
+            let slots = service.engine.slots();
+            [slots.total(), slots.free()]
+        }),
     }
 }

@@ -57,6 +57,11 @@ struct Model {
     vocab_sigma: f64,
     /// Most rows of one forward batch.
     row_budget: usize,
+    /// Positions of texts that are being written whose keys and values fit on the devices: prompts and what is written after them, of all
+    /// requests. `engine.key_bytes` sets it; `/metrics` says how many are free.
+    text_positions: usize,
+    /// Bytes that these take, of all devices.
+    text_positions_bytes: u64,
     /// Speed measured at start, in floating-point operations a second.
     flops_per_second: f64,
 }
@@ -97,6 +102,8 @@ impl Model {
             },
             vocab_sigma: served.vocab_sigma(),
             row_budget: ready.budget.rows,
+            text_positions: ready.key_slots(),
+            text_positions_bytes: ready.key_bytes(),
             flops_per_second: ready.budget.flops_per_second,
         }
     }

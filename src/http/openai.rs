@@ -24,7 +24,7 @@ use super::stream::{self, Sender};
 use super::{AppState, Kind, Problem};
 use crate::capacity::{Lane, Share};
 use crate::keys::redacted;
-use crate::result::generate::{GenerateResponse, TextResult, TokenResult};
+use crate::result::generate::{BranchResult, GenerateResponse, TextResult, TokenResult};
 use crate::service::{Generating, Refusal, Service};
 use crate::spec::openai::{ChatBody, CompletionBody, Form, Translated};
 use crate::spec::problem::Problems;
@@ -195,17 +195,23 @@ async fn whole(
 ) -> Result<Response, Problem> {
     while generating.next().await?.is_some() {}
     let put_together = move |_: &_| {
-        let response = generating.response();
-        serde_json::to_vec(&completion(form, &asked, &response))
+        let response = generating.response()?;
+        Ok::<_, Refusal>(serde_json::to_vec(&completion(form, &asked, &response)))
     };
-    let bytes = share.run(Lane::Finish, put_together).await;
+    let bytes = share.run(Lane::Finish, put_together).await?;
     let bytes = bytes.map_err(|error| Problem::new(Kind::Internal, error.to_string()))?;
     Ok(super::answer::tied(crate::result::render::Format::Json, bytes, share.clone()))
 }
 
 fn completion(form: Form, asked: &Translated, response: &GenerateResponse) -> Completion {
-    let texts = response.branches.iter().flat_map(|(_, branch)| &branch.samples);
-    let choices = texts.enumerate().map(|(index, text)| choice(form, asked, response, index, text)).collect();
+    let texts = response
+        .branches
+        .iter()
+        .flat_map(|(_, branch)| branch.samples.iter().map(move |text| (branch, text)));
+    let choices = texts
+        .enumerate()
+        .map(|(index, (branch, text))| choice(form, asked, response, index, (branch, text)))
+        .collect();
     let written: usize =
         response.branches.iter().flat_map(|(_, b)| &b.samples).map(|text| text.tokens.len()).sum();
     Completion {
@@ -237,7 +243,7 @@ fn choice(
     asked: &Translated,
     response: &GenerateResponse,
     index: usize,
-    text: &TextResult,
+    (branch, text): (&BranchResult, &TextResult),
 ) -> Value {
     let finish = finish(json!(text.finish).as_str().unwrap_or_default());
     match form {
@@ -249,7 +255,15 @@ fn choice(
         }
         Form::Completion => {
             let echoed = if asked.echo { response.prompt.text.as_str() } else { "" };
-            let logprobs = asked.logprobs.then(|| logprobs_of(&text.tokens, echoed.chars().count()));
+            let logprobs = asked.logprobs.then(|| {
+                let mut all = Scored::default();
+                if asked.echo {
+                    all.prompt(&json!(response.prompt.tokens), &json!(branch.prompt_logprobs));
+                }
+                let written = json!(text.tokens);
+                written.as_array().into_iter().flatten().for_each(|token| all.push(&token["text"], token));
+                all.told()
+            });
             let written = format!("{echoed}{}", text.text);
             json!({"index": index, "text": written, "logprobs": logprobs, "finish_reason": finish})
         }
@@ -267,24 +281,44 @@ fn chat_logprob(token: &TokenResult) -> Value {
     json!({"token": token.text, "logprob": token.logprob, "bytes": bytes(&token.text), "top_logprobs": top})
 }
 
-/// Log-probabilities of a completion; the prompt's own are not computed.
-fn logprobs_of(tokens: &[TokenResult], begins: usize) -> Value {
-    let mut at = begins;
-    let offset = |token: &TokenResult| {
-        let here = at;
-        at += token.text.chars().count();
-        here
-    };
-    let offsets: Vec<usize> = tokens.iter().map(offset).collect();
-    let top = |token: &TokenResult| -> Value {
-        token.top.iter().map(|top| (top.text.clone(), json!(top.logprob))).collect()
-    };
-    json!({
-        "tokens": tokens.iter().map(|token| &token.text).collect::<Vec<_>>(),
-        "token_logprobs": tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(),
-        "top_logprobs": tokens.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": offsets,
-    })
+/// Log-probabilities of a completion.
+#[derive(Default)]
+struct Scored {
+    tokens: Vec<Value>,
+    logprobs: Vec<Value>,
+    top: Vec<Value>,
+    offsets: Vec<usize>,
+    end: usize,
+}
+
+impl Scored {
+    /// Adds a token with what it scored.
+    fn push(&mut self, text: &Value, scored: &Value) {
+        let top = scored["top"].as_array().into_iter().flatten();
+        let top = top.filter_map(|top| Some((top["text"].as_str()?.to_owned(), top["logprob"].clone())));
+        self.tokens.push(text.clone());
+        self.logprobs.push(scored["logprob"].clone());
+        // Of the first token there is nothing to tell.
+        self.top.push(if scored.is_null() { Value::Null } else { top.collect() });
+        self.offsets.push(self.end);
+        self.end += text.as_str().map_or(0, |text| text.chars().count());
+    }
+
+    /// Adds the prompt's tokens.
+    fn prompt(&mut self, tokens: &Value, scores: &Value) {
+        for (i, token) in tokens.as_array().into_iter().flatten().enumerate() {
+            self.push(&token["text"], &scores[i]);
+        }
+    }
+
+    fn told(self) -> Value {
+        json!({
+            "tokens": self.tokens,
+            "token_logprobs": self.logprobs,
+            "top_logprobs": self.top,
+            "text_offset": self.offsets,
+        })
+    }
 }
 
 fn streamed(form: Form, asked: Translated, generating: Generating, share: Share) -> Response {
@@ -315,7 +349,13 @@ async fn follow(form: Form, asked: Translated, mut generating: Generating, share
             }
         }
     }
-    let last = chunks.last(generating);
+    let last = match share.run(Lane::Finish, move |_: &_| chunks.last(generating)).await {
+        Ok(last) => last,
+        Err(refusal) => {
+            let _ = sender.send(event(said(&refusal.into()))).await;
+            return;
+        }
+    };
     for chunk in last {
         if sender.send(event(chunk.to_string())).await.is_err() {
             return;
@@ -389,11 +429,17 @@ impl Chunks {
             Form::Completion if self.asked.echo => data["prompt"]["text"].clone(),
             Form::Completion => return Vec::new(),
         };
-        let first = |branch: &String, sample: u64| {
-            self.choice(&json!({"branch": branch, "sample": sample}), text.clone(), Value::Null, Value::Null)
+        let logprobs = |place: usize| {
+            let mut prompt = Scored::default();
+            prompt.prompt(&data["prompt"]["tokens"], &data["prompt_logprobs"][place]);
+            if data["prompt_logprobs"].is_null() { Value::Null } else { prompt.told() }
         };
-        let all =
-            self.branches.iter().flat_map(|branch| (0..self.samples).map(move |sample| (branch, sample)));
+        let first = |(place, branch): (usize, &String), sample: u64| {
+            let of = json!({"branch": branch, "sample": sample});
+            self.choice(&of, text.clone(), logprobs(place), Value::Null)
+        };
+        let all = self.branches.iter().enumerate();
+        let all = all.flat_map(|branch| (0..self.samples).map(move |sample| (branch, sample)));
         all.map(|(branch, sample)| first(branch, sample)).collect()
     }
 
@@ -413,7 +459,7 @@ impl Chunks {
     }
 
     /// What comes behind the texts: numbers of tokens, and what is under `mediant`.
-    fn last(self, generating: Generating) -> Vec<Value> {
+    fn last(self, generating: Generating) -> Result<Vec<Value>, Refusal> {
         let mut told = Vec::new();
         if self.asked.tells_usage || self.asked.extended {
             let mut chunk = self.chunk(json!([]));
@@ -421,10 +467,10 @@ impl Chunks {
                 chunk["usage"] = usage(self.prompt, self.written);
             }
             if self.asked.extended {
-                chunk["mediant"] = extension(&self.asked, &generating.response());
+                chunk["mediant"] = extension(&self.asked, &generating.response()?);
             }
             told.push(chunk);
         }
-        told
+        Ok(told)
     }
 }

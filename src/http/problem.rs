@@ -367,6 +367,7 @@ impl From<store::StoreError> for Problem {
                 let fix = "send a key of its own with every request";
                 Self::new(Kind::IdempotencyMismatch, format!("{detail}; {fix}")).with("job", job.to_string())
             }
+            E::Busy { .. } => Self::new(Kind::Overloaded, detail).retry_after(20),
             E::TooManyQueued { .. } => Self::new(Kind::Overloaded, detail).retry_after(30),
             E::Full { .. } => {
                 tracing::error!("{detail}");

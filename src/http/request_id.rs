@@ -12,6 +12,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
+use super::answer::InEngine;
 use super::places::Peer;
 use super::problem::{self, Problem};
 use crate::keys::redacted;
@@ -78,6 +79,9 @@ pub(super) async fn layer(State(metrics): State<Arc<Metrics>>, mut request: Requ
         response.headers_mut().insert(HEADER, value);
         let status = response.status().as_u16();
         let took = started.elapsed();
+        if let Some(InEngine(in_engine)) = response.extensions_mut().remove::<InEngine>() {
+            metrics.host(took.saturating_sub(in_engine));
+        }
         let duration_ms = (took.as_secs_f64() * 1e4).round() / 10.0;
         let route = response.extensions_mut().remove::<MatchedPath>();
         metrics.answered(route.as_ref().map(MatchedPath::as_str), &method, status, took);

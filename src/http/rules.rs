@@ -89,7 +89,6 @@ pub(super) const RULES: &[Rule] = &[
     rule(Method::POST, "/v1/tokenize", Need::Key),
     rule(Method::POST, "/v1/plan", Need::Key),
     rule(Method::POST, "/v1/align", RUN),
-    rule(Method::POST, "/v1/generate", RUN),
     rule(Method::POST, "/v1/completions", RUN),
     rule(Method::POST, "/v1/chat/completions", RUN),
     rule(Method::GET, "/v1/results/{id}", Need::Key),
@@ -143,7 +142,7 @@ pub(super) fn need(rules: &[Rule], method: &Method, path: &str) -> Option<Need> 
 /// What the experiment of a path asks for: of each kind there is one, and jobs of many units have a scope of their own.
 fn of_kind(method: &Method, path: &str) -> Option<Need> {
     let kind = Kind::named(path.strip_prefix("/v1/")?).filter(|_| *method == Method::POST)?;
-    Some(if kind.is_in_units() { SWEEP } else { RUN })
+    Some(if kind == Kind::Sweep { SWEEP } else { RUN })
 }
 
 /// Says in the document what each route asks for. A route without a rule needs a key there, and is refused here.

@@ -26,7 +26,9 @@ pub use submit::{Asked, NotTaken};
 use crate::owner::{Account, Owner, Weight};
 use crate::result::render::json;
 use crate::result::sweep::SweepOutcome;
+use crate::result::texts::TextsOutcome;
 use crate::service::Service;
+use crate::spec::kind::Kind;
 use crate::store::job::{Job, JobId, State};
 use crate::store::{Filter, Page, Store, StoreError};
 
@@ -44,8 +46,8 @@ pub const NUMBERS_FILE: &str = "numbers";
 /// How jobs are worked on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Units on their way at once: one is computed while others are laid out and stored.
-    pub units_ahead: usize,
+    /// Units of one job on their way at once: one is computed while others are laid out and stored.
+    pub units_ahead: u32,
     /// Seconds of computation that a unit is cut to.
     pub unit_s: f64,
     /// How long a process is believed to live without a sign of it.
@@ -127,9 +129,13 @@ impl Jobs {
         if self.store.file(job.id, "json").await?.is_some() {
             return Ok(());
         }
-        match self.outcome(job).await? {
-            Ok(outcome) => {
-                let files = vec![compress::file("json", &json(&outcome))];
+        let found = match job.kind {
+            Kind::Generate => self.texts(job).await?.map(|texts| json(&texts)),
+            _ => self.outcome(job).await?.map(|outcome| json(&outcome)),
+        };
+        match found {
+            Ok(found) => {
+                let files = vec![compress::file("json", &found)];
                 self.store.put_files(job.id, &files).await.map(|_| ())
             }
             // Nothing was computed.
@@ -142,6 +148,14 @@ impl Jobs {
         let outputs = self.store.outputs(job.id).await?;
         let job = job.clone();
         let put_together = tokio::task::spawn_blocking(move || outcome::outcome(&job, &outputs));
+        Ok(put_together.await.unwrap_or(Err(Unfinished::Unreadable)))
+    }
+
+    /// The texts that a job has written so far.
+    pub async fn texts(&self, job: &Job) -> Result<Result<TextsOutcome, Unfinished>, StoreError> {
+        let outputs = self.store.outputs(job.id).await?;
+        let job = job.clone();
+        let put_together = tokio::task::spawn_blocking(move || outcome::texts(&job, &outputs));
         Ok(put_together.await.unwrap_or(Err(Unfinished::Unreadable)))
     }
 

@@ -1,5 +1,6 @@
 //! A sweep's units put together. Nothing here depends on who computed them, or when.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -7,7 +8,8 @@ use crate::effect::average::How;
 use crate::effect::cells::{CaseHead, Observed};
 use crate::effect::sweep::Part;
 use crate::result::sweep::{SweepOutcome, assemble};
-use crate::service::cut::Cut;
+use crate::result::texts::{TextsOutcome, TextsPart, assemble as assemble_texts};
+use crate::service::cut::{Cut, Cuts, TextsCut};
 use crate::service::sweep::Opened;
 use crate::store::job::Job;
 
@@ -33,13 +35,13 @@ struct Stored<C> {
 }
 
 /// A cut as text to store.
-pub(super) fn text(cut: &Cut) -> String {
+pub(super) fn text(cut: &Cuts) -> String {
     serde_json::to_string(&Stored { layout: LAYOUT, cut })
         .expect("BUG: a cut has string keys and finite numbers")
 }
 
-/// How a stored sweep is cut.
-pub(super) fn cut(job: &Job) -> Result<Cut, Unfinished> {
+/// How a stored sweep, or texts, are cut.
+pub(super) fn cut<C: DeserializeOwned>(job: &Job) -> Result<C, Unfinished> {
     let stored: Stored<Value> = serde_json::from_str(&job.cut).map_err(|_| Unfinished::Unreadable)?;
     if stored.layout != LAYOUT {
         return Err(Unfinished::Unreadable);
@@ -49,7 +51,7 @@ pub(super) fn cut(job: &Job) -> Result<Cut, Unfinished> {
 
 /// A stored sweep.
 pub(super) fn open(job: &Job) -> Result<Opened, Unfinished> {
-    let cut = cut(job)?;
+    let cut: Cut = cut(job)?;
     let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
     Opened::new(super::account(job), request, cut).ok_or(Unfinished::Unreadable)
 }
@@ -62,6 +64,25 @@ pub(super) fn outcome(job: &Job, outputs: &[(u32, Vec<u8>)]) -> Result<SweepOutc
         return Err(Unfinished::Nothing);
     }
     Ok(assemble(opened.spec(), &opened.cut.facts(), cases, part))
+}
+
+/// The texts written so far.
+pub(super) fn texts(job: &Job, outputs: &[(u32, Vec<u8>)]) -> Result<TextsOutcome, Unfinished> {
+    let cut: TextsCut = cut(job)?;
+    let request: Value = serde_json::from_str(&job.request).map_err(|_| Unfinished::Unreadable)?;
+    let part = |(seq, output): &(u32, Vec<u8>)| -> Result<(usize, TextsPart), Unfinished> {
+        let part = serde_json::from_slice(output).map_err(|_| Unfinished::Unreadable)?;
+        Ok((cut.part(*seq).0, part))
+    };
+    let [_, all, _] = cut.units();
+    let parts = outputs.iter().filter(|(seq, _)| *seq < all).map(part).collect::<Result<Vec<_>, _>>()?;
+    if parts.is_empty() {
+        return Err(Unfinished::Nothing);
+    }
+    let complete = parts.len() == all as usize;
+    let (cases, outcomes, lints) = assemble_texts(parts);
+    let (id, model) = (job.id.to_string(), cut.model.clone());
+    Ok(TextsOutcome { id, model, complete, request, cases, outcomes, lints, provenance: cut.provenance })
 }
 
 /// What the cells so far say, in few words.

@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(8);
 /// How often units are looked for that this process holds without knowing.
 const STRAYS: Duration = Duration::from_secs(5);
+/// Units at work of all jobs, in times of those of one: the engine takes turns among them, so a job that comes need not wait for
+/// another's.
+const AHEAD_IN_ALL: usize = 8;
 /// How long a store that failed is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// How often partial means are told, and what share of the time they may take.
@@ -141,7 +144,7 @@ impl Work {
     }
 
     fn has_room(&self) -> bool {
-        self.held.len() < self.jobs.settings.units_ahead
+        self.held.len() < AHEAD_IN_ALL * self.jobs.settings.units_ahead as usize
     }
 
     /// Takes a unit on, if there is one and the engine can compute it.
@@ -152,7 +155,7 @@ impl Work {
         if service.engine.health() != Health::Ready {
             return false;
         }
-        match self.jobs.store.claim(&service.identity()).await {
+        match self.jobs.store.claim(&service.identity(), self.jobs.settings.units_ahead).await {
             Ok(Some(claim)) => {
                 tracing::debug!(job.id = %claim.job.id, unit = claim.seq, attempt = claim.attempt, "unit claimed");
                 let unit = Unit {
@@ -326,7 +329,7 @@ async fn settle_failure(jobs: &Jobs, claim: &Claim, failed: Failed) {
             (format!("the request is not valid any more: {said}"), false)
         }
         Failed::Request(Refusal::TooLarge { cost, .. }) => {
-            (format!("it would take about {:.0} s, more than is let in", cost.seconds), false)
+            (format!("it would take about {:.0} s, more than the limit", cost.seconds), false)
         }
         Failed::Request(Refusal::Lost(lost)) => (lost.to_string(), lost == Lost::EngineCrash),
         Failed::Request(Refusal::Store(error)) => (error.to_string(), false),

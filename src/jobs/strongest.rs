@@ -10,10 +10,12 @@ use crate::capacity::{Lane, Share};
 use crate::effect::average::Average;
 use crate::result::sweep::SweepOutcome;
 use crate::service::Refusal;
-use crate::spec::endpoint::Endpoint;
+use crate::spec::hints::Body as _;
 use crate::spec::intervention::CellsOf;
+use crate::spec::kind::Kind;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::{Node, escape};
+use crate::spec::sweep::SweepBody;
 use crate::store::job::{JobId, State};
 
 /// Most arms that lists of `k` may make.
@@ -75,7 +77,7 @@ async fn result(jobs: &Jobs, name: &str, share: &Share) -> Result<Result<Vec<Ave
         None => None,
     };
     let Some(job) = job else { return Ok(Err(format!("there is no job {name:?}"))) };
-    if !job.kind.is_in_units() {
+    if job.kind != Kind::Sweep {
         return Ok(Err(format!("the job is a {}, which has no averages", job.kind.name())));
     }
     let stored = jobs.store.file(job.id, "json").await?.filter(|_| job.state == State::Succeeded);
@@ -174,7 +176,7 @@ fn written_arm(arm: &Value, at: &str, k: Option<&Value>, results: &Results, out:
 }
 
 fn asked(cells: &Value, at: &str, k: Option<&Value>, out: &mut Problems) -> Option<Asked> {
-    let of = Endpoint::Sweep;
+    let of = SweepBody::AT;
     let fields = Node { value: cells, at: at.to_owned(), of }.fields_of::<CellsOf>(out)?;
     let job = fields.need("of", "name the job of an earlier sweep", out).and_then(|n| n.name(out));
     let k = match k {

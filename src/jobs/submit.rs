@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Jobs, outcome};
 use crate::capacity::{Abandoned, Lane, Share};
-use crate::service::cut::Cut;
+use crate::service::cut::Cuts;
 use crate::service::{Refusal, Service};
 use crate::spec::canonical::{hex, sorted};
 use crate::spec::kind::Kind;
@@ -62,7 +62,7 @@ impl Jobs {
         if !ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling }.into());
         }
-        let units = cut.as_ref().map_or([0, 0, 1], Cut::units);
+        let units = cut.as_ref().map_or([0, 0, 1], Cuts::units);
         let cut = cut.map_or_else(|| "{}".to_owned(), |cut| outcome::text(&cut));
         let text = move |_: &Abandoned| {
             let idempotency = key.map(|key| (key, digest(kind, &body)));

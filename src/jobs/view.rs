@@ -109,7 +109,7 @@ impl JobView {
     /// A job as it is now.
     pub fn new(job: &Job) -> Self {
         // Of a sweep; any other request is one unit, and what another version stored is not read.
-        let cut = super::outcome::cut(job).ok();
+        let cut: Option<Cut> = super::outcome::cut(job).ok();
         let cells = cut.as_ref().map(Cut::cells_total);
         let path = format!("/v1/jobs/{}", job.id);
         Self {

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::outcome::{open, outcome};
+use super::outcome::{self, open, outcome};
 use super::{Jobs, NUMBERS_FILE, PICTURES_FILE, Unfinished, compress};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::effect::cells::{self, CaseHead, Standing};
 use crate::plan::output::Usage;
 use crate::result::render::{Answer, Format, json};
+use crate::service::cut::TextsCut;
 use crate::service::experiment::AtOnce;
 use crate::service::sweep::Opened;
 use crate::service::{Refusal, Service};
-use crate::spec::kind::of_kind;
+use crate::spec::kind::{Kind, of_kind};
 use crate::store::StoreError;
 use crate::store::job::{Claim, Cost, Done, JobId, Phase};
 
@@ -79,6 +80,9 @@ pub(super) async fn compute(
 
 /// Computes a unit of a sweep.
 async fn unit(jobs: &Jobs, service: &Service, sweeps: &OpenSweeps, claim: &Claim) -> Result<Done, Failed> {
+    if claim.job.kind == Kind::Generate {
+        return texts(jobs, service, claim).await;
+    }
     let [baselines, ..] = claim.job.units;
     match claim.phase {
         Phase::Baselines => {
@@ -123,6 +127,25 @@ async fn standings(jobs: &Jobs, opened: &Opened, claim: &Claim) -> Result<Vec<St
         cases.extend(heads);
     }
     Ok(cells::standings(&cases, &opened.spec().aggregate.by))
+}
+
+/// Computes a unit of generated text.
+async fn texts(jobs: &Jobs, service: &Service, claim: &Claim) -> Result<Done, Failed> {
+    let account = super::account(&claim.job);
+    if claim.phase == Phase::Finish {
+        let outputs = jobs.store.outputs(claim.job.id).await?;
+        let job = claim.job.clone();
+        let share = Share::unbounded(account);
+        let made = share.run(Lane::Finish, move |_| {
+            let outcome = outcome::texts(&job, &outputs)?;
+            Ok::<_, Unfinished>(compress::file("json", &json(&outcome)))
+        });
+        return Ok(Done { files: vec![made.await?], ..Done::default() });
+    }
+    let cut: TextsCut = outcome::cut(&claim.job)?;
+    let (case, body) = cut.body(&Jobs::request(&claim.job), claim.seq).ok_or(Unfinished::Unreadable)?;
+    let (part, usage) = service.texts_unit(account, case, body).await?;
+    Ok(Done { output: json(&part), cost: cost(&usage), ..Done::default() })
 }
 
 /// A request that is one unit: its answer, and what every other form is made from.

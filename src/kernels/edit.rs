@@ -55,6 +55,17 @@ fn apply(op: &RowOp, old: &[f32], source: &[f32], new: &mut [f32]) {
                 *new = if *old == f32::NEG_INFINITY { *old } else { old * factor };
             }
         }
+        RowOp::Along { direction, change } => {
+            let along = direction.iter().zip(old).map(|(d, o)| f64::from(*d) * f64::from(*o));
+            let far = change.moves(along.sum());
+            for ((new, old), d) in new.iter_mut().zip(old).zip(direction.iter()) {
+                *new = (f64::from(*old) + far * f64::from(*d)) as f32;
+            }
+            // Not even the sign of a zero changes.
+            if far == 0.0 {
+                new.copy_from_slice(old);
+            }
+        }
         RowOp::Zero => new.fill(0.0),
         RowOp::Cut => new.fill(f32::NEG_INFINITY),
         RowOp::Project { basis, values } => {
@@ -86,7 +97,8 @@ fn norm(x: &[f32]) -> f64 {
 pub fn change(old: &[f32], new: &[f32], cancelled: bool) -> RowChange {
     let moved = |(old, new): (&f32, &f32)| if old == new { 0.0 } else { (new - old).abs() };
     let largest = old.iter().zip(new).map(moved).fold(0.0, larger);
-    RowChange { squared: distance(old, new), largest, cancelled }
+    let before = old.iter().map(|x| f64::from(*x).powi(2)).sum();
+    RowChange { squared: distance(old, new), before, largest, cancelled }
 }
 
 /// Sum of squared differences. Equal numbers do not differ, infinite ones either.

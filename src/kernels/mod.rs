@@ -280,6 +280,8 @@ pub enum Norm<V> {
 pub struct RowChange {
     /// Sum of squared changes.
     pub squared: f64,
+    /// Sum of the squares of the numbers that were there.
+    pub before: f64,
     /// Largest absolute change; NaN if one is not finite.
     pub largest: f32,
     /// See [`edit::edited_row`].

@@ -133,6 +133,13 @@ impl<'a> Hub<'a> {
                 self.file(listing, file)?;
             }
         }
+        let further = |file: &&String| {
+            let name = file.strip_prefix("additional_chat_templates/");
+            name.and_then(|name| name.strip_suffix(".jinja")).is_some_and(|name| !name.contains('/'))
+        };
+        for file in listing.files.iter().filter(further) {
+            self.file(listing, file)?;
+        }
         let weights = match Layout::of(has) {
             Some(Layout::Single { .. }) => vec![SINGLE.to_owned()],
             Some(Layout::Sharded) => {

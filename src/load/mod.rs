@@ -18,6 +18,9 @@ mod safetensors;
 mod tensors;
 mod wheel;
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -69,7 +72,7 @@ pub struct Fingerprint {
     /// SHA-256 of the whole weight file. If there are several: of the list that `sha256sum` prints for them. Of a dummy model: of its
     /// recipe (generator, preset, seed), from which every value follows.
     pub weights_sha256: String,
-    /// SHA-256 of `tokenizer.json`, followed by `tokenizer_config.json` and `chat_template.jinja` if there are such. Of a GGUF: of the tokenizer's parts in its
+    /// SHA-256 of `tokenizer.json`, followed by `tokenizer_config.json`, `chat_template.jinja` and further chat templates if there are such. Of a GGUF: of the tokenizer's parts in its
     /// metadata. Of a dummy model: of the recipe.
     pub tokenizer_sha256: String,
     /// Commit on the hub, if it came from there.
@@ -146,9 +149,36 @@ fn open_gguf(
 
 /// The file of a chat template, which counts before that in `tokenizer_config.json`.
 const TEMPLATE: &str = "chat_template.jinja";
+/// The folder of further chat templates: `tool_use.jinja` is the one called `tool_use`.
+const TEMPLATES: &str = "additional_chat_templates";
+/// Further chat templates, at most.
+const MOST_TEMPLATES: usize = 64;
 /// Bytes of a configuration at most, and of a tokenizer and its policy; the largest vocabularies take some ten million.
 const MOST_CONFIG: u64 = 16 << 20;
 const MOST_TOKENIZER: u64 = 512 << 20;
+
+/// The templates in the folder of further ones, by name and in its order.
+fn further_templates(folder: &Path) -> Result<Vec<(String, String)>, LoadError> {
+    let folder = folder.join(TEMPLATES);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(LoadError::io("read", &folder)(error)),
+    };
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let path = entry.map_err(LoadError::io("read", &folder))?.path();
+        let name = path.file_stem().and_then(OsStr::to_str).map(str::to_owned);
+        let is_template = path.extension().is_some_and(|extension| extension == "jinja");
+        if let Some(name) = name.filter(|_| is_template && found.len() < MOST_TEMPLATES) {
+            let text = file::read_whole(&path, MOST_CONFIG)?;
+            found.insert(name, String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+    Ok(found.into_iter().collect())
+}
 
 fn open_folder(
     folder: &Path,
@@ -175,15 +205,18 @@ fn open_folder(
     let optional = |file: &str| is_there(file).then(|| read(file, MOST_CONFIG)).transpose();
     let (generation, template) = (optional("generation_config.json")?, optional(TEMPLATE)?);
     let policy = policy.unwrap_or_default();
+    let others = further_templates(folder)?;
     let tokenizer = {
         // Files that are no JSON state nothing here; where they are needed, that was said above.
         let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
         let own = json(&policy);
         let special = SpecialTokens::from_json(&own, &json(&generation.unwrap_or_default()), &json(&stated));
         let file = template.as_ref().map(|text| String::from_utf8_lossy(text).into_owned());
-        tokenizer.with_chat(tokens::templates(&own, file), &special)
+        tokenizer.with_chat(tokens::templates(&own, file, others.clone()), &special)
     };
-    let tokenizer_sha256 = digest::of_bytes(&[json, policy, template.unwrap_or_default()].concat());
+    let named = others.into_iter().flat_map(|(name, text)| [name.into_bytes(), text.into_bytes()]);
+    let parts: Vec<Vec<u8>> = [json, policy, template.unwrap_or_default()].into_iter().chain(named).collect();
+    let tokenizer_sha256 = digest::of_bytes(&parts.concat());
     let (files, chosen) = safetensors::weight_files(folder)?;
     let mut tensors = safetensors::SafetensorsSource::open(&files, folder.display().to_string(), &config)?;
     let mut untied = None;

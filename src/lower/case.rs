@@ -260,7 +260,7 @@ impl<S: Serialize> Case<'_, S> {
         for (i, axis) in self.sweep.iter().enumerate() {
             if arms.iter().all(|arm| !arm.sweep.contains(axis)) {
                 let of = self.written.sized().0;
-                let detail = format!("no {of} has {}", SweepAxis::ALL[*axis as usize].0);
+                let detail = format!("no {of} has {}", axis.name());
                 out.push(format!("/sweep/{i}"), code::CONFLICT, detail, unswept(*axis, of));
             }
         }

@@ -64,7 +64,7 @@ fn refuse(error: &ChatError, at: &str, out: &mut Problems) {
         ChatError::UnknownTemplate { .. } => {
             ("template/name", code::UNKNOWN_NAME, "name one of them, or leave out `name`")
         }
-        ChatError::NoTemplate | ChatError::Broken { .. } => {
+        ChatError::NoTemplate | ChatError::Broken { .. } | ChatError::TooSlow { .. } => {
             ("messages", code::NOT_SUPPORTED, "write the text as `prompt`")
         }
         ChatError::NoEnd { .. } => (

@@ -90,7 +90,7 @@ pub(super) fn resolve(
         let detail = "one draw of noise has no error bar".to_owned();
         prepared.lints.warn("SINGLE_NOISE_SAMPLE", "/corrupt/samples", detail, "10 samples are usual");
     } else if samples < FEW_SAMPLES {
-        let detail = format!("standard errors from {samples} samples are hardly known themselves");
+        let detail = format!("standard errors from {samples} samples are uncertain themselves");
         prepared.lints.info("SMALL_N", "/corrupt/samples", detail, "10 samples are usual");
     }
     let ids: Vec<u32> = positions.iter().map(|p| clean.ids[*p as usize]).collect();

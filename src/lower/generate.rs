@@ -9,6 +9,7 @@
 )]
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -23,6 +24,7 @@ use super::prepare::prepare;
 use super::prompts::{TokenRun, find};
 use super::request::checked;
 use super::start::{Started, start};
+use super::step_reads::{FirstReads, StepReads};
 use super::template::{Builder, Template};
 use super::token_run::keys;
 use crate::plan::cone::{Cones, Stage};
@@ -55,6 +57,12 @@ pub struct Generation {
     pub branches: Vec<Branch>,
     /// The branch that texts are scored under.
     pub compare: Option<usize>,
+    /// What is read of every text beside its distributions.
+    pub reads: StepReads,
+    /// Of each token of the prompt but the first, its place among the plan's targets; none if they are not scored.
+    pub prompt_targets: Vec<usize>,
+    /// How many of these every step is scored for, too.
+    pub step_targets: usize,
     /// Metrics, targets, lints.
     pub common: Common,
 }
@@ -70,6 +78,10 @@ pub struct Branch {
     pub readout: usize,
     /// The capture of that step's logits, if they are drawn from.
     pub logits: Option<usize>,
+    /// What else is read of it.
+    pub first_reads: FirstReads,
+    /// Readouts of the prompt's positions but the last.
+    pub prompt_reads: Range<usize>,
     /// The first position with keys of its own.
     pub first: u32,
     /// What it writes at steps.
@@ -211,6 +223,7 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
     let experiment = spec.experiment();
     let mut prepared = prepare(&experiment, facts, out);
     check_served(spec, out);
+    let reads = StepReads::of(spec, facts, out);
     let base = find(&spec.base, "/base", &experiment, &prepared.runs, out)?.clone();
     let base_index = prepared.runs.place(&spec.base)?;
     let order = order(&spec.branches, out)?;
@@ -219,6 +232,7 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
     let lowered: Vec<Option<Lowered>> =
         spec.branches.iter().map(|(name, list)| of.branch(name, list, &mut lints, out)).collect();
     remark(spec, &base, facts, &mut lints);
+    check_prompt(spec, &base, facts, out);
     prepared.lints = lints;
     let lowered: Vec<Lowered> = lowered.into_iter().collect::<Option<_>>().filter(|_| out.is_empty())?;
 
@@ -242,6 +256,9 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
         plan.set_context(run, plan.run(base_run).context);
         runs[index] = Some(run);
     }
+    let step_targets = plan.scoring.targets.len();
+    let prompt_targets =
+        if spec.read.prompt_logprobs { base.places(&mut plan.scoring.targets) } else { Vec::new() };
     let compare = spec.compare_with.as_ref().and_then(|name| spec.branches.place(name));
     let drawn = spec.sampling.temperature > 0.0 || !spec.sampling.logit_bias.is_empty() || compare.is_some();
     let mut branches = Vec::with_capacity(lowered.len());
@@ -253,6 +270,12 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
             plan.captures.push(Capture { run, at, positions: vec![last] });
             plan.captures.len() - 1
         });
+        let first_reads = reads.add(&mut plan, run, last);
+        let first = plan.readouts.len();
+        for position in 0..last.min(prompt_targets.len() as u32) {
+            plan.read(run, position);
+        }
+        let prompt_reads = first..plan.readouts.len();
         let mut builder = Builder { config, roots: &roots, prelude: &mut prelude };
         let mut write = |write: AtSteps| {
             let mut edits = write.template.edits(&mut builder);
@@ -268,7 +291,8 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
             StepWrite { steps: write.steps, coef: write.coef, edits }
         };
         let writes = lowered.steps.into_iter().map(&mut write).collect();
-        branches.push(Branch { name: name.to_owned(), run, readout, logits, first: 0, writes });
+        let name = name.to_owned();
+        branches.push(Branch { name, run, readout, logits, first_reads, prompt_reads, first: 0, writes });
     }
     if let Some(compare) = compare {
         plan.scoring.kl_refs = vec![branches[compare].readout as u32];
@@ -288,8 +312,22 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
         prompt: base.len(),
         branches,
         compare,
+        reads,
+        prompt_targets,
+        step_targets,
         common,
     })
+}
+
+/// Refuses scores of more prompt than are returned of anything else.
+fn check_prompt(spec: &GenerateSpec, base: &TokenRun, facts: &dyn Facts, out: &mut Problems) {
+    let (n, branches) = (u64::from(base.len()), spec.branches.len() as u64);
+    let numbers = n * branches * (n + u64::from(spec.most_probable()));
+    let limit = facts.limits().capture_elements;
+    if spec.read.prompt_logprobs && numbers > limit {
+        let detail = format!("up to {numbers} scores of the prompt's tokens, the limit is {limit}");
+        out.push("/read/prompt_logprobs", code::LIMIT, detail, "leave it out, or shorten the prompt");
+    }
 }
 
 /// Remarks on prompt and samples.
@@ -319,12 +357,6 @@ fn remark(spec: &GenerateSpec, base: &TokenRun, facts: &dyn Facts, lints: &mut L
 fn check_served(spec: &GenerateSpec, out: &mut Problems) {
     let mut refuse = |at: &str, detail: &str, fix: &str| out.push(at, code::NOT_SUPPORTED, detail, fix);
     let again = "send prompt and text to /v1/run as `tokens`, which gives the same numbers";
-    if !spec.read.capture.is_empty() {
-        refuse("/read/capture", "activations of steps are not returned", again);
-    }
-    if spec.read.logit_lens.is_some() {
-        refuse("/read/logit_lens", "steps are not read through the lens", again);
-    }
     if !spec.controls.is_empty() {
         refuse("/controls", "texts are not computed a second time", again);
     }

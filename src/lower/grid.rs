@@ -24,7 +24,7 @@ pub(super) struct Swept<'s> {
 
 /// How an axis that nothing names comes to be swept.
 pub(super) fn unswept(axis: SweepAxis, of: &str) -> String {
-    let field = SweepAxis::ALL[axis as usize].0;
+    let field = axis.name();
     let site = if axis == SweepAxis::Heads { "z" } else { "resid_post" };
     format!(
         "name {field} in an {of}, as {{\"site\": \"{site}\", \"{field}\": \"all\"}}, or leave the axis out"
@@ -41,7 +41,7 @@ impl Swept<'_> {
             let longest = lists.iter().flatten().copied().max_by_key(|list| list.len())?;
             for (t, own) in lists.iter().enumerate() {
                 let Some(own) = own.filter(|own| own.len() > 1 && *own != longest) else { continue };
-                let name = SweepAxis::ALL[*axis as usize].0;
+                let name = axis.name();
                 let field = match axis {
                     SweepAxis::SourceLayers => "source/layer",
                     SweepAxis::Dims if matches!(templates[t].op, OpPlan::Cut) => "keys",
@@ -112,6 +112,7 @@ impl Swept<'_> {
                 }
                 OpPlan::Write { values: ValuesPlan::Run { .. }, .. }
                 | OpPlan::Scale(_)
+                | OpPlan::Along(..)
                 | OpPlan::Zero
                 | OpPlan::Cut
                 | OpPlan::ProjectOut(_) => 0,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::basis::BasisPlan;
+use super::basis::{BasisPlan, Vectors};
 use super::facts::Facts;
 use super::lint::Lints;
 use super::noise::{numpy_legacy, numpy_legacy_of};
@@ -11,6 +11,7 @@ use super::position_map;
 use super::select;
 use super::source::resolve;
 use super::template::{How, NoisePlan, OpPlan, Template};
+use crate::plan::Along;
 use crate::spec::corruption::{Rng, Sigma};
 use crate::spec::intervention::{Intervention, OpSpec, SourceSpec};
 use crate::spec::patch::SweepAxis;
@@ -91,8 +92,17 @@ pub(super) fn template(
 /// Operations that a site has no meaning for.
 fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut Problems) -> Option<()> {
     let (site, op) = (intervention.site, &intervention.op);
+    // What of a row is written is said by vectors.
+    let by_vectors = matches!(
+        op,
+        OpSpec::ProjectOut { .. }
+            | OpSpec::Subspace { .. }
+            | OpSpec::Clamp { .. }
+            | OpSpec::Scale { along: Some(_), .. }
+    );
     let copies = matches!(op.source(), Some(SourceSpec::Run { site: None, layer: None, .. }) | None)
-        && !matches!(op, OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. });
+        && !by_vectors
+        && !matches!(op, OpSpec::Noise { .. });
     let refuse = |detail: String, fix: &str, out: &mut Problems| {
         out.push(format!("{at}/op"), code::NOT_SUPPORTED, detail, fix);
         None
@@ -105,15 +115,14 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         let detail = format!("{site} is copied from the same layer and position of a run, scaled or zeroed");
         return refuse(detail, "use replace, resample, freeze, scale or zero; or q, k and v before it", out);
     }
-    let linear = !matches!(
-        op,
-        OpSpec::Add { .. } | OpSpec::Noise { .. } | OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }
-    ) && !matches!(
-        op.source(),
-        Some(
-            SourceSpec::Vector { .. } | SourceSpec::Activation { .. } | SourceSpec::Run { site: Some(_), .. }
-        ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
-    );
+    let linear = !by_vectors
+        && !matches!(op, OpSpec::Add { .. } | OpSpec::Noise { .. })
+        && !matches!(
+            op.source(),
+            Some(
+                SourceSpec::Vector { .. } | SourceSpec::Activation { .. } | SourceSpec::Run { site: Some(_), .. }
+            ) if !matches!(op.source(), Some(SourceSpec::Run { site: Some(Site::HeadOut), .. }))
+        );
     if site == Site::HeadOut && (!linear || has_dims) {
         let field = if linear { "dims" } else { "op" };
         let detail = "a head's output is copied, averaged, scaled or zeroed as a whole";
@@ -131,8 +140,8 @@ fn check_site(intervention: &Intervention, at: &str, has_dims: bool, out: &mut P
         );
         return None;
     }
-    if has_dims && matches!(op, OpSpec::ProjectOut { .. } | OpSpec::Subspace { .. }) {
-        let fix = "leave out `dims`: the basis says what is written";
+    if has_dims && by_vectors {
+        let fix = "leave out `dims`: the vectors say what is written";
         out.push(format!("{at}/dims"), code::CONFLICT, "a span and single columns", fix);
         return None;
     }
@@ -154,12 +163,21 @@ fn op(
         return None;
     }
     let how = match op {
-        OpSpec::Scale { factor } => return Some(OpPlan::Scale(*factor as f32)),
+        OpSpec::Scale { factor, along: None } => return Some(OpPlan::Scale(*factor as f32)),
+        OpSpec::Scale { factor, along: Some(direction) } => {
+            let direction = BasisPlan::new(&Vectors::of_direction(direction), place, facts, out)?;
+            return Some(OpPlan::Along(direction, Along::Scale(*factor as f32)));
+        }
+        OpSpec::Clamp { along, min, max } => {
+            let direction = BasisPlan::new(&Vectors::of_direction(along), place, facts, out)?;
+            let (min, max) = (min.unwrap_or(f64::NEG_INFINITY), max.unwrap_or(f64::INFINITY));
+            return Some(OpPlan::Along(direction, Along::Clamp(min as f32, max as f32)));
+        }
         OpSpec::Zero => return Some(OpPlan::Zero),
         OpSpec::Knockout { .. } => return cut(place, out),
         OpSpec::Noise { sigma, seed, rng } => return noise(place, *sigma, *seed, *rng, scope, facts, out),
         OpSpec::ProjectOut { basis } => {
-            return BasisPlan::new(basis, place, facts, out).map(OpPlan::ProjectOut);
+            return BasisPlan::new(&Vectors::of_basis(basis), place, facts, out).map(OpPlan::ProjectOut);
         }
         OpSpec::Add { coef, norm_match, .. } => {
             let Some(coef) = coef.constant() else {
@@ -169,7 +187,9 @@ fn op(
             };
             How::Add { coef: coef as f32, norm_match: *norm_match }
         }
-        OpSpec::Subspace { basis, .. } => How::Swap(BasisPlan::new(basis, place, facts, out)?),
+        OpSpec::Subspace { basis, .. } => {
+            How::Swap(BasisPlan::new(&Vectors::of_basis(basis), place, facts, out)?)
+        }
         OpSpec::Replace { .. } | OpSpec::Mean { .. } | OpSpec::Resample { .. } | OpSpec::Freeze { .. } => {
             How::Replace
         }

@@ -101,7 +101,7 @@ pub struct LintFacts {
 pub const LINTS: &[LintFacts] = &[
     LintFacts {
         code: "BOS_CORRUPTED",
-        means: "The noise also covers the BOS token, on which nearly all heads attend: everything breaks, not only the fact.",
+        means: "The noise also covers the BOS token, to which nearly all heads attend: everything breaks, not only the fact.",
     },
     LintFacts {
         code: "CASES_DROPPED",
@@ -143,17 +143,21 @@ pub const LINTS: &[LintFacts] = &[
     LintFacts { code: "F16_OVERFLOW", means: "A captured number does not fit the f16 that was asked for." },
     LintFacts {
         code: "FILTERED_DISTRIBUTION",
-        means: "The filters of sampling left less than 0.9 of the probability somewhere: the texts are of another distribution than the model's.",
+        means: "At some step the sampling filters removed more than a tenth of the probability: the texts follow another distribution than the model's.",
     },
     LintFacts {
         code: "FIRST_TOKEN_CORRUPTED",
-        means: "The model has no BOS, so that its first token is the one on which heads rest. To corrupt it breaks more than the fact.",
+        means: "The model has no BOS, so many heads attend to the first token by default. Corrupting it breaks more than the fact.",
     },
     LintFacts {
         code: "INCOHERENT",
         means: "The text is less probable by more than 1.5 nats a token under the branch that is compared with than under its own: what was written into the model costs sense.",
     },
     LintFacts { code: "INCOMPLETE", means: "The sweep ended early or still runs: not all cells count yet." },
+    LintFacts {
+        code: "LARGE_WRITE",
+        means: "At some step an addition, a multiple or a bound moved a row by more than its own length: what later layers read is mostly what was written. The receipt says how far.",
+    },
     LintFacts {
         code: "LENGTH_MISMATCH",
         means: "Runs of different lengths are patched by positions counted from the start: they may mean different words.",
@@ -168,7 +172,7 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts {
         code: "NORM_LOST",
-        means: "`norm_match` was to keep the norm of rows that were cancelled to zero, which have none.",
+        means: "What was added cancelled some rows to zero, so `norm_match` could not keep their norm.",
     },
     LintFacts {
         code: "NOT_FINITE",
@@ -217,7 +221,7 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts {
         code: "SMALL_N",
-        means: "Of so few samples or cases, standard errors are hardly known themselves.",
+        means: "With so few samples or cases, the standard errors are uncertain themselves.",
     },
     LintFacts {
         code: "SPAN_CUTS_TOKEN",
@@ -225,7 +229,7 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts {
         code: "STEPS_NOT_WRITTEN",
-        means: "Rows of a text that were to be written were not: it is steered in part, or not at all.",
+        means: "Some rows that an intervention should have written were not written: the text is steered in part, or not at all.",
     },
     LintFacts {
         code: "STEP_ZERO_LEFT_OUT",
@@ -233,7 +237,7 @@ pub const LINTS: &[LintFacts] = &[
     },
     LintFacts {
         code: "STOPPED_EARLY",
-        means: "A text ended for a reason of the server's: no room in the model's context, a source that ended, or numbers that are not finite.",
+        means: "The server ended a text early: no room in the model's context, a source that ended, or numbers that are not finite.",
     },
     LintFacts {
         code: "TARGET_CHANGES_PROMPT",
@@ -244,7 +248,7 @@ pub const LINTS: &[LintFacts] = &[
         means: "The model does not answer the target. You trace what it does not say.",
     },
     LintFacts { code: "TARGET_SETS_OVERLAP", means: "Two targets share a token." },
-    LintFacts { code: "TARGET_TOKENS_DIFFER", means: "The same target is other tokens after other prompts." },
+    LintFacts { code: "TARGET_TOKENS_DIFFER", means: "The target has other tokens after other prompts." },
     LintFacts {
         code: "TAUTOLOGICAL_CUT",
         means: "Cells have their source's answer by construction, whatever the model. A grid of such cells alone is refused unless `allow_trivial` is set.",

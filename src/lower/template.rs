@@ -11,7 +11,7 @@ use super::select;
 use super::source::ValuesPlan;
 use super::source_pass::Prelude;
 use crate::model::config::ModelConfig;
-use crate::plan::{Address, CapturedRows, Edit, EditGroup, Op, RunId, Source};
+use crate::plan::{Address, Along, CapturedRows, Edit, EditGroup, Op, RunId, Source};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::Problems;
 use crate::spec::site::Site;
@@ -50,6 +50,8 @@ pub(super) enum OpPlan {
     Write { values: ValuesPlan, how: How },
     /// A multiple.
     Scale(f32),
+    /// Another part along a direction.
+    Along(BasisPlan, Along),
     /// Zeros.
     Zero,
     /// What is left outside of a span.
@@ -301,6 +303,7 @@ impl Template {
         matches!(
             self.op,
             OpPlan::ProjectOut(_)
+                | OpPlan::Along(..)
                 | OpPlan::Write { how: How::Swap(_) | How::Add { norm_match: true, .. }, .. }
         )
     }
@@ -320,6 +323,9 @@ impl Template {
                 }
             }
             OpPlan::Scale(factor) => Op::Scale(*factor),
+            OpPlan::Along(direction, change) => {
+                Op::Along { direction: direction.at(at.layer, columns.start), change: *change }
+            }
             OpPlan::Zero => Op::Zero,
             OpPlan::ProjectOut(basis) => {
                 Op::Project { basis: basis.at(at.layer, columns.start), source: None }

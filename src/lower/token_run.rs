@@ -1,5 +1,6 @@
 //! A run with its tokens, and its spans.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,6 +45,18 @@ impl TokenRun {
         &self.text[..self.text.floor_char_boundary(end)]
     }
 
+    /// Of each token but the first its place among those scored, which it is added to.
+    pub(super) fn places(&self, scored: &mut Vec<u32>) -> Vec<usize> {
+        let mut places: HashMap<u32, usize> = scored.iter().copied().zip(0..).collect();
+        let mut place = |id: u32| {
+            *places.entry(id).or_insert_with(|| {
+                scored.push(id);
+                scored.len() - 1
+            })
+        };
+        self.ids.iter().skip(1).map(|id| place(*id)).collect()
+    }
+
     /// Whether there is no token; never so after [`super::prompts::tokenise`].
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
@@ -78,7 +91,7 @@ impl Span {
     }
 
     /// All of its tokens, or the first or last one of each stretch; each once, in order.
-    pub(super) fn tokens(&self, which: Which) -> Vec<u32> {
+    pub fn tokens(&self, which: Which) -> Vec<u32> {
         let of = |[start, end]: &[u32; 2]| match which {
             Which::All => *start..*end,
             Which::First => *start..start + 1,

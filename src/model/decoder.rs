@@ -609,6 +609,7 @@ impl<K: Kernels> Pass<'_, K> {
                 written.cancelled |= change.cancelled;
                 if primary {
                     written.squared += change.squared;
+                    written.before += change.before;
                 }
             }
         }

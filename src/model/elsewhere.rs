@@ -76,7 +76,7 @@ impl Elsewhere {
                 self.every(&edit.rows, |row| row[own.clone()].iter_mut().for_each(|x| *x *= factor));
             }
             RowOp::Zero => self.every(&edit.rows, |row| row[own.clone()].fill(0.0)),
-            RowOp::Add { .. } | RowOp::Project { .. } | RowOp::Cut => {
+            RowOp::Add { .. } | RowOp::Project { .. } | RowOp::Along { .. } | RowOp::Cut => {
                 unreachable!("BUG: a head's output is copied, scaled or zeroed")
             }
         }

@@ -65,6 +65,7 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
         for (total, written) in output.written.iter_mut().zip(rank.written) {
             total.elements += written.elements;
             total.squared += written.squared;
+            total.before += written.before;
             total.largest = larger(total.largest, written.largest);
             total.cancelled |= written.cancelled;
         }

@@ -242,6 +242,9 @@ impl Columns {
             RowOp::Project { basis, values: source } => {
                 RowOp::Project { basis: cut(basis).into(), values: source.as_ref().map(values) }
             }
+            RowOp::Along { direction, change } => {
+                RowOp::Along { direction: cut(direction).into(), change: *change }
+            }
             RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => edit.op.clone(),
         };
         Some(Cow::Owned(EditRows {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Along;
 use super::draw::StepDraws;
 use crate::spec::site::Site;
 
@@ -156,7 +157,10 @@ impl EditRows {
     /// Whether a column's new number depends on what stands in other columns, so that a part of the columns cannot be written
     /// without the rest.
     pub fn couples_columns(&self) -> bool {
-        let coupled = matches!(self.op, RowOp::Project { .. } | RowOp::Add { norm_match: true, .. });
+        let coupled = matches!(
+            self.op,
+            RowOp::Project { .. } | RowOp::Along { .. } | RowOp::Add { norm_match: true, .. }
+        );
         coupled || self.instead.is_some()
     }
 }
@@ -177,6 +181,14 @@ pub enum RowOp {
     },
     /// `dst *= factor`
     Scale(f32),
+    /// `dst += u * (change(u . dst) - u . dst)`
+    Along {
+        /// `u`, of length 1, `[columns]`.
+        #[serde(with = "shared")]
+        direction: Arc<[f32]>,
+        /// What becomes of the part along it.
+        change: Along,
+    },
     /// `dst = 0`
     Zero,
     /// `dst = -inf`
@@ -197,7 +209,7 @@ impl RowOp {
         match self {
             RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
             RowOp::Project { values, .. } => values.as_ref(),
-            RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => None,
+            RowOp::Scale(_) | RowOp::Along { .. } | RowOp::Zero | RowOp::Cut => None,
         }
     }
 
@@ -206,7 +218,7 @@ impl RowOp {
         match self {
             RowOp::Replace(values) | RowOp::Add { values, .. } => Some(values),
             RowOp::Project { values, .. } => values.as_mut(),
-            RowOp::Scale(_) | RowOp::Zero | RowOp::Cut => None,
+            RowOp::Scale(_) | RowOp::Along { .. } | RowOp::Zero | RowOp::Cut => None,
         }
     }
 }

@@ -32,6 +32,21 @@ impl Cost {
     }
 }
 
+impl Cost {
+    /// So many times, one after the other.
+    #[must_use]
+    pub fn times(&self, by: f64) -> Self {
+        let times = |n: u64| (n as f64 * by) as u64;
+        Self {
+            rows: times(self.rows),
+            row_layers: times(self.row_layers),
+            flops: self.flops * by,
+            peak_bytes: self.peak_bytes,
+            seconds: self.seconds * by,
+        }
+    }
+}
+
 /// The most that one request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Ceiling {

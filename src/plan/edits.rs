@@ -144,6 +144,7 @@ fn empty(edit: &Edit) -> EditRows {
             RowOp::Add { values: values(source), coef: *coef, norm_match: *norm_match }
         }
         Op::Scale(factor) => RowOp::Scale(*factor),
+        Op::Along { direction, change } => RowOp::Along { direction: Arc::clone(direction), change: *change },
         Op::Zero => RowOp::Zero,
         Op::Cut => RowOp::Cut,
         Op::Project { basis, source } => {
@@ -168,6 +169,9 @@ fn are_alike(a: &Edit, b: &Edit) -> bool {
             coef.to_bits() == other.to_bits() && norm_match == other_match
         }
         (Op::Scale(factor), Op::Scale(other)) => factor.to_bits() == other.to_bits(),
+        (Op::Along { direction, change }, Op::Along { direction: other, change: other_change }) => {
+            Arc::ptr_eq(direction, other) && change.bits() == other_change.bits()
+        }
         (Op::Project { basis, .. }, Op::Project { basis: other, .. }) => Arc::ptr_eq(basis, other),
         _ => false,
     };

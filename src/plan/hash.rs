@@ -142,6 +142,11 @@ impl Writer {
                 self.text("scale");
                 self.number(u64::from(factor.to_bits()));
             }
+            Op::Along { direction, change } => {
+                self.text("along");
+                self.constant(direction);
+                self.numbers(&change.bits());
+            }
             Op::Zero => self.text("zero"),
             Op::Cut => self.text("cut"),
             Op::Project { basis, source } => {
@@ -199,7 +204,7 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::EditGroup;
+    use super::super::{Along, EditGroup};
     use super::*;
     use crate::spec::site::Site;
 
@@ -242,6 +247,10 @@ mod tests {
             sequences: vec![Arc::from([7, 8]), Arc::from([9])],
         };
         plan
+    }
+
+    fn along(direction: &[f32], change: Along) -> Op {
+        Op::Along { direction: rows(direction), change }
     }
 
     /// What a change of a field makes of the plan.
@@ -310,6 +319,11 @@ mod tests {
                 }
             }),
             of_edit(2, |edit| edit.op = Op::Scale(0.25)),
+            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Scale(0.5))),
+            of_edit(2, |edit| edit.op = along(&[-1.0, 0.0], Along::Scale(0.5))),
+            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.5, 1.0))),
+            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.5, 2.0))),
+            of_edit(2, |edit| edit.op = along(&[1.0, 0.0], Along::Clamp(0.25, 1.0))),
             of_edit(5, |edit| {
                 if let Op::Project { basis, .. } = &mut edit.op {
                     *basis = rows(&[0.0, 1.0]);

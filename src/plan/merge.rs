@@ -312,6 +312,9 @@ fn are_alike(a: &EditRows, b: &EditRows) -> bool {
             coef.to_bits() == other.to_bits() && norm_match == other_match
         }
         (RowOp::Scale(factor), RowOp::Scale(other)) => factor.to_bits() == other.to_bits(),
+        (RowOp::Along { direction, change }, RowOp::Along { direction: other, change: other_change }) => {
+            Arc::ptr_eq(direction, other) && change.bits() == other_change.bits()
+        }
         (RowOp::Project { basis, .. }, RowOp::Project { basis: other, .. }) => Arc::ptr_eq(basis, other),
         _ => false,
     };

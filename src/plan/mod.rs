@@ -96,6 +96,13 @@ pub enum Op {
     },
     /// `dst = factor * dst`
     Scale(f32),
+    /// `dst = dst + u * (change(u . dst) - u . dst)`: the part along a direction is another, the rest stays.
+    Along {
+        /// `u`: a row of length 1, `[columns]`.
+        direction: Arc<[f32]>,
+        /// What becomes of it.
+        change: Along,
+    },
     /// `dst = 0`
     Zero,
     /// `dst = -inf`: scores of keys that get no attention.
@@ -108,6 +115,38 @@ pub enum Op {
         /// Whose part in the span is put there.
         source: Option<Source>,
     },
+}
+
+/// What becomes of the part of a row along a direction.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum Along {
+    /// It is multiplied.
+    Scale(f32),
+    /// It is held between two numbers, of which the first is not the larger.
+    Clamp(f32, f32),
+}
+
+impl Along {
+    /// How far it moves from where it is. Exactly 0 where nothing is to change, whatever it is.
+    pub fn moves(self, present: f64) -> f64 {
+        match self {
+            Along::Scale(1.0) => 0.0,
+            Along::Scale(factor) => (f64::from(factor) - 1.0) * present,
+            Along::Clamp(min, max) => {
+                let held = present.clamp(f64::from(min), f64::from(max));
+                // What is infinite and may be, stays.
+                if held.total_cmp(&present).is_eq() { 0.0 } else { held - present }
+            }
+        }
+    }
+
+    /// Equal for equal changes alone.
+    pub fn bits(self) -> [u32; 3] {
+        match self {
+            Along::Scale(factor) => [0, factor.to_bits(), 0],
+            Along::Clamp(min, max) => [1, min.to_bits(), max.to_bits()],
+        }
+    }
 }
 
 /// Where an edit's values come from.
@@ -165,7 +204,7 @@ impl Op {
         match self {
             Op::Replace(source) | Op::Add { source, .. } => Some(source),
             Op::Project { source, .. } => source.as_ref(),
-            Op::Scale(_) | Op::Zero | Op::Cut => None,
+            Op::Scale(_) | Op::Along { .. } | Op::Zero | Op::Cut => None,
         }
     }
 
@@ -173,7 +212,7 @@ impl Op {
         match self {
             Op::Replace(source) | Op::Add { source, .. } => Some(source),
             Op::Project { source, .. } => source.as_mut(),
-            Op::Scale(_) | Op::Zero | Op::Cut => None,
+            Op::Scale(_) | Op::Along { .. } | Op::Zero | Op::Cut => None,
         }
     }
 

@@ -66,6 +66,8 @@ pub struct RowWritten {
     pub elements: u32,
     /// Sum of squared changes.
     pub squared: f64,
+    /// Sum of the squares of the numbers that were there.
+    pub before: f64,
     /// Largest absolute change; NaN if one is not finite.
     pub largest: f32,
     /// Whether the row was to keep its norm and nothing was left of it.

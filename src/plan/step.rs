@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::batch::{
-    AskedRows, AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, SITES, Step, Tap,
+    AskedRows, AttentionBatch, CaptureRows, ForwardBatch, LayerBatch, ReadoutBatch, RowOp, SITES, Step, Tap,
 };
 use super::cone::Stage;
 use super::draw::{Draw, StepDraws};
@@ -40,6 +40,8 @@ pub struct StepBatch {
     pub batch: ForwardBatch,
     /// The rows edited, as the batch counts them: the run is the row.
     pub edited: Vec<EditedRow>,
+    /// Of each row edited, whether it is moved from where it is, and not put in another's place.
+    pub moves: Vec<bool>,
     /// Of each row its readouts through the lens, as places among the scores. Those of the rows themselves come last.
     pub lens: Vec<Vec<usize>>,
 }
@@ -89,7 +91,7 @@ impl StepBatch {
             peak_rows: rows.len(),
             row_layers: rows.len() as u64 * u64::from(layers),
         };
-        StepBatch { batch, edited: taps.edited, lens }
+        StepBatch { batch, edited: taps.edited, moves: taps.moves, lens }
     }
 }
 
@@ -116,6 +118,7 @@ struct Taps<'a> {
     /// (depth, row): rows that others read come first.
     order: Vec<(u32, usize)>,
     edited: Vec<EditedRow>,
+    moves: Vec<bool>,
 }
 
 impl<'a> Taps<'a> {
@@ -123,7 +126,7 @@ impl<'a> Taps<'a> {
         let mut order: Vec<(u32, usize)> =
             (0..rows.len()).map(|row| (depth(rows, row, rows.len()), row)).collect();
         order.sort_unstable();
-        Taps { rows, order, edited: Vec::new() }
+        Taps { rows, order, edited: Vec::new(), moves: Vec::new() }
     }
 
     fn at(&mut self, at: Address) -> Tap {
@@ -144,6 +147,8 @@ impl<'a> Taps<'a> {
             }
             for (mut table, rows) in tables.finish() {
                 table.first = self.edited.len();
+                let moves = matches!(table.op, RowOp::Add { .. } | RowOp::Scale(_) | RowOp::Along { .. });
+                self.moves.extend(rows.iter().map(|_| moves));
                 self.edited.extend(rows);
                 tap.steps.push(Step::Edit(table));
             }

@@ -15,7 +15,7 @@ use super::draw::{Choice, Draw};
 use super::merge::merge;
 use super::pack::{Chunk, Mode, Packing};
 use super::step::{StepBatch, StepRow};
-use super::{Address, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Source};
+use super::{Address, Along, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Source};
 use crate::spec::site::Site;
 
 /// What stands at a site in one row: two columns.
@@ -138,6 +138,7 @@ impl Reference {
             Op::Cut => Kind::Other("cut", 0, false, vec![]),
             Op::Add { coef, norm_match, .. } => Kind::Other("add", coef.to_bits(), *norm_match, vec![]),
             Op::Scale(factor) => Kind::Other("scale", factor.to_bits(), false, vec![]),
+            Op::Along { direction, change } => Kind::Other("along", change.bits()[1], false, bits(direction)),
             Op::Project { basis, .. } => Kind::Other("project", 0, false, bits(basis)),
         };
         for (i, &position) in edit.positions.iter().enumerate() {
@@ -257,6 +258,7 @@ fn apply_table(table: &EditRows, values: &mut [Value]) {
         RowOp::Cut => Kind::Other("cut", 0, false, vec![]),
         RowOp::Add { coef, norm_match, .. } => Kind::Other("add", coef.to_bits(), *norm_match, vec![]),
         RowOp::Scale(factor) => Kind::Other("scale", factor.to_bits(), false, vec![]),
+        RowOp::Along { direction, change } => Kind::Other("along", change.bits()[1], false, bits(direction)),
         RowOp::Project { basis, .. } => Kind::Other("project", 0, false, bits(basis)),
     };
     let n = table.rows.len();
@@ -316,11 +318,15 @@ impl Choices {
         let mut positions: Vec<u32> = (0..=self.below(3)).map(|_| self.below(length)).collect();
         positions.sort_unstable();
         positions.dedup();
-        let op = match self.below(8) {
+        let op = match self.below(9) {
             0..=2 => Op::Replace(self.source(&positions, plan)),
             3 => Op::Zero,
             4 => Op::Scale(self.below(3) as f32),
             7 => Op::Cut,
+            8 => Op::Along {
+                direction: Arc::clone(&bases[self.below(2) as usize]),
+                change: Along::Scale(self.below(3) as f32),
+            },
             5 => Op::Add {
                 source: self.source(&positions, plan),
                 coef: self.below(2) as f32,

@@ -136,53 +136,46 @@ impl Respond for AlignLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<AlignResponse, Problems> {
+        let (layout, words) = (self, facts.words());
+        // What the runs gave, if anything was to be measured.
         let output = self.is_computed().then_some(&computed.output);
-        respond(self, output, facts.words(), envelope)
+        let (common, segments) = (&layout.common, &layout.segments);
+        // Two runs were counted when the request was read.
+        let (a, b) = (&common.runs.0[0].1.0, &common.runs.0[1].1.0);
+        let left_out = |of: &dyn Fn(&diff::Segment) -> Range<u32>| -> Vec<u32> {
+            diff::unpaired(segments).into_iter().flat_map(of).collect()
+        };
+        let mut found = Lints::default();
+        let contrast = output.and_then(|output| contrast(layout, &output.scores));
+        if contrast.as_ref().is_some_and(|contrast| contrast.differs == Some(false)) {
+            lint_no_contrast("/runs", &mut found);
+        }
+        let mut nulls = Nulls::default();
+        if let Some(output) = output {
+            NotFinite::of_runs(common, &output.scores).lint(&mut found);
+            reasons(layout, &output.scores, contrast.as_ref(), &mut nulls);
+        }
+        let op =
+            |s: &diff::Segment| AlignOp { op: s.change, a: [s.a.start, s.a.end], b: [s.b.start, s.b.end] };
+        Ok(AlignResponse {
+            id: envelope.id,
+            model: envelope.model,
+            request: layout.spec.clone(),
+            targets: target_sets(common),
+            runs: runs(layout, output, words),
+            ops: segments.iter().map(op).collect(),
+            map: diff::pairs(segments),
+            unpaired: Unpaired { a: left_out(&|s| s.a.clone()), b: left_out(&|s| s.b.clone()) },
+            equal_length: a.len() == b.len(),
+            differing_positions: diff::differing(&a.ids, &b.ids),
+            minimal_pair: diff::minimal_pair(&a.ids, &b.ids),
+            contrast,
+            nulls: nulls.0,
+            lints: join_lints(common, found, &layout.spec.experiment)?,
+            usage: output.map(|output| output.usage),
+            provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+        })
     }
-}
-
-/// Puts a response together. `output`: what the runs gave, if anything was to be measured.
-pub fn respond(
-    layout: &AlignLayout,
-    output: Option<&PlanOutput>,
-    words: &dyn Words,
-    envelope: Envelope,
-) -> Result<AlignResponse, Problems> {
-    let (common, segments) = (&layout.common, &layout.segments);
-    // Two runs were counted when the request was read.
-    let (a, b) = (&common.runs.0[0].1.0, &common.runs.0[1].1.0);
-    let left_out = |of: &dyn Fn(&diff::Segment) -> Range<u32>| -> Vec<u32> {
-        diff::unpaired(segments).into_iter().flat_map(of).collect()
-    };
-    let mut found = Lints::default();
-    let contrast = output.and_then(|output| contrast(layout, &output.scores));
-    if contrast.as_ref().is_some_and(|contrast| contrast.differs == Some(false)) {
-        lint_no_contrast("/runs", &mut found);
-    }
-    let mut nulls = Nulls::default();
-    if let Some(output) = output {
-        NotFinite::of_runs(common, &output.scores).lint(&mut found);
-        reasons(layout, &output.scores, contrast.as_ref(), &mut nulls);
-    }
-    let op = |s: &diff::Segment| AlignOp { op: s.change, a: [s.a.start, s.a.end], b: [s.b.start, s.b.end] };
-    Ok(AlignResponse {
-        id: envelope.id,
-        model: envelope.model,
-        request: layout.spec.clone(),
-        targets: target_sets(common),
-        runs: runs(layout, output, words),
-        ops: segments.iter().map(op).collect(),
-        map: diff::pairs(segments),
-        unpaired: Unpaired { a: left_out(&|s| s.a.clone()), b: left_out(&|s| s.b.clone()) },
-        equal_length: a.len() == b.len(),
-        differing_positions: diff::differing(&a.ids, &b.ids),
-        minimal_pair: diff::minimal_pair(&a.ids, &b.ids),
-        contrast,
-        nulls: nulls.0,
-        lints: join_lints(common, found, &layout.spec.experiment)?,
-        usage: output.map(|output| output.usage),
-        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
-    })
 }
 
 /// Why numbers are null.

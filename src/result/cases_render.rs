@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use super::cases::{CasesResponse, ClassArm, ClassEstimates};
-use super::common::NdArray;
+use super::common::{Masks, NdArray};
 use super::files::{Arrays, metadata, part};
 use super::numbers::OfMetric;
 use super::phrases;
-use super::pictures::{DOT, PictureRequestError, arrangement};
+use super::pictures::{DOT, PictureRequestError, arrangement, laid_out, restored};
 use super::plates::{Picture, Plate, Plot};
-use super::tables::Table;
-use crate::draw::heatmap::{Cell, Column, Figure, Heatmap};
+use super::rows::Rows;
+use super::sweep::CLASS;
+use crate::draw::heatmap::{Column, Figure, Heatmap};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::stats::Estimate;
 use crate::export::csv::Column as TableColumn;
+use crate::lower::layout::Axis;
 use crate::spec::named::Named;
 use crate::spec::select::TokenClass;
 
@@ -51,7 +53,7 @@ pub fn table(response: &CasesResponse) -> Vec<TableColumn> {
     let share = |row: &Row<'_>, of: fn(&super::cases::ClassShares) -> &NdArray<Option<f64>>| {
         row.pooled.and(row.arm.recovery.get(row.key)).and_then(|shares| of(shares).data[row.cell])
     };
-    Table::new(rows)
+    Rows::new(rows)
         .text("group", |row| row.group)
         .text("arm", |row| row.name)
         .text("site", |row| row.arm.site.name())
@@ -270,42 +272,30 @@ fn panel(
     arm: &ClassArm,
     key: &str,
 ) -> Result<Heatmap, PictureRequestError> {
-    let none = || PictureRequestError::NoCells { of: format!("arm {name}") };
+    let of = || format!("arm {name}");
+    let none = || PictureRequestError::NoCells { of: of() };
     let effects = arm.effects.get(key).filter(|effects| !effects.mean.data.is_empty()).ok_or_else(none)?;
-    let depth = depth(arm);
-    let alone = || vec![arm.site.name().to_owned()];
-    let rows = arm.layers.as_ref().map_or_else(alone, |layers| layers.iter().map(u32::to_string).collect());
-    let all = |counted: &NdArray<usize>, at: usize| {
-        arm.cells.data[at] > 0 && counted.data[at] == arm.cells.data[at]
+    let classes = Axis { name: CLASS, values: (0..response.classes.len() as u32).collect() };
+    let layers = arm.layers.iter().map(|layers| Axis { name: "layer", values: layers.clone() });
+    let axes: Vec<Axis> = std::iter::once(classes).chain(layers).collect();
+    let all = |counted: &NdArray<usize>| {
+        let pairs = counted.data.iter().zip(&arm.cells.data);
+        NdArray::new(&counted.shape, pairs.map(|(n, cells)| Some(*cells > 0 && n == cells)).collect())
     };
-    let cell = |layer: usize, class: usize| {
-        let at = class * depth + layer;
-        Cell {
-            value: effects.mean.data[at],
-            not_finite: effects.mean.data[at].is_none() && arm.cells.data[at] > 0,
-            exact_null: all(&arm.exact_null, at),
-            trivial: all(&arm.trivial, at),
+    let masks = Masks {
+        exact_null: all(&arm.exact_null),
+        trivial: all(&arm.trivial),
+        // Of a class that no case has there is nothing to tell.
+        lost: arm.cells.data.iter().map(|cells| *cells == 0).collect(),
+    };
+    let column = |axis: &Axis, value: u32| match response.classes.get(value as usize) {
+        Some(class) if axis.name == CLASS => {
+            Column { text: class.name().replace('_', " "), marked: *class <= TokenClass::LastSubject }
         }
+        _ => Column { text: value.to_string(), marked: false },
     };
-    let classes = &response.classes;
-    let column = |class: &TokenClass| Column {
-        text: class.name().replace('_', " "),
-        marked: *class <= TokenClass::LastSubject,
-    };
-    let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
-    let y_label = match (&arm.layers, arm.window) {
-        (None, _) => "",
-        (Some(_), 0 | 1) => "layer",
-        (Some(_), _) => "centre layer",
-    };
-    Ok(Heatmap {
-        title: format!("{name}: {}{window}", arm.site),
-        cells: (0..depth).map(|layer| (0..classes.len()).map(|class| cell(layer, class)).collect()).collect(),
-        rows,
-        columns: classes.iter().map(column).collect(),
-        y_label: y_label.to_owned(),
-        x_label: "token class".to_owned(),
-        mark_label: "subject".to_owned(),
-        ..Heatmap::default()
-    })
+    let mut panel = laid_out(&axes, &effects.mean.data, &masks, arm.site.name(), column, of)?;
+    restored(&mut panel, name, arm.site, arm.window);
+    "subject".clone_into(&mut panel.mark_label);
+    Ok(panel)
 }

@@ -25,6 +25,9 @@ use crate::spec::named::Named;
 use crate::spec::read::escape;
 use crate::tokens::Token;
 
+/// A number of something, and its name.
+pub(super) type NumberOf<T> = (&'static str, fn(&T) -> Option<f64>);
+
 /// Arrays of a trace.
 ///
 /// Of each arm, over its axes: `{arm}/{metric}/` + `effect_mean`, `effect_se`, `value_mean`, `value_se`, `recovery`, and
@@ -239,7 +242,8 @@ pub(super) fn metadata(
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn to_json(value: &impl Serialize) -> String {
+/// A part of a response as text.
+pub(super) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("BUG: the same value is part of every JSON response")
 }
 
@@ -266,7 +270,7 @@ pub(super) struct Arrays {
 }
 
 impl Arrays {
-    fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
+    pub(super) fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
         let array = NamedArray { name: name.into(), shape, data };
         self.list.push(OfMetric { metric: self.metric.clone(), array });
     }
@@ -288,7 +292,7 @@ impl Arrays {
         self.metric = None;
     }
 
-    fn numbers(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
+    pub(super) fn numbers(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
         let NamedArray { name, shape, data } = NamedArray::from_options(name, shape, values);
         self.push(name, shape, data);
     }
@@ -342,7 +346,7 @@ impl Arrays {
         self.push("cells/texts", shape.clone(), ArrayData::Text(texts));
         let tops = padded().map(|token| token.map_or_else(String::new, CellToken::tops)).collect();
         self.push("cells/top_of", shape.clone(), ArrayData::Text(tops));
-        let numbers: [(&str, fn(&CellToken) -> Option<f64>); 7] = [
+        let numbers: [NumberOf<CellToken>; 7] = [
             ("prob", |token| token.prob.mean),
             ("prob_se", |token| token.prob.se),
             ("effect", |token| token.effect.mean),
@@ -378,7 +382,7 @@ impl Arrays {
         }
     }
 
-    fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
+    pub(super) fn tokens<'t>(&mut self, prefix: &str, tokens: impl Iterator<Item = &'t Token> + Clone) {
         let index = |n: usize| n as u32;
         self.ints(format!("{prefix}tokens"), tokens.clone().map(|token| token.id));
         self.ints(format!("{prefix}token_starts"), tokens.clone().map(|token| index(token.start)));

@@ -1,14 +1,17 @@
 //! Response of `POST /v1/generate`, put together of what happens to its texts; and the same as events.
 
 mod lints;
+mod reads;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::common::{Envelope, Provenance, target_sets};
+pub use self::reads::{StepCaptureResult, StepLensResult};
+use super::common::{Envelope, NullReason, Nulls, Provenance, target_sets};
+use super::respond::Kept;
 use crate::effect::stats::finite;
-use crate::generate::{Done, Finish, Receipt, Token};
+use crate::generate::{Done, Finish, PromptScore, Receipt, Token};
 use crate::lower::facts::Words;
 use crate::lower::generate::Generation;
 use crate::lower::lint::Lint;
@@ -17,6 +20,7 @@ use crate::lower::prompts::Span;
 use crate::plan::output::Usage;
 use crate::spec::generate::GenerateSpec;
 use crate::spec::named::Named;
+use crate::spec::read::escape;
 use crate::tokens::Token as PromptToken;
 
 /// Texts that a model wrote.
@@ -36,6 +40,9 @@ pub struct GenerateResponse {
     /// What each branch wrote.
     #[schema(value_type = std::collections::BTreeMap<String, BranchResult>)]
     pub branches: Named<BranchResult>,
+    /// Why numbers that were read beside the texts are null.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nulls: Vec<NullReason>,
     /// Remarks.
     pub lints: Vec<Lint>,
     /// Cost.
@@ -65,12 +72,47 @@ pub struct BranchResult {
     pub shared_positions: u32,
     /// Rows of the prompt that its interventions wrote, step 0 among them.
     pub prompt_cells: u64,
+    /// What the prompt's own tokens scored, null of the first, before which there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<Option<PromptLogprob>>>,
     /// Its texts.
     pub samples: Vec<TextResult>,
     /// How many of them contain one of an outcome's texts.
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, OutcomeResult>)]
     pub outcomes: Named<OutcomeResult>,
+}
+
+/// What a token of the prompt scored.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PromptLogprob {
+    /// Natural log of its probability; null where the distribution is not finite.
+    pub logprob: Option<f64>,
+    /// The most probable tokens in its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<TopChoice>,
+}
+
+/// What the prompt's tokens scored under a branch, with a null for the first; none if that was not asked for.
+pub fn prompt_logprobs(
+    generation: &Generation,
+    tokens: &[PromptScore],
+    words: &dyn Words,
+) -> Option<Vec<Option<PromptLogprob>>> {
+    let one = |token: &PromptScore| {
+        let choice = |(id, logprob): &(u32, f64)| TopChoice {
+            id: *id,
+            text: words.text(*id),
+            logprob: finite(*logprob),
+        };
+        let top = token.top.iter().map(choice).collect();
+        Some(PromptLogprob { logprob: token.logprob.and_then(finite), top })
+    };
+    generation
+        .spec
+        .read
+        .prompt_logprobs
+        .then(|| std::iter::once(None).chain(tokens.iter().map(one)).collect())
 }
 
 /// How often something is said.
@@ -101,6 +143,12 @@ pub struct TextResult {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[schema(value_type = std::collections::BTreeMap<String, Vec<Option<f64>>>)]
     pub metrics: Named<Vec<Option<f64>>>,
+    /// Activations of its steps, one for each entry of the request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub captures: Vec<StepCaptureResult>,
+    /// The logit lens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_lens: Option<StepLensResult>,
     /// The same text under the branch that is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compare: Option<CompareResult>,
@@ -169,6 +217,9 @@ pub struct StepReceipt {
     pub cells: u64,
     /// Largest absolute change of a number; null if one is not finite.
     pub max_abs_delta: Option<f64>,
+    /// The longest way that an addition, a multiple or a bound moved a row, in lengths of the row as it was; null if nothing did.
+    /// Above 1, what was written outweighs what was there.
+    pub max_relative_delta: Option<f64>,
 }
 
 /// What texts cost.
@@ -204,6 +255,30 @@ struct Collected {
     tokens: Vec<Token>,
     end: Option<(Finish, Receipt)>,
     is_cut: bool,
+}
+
+/// Activations of a text's steps that are to be stored.
+#[derive(Debug)]
+pub struct KeptSteps {
+    /// Index of the branch.
+    pub branch: usize,
+    /// The sample.
+    pub sample: usize,
+    /// Index of the entry of the request.
+    pub capture: usize,
+    /// Steps.
+    pub steps: Vec<u32>,
+    /// The token of each row; none of step 0, whose is the prompt's last.
+    pub tokens: Vec<Option<u32>>,
+    /// The numbers, `[layers, steps, width]`.
+    pub values: Vec<f32>,
+}
+
+impl GenerateResponse {
+    /// Where the handle of what was stored is told.
+    pub fn handle_of(&mut self, kept: &KeptSteps) -> &mut Option<Kept> {
+        &mut self.branches.0[kept.branch].1.samples[kept.sample].captures[kept.capture].kept
+    }
 }
 
 impl Collecting {
@@ -259,23 +334,29 @@ impl Collecting {
         self.texts.iter().flatten().all(|text| text.end.is_some())
     }
 
-    /// The response, when all texts have ended. `cells`: rows written in the prompt, by branch.
+    /// The response, when all texts have ended. `cells`: rows written in the prompt, by branch; `prompt`: what its tokens scored.
     pub fn response(
         self,
         generation: &Generation,
         cells: &[u64],
+        prompt: &[Vec<PromptScore>],
         words: &dyn Words,
         envelope: Envelope,
     ) -> GenerateResponse {
         let Envelope { id, model, mut provenance } = envelope;
         provenance.plan_sha256.clone_from(&generation.common.plan_sha256);
         let spec = &generation.spec;
-        let branch = |index: usize| BranchResult {
+        let mut nulls = Nulls::default();
+        let mut branch = |index: usize| BranchResult {
             shared_positions: generation.branches[index].first,
             prompt_cells: cells[index],
-            samples: (0..self.texts[index].len()).map(|sample| self.text(index, sample, words)).collect(),
+            prompt_logprobs: prompt_logprobs(generation, &prompt[index], words),
+            samples: (0..self.texts[index].len())
+                .map(|sample| self.text(generation, index, sample, words, &mut nulls))
+                .collect(),
             outcomes: spec.outcomes.map(|_, said| outcome(&self.texts[index], said)),
         };
+        let branches = self.branches.iter().enumerate().map(|(i, name)| (name.clone(), branch(i))).collect();
         let lints = lints::of(&self, generation, &provenance.compute);
         let run = generation.common.runs.get(&spec.base).map(|(run, _)| run);
         GenerateResponse {
@@ -289,15 +370,46 @@ impl Collecting {
             },
             request: spec.clone(),
             targets: target_sets(&generation.common),
-            branches: self.branches.iter().enumerate().map(|(i, name)| (name.clone(), branch(i))).collect(),
+            branches,
+            nulls: nulls.0,
             lints: generation.common.lints.0.iter().cloned().chain(lints).collect(),
             usage: self.usage,
             provenance,
         }
     }
 
-    fn text(&self, branch: usize, sample: usize, words: &dyn Words) -> TextResult {
-        let Collected { text, tokens, end, .. } = &self.texts[branch][sample];
+    /// What was captured for a handle, in the order of branches, samples and entries of the request.
+    pub fn kept(&self, generation: &Generation) -> Vec<KeptSteps> {
+        let mut kept = Vec::new();
+        for (branch, texts) in self.texts.iter().enumerate() {
+            for (sample, text) in texts.iter().enumerate() {
+                for (capture, key) in generation.reads.captures.iter().enumerate() {
+                    let steps = reads::steps(key, text);
+                    if key.handle.is_none() || steps.is_empty() {
+                        continue;
+                    }
+                    let values = reads::numbers(&generation.reads, capture, text);
+                    // A row's token is the one before the one that it predicts.
+                    let before = |step: &u32| step.checked_sub(1).map(|step| text.tokens[step as usize].id);
+                    let tokens = steps.iter().map(before).collect();
+                    kept.push(KeptSteps { branch, sample, capture, steps, tokens, values });
+                }
+            }
+        }
+        kept
+    }
+
+    fn text(
+        &self,
+        generation: &Generation,
+        branch: usize,
+        sample: usize,
+        words: &dyn Words,
+        nulls: &mut Nulls,
+    ) -> TextResult {
+        let collected = &self.texts[branch][sample];
+        let Collected { text, tokens, end, .. } = collected;
+        let at = format!("/branches/{}/samples/{sample}", escape(&self.branches[branch]));
         let (finish, written) = end.unwrap_or((Finish::Lost, Receipt::default()));
         let token = |token: &Token| TokenResult {
             id: token.id,
@@ -325,6 +437,8 @@ impl Collecting {
             finish,
             steps: tokens.len() as u32,
             metrics: self.metrics.iter().enumerate().map(|(i, name)| (name.clone(), values(i))).collect(),
+            captures: reads::captures(&generation.reads, collected, (&at, &mut *nulls)),
+            logit_lens: reads::lens(generation, collected, words, (&at, nulls)),
             compare: compare.filter(|all| self.compare.is_some_and(|c| c != branch) && !all.is_empty()).map(
                 |all| CompareResult {
                     logprob: all.iter().map(|(logprob, _)| finite(*logprob)).collect(),
@@ -340,10 +454,13 @@ impl Collecting {
 
 /// How many of the texts contain one of some others.
 fn outcome(texts: &[Collected], said: &[String]) -> OutcomeResult {
-    let n = texts.len() as u64;
     let has = |text: &&Collected| said.iter().any(|said| text.text.contains(said.as_str()));
-    let found = texts.iter().filter(has).count() as u64;
-    OutcomeResult { texts: found, n, share: found as f64 / n as f64, ci: wilson(found, n) }
+    outcome_of(texts.iter().filter(has).count() as u64, texts.len() as u64)
+}
+
+/// So many of `n`.
+pub(super) fn outcome_of(texts: u64, n: u64) -> OutcomeResult {
+    OutcomeResult { texts, n, share: texts as f64 / n as f64, ci: wilson(texts, n) }
 }
 
 /// Wilson's interval of a share, 95 %.
@@ -362,6 +479,7 @@ fn receipt(written: Receipt) -> StepReceipt {
         expected: written.expected,
         cells: written.cells,
         max_abs_delta: finite(f64::from(written.max_abs_delta)),
+        max_relative_delta: written.farthest.map(|(far, _)| far),
     }
 }
 

@@ -26,8 +26,11 @@ pub mod render;
 pub mod respond;
 #[cfg(test)]
 mod render_tests;
+mod rows;
 pub mod run;
 mod run_plates;
+pub mod surprisal;
 pub mod sweep;
 pub mod tables;
+pub mod texts;
 pub mod trace;

@@ -14,12 +14,12 @@ use crate::effect::arm::self_patch;
 use crate::effect::derived::Derived;
 use crate::effect::lints;
 use crate::effect::nulls::of_value;
-use crate::lower::facts::{Facts, Words};
+use crate::lower::facts::Facts;
 use crate::lower::layout::{Axis, PatchLayout};
 use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
-use crate::plan::output::{PlanOutput, Usage};
-use crate::plan::{EditGroup, RunId};
+use crate::plan::EditGroup;
+use crate::plan::output::Usage;
 use crate::spec::named::Named;
 use crate::spec::patch::PatchSpec;
 use crate::spec::problem::Problems;
@@ -96,82 +96,72 @@ impl Respond for PatchLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<PatchResponse, Problems> {
-        respond(self, &computed.resolved, &computed.output, facts.words(), envelope)
-    }
-}
-
-/// Puts a response together. `resolved`: for each readout the run whose row it really is.
-pub fn respond(
-    layout: &PatchLayout,
-    resolved: &[RunId],
-    output: &PlanOutput,
-    words: &dyn Words,
-    envelope: Envelope,
-) -> Result<PatchResponse, Problems> {
-    let (common, arm, scores) = (&layout.case.common, layout.arm(), &output.scores);
-    let (grid, base) = (&arm.grid, arm.base_of(0));
-    let shown = layout.spec.experiment.read.topk;
-    let top1 = scores[base].top1();
-    let mut reasons = Nulls::default();
-    reasons.runs(common, scores);
-    let results = (&scores[..], resolved);
-    let cells = ArmCells::new("", (common, arm), &layout.spec.derive, results, words);
-    let (mut values, mut differences, mut normalised) =
-        (Named::default(), Named::default(), Named::default());
-    for (measure, (key, own)) in common.measures.iter().zip(cells.metrics.iter()) {
-        let at = escape(key);
-        for (name, (_, readout)) in common.runs.iter() {
-            let null = of_value(measure, &scores[*readout], top1);
-            reasons.one(format!("/baselines/{}/{at}", escape(name)), null);
-        }
-        reasons.array(&format!("/values/{at}"), &cells.shape, &own.no_value);
-        reasons.array(&format!("/effects/{at}"), &cells.shape, &own.no_effect);
-        if arm.reference.is_some() {
-            match &own.effect.undefined {
-                Some(reason) => reasons.add(format!("/normalised/{at}"), reason),
-                None => reasons.array(&format!("/normalised/{at}"), &cells.shape, &own.no_value),
+        let (layout, Computed { output, resolved, .. }, words) = (self, computed, facts.words());
+        let (common, arm, scores) = (&layout.case.common, layout.arm(), &output.scores);
+        let (grid, base) = (&arm.grid, arm.base_of(0));
+        let shown = layout.spec.experiment.read.topk;
+        let top1 = scores[base].top1();
+        let mut reasons = Nulls::default();
+        reasons.runs(common, scores);
+        let results = (&scores[..], &resolved[..]);
+        let cells = ArmCells::new("", (common, arm), &layout.spec.derive, results, words);
+        let (mut values, mut differences, mut normalised) =
+            (Named::default(), Named::default(), Named::default());
+        for (measure, (key, own)) in common.measures.iter().zip(cells.metrics.iter()) {
+            let at = escape(key);
+            for (name, (_, readout)) in common.runs.iter() {
+                let null = of_value(measure, &scores[*readout], top1);
+                reasons.one(format!("/baselines/{}/{at}", escape(name)), null);
             }
-            normalised.0.push((key.to_owned(), cells.array(own.effect.share.clone())));
+            reasons.array(&format!("/values/{at}"), &cells.shape, &own.no_value);
+            reasons.array(&format!("/effects/{at}"), &cells.shape, &own.no_effect);
+            if arm.reference.is_some() {
+                match &own.effect.undefined {
+                    Some(reason) => reasons.add(format!("/normalised/{at}"), reason),
+                    None => reasons.array(&format!("/normalised/{at}"), &cells.shape, &own.no_value),
+                }
+                normalised.0.push((key.to_owned(), cells.array(own.effect.share.clone())));
+            }
+            // A base has no samples: a cell is one number.
+            differences.0.push((key.to_owned(), cells.array(own.effect.paired.clone())));
+            values.0.push((key.to_owned(), cells.array(own.effect.samples.clone())));
         }
-        // A base has no samples: a cell is one number.
-        differences.0.push((key.to_owned(), cells.array(own.effect.paired.clone())));
-        values.0.push((key.to_owned(), cells.array(own.effect.samples.clone())));
+        let mut found = lints::patch(layout, scores, &cells.nulls, output.receipt(EditGroup::Patch));
+        let noise_floor = noise_floors(common, scores);
+        cells.lint(["/interventions", "/controls"], &noise_floor, &mut found);
+        let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
+        let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
+        let topk = cells.array(predictions);
+        let ArmCells { shape, masks, derived, controls: others, reasons: of_cells, .. } = cells;
+        reasons.array("/topk", &shape, &missing);
+        reasons.0.extend(of_cells.0);
+        let (receipt, controls) =
+            (Receipts::of(output), Controls::of(self_patch([arm], &common.measures, scores), others));
+        reasons.accounts(&receipt, controls.self_patch, &noise_floor);
+        Ok(PatchResponse {
+            id: envelope.id,
+            model: envelope.model,
+            request: layout.spec.clone(),
+            targets: target_sets(common),
+            runs: run_tokens(common, scores, shown, words),
+            axes: grid.axes.clone(),
+            baselines: common.runs.map(|_, (_, readout)| metrics(&common.measures, &scores[*readout], top1)),
+            values,
+            effects: differences,
+            normalised,
+            topk,
+            masks,
+            derived,
+            receipt,
+            controls,
+            nulls: reasons.0,
+            lints: join_lints(common, found, &layout.spec.experiment)?,
+            usage: output.usage,
+            provenance: Provenance {
+                plan_sha256: common.plan_sha256.clone(),
+                noise_floor,
+                ..envelope.provenance
+            },
+        })
     }
-    let mut found = lints::patch(layout, scores, &cells.nulls, output.receipt(EditGroup::Patch));
-    let noise_floor = noise_floors(common, scores);
-    cells.lint(["/interventions", "/controls"], &noise_floor, &mut found);
-    let missing: Vec<_> = grid.readouts.iter().map(|i| scores[*i].missing).collect();
-    let predictions = grid.readouts.iter().map(|i| top_tokens(&scores[*i], shown, words)).collect();
-    let topk = cells.array(predictions);
-    let ArmCells { shape, masks, derived, controls: others, reasons: of_cells, .. } = cells;
-    reasons.array("/topk", &shape, &missing);
-    reasons.0.extend(of_cells.0);
-    let (receipt, controls) =
-        (Receipts::of(output), Controls::of(self_patch([arm], &common.measures, scores), others));
-    reasons.accounts(&receipt, controls.self_patch, &noise_floor);
-    Ok(PatchResponse {
-        id: envelope.id,
-        model: envelope.model,
-        request: layout.spec.clone(),
-        targets: target_sets(common),
-        runs: run_tokens(common, scores, shown, words),
-        axes: grid.axes.clone(),
-        baselines: common.runs.map(|_, (_, readout)| metrics(&common.measures, &scores[*readout], top1)),
-        values,
-        effects: differences,
-        normalised,
-        topk,
-        masks,
-        derived,
-        receipt,
-        controls,
-        nulls: reasons.0,
-        lints: join_lints(common, found, &layout.spec.experiment)?,
-        usage: output.usage,
-        provenance: Provenance {
-            plan_sha256: common.plan_sha256.clone(),
-            noise_floor,
-            ..envelope.provenance
-        },
-    })
 }

@@ -10,7 +10,7 @@ use crate::lower::lint::{Lint, Severity};
 use crate::lower::measure::TargetToken;
 use crate::spec::corruption::{Method, Mode, Replacement, RunNames};
 use crate::spec::experiment::Experiment;
-use crate::spec::intervention::{Basis, Intervention, OpSpec, SourceSpec};
+use crate::spec::intervention::{AlongSpec, Basis, Intervention, OpSpec, SourceSpec};
 use crate::spec::metric::{Metric, MetricKind, Of, TargetScoring};
 use crate::spec::named::Named;
 use crate::spec::patch::SweepAxis;
@@ -205,7 +205,17 @@ fn intervention(one: &Intervention, swept: &[SweepAxis]) -> String {
             };
             format!("{site} plus {times}{that}{}{kept}", from(source))
         }
-        OpSpec::Scale { factor } => format!("{site} times {}", significant(*factor, DIGITS)),
+        OpSpec::Scale { factor, along } => {
+            let part =
+                along.as_ref().map(|along| format!(" along {}", along_what(along))).unwrap_or_default();
+            format!("{site}{part} times {}", significant(*factor, DIGITS))
+        }
+        OpSpec::Clamp { along, min, max } => {
+            let least = min.map(|min| format!("at least {}", significant(min, DIGITS)));
+            let most = max.map(|max| format!("at most {}", significant(max, DIGITS)));
+            let held: Vec<String> = [least, most].into_iter().flatten().collect();
+            format!("{site} along {} held {}", along_what(along), held.join(" and "))
+        }
         OpSpec::Zero => format!("{site} set to zero"),
         OpSpec::Resample { source, .. } => format!("{site} from one of {}", listed(&source.any_of)),
         OpSpec::Noise { .. } => format!("noise added to {site}"),
@@ -236,6 +246,13 @@ fn source_of(source: &SourceSpec, site: Site) -> String {
         SourceSpec::MeanOf { mean_of, .. } => format!("the mean of {}", listed(mean_of)),
         SourceSpec::Branch { branch, .. } => format!("branch {branch}"),
         SourceSpec::Vector { .. } => "a given vector".to_owned(),
+    }
+}
+
+fn along_what(along: &AlongSpec) -> String {
+    match along {
+        AlongSpec::Vector(_) => "one direction".to_owned(),
+        AlongSpec::Stored { activation, .. } => activation.clone(),
     }
 }
 
@@ -305,6 +322,8 @@ mod tests {
     use super::*;
     use crate::lower;
     use crate::lower::testing::Fake;
+    use crate::spec::patch::PatchSpec;
+    use crate::spec::problem::Problems;
 
     #[test]
     fn metrics_are_named_by_the_tokens_they_are_about() {
@@ -313,7 +332,7 @@ mod tests {
                           "metrics": ["prob:x", "logprob:y-z", "logit:x-y", "logit_diff:x-y-y-z", "rank:y-z", "kl:a",
                                       "top1_flip", "delta_norm"],
                           "interventions": [{"site": "mlp_out", "op": "zero"}]});
-        let layout = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout;
+        let layout = lower::lower::<PatchSpec>(&body, &Fake::default()).unwrap().layout;
         let said = |key: &str| metric(key, &layout.spec.experiment, &layout.case.common.targets.sets);
         for (key, expected) in [
             ("prob:x", "P(x: 2 tokens)"),
@@ -351,8 +370,7 @@ mod tests {
         let said = |list: serde_json::Value, sweep: serde_json::Value| {
             let body = json!({"base": "The river has", "source": "The river is", "target": " a",
                               "interventions": list, "sweep": sweep, "allow_trivial": true});
-            let spec =
-                lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap().layout.spec;
+            let spec = lower::lower::<PatchSpec>(&body, &Fake::default()).unwrap().layout.spec;
             interventions(&spec.interventions, &spec.sweep)
         };
         let source = json!({"run": "source"});
@@ -380,10 +398,8 @@ mod tests {
             let run = |text: &str| json!({"prompt": text});
             let body = json!({"runs": {"a": run("The river has"), "b": run("The river is"), "c": run("The city is")},
                               "base": "a", "target": " a", "interventions": [one], "allow_trivial": true});
-            let spec = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default())
-                .unwrap_or_else(|p| panic!("{p:#?}"))
-                .layout
-                .spec;
+            let mut problems = Problems::default();
+            let spec = PatchSpec::read(&body, &mut problems).unwrap_or_else(|| panic!("{problems:#?}"));
             interventions(&spec.interventions, &[SweepAxis::Layers, SweepAxis::Positions])
         };
         let mean = json!({"mean_of": ["b", "c"]});
@@ -413,6 +429,18 @@ mod tests {
             (
                 json!({"site": "mlp_norm", "op": "project_out", "basis": [e1]}),
                 "mlp_norm without one direction",
+            ),
+            (
+                json!({"site": "mlp_norm", "op": "scale", "factor": 2, "along": e1}),
+                "mlp_norm along one direction times 2",
+            ),
+            (
+                json!({"site": "mlp_norm", "op": "clamp", "max": 2, "along": {"activation": "act_1"}}),
+                "mlp_norm along act_1 held at most 2",
+            ),
+            (
+                json!({"site": "mlp_norm", "op": "clamp", "min": -1, "max": 2, "along": e1}),
+                "mlp_norm along one direction held at least −1 and at most 2",
             ),
             (
                 json!({"site": "mlp_norm", "op": "subspace", "basis": [e1, e2], "source": {"run": "c"}}),

@@ -11,6 +11,7 @@ use crate::draw::heatmap::{Arrangement, Cell, Column, Figure, Heatmap};
 use crate::draw::plane;
 use crate::lower::layout::Axis;
 use crate::spec::intervention::SourceSpec;
+use crate::spec::site::Site;
 use crate::tokens::Token;
 
 /// Panels stand below each other where they would be wider than this many columns side by side.
@@ -156,13 +157,9 @@ fn arm_panel(response: &TraceResponse, part: &Part<'_>, key: &str) -> Result<Hea
         _ => Column { text: value.to_string(), marked: false },
     };
     let mut panel = laid_out(&arm.axes, effects, &masks, arm.site.name(), tick, of)?;
-    let window = if arm.window > 1 { format!(", window {}", arm.window) } else { String::new() };
-    panel.title = match part.control {
-        None => format!("{name}: {}{window}", arm.site),
-        Some(control) => format!("{name}, control: {}", control.replace('_', " ")),
-    };
-    if arm.window > 1 && panel.y_label == "layer" {
-        "centre layer".clone_into(&mut panel.y_label);
+    restored(&mut panel, name, arm.site, arm.window);
+    if let Some(control) = part.control {
+        panel.title = format!("{name}, control: {}", control.replace('_', " "));
     }
     let corrupted_is_subject =
         (0..).zip(&response.tokens).all(|(position, token)| token.corrupted == in_subject(position));
@@ -173,6 +170,17 @@ fn arm_panel(response: &TraceResponse, part: &Part<'_>, key: &str) -> Result<Hea
     };
     marks.clone_into(&mut panel.mark_label);
     Ok(panel)
+}
+
+/// Names the arm that a panel is of, and its layers where several are restored together.
+pub(super) fn restored(panel: &mut Heatmap, name: &str, site: Site, window: u32) {
+    panel.title = format!("{name}: {site}");
+    if window > 1 {
+        panel.title = format!("{}, window {window}", panel.title);
+        if panel.y_label == "layer" {
+            "centre layer".clone_into(&mut panel.y_label);
+        }
+    }
 }
 
 fn check_axes(axes: &[Axis], of: impl Fn() -> String) -> Result<(), PictureRequestError> {

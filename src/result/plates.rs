@@ -7,6 +7,7 @@ use super::format::{Format, PictureRequestError, RenderError};
 use crate::draw::bars::Bars;
 use crate::draw::heatmap::Figure;
 use crate::draw::{PictureError, raster};
+use crate::spec::choices;
 use crate::spec::select::TokenClass;
 
 /// Pixels of a PNG per unit of its SVG.
@@ -15,36 +16,21 @@ const PNG_SCALE: f32 = 2.0;
 /// Panels that one picture shows at most.
 pub const MAX_PANELS: usize = 32;
 
+choices! {
 /// A kind of picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub enum Plot {
     /// Numbers along one axis; of a sweep one series an arm, with intervals.
-    Bars,
+    Bars = "bars",
     /// Numbers by two axes, one panel an arm.
-    Heatmap,
+    Heatmap = "heatmap",
     /// What each layer would predict at each position.
-    Lens,
+    Lens = "lens",
     /// Attention patterns, one panel a head.
-    Attention,
+    Attention = "attention",
     /// Shares of a logit by layer, and by head.
-    Attribution,
+    Attribution = "attribution",
 }
-
-impl Plot {
-    /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("bars", Self::Bars),
-        ("heatmap", Self::Heatmap),
-        ("lens", Self::Lens),
-        ("attention", Self::Attention),
-        ("attribution", Self::Attribution),
-    ];
-
-    /// Its name in `?kind=`.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
 }
 
 /// What a request asks to be shown; whatever suits the result where it says nothing.

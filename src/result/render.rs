@@ -177,6 +177,8 @@ macro_rules! rendered {
     )*};
 }
 
+pub(super) use rendered;
+
 rendered! {
     TraceResponse: |trace| trace.total_effect.names(),
         tables::trace_table, files::trace_arrays, files::trace_metadata, trace_plates, plots;

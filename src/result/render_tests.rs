@@ -12,6 +12,7 @@ use super::patch::PatchResponse;
 use super::pictures::{PictureRequestError, of_patch, of_trace};
 use super::plates::{Picture, Pictures, Plot, Show};
 use super::render::{Format, Rendered};
+use super::respond::{Computed, Respond as _};
 use super::run::RunResponse;
 use super::trace::TraceResponse;
 use crate::draw::bars::Bars;
@@ -71,7 +72,7 @@ pub(super) fn trace(more: &Value, cell: impl Fn(usize) -> f64) -> TraceResponse 
         resolved[lowered.layout.case.arms.0[0].1.grid.cell(0)[sample]] = resolved[*corrupted];
     }
     let output = output(scores.collect());
-    super::trace::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope()).unwrap()
 }
 
 /// Base 0.1, source 0.7, and the `i`-th cell `cell(i)`.
@@ -88,7 +89,7 @@ fn patch(more: &Value, cell: impl Fn(usize) -> f64) -> PatchResponse {
         _ => score(cell(i - 2), " Paris"),
     });
     let (resolved, output) = (resolved(&lowered.plan), output(scores.collect()));
-    super::patch::respond(&lowered.layout, &resolved, &output, &Fake::default(), envelope()).unwrap()
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope()).unwrap()
 }
 
 fn run(more: &Value) -> RunResponse {
@@ -107,7 +108,7 @@ fn run(more: &Value) -> RunResponse {
         .map(|(i, c)| vec![i as f32; 8 * c.positions.len()])
         .collect();
     output.captures[0][3] = f32::NAN;
-    super::run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap()
+    lowered.layout.respond(&Computed { output, ..Computed::default() }, &Fake::default(), envelope()).unwrap()
 }
 
 fn csv(bytes: &[u8]) -> Vec<BTreeMap<String, String>> {
@@ -311,10 +312,7 @@ fn swept(axis: SweepAxis) -> (Value, Vec<u32>) {
         }
     };
     one["op"] = json!("replace");
-    (
-        json!({"interventions": [one], "sweep": [SweepAxis::ALL[axis as usize].0], "metrics": ["prob:target"]}),
-        values,
-    )
+    (json!({"interventions": [one], "sweep": [axis.name()], "metrics": ["prob:target"]}), values)
 }
 
 #[test]
@@ -518,7 +516,10 @@ fn names_chosen_by_the_caller_are_one_part_of_a_path_each() {
                       "targets": {"x/y": [" Paris"]}, "metrics": ["prob:x/y"]});
     let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let scores = (0..3).map(|_| score(0.5, " Rome")).collect();
-    let r = super::run::respond(&lowered.layout, &output(scores), &Fake::default(), envelope()).unwrap();
+    let r = lowered
+        .layout
+        .respond(&Computed { output: output(scores), ..Computed::default() }, &Fake::default(), envelope())
+        .unwrap();
     let names = npz_names(&r.render(Format::Npz, &Show::default()).unwrap());
     for name in ["~../prob:x~1y", "a~1b/tokens", "a/tokens"] {
         assert!(names.iter().any(|n| n == name), "{name} in {names:?}");

@@ -105,7 +105,74 @@ impl Respond for RunLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<RunResponse, Problems> {
-        respond(self, &computed.output, facts, envelope)
+        let (layout, output) = (self, &computed.output);
+        let (common, words, config) = (&layout.common, facts.words(), facts.config());
+        let read = &layout.spec.experiment.read;
+        let scores = &output.scores;
+        let tokens = run_tokens(common, scores, layout.spec.experiment.read.topk, words);
+        let mut nulls = Nulls::default();
+        nulls.runs(common, scores);
+        let runs = tokens.0.into_iter().enumerate().map(|(i, (name, tokens))| {
+            let readout = common.runs.0[i].1.1;
+            let at = format!("/runs/{}", escape(&name));
+            for measure in &common.measures {
+                let null = of_value(measure, &scores[readout], None);
+                nulls.one(format!("{at}/metrics/{}", escape(&measure.metric.to_string())), null);
+            }
+            let captures = layout.captures.iter().filter(|key| key.run == i).enumerate();
+            let captures = captures.map(|(n, key)| {
+                let found = capture(key, output);
+                let at = format!("{at}/captures/{n}/values");
+                let numbers = found.values.as_ref().map(|values| &values.data[..]).unwrap_or_default();
+                nulls.numbers_and_cuts(&at, numbers, cuts(key, output));
+                found
+            });
+            let captures = captures.collect();
+            let shown = read.logit_lens.as_ref().map_or(0, |lens| lens.topk);
+            let lens = layout.lenses.iter().find(|key| key.run == i);
+            let attribution =
+                layout.attribution.iter().find(|key| key.run == i).zip(read.attribution.as_ref());
+            let result = RunResult {
+                tokens,
+                metrics: metrics(&common.measures, &scores[readout], None),
+                captures,
+                logit_lens: lens.map(|key| {
+                    let at = format!("{at}/logit_lens");
+                    inside::lens(key, common, scores, shown, words, (&at, &mut nulls))
+                }),
+                attention: layout
+                    .attention
+                    .iter()
+                    .filter(|key| key.run == i)
+                    .enumerate()
+                    .map(|(n, key)| {
+                        inside::attention(key, &output.captures, (&format!("{at}/attention/{n}"), &mut nulls))
+                    })
+                    .collect(),
+                attribution: attribution.map(|(key, spec)| {
+                    let at = format!("{at}/attribution");
+                    let layers = config.num_layers;
+                    inside::attribution(key, &spec.target, &output.captures, layers, (&at, &mut nulls))
+                }),
+            };
+            (name, result)
+        });
+        let runs: Named<RunResult> = runs.collect();
+        let shared = runs.iter().filter_map(|(_, run)| run.attribution.as_ref());
+        let unshared = shared.filter(|found| found.logit.is_none()).count();
+        let mut found = lints::run(layout, scores, unshared, &|id| words.text(id));
+        overflow(layout, output, &mut found);
+        Ok(RunResponse {
+            runs,
+            nulls: nulls.0,
+            id: envelope.id,
+            model: envelope.model,
+            request: layout.spec.clone(),
+            targets: target_sets(common),
+            lints: join_lints(common, found, &layout.spec.experiment)?,
+            usage: output.usage,
+            provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
+        })
     }
 
     fn captures(&self) -> &[CaptureKey] {
@@ -116,81 +183,6 @@ impl Respond for RunLayout {
         let runs = response.runs.0.iter_mut();
         runs.map(|(_, run)| run.captures.iter_mut().map(|capture| &mut capture.kept).collect()).collect()
     }
-}
-
-/// Puts a response together. Handles are filled in by who stores them.
-pub fn respond(
-    layout: &RunLayout,
-    output: &PlanOutput,
-    facts: &dyn Facts,
-    envelope: Envelope,
-) -> Result<RunResponse, Problems> {
-    let (common, words, config) = (&layout.common, facts.words(), facts.config());
-    let read = &layout.spec.experiment.read;
-    let scores = &output.scores;
-    let tokens = run_tokens(common, scores, layout.spec.experiment.read.topk, words);
-    let mut nulls = Nulls::default();
-    nulls.runs(common, scores);
-    let runs = tokens.0.into_iter().enumerate().map(|(i, (name, tokens))| {
-        let readout = common.runs.0[i].1.1;
-        let at = format!("/runs/{}", escape(&name));
-        for measure in &common.measures {
-            let null = of_value(measure, &scores[readout], None);
-            nulls.one(format!("{at}/metrics/{}", escape(&measure.metric.to_string())), null);
-        }
-        let captures = layout.captures.iter().filter(|key| key.run == i).enumerate();
-        let captures = captures.map(|(n, key)| {
-            let found = capture(key, output);
-            let at = format!("{at}/captures/{n}/values");
-            let numbers = found.values.as_ref().map(|values| &values.data[..]).unwrap_or_default();
-            nulls.numbers_and_cuts(&at, numbers, cuts(key, output));
-            found
-        });
-        let captures = captures.collect();
-        let shown = read.logit_lens.as_ref().map_or(0, |lens| lens.topk);
-        let lens = layout.lenses.iter().find(|key| key.run == i);
-        let attribution = layout.attribution.iter().find(|key| key.run == i).zip(read.attribution.as_ref());
-        let result = RunResult {
-            tokens,
-            metrics: metrics(&common.measures, &scores[readout], None),
-            captures,
-            logit_lens: lens.map(|key| {
-                let at = format!("{at}/logit_lens");
-                inside::lens(key, common, scores, shown, words, (&at, &mut nulls))
-            }),
-            attention: layout
-                .attention
-                .iter()
-                .filter(|key| key.run == i)
-                .enumerate()
-                .map(|(n, key)| {
-                    inside::attention(key, &output.captures, (&format!("{at}/attention/{n}"), &mut nulls))
-                })
-                .collect(),
-            attribution: attribution.map(|(key, spec)| {
-                let at = format!("{at}/attribution");
-                let layers = config.num_layers;
-                inside::attribution(key, &spec.target, &output.captures, layers, (&at, &mut nulls))
-            }),
-        };
-        (name, result)
-    });
-    let runs: Named<RunResult> = runs.collect();
-    let shared = runs.iter().filter_map(|(_, run)| run.attribution.as_ref());
-    let unshared = shared.filter(|found| found.logit.is_none()).count();
-    let mut found = lints::run(layout, scores, unshared, &|id| words.text(id));
-    overflow(layout, output, &mut found);
-    Ok(RunResponse {
-        runs,
-        nulls: nulls.0,
-        id: envelope.id,
-        model: envelope.model,
-        request: layout.spec.clone(),
-        targets: target_sets(common),
-        lints: join_lints(common, found, &layout.spec.experiment)?,
-        usage: output.usage,
-        provenance: Provenance { plan_sha256: common.plan_sha256.clone(), ..envelope.provenance },
-    })
 }
 
 fn capture(key: &CaptureKey, output: &PlanOutput) -> CaptureResult {

@@ -5,60 +5,11 @@ use super::common::TopToken;
 use super::inside::{AttentionResult, AttributionResult, LensResult};
 use super::patch::PatchResponse;
 use super::pictures::sources;
+use super::rows::Rows;
 use super::run::RunResponse;
 use super::trace::TraceResponse;
-use crate::export::csv::{Column, ColumnData};
+use crate::export::csv::Column;
 use crate::lower::layout::CellKey;
-use crate::spec::patch::SweepAxis;
-use crate::tokens::Token;
-
-/// Rows that become columns.
-pub(super) struct Table<R> {
-    rows: Vec<R>,
-    pub(super) columns: Vec<Column>,
-}
-
-impl<R> Table<R> {
-    pub(super) const fn new(rows: Vec<R>) -> Self {
-        Self { rows, columns: Vec::new() }
-    }
-
-    fn add(mut self, name: &str, data: impl FnOnce(&[R]) -> ColumnData) -> Self {
-        let data = data(&self.rows);
-        self.columns.push(Column { name: name.to_owned(), data });
-        self
-    }
-
-    pub(super) fn text<'r>(self, name: &str, field: impl Fn(&R) -> &'r str) -> Self {
-        self.add(name, |rows| ColumnData::Text(rows.iter().map(|row| field(row).to_owned()).collect()))
-    }
-
-    fn owned(self, name: &str, field: impl Fn(&R) -> String) -> Self {
-        self.add(name, |rows| ColumnData::Text(rows.iter().map(field).collect()))
-    }
-
-    pub(super) fn int(self, name: &str, field: impl Fn(&R) -> Option<u32>) -> Self {
-        self.add(name, |rows| ColumnData::Int(rows.iter().map(|row| field(row).map(i64::from)).collect()))
-    }
-
-    pub(super) fn float(self, name: &str, field: impl Fn(&R) -> Option<f64>) -> Self {
-        self.add(name, |rows| ColumnData::Float(rows.iter().map(field).collect()))
-    }
-
-    fn flag(self, name: &str, field: impl Fn(&R) -> Option<bool>) -> Self {
-        self.add(name, |rows| ColumnData::Bool(rows.iter().map(field).collect()))
-    }
-
-    /// The columns of a cell's coordinates, with the text of its token.
-    fn cell<'r>(self, key: impl Fn(&R) -> CellKey, token: impl Fn(u32) -> Option<&'r Token>) -> Self {
-        let text = |row: &R| key(row).position.and_then(&token).map_or("", |token| token.text.as_str());
-        // From the one list of axes, so that none is forgotten.
-        SweepAxis::ALL.into_iter().fold(self, |table, (_, axis)| {
-            let table = table.int(axis.singular(), |row| key(row).get(axis));
-            if axis == SweepAxis::Positions { table.text("token", text) } else { table }
-        })
-    }
-}
 
 /// A trace: a row for each metric of each cell of each arm.
 ///
@@ -108,7 +59,7 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
             says: Some(says),
         }));
     }
-    let table = Table::new(rows)
+    let table = Rows::new(rows)
         .text("arm", |row| row.arm)
         .text("site", |row| row.site)
         .int("window", |row| Some(row.window))
@@ -129,7 +80,7 @@ pub fn trace_table(response: &TraceResponse) -> Vec<Column> {
     table
         .int("id", |row| row.says.map(|says| says.id))
         .text("says", |row| row.says.map_or("", |says| &says.text))
-        .owned("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
+        .made("top_of", |row| row.says.map_or_else(String::new, CellToken::tops))
         .columns
 }
 
@@ -176,7 +127,7 @@ pub fn patch_table(response: &PatchResponse) -> Vec<Column> {
         }
     }
     let tokens = response.runs.get(base).map(|run| &run.tokens[..]).unwrap_or_default();
-    Table::new(rows)
+    Rows::new(rows)
         .cell(|row| row.cell, |position| tokens.get(position as usize))
         .text("metric", |row| row.metric)
         .float("value", |row| row.value)
@@ -229,7 +180,7 @@ pub fn run_table(response: &RunResponse) -> Vec<Column> {
             attribution_rows(found, &of, &text, &mut rows);
         }
     }
-    Table::new(rows)
+    Rows::new(rows)
         .text("run", |row| row.run)
         .text("kind", |row| row.kind)
         .int("layer", |row| row.layer)

@@ -22,7 +22,7 @@ use crate::lower::layout::{ArmLayout, Axis, CellKey, Replaced, SigmaUsed, TraceL
 use crate::lower::lint::Lint;
 use crate::lower::measure::TargetToken;
 use crate::plan::output::{PlanOutput, Usage};
-use crate::plan::{EditGroup, RunId, Score};
+use crate::plan::{EditGroup, Score};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
 use crate::spec::read::escape;
@@ -218,10 +218,92 @@ impl Respond for TraceLayout {
         facts: &dyn Facts,
         envelope: Envelope,
     ) -> Result<TraceResponse, Problems> {
-        let Computed { output, resolved, again } = computed;
-        let mut response = respond(self, resolved, output, facts.words(), envelope)?;
+        let (layout, Computed { output, resolved, again }, words) = (self, computed, facts.words());
+        let (common, scores, spec) = (&layout.case.common, &output.scores, &layout.spec);
+        refuse_unexpected(layout, scores, words)?;
+        let top1 = scores[layout.case.clean].top1();
+        let mut reasons = Nulls::default();
+        reasons.runs(common, scores);
+        let (case, wanted) = (&layout.case, &spec.derive);
+        let cells = case.arms.iter().map(|(name, own)| {
+            let (at, results) = (format!("/arms/{}", escape(name)), (&scores[..], &resolved[..]));
+            let found = ArmCells::new(&at, (common, own), wanted, results, words);
+            (name.to_owned(), found)
+        });
+        let cells: Named<ArmCells> = cells.collect();
+        let all_nulls: Vec<bool> = cells.iter().flat_map(|(_, arm)| arm.nulls.iter().copied()).collect();
+        let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
+        for measure in &common.measures {
+            let key = measure.metric.to_string();
+            let b = Baselines::new(case, measure, scores);
+            let at = escape(&key);
+            let clean = of_value(measure, &scores[layout.case.clean], top1);
+            let samples = of_cells(measure, scores, &layout.case.corrupted, 1, top1);
+            let first = samples.iter().find_map(|null| *null);
+            reasons.one(format!("/baselines/clean/{at}"), clean);
+            reasons.array(&format!("/baselines/corrupted/{at}/samples"), &[samples.len()], &samples);
+            reasons.estimates(&format!("/baselines/corrupted/{at}"), &[], samples.len(), &[first]);
+            reasons.estimates(&format!("/total_effect/{at}"), &[], samples.len(), &[of_effect(clean, first)]);
+            total_effect.0.push((key.clone(), b.total_effect));
+            let n = b.corrupted.len();
+            corrupted.0.push((key, Sampled { estimate: b.corrupted_mean, n, samples: b.corrupted }));
+        }
+        let mut found =
+            lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
+        let noise_floor = noise_floors(common, scores);
+        for (name, arm) in cells.iter() {
+            let at = format!("/arms/{}", escape(name));
+            arm.lint([&at, &at], &noise_floor, &mut found);
+        }
+        let cells = cells.0.into_iter().zip(case.arms.iter());
+        let arms = cells.map(|((name, cells), (_, own))| {
+            let arm = arm(layout, &name, own, cells, scores, &mut reasons);
+            (name, arm)
+        });
+        let arms: Named<ArmResult> = arms.collect();
+        let clean = &common.runs.0[layout.case.clean_run].1.0;
+        let receipt = Receipts::of(output);
+        let controls = Controls::of(
+            self_patch(layout.case.arms.iter().map(|(_, arm)| arm), &common.measures, scores),
+            Named::default(),
+        );
+        reasons.accounts(&receipt, controls.self_patch, &noise_floor);
+        let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
+        let mut response = TraceResponse {
+            id: envelope.id,
+            model: envelope.model,
+            request: spec.clone(),
+            targets: target_sets(common),
+            runs: run_tokens(common, scores, spec.experiment.read.topk, words),
+            tokens: (0..).zip(&clean.tokens).map(|(p, token)| trace_token(layout, p, token)).collect(),
+            subject: layout.case.subject.as_ref().map(|span| [span.start, span.end]),
+            direction: spec.direction(),
+            baselines: TraceBaselines {
+                clean: metrics(&common.measures, &scores[layout.case.clean], top1),
+                corrupted,
+            },
+            total_effect,
+            sigma: layout.case.sigma,
+            samples: layout.case.corrupted.len(),
+            replaced: layout.case.replaced.clone(),
+            arms,
+            cells: Vec::new(),
+            min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
+            receipt,
+            controls,
+            nulls: reasons.0,
+            plots: Named::default(),
+            lints: join_lints(common, found, &spec.experiment)?,
+            usage: output.usage,
+            provenance: Provenance {
+                plan_sha256: common.plan_sha256.clone(),
+                rng,
+                noise_floor,
+                ..envelope.provenance
+            },
+        };
         if let Some(again) = again {
-            response.cells = asked_cells::tokens(self, output, again, facts.words(), &mut response.nulls);
+            response.cells = asked_cells::tokens(self, output, again, words, &mut response.nulls);
         }
         Ok(response)
     }
@@ -233,99 +315,6 @@ impl Respond for TraceLayout {
     fn wanted_again(&self, output: &PlanOutput) -> Vec<u32> {
         asked_cells::wanted(self, &output.scores)
     }
-}
-
-/// Puts a response together. `resolved`: for each readout the run whose row it really is.
-pub fn respond(
-    layout: &TraceLayout,
-    resolved: &[RunId],
-    output: &PlanOutput,
-    words: &dyn Words,
-    envelope: Envelope,
-) -> Result<TraceResponse, Problems> {
-    let (common, scores, spec) = (&layout.case.common, &output.scores, &layout.spec);
-    refuse_unexpected(layout, scores, words)?;
-    let top1 = scores[layout.case.clean].top1();
-    let mut reasons = Nulls::default();
-    reasons.runs(common, scores);
-    let (case, wanted) = (&layout.case, &spec.derive);
-    let cells = case.arms.iter().map(|(name, own)| {
-        let (at, results) = (format!("/arms/{}", escape(name)), (&scores[..], resolved));
-        let found = ArmCells::new(&at, (common, own), wanted, results, words);
-        (name.to_owned(), found)
-    });
-    let cells: Named<ArmCells> = cells.collect();
-    let all_nulls: Vec<bool> = cells.iter().flat_map(|(_, arm)| arm.nulls.iter().copied()).collect();
-    let (mut corrupted, mut total_effect) = (Named::default(), Named::default());
-    for measure in &common.measures {
-        let key = measure.metric.to_string();
-        let b = Baselines::new(case, measure, scores);
-        let at = escape(&key);
-        let clean = of_value(measure, &scores[layout.case.clean], top1);
-        let samples = of_cells(measure, scores, &layout.case.corrupted, 1, top1);
-        let first = samples.iter().find_map(|null| *null);
-        reasons.one(format!("/baselines/clean/{at}"), clean);
-        reasons.array(&format!("/baselines/corrupted/{at}/samples"), &[samples.len()], &samples);
-        reasons.estimates(&format!("/baselines/corrupted/{at}"), &[], samples.len(), &[first]);
-        reasons.estimates(&format!("/total_effect/{at}"), &[], samples.len(), &[of_effect(clean, first)]);
-        total_effect.0.push((key.clone(), b.total_effect));
-        let n = b.corrupted.len();
-        corrupted.0.push((key, Sampled { estimate: b.corrupted_mean, n, samples: b.corrupted }));
-    }
-    let mut found =
-        lints::trace(layout, scores, &all_nulls, output.receipt(EditGroup::Patch), &|id| words.text(id));
-    let noise_floor = noise_floors(common, scores);
-    for (name, arm) in cells.iter() {
-        let at = format!("/arms/{}", escape(name));
-        arm.lint([&at, &at], &noise_floor, &mut found);
-    }
-    let cells = cells.0.into_iter().zip(case.arms.iter());
-    let arms = cells.map(|((name, cells), (_, own))| {
-        let arm = arm(layout, &name, own, cells, scores, &mut reasons);
-        (name, arm)
-    });
-    let arms: Named<ArmResult> = arms.collect();
-    let clean = &common.runs.0[layout.case.clean_run].1.0;
-    let receipt = Receipts::of(output);
-    let controls = Controls::of(
-        self_patch(layout.case.arms.iter().map(|(_, arm)| arm), &common.measures, scores),
-        Named::default(),
-    );
-    reasons.accounts(&receipt, controls.self_patch, &noise_floor);
-    let rng = spec.corrupt.method.draws().map(|draws| RngUsed { algo: draws.rng, seed: draws.seed });
-    Ok(TraceResponse {
-        id: envelope.id,
-        model: envelope.model,
-        request: spec.clone(),
-        targets: target_sets(common),
-        runs: run_tokens(common, scores, spec.experiment.read.topk, words),
-        tokens: (0..).zip(&clean.tokens).map(|(p, token)| trace_token(layout, p, token)).collect(),
-        subject: layout.case.subject.as_ref().map(|span| [span.start, span.end]),
-        direction: spec.direction(),
-        baselines: TraceBaselines {
-            clean: metrics(&common.measures, &scores[layout.case.clean], top1),
-            corrupted,
-        },
-        total_effect,
-        sigma: layout.case.sigma,
-        samples: layout.case.corrupted.len(),
-        replaced: layout.case.replaced.clone(),
-        arms,
-        cells: Vec::new(),
-        min_total_effect: crate::effect::MIN_TOTAL_EFFECT,
-        receipt,
-        controls,
-        nulls: reasons.0,
-        plots: Named::default(),
-        lints: join_lints(common, found, &spec.experiment)?,
-        usage: output.usage,
-        provenance: Provenance {
-            plan_sha256: common.plan_sha256.clone(),
-            rng,
-            noise_floor,
-            ..envelope.provenance
-        },
-    })
 }
 
 fn trace_token(layout: &TraceLayout, position: u32, token: &Token) -> TraceToken {

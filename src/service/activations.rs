@@ -9,10 +9,13 @@ use crate::activations::{
 };
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::lower;
+use crate::lower::facts::Facts;
+use crate::lower::generate::Generation;
 use crate::lower::layout::{CaptureKey, Common};
 use crate::owner::Owner;
 use crate::plan::output::PlanOutput;
 use crate::result::activation::{ActivationList, ActivationNumbers, Reduction};
+use crate::result::generate::{GenerateResponse, KeptSteps};
 use crate::result::respond::{Kept, Respond};
 use crate::result::run::captured;
 use crate::spec::activation::UploadSpec;
@@ -147,6 +150,8 @@ fn numbers(served: &ServedTo, id: &str, asked: &NumbersAsked) -> Result<Activati
 
 /// Bytes of a file beside its numbers, their checksums and tokens, at most.
 const HEADER_BYTES: u64 = 4096;
+/// Bytes of a token in the header, at most: few are longer than this, and they count where they are stored.
+const TOKEN_BYTES: u64 = 256;
 
 /// Promises the space that a request's handles are going to take: refused before anything is computed.
 pub(super) fn reserve(
@@ -175,33 +180,116 @@ pub(super) fn keep<L: Respond>(
     served: &ServedTo,
     layout: &L,
     output: &PlanOutput,
-    mut promised: Option<Reservation>,
+    promised: Option<Reservation>,
     id: &str,
     response: &mut L::Response,
 ) -> Result<(), StoreError> {
-    let mut kept: Vec<Arc<Activation>> = Vec::new();
+    let mut all = All::new(served, promised);
     for (run, places) in L::kept(response).into_iter().enumerate() {
         let keys = layout.captures().iter().filter(|key| key.run == run);
         for (key, place) in keys.zip(places) {
             let Some(dtype) = key.handle else { continue };
-            let draft = draft(served, layout.common(), key, dtype, output, id);
-            match served.activations.put(&served.owner, &draft, promised.as_mut()) {
-                Ok(meta) => {
-                    *place =
-                        Some(Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires });
-                    kept.push(meta);
-                }
-                Err(error) => {
-                    // Nobody learns these handles.
-                    for meta in kept {
-                        if let Err(error) = served.activations.delete(&served.owner, meta.id.as_str()) {
-                            tracing::warn!(%error, "cannot delete what a failed request stored");
-                        }
+            *place = Some(all.put(&draft(served, layout.common(), key, dtype, output, id))?);
+        }
+    }
+    Ok(())
+}
+
+/// Sets that are stored all or not at all.
+struct All<'s> {
+    served: &'s ServedTo,
+    promised: Option<Reservation>,
+    kept: Vec<Arc<Activation>>,
+}
+
+impl<'s> All<'s> {
+    fn new(served: &'s ServedTo, promised: Option<Reservation>) -> Self {
+        Self { served, promised, kept: Vec::new() }
+    }
+
+    /// Stores one; after a failure none of them is there.
+    fn put(&mut self, draft: &Draft) -> Result<Kept, StoreError> {
+        let (store, owner) = (&self.served.activations, &self.served.owner);
+        match store.put(owner, draft, self.promised.as_mut()) {
+            Ok(meta) => {
+                let kept = Kept { activation: meta.id.clone(), bytes: meta.bytes, expires: meta.expires };
+                self.kept.push(meta);
+                Ok(kept)
+            }
+            Err(error) => {
+                // Nobody learns these handles.
+                for meta in self.kept.drain(..) {
+                    if let Err(error) = store.delete(owner, meta.id.as_str()) {
+                        tracing::warn!(%error, "cannot delete what a failed request stored");
                     }
-                    return Err(error);
                 }
+                Err(error)
             }
         }
+    }
+}
+
+/// Promises the space of what is read of texts for handles, at most.
+pub(super) fn reserve_steps(
+    store: &Arc<Store>,
+    owner: &Owner,
+    generation: &Generation,
+) -> Result<Option<Reservation>, StoreError> {
+    let spec = &generation.spec;
+    let texts = spec.branches.len() as u64 * u64::from(spec.samples);
+    let kept = generation.reads.captures.iter().filter_map(|key| Some((key, key.handle?)));
+    let bytes = kept.map(|(key, dtype)| {
+        let steps = (0..spec.max_tokens).filter(|step| key.steps.contains(*step)).count() as u64;
+        let layers = key.addresses.len() as u64;
+        let numbers = layers * steps * key.width as u64 * dtype.bytes();
+        texts * (numbers + checksum_bytes(numbers) + HEADER_BYTES + 16 * layers + TOKEN_BYTES * steps)
+    });
+    match bytes.sum() {
+        0 => Ok(None),
+        bytes => store.reserve(owner, bytes).map(Some),
+    }
+}
+
+/// Stores what was read of texts for handles, all or nothing, and puts the handles into the response.
+pub(super) fn keep_steps(
+    served: &ServedTo,
+    generation: &Generation,
+    kept: Vec<KeptSteps>,
+    promised: Option<Reservation>,
+    response: &mut GenerateResponse,
+) -> Result<(), StoreError> {
+    let mut all = All::new(served, promised);
+    let run = generation.common.runs.get(&generation.spec.base).map(|(run, _)| run);
+    for mut one in kept {
+        let key = &generation.reads.captures[one.capture];
+        let Some(dtype) = key.handle else { continue };
+        let last = || run.and_then(|run| run.ids.last()).copied().unwrap_or_default();
+        let token = |id: &Option<u32>| {
+            let id = id.unwrap_or_else(last);
+            TokenAt { id, text: served.words().text(id) }
+        };
+        let heads = served.config.site_heads(key.site);
+        let branch = &generation.branches[one.branch].name;
+        let draft = Draft {
+            name: None,
+            model: served.name.clone(),
+            model_sha: served.fingerprint.weights_sha256.clone(),
+            site: key.site,
+            layers: key.layers.clone(),
+            positions: Some(one.steps.iter().map(|step| generation.prompt - 1 + step).collect()),
+            tokens: Some(one.tokens.iter().map(token).collect()),
+            prompt_tokens: Some(generation.prompt),
+            heads: heads.map(|count| HeadLayout { count, width: key.width / count }),
+            shape: [key.addresses.len(), one.steps.len(), key.width],
+            dtype,
+            ttl_s: None,
+            origin: Origin::Captured(Captured {
+                result: response.id.clone(),
+                run: format!("{branch}, sample {}", one.sample),
+            }),
+            values: std::mem::take(&mut one.values),
+        };
+        *response.handle_of(&one) = Some(all.put(&draft)?);
     }
     Ok(())
 }

@@ -144,7 +144,7 @@ fn price(spec: &CasesSpec, sweep: &Sweep, pricing: &Pricing<'_>) -> Result<Price
     let (counted, all) = (survey.cells.len(), sweep.len());
     if counted < all {
         let detail = format!(
-            "the first {counted} of {all} cases cost more than is let in; the others were not counted"
+            "the first {counted} of {all} cases cost more than the limit; the others were not counted"
         );
         lints.info("COST_INCOMPLETE", "/cases", detail, "send fewer cases per request");
     }

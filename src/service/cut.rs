@@ -1,4 +1,4 @@
-//! How a sweep is cut into units of work.
+//! How a sweep, and generated text, are cut into units of work.
 
 use std::ops::Range;
 
@@ -10,6 +10,7 @@ use crate::lower::lint::Lint;
 use crate::lower::sweep::Shared;
 use crate::result::common::Provenance;
 use crate::result::sweep::SweepFacts;
+use crate::spec::generate::TextCase;
 
 /// How a sweep is cut into units, and all that its result says beside numbers: fixed when it is submitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,71 @@ pub struct Cut {
     pub lints: Vec<Lint>,
     /// How the numbers come about.
     pub provenance: Provenance,
+}
+
+/// How a request is cut into units.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Cuts {
+    /// A sweep.
+    Sweep(Cut),
+    /// Generated text.
+    Texts(TextsCut),
+}
+
+impl Cuts {
+    /// Units of each phase.
+    pub fn units(&self) -> [u32; 3] {
+        match self {
+            Self::Sweep(cut) => cut.units(),
+            Self::Texts(cut) => cut.units(),
+        }
+    }
+}
+
+/// How texts are cut into units: fixed when they are submitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TextsCut {
+    /// Cases.
+    pub cases: u32,
+    /// Texts of each branch of a case.
+    pub samples: u32,
+    /// The number of the first.
+    pub first_sample: u32,
+    /// Texts of each branch in a unit; a case's last may have fewer.
+    pub per_unit: u32,
+    /// Name of the model.
+    pub model: String,
+    /// How the numbers come about.
+    pub provenance: Provenance,
+}
+
+impl TextsCut {
+    /// Units of each phase: there are no baselines.
+    pub fn units(&self) -> [u32; 3] {
+        [0, self.cases * self.parts(), 1]
+    }
+
+    fn parts(&self) -> u32 {
+        self.samples.div_ceil(self.per_unit)
+    }
+
+    /// The case of a unit, and its samples.
+    pub fn part(&self, unit: u32) -> (usize, Range<u32>) {
+        let first = unit % self.parts() * self.per_unit;
+        let end = (first + self.per_unit).min(self.samples);
+        ((unit / self.parts()) as usize, self.first_sample + first..self.first_sample + end)
+    }
+
+    /// The request of a unit; none if the stored one is no such request any more.
+    pub fn body(&self, request: &Value, unit: u32) -> Option<(TextCase, Value)> {
+        let (case, samples) = self.part(unit);
+        let case = TextCase::all(request).ok()?.into_iter().nth(case)?;
+        let mut body = case.body.clone();
+        body["samples"] = samples.len().into();
+        body["first_sample"] = samples.start.into();
+        Some((case, body))
+    }
 }
 
 impl Cut {

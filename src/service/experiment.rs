@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::cut::{Cut, json};
+use super::cut::{Cuts, json};
 use super::{Asked, Refusal, ServedTo, Service, activations, required_runs};
 use crate::capacity::{Abandoned, Lane, Share};
 use crate::engine::{Engine, Turn};
@@ -20,7 +20,7 @@ use crate::result::common::Provenance;
 use crate::result::dry_run::PlanResponse;
 use crate::result::respond::{Computed, Respond};
 use crate::spec::experiment::Form;
-use crate::spec::kind::{Kind, Planned, of_kind, split};
+use crate::spec::kind::{Kind, of_kind, split};
 use crate::spec::problem::Problems;
 
 /// Something that the server can be asked for.
@@ -62,8 +62,10 @@ pub struct Pricing<'p> {
     pub engine: &'p Engine,
     /// The most that it may cost: what costs more is not counted to its end.
     pub ceiling: Ceiling,
-    /// The most patched runs of a job.
+    /// The most patched runs, or texts, of a job.
     pub cells: u64,
+    /// The most rows of a step of generated text.
+    pub step_rows: usize,
     /// Seconds of computation that a job's units are cut to.
     pub unit_s: f64,
     /// How a job's numbers come about.
@@ -78,7 +80,7 @@ pub struct Priced {
     /// The answer of a dry run.
     pub plan: PlanResponse,
     /// How it is cut, if it is computed in units.
-    pub cut: Option<Cut>,
+    pub cut: Option<Cuts>,
 }
 
 impl Service {
@@ -105,12 +107,13 @@ impl Service {
         unit_s: f64,
         share: &Share,
     ) -> Result<Priced, Refusal> {
-        let (engine, cells) = (self.engine.clone(), self.jobs.cells);
+        let (engine, cells, step_rows) = (self.engine.clone(), self.jobs.cells, self.step_rows);
         // Whoever computes a job, with however many threads.
         let device = self.engine.ready().kind();
         let provenance = Provenance { device, ..self.envelope(kind.name()).provenance };
         self.off_workers(share, Lane::Prepare, move |facts, abandoned| {
-            let pricing = Pricing { facts, engine: &engine, ceiling, cells, unit_s, provenance, abandoned };
+            let pricing =
+                Pricing { facts, engine: &engine, ceiling, cells, step_rows, unit_s, provenance, abandoned };
             of_kind!(kind, E => E::price(E::lowered(&body, facts)?, &pricing))
         })
         .await
@@ -122,14 +125,14 @@ impl Service {
     /// [`Refusal`]
     pub async fn plan(&self, asked: impl Into<Asked>) -> Result<PlanResponse, Refusal> {
         let Asked { body, share } = asked.into();
-        let (planned, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
+        let (kind, inner) = self.off_workers(&share, Lane::Prepare, move |_, _| Ok(split(body)?)).await?;
         let under = |refusal| match refusal {
-            Refusal::Invalid(problems) => problems.under(&format!("/{}", planned.name())).into(),
+            Refusal::Invalid(problems) => problems.under(&format!("/{}", kind.name())).into(),
             other => other,
         };
-        let Planned::Experiment(kind) = planned else {
+        if kind == Kind::Generate && inner.get("dataset").is_none_or(Value::is_null) {
             return self.plan_text(inner, &share).await.map_err(under);
-        };
+        }
         let ceiling = if kind.is_in_units() { self.jobs.ceiling() } else { self.ceiling };
         match self.price(kind, Arc::new(inner), ceiling, 1.0, &share).await {
             Ok(priced) => Ok(priced.plan),

@@ -8,9 +8,10 @@ use serde_json::{Value, json as object};
 use tokio::time::timeout;
 
 use super::cut::json;
-use super::{Asked, Refusal, ServedTo, Service, required_runs};
+use super::{Asked, Refusal, ServedTo, Service, activations, required_runs};
+use crate::activations::Reservation;
 use crate::capacity::{Busy, Lane, Share};
-use crate::engine::{self, Asker, EngineError, Errand, Prepared, Turn};
+use crate::engine::{self, Asker, Engine, EngineError, Errand, Prepared, Turn};
 use crate::generate::{Event, Job, Texts};
 use crate::lower::facts::Facts;
 use crate::lower::generate::Generation;
@@ -19,12 +20,45 @@ use crate::plan::cost::Cost;
 use crate::plan::pack::Mode;
 use crate::result::common::Envelope;
 use crate::result::dry_run::PlanResponse;
-use crate::result::generate::{Collecting, GenerateResponse};
+use crate::result::generate::{Collecting, GenerateResponse, prompt_logprobs};
 use crate::spec::problem::{Problems, code};
+use crate::tokens::Tokenizer;
 use crate::usage::Ledger;
 
 /// How long a request waits for room for its keys.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A request for text, read and priced.
+pub(super) struct Read {
+    pub(super) job: Job,
+    /// What has to be computed before its prompt.
+    pub(super) first: Option<Prepared>,
+    pub(super) cost: Cost,
+}
+
+/// Reads and prices a request for text. What has to be computed before its prompt is made ready.
+pub(super) fn read(
+    body: &Value,
+    facts: &ServedTo,
+    engine: &Engine,
+    most_rows: usize,
+) -> Result<Read, Refusal> {
+    let job = Job {
+        words: facts.tokenizer.clone(),
+        ends: facts.tokenizer.ends().iter().copied().collect(),
+        context: facts.limits().prompt_tokens as u32,
+        layers: facts.config().num_layers as u32,
+        generation: Generation::of(body, facts)?,
+    };
+    check(&job, most_rows, engine.slots().total())?;
+    let prepare = |plan| engine.prepare(plan, Mode::Branching);
+    let first = job.generation.prelude.as_ref().map(prepare).transpose()?;
+    let cost = prepare(&job.generation.plan)?.cost;
+    let cost = first.as_ref().map_or(cost, |first| cost.and(&first.cost));
+    let (rows, steps) = (job.rows() as u64, u64::from(job.longest()));
+    let cost = cost.and(&engine.budget().step_cost(rows, steps, u64::from(job.layers)));
+    Ok(Read { job, first, cost })
+}
 
 /// Texts on their way.
 #[derive(Debug)]
@@ -36,32 +70,17 @@ pub struct Generating {
     facts: ServedTo,
     ledger: Ledger,
     account: Account,
+    /// Space for what is read of the texts and stored.
+    promised: Option<Reservation>,
     /// Told before anything else.
     first: VecDeque<(&'static str, Value)>,
 }
 
 impl Service {
-    /// Reads and prices a request for text. What has to be computed before its prompt is made ready.
-    async fn read_text(&self, body: Value, share: &Share) -> Result<(Job, Option<Prepared>, Cost), Refusal> {
-        let (engine, most_rows, total) = (self.engine.clone(), self.step_rows, self.engine.slots().total());
-        let read = self.off_workers(share, Lane::Prepare, move |facts, _| {
-            let job = Job {
-                words: facts.tokenizer.clone(),
-                ends: facts.tokenizer.ends().iter().copied().collect(),
-                context: facts.limits().prompt_tokens as u32,
-                layers: facts.config().num_layers as u32,
-                generation: Generation::of(&body, facts)?,
-            };
-            check(&job, most_rows, total)?;
-            let prepare = |plan| engine.prepare(plan, Mode::Branching);
-            let first = job.generation.prelude.as_ref().map(prepare).transpose()?;
-            let cost = prepare(&job.generation.plan)?.cost;
-            let cost = first.as_ref().map_or(cost, |first| cost.and(&first.cost));
-            let (rows, steps) = (job.rows() as u64, u64::from(job.longest()));
-            let cost = cost.and(&engine.budget().step_cost(rows, steps, u64::from(job.layers)));
-            Ok((job, first, cost))
-        });
-        read.await
+    async fn read_text(&self, body: Value, share: &Share) -> Result<Read, Refusal> {
+        let (engine, most_rows) = (self.engine.clone(), self.step_rows);
+        let read = move |facts: &ServedTo, _: &_| read(&body, facts, &engine, most_rows);
+        self.off_workers(share, Lane::Prepare, read).await
     }
 
     /// What a request for text would do and cost.
@@ -70,7 +89,7 @@ impl Service {
         if let Some(map) = body.as_object_mut() {
             map.shift_remove("stream");
         }
-        let (job, _, cost) = self.read_text(body, share).await?;
+        let Read { job, cost, .. } = self.read_text(body, share).await?;
         let Job { generation, .. } = &job;
         Ok(PlanResponse {
             model: self.served.model().to_owned(),
@@ -92,11 +111,13 @@ impl Service {
     /// [`Refusal`]
     pub async fn generate(&self, asked: impl Into<Asked>) -> Result<Generating, Refusal> {
         let Asked { body, share } = asked.into();
-        let (mut job, first, cost) = self.read_text(body, &share).await?;
+        let Read { mut job, first, cost } = self.read_text(body, &share).await?;
         if !self.ceiling.allows(&cost) {
             return Err(Refusal::TooLarge { cost, ceiling: self.ceiling });
         }
-        let asker = Asker::of(share.account(), engine::Lane::Interactive);
+        let promised = activations::reserve_steps(&self.served.activations, share.owner(), &job.generation)?;
+        let lane = if share.is_bounded() { engine::Lane::Interactive } else { engine::Lane::Sweep };
+        let asker = Asker::of(share.account(), lane);
         if let Some(first) = first {
             let captured = self
                 .engine
@@ -119,7 +140,8 @@ impl Service {
             facts: self.served_to(share.owner()),
             ledger: self.ledger.clone(),
             account: share.account().clone(),
-            first: VecDeque::from([("start", started(&job, &envelope))]),
+            promised,
+            first: VecDeque::from([("start", started(&job, &texts, &self.served.tokenizer, &envelope))]),
             job,
             texts,
             collecting,
@@ -158,25 +180,37 @@ impl Generating {
         }
     }
 
-    /// The whole of it, when all texts have ended.
-    pub fn response(self) -> GenerateResponse {
-        let Generating { job, texts, collecting, envelope, facts, .. } = self;
-        collecting.response(&job.generation, &texts.written, facts.words(), envelope)
+    /// The whole of it, when all texts have ended. What is kept is stored: not for async workers.
+    ///
+    /// # Errors
+    /// What is to be kept cannot be stored.
+    pub fn response(self) -> Result<GenerateResponse, Refusal> {
+        let Generating { job, texts, collecting, envelope, facts, promised, .. } = self;
+        let kept = collecting.kept(&job.generation);
+        let mut response =
+            collecting.response(&job.generation, &texts.written, &texts.prompt, facts.words(), envelope);
+        activations::keep_steps(&facts, &job.generation, kept, promised, &mut response)?;
+        Ok(response)
     }
 }
 
 /// What is known before the first token.
-fn started(job: &Job, envelope: &Envelope) -> Value {
+fn started(job: &Job, texts: &Texts, words: &Tokenizer, envelope: &Envelope) -> Value {
     let generation = &job.generation;
     let run = generation.common.runs.get(&generation.spec.base).map(|(run, _)| run);
-    object!({
+    let mut start = object!({
         "id": envelope.id,
         "model": envelope.model,
         "prompt": {"text": run.map(|run| &*run.text), "tokens": run.map(|run| &*run.ids), "spans": run.map(|run| &run.spans)},
         "branches": generation.branches.iter().map(|branch| &branch.name).collect::<Vec<_>>(),
         "samples": generation.spec.samples,
         "lints": generation.common.lints.0,
-    })
+    });
+    if generation.spec.read.prompt_logprobs {
+        let all = texts.prompt.iter().map(|tokens| prompt_logprobs(generation, tokens, words));
+        start["prompt_logprobs"] = object!(all.collect::<Vec<_>>());
+    }
+    start
 }
 
 /// Refuses what there is no room for.

@@ -15,9 +15,11 @@ mod served;
 pub mod start;
 pub mod sweep;
 mod table;
+mod texts;
 mod weight;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use tracing::Instrument;
@@ -239,6 +241,7 @@ impl Service {
         let layers = self.served.config().num_layers as u32;
         let (service, owner) = (self.clone(), share.owner().clone());
         let look_up = !share.wants_fresh();
+        share.stays_light(prelude.is_none() && weight::is_little(&plan));
         let prepared = self.off_workers(share, Lane::Prepare, move |facts, _| {
             let resolved = cone::resolved(&plan, layers);
             let bytes = weight::bytes(&plan, &facts.config)
@@ -273,6 +276,11 @@ impl Service {
         }
         let mut output = self.execute(turn, share, second).await?;
         output.usage = output.usage.and(&usage);
+        let Usage { cached, shared_with, seconds, queue_seconds, .. } = output.usage;
+        let alone = !cached && shared_with == 0;
+        share.was_computed(
+            alone.then(|| Duration::try_from_secs_f64(seconds + queue_seconds).unwrap_or_default()),
+        );
         Ok(Computed { output, resolved, again: None })
     }
 

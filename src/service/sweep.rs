@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::cut::{Cut, json};
+use super::cut::{Cut, Cuts, json};
 use super::experiment::{Experiment, Priced, Pricing};
 use super::{Refusal, ServedTo, Service, Turn};
 use crate::capacity::{Abandoned, Lane, Share};
@@ -220,7 +220,7 @@ fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
         return Err(problems.into());
     }
     let Survey { cost, total, of_priced, cells, samples, arms, lints, .. } = survey;
-    let cost = scaled(&cost, total as f64 / of_priced.max(1) as f64);
+    let cost = cost.times(total as f64 / of_priced.max(1) as f64);
     let per_cell = (cost.seconds / total.max(1) as f64).max(1e-9);
     let per_unit = (unit_s / per_cell).clamp(1.0, f64::from(MOST_CELLS)) as u32;
     let patched = (total * samples) as usize;
@@ -247,7 +247,7 @@ fn price(sweep: Sweep, pricing: &Pricing<'_>) -> Result<Priced, Refusal> {
         provenance: provenance(&sweep, pricing.provenance.clone()),
         shared: sweep.shared,
     };
-    Ok(Priced { plan, cut: Some(cut) })
+    Ok(Priced { plan, cut: Some(Cuts::Sweep(cut)) })
 }
 
 impl Service {
@@ -344,16 +344,5 @@ impl Service {
             Ok(Computation { part, written: by_kind, usage })
         });
         made.await
-    }
-}
-
-fn scaled(cost: &Cost, by: f64) -> Cost {
-    let times = |n: u64| (n as f64 * by) as u64;
-    Cost {
-        rows: times(cost.rows),
-        row_layers: times(cost.row_layers),
-        flops: cost.flops * by,
-        peak_bytes: cost.peak_bytes,
-        seconds: cost.seconds * by,
     }
 }

@@ -43,6 +43,21 @@ pub(super) fn bytes(plan: &Plan, model: &ModelConfig) -> u64 {
         + plan.readouts.len() as u64 * score
 }
 
+/// Whether making a plan ready, and an answer of what comes of it, takes less time than handing either to another thread: tenths of
+/// a millisecond.
+pub(super) fn is_little(plan: &Plan) -> bool {
+    let tokens: usize = plan.runs.iter().map(|run| run.tokens.len()).sum();
+    let captured: usize = plan.captures.iter().map(|capture| capture.positions.len()).sum();
+    let numbers = plan.scoring.targets.len() + plan.scoring.topk as usize;
+    let edited = plan.runs.iter().any(|run| !run.edits.is_empty());
+    !edited
+        && plan.runs.len() <= 4
+        && tokens <= 512
+        && plan.readouts.len() <= 16
+        && captured <= 4
+        && numbers <= 64
+}
+
 /// Numbers that several edits share count once.
 fn run_bytes(run: &Run, shared: &mut HashSet<usize>) -> u64 {
     let mut once = |place: usize, bytes: usize| if shared.insert(place) { bytes as u64 } else { 0 };
@@ -50,7 +65,10 @@ fn run_bytes(run: &Run, shared: &mut HashSet<usize>) -> u64 {
     let edits = run.edits.iter().map(|edit| {
         let mut numbers =
             |numbers: &Arc<[f32]>| once(Arc::as_ptr(numbers).cast::<f32>() as usize, 4 * numbers.len());
-        let basis = if let Op::Project { basis, .. } = &edit.op { numbers(basis) } else { 0 };
+        let basis = match &edit.op {
+            Op::Project { basis: vectors, .. } | Op::Along { direction: vectors, .. } => numbers(vectors),
+            _ => 0,
+        };
         let instead = edit.instead.as_ref().map_or(0, &mut numbers);
         let source = match edit.op.source() {
             Some(Source::Run { positions, .. }) => 4 * positions.len() as u64,
@@ -87,5 +105,27 @@ mod tests {
         let before = bytes(&plan, &model);
         plan.captures.push(Capture { run: base, at, positions: (0..100).collect() });
         assert_eq!(bytes(&plan, &model) - before, 100 * model.hidden_size as u64 * CAPTURED);
+    }
+
+    #[test]
+    fn a_clean_run_is_little_and_what_grows_with_layers_or_positions_is_not() {
+        let clean = |tokens: usize, reads: u32| {
+            let mut plan = Plan::default();
+            let run = plan.root(vec![1; tokens].into());
+            for position in 0..reads {
+                plan.read(run, position);
+            }
+            (plan, run)
+        };
+        assert!(is_little(&clean(60, 1).0));
+        assert!(!is_little(&clean(600, 1).0), "a long prompt");
+        assert!(!is_little(&clean(60, 60).0), "every position");
+        let (mut plan, run) = clean(60, 1);
+        let at = Address { layer: 0, site: Site::ResidPre };
+        plan.captures.push(Capture { run, at, positions: (0..60).collect() });
+        assert!(!is_little(&plan), "captures");
+        let (mut plan, base) = clean(5, 1);
+        plan.branch(base, vec![Edit::new(at, vec![1], Op::Zero, EditGroup::Patch)]);
+        assert!(!is_little(&plan), "patches, of which there may be many");
     }
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::declare::{declare, nothing, of_request};
 use super::dtype::Dtype;
 use super::endpoint::Endpoint;
+use super::hints::Body;
 use super::problem::{Problems, code};
 use super::prompt::Prompt;
 use super::read::Node;
@@ -48,6 +49,10 @@ pub struct UploadSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_of: Option<MeanOf>,
 }
+}
+
+impl Body for UploadSpec {
+    const AT: Endpoint = Endpoint("/v1/activations");
 }
 
 declare! {
@@ -106,7 +111,7 @@ pub enum ValuesForm {
 impl UploadSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Activations, body).fields_of::<Self>(out)?;
+        let fields = Node::root(Self::AT, body).fields_of::<Self>(out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let site = fields
             .need("site", "name the site they are of, as resid_post", out)

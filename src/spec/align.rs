@@ -7,11 +7,13 @@ use utoipa::ToSchema;
 use super::declare::declare;
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, Short};
+use super::hints::{Body, Places, of};
 use super::metric::Target;
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::prompt::{Prompt, PromptBody};
 use super::read::{Fields, Node};
+use super::readout::Read;
 
 declare! {
 /// Two prompts to be compared: the first run is `a`, the second `b`.
@@ -41,10 +43,18 @@ pub struct AlignBody {
 }
 }
 
+impl Body for AlignBody {
+    const AT: Endpoint = Endpoint("/v1/align");
+
+    fn places() -> Places {
+        of::<Self>("").only("/read", Read::OF_PATCHED)
+    }
+}
+
 impl AlignSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Align, body).fields_of::<AlignBody>(out)?;
+        let fields = Node::root(AlignBody::AT, body).fields_of::<AlignBody>(out)?;
         let short = Short { fields: &["a", "b"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out)?;
         // Runs that couldn't be read are reported already.

@@ -1,6 +1,7 @@
 //! One text for all JSON documents that mean the same.
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 /// The same document with the fields of every object in the order of their names.
 pub fn sorted(value: &Value) -> Value {
@@ -13,6 +14,11 @@ pub fn sorted(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(sorted).collect(),
         other => other.clone(),
     }
+}
+
+/// SHA-256 of what a document means.
+pub fn sha256(value: &Value) -> String {
+    hex(&Sha256::digest(sorted(value).to_string()))
 }
 
 /// Lower-case hexadecimal.

@@ -8,8 +8,8 @@ use super::case::{Aggregate, Case};
 use super::chat::Chat;
 use super::corruption::{Corruption, Method};
 use super::declare::{Declared, declare, or};
-use super::endpoint::Endpoint;
 use super::experiment::read_metrics;
+use super::hints::Body as _;
 use super::metric::{Metric, MetricKind, TARGET, TargetScoring};
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -85,7 +85,7 @@ impl CasesSpec {
 
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Trace, body).fields_of::<TraceBody>(out)?;
+        let fields = Node::root(TraceBody::AT, body).fields_of::<TraceBody>(out)?;
         let of_one = TraceBody::FIELDS.iter().filter(|name| !Self::FIELDS.contains(name));
         fields.exclude("cases", &of_one.copied().collect::<Vec<_>>(), out);
         // What can't be read takes its default, so that the rest of the request is still looked at.

@@ -6,7 +6,7 @@ pub use reading::{METHODS, MethodFacts};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::declare::declare;
+use super::declare::{choices, declare};
 use super::problem::{Problems, code};
 use super::read::Node;
 use super::select::{Positions, Which};
@@ -133,14 +133,15 @@ pub enum Preset {
     Rome,
 }
 
+choices! {
 /// What noise does to embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Embedding plus noise.
-    Add,
+    Add = "add",
     /// Noise instead of the embedding: nothing of the token is left.
-    Replace,
+    Replace = "replace",
+}
 }
 
 declare! {
@@ -207,42 +208,35 @@ pub enum Sigma {
     },
 }
 
+choices! {
 /// Whose embeddings' standard deviation counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum SigmaOf {
     /// The tokens that get noise, as they stand in the prompt, with its spaces: over all their embeddings' elements, with n - 1. (ROME
     /// tokenises each subject alone and pools those of its 1,209 facts; of one prompt this is its rule, not its number.)
-    Subjects,
+    Subjects = "subjects",
     /// The whole embedding matrix.
-    Vocab,
+    Vocab = "vocab",
+}
 }
 
-impl SigmaOf {
-    const ALL: [(&'static str, Self); 2] = [("subjects", Self::Subjects), ("vocab", Self::Vocab)];
-
-    /// Its name on the wire.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
-}
-
+choices! {
 /// A generator of random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Rng {
     /// Philox4x32-10: a number depends on seed, sample, position and dimension only.
-    Philox,
+    Philox = "philox",
     /// `numpy.random.RandomState(seed)`, bit for bit, as ROME calls it: `.randn(samples, positions, hidden)` or
     /// `.uniform(-1, 1, (samples, positions, hidden))`, positions in ascending order, in f64. Other noise needs
     /// `philox`.
-    NumpyLegacy,
+    NumpyLegacy = "numpy_legacy",
+}
 }
 
 impl Rng {
     /// Reads its name.
     pub fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
-        node.choice(&[("philox", Self::Philox), ("numpy_legacy", Self::NumpyLegacy)], &[], out)
+        node.choice(&Self::ALL, &[], out)
     }
 }
 

@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 use serde_json::{Map, Value};
 
 use super::canonical::sorted;
-use super::endpoint::Endpoint;
+use super::hints::Body as _;
 use super::problem::{Problems, code};
 use super::read::Node;
-use super::sweep::SweepCase;
+use super::sweep::{CaseForm, SweepCase};
 
 /// Columns that a CSV file may have.
 pub const COLUMNS: [&str; 10] =
@@ -134,7 +134,7 @@ impl<'s> Reader<'s> {
         }
         self.met += 1;
         let mut of_line = Problems::default();
-        let node = Node { value, at: format!("/{index}"), of: Endpoint::Datasets };
+        let node = Node { value, at: format!("/{index}"), of: CaseForm::AT };
         let case = SweepCase::check(&node, index, &mut of_line);
         for problem in of_line.0 {
             let detail = format!("line {line}: {}", problem.detail);
@@ -167,7 +167,7 @@ impl<'s> Reader<'s> {
 /// What is wrong with a JSON document of cases that is no list.
 pub fn no_list(value: &Value) -> Problems {
     let mut out = Problems::default();
-    Node::root(Endpoint::Datasets, value).wrong("a list of cases", &mut out);
+    Node::root(CaseForm::AT, value).wrong("a list of cases", &mut out);
     out
 }
 

@@ -65,6 +65,26 @@ macro_rules! declare {
     };
 }
 
+/// Declares an enumeration whose values are words: the wire's name of each, said once, and from it `ALL` and `name`.
+macro_rules! choices {
+    ($(#[$meta:meta])* $vis:vis enum $Name:ident { $($(#[$of:meta])* $Value:ident = $name:tt,)+ }) => {
+        $(#[$meta])*
+        $vis enum $Name {
+            $($(#[$of])* #[serde(rename = $name)] $Value,)+
+        }
+
+        impl $Name {
+            /// Every value with its name, in order.
+            $vis const ALL: [(&'static str, Self); [$($name),+].len()] = [$(($name, Self::$Value)),+];
+
+            /// Its name.
+            $vis const fn name(self) -> &'static str {
+                Self::ALL[self as usize].0
+            }
+        }
+    };
+}
+
 /// Lists of names put together, as a constant.
 macro_rules! names {
     ($($names:expr),* $(,)?) => {{
@@ -75,6 +95,7 @@ macro_rules! names {
     }};
 }
 
+pub(crate) use choices;
 pub(super) use {declare, names};
 
 /// How many names there are.

@@ -3,37 +3,30 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::declare::choices;
 use super::problem::{Problems, code};
 use super::read::Node;
 
+choices! {
 /// A quantity derived from the cells, answered under `derived`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Derive {
     /// The first layer at which the most probable token is another than the unpatched run's, and the first from which
     /// it stays another, with the token at each. Any other token counts, a nonsensical one too.
-    LeavesBase,
+    LeavesBase = "leaves_base",
     /// The first layer at which the most probable token is the source run's, and the first from which it stays that, with
     /// the token at each.
-    ReachesSource,
+    ReachesSource = "reaches_source",
     /// The first layer at which the normalised effect (`recovery` of a trace) reaches one half, by metric.
-    HalfRecoveryLayer,
+    HalfRecoveryLayer = "half_recovery_layer",
     /// The cell with the largest effect, how often it is that over samples, and how far ahead of the next, by metric.
-    Argmax,
+    Argmax = "argmax",
     /// How far the effect is concentrated in few cells, by metric.
-    Concentration,
+    Concentration = "concentration",
+}
 }
 
 impl Derive {
-    /// Every quantity with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("leaves_base", Self::LeavesBase),
-        ("reaches_source", Self::ReachesSource),
-        ("half_recovery_layer", Self::HalfRecoveryLayer),
-        ("argmax", Self::Argmax),
-        ("concentration", Self::Concentration),
-    ];
-
     /// Whether it follows layers.
     pub const fn needs_layers(self) -> bool {
         matches!(self, Self::LeavesBase | Self::ReachesSource | Self::HalfRecoveryLayer)

@@ -1,5 +1,6 @@
 //! Generated text: `POST /v1/generate`.
 
+mod cases;
 mod sampling;
 mod swept;
 #[cfg(test)]
@@ -9,12 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use self::cases::{TextCase, TextsForm};
 pub use self::sampling::Sampling;
 pub use self::swept::SweepForm;
 use self::swept::Swept;
 use super::declare::{declare, or};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::Body;
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Of, Target, TargetScoring, TargetSet};
 use super::named::Named;
@@ -51,6 +54,9 @@ pub struct GenerateSpec {
     /// Texts of each branch. Sample n of every branch gets the same random numbers.
     #[schema(required = false)]
     pub samples: u32,
+    /// The number of the first of them, which its random numbers follow: those from 4 on are the ones after the first four.
+    #[schema(required = false)]
+    pub first_sample: u32,
     /// Most tokens of a text.
     #[schema(required = false)]
     pub max_tokens: u32,
@@ -97,6 +103,9 @@ pub struct GenerateBody {
     pub sweep: Option<SweepForm>,
     /// Short: a set of tokens named `target`.
     pub target: Option<Target>,
+    /// Prompts that are continued one by one, instead of one: each is the run `prompt` of a request of its own, beside `runs`. Always a job,
+    /// whose result is a `TextsOutcome`.
+    pub dataset: Option<TextsForm>,
     /// Answers with server-sent events as the texts grow, as `Accept: text/event-stream`.
     pub stream: Option<bool>,
     /// Answers with a job at once, as `Prefer: respond-async`.
@@ -106,6 +115,10 @@ pub struct GenerateBody {
 }
 }
 
+impl Body for GenerateBody {
+    const AT: Endpoint = Endpoint("/v1/generate");
+}
+
 declare! {
 /// What is read at every step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
@@ -113,6 +126,9 @@ pub struct GenerateRead {
     /// How many of the most probable tokens are told of every step.
     #[schema(required = false)]
     pub logprobs: u32,
+    /// Whether the log-probability of every token of the prompt is told, too, under each branch.
+    #[schema(required = false)]
+    pub prompt_logprobs: bool,
     /// What is computed of every step's distribution; by default the log-probability of every target.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<String>)]
@@ -184,7 +200,7 @@ const EDITED: &str = "edited";
 impl GenerateSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Generate, body).fields_of::<GenerateBody>(out)?;
+        let fields = Node::root(GenerateBody::AT, body).fields_of::<GenerateBody>(out)?;
         let runs = read_prompts(&fields, out);
         let base = read_base(&fields, runs.as_ref().map(|(runs, _)| runs), out);
         let model = fields.get("model").and_then(|n| n.name(out));
@@ -198,6 +214,15 @@ impl GenerateSpec {
             let detail = "at temperature 0 every sample is the same text";
             let fix = "write \"sampling\": {\"temperature\": 1}, or leave out `samples`";
             out.push("/samples", code::CONFLICT, detail, fix);
+        }
+        let first_sample = fields.get("first_sample").and_then(|n| n.index(out)).unwrap_or(0);
+        if first_sample.checked_add(samples).is_none() {
+            let detail = format!("{samples} samples from {first_sample} on");
+            out.push("/first_sample", code::OUT_OF_RANGE, detail, "write a smaller number");
+        }
+        if let Some(node) = fields.get("dataset") {
+            let fix = "write its prompts out, or send the whole as a job";
+            out.push(&node.at, code::NOT_SUPPORTED, "one prompt is read at a time", fix);
         }
         let max_tokens = fields.get("max_tokens").and_then(|n| n.count(1, out)).unwrap_or(MAX_TOKENS);
         let stop = fields.get("stop").and_then(|n| read_texts(&n, out)).unwrap_or_default();
@@ -224,6 +249,7 @@ impl GenerateSpec {
             branches,
             sampling,
             samples,
+            first_sample,
             max_tokens,
             stop,
             compare_with,
@@ -242,6 +268,11 @@ impl GenerateSpec {
         self.origins.restore(&self.swept.restore(pointer))
     }
 
+    /// How many of the most probable tokens are found at every step: two at least, to see where they are close.
+    pub fn most_probable(&self) -> u32 {
+        self.read.logprobs.max(2).max(self.read.logit_lens.as_ref().map_or(0, |lens| lens.topk))
+    }
+
     /// The part that other requests about runs have too: runs, targets and metrics, read at the last position of the prompt.
     pub fn experiment(&self) -> Experiment {
         Experiment {
@@ -250,8 +281,7 @@ impl GenerateSpec {
             targets: self.targets.clone(),
             target_scoring: TargetScoring::FirstToken,
             metrics: self.read.metrics.clone(),
-            // Two at least, to see where they are close.
-            read: Read::last(self.read.logprobs.max(2)),
+            read: Read::last(self.most_probable()),
             strict: self.strict,
             allow_trivial: false,
             origins: self.origins.clone(),
@@ -406,7 +436,14 @@ impl GenerateRead {
         };
         let capture = fields.get("capture").map_or(Some(Vec::new()), |n| n.each(out, StepCapture::read));
         let lens = fields.get("logit_lens").map_or(Some(None), |n| StepLens::read(&n, out).map(Some));
-        Some(Self { logprobs: logprobs?, metrics: metrics?, capture: capture?, logit_lens: lens? })
+        let prompt_logprobs = fields.get("prompt_logprobs").map_or(Some(false), |n| n.flag(out));
+        Some(Self {
+            logprobs: logprobs?,
+            prompt_logprobs: prompt_logprobs?,
+            metrics: metrics?,
+            capture: capture?,
+            logit_lens: lens?,
+        })
     }
 }
 
@@ -434,8 +471,8 @@ impl StepCapture {
             fields.need("site", "name the site to read, as resid_post", out).and_then(|n| read_site(&n, out));
         let layers = read_layers(&fields, site, out);
         let steps = fields.get("steps").map_or(Some(Steps::ALL), |n| Steps::read(&n, out));
-        let forms = [("inline", CaptureForm::Inline), ("handle", CaptureForm::Handle)];
-        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &[], out));
+        let inline = Some(CaptureForm::Inline);
+        let form = fields.get("as").map_or(inline, |n| n.choice(&CaptureForm::ALL, &[], out));
         let dtype = fields.get("dtype").map_or(Some(Dtype::F32), |n| read_dtype(&n, out));
         if form == Some(CaptureForm::Inline) && dtype.is_some_and(|dtype| dtype != Dtype::F32) {
             let fix = "leave out `dtype`, or write \"as\": \"handle\"";

@@ -155,8 +155,7 @@ pub(super) fn unknown(
         return (code::UNKNOWN_FIELD, format!("{said}; did you mean `{meant}`?"), fields);
     }
     // What depends on another field (a corruption on its method, a trace on `cases`) is a field here, but not now.
-    let places = PLACES.get(&endpoint);
-    if places.is_some_and(|places| places.all.contains(&format!("{at}/{name}"))) {
+    if places_of(endpoint).is_some_and(|places| places.all.contains(&format!("{at}/{name}"))) {
         let detail = format!("{said} in this form of the request");
         return (code::UNKNOWN_FIELD, detail, format!("it goes with another method or form; {fields}"));
     }
@@ -203,7 +202,7 @@ impl<'a> Found<'a> {
 
     /// A place in the same body.
     fn elsewhere(&self) -> Option<String> {
-        let places = PLACES.get(&self.endpoint)?;
+        let places = places_of(self.endpoint)?;
         let own = pattern(&format!("{}/{}", self.at, escape(self.name)), places);
         let there = |place: &str| (place != own && places.all.contains(place)).then(|| place.to_owned());
         let (pointers, names): (Vec<&str>, Vec<&str>) = self.meant.iter().partition(|m| m.starts_with('/'));
@@ -214,8 +213,8 @@ impl<'a> Found<'a> {
 
     /// Another endpoint that has the field.
     fn at_others(&self) -> Option<(Endpoint, String)> {
-        let mut others = Endpoint::ALL.into_iter().filter(|other| *other != self.endpoint);
-        others.find_map(|other| Some((other, PLACES.get(&other)?.nearest(self.name, "")?)))
+        let mut others = PLACES.iter().filter(|(other, _)| *other != self.endpoint);
+        others.find_map(|(other, places)| Some((*other, places.nearest(self.name, "")?)))
     }
 }
 
@@ -231,7 +230,7 @@ fn shape(place: &str) -> String {
 
 /// The places of an endpoint's body.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub struct Places {
     all: BTreeSet<String>,
     by_name: BTreeMap<String, Vec<String>>,
 }
@@ -319,9 +318,23 @@ fn pattern(pointer: &str, places: &Places) -> String {
     known
 }
 
+/// The body of an endpoint.
+pub trait Body: ToSchema + Sized {
+    /// Whose.
+    const AT: Endpoint;
+
+    /// Its fields, by its declaration.
+    fn places() -> Places {
+        of::<Self>("")
+    }
+}
+
 /// The fields of every endpoint's body, by the contract.
-static PLACES: LazyLock<HashMap<Endpoint, Places>> =
-    LazyLock::new(|| Endpoint::ALL.into_iter().map(|endpoint| (endpoint, super::places(endpoint))).collect());
+static PLACES: LazyLock<Vec<(Endpoint, Places)>> = LazyLock::new(super::places);
+
+fn places_of(endpoint: Endpoint) -> Option<&'static Places> {
+    PLACES.iter().find(|(known, _)| *known == endpoint).map(|(_, places)| places)
+}
 
 /// The places of a body of this schema, which stands at `at`.
 pub(super) fn of<T: ToSchema>(at: &str) -> Places {
@@ -345,36 +358,55 @@ mod tests {
     use crate::spec::corruption::METHODS;
     use crate::spec::dataset::Reader;
     use crate::spec::experiment::Form as _;
-    use crate::spec::generate::GenerateSpec;
+    use crate::spec::generate::{GenerateSpec, TextCase};
     use crate::spec::lens::LensBody;
     use crate::spec::op::OPS;
-    use crate::spec::patch::PatchSpec;
+    use crate::spec::patch::{PatchBody, PatchSpec};
     use crate::spec::problem::{FieldProblem, Problems};
-    use crate::spec::run::RunSpec;
-    use crate::spec::sweep::SweepSpec;
+    use crate::spec::run::{RunBody, RunSpec};
+    use crate::spec::surprisal::SurprisalSpec;
+    use crate::spec::sweep::{CaseForm, SweepBody, SweepSpec};
     use crate::spec::tokenize::TokenizeSpec;
-    use crate::spec::trace::TraceSpec;
+    use crate::spec::trace::{TraceBody, TraceSpec};
+
+    const RUN: Endpoint = RunBody::AT;
+    const PATCH: Endpoint = PatchBody::AT;
+    const TRACE: Endpoint = TraceBody::AT;
+    const SWEEP: Endpoint = SweepBody::AT;
+    const DATASETS: Endpoint = CaseForm::AT;
 
     fn problems(endpoint: Endpoint, body: &Value) -> Vec<FieldProblem> {
         let mut out = Problems::default();
-        match endpoint {
-            Endpoint::Run => drop(RunSpec::read(body, &mut out)),
-            Endpoint::Lens => drop(LensBody::read(body, &mut out)),
-            Endpoint::Patch => drop(PatchSpec::read(body, &mut out)),
-            Endpoint::Generate => drop(GenerateSpec::read(body, &mut out)),
-            Endpoint::Trace if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
-            Endpoint::Trace => drop(TraceSpec::read(body, &mut out)),
-            Endpoint::Sweep => drop(SweepSpec::read(body, &mut out)),
-            Endpoint::Align => drop(AlignSpec::read(body, &mut out)),
-            Endpoint::Tokenize => drop(TokenizeSpec::read(body, &mut out)),
-            Endpoint::Activations => drop(UploadSpec::read(body, &mut out)),
-            Endpoint::Datasets => {
+        match endpoint.path() {
+            "/v1/run" => drop(RunSpec::read(body, &mut out)),
+            "/v1/lens" => drop(LensBody::read(body, &mut out)),
+            "/v1/patch" => drop(PatchSpec::read(body, &mut out)),
+            "/v1/surprisal" => drop(SurprisalSpec::read(body, &mut out)),
+            // A data set's cases are requests of their own.
+            "/v1/generate" => match TextCase::all(body) {
+                Ok(cases) => cases.iter().for_each(|case| {
+                    let mut of_case = Problems::default();
+                    GenerateSpec::read(&case.body, &mut of_case);
+                    for problem in of_case.0 {
+                        let at = case.restore(&problem.pointer);
+                        out.push(at, problem.code, problem.detail, problem.fix);
+                    }
+                }),
+                Err(problems) => out = problems,
+            },
+            "/v1/trace" if body.get("cases").is_some() => drop(CasesSpec::read(body, &mut out)),
+            "/v1/trace" => drop(TraceSpec::read(body, &mut out)),
+            "/v1/sweep" => drop(SweepSpec::read(body, &mut out)),
+            "/v1/align" => drop(AlignSpec::read(body, &mut out)),
+            "/v1/tokenize" => drop(TokenizeSpec::read(body, &mut out)),
+            "/v1/activations" => drop(UploadSpec::read(body, &mut out)),
+            "/v1/datasets" => {
                 let never = || false;
                 let mut reader = Reader::new(&never);
                 let _ = body.as_array().unwrap().iter().try_for_each(|case| reader.case(case));
                 out = reader.finish().err().unwrap_or_default();
             }
-            Endpoint::Other => {}
+            other => panic!("{other} is read by no test: say how"),
         }
         out.0
     }
@@ -397,16 +429,16 @@ mod tests {
         }
         // Without a case there is no sweep to look further at, and an arm has keys if it cuts edges.
         let first = place.split('/').nth(1).unwrap();
-        if endpoint == Endpoint::Sweep && !["dataset", "runs"].contains(&first) {
+        if endpoint == SWEEP && !["dataset", "runs"].contains(&first) {
             plain["dataset"] = json!({"inline": [{"prompt": "a"}]});
         }
-        if endpoint == Endpoint::Trace && place.starts_with("/arms/NAME/keys") {
+        if endpoint == TRACE && place.starts_with("/arms/NAME/keys") {
             plain["arms"]["NAME"]["op"] = json!("knockout");
         }
         let mut forms = vec![plain.clone()];
         // A trace of many prompts has fields of its own, a corruption those of its method, a source those of its operation.
         let mut cases = plain.clone();
-        if endpoint == Endpoint::Trace && first != "cases" {
+        if endpoint == TRACE && first != "cases" {
             cases["cases"] = json!([{}]);
             forms.push(cases);
         }
@@ -433,18 +465,19 @@ mod tests {
     /// Objects of an endpoint's body, each with the fields that its schema has.
     fn objects(endpoint: Endpoint) -> BTreeMap<String, BTreeSet<String>> {
         let mut objects: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for place in &PLACES[&endpoint].all {
+        for place in &places_of(endpoint).unwrap().all {
             let (object, field) = place.rsplit_once('/').unwrap();
             objects.entry(object.to_owned()).or_default().insert(field.to_owned());
         }
-        assert!(objects[if endpoint == Endpoint::Datasets { "/0" } else { "" }].len() >= 4, "{endpoint:?}");
+        assert!(objects[if endpoint == DATASETS { "/0" } else { "" }].len() >= 4, "{endpoint:?}");
         objects
     }
 
     #[test]
     fn the_reader_lets_in_the_fields_that_the_schema_has_and_no_others() {
         let mut faults = Vec::new();
-        for endpoint in Endpoint::ALL {
+        for (endpoint, _) in PLACES.iter() {
+            let endpoint = *endpoint;
             // What is named of an earlier sweep is looked up before the request is read.
             for (object, fields) in
                 objects(endpoint).into_iter().filter(|(object, _)| !object.ends_with("/cells"))
@@ -475,8 +508,9 @@ mod tests {
     fn every_field_is_read() {
         let mut unread = Vec::new();
         let nonsense = [json!({"zzz": 1}), json!(""), json!(true), json!(-1.5), json!([[]])];
-        for endpoint in Endpoint::ALL {
-            for place in PLACES[&endpoint].all.iter().filter(|place| !looked_up(place)) {
+        for (endpoint, _) in PLACES.iter() {
+            let endpoint = *endpoint;
+            for place in places_of(endpoint).unwrap().all.iter().filter(|place| !looked_up(place)) {
                 let seen = |value: &Value| {
                     forms(endpoint, place, value).iter().flat_map(|body| problems(endpoint, body)).any(
                         |problem| {
@@ -498,8 +532,8 @@ mod tests {
     fn every_word_of_the_table_that_stands_for_a_field_finds_it_somewhere() {
         for word in WORDS.iter().filter(|word| !word.meant.is_empty()) {
             let found = |meant: &&str| {
-                Endpoint::ALL.iter().any(|endpoint| {
-                    let places = &PLACES[endpoint];
+                PLACES.iter().any(|(endpoint, _)| {
+                    let places = places_of(*endpoint).unwrap();
                     let below = word.words.iter().any(|name| places.all.contains(&format!("{meant}/{name}")));
                     places.all.contains(*meant) || places.by_name.contains_key(*meant) || below
                 })
@@ -522,36 +556,36 @@ mod tests {
         let arm =
             json!({"prompt": "a b", "subject": "a", "target": " c", "arms": {"a": {"site": "resid_post"}}});
         for (endpoint, body, place, hint) in [
-            (Endpoint::Run, &run, "/logit_lens", "/read/logit_lens"),
-            (Endpoint::Run, &run, "/attention", "/read/attention"),
-            (Endpoint::Run, &run, "/capture", "/read/capture"),
-            (Endpoint::Run, &run, "/layers", "/read/capture/0/layers"),
-            (Endpoint::Run, &run, "/top_k", "/read/topk"),
-            (Endpoint::Patch, &patch, "/dims", "/interventions/0/dims"),
-            (Endpoint::Patch, &patch, "/norm_match", "/interventions/0/norm_match"),
-            (Endpoint::Patch, &patch, "/positions", "/interventions/0/positions"),
-            (Endpoint::Patch, &patch, "/layers", "/interventions/0/layers"),
-            (Endpoint::Patch, &patch, "/foil", "/targets"),
-            (Endpoint::Patch, &patch, "/coefficient", "/interventions/0/coef"),
-            (Endpoint::Patch, &edit, "/interventions/0/coefficient", "coef"),
-            (Endpoint::Patch, &edit, "/interventions/0/layer", "layers"),
-            (Endpoint::Patch, &edit, "/interventions/0/strict", "/strict"),
-            (Endpoint::Trace, &trace, "/samples", "/corrupt/samples"),
-            (Endpoint::Trace, &trace, "/sigma", "/corrupt/sigma"),
-            (Endpoint::Trace, &trace, "/logit_lens", "POST /v1/run has it, as `/read/logit_lens`"),
-            (Endpoint::Trace, &trace, "/dims", "/arms/NAME/dims"),
-            (Endpoint::Sweep, &sweep, "/layers", "/arms/NAME/0/layers"),
-            (Endpoint::Sweep, &sweep, "/foil", "/dataset/inline/0/foil"),
-            (Endpoint::Sweep, &sweep, "/samples", "/corrupt/samples"),
-            (Endpoint::Sweep, &sweep, "/cases", "/dataset/inline"),
+            (RUN, &run, "/logit_lens", "/read/logit_lens"),
+            (RUN, &run, "/attention", "/read/attention"),
+            (RUN, &run, "/capture", "/read/capture"),
+            (RUN, &run, "/layers", "/read/capture/0/layers"),
+            (RUN, &run, "/top_k", "/read/topk"),
+            (PATCH, &patch, "/dims", "/interventions/0/dims"),
+            (PATCH, &patch, "/norm_match", "/interventions/0/norm_match"),
+            (PATCH, &patch, "/positions", "/interventions/0/positions"),
+            (PATCH, &patch, "/layers", "/interventions/0/layers"),
+            (PATCH, &patch, "/foil", "/targets"),
+            (PATCH, &patch, "/coefficient", "/interventions/0/coef"),
+            (PATCH, &edit, "/interventions/0/coefficient", "coef"),
+            (PATCH, &edit, "/interventions/0/layer", "layers"),
+            (PATCH, &edit, "/interventions/0/strict", "/strict"),
+            (TRACE, &trace, "/samples", "/corrupt/samples"),
+            (TRACE, &trace, "/sigma", "/corrupt/sigma"),
+            (TRACE, &trace, "/logit_lens", "POST /v1/run has it, as `/read/logit_lens`"),
+            (TRACE, &trace, "/dims", "/arms/NAME/dims"),
+            (SWEEP, &sweep, "/layers", "/arms/NAME/0/layers"),
+            (SWEEP, &sweep, "/foil", "/dataset/inline/0/foil"),
+            (SWEEP, &sweep, "/samples", "/corrupt/samples"),
+            (SWEEP, &sweep, "/cases", "/dataset/inline"),
             // What was called otherwise.
-            (Endpoint::Sweep, &averaged, "/aggregate/top_k", "`topk`"),
-            (Endpoint::Sweep, &averaged, "/keep/per_case", "`cells`"),
-            (Endpoint::Sweep, &averaged, "/normalise", "`reference`"),
-            (Endpoint::Trace, &trace, "/direction", "`base`"),
-            (Endpoint::Trace, &cases, "/direction", "`base`"),
-            (Endpoint::Trace, &arm, "/arms/a/sever", "`freeze`"),
-            (Endpoint::Patch, &patch, "/corrupt", "POST /v1/trace has it"),
+            (SWEEP, &averaged, "/aggregate/top_k", "`topk`"),
+            (SWEEP, &averaged, "/keep/per_case", "`cells`"),
+            (SWEEP, &averaged, "/normalise", "`reference`"),
+            (TRACE, &trace, "/direction", "`base`"),
+            (TRACE, &cases, "/direction", "`base`"),
+            (TRACE, &arm, "/arms/a/sever", "`freeze`"),
+            (PATCH, &patch, "/corrupt", "POST /v1/trace has it"),
         ] {
             let mut body = body.clone();
             let (parent, name) = place.rsplit_once('/').unwrap();
@@ -568,22 +602,21 @@ mod tests {
 
     #[test]
     fn what_is_not_served_says_what_to_do_instead() {
-        let wrong = problems(Endpoint::Patch, &json!({"base": "a", "source": "b", "swap": true}));
+        let wrong = problems(PATCH, &json!({"base": "a", "source": "b", "swap": true}));
         assert_eq!((wrong[0].code, wrong[0].pointer.as_str()), (code::NOT_SUPPORTED, "/swap"));
         assert!(wrong[0].fix.contains("POST /v1/sweep"));
         let sweep = json!({"dataset": {"inline": [{"prompt": "a", "target": "b"}]}, "notify": {}});
-        let wrong = problems(Endpoint::Sweep, &sweep);
+        let wrong = problems(SWEEP, &sweep);
         assert!(wrong[0].fix.contains("/v1/jobs/{id}/events"), "{wrong:?}");
-        let typo = problems(Endpoint::Sweep, &json!({"datasett": 1}));
+        let typo = problems(SWEEP, &json!({"datasett": 1}));
         assert!(!typo.iter().any(|problem| problem.fix.contains("notify")), "{typo:?}");
     }
 
     #[test]
     fn a_slip_of_the_pen_is_told_from_a_field_of_another_object() {
-        let wrong =
-            problems(Endpoint::Trace, &json!({"prompt": "a", "subject": "a", "target": "b", "layer": 1}));
+        let wrong = problems(TRACE, &json!({"prompt": "a", "subject": "a", "target": "b", "layer": 1}));
         assert!(wrong[0].detail.contains("did you mean `layers`?"), "{wrong:?}");
-        let wrong = problems(Endpoint::Run, &json!({"promt": "a"}));
+        let wrong = problems(RUN, &json!({"promt": "a"}));
         assert!(wrong.iter().any(|problem| problem.detail.contains("did you mean `prompt`?")), "{wrong:?}");
     }
 }

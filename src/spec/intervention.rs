@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::declare::{declare, nothing, of_request};
 use super::op::read_op;
-pub use super::op::{Basis, OpSpec, SourceSpec};
+pub use super::op::{AlongSpec, Basis, OpSpec, SourceSpec};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::{read_layers, read_site};

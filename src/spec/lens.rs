@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use super::declare::{Declared, declare};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Form, Short};
+use super::hints::Body;
 use super::metric::{Target, TargetSet};
 use super::named::Named;
 use super::problem::Problems;
@@ -45,12 +46,16 @@ pub struct LensBody {
 }
 }
 
+impl Body for LensBody {
+    const AT: Endpoint = Endpoint("/v1/lens");
+}
+
 impl Form for LensBody {
     type Request = RunSpec;
     const NAME: &'static str = "lens";
 
     fn read(body: &Value, out: &mut Problems) -> Option<RunSpec> {
-        let fields = Node::root(Endpoint::Lens, body).fields_of::<Self>(out)?;
+        let fields = Node::root(Self::AT, body).fields_of::<Self>(out)?;
         let short = Short { fields: PlainPrompt::FIELDS, read: &read_short };
         let experiment = Experiment::read(&fields, &short, 1, false, out);
         let layers = fields.get("layers").and_then(|n| Layers::read(&n, out)).unwrap_or(Layers::ALL);

@@ -3,6 +3,7 @@
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use super::declare::choices;
 use super::named::Named;
 use super::problem::{Problems, code};
 use super::read::{Node, did_you_mean};
@@ -37,25 +38,20 @@ pub enum TargetItem {
     Id(u32),
 }
 
+choices! {
 /// What counts of a target text of several tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum TargetScoring {
     /// Its first token, with lint `MULTI_TOKEN_TARGET`.
     #[default]
-    FirstToken,
+    FirstToken = "first_token",
     /// All its tokens by teacher forcing: `log P(t1 .. tn | prompt)`, the sum of each token's log-probability after the
     /// prompt and the tokens before it. `logit_diff` is then a difference of such log-probabilities.
-    Joint,
+    Joint = "joint",
     /// The same divided by the number of tokens, which makes texts of different lengths comparable; `prob` is then the
     /// geometric mean of the tokens' probabilities, and of a set a sum of those, which may exceed 1.
-    MeanLogprob,
+    MeanLogprob = "mean_logprob",
 }
-
-impl TargetScoring {
-    /// Every way with its name.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("first_token", Self::FirstToken), ("joint", Self::Joint), ("mean_logprob", Self::MeanLogprob)];
 }
 
 /// What is computed from a readout, written `kind:of` (`prob:ans`, `logit_diff:pun-literal`, `kl:clean`), or `kind` alone.

@@ -5,6 +5,32 @@
 
 pub use mediant_arithmetic::dtype;
 
+/// The kinds of experiments: what routes, jobs, dry runs, keys, hints and the command line know of them. A row: the kind, its name (of its
+/// endpoint, on the wire and in the database), its body, what bodies are read as, and whether it is answered at `once` or computed in
+/// `units`, each of which counts when it is done. `$then` gets the rows behind `$with`.
+macro_rules! kinds {
+    ([$($then:tt)+] [$($with:tt)*]) => {
+        $($then)+! {
+            [$($with)*]
+            /// `POST /v1/run`
+            Run run run::RunBody => run::RunSpec, once;
+            /// `POST /v1/patch`
+            Patch patch patch::PatchBody => patch::PatchSpec, once;
+            /// `POST /v1/trace`
+            Trace trace trace::TraceBody => kind::Traces, once;
+            /// `POST /v1/lens`
+            Lens lens lens::LensBody => lens::LensBody, once;
+            /// `POST /v1/surprisal`
+            Surprisal surprisal surprisal::SurprisalBody => surprisal::SurprisalSpec, once;
+            /// `POST /v1/sweep`
+            Sweep sweep sweep::SweepBody => sweep::SweepSpec, units;
+            /// `POST /v1/generate`
+            Generate generate generate::GenerateBody => kind::Texts, units;
+        }
+    };
+}
+pub(crate) use kinds;
+
 pub mod activation;
 pub mod align;
 pub mod canonical;
@@ -37,34 +63,29 @@ pub mod run;
 pub mod select;
 pub mod site;
 pub mod statistics;
+pub mod surprisal;
 pub mod sweep;
 pub mod tokenize;
 pub mod trace;
 pub mod words;
 
 pub use declare::Declared;
+pub(crate) use declare::choices;
 
 use endpoint::Endpoint;
-use hints::Places;
-use readout::Read;
+use hints::{Body, Places};
 
-/// The fields of an endpoint's body, by its declaration.
-fn places(endpoint: Endpoint) -> Places {
-    match endpoint {
-        Endpoint::Run => hints::of::<run::RunBody>(""),
-        Endpoint::Lens => hints::of::<lens::LensBody>(""),
-        Endpoint::Patch => hints::of::<patch::PatchBody>("").only("/read", Read::OF_PATCHED),
-        Endpoint::Trace => hints::of::<trace::TraceBody>("").only("/read", Read::OF_PATCHED),
-        Endpoint::Generate => hints::of::<generate::GenerateBody>(""),
-        // Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
-        Endpoint::Sweep => hints::of::<sweep::SweepBody>("")
-            .and(hints::of::<intervention::Intervention>("/arms/NAME/0"))
-            .and(hints::of::<Read>("/read"))
-            .only("/read", Read::OF_PATCHED),
-        Endpoint::Align => hints::of::<align::AlignBody>("").only("/read", Read::OF_PATCHED),
-        Endpoint::Tokenize => hints::of::<tokenize::TokenizeBody>(""),
-        Endpoint::Activations => hints::of::<activation::UploadSpec>(""),
-        Endpoint::Datasets => hints::of::<sweep::CaseForm>("/0"),
-        Endpoint::Other => Places::default(),
+/// The fields of every endpoint's body, by its declaration.
+fn places() -> Vec<(Endpoint, Places)> {
+    fn of<B: Body>() -> (Endpoint, Places) {
+        (B::AT, B::places())
     }
+    let mut all = kind::places();
+    all.extend([
+        of::<align::AlignBody>(),
+        of::<tokenize::TokenizeBody>(),
+        of::<activation::UploadSpec>(),
+        of::<sweep::CaseForm>(),
+    ]);
+    all
 }

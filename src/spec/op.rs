@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::corruption::{Rng, Sigma, read_seed};
-use super::declare::{Declared, declare, names, need, or};
+use super::declare::{Declared, choices, declare, names, need, or};
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 use super::readout::read_site;
@@ -31,10 +31,24 @@ pub enum OpSpec {
         #[schema(required = false)]
         norm_match: bool,
     },
-    /// Multiplies by a factor.
+    /// Multiplies by a factor: the whole row, or its part along a direction.
     Scale {
         /// The factor.
         factor: f64,
+        /// Only the part of the row along this direction is multiplied; the rest stays.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        along: Option<AlongSpec>,
+    },
+    /// Holds the part of the row along a direction within bounds, and keeps the rest. What lies within them keeps its bits.
+    Clamp {
+        /// The direction. It counts with length 1: the bounds are in units of the row.
+        along: AlongSpec,
+        /// The least that it may be; no bound if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        min: Option<f64>,
+        /// The most that it may be; no bound if left out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max: Option<f64>,
     },
     /// Writes zeros.
     Zero,
@@ -104,6 +118,7 @@ impl OpSpec {
             | Self::Subspace { source, .. } => Some(source),
             Self::Freeze { source } => source.as_ref(),
             Self::Scale { .. }
+            | Self::Clamp { .. }
             | Self::Zero
             | Self::Resample { .. }
             | Self::Noise { .. }
@@ -142,22 +157,17 @@ pub struct CoefSchedule {
 }
 }
 
+choices! {
 /// How a coefficient moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum ScheduleShape {
     /// By equal amounts.
-    Linear,
+    Linear = "linear",
     /// All at once, in the middle.
-    Step,
+    Step = "step",
     /// Along half a cosine: slowly, fast, slowly.
-    Cosine,
+    Cosine = "cosine",
 }
-
-impl ScheduleShape {
-    /// Every shape with its name.
-    const ALL: [(&'static str, Self); 3] =
-        [("linear", Self::Linear), ("step", Self::Step), ("cosine", Self::Cosine)];
 }
 
 impl CoefSchedule {
@@ -252,6 +262,25 @@ pub enum Basis {
     },
 }
 
+/// A direction, as wide as the site, or as a head where `heads` is named. Its length does not matter, its sign does.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum AlongSpec {
+    /// Its numbers.
+    Vector(Vec<f32>),
+    /// A row of stored activations (`/v1/activations`).
+    Stored {
+        /// Their handle.
+        activation: String,
+        /// The layer read; each layer's own if left out. A set of one layer, or of none, serves every layer.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+        /// The position read; may be left out where the set has only one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        positions: Option<Positions>,
+    },
+}
+
 /// Where values come from.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
@@ -324,6 +353,7 @@ enum Kind {
     Replace,
     Add,
     Scale,
+    Clamp,
     Zero,
     Mean,
     Resample,
@@ -363,7 +393,7 @@ pub enum Sourced {
 }
 
 /// Every operation.
-pub const OPS: [OpFacts; 11] = [
+pub const OPS: [OpFacts; 12] = [
     OpFacts {
         kind: Kind::Replace,
         name: "replace",
@@ -383,10 +413,18 @@ pub const OPS: [OpFacts; 11] = [
     OpFacts {
         kind: Kind::Scale,
         name: "scale",
-        fields: &["factor"],
+        fields: &["factor", "along"],
         source: Sourced::No,
         known_as: "",
-        means: "Multiplies by a factor.",
+        means: "Multiplies by a factor; with `along` only the part along a direction.",
+    },
+    OpFacts {
+        kind: Kind::Clamp,
+        name: "clamp",
+        fields: &["along", "min", "max"],
+        source: Sourced::No,
+        known_as: "clamping of a feature, activation capping",
+        means: "Holds the part along a direction within bounds, and keeps the rest.",
     },
     OpFacts {
         kind: Kind::Zero,
@@ -455,7 +493,20 @@ pub const OPS: [OpFacts; 11] = [
 ];
 
 /// Fields that belong to one operation or another.
-const FIELDS: [&str; 9] = ["source", "coef", "norm_match", "factor", "sigma", "seed", "rng", "keys", "basis"];
+const FIELDS: [&str; 12] = [
+    "source",
+    "coef",
+    "norm_match",
+    "factor",
+    "along",
+    "min",
+    "max",
+    "sigma",
+    "seed",
+    "rng",
+    "keys",
+    "basis",
+];
 
 impl Declared for OpSpec {
     const FIELDS: &'static [&'static str] = names!(&["op"], &FIELDS);
@@ -487,9 +538,12 @@ pub(super) fn read_op(fields: &Fields<'_>, of_text: bool, out: &mut Problems) ->
             })
         }
         Kind::Scale => {
-            let factor = fields.need("factor", "write the number to multiply by", out)?.number(out)?;
-            Some(OpSpec::Scale { factor })
+            let factor =
+                fields.need("factor", "write the number to multiply by", out).and_then(|n| n.number(out));
+            let along = fields.get("along").map_or(Some(None), |n| AlongSpec::read(&n, out).map(Some));
+            Some(OpSpec::Scale { factor: factor?, along: along? })
         }
+        Kind::Clamp => read_clamp(fields, out),
         Kind::Zero => Some(OpSpec::Zero),
         Kind::Resample => {
             let seed = fields.get("seed").map_or(Some(1), |n| n.natural(0, out));
@@ -604,12 +658,48 @@ fn read_basis(fields: &Fields<'_>, out: &mut Problems) -> Option<Basis> {
     if !node.value.is_object() {
         return Some(Basis::Vectors(node.each(out, numbers)?));
     }
+    read_stored(&node, out)
+}
+
+/// Rows of stored activations.
+fn read_stored(node: &Node<'_>, out: &mut Problems) -> Option<Basis> {
     let basis = node.fields(&["activation", "layer", "positions"], out)?;
     let activation =
         basis.need("activation", "name the handle of the vectors", out).and_then(|n| n.name(out));
     let layer = basis.get("layer").map_or(Some(None), |n| n.index(out).map(Some));
     let positions = read_positions(&basis, out);
     Some(Basis::Stored { activation: activation?, layer: layer?, positions: positions? })
+}
+
+fn read_clamp(fields: &Fields<'_>, out: &mut Problems) -> Option<OpSpec> {
+    let fix = "give the direction's numbers, or write {\"activation\": handle}";
+    let along = fields.need("along", fix, out).and_then(|n| AlongSpec::read(&n, out));
+    let mut bound = |name: &str| fields.get(name).map_or(Some(None), |n| n.number(out).map(Some));
+    let (min, max) = (bound("min")?, bound("max")?);
+    match (min, max) {
+        (None, None) => {
+            let detail = "neither `min` nor `max` is there: nothing would be held";
+            out.push(fields.pointer("max"), code::MISSING, detail, "write `min`, `max` or both");
+            return None;
+        }
+        (Some(min), Some(max)) if min > max => {
+            let detail = format!("no number is at least {min} and at most {max}");
+            out.push(fields.pointer("min"), code::OUT_OF_RANGE, detail, "write a `min` not above `max`");
+            return None;
+        }
+        _ => {}
+    }
+    Some(OpSpec::Clamp { along: along?, min, max })
+}
+
+impl AlongSpec {
+    fn read(node: &Node<'_>, out: &mut Problems) -> Option<Self> {
+        if !node.value.is_object() {
+            return numbers(node, out).map(Self::Vector);
+        }
+        let Basis::Stored { activation, layer, positions } = read_stored(node, out)? else { return None };
+        Some(Self::Stored { activation, layer, positions })
+    }
 }
 
 fn numbers(node: &Node<'_>, out: &mut Problems) -> Option<Vec<f32>> {

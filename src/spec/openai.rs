@@ -188,7 +188,7 @@ const PROMPT: &str = "prompt";
 impl Translated {
     /// Reads a body. `seed`: of random numbers where it has none.
     pub fn read(form: Form, body: &Value, seed: u64, out: &mut Problems) -> Option<Self> {
-        let node = Node::root(Endpoint::Other, body);
+        let node = Node::root(Endpoint::OTHER, body);
         let fields = match form {
             Form::Completion => node.fields_of::<CompletionBody>(out)?,
             Form::Chat => node.fields_of::<ChatBody>(out)?,
@@ -216,6 +216,10 @@ impl Translated {
         whole.insert("sampling".to_owned(), sampling(&fields, own.as_ref(), seed));
         let (told, logprobs) = logprobs(form, &fields, out);
         let mut read = json!({"logprobs": told});
+        // A text that begins with its prompt has the log-probabilities of both.
+        if logprobs && fields.get("echo").is_some_and(|node| node.value == true) {
+            read["prompt_logprobs"] = json!(true);
+        }
         if let Some(own) = &own {
             for name in ["interventions", "branches", "sweep", "compare_with", "targets", "strict"] {
                 whole.extend(own.get(name).map(|node| (name.to_owned(), node.value.clone())));

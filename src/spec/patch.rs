@@ -4,16 +4,18 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::declare::{declare, need};
+use super::declare::{choices, declare, need};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, Short, short_prompt};
+use super::hints::{Body, Places, of};
 use super::intervention::{Intervention, OpSpec, SourceSpec};
 use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
 use super::problem::Problems;
 use super::prompt::{Prompt, PromptText};
 use super::read::{Fields, Node};
+use super::readout::Read;
 
 declare! {
 /// A base run with interventions, applied jointly or swept.
@@ -65,32 +67,32 @@ pub struct PatchBody {
 }
 }
 
+impl Body for PatchBody {
+    const AT: Endpoint = Endpoint("/v1/patch");
+
+    fn places() -> Places {
+        of::<Self>("").only("/read", Read::OF_PATCHED)
+    }
+}
+
+choices! {
 /// An axis of the interventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum SweepAxis {
     /// Layer by layer.
-    Layers,
+    Layers = "layers",
     /// Position by position.
-    Positions,
+    Positions = "positions",
     /// Head by head.
-    Heads,
+    Heads = "heads",
     /// Column by column (neurons, channels; the keys of a knockout).
-    Dims,
+    Dims = "dims",
     /// Layer by layer of those that a source names as its `layer`: with `layers`, every layer into every other.
-    SourceLayers,
+    SourceLayers = "source_layers",
+}
 }
 
 impl SweepAxis {
-    /// Every axis with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("layers", Self::Layers),
-        ("positions", Self::Positions),
-        ("heads", Self::Heads),
-        ("dims", Self::Dims),
-        ("source_layers", Self::SourceLayers),
-    ];
-
     /// Name of the axis in a result.
     pub const fn singular(self) -> &'static str {
         match self {
@@ -115,39 +117,25 @@ pub struct Normalise {
 }
 }
 
+choices! {
 /// Something computed to show that the method itself adds nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Control {
     /// Every cell again with its own unpatched run as the source; the effect must be exactly 0.
-    SelfPatch,
+    SelfPatch = "self_patch",
     /// Every cell again reading random other positions of its source run.
-    RandomPosition,
+    RandomPosition = "random_position",
     /// Every cell again moving each row as far as the patch does, in a random direction.
-    RandomVector,
+    RandomVector = "random_vector",
     /// Every cell again reading an unrelated prompt, as far from its end: the run named `unrelated`, or one of our own.
-    UnrelatedPrompt,
+    UnrelatedPrompt = "unrelated_prompt",
 }
-
-impl Control {
-    /// Every control with its name.
-    pub const ALL: [(&'static str, Self); 4] = [
-        ("self_patch", Self::SelfPatch),
-        ("random_position", Self::RandomPosition),
-        ("random_vector", Self::RandomVector),
-        ("unrelated_prompt", Self::UnrelatedPrompt),
-    ];
-
-    /// Its name on the wire.
-    pub fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
 }
 
 impl PatchSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Patch, body).fields_of::<PatchBody>(out)?;
+        let fields = Node::root(PatchBody::AT, body).fields_of::<PatchBody>(out)?;
         let is_short = fields.get("runs").is_none();
         let short = Short { fields: &["source"], read: &read_short };
         let experiment = Experiment::read(&fields, &short, 5, false, out);

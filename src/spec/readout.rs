@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::declare::{Declared, declare, need, or};
+use super::declare::{Declared, choices, declare, need, or};
 use super::dtype::Dtype;
 use super::named::Named;
 use super::problem::{Problems, code};
@@ -136,14 +136,15 @@ pub struct CaptureSpec {
 }
 }
 
+choices! {
 /// How captures are returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum CaptureForm {
     /// As numbers in the response.
-    Inline,
+    Inline = "inline",
     /// Kept by the server: the response has a handle for later requests and `/v1/activations`.
-    Handle,
+    Handle = "handle",
+}
 }
 
 impl Read {
@@ -218,8 +219,8 @@ impl CaptureSpec {
         let layers = read_layers(&fields, site, out);
         let positions =
             fields.get("positions").map_or(Some(Positions::LAST), |n| Positions::read(&n, false, out));
-        let forms = [("inline", CaptureForm::Inline), ("handle", CaptureForm::Handle)];
-        let form = fields.get("as").map_or(Some(CaptureForm::Inline), |n| n.choice(&forms, &[], out));
+        let inline = Some(CaptureForm::Inline);
+        let form = fields.get("as").map_or(inline, |n| n.choice(&CaptureForm::ALL, &[], out));
         let dtype = fields.get("dtype").map_or(Some(Dtype::F32), |n| read_dtype(&n, out));
         if form == Some(CaptureForm::Inline) && dtype.is_some_and(|dtype| dtype != Dtype::F32) {
             let detail = "numbers in the response are f32";

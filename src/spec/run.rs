@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::declare::{Declared, declare};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, Short};
+use super::hints::Body;
 use super::metric::Target;
 use super::named::Named;
 use super::problem::Problems;
@@ -40,10 +41,14 @@ pub struct RunBody {
 }
 }
 
+impl Body for RunBody {
+    const AT: Endpoint = Endpoint("/v1/run");
+}
+
 impl RunSpec {
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Run, body).fields_of::<RunBody>(out)?;
+        let fields = Node::root(RunBody::AT, body).fields_of::<RunBody>(out)?;
         let short = Short { fields: PlainPrompt::FIELDS, read: &read_short };
         Some(Self { experiment: Experiment::read(&fields, &short, 10, true, out)? })
     }

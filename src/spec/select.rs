@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::declare::choices;
 use super::problem::{Problems, code};
 use super::read::{Fields, Node};
 
@@ -136,6 +137,7 @@ pub enum Steps {
     Word(AllWord),
 }
 
+choices! {
 /// The classes over which Meng et al. (2022) average, without their overlaps: every position from the subject's first
 /// token on has exactly one class, earlier ones (BOS too) have none.
 ///
@@ -143,37 +145,20 @@ pub enum Steps {
 /// the subject as `first_subsequent` *and* `last`. Here they are `last_subject` and `last`; where the subject ends the
 /// prompt, its last token is `last_subject` and there is no `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum TokenClass {
     /// The subject's first token, if it has several.
-    FirstSubject,
+    FirstSubject = "first_subject",
     /// Those between its first and its last.
-    MiddleSubject,
+    MiddleSubject = "middle_subject",
     /// The subject's last token, which may be its only one.
-    LastSubject,
+    LastSubject = "last_subject",
     /// The token after the subject, unless it is the prompt's last.
-    FirstSubsequent,
+    FirstSubsequent = "first_subsequent",
     /// Those between that one and the prompt's last.
-    Further,
+    Further = "further",
     /// The prompt's last token, if it comes after the subject.
-    Last,
+    Last = "last",
 }
-
-impl TokenClass {
-    /// Every class with its name, in the order of the prompt.
-    pub const ALL: [(&'static str, Self); 6] = [
-        ("first_subject", Self::FirstSubject),
-        ("middle_subject", Self::MiddleSubject),
-        ("last_subject", Self::LastSubject),
-        ("first_subsequent", Self::FirstSubsequent),
-        ("further", Self::Further),
-        ("last", Self::Last),
-    ];
-
-    /// Its name on the wire.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
 }
 
 /// How two runs are aligned.
@@ -184,16 +169,17 @@ pub enum AlignBy {
     Diff,
 }
 
+choices! {
 /// Which tokens of a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum Which {
     /// All of them.
-    All,
+    All = "all",
     /// Its first token.
-    First,
+    First = "first",
     /// Its last token.
-    Last,
+    Last = "last",
+}
 }
 
 /// Heads of a per-head site: `3`, `[0, 8]` or `"all"`.
@@ -420,8 +406,7 @@ impl Positions {
                 Some(Self::Steps { steps: read })
             }
             "span" => {
-                let words = [("all", Which::All), ("first", Which::First), ("last", Which::Last)];
-                let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&words, &[], out));
+                let which = fields.get("which").map_or(Some(Which::All), |n| n.choice(&Which::ALL, &[], out));
                 Some(Self::Span { span: node.name(out)?, which: which? })
             }
             "class" => Self::read_class(&fields, &node, out),

@@ -17,6 +17,8 @@ use super::declare::{declare, or};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::experiment::{Experiment, Origins, read_metrics};
+use super::hints::{Body, Places, of};
+use super::intervention::Intervention;
 pub use super::metric::{FOIL, TARGET};
 use super::metric::{Metric, MetricKind, Target, TargetScoring};
 use super::named::Named;
@@ -141,6 +143,16 @@ pub struct SweepBody {
 }
 }
 
+impl Body for SweepBody {
+    const AT: Endpoint = Endpoint("/v1/sweep");
+
+    /// Arms are lists of interventions, and `read` is what it is for patches: the contract does not say more.
+    fn places() -> Places {
+        let arms = of::<Intervention>("/arms/NAME/0");
+        of::<Self>("").and(arms).and(of::<Read>("/read")).only("/read", Read::OF_PATCHED)
+    }
+}
+
 /// The wire forms of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Form {
@@ -194,7 +206,7 @@ impl SweepSpec {
     /// Reads a request body whose data set, if it has one, is written out under `dataset.inline`. `None` where too little of
     /// it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Sweep, body).fields_of::<SweepBody>(out)?;
+        let fields = Node::root(SweepBody::AT, body).fields_of::<SweepBody>(out)?;
         check_after(&fields, out);
         let grouped = fields.get("aggregate").is_some_and(|n| Averaging::by_group(&n));
         let shared = case::Shared::read(&fields, out);

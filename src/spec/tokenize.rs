@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::declare::declare;
 use super::endpoint::Endpoint;
+use super::hints::Body;
 use super::problem::Problems;
 use super::prompt::{PlainPrompt, Prompt};
 use super::read::Node;
@@ -33,10 +34,14 @@ pub struct TokenizeBody {
 }
 }
 
+impl Body for TokenizeBody {
+    const AT: Endpoint = Endpoint("/v1/tokenize");
+}
+
 impl TokenizeSpec {
     /// Reads a request body.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Tokenize, body).fields_of::<TokenizeBody>(out)?;
+        let fields = Node::root(TokenizeBody::AT, body).fields_of::<TokenizeBody>(out)?;
         let model = fields.get("model").and_then(|n| n.name(out));
         let continuation = fields.get("continuation").and_then(|n| n.name(out));
         Some(Self { model, continuation, prompt: Prompt::read_fields(&fields, out)? })

@@ -7,11 +7,12 @@ use utoipa::ToSchema;
 use super::case::{Aggregate, Case};
 use super::chat::{Message, TemplateOptions};
 use super::corruption::{Corruption, Method, RunNames};
-use super::declare::{declare, maybe, nothing, of_request, or};
+use super::declare::{choices, declare, maybe, nothing, of_request, or};
 use super::derive::{Derive, read_derive};
 use super::endpoint::Endpoint;
 use super::expected::Expected;
 use super::experiment::{Experiment, Origins, Short, short_prompt};
+use super::hints::{Body, Places, of};
 use super::intervention::{check_heads_site, read_window};
 use super::metric::{Metric, MetricKind, Target};
 use super::named::Named;
@@ -20,7 +21,7 @@ use super::patch::{Control, read_controls};
 use super::problem::{Problems, code};
 use super::prompt::{CORRUPTED, Prompt, SpanText};
 use super::read::{Fields, Node};
-use super::readout::read_site;
+use super::readout::{Read, read_site};
 use super::select::{Dims, Heads, Layers, Positions};
 use super::site::Site;
 use super::statistics::Filters;
@@ -107,6 +108,14 @@ pub struct TraceBody {
 }
 }
 
+impl Body for TraceBody {
+    const AT: Endpoint = Endpoint("/v1/trace");
+
+    fn places() -> Places {
+        of::<Self>("").only("/read", Read::OF_PATCHED)
+    }
+}
+
 /// Ways to write arms.
 #[derive(ToSchema)]
 #[serde(untagged)]
@@ -167,14 +176,15 @@ pub enum Direction {
     Noising,
 }
 
+choices! {
 /// What happens if the clean run's answer isn't the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum OnUnexpected {
     /// The lint `TARGET_NOT_TOP1`.
-    Warn,
+    Warn = "warn",
     /// An error (422, `unexpected_answer`) instead of a result, after the computation.
-    Refuse,
+    Refuse = "refuse",
+}
 }
 
 declare! {
@@ -209,14 +219,15 @@ pub struct AskedCell {
 }
 }
 
+choices! {
 /// A picture format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum PlotFormat {
     /// Vector graphics.
-    Svg,
+    Svg = "svg",
     /// Pixels.
-    Png,
+    Png = "png",
+}
 }
 
 /// Tokens told of a cell that is asked for, where the request does not say how many.
@@ -325,7 +336,7 @@ impl TraceSpec {
 
     /// Reads a request body. `None` where too little of it could be read to look further.
     pub fn read(body: &Value, out: &mut Problems) -> Option<Self> {
-        let fields = Node::root(Endpoint::Trace, body).fields_of::<TraceBody>(out)?;
+        let fields = Node::root(TraceBody::AT, body).fields_of::<TraceBody>(out)?;
         for node in ["filters", "aggregate"].iter().filter_map(|name| fields.get(name)) {
             of_cases(&node, out);
         }
@@ -342,8 +353,7 @@ impl TraceSpec {
             fields.get("positions").and_then(|n| Positions::read(&n, false, out)).unwrap_or(Positions::ALL);
         let base = fields.get("base").and_then(|n| read_base(&n, &clean, corrupt.as_ref(), out));
         let expect_top1 = fields.get("expect_top1").and_then(|n| Expected::read(&n, out));
-        let choices = [("warn", OnUnexpected::Warn), ("refuse", OnUnexpected::Refuse)];
-        let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&choices, &[], out));
+        let on_unexpected = fields.get("on_unexpected").and_then(|n| n.choice(&OnUnexpected::ALL, &[], out));
         if let (Some(node), Some(Expected::NOTHING)) = (fields.get("on_unexpected"), &expect_top1) {
             let fix = "leave it out, or name the target that is expected";
             out.push(&node.at, code::CONFLICT, "no answer is unexpected where none is expected", fix);
@@ -431,8 +441,7 @@ pub(super) fn read_base(
 }
 
 pub(super) fn read_plot(node: &Node<'_>, out: &mut Problems) -> Option<Vec<PlotFormat>> {
-    let formats = [("svg", PlotFormat::Svg), ("png", PlotFormat::Png)];
-    node.each(out, |n, out| n.choice(&formats, &[], out))
+    node.each(out, |n, out| n.choice(&PlotFormat::ALL, &[], out))
 }
 
 pub(super) fn read_arms(node: &Node<'_>, out: &mut Problems) -> Option<Named<Arm>> {

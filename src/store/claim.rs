@@ -1,17 +1,17 @@
 //! Taking a unit of work.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
 use super::error::StoreError;
 use super::job::{Claim, Job, JobId, State};
-use super::query::load;
-use super::row::{Stored, hold, tell_state};
+use super::row::{Stored, hold, tell_state, units_left};
 use super::sql::{Open, Tx, args};
 use super::submit::with_texts;
-use super::{Store, wall_clock};
+use super::{Store, share, wall_clock};
 
 /// How often a job is chosen anew when others have taken what it had.
 const TRIES: usize = 16;
@@ -20,23 +20,27 @@ const TRIES: usize = 16;
 pub(super) type Texts = VecDeque<(JobId, Arc<(String, String)>)>;
 const TEXTS_KEPT: usize = 8;
 
-/// The job to claim from: the highest priority first, then whose owner has the fewest units at work
-/// for its weight, then the oldest. It has
-/// units that nobody has claimed yet, or one that was given back and whose time has come.
+/// Every so many claims of a process the oldest of an owner's jobs comes first, so that a long one ends.
+const OLDEST: u64 = 4;
+
+/// The job to claim from: the highest priority first, then whose owner's clock is lowest, then the one with the fewest units
+/// left, or the oldest. It has units that nobody has claimed yet, or one that was given back and whose time has come, and this
+/// process is not at work on too many of it already.
 const CHOICE: &str = concat!(
-    "with ",
-    load!(),
-    ", open as (select id from job where model_sha = $1 and state in ('queued', 'running') and next_unit < open_units \
+    "with open as (select id from job where model_sha = $1 and state in ('queued', 'running') and next_unit < open_units \
      union select unit.job from unit join job on job.id = unit.job \
      where unit.token is null and unit.run_after <= $2 and job.model_sha = $1) \
-     select job.id from open join job on job.id = open.id left join load on load.owner = job.owner \
-     order by job.priority desc, coalesce(load.units, 0) * 10000 / job.weight, job.id limit 1"
+     select job.id from open join job on job.id = open.id left join share on share.owner = job.owner \
+     where (select count(*) from unit where unit.job = job.id and unit.token is not null and unit.process = $3) < $4 \
+     order by job.priority desc, coalesce(share.clock, 0), case when $5 = 1 then 0 else ",
+    units_left!("job"),
+    " end, job.id limit 1"
 );
 
 impl Store {
-    /// Takes the next unit for a process that serves this model, if there is one. No other holds it until it is given back,
-    /// or this process has lost its lease.
-    pub async fn claim(&self, model_sha: &str) -> Result<Option<Claim>, StoreError> {
+    /// Takes the next unit for a process that serves this model, if there is one of a job of which it has fewer than `ahead`
+    /// at work. No other holds it until it is given back, or this process has lost its lease.
+    pub async fn claim(&self, model_sha: &str, ahead: u32) -> Result<Option<Claim>, StoreError> {
         for _ in 0..TRIES {
             let mut tx = self.write().await?;
             if matches!(tx.open, Open::Postgres(_)) {
@@ -44,7 +48,9 @@ impl Store {
                 tx.run("set local synchronous_commit = off", args![]).await?;
             }
             let now = self.lease_clock(&mut tx).await?;
-            let Some(row) = tx.row(CHOICE, args![model_sha, now]).await? else { return Ok(None) };
+            let oldest = i64::from(self.0.claims.load(Ordering::Relaxed) % OLDEST == OLDEST - 1);
+            let choice = args![model_sha, now, self.process(), ahead, oldest];
+            let Some(row) = tx.row(CHOICE, choice).await? else { return Ok(None) };
             let id = JobId(row.get(0)?);
             // Somebody else may have held the job, and taken its last unit, between the two statements.
             let Some(stored) = hold(&mut tx, id).await? else { continue };
@@ -53,6 +59,7 @@ impl Store {
             }
             let Some((seq, attempt, token)) = self.take(&mut tx, &stored, now).await? else { continue };
             let mut job = stored.job;
+            share::charge(&mut tx, &job).await?;
             let first = job.state == State::Queued;
             if first {
                 job.state = State::Running;
@@ -67,6 +74,7 @@ impl Store {
             } else {
                 tx.commit().await?;
             }
+            self.0.claims.fetch_add(1, Ordering::Relaxed);
             return Ok(Some(Claim { phase: job.phase(seq), job, seq, attempt, token }));
         }
         Ok(None)

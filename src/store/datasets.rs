@@ -28,7 +28,7 @@ impl Store {
     ) -> Result<(Dataset, bool), StoreError> {
         let sha256 = sha256(text);
         let id = format!("ds_{}", &sha256[..32]);
-        let mut tx = self.write().await?;
+        let mut tx = self.write_asked().await?;
         let sql = "insert into dataset (owner, id, name, sha256, cases, bytes, created_ms, content) \
                    values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (owner, id) do nothing";
         let bytes = text.len() as u64;
@@ -69,7 +69,7 @@ impl Store {
 
     /// Forgets a set of an owner; whether there was one. Jobs have the cases written out in their requests.
     pub async fn delete_dataset(&self, owner: &str, id: &str) -> Result<bool, StoreError> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_asked().await?;
         let deleted = tx.run("delete from dataset where owner = $1 and id = $2", args![owner, id]).await?;
         tx.commit().await?;
         Ok(deleted > 0)

@@ -21,6 +21,12 @@ pub enum StoreError {
         /// What its driver says.
         detail: String,
     },
+    /// Clients ask for more changes than it makes.
+    #[error("{place} has more changes to make than it can")]
+    Busy {
+        /// Which database.
+        place: String,
+    },
     /// Another program holds it for longer than this one waits.
     #[error("{place} is locked by another program: {detail}")]
     Locked {
@@ -266,6 +272,11 @@ impl Place {
             | sqlx::Error::WorkerCrashed => StoreError::Unavailable { place, detail: error.to_string() },
             error => StoreError::Refused { place, detail: error.to_string() },
         }
+    }
+
+    /// More is asked of it than it does. That is no trouble.
+    pub(super) fn busy(&self) -> StoreError {
+        StoreError::Busy { place: self.name.clone() }
     }
 
     /// Why the tables could not be brought up to date.

@@ -4,29 +4,31 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::spec::choices;
 use crate::spec::kind::Kind;
 
 /// Names a job: `job_` and 32 hexadecimal digits of a UUID of version 7, so that ids sort by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub Uuid);
 
+choices! {
 /// Where a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 #[schema(as = JobState)]
 pub enum State {
     /// Nothing of it has been computed.
-    Queued,
+    Queued = "queued",
     /// Some of it has been.
-    Running,
+    Running = "running",
     /// All of it has been, and its result is there.
-    Succeeded,
+    Succeeded = "succeeded",
     /// Something of it cannot be computed. What was computed is kept.
-    Failed,
+    Failed = "failed",
     /// Somebody cancelled it. What was computed is kept.
-    Cancelled,
+    Cancelled = "cancelled",
     /// Its result was deleted when its time was over.
-    Expired,
+    Expired = "expired",
+}
 }
 
 /// Who comes first.
@@ -269,21 +271,6 @@ impl std::fmt::Display for JobId {
 }
 
 impl State {
-    /// Every state with its name.
-    pub const ALL: [(&'static str, Self); 6] = [
-        ("queued", Self::Queued),
-        ("running", Self::Running),
-        ("succeeded", Self::Succeeded),
-        ("failed", Self::Failed),
-        ("cancelled", Self::Cancelled),
-        ("expired", Self::Expired),
-    ];
-
-    /// Its name on the wire and in the database.
-    pub const fn name(self) -> &'static str {
-        Self::ALL[self as usize].0
-    }
-
     /// Whether nothing more will happen to the job but its expiry.
     pub const fn is_over(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)

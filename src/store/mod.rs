@@ -25,16 +25,19 @@ mod query;
 mod row;
 mod schema;
 mod settings;
+mod share;
 mod sql;
 mod sqlite;
 mod submit;
 mod usage;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use claim::Texts;
@@ -46,8 +49,14 @@ pub use give_back::GivenBack;
 pub use keys::{InUse, StoredKey, StoredTerms};
 pub use query::{Filter, Page};
 pub use settings::Settings;
+pub use share::turn;
 pub use submit::{Limits, Submitted};
 pub use usage::{KeyUsage, OwnerUsage};
+
+/// Changes that clients ask for and that wait for the database at once.
+const ASKED: usize = 3;
+/// How long others wait for a turn; then there is too much of it.
+const FOR_A_TURN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 20 });
 
 /// An open database. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -65,6 +74,10 @@ struct Inner {
     listener: Option<AbortHandle>,
     /// Requests of the jobs last worked on.
     texts: Mutex<Texts>,
+    /// Turns of changes that clients ask for.
+    asked: Arc<Semaphore>,
+    /// Units claimed since it was opened.
+    claims: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -104,6 +117,8 @@ impl Store {
             started: Instant::now(),
             listener,
             texts: Mutex::default(),
+            asked: Arc::new(Semaphore::new(ASKED)),
+            claims: AtomicU64::new(0),
         }));
         store.enter().await?;
         store.recover().await?;
@@ -141,6 +156,15 @@ impl Store {
         left
     }
 
+    /// A transaction that changes something because a client asks for it. Only a few of them wait for the database at once, so
+    /// that what the server itself has to store is not behind them all.
+    async fn write_asked(&self) -> Result<Tx, StoreError> {
+        let turn = timeout(FOR_A_TURN, Arc::clone(&self.0.asked).acquire_owned()).await;
+        let Ok(turn) = turn else { return Err(self.0.place.busy()) };
+        let tx = self.write().await?;
+        Ok(Tx { _turn: turn.ok(), ..tx })
+    }
+
     /// A transaction that changes something.
     async fn write(&self) -> Result<Tx, StoreError> {
         let place = Arc::clone(&self.0.place);
@@ -151,7 +175,7 @@ impl Store {
             Pools::Postgres(pool) => pool.begin().await.map(Open::Postgres),
         };
         let open = open.map_err(|error| place.error(error))?;
-        Ok(Tx { open, place })
+        Ok(Tx { open, place, _turn: None })
     }
 
     /// A transaction that only reads.
@@ -162,7 +186,7 @@ impl Store {
             Pools::Postgres(pool) => pool.begin_with("begin read only").await.map(Open::Postgres),
         };
         let open = open.map_err(|error| place.error(error))?;
-        Ok(Tx { open, place })
+        Ok(Tx { open, place, _turn: None })
     }
 
     /// Commits a change that others may be waiting for, and wakes them.
@@ -191,4 +215,40 @@ fn wall_clock() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn more_changes_than_the_database_makes_are_refused_and_the_servers_own_are_not_behind_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { data_dir: folder.path().to_owned(), url: String::new() };
+        let store = Store::open(&settings).await.unwrap();
+        let held = store.write_asked().await.unwrap();
+        let waits = || {
+            let store = store.clone();
+            tokio::spawn(async move { store.write_asked().await.map(drop) })
+        };
+        let waiting: Vec<_> = (1..ASKED).map(|_| waits()).collect();
+        while store.0.asked.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = store.write_asked().await.map(drop);
+        assert!(matches!(refused, Err(StoreError::Busy { .. })), "{refused:?}");
+        assert_eq!(store.0.place.trouble(), None, "the database is well");
+        let behind = waits();
+        let own = {
+            let store = store.clone();
+            tokio::spawn(async move { store.write().await.map(drop) })
+        };
+        tokio::task::yield_now().await;
+        drop(held);
+        own.await.unwrap().unwrap();
+        for client in waiting.into_iter().chain([behind]) {
+            client.await.unwrap().unwrap();
+        }
+        store.close().await.unwrap();
+    }
 }

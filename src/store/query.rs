@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::Store;
 use super::error::StoreError;
 use super::job::{Job, JobId, State};
-use super::row::{Stored, job_columns, look};
+use super::row::{Stored, job_columns, look, units_left};
 use super::sql::{Arg, args, listed};
 use super::submit::with_texts;
 use crate::spec::kind::Kind;
@@ -27,15 +27,6 @@ pub struct Page {
     /// Only those older than this one.
     pub before: Option<JobId>,
 }
-
-/// Units at work, by owner.
-macro_rules! load {
-    () => {
-        "load as (select job.owner, count(*) as units from unit join job on job.id = unit.job \
-         where unit.token is not null group by job.owner)"
-    };
-}
-pub(super) use load;
 
 impl Store {
     /// A job with its request.
@@ -75,17 +66,19 @@ impl Store {
     /// How many jobs would be claimed from before this one, as things stand; `None` if it is not waiting.
     pub async fn position(&self, id: JobId) -> Result<Option<u64>, StoreError> {
         let sql = concat!(
-            "with ",
-            load!(),
-            ", me as (select id, owner, priority, model_sha, weight from job where id = $1 and state = 'queued'), \
-             mine as (select coalesce(max(load.units * 10000 / me.weight), 0) as units \
-             from me left join load on load.owner = me.owner) \
-             select (select count(*) from me), count(job.id) from mine, me join job on job.model_sha = me.model_sha \
-             left join load on load.owner = job.owner \
+            "with me as (select job.id, job.priority, job.model_sha, coalesce(share.clock, 0) as clock, ",
+            units_left!("job"),
+            " as units from job left join share on share.owner = job.owner where job.id = $1 and job.state = 'queued') \
+             select (select count(*) from me), count(job.id) from me join job on job.model_sha = me.model_sha \
+             left join share on share.owner = job.owner \
              where job.state in ('queued', 'running') and job.next_unit < job.open_units and job.id <> me.id \
              and (job.priority > me.priority or (job.priority = me.priority \
-             and (coalesce(load.units, 0) * 10000 / job.weight < mine.units \
-             or (coalesce(load.units, 0) * 10000 / job.weight = mine.units and job.id < me.id))))"
+             and (coalesce(share.clock, 0) < me.clock or (coalesce(share.clock, 0) = me.clock \
+             and (",
+            units_left!("job"),
+            " < me.units or (",
+            units_left!("job"),
+            " = me.units and job.id < me.id))))))"
         );
         let mut tx = self.read().await?;
         let Some(row) = tx.row(sql, args![id]).await? else { return Ok(None) };

@@ -17,6 +17,14 @@ macro_rules! job_columns {
 }
 pub(super) use job_columns;
 
+/// Units of a job that are not done.
+macro_rules! units_left {
+    ($job:literal) => {
+        concat!($job, ".units_0 + ", $job, ".units_1 + ", $job, ".units_2 - ", $job, ".units_done")
+    };
+}
+pub(super) use units_left;
+
 /// A job with what only the store knows of it. Its texts are empty: they are in another table.
 pub(super) struct Stored {
     pub(super) job: Job,

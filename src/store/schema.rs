@@ -12,6 +12,7 @@ pub(super) fn sqlite() -> Migrator {
         ("keys", include_str!("migrations/sqlite/0003_keys.sql")),
         ("usage", include_str!("migrations/sqlite/0004_usage.sql")),
         ("terms", include_str!("migrations/sqlite/0005_terms.sql")),
+        ("shares", include_str!("migrations/sqlite/0006_shares.sql")),
     ])
 }
 
@@ -22,6 +23,7 @@ pub(super) fn postgres() -> Migrator {
         ("keys", include_str!("migrations/postgres/0003_keys.sql")),
         ("usage", include_str!("migrations/postgres/0004_usage.sql")),
         ("terms", include_str!("migrations/postgres/0005_terms.sql")),
+        ("shares", include_str!("migrations/postgres/0006_shares.sql")),
     ])
 }
 

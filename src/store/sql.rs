@@ -7,6 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Postgres, Row as _, SqlSafeStr, Sqlite};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::error::{Place, StoreError};
@@ -15,6 +16,8 @@ use super::error::{Place, StoreError};
 pub(super) struct Tx {
     pub(super) open: Open,
     pub(super) place: Arc<Place>,
+    /// Held by a change that a client asks for.
+    pub(super) _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Which database it is on.

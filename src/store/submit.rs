@@ -4,7 +4,7 @@ use super::error::StoreError;
 use super::job::{Job, JobId, NewJob, State};
 use super::row::{look, rank, tell_state};
 use super::sql::{Open, Tx, args, storable};
-use super::{Store, checksum, wall_clock};
+use super::{Store, checksum, share, wall_clock};
 
 /// How much may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Store {
     /// # Errors
     /// The key was used for another request; the owner has too many jobs waiting; the database fails.
     pub async fn submit(&self, new: NewJob, limits: Limits) -> Result<Submitted, StoreError> {
-        let mut tx = self.write().await?;
+        let mut tx = self.write_asked().await?;
         // Of submissions of one owner one is at work at a time, so that neither the key nor the limit is passed twice. In
         // SQLite that is so for all transactions that write.
         if matches!(tx.open, Open::Postgres(_)) {
@@ -62,6 +62,7 @@ impl Store {
                 return Err(StoreError::TooManyQueued { limit });
             }
         }
+        share::join(&mut tx, &new.owner).await?;
         insert(&mut tx, &new).await?;
         tell_state(&mut tx, new.id, State::Queued, None).await?;
         let stored = look(&mut tx, new.id).await?.ok_or_else(|| tx.lost_row())?;

@@ -24,6 +24,9 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 /// Upper ends of the classes of request durations, in seconds.
 const SECONDS: [f64; 12] = [0.002, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
 
+/// The same of the server's own part of them.
+const HOST_SECONDS: [f64; 9] = [0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0];
+
 /// Those that routes are declared for.
 const METHODS: [Method; 6] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS];
@@ -70,6 +73,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<Answered, Counter>,
     request_seconds: Family<Route, Histogram, fn() -> Histogram>,
+    host_seconds: Histogram,
     refused: Family<Problem, Counter>,
     status: Family<State, Gauge>,
     jobs: Family<State, Gauge>,
@@ -77,6 +81,7 @@ pub struct Metrics {
     memory: Float,
     memory_limit: Float,
     activations: Float,
+    kept: Family<How, Gauge>,
     found: Family<How, Counter>,
     found_bytes: Gauge,
     verified: Counter,
@@ -108,6 +113,8 @@ pub struct Snapshot {
     pub memory: [u64; 2],
     /// Bytes of stored activations.
     pub activations: u64,
+    /// Positions of texts that are being written whose keys fit, and those of them that are free.
+    pub positions: [usize; 2],
 }
 
 impl Default for Metrics {
@@ -124,6 +131,7 @@ impl Metrics {
             registry: Registry::with_prefix("mediant"),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds),
+            host_seconds: Histogram::new(HOST_SECONDS),
             refused: Family::default(),
             status: Family::default(),
             jobs: Family::default(),
@@ -131,6 +139,7 @@ impl Metrics {
             memory: Float::default(),
             memory_limit: Float::default(),
             activations: Float::default(),
+            kept: Family::default(),
             found: Family::default(),
             found_bytes: Gauge::default(),
             verified: Counter::default(),
@@ -142,6 +151,8 @@ impl Metrics {
         let (help, family) =
             ("From the head of a request to the head of its answer", &metrics.request_seconds);
         r.register_with_unit("request", help, Unit::Seconds, family.clone());
+        let help = "What an experiment that shared no batch took beside computing and waiting for others";
+        r.register_with_unit("host", help, Unit::Seconds, metrics.host_seconds.clone());
         r.register("refused", "Problem documents sent, by type", metrics.refused.clone());
         r.register("status", "1 for what /readyz says, 0 for what it said before", metrics.status.clone());
         r.register("jobs", "Jobs in the store, by state", metrics.jobs.clone());
@@ -162,6 +173,8 @@ impl Metrics {
         r.register_with_unit("request_memory_limit", help, Unit::Bytes, metrics.memory_limit.clone());
         let help = "Stored activations of all owners";
         r.register_with_unit("activations", help, Unit::Bytes, metrics.activations.clone());
+        let help = "Positions of texts being written whose keys and values fit (engine.key_bytes): all, and those that are free";
+        r.register("text_positions", help, metrics.kept.clone());
         let help = "Plans not computed: kept ones had been before, joined ones were being computed";
         r.register("found", help, metrics.found.clone());
         let help = "Numbers kept of plans that were computed";
@@ -183,6 +196,11 @@ impl Metrics {
             (route.unwrap_or("none").to_owned(), if known { method.as_str() } else { "other" });
         self.request_seconds.get_or_create(&Route { route: route.clone() }).observe(took.as_secs_f64());
         self.requests.get_or_create(&Answered { route, method: method.to_owned(), status }).inc();
+    }
+
+    /// Counts what the server itself took for an answer.
+    pub fn host(&self, took: Duration) {
+        self.host_seconds.observe(took.as_secs_f64());
     }
 
     /// Starts the count of a problem at 0, so that the first one is seen as an increase.
@@ -225,6 +243,9 @@ impl Metrics {
         self.memory.set(now.memory[0] as f64);
         self.memory_limit.set(now.memory[1] as f64);
         self.activations.set(now.activations as f64);
+        for (how, positions) in ["all", "free"].into_iter().zip(now.positions) {
+            self.kept.get_or_create(&How { how }).set(positions as i64);
+        }
         let mut text = String::new();
         // A string can always be written to.
         let _ = encode(&mut text, &self.registry);

@@ -4,6 +4,7 @@
 //! gives them, in bounded time and memory, and see no file. One bound is missing, since the engine has no place for it: lists that
 //! a template nests thousands of levels deep, or puts into one another twice again and again and then joins to a text.
 
+mod bounded;
 mod environment;
 mod python;
 #[cfg(test)]
@@ -14,10 +15,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value};
 
+use self::bounded::Strays;
 use self::environment::Clock;
 use super::caught;
 use super::special::SpecialTokens;
@@ -29,6 +32,8 @@ const GO_ON: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 /// Fuel of one rendering: instructions, and blocks of 64 bytes that are written. An ordinary conversation takes a few hundred a
 /// message; this much is used up in about a tenth of a second.
 const FUEL: u64 = 1_000_000;
+/// Time of a conversation, whatever its instructions do.
+const MOST_TIME: Duration = Duration::from_secs(5);
 /// Bytes that a rendered conversation may have.
 const MOST_BYTES: usize = 8 << 20;
 /// Levels that calls and loops may be nested: macros that call themselves cost ten each.
@@ -44,6 +49,7 @@ pub struct ChatTemplates {
     /// Those that are no templates, and why.
     broken: BTreeMap<String, String>,
     special: Map<String, Value>,
+    strays: Strays,
 }
 
 impl std::fmt::Debug for ChatTemplates {
@@ -125,6 +131,14 @@ pub enum ChatError {
         /// Where it was.
         line: Line,
     },
+    /// It takes too long, though it has not done much: one of its instructions does.
+    #[error("the model's chat template {name:?} does not end within {limit_ms} ms")]
+    TooSlow {
+        /// Its name.
+        name: String,
+        /// The limit.
+        limit_ms: u128,
+    },
     /// The message to be continued is not in the text, or has no content.
     #[error("the last message cannot be continued: {why}")]
     NoEnd {
@@ -162,7 +176,9 @@ impl ChatTemplates {
             names.push(name);
         }
         let special = special.variables();
-        (!names.is_empty()).then(|| Self { environment: Arc::new(environment), names, broken, special })
+        let environment = Arc::new(environment);
+        let strays = Strays::default();
+        (!names.is_empty()).then(|| Self { environment, names, broken, special, strays })
     }
 
     /// Their names.
@@ -177,10 +193,32 @@ impl ChatTemplates {
 
     /// The text of a conversation, and where in it the messages are.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<Rendered, ChatError> {
-        let name = self.chosen(conversation)?;
-        if let Some(why) = self.broken.get(name) {
-            return Err(ChatError::Broken { name: name.to_owned(), why: why.clone() });
+        self.render_within(MOST_TIME, conversation)
+    }
+
+    fn render_within(&self, time: Duration, conversation: &Conversation<'_>) -> Result<Rendered, ChatError> {
+        let name = self.chosen(conversation)?.to_owned();
+        if let Some(why) = self.broken.get(&name) {
+            return Err(ChatError::Broken { name, why: why.clone() });
         }
+        let Conversation { messages, template: _, add_generation_prompt, continue_final_message, variables } =
+            *conversation;
+        let (templates, of, messages, variables) =
+            (self.clone(), name.clone(), messages.to_vec(), variables.clone());
+        let rendered = self.strays.within(time, move || {
+            let conversation = Conversation {
+                messages: &messages,
+                template: Some(&of),
+                add_generation_prompt,
+                continue_final_message,
+                variables: &variables,
+            };
+            templates.rendered(&of, &conversation)
+        });
+        rendered.unwrap_or(Err(ChatError::TooSlow { name, limit_ms: time.as_millis() }))
+    }
+
+    fn rendered(&self, name: &str, conversation: &Conversation<'_>) -> Result<Rendered, ChatError> {
         let clock = Clock::now();
         let session = Session { templates: self, name, conversation, clock: &clock };
         let text = session.text(conversation.messages, conversation.add_generation_prompt)?;

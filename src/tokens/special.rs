@@ -47,8 +47,12 @@ impl SpecialTokens {
 }
 
 /// The chat templates that `tokenizer_config.json` states: a text, or a list of texts with names; and `chat_template.jinja`, which
-/// counts before it.
-pub fn templates(policy: &Value, file: Option<String>) -> Vec<(String, String)> {
+/// counts before it. `others`: those of `additional_chat_templates`, by name, which count before those of the same names.
+pub fn templates(
+    policy: &Value,
+    file: Option<String>,
+    others: Vec<(String, String)>,
+) -> Vec<(String, String)> {
     let named = |entry: &Value| {
         let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
         Some((text("name")?, text("template")?))
@@ -61,6 +65,10 @@ pub fn templates(policy: &Value, file: Option<String>) -> Vec<(String, String)> 
     if let Some(text) = file {
         found.retain(|(name, _)| name != "default");
         found.insert(0, ("default".to_owned(), text));
+    }
+    for (name, text) in others {
+        found.retain(|(own, _)| *own != name);
+        found.push((name, text));
     }
     found
 }

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use crate::support::{get, ok, post, post_accepting, tiny, working};
 
+/// Where an answer has a number of a token, and how to find it.
+type Place<'p> = (&'p str, &'p dyn Fn(u64, &Value) -> f64);
+
 fn trace(more: &Value) -> Value {
     let mut body = json!({"prompt": "The Tower is tall", "subject": "Tower", "target": "P", "arms": ["hidden", "mlp"],
         "corrupt": {"samples": 4}, "layers": [0, 1]});
@@ -62,7 +65,6 @@ async fn tokens_have_the_numbers_that_they_have_as_targets_and_are_the_most_prob
             );
         }
         // By the whole vocabulary: which four are the most probable with the cell, in the clean and in the corrupted run?
-        type Place<'p> = (&'p str, &'p dyn Fn(u64, &Value) -> f64);
         let places: [Place<'_>; 3] = [
             ("cell", &|id, told| {
                 told.pointer(&format!("/arms/{arm}/values/prob:t{id}/mean/{row}/{column}"))

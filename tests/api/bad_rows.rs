@@ -502,6 +502,10 @@ fn patch_fields() -> Fields {
                     ),
                     (json!("zero"), "/interventions/0/source conflict"),
                     (
+                        json!("clamp"),
+                        "/interventions/0/along missing_field, /interventions/0/max missing_field, /interventions/0/source conflict",
+                    ),
+                    (
                         json!("scale"),
                         "/interventions/0/factor missing_field, /interventions/0/source conflict",
                     ),
@@ -687,6 +691,25 @@ fn unserved_ops() -> Vec<(Value, &'static str)> {
             "/interventions/3/dims not_supported",
         ),
         (at("head_out", json!({"op": "project_out", "heads": 0, "basis": [unit(16)]})), AT),
+        (at("head_out", json!({"op": "clamp", "heads": 0, "along": unit(16), "max": 1})), AT),
+        (at("pattern", json!({"op": "scale", "factor": 2, "along": unit(16)})), AT),
+        (
+            at("resid_post", json!({"op": "clamp", "along": unit(64), "min": 2, "max": 1})),
+            "/interventions/3/min out_of_range",
+        ),
+        (
+            at("resid_post", json!({"op": "clamp", "along": unit(63), "max": 1})),
+            "/interventions/3/along length_mismatch",
+        ),
+        (
+            at("resid_post", json!({"op": "scale", "factor": 2, "along": vec![0; 64]})),
+            "/interventions/3/along duplicate",
+        ),
+        (
+            at("resid_post", json!({"op": "scale", "factor": 2, "along": unit(64), "dims": [1]})),
+            "/interventions/3/dims conflict",
+        ),
+        (at("resid_post", json!({"op": "zero", "along": unit(64)})), "/interventions/3/along conflict"),
         (
             at("resid_post", json!({"op": "project_out", "basis": [unit(64)], "dims": [1]})),
             "/interventions/3/dims conflict",

@@ -25,6 +25,8 @@ fn the_demo_tells_every_part_and_writes_its_files() {
         assert!(text.contains(lint), "{lint} is missing:\n{text}");
     }
     assert!(!text.contains('\x1b'), "a pipe gets no colours");
+    let serve = format!("{} serve --model dummy:tiny", env!("CARGO_BIN_EXE_mediant"));
+    assert!(text.contains(&serve), "the server is started as the demo was: {serve}\n{text}");
     let start = |name: &str| std::fs::read(out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let pictures = [
         "part2-pun-into-literal",

@@ -673,3 +673,78 @@ async fn a_lens_is_a_clean_run_that_reads_the_logit_lens() {
     let unknown = post(&state, "/v1/lens", &json!({"prompt": PROMPT, "top_k": 3})).await;
     assert!(unknown.text().contains("did you mean `topk`?"), "{}", unknown.text());
 }
+
+/// Each token is scored where a run that ends before it would score it: with the same bits.
+#[tokio::test]
+async fn the_surprisal_of_each_token_is_that_of_the_run_before_it() {
+    let state = tiny();
+    let edit = |factor: f64| json!({"site": "resid_post", "layers": 1, "positions": 4, "op": "scale", "factor": factor});
+    let body = json!({
+        "runs": {"a": {"prompt": PROMPT, "spans": {"subject": "Tower", "start": [0, 3]}}, "one": {"tokens": [7]},
+                 "same": {"from": "a", "interventions": [edit(1.0)]}, "other": {"from": "a", "interventions": [edit(0.0)]}},
+        "topk": 2});
+    let found = ok(&state, "/v1/surprisal", &body).await;
+    check_response("post", "/v1/surprisal", "200", &found);
+    let [a, one, same, other] = ["a", "one", "same", "other"].map(|name| &found["runs"][name]);
+    let ids: Vec<u64> = a["tokens"].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap()).collect();
+    let scores = a["scores"].as_array().unwrap();
+    assert_eq!((ids.len(), scores.len()), (LEN, LEN - 1));
+    let mut sums = [0.0, 0.0];
+    for (i, score) in scores.iter().enumerate() {
+        let metrics = ["logprob:target", "rank:target"];
+        let before =
+            json!({"tokens": ids[..=i], "target": ids[i + 1], "metrics": metrics, "read": {"topk": 2}});
+        let run = ok(&state, "/v1/run", &before).await;
+        let run = &run["runs"]["run"];
+        assert_eq!(score["logprob"], run["metrics"]["logprob:target"], "{i}");
+        assert_eq!(score["rank"].as_f64(), run["metrics"]["rank:target"].as_f64(), "{i}");
+        assert_eq!((&score["topk"], &score["position"]), (&run["topk"], &json!(i + 1)));
+        let logprob = score["logprob"].as_f64().unwrap();
+        assert!((score["surprisal"].as_f64().unwrap() + logprob / 2.0_f64.ln()).abs() < 1e-12);
+        assert!(score["entropy"].as_f64().unwrap() > 0.0);
+        sums[0] += logprob;
+        if (SUBJECT[0]..SUBJECT[1]).contains(&(i + 1)) {
+            sums[1] += logprob;
+        }
+    }
+    let near = |value: &Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-9;
+    assert!(near(&a["logprob"], sums[0]) && near(&a["span_logprobs"]["subject"], sums[1]), "{a}");
+    assert!(near(&a["perplexity"], (-sums[0] / 17.0).exp()), "{a}");
+    // What is before the edited position is as it was, and what an edit leaves as it was, too.
+    assert_eq!(same["scores"], a["scores"]);
+    assert_eq!(other["scores"].as_array().unwrap()[..4], scores[..4]);
+    assert_ne!(other["scores"][4], scores[4]);
+    // The first token follows nothing.
+    assert_eq!((&one["logprob"], &a["span_logprobs"]["start"]), (&Value::Null, &Value::Null));
+    let nulls: Vec<&str> =
+        found["nulls"].as_array().unwrap().iter().map(|null| null["where"].as_str().unwrap()).collect();
+    for at in ["/runs/one/logprob", "/runs/one/perplexity", "/runs/a/span_logprobs/start"] {
+        assert!(nulls.contains(&at), "{at}: {nulls:?}");
+    }
+}
+
+#[tokio::test]
+async fn surprisals_have_every_form_and_are_planned_and_refused_as_others_are() {
+    let state = tiny();
+    let body = json!({"prompt": PROMPT});
+    let csv = post(&state, "/v1/surprisal?format=csv", &body).await.text();
+    assert!(csv.starts_with("run,position,token,logprob,surprisal,rank,entropy\n"), "{csv}");
+    assert_eq!(csv.lines().count(), LEN);
+    let picture = post(&state, "/v1/surprisal?format=svg", &body).await;
+    assert!(picture.status == 200 && picture.text().contains("surprisal in bits"), "{}", picture.text());
+    let alone = post(&state, "/v1/surprisal?format=svg", &json!({"tokens": [7]})).await;
+    assert_eq!(alone.status, 422, "{}", alone.text());
+    let found = ok(&state, "/v1/surprisal", &body).await;
+    let plan = ok(&state, "/v1/plan", &json!({"surprisal": body})).await;
+    assert_eq!((&plan["kind"], &plan["request"]), (&json!("surprisal"), &found["request"]));
+    // The long form that it shows is the same request.
+    let again = ok(&state, "/v1/surprisal", &found["request"]).await;
+    assert_eq!(again["runs"], found["runs"]);
+    for (field, value, pointer) in [("topk", json!(100_000), "/topk"), ("target", json!(" x"), "/target")] {
+        let mut wrong = body.clone();
+        wrong[field] = value;
+        let reply = post(&state, "/v1/surprisal", &wrong).await;
+        assert_eq!(reply.status, 422, "{}", reply.text());
+        assert_eq!(reply.json()["errors"][0]["pointer"], pointer, "{}", reply.text());
+    }
+}

@@ -389,7 +389,7 @@ async fn what_another_version_stored_is_handed_out_as_it_is_or_gone_in_words_and
     let result = r#"{"averages": "as they were told in those days"}"#;
     let compute = async |units: u32| {
         for seq in 0..units {
-            let claim = jobs.store.claim(&template.model_sha).await.unwrap().expect("a unit");
+            let claim = jobs.store.claim(&template.model_sha, 1).await.unwrap().expect("a unit");
             let files = if seq == 2 { vec![compress::file("json", result.as_bytes())] } else { vec![] };
             let done = Done { output: b"[{\"kept\": 1}]".to_vec(), files, ..Done::default() };
             jobs.store.commit(&claim, done).await.unwrap();

@@ -56,6 +56,7 @@ fn edit(site: &Value, op: &Value) -> Value {
         "replace" | "freeze" => json!({"source": {"run": "b"}}),
         "add" => json!({"source": {"vector": vec![0.5; width]}}),
         "scale" => json!({"factor": 2}),
+        "clamp" => json!({"along": unit, "max": -1000}),
         "mean" => json!({"source": {"mean_of": ["a", "b"]}}),
         "resample" => json!({"source": {"any_of": ["b"]}}),
         "noise" => json!({"sigma": {"abs": 0.5}}),
@@ -83,7 +84,7 @@ fn unserved(site: &Value, op: &str) -> Option<&'static str> {
     }
     let refused = match site["site"].as_str().unwrap() {
         "scores" | "pattern" => !["replace", "resample", "freeze", "scale", "zero"].contains(&op),
-        "head_out" => ["add", "noise", "project_out", "subspace"].contains(&op),
+        "head_out" => ["add", "noise", "project_out", "subspace", "clamp"].contains(&op),
         _ => false,
     };
     refused.then_some("/interventions/0/op")

@@ -39,9 +39,22 @@ async fn a_completion_is_the_text_that_generate_writes() {
     // Token ids are the same prompt, and echo puts it first.
     let ids = ok(&state, "/v1/tokenize", &json!({"prompt": "The Tower is"})).await["ids"].clone();
     let mut echoed = body.clone();
-    (echoed["prompt"], echoed["echo"]) = (ids, json!(true));
+    (echoed["prompt"], echoed["echo"]) = (ids.clone(), json!(true));
     let echoed = ok(&state, "/v1/completions", &echoed).await;
     assert_eq!(echoed["choices"][0]["text"], format!("The Tower is{}", own["text"].as_str().unwrap()));
+    // The prompt's tokens have log-probabilities then, those of runs of what stands before them.
+    let scored = &echoed["choices"][0]["logprobs"];
+    let lengths = ["tokens", "token_logprobs", "top_logprobs", "text_offset"];
+    assert!(lengths.iter().all(|of| scored[of].as_array().unwrap().len() == 19), "{scored}");
+    assert_eq!((&scored["token_logprobs"][0], &scored["top_logprobs"][0]), (&Value::Null, &Value::Null));
+    assert_eq!(scored["token_logprobs"][13], choice["logprobs"]["token_logprobs"][0]);
+    let ids = ids.as_array().unwrap();
+    for i in [1, 7, 12] {
+        let run = json!({"tokens": ids[..i], "targets": {"x": ids[i]}, "metrics": ["logprob:x"]});
+        let run = ok(&state, "/v1/run", &run).await;
+        let (whole, own) = (&run["runs"]["run"]["metrics"]["logprob:x"], &scored["token_logprobs"][i]);
+        assert!((whole.as_f64().unwrap() - own.as_f64().unwrap()).abs() < 1e-12, "{i}: {whole} {own}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{ok, post, post_accepting, tiny};
+use crate::support::{get, ok, post, post_accepting, tiny, working};
 
 fn prompts() -> Value {
     json!({"p": {"prompt": "The river is deep"}, "q": {"prompt": "A horse ran"}})
@@ -65,7 +65,7 @@ async fn every_token_is_that_of_a_whole_forward_and_nulls_change_nothing() {
     assert!(null["compare"]["kl"].as_array().unwrap().iter().all(|kl| *kl == 0.0));
     assert_eq!(
         null["receipt"],
-        json!({"steps_written": [1, 8], "expected": 8, "cells": 8, "max_abs_delta": 0.0})
+        json!({"steps_written": [1, 8], "expected": 8, "cells": 8, "max_abs_delta": 0.0, "max_relative_delta": 0.0})
     );
     assert_eq!(plain["compare"], Value::Null);
     for branch in ["scheduled", "patched", "reads", "both"] {
@@ -139,7 +139,7 @@ async fn events_tell_what_the_answer_says() {
 
 #[tokio::test]
 async fn what_has_no_meaning_or_no_room_is_refused_with_the_field() {
-    let state = tiny();
+    let state = working().await;
     let steps = json!({"steps": "all"});
     let one = |site: &str, op: Value| {
         let mut one = json!({"site": site, "layers": 1, "positions": steps});
@@ -161,7 +161,12 @@ async fn what_has_no_meaning_or_no_room_is_refused_with_the_field() {
         ),
         (json!({"prompt": "A lake", "samples": 100_000, "sampling": {"temperature": 1}}), "/samples"),
         (json!({"prompt": "A lake", "stream": 3}), "/stream"),
-        (json!({"prompt": "A lake", "async": true}), "/async"),
+        (json!({"prompt": "A lake", "async": true, "stream": true}), "/stream"),
+        (json!({"prompt": "A lake", "dataset": {"inline": [{"prompt": "b"}]}}), "/prompt"),
+        (
+            json!({"dataset": {"inline": [{"prompt": "b"}, {"tokens": [99_999]}]}}),
+            "/dataset/inline/1/tokens/0",
+        ),
     ];
     for (body, pointer) in cases {
         let refused = post(&state, "/v1/generate", &body).await;
@@ -191,4 +196,198 @@ async fn a_dry_run_tells_the_price() {
     assert!((spent..2 * spent).contains(&priced), "{priced} {spent}");
     let refused = post(&state, "/v1/plan", &json!({"generate": {"prompt": "x", "max_tokens": "many"}})).await;
     assert_eq!(refused.json()["errors"][0]["pointer"], "/generate/max_tokens");
+}
+
+/// A request that reads states, and the lens, of two branches.
+fn reading(form: &str) -> Value {
+    let add = json!([{"site": "resid_post", "layers": 1, "positions": {"steps": "all"}, "op": "add",
+                      "source": {"vector": vec![0.25; 64]}}]);
+    let capture = json!([
+        {"site": "resid_post", "layers": [1, 3], "steps": {"from": 1}, "as": form},
+        {"site": "z", "layers": 2, "as": form},
+        {"site": "final_norm", "steps": [0, 2, 99], "as": form},
+    ]);
+    json!({"prompt": "A lake", "branches": {"plain": [], "added": add}, "max_tokens": 5, "targets": {"x": ["a"]},
+           "read": {"capture": capture, "logit_lens": {"layers": [0, 2], "steps": {"from": 0, "to": 4}, "topk": 2}}})
+}
+
+/// The steps of a text as positions of prompt and text together.
+fn positions(prompt: usize, steps: &Value) -> Vec<u64> {
+    steps.as_array().unwrap().iter().map(|step| step.as_u64().unwrap() + prompt as u64 - 1).collect()
+}
+
+#[tokio::test]
+async fn what_is_read_of_steps_is_what_one_whole_forward_has() {
+    let state = tiny();
+    let asked = reading("inline");
+    let answer = ok(&state, "/v1/generate", &asked).await;
+    let prompt: Vec<u64> =
+        answer["prompt"]["tokens"].as_array().unwrap().iter().map(|t| t["id"].as_u64().unwrap()).collect();
+    for branch in ["plain", "added"] {
+        let text = sample(&answer, branch);
+        let written = ids(text);
+        let tokens = [&prompt[..], &written[..written.len() - 1]].concat();
+        let captures = text["captures"].as_array().unwrap();
+        let lens = &text["logit_lens"];
+        let all: Vec<usize> = (prompt.len() - 1..tokens.len()).collect();
+        let mut add = asked["branches"]["added"].clone();
+        add[0]["positions"] = json!(all);
+        let read: Vec<Value> = captures
+            .iter()
+            .map(|capture| {
+                let mut one =
+                    json!({"site": capture["site"], "positions": positions(prompt.len(), &capture["steps"])});
+                if !capture["layers"].is_null() {
+                    one["layers"] = capture["layers"].clone();
+                }
+                one
+            })
+            .collect();
+        let mut runs = json!({"plain": {"tokens": tokens}});
+        if branch == "added" {
+            runs["added"] = json!({"from": "plain", "interventions": add});
+        }
+        let lens_read = json!({"layers": lens["layers"], "positions": positions(prompt.len(), &lens["steps"]), "topk": 2});
+        let body = json!({"runs": runs, "targets": {"x": ["a"]}, "metrics": ["logprob:x"], "read": {"capture": read, "logit_lens": lens_read}});
+        let whole = ok(&state, "/v1/run", &body).await;
+        let whole = &whole["runs"][branch];
+        for (capture, whole) in captures.iter().zip(whole["captures"].as_array().unwrap()) {
+            assert_eq!(capture["values"], whole["values"], "{branch} {}", capture["site"]);
+            assert_eq!(capture["shape"], whole["shape"]);
+        }
+        for part in ["topk", "entropy", "metrics"] {
+            assert_eq!(lens[part], whole["logit_lens"][part], "{branch} {part}");
+        }
+        assert_eq!(captures[0]["steps"], json!([1, 2, 3, 4]));
+        assert_eq!(
+            (&captures[0]["shape"], &captures[0]["axes"]),
+            (&json!([2, 4, 64]), &json!(["layer", "step", "dim"]))
+        );
+        assert_eq!((&captures[2]["steps"], &captures[2]["shape"]), (&json!([0, 2]), &json!([2, 64])));
+        assert_eq!(lens["steps"], json!([0, 1, 2, 3]));
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_of_steps_can_be_kept_and_is_bounded() {
+    let state = tiny();
+    let inline = ok(&state, "/v1/generate", &reading("inline")).await;
+    let kept = ok(&state, "/v1/generate", &reading("handle")).await;
+    for branch in ["plain", "added"] {
+        let captures = |answer| sample(answer, branch)["captures"].as_array().unwrap().clone();
+        for (inline, kept) in captures(&inline).into_iter().zip(captures(&kept)) {
+            let id = kept["activation"].as_str().unwrap();
+            let reply = get(&state, &format!("/v1/activations/{id}?format=json")).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let values = &reply.json()["values"];
+            let flat = |value: &Value| value.to_string().replace(['[', ']'], "");
+            assert_eq!(flat(values), flat(&inline["values"]), "{branch} {}", kept["site"]);
+        }
+    }
+    let mut refused = reading("inline");
+    refused["read"]["capture"][1] = json!({"site": "pattern", "layers": 2});
+    refused["read"]["capture"][2] = json!({"site": "resid_post", "layers": 9});
+    refused["read"]["logit_lens"] = json!({"layers": [7]});
+    let refused = post(&state, "/v1/generate", &refused).await;
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    let found = refused.json()["errors"].clone();
+    let found: Vec<&str> = found.as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
+    let wanted = ["/read/capture/1/site", "/read/capture/2/layers", "/read/logit_lens/layers"];
+    assert!(
+        found.len() == 3 && found.iter().zip(wanted).all(|(found, wanted)| found.starts_with(wanted)),
+        "{found:?}"
+    );
+    let mut large = reading("inline");
+    (large["max_tokens"], large["samples"]) = (json!(1900), json!(16));
+    large["sampling"] = json!({"temperature": 1});
+    large["read"]["capture"] = json!([{"site": "logits"}]);
+    let large = post(&state, "/v1/generate", &large).await;
+    assert_eq!(large.json()["errors"][0]["pointer"], "/read/capture/0", "{}", large.text());
+}
+
+#[tokio::test]
+async fn a_part_along_a_direction_is_multiplied_or_held_at_steps_and_large_writes_are_remarked() {
+    let state = tiny();
+    let along: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+    let at = |op: Value| {
+        let mut one = json!({"site": "resid_post", "layers": 1, "positions": ["all", {"steps": "all"}]});
+        one.as_object_mut().unwrap().extend(op.as_object().unwrap().clone());
+        json!([one])
+    };
+    let body = json!({"prompt": "A lake", "max_tokens": 5, "compare_with": "plain", "branches": {
+        "plain": [],
+        "once": at(json!({"op": "scale", "factor": 1, "along": along})),
+        "wide": at(json!({"op": "clamp", "min": -1e9, "max": 1e9, "along": along})),
+        "doubled": at(json!({"op": "scale", "factor": 2, "along": along})),
+        "held": at(json!({"op": "clamp", "min": 3, "max": 3, "along": along})),
+        "much": at(json!({"op": "clamp", "min": 1000, "along": along})),
+    }});
+    let answer = ok(&state, "/v1/generate", &body).await;
+    let plain = sample(&answer, "plain");
+    for null in ["once", "wide"] {
+        assert_eq!(sample(&answer, null)["tokens"], plain["tokens"], "{null}");
+        assert_eq!(sample(&answer, null)["receipt"]["max_abs_delta"], 0.0, "{null}");
+    }
+    for changed in ["doubled", "held", "much"] {
+        let text = sample(&answer, changed);
+        assert!(
+            text["compare"]["kl"].as_array().unwrap().iter().all(|kl| kl.as_f64() > Some(0.0)),
+            "{changed}"
+        );
+        assert_eq!(text["receipt"]["cells"], 4, "{changed}");
+    }
+    let much = sample(&answer, "much")["receipt"]["max_relative_delta"].as_f64().unwrap();
+    assert!(much > 1.0, "{much}");
+    let large = |lint: &&Value| lint["code"] == "LARGE_WRITE";
+    let large: Vec<&Value> = answer["lints"].as_array().unwrap().iter().filter(large).collect();
+    assert!(large.iter().any(|lint| lint["where"] == "/branches/much"), "{large:?}");
+    assert!(large.iter().all(|lint| lint["where"] != "/branches/once"), "{large:?}");
+}
+
+#[tokio::test]
+async fn texts_of_a_data_set_are_those_of_its_prompts_one_by_one() {
+    let state = working().await;
+    let shared = json!({"branches": branches(), "sampling": {"temperature": 1.0, "seed": 5}, "samples": 3, "max_tokens": 5,
+                        "outcomes": {"any": ["e", "a"]}, "runs": {"q": {"prompt": "A horse ran"}}});
+    let mut all = shared.clone();
+    all["dataset"] = json!({"inline": [{"prompt": "The river is deep"}, {"id": "lake", "group": "g", "prompt": "A lake"}]});
+    let answer = ok(&state, "/v1/generate", &all).await;
+    assert_eq!(
+        (&answer["complete"], &answer["cases"][1]["id"], &answer["cases"][1]["group"]),
+        (&json!(true), &json!("lake"), &json!("g"))
+    );
+    let mut counted = 0;
+    for (case, text) in answer["cases"].as_array().unwrap().iter().zip(["The river is deep", "A lake"]) {
+        let mut one = shared.clone();
+        (one["runs"]["prompt"], one["base"]) = (json!({"prompt": text}), json!("prompt"));
+        let alone = ok(&state, "/v1/generate", &one).await;
+        assert_eq!(case["branches"], alone["branches"], "{text}");
+        assert_eq!(case["prompt"], alone["prompt"]);
+        counted += alone["branches"]["plain"]["outcomes"]["any"]["texts"].as_u64().unwrap();
+        // The last samples by themselves are the same texts.
+        (one["samples"], one["first_sample"]) = (json!(1), json!(2));
+        let last = ok(&state, "/v1/generate", &one).await;
+        assert_eq!(last["branches"]["plain"]["samples"][0], alone["branches"]["plain"]["samples"][2]);
+    }
+    let any = &answer["outcomes"]["plain"]["any"];
+    assert_eq!((&any["n"], any["texts"].as_u64()), (&json!(6), Some(counted)));
+    let plan = ok(&state, "/v1/plan", &json!({"generate": all})).await;
+    assert_eq!((plan["kind"].as_str(), plan["runs"].as_u64()), (Some("generate"), Some(36)));
+    // One prompt can be a job, too.
+    let accepted =
+        post(&state, "/v1/generate", &json!({"prompt": "A lake", "max_tokens": 4, "async": true})).await;
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    let job = accepted.json()["links"]["job"].as_str().unwrap().to_owned();
+    for _ in 0..500 {
+        if get(&state, &job).await.json()["state"] == "succeeded" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let result = get(&state, &format!("{job}/result")).await;
+    let alone = ok(&state, "/v1/generate", &json!({"prompt": "A lake", "max_tokens": 4})).await;
+    assert_eq!(result.json()["cases"][0]["branches"], alone["branches"], "{}", result.text());
+    let csv = get(&state, &format!("{job}/result?format=csv")).await;
+    assert_eq!(csv.status, 422, "{}", csv.text());
+    assert_eq!(csv.json()["errors"][0]["pointer"], "?format");
 }

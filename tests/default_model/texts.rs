@@ -1,6 +1,10 @@
 //! Generated text against transformers' `generate` and against PyTorch without a cache (`tests/python/make_text_golden.py`): the same
 //! tokens wherever the two best logits are not nearly equal, and the same log-probabilities.
 
+use mediant::capacity::Share;
+use mediant::owner::Owner;
+use mediant::spec::activation::UploadSpec;
+use mediant::spec::problem::Problems;
 use serde_json::{Value, json};
 
 use crate::support::{golden, ids, number, service};
@@ -12,7 +16,7 @@ const TIE: f64 = 1e-3;
 async fn written(body: Value) -> Value {
     let mut generating = service().generate(body).await.unwrap_or_else(|refusal| panic!("{refusal:?}"));
     while generating.next().await.unwrap_or_else(|refusal| panic!("{refusal:?}")).is_some() {}
-    serde_json::to_value(generating.response()).unwrap()
+    serde_json::to_value(generating.response().unwrap_or_else(|refusal| panic!("{refusal:?}"))).unwrap()
 }
 
 /// Compares a text with its golden up to the first tie that went another way; how many steps that were.
@@ -72,6 +76,12 @@ async fn edited_texts_are_those_of_hooks_without_a_cache() {
                     let scaled: Vec<f32> = vector.iter().map(|x| x * 20.0).collect();
                     one["source"] = json!({"vector": scaled});
                 }
+                "clamp" => {
+                    one["op"] = json!("clamp");
+                    one["along"] = json!(vector);
+                    one["min"] = json!(8);
+                    one["max"] = json!(12);
+                }
                 _ => {
                     one["op"] = json!("project_out");
                     one["basis"] = json!([vector]);
@@ -103,4 +113,104 @@ async fn edited_texts_are_those_of_hooks_without_a_cache() {
     }
     println!("{steps} steps, log-probabilities within {worst:.1e}");
     assert!(steps > 150, "{steps}");
+}
+
+/// Rows of the table of `docs/GENERATION.md` under a heading: cells, with single spaces.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let path = format!("{}/docs/GENERATION.md", env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(path).unwrap();
+    let (_, section) = document.split_once(heading).unwrap();
+    let lines = section.lines().skip_while(|line| !line.starts_with('|'));
+    let rows = lines.take_while(|line| line.starts_with('|')).skip(2);
+    let words = |cell: &str| cell.split_whitespace().collect::<Vec<_>>().join(" ");
+    rows.map(|row| row.trim_matches('|').split('|').map(words).collect()).collect()
+}
+
+/// The request of the guide under a heading.
+fn request(heading: &str) -> Value {
+    let path = format!("{}/docs/GENERATION.md", env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(path).unwrap();
+    let (_, section) = document.split_once(heading).unwrap();
+    let (_, block) = section.split_once("```json\n").unwrap();
+    serde_json::from_str(block.split_once("```").unwrap().0).unwrap()
+}
+
+/// The lists of prompts of the guide's Python.
+fn prompts(name: &str) -> Vec<String> {
+    let path = format!("{}/docs/GENERATION.md", env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(path).unwrap();
+    let (_, list) = document.split_once(&format!("\n{name} = ")).unwrap();
+    let end = list.find(']').unwrap();
+    serde_json::from_str(&list[..=end]).unwrap()
+}
+
+fn said(branch: &Value) -> String {
+    branch["samples"][0]["text"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guide_s_direction_has_the_texts_and_costs_that_the_guide_says() {
+    let cases = |name: &str| -> Value {
+        let cases: Vec<Value> = prompts(name).iter().map(|prompt| json!({"prompt": prompt})).collect();
+        json!({"inline": cases})
+    };
+    let mean = json!({"site": "resid_post", "layers": [14], "mean_of": {"dataset": cases("happy"), "minus": cases("sad")}});
+    let mut out = Problems::default();
+    let spec = UploadSpec::read(&mean, &mut out);
+    let spec = out.or(spec).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let joy = service().upload(spec, &Share::unbounded(Owner::local())).await.unwrap();
+    let strengths = [-4, -2, 0, 1, 2, 4];
+    let body = json!({
+        "prompt": "When I woke up this morning, I felt", "max_tokens": 24,
+        "interventions": [{"site": "resid_post", "layers": 14, "positions": {"steps": "all"}, "op": "add",
+                           "source": {"activation": joy.id.as_str()}}],
+        "sweep": {"coefs": strengths}, "compare_with": "coef=0"});
+    let answer = written(body).await;
+    let rows = table("## Worked example: a direction");
+    assert_eq!(rows.len(), strengths.len());
+    for (row, strength) in rows.iter().zip(strengths) {
+        let branch = &answer["branches"][format!("coef={strength}")];
+        let sample = &branch["samples"][0];
+        let tokens = sample["tokens"].as_array().unwrap();
+        let own = tokens.iter().map(|token| number(&token["logprob"])).sum::<f64>() / tokens.len() as f64;
+        let unsteered = if strength == 0 { own } else { number(&sample["compare"]["mean_logprob"]) };
+        assert_eq!(row[0], strength.to_string());
+        assert_eq!(row[1], said(branch), "at {strength}");
+        for (cell, value) in [(&row[2], own), (&row[3], unsteered)] {
+            assert!(
+                (cell.parse::<f64>().unwrap() - value).abs() < 0.011,
+                "at {strength}: {cell}, not {value}"
+            );
+        }
+    }
+    let incoherent = |lint: &Value| {
+        lint["code"] == "INCOHERENT" && lint["detail"].as_str().unwrap().starts_with("coef=4:")
+    };
+    assert!(answer["lints"].as_array().unwrap().iter().any(incoherent), "{}", answer["lints"]);
+    service().delete_activation(joy.id.as_str().to_owned(), &Share::unbounded(Owner::local())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_guide_s_patchscope_says_what_the_guide_says() {
+    let example = request("## Worked example: a patchscope");
+    let rows = table("## Worked example: a patchscope");
+    for (column, prompt) in [(2, "William Shakespeare"), (3, "The city of Rome"), (4, "The Eiffel Tower")] {
+        let mut body = example.clone();
+        body["runs"]["q"] = json!({"prompt": prompt});
+        let mut branches = json!({});
+        for row in &rows {
+            branches[&row[0]] = match (row[0].parse::<u32>(), row[1].parse::<u32>()) {
+                (Ok(read), Ok(write)) => {
+                    json!([{"site": "resid_post", "layers": write, "positions": "last", "op": "replace",
+                                                 "source": {"run": "q", "positions": "last", "layer": read}}])
+                }
+                _ => json!([]),
+            };
+        }
+        body["branches"] = branches;
+        let answer = written(body).await;
+        for row in &rows {
+            assert_eq!(row[column], said(&answer["branches"][&row[0]]), "{prompt}, {}", row[0]);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use mediant::model::decoder::Decoder;
 use mediant::model::shard::Shard;
 use mediant::plan::cone::resolved;
 use mediant::plan::pack::Mode;
-use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Score, Source};
+use mediant::plan::{Address, Along, Capture, Edit, EditGroup, Op, Plan, RunId, Score, Source};
 use mediant::spec::site::Site;
 
 use crate::faulty::{Fault, Faulty};
@@ -221,6 +221,8 @@ fn doing_nothing(model: &str) {
     for site in written_sites(model) {
         for op in [
             Op::Scale(1.0),
+            Op::Along { direction: unit(site), change: Along::Scale(1.0) },
+            Op::Along { direction: unit(site), change: Along::Clamp(-1e6, 1e6) },
             Op::add(zeros(site)),
             Op::Add {
                 source: Source::Run { run: clean, positions: vec![0] },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mediant::kernels::cpu::Dtype;
 use mediant::model::config::ModelConfig;
 use mediant::plan::pack::Mode;
-use mediant::plan::{Address, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
+use mediant::plan::{Address, Along, Capture, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
 use proptest::prelude::*;
 
@@ -46,7 +46,7 @@ fn raw_edit() -> impl Strategy<Value = RawEdit> {
     let index = any::<prop::sample::Index>;
     (
         (0..Site::ALL.len(), 0..LAYERS, prop::collection::vec(index(), 1..4), prop::option::of(0..HEADS)),
-        (0u8..7, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
+        (0u8..8, index(), prop::collection::vec(index(), 3), -2.0f32..2.0, any::<bool>()),
     )
         .prop_map(|((site, layer, positions, head), (op, source, source_positions, number, control))| {
             RawEdit { site, layer, positions, head, op, source, source_positions, number, control }
@@ -101,6 +101,11 @@ fn edit(raw: &RawEdit, length: usize, keys: u32, before: &Plan, config: &ModelCo
         2 => Op::Add { source: from_run(), coef: raw.number, norm_match: raw.number > 0.0 },
         3 => Op::add(given()),
         4 => Op::Scale(raw.number),
+        7 if site != Site::HeadOut => {
+            let change =
+                if raw.control { Along::Scale(raw.number) } else { Along::Clamp(-0.5, raw.number.abs()) };
+            Op::Along { direction: unit(width), change }
+        }
         5 => Op::Project { basis: unit(width), source: (raw.number > 0.0).then(from_run) },
         _ => Op::Zero,
     };

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mediant::model::config::ModelConfig;
-use mediant::plan::{Address, Capture, CapturedRows, Edit, EditGroup, Op, Plan, RunId, Source};
+use mediant::plan::{Address, Along, Capture, CapturedRows, Edit, EditGroup, Op, Plan, RunId, Source};
 use mediant::spec::site::Site;
 use serde_json::Value;
 
@@ -22,6 +22,12 @@ pub(crate) struct Cases<'c> {
     pub(crate) first: Plan,
     /// The cases; [`Plan::fill`] takes what `first` captured.
     pub(crate) main: Plan,
+}
+
+/// What a vector says of the part along it.
+fn along(json: &Value, range: &Range<u32>, change: Along) -> Op {
+    let direction = orthonormal(&[uniform(json["along"].as_str().unwrap(), range.len())]);
+    Op::Along { direction, change }
 }
 
 /// Where one edit writes.
@@ -138,7 +144,13 @@ impl<'c> Cases<'c> {
                 coef,
                 norm_match: json["norm_match"] == true,
             },
-            "scale" => Op::Scale(coef),
+            "scale" if json["along"].is_null() => Op::Scale(coef),
+            "scale" => along(json, range, Along::Scale(coef)),
+            "clamp" => {
+                let bound = |name: &str, none: f32| json[name].as_f64().map_or(none, |x| x as f32);
+                let change = Along::Clamp(bound("min", f32::NEG_INFINITY), bound("max", f32::INFINITY));
+                along(json, range, change)
+            }
             "zero" => Op::Zero,
             "project_out" => Op::Project { basis: basis(), source: None },
             "subspace" => Op::Project { basis: basis(), source: Some(self.source(place, range, names)) },

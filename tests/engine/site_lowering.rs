@@ -124,7 +124,7 @@ fn check(name: &str, [refusable, headless]: [&[&str]; 2]) -> usize {
 
 #[test]
 fn requests_for_every_site_operation_and_source_agree_with_transformers() {
-    assert_eq!(check("tiny_sites", [&REFUSED, &ANOTHER_HEAD]), 354);
+    assert_eq!(check("tiny_sites", [&REFUSED, &ANOTHER_HEAD]), 384);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use mediant::plan::batch::{AskedRows, ForwardBatch};
 use mediant::plan::draw::{Choice, Draw};
 use mediant::plan::pack::Mode;
 use mediant::plan::step::{StepBatch, StepRow};
-use mediant::plan::{Address, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Score, Source};
+use mediant::plan::{Address, Along, Capture, Edit, EditGroup, Kept, Op, Plan, RunId, Score, Source};
 use mediant::spec::site::Site;
 
 use crate::faulty::{Fault, Faulty};
@@ -65,6 +65,11 @@ fn constant(model: &str, site: Site, name: &str) -> Source {
     Source::Constant(uniform(name, width(model, site)).into())
 }
 
+/// The first direction of a site.
+fn first(model: &str, site: Site) -> Arc<[f32]> {
+    (0..width(model, site)).map(|i| f32::from(u8::from(i == 0))).collect()
+}
+
 /// An edit of every site of a row that a step may write, each layer another operation.
 fn everywhere(model: &str, layer: u32) -> Vec<Edit> {
     let sites = sites_of(&config(&golden(model)))
@@ -76,11 +81,12 @@ fn everywhere(model: &str, layer: u32) -> Vec<Edit> {
         .enumerate()
         .map(|(i, site)| {
             let source = constant(model, if site == Site::HeadOut { Site::Z } else { site }, "step");
-            let op = match (i as u32 + layer) % 4 {
+            let op = match (i as u32 + layer) % 5 {
                 _ if site == Site::HeadOut => Op::Replace(source),
                 0 => Op::Replace(source),
                 1 => Op::Add { source, coef: 0.25, norm_match: true },
                 2 => Op::Scale(0.5),
+                3 => Op::Along { direction: first(model, site), change: Along::Clamp(0.5, 0.75) },
                 _ => Op::add(source),
             };
             edit(layer, site, 0, op)
@@ -130,6 +136,11 @@ fn texts(model: &str) -> Vec<Text> {
         };
         all[4].edits.push(edit(layer, Site::AttnOut, position, op));
     }
+    placed(all)
+}
+
+/// Gives every text its places in the store.
+fn placed(mut all: Vec<Text>) -> Vec<Text> {
     let mut next = 3;
     for i in 0..all.len() {
         let first = all[i].first() as usize;
@@ -422,4 +433,81 @@ fn a_token_is_drawn_from_the_logits_of_all_ranks() {
         drawn.push(of.iter().map(|drawn| drawn.token).collect::<Vec<_>>());
     }
     assert!(drawn.iter().all(|tokens| *tokens == drawn[0]));
+}
+
+/// A text of `tests/python/make_tiny_text_golden.py`.
+fn golden_text(model: &str, case: &serde_json::Value, steps: &serde_json::Value, is_base: bool) -> Text {
+    let site = Site::ALL.into_iter().find(|site| case["site"] == site.name()).unwrap();
+    let layer = case["layer"].as_u64().unwrap() as u32;
+    let vector = uniform("text", width(model, site));
+    let norm = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let unit: Arc<[f32]> = vector.iter().map(|x| (f64::from(*x) / norm) as f32).collect();
+    let bound = |name: &str| case[name].as_f64().unwrap() as f32;
+    let write = |position: u32, coef: f64| {
+        let source = || Source::Constant(vector.clone().into());
+        let coef = coef as f32;
+        let op = match case["op"].as_str().unwrap() {
+            "add" => Op::Add { source: source(), coef, norm_match: false },
+            "replace" => Op::Replace(source()),
+            "project_out" => Op::Project { basis: Arc::clone(&unit), source: None },
+            "clamp" => {
+                Op::Along { direction: Arc::clone(&unit), change: Along::Clamp(bound("min"), bound("max")) }
+            }
+            _ => Op::Along { direction: Arc::clone(&unit), change: Along::Scale(coef) },
+        };
+        edit(layer, site, position, op)
+    };
+    let last = PROMPT.len() as u32 - 1;
+    let coefs: Vec<Option<f64>> =
+        case["coefs"].as_array().unwrap().iter().map(|coef| coef.as_f64()).collect();
+    let prompt = case["prompt"].as_array().unwrap().iter().map(|p| write(p.as_u64().unwrap() as u32, 1.0));
+    let at_steps = coefs[1..].iter().map(|coef| coef.iter().map(|coef| write(0, *coef)).collect());
+    Text {
+        prompt: &PROMPT,
+        tokens: steps.as_array().unwrap()[..STEPS]
+            .iter()
+            .map(|step| step[0].as_u64().unwrap() as u32)
+            .collect(),
+        parent: (!is_base).then_some(0),
+        edits: prompt.chain(coefs[0].map(|coef| write(last, coef))).collect(),
+        steps: at_steps.collect(),
+        slots: Vec::new(),
+    }
+}
+
+#[test]
+fn greedy_texts_of_every_family_are_those_of_hooks_without_a_cache() {
+    let golden = golden("tiny_texts");
+    assert_eq!(golden["prompt"], serde_json::json!(PROMPT));
+    let (mut worst, mut compared) = (0.0_f64, 0);
+    for (family, texts) in golden["families"].as_object().unwrap() {
+        let name = format!("tiny_{family}");
+        let (cases, texts) = (golden["cases"].as_array().unwrap(), texts.as_array().unwrap());
+        let all = cases.iter().zip(texts).enumerate();
+        let all = placed(all.map(|(i, (case, text))| golden_text(&name, case, text, i == 0)).collect());
+        let which: Vec<usize> = (0..all.len()).collect();
+        let (mut model, _) = ranks(&crate::tiny::golden(&name), 1, Dtype::F32);
+        let mut scores = vec![prefill(&mut model, &all, &which, 100_000)];
+        for i in 1..=STEPS {
+            scores.push(model.forward(&Arc::new(step(&all, &which, i).batch)).unwrap().scores);
+        }
+        for (i, of_step) in scores.iter().enumerate() {
+            for (place, score) in of_step.iter().enumerate() {
+                let (expected, at) =
+                    (&texts[place][i], format!("{name}, {}, step {i}", cases[place]["name"]));
+                let (token, logprob) = (expected[0].as_u64().unwrap(), expected[1].as_f64().unwrap());
+                let margin = expected[2].as_f64().unwrap();
+                assert!(
+                    score.top1() == Some(token as u32) || margin < 1e-3,
+                    "{at}: {:?}, not {token}",
+                    score.top
+                );
+                let error = (f64::from(score.logits[token as usize]) - score.log_sum_exp - logprob).abs();
+                assert!(error < 1e-4, "{at}: off by {error}");
+                (worst, compared) = (worst.max(error), compared + 1);
+            }
+        }
+    }
+    println!("{compared} steps, log-probabilities within {worst:.1e}");
+    assert!(compared >= 6 * 8 * (STEPS + 1), "{compared}");
 }

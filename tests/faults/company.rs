@@ -6,20 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::kills::Chance;
 use crate::server::{Answer, Server, comparable};
 
 const REQUESTS: usize = 500;
 const CLIENTS: usize = 32;
 
-/// A small generator: the same requests each time.
-struct Chance(u64);
-
+/// Random requests.
 impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len() as u64) as usize]
     }
@@ -97,7 +91,7 @@ impl Chance {
                "arms": {"one": {"site": self.of(&["resid_post", "mlp_out"]), "positions": {"span": "subject"}}}})
     }
 
-    fn request(&mut self) -> (&'static str, Value) {
+    pub(crate) fn request(&mut self) -> (&'static str, Value) {
         match self.below(20) {
             0..12 => ("/v1/run", self.run()),
             12..18 => ("/v1/patch", self.patch()),

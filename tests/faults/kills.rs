@@ -22,11 +22,12 @@ fn sweep() -> Value {
            "filters": {"expect_top1": false}, "aggregate": {"by": ["layer", "token_class", "group"]}, "async": true})
 }
 
-/// Pseudo-random numbers below `n`.
-struct Chance(u64);
+/// A small generator: the same numbers each time.
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, n: u64) -> u64 {
+    /// One below `n`.
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }

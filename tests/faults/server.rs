@@ -251,8 +251,8 @@ fn answered((head, body): (String, Vec<u8>)) -> Answer {
 }
 
 /// A request whose connection may break.
-pub(crate) fn try_post(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<()> {
-    try_exchange(address, "POST", path, &body.to_string()).map(|_| ())
+pub(crate) fn try_post(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<Answer> {
+    try_exchange(address, "POST", path, &body.to_string()).map(answered)
 }
 
 fn try_exchange(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, kill};
+use crate::kills::{counted_once, finished};
+use crate::server::{Server, get, kill, until};
 
 fn body() -> Value {
     let q = json!({"run": "q", "positions": "last"});
@@ -70,4 +71,51 @@ fn a_text_that_kills_every_engine_is_lost_and_the_others_are_what_they_would_be(
     assert_eq!(answers[0]["branches"]["plain"]["samples"][0]["finish"], "lost");
     assert_eq!(ids(&answers[0]).as_array().unwrap().len(), 1, "what was drawn is told");
     assert_eq!(answers[1]["branches"], alone["branches"]);
+}
+
+/// Texts of many prompts as a job: a unit each for every prompt and sample.
+fn many() -> Value {
+    let case = |i: usize| json!({"id": format!("case {i}"), "prompt": format!("{i:02} ships went down")});
+    let cases: Vec<Value> = (0..16).map(case).collect();
+    json!({
+        "dataset": {"inline": cases}, "sampling": {"temperature": 1.0, "seed": 3}, "samples": 2, "max_tokens": 60, "async": true,
+        "branches": {"plain": [], "steered": [
+            {"site": "resid_post", "layers": 1, "positions": {"steps": "all"}, "op": "scale", "factor": 1.5}]},
+    })
+}
+
+#[test]
+fn a_killed_server_goes_on_with_a_job_of_texts_and_loses_none_that_are_written() {
+    let settings = [("JOBS__UNIT_S", "0.000001"), ("TELEMETRY__FILTER", "warn,mediant=info")];
+    let submitted = |server: &Server| {
+        let answer = server.post("/v1/generate", &many());
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.body["links"]["job"].as_str().unwrap().to_owned()
+    };
+    let of = |bytes: Vec<u8>| serde_json::from_slice::<Value>(&bytes).unwrap();
+    let undisturbed = {
+        let server = Server::start("", &settings);
+        let job = submitted(&server);
+        of(finished(&server, &job))
+    };
+    assert_eq!(
+        (undisturbed["cases"].as_array().unwrap().len(), &undisturbed["complete"]),
+        (16, &json!(true))
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let (mut job, mut written) = (None, 0);
+    for kills in 1..=3 {
+        let mut server = Server::start_in(&folder, "", &settings, true);
+        let path = job.get_or_insert_with(|| submitted(&server)).clone();
+        let done = || get(server.address, &path).body["progress"]["done"].as_u64().unwrap();
+        assert!(done() >= written, "{} units are done, {written} were before", done());
+        until("some texts", || done() >= 8 * kills, || server.log());
+        written = done();
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+    }
+    let server = Server::start_in(&folder, "", &settings, true);
+    let path = job.unwrap();
+    assert!(of(finished(&server, &path))["cases"] == undisturbed["cases"], "other texts after 3 kills");
+    counted_once(&server, &path);
 }

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use mediant::store::job::{Claim, Committed, JobId, Priority, State};
+use mediant::store::job::{Claim, Committed, JobId, NewJob, Priority, State};
 use mediant::store::{GivenBack, Store};
 
-use crate::support::{Db, MODEL, bytes, claim, commit, done, job, nothing_to_claim, submit, told, work_off};
+use crate::support::{
+    AHEAD, Db, MODEL, bytes, claim, commit, done, job, nothing_to_claim, submit, told, work_off,
+};
 
 /// Claims a unit that waits for its next try, and says how long that took.
 async fn claim_later(store: &Store) -> (Claim, Duration) {
     let begun = Instant::now();
     loop {
-        if let Some(claim) = store.claim(MODEL).await.unwrap() {
+        if let Some(claim) = store.claim(MODEL, AHEAD).await.unwrap() {
             return (claim, begun.elapsed());
         }
         assert!(begun.elapsed() < Duration::from_secs(20), "never");
@@ -36,7 +38,7 @@ async fn race(stores: &[Store], tasks: usize) -> Vec<(JobId, u32)> {
             let mut counted = Vec::new();
             let mut idle = 0;
             while idle < 20 {
-                let Some(claim) = store.claim(MODEL).await.unwrap() else {
+                let Some(claim) = store.claim(MODEL, AHEAD).await.unwrap() else {
                     idle += 1;
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     continue;
@@ -95,6 +97,57 @@ both! {
         }
         assert_eq!(held, BTreeMap::from([("few".to_owned(), 4), ("many".to_owned(), 4)]));
         assert_eq!(store.position(late).await.unwrap(), None, "it runs");
+    }
+
+    async fn a_small_job_does_not_wait_for_its_owners_long_one_which_ends_all_the_same(db: Db) {
+        let store = db.open().await;
+        let sized = async |units: u32| submit(&store, job([0, units, 1])).await;
+        let long = sized(40).await;
+        let at_work = [claim(&store).await, claim(&store).await];
+        assert!(at_work.iter().all(|unit| unit.job.id == long));
+        let small = sized(5).await;
+        assert_eq!(store.position(small).await.unwrap(), Some(0), "before all that is left of the long one");
+        let mut order = Vec::new();
+        while store.job(small).await.unwrap().unwrap().state != State::Succeeded {
+            let unit = claim(&store).await;
+            order.push(unit.job.id == small);
+            commit(&store, &unit).await;
+        }
+        assert_eq!(order.iter().filter(|of_small| **of_small).count(), 6);
+        assert!(order.len() <= 9, "{order:?}: every fourth is the long one's");
+        // One that has as many units as may be at work leaves the next to others.
+        let other = sized(100).await;
+        let next = store.claim(MODEL, 2).await.unwrap().unwrap();
+        assert_eq!(next.job.id, other, "two units of the long one are at work");
+        assert!(at_work.iter().all(|unit| unit.job.id == long));
+    }
+
+    async fn heavy_owners_get_equal_shares_and_one_that_comes_back_has_earned_nothing(db: Db) {
+        let store = db.open().await;
+        let start = async |owner: &str, weight: i64| {
+            let new = NewJob { owner: owner.to_owned(), weight, ..job([0, 2000, 1]) };
+            submit(&store, new).await
+        };
+        let owners: Vec<String> = (0..10).map(|i| format!("owner-{i}")).collect();
+        for owner in &owners {
+            start(owner, if owner == "owner-9" { 200 } else { 100 }).await;
+        }
+        let mut shares = BTreeMap::<String, u32>::new();
+        let serve = async |count: u32, shares: &mut BTreeMap<String, u32>| {
+            for _ in 0..count {
+                let unit = claim(&store).await;
+                *shares.entry(unit.job.owner.clone()).or_default() += 1;
+                commit(&store, &unit).await;
+            }
+        };
+        serve(55, &mut shares).await;
+        assert!(owners[..9].iter().all(|owner| (4..=6).contains(&shares[owner])), "{shares:?}");
+        assert!((9..=11).contains(&shares["owner-9"]), "{shares:?}");
+        // Whoever comes now begins where the others are.
+        start("late", 100).await;
+        shares.clear();
+        serve(24, &mut shares).await;
+        assert!((1..=3).contains(&shares["late"]), "{shares:?}");
     }
 
     async fn a_released_unit_is_claimed_again_and_was_no_try(db: Db) {

@@ -4,8 +4,8 @@ use mediant::store::job::{Committed, Cost, Phase, State};
 use mediant::store::{Filter, GivenBack, Page};
 
 use crate::support::{
-    Db, FREE, MODEL, OWNER, bytes, claim, commit, done, events, finished, job, nothing_to_claim, submit,
-    told, work_off,
+    AHEAD, Db, FREE, MODEL, OWNER, bytes, claim, commit, done, events, finished, job, nothing_to_claim,
+    submit, told, work_off,
 };
 
 both! {
@@ -165,7 +165,7 @@ both! {
     async fn units_of_other_models_are_left_alone(db: Db) {
         let store = db.open().await;
         submit(&store, job([0, 1, 1])).await;
-        assert!(store.claim("another").await.unwrap().is_none());
-        assert!(store.claim(MODEL).await.unwrap().is_some());
+        assert!(store.claim("another", AHEAD).await.unwrap().is_none());
+        assert!(store.claim(MODEL, AHEAD).await.unwrap().is_some());
     }
 }

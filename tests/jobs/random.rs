@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mediant::store::job::{Claim, Committed, JobId, Phase, Priority, State};
-use mediant::store::{GivenBack, Store};
+use mediant::store::{GivenBack, Store, turn};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, TestRng, TestRunner};
@@ -88,6 +88,9 @@ impl Modelled {
     }
 }
 
+/// Units of one job at work, at most.
+const AHEAD: u32 = 3;
+
 struct History<'a> {
     db: &'a Db,
     /// `None` between a kill and the next start.
@@ -96,6 +99,16 @@ struct History<'a> {
     claims: Vec<Claim>,
     /// Places in `claims` of those that are still worth something.
     alive: BTreeMap<(JobId, u32), usize>,
+    /// Work claimed for owners, as their turns count it.
+    clocks: BTreeMap<&'static str, i64>,
+    /// Units claimed since the last start.
+    claimed: usize,
+}
+
+impl Modelled {
+    fn is_open(&self) -> bool {
+        !self.state.is_over()
+    }
 }
 
 impl History<'_> {
@@ -109,6 +122,7 @@ impl History<'_> {
                 let mut new = job(units);
                 new.owner = OWNERS[owner].to_owned();
                 new.priority = priority;
+                self.join(OWNERS[owner]);
                 let id = submit(self.store(), new).await;
                 let modelled = Modelled {
                     owner: OWNERS[owner],
@@ -145,19 +159,34 @@ impl History<'_> {
         }
     }
 
+    /// An owner is about to have work: without any, it is at the lowest clock of those who have some.
+    fn join(&mut self, owner: &'static str) {
+        let open = || self.jobs.values().filter(|job| job.is_open());
+        if open().any(|job| job.owner == owner) {
+            return;
+        }
+        let lowest = open().map(|job| self.clocks[job.owner]).min();
+        let from = lowest.or(self.clocks.values().max().copied()).unwrap_or(0);
+        let clock = self.clocks.entry(owner).or_default();
+        *clock = from.max(*clock);
+    }
+
     async fn claim(&mut self) -> bool {
-        let load = |owner: &str| -> usize {
-            self.jobs.values().filter(|job| job.owner == owner).map(|job| job.held.len()).sum()
+        let oldest = self.claimed % 4 == 3;
+        let order = |(id, job): &(&JobId, &Modelled)| {
+            let left = if oldest { 0 } else { job.total() - job.done.len() as u32 };
+            (std::cmp::Reverse(job.priority), self.clocks[job.owner], left, **id)
         };
-        let order =
-            |(id, job): &(&JobId, &Modelled)| (std::cmp::Reverse(job.priority), load(job.owner), **id);
-        let first = self.jobs.iter().filter(|(_, job)| job.next().is_some()).min_by_key(order);
+        let there_is = |job: &Modelled| job.next().is_some() && job.held.len() < AHEAD as usize;
+        let first = self.jobs.iter().filter(|(_, job)| there_is(job)).min_by_key(order);
         let expected = first.map(|(id, job)| (*id, job.next().unwrap()));
-        let Some(claim) = self.store().claim(MODEL).await.unwrap() else {
+        let Some(claim) = self.store().claim(MODEL, AHEAD).await.unwrap() else {
             assert_eq!(expected, None, "there is something to claim");
             return false;
         };
         let got = (claim.job.id, claim.seq);
+        self.claimed += 1;
+        *self.clocks.get_mut(claim.job.owner.as_str()).unwrap() += turn(&claim.job);
         let modelled = self.jobs.get_mut(&got.0).unwrap();
         let came_round = modelled.waiting.remove(&got.1).unwrap_or(false);
         // A unit that came round may also have made its job the first.
@@ -243,6 +272,7 @@ impl History<'_> {
     async fn kill(&mut self) {
         let killed = self.store.take().unwrap();
         self.store = Some(self.db.kill(killed).await);
+        self.claimed = 0;
         self.alive.clear();
         for modelled in self.jobs.values_mut() {
             for seq in std::mem::take(&mut modelled.held) {
@@ -286,7 +316,8 @@ fn histories(count: usize, db: impl Fn() -> Option<Db>) {
         crate::support::run(db, async |db| {
             let store = Some(db.open().await);
             let jobs = BTreeMap::new();
-            let mut history = History { db: &db, store, jobs, claims: Vec::new(), alive: BTreeMap::new() };
+            let (claims, alive, clocks) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+            let mut history = History { db: &db, store, jobs, claims, alive, clocks, claimed: 0 };
             for step in &steps {
                 history.step(step).await;
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use mediant::store::Store;
 
-use crate::support::{Db, commit, job, submit};
+use crate::support::{AHEAD, Db, commit, job, submit};
 
 fn quantiles(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
@@ -43,7 +43,7 @@ both! {
         timed(&store, &format!("{name}, and 1000 more jobs of 30 owners")).await;
         let begun = Instant::now();
         for _ in 0..100 {
-            assert!(store.claim("another").await.unwrap().is_none());
+            assert!(store.claim("another", AHEAD).await.unwrap().is_none());
         }
         println!("{name}: asking in vain {:.2} ms", begun.elapsed().as_secs_f64() * 10.0);
     }

@@ -3,7 +3,7 @@
 use mediant::store::job::State;
 use mediant::store::{Limits, StoreError};
 
-use crate::support::{Db, FREE, OWNER, bytes, claim, commit, done, events, job, submit, work_off};
+use crate::support::{AHEAD, Db, FREE, OWNER, bytes, claim, commit, done, events, job, submit, work_off};
 
 both! {
     async fn what_was_acknowledged_is_there_after_the_process_ended(db: Db) {
@@ -32,7 +32,7 @@ both! {
         submit(&store, job([0, 2, 1])).await;
         claim(&store).await;
         store.close().await.unwrap();
-        assert!(matches!(store.claim("x").await, Err(StoreError::Unavailable { .. })));
+        assert!(matches!(store.claim("x", AHEAD).await, Err(StoreError::Unavailable { .. })));
         drop(store);
         let store = db.open().await;
         let unit = claim(&store).await;

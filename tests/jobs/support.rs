@@ -15,6 +15,8 @@ use crate::server;
 
 pub(crate) const MODEL: &str = "sha-of-the-model";
 pub(crate) const OWNER: &str = "alice";
+/// Units of one job at work, at most.
+pub(crate) const AHEAD: u32 = 1000;
 pub(crate) const FREE: Limits = Limits { queued_per_owner: 1_000_000, queued_per_key: None };
 
 /// An empty database of its own.
@@ -113,11 +115,11 @@ pub(crate) async fn submit(store: &Store, new: NewJob) -> JobId {
 }
 
 pub(crate) async fn claim(store: &Store) -> Claim {
-    store.claim(MODEL).await.unwrap().expect("a unit to claim")
+    store.claim(MODEL, AHEAD).await.unwrap().expect("a unit to claim")
 }
 
 pub(crate) async fn nothing_to_claim(store: &Store) {
-    let claim = store.claim(MODEL).await.unwrap();
+    let claim = store.claim(MODEL, AHEAD).await.unwrap();
     assert!(claim.is_none(), "{claim:?}");
 }
 
@@ -143,7 +145,7 @@ pub(crate) async fn commit(store: &Store, claim: &Claim) -> Committed {
 /// Computes whatever can be claimed, and says how much that was.
 pub(crate) async fn work_off(store: &Store) -> u32 {
     let mut count = 0;
-    while let Some(claim) = store.claim(MODEL).await.unwrap() {
+    while let Some(claim) = store.claim(MODEL, AHEAD).await.unwrap() {
         let done = if claim.job.units_total() == claim.seq + 1 { finished() } else { done(claim.seq) };
         assert!(matches!(store.commit(&claim, done).await.unwrap(), Committed::Counted { .. }));
         count += 1;

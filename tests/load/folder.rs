@@ -262,3 +262,21 @@ fn folders_that_are_no_checkpoint_say_what_they_lack() {
     });
     assert!(small.contains("[512, 64]") && small.contains("[100, 64]"), "{small}");
 }
+
+#[test]
+fn further_chat_templates_have_the_names_of_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    made::write(&folder, &made::config(), &made::tensors(), 1);
+    std::fs::write(folder.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let before = opened(dir.path()).unwrap();
+    assert_eq!(before.tokenizer.chat().unwrap().names(), ["default"]);
+    let further = folder.join("additional_chat_templates");
+    std::fs::create_dir(&further).unwrap();
+    for (file, text) in [("tool_use.jinja", "tools"), ("rag.jinja", "documents"), ("README.md", "{% if")] {
+        std::fs::write(further.join(file), text).unwrap();
+    }
+    let after = opened(dir.path()).unwrap();
+    assert_eq!(after.tokenizer.chat().unwrap().names(), ["default", "rag", "tool_use"]);
+    assert_ne!(before.fingerprint.tokenizer_sha256, after.fingerprint.tokenizer_sha256);
+}

@@ -92,6 +92,8 @@ class Edit:
     replace | freeze | mean   source (of another run; of a run to be held at; the mean of several runs)
     add                       x + coef source; with `norm_match` each written row is rescaled to its norm before
     scale | zero              coef x; 0
+    scale along, clamp        x + (y' - y) u with y = x . u; u: `along` `[columns written]` at length 1; y': coef y, or y between
+                              `bounds`, either of which may be None
     project_out               x - P x, P onto the span of the rows of `basis` `[vectors, columns written]`
     subspace                  x + P (source - x)
     """
@@ -107,6 +109,8 @@ class Edit:
     dims: list[int] | None = None
     norm_match: bool = False
     basis: torch.Tensor | None = None
+    along: torch.Tensor | None = None
+    bounds: tuple[float | None, float | None] = (None, None)
 
     def written(self, old: torch.Tensor) -> torch.Tensor:
         """What stands there afterwards, `[batch, positions, columns written]` like `old`."""
@@ -114,8 +118,14 @@ class Edit:
         match self.op:
             case "zero":
                 return torch.zeros_like(old)
-            case "scale":
+            case "scale" if self.along is None:
                 return old * self.coef
+            case "scale" | "clamp":
+                unit = (self.along.double() / self.along.double().norm()).to(old.dtype)
+                part = (old @ unit).unsqueeze(-1)
+                least, most = (torch.tensor(float("inf") * sign if b is None else b) for b, sign in zip(self.bounds, (-1, 1)))
+                new = part * self.coef if self.op == "scale" else part.clamp(least.to(part), most.to(part))
+                return old + (new - part) * unit
             case "replace" | "freeze" | "mean":
                 return source.expand_as(old)
             case "add":

@@ -42,6 +42,7 @@ CASES = [
     {"name": "a linear schedule", "op": "add", "prompt": [], "coefs": [8.0 * (1 - i / 8) if i < 8 else None for i in range(EDITED_TOKENS)]},
     {"name": "add in the prompt", "op": "add", "prompt": [2, 4], "coefs": [None] * EDITED_TOKENS},
     {"name": "replace in the prompt and at two steps", "op": "replace", "prompt": [3], "coefs": [None, None, 1.0, 1.0] + [None] * (EDITED_TOKENS - 4)},
+    {"name": "clamp at every step", "op": "clamp", "prompt": [], "coefs": [1.0] * EDITED_TOKENS},
     {"name": "project out everywhere", "op": "project_out", "prompt": "all", "coefs": [1.0] * EDITED_TOKENS},
 ]
 
@@ -86,6 +87,9 @@ def edited(model, prompt: str, case: dict, vector: torch.Tensor) -> dict:
                     row += coef * vector
                 elif case["op"] == "replace":
                     row[:] = vector * 20
+                elif case["op"] == "clamp":
+                    unit = vector / vector.norm()
+                    row += ((row @ unit).clamp(8.0, 12.0) - row @ unit) * unit
                 else:
                     unit = vector / vector.norm()
                     row -= (row @ unit) * unit

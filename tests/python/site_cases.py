@@ -11,8 +11,10 @@ A file names its runs once: `"runs": {name: tokens}`, of which `base` is the one
       "positions"  written, in the edited run
       "head"       the one head written (at k, v, k_rope a key-value head); left out: all columns
       "dims"       the columns written, increasing; left out: all
-      "op"         replace | freeze | mean | add | scale | zero | project_out | subspace
+      "op"         replace | freeze | mean | add | scale | clamp | zero | project_out | subspace
       "coef"       of add (x + coef source) and scale (coef x); left out: 1
+      "along"      name of a vector uniform(name, columns): of scale and clamp, which then write only the part along it
+      "min", "max" of clamp: bounds of that part, in units of x; one may be left out
       "norm_match" true: after add, each written row (the head's slice where a head is named) is rescaled to the L2 norm
                    that it had before
       "sources"    [{"run", "site", "layer", "positions", "head"}, ..]: rows of runs; site, layer and head left out:
@@ -322,8 +324,26 @@ def paths() -> list[dict]:
     ]
 
 
+def along() -> list[dict]:
+    """Only the part of a row along a direction is written: multiplied, or held within bounds."""
+    sites = ["embed", "attn_norm", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_norm", "mlp_act", "mlp_out", "resid_post", "final_norm"]
+    changes = [("scale", {"coef": -2.5}), ("clamp", {"min": 0.75, "max": 0.875}), ("clamp", {"max": -1.5}), ("clamp", {"min": 2.0})]
+    cases = []
+    for i, site in enumerate(sites):
+        layer, positions = (0, [LAST]) if site == "final_norm" else PLACES[i % len(PLACES)]
+        for op, more in (changes[i % 4], changes[(i + 1) % 4]):
+            label = f"{op} along, {site} {layer} at {positions}, {more}"
+            cases.append(case(label, edit(site, layer, positions, op, along=f"along {site}", **more)))
+    for i, (site, head) in enumerate((("z", 2), ("q", 3), ("k", 1), ("v", 0))):
+        op, more = changes[i]
+        label = f"{op} along, {site} head {head}"
+        cases.append(case(label, edit(site, i, [4, LAST], op, head=head, along=f"along {site}", **more)))
+    return cases
+
+
 def common_site_cases() -> list[dict]:
-    return [*every_site_and_op(NEW_SITES), *new_ops_at_old_sites(), *heads(), *cross(), *joint(), *paths()]
+    every = [*every_site_and_op(NEW_SITES), *new_ops_at_old_sites(), *heads(), *cross(), *joint(), *paths()]
+    return [*every, *along()]
 
 
 def pre_activation(sites, name: str) -> list[dict]:

@@ -38,7 +38,9 @@ class Runner:
             rows = torch.from_numpy(uniform(e["vector"], n * columns)).view(n, columns)
         if "basis" in e:
             basis = torch.stack([torch.from_numpy(uniform(name, columns)) for name in e["basis"]])
-        options = {"head": head, "dims": dims, "norm_match": e.get("norm_match", False), "basis": basis}
+        along = None if "along" not in e else torch.from_numpy(uniform(e["along"], columns))
+        bounds = (e.get("min"), e.get("max"))
+        options = {"along": along, "bounds": bounds, "head": head, "dims": dims, "norm_match": e.get("norm_match", False), "basis": basis}
         return Edit(site, layer, e["positions"], e["op"], rows, e.get("coef", 1.0), **options)
 
     def run(self, case: dict, capture=()):

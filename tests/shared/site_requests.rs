@@ -67,7 +67,13 @@ impl Requests<'_> {
         if let Some(norm_match) = edit.get("norm_match") {
             fields.insert("norm_match".to_owned(), norm_match.clone());
         }
+        for bound in ["min", "max"].into_iter().filter(|bound| !edit[*bound].is_null()) {
+            fields.insert(bound.to_owned(), edit[bound].clone());
+        }
         let columns = self.columns(edit);
+        if let Some(along) = edit["along"].as_str() {
+            fields.insert("along".to_owned(), json!(uniform(along, columns)));
+        }
         if edit["basis"].is_array() {
             let vector = |name: &Value| uniform(name.as_str().unwrap(), columns);
             let basis: Vec<Vec<f32>> = list(&edit["basis"]).iter().map(vector).collect();

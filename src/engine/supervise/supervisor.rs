@@ -31,6 +31,9 @@ const AHEAD: usize = 2;
 const ATTEMPTS: u32 = 2;
 /// A batch is formed at least so long before the one in hand is expected to end.
 const LEAST_LEAD: Duration = Duration::from_millis(2);
+/// A batch whose tables are no larger, in row-layers and keys, is laid out where it is formed: that takes tenths of a
+/// millisecond, as long as handing it to another thread and back.
+const SMALL_TABLES: u64 = 8192;
 /// Weight of the last batch in what is expected of the next.
 const RECENT: f64 = 0.2;
 /// The number of the known answer's batch.
@@ -270,6 +273,11 @@ impl Supervisor {
             let busy = !self.flights.is_empty();
             let idle = !busy && self.laying.is_none() && self.queue.is_empty() && self.steps.is_empty();
             let form = self.form_at(&budget);
+            if form.is_some_and(|at| at <= Instant::now()) {
+                // Timers count milliseconds: one that is due would go off in the next of them.
+                self.form(&budget, merges);
+                continue;
+            }
             let limit = self.flights.front().map(|flight| self.watchdog.limit(flight.flops(&budget)));
             let deadline = self.since + limit.unwrap_or_default();
             let silent =
@@ -283,8 +291,7 @@ impl Supervisor {
                 flight = laid_out(&mut self.laying) => {
                     self.laying = None;
                     if let Some(flight) = flight {
-                        self.expect(flight.laid_out);
-                        self.waiting.push_back(flight);
+                        self.laid_out(flight);
                     }
                 }
                 work = self.inbox.recv() => match work {
@@ -292,10 +299,7 @@ impl Supervisor {
                     Some(Incoming::Step(work)) => self.steps.push_back(work),
                     None => return End::Finished,
                 },
-                () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => {
-                    let pieces = self.queue.form(&budget, merges, Instant::now().into_std());
-                    self.lay_out(pieces, budget);
-                }
+                () = sleep_until(form.unwrap_or_else(Instant::now)), if form.is_some() => self.form(&budget, merges),
                 () = sleep_until(deadline), if busy => {
                     let limit = limit.unwrap_or_default().as_secs_f64();
                     return End::Died(Some(format!("it hangs: nothing came of a batch within {limit:.1} s")));
@@ -374,28 +378,39 @@ impl Supervisor {
         }
     }
 
-    /// Learns how long it takes to lay out a batch.
-    fn expect(&mut self, laid_out: Duration) {
-        let lead = self.lead.mul_f64(1.0 - RECENT) + laid_out.mul_f64(2.0 * RECENT);
+    /// A batch is there. It tells how long it takes to lay one out.
+    fn laid_out(&mut self, flight: Flight) {
+        let lead = self.lead.mul_f64(1.0 - RECENT) + flight.laid_out.mul_f64(2.0 * RECENT);
         self.lead = lead.max(LEAST_LEAD);
+        self.waiting.push_back(flight);
     }
 
-    /// Has tables made and written out, off this thread, which must keep watching.
+    /// Forms the next batch of all that has come.
+    fn form(&mut self, budget: &RowBudget, merges: bool) {
+        let (busy, now) = (!self.flights.is_empty(), Instant::now().into_std());
+        while let Ok(work) = self.inbox.try_recv() {
+            match work {
+                Incoming::Part(work) => self.queue.push(work, busy, now),
+                Incoming::Step(work) => self.steps.push_back(work),
+            }
+        }
+        let pieces = self.queue.form(budget, merges, now);
+        self.lay_out(pieces, *budget);
+    }
+
+    /// Has tables made and written out: off this thread, which must keep watching, unless they are small.
     fn lay_out(&mut self, pieces: Vec<Piece>, budget: RowBudget) {
         if pieces.is_empty() {
             return;
         }
         let id = self.next;
         self.next += 1;
-        self.laying = Some(tokio::task::spawn_blocking(move || {
-            let began = std::time::Instant::now();
-            let (company, batch) = lay_out(pieces, &budget)?;
-            let size = size(&batch);
-            let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
-            let laid_out = began.elapsed();
-            let asked = Whose::Plans(company);
-            Some(Flight { id, asked, frame, laid_out, size, begun: None, deaths: 0 })
-        }));
+        let tables: u64 = pieces.iter().map(|piece| piece.tables).sum();
+        if tables > SMALL_TABLES {
+            self.laying = Some(tokio::task::spawn_blocking(move || written_out(id, pieces, &budget)));
+        } else if let Some(flight) = written_out(id, pieces, &budget) {
+            self.laid_out(flight);
+        }
     }
 
     fn ask_known(&mut self, process: &Process) {
@@ -605,6 +620,17 @@ impl Known {
 
 fn out_of_turn() -> String {
     WireError::OutOfTurn.to_string()
+}
+
+/// A batch with its tables made and written out. `None`: nobody waits for it any more, or that failed.
+fn written_out(id: u64, pieces: Vec<Piece>, budget: &RowBudget) -> Option<Flight> {
+    let began = std::time::Instant::now();
+    let (company, batch) = lay_out(pieces, budget)?;
+    let size = size(&batch);
+    let frame = wire::frame(&ToEngine::Compute { id, batch: Box::new(batch) }).into();
+    let laid_out = began.elapsed();
+    let asked = Whose::Plans(company);
+    Some(Flight { id, asked, frame, laid_out, size, begun: None, deaths: 0 })
 }
 
 /// The batch that was being laid out; never, if none is.

@@ -33,6 +33,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::plan::Along;
     use crate::plan::batch::RowOp;
 
     fn changed(op: RowOp, instead: Option<Vec<f32>>) -> (Vec<f32>, RowChange) {
@@ -98,6 +99,38 @@ mod tests {
         let swap = |row| RowOp::Project { basis: Arc::clone(&basis), values: Some(Values::Rows(vec![row])) };
         assert_eq!(edited(swap(1), None), (vec![1.0, 4.0], 4.0));
         assert_eq!(edited(swap(0), None), (vec![3.0, 4.0], 0.0));
+    }
+
+    #[test]
+    fn along_a_direction_only_that_part_changes_and_within_its_bounds_no_bit() {
+        // The row is [3, 4], and 5 of it lies along the direction.
+        let direction: Arc<[f32]> = Arc::from([0.6, 0.8]);
+        let along = |change| changed(RowOp::Along { direction: Arc::clone(&direction), change }, None).0;
+        let near = |row: Vec<f32>, x: f32, y: f32| (row[0] - x).abs() < 1e-6 && (row[1] - y).abs() < 1e-6;
+        assert!(near(along(Along::Scale(2.0)), 6.0, 8.0));
+        assert!(near(along(Along::Clamp(f32::NEG_INFINITY, 1.0)), 0.6, 0.8));
+        assert!(near(along(Along::Clamp(10.0, f32::INFINITY)), 6.0, 8.0));
+        for same in
+            [Along::Scale(1.0), Along::Clamp(-9.0, 9.0), Along::Clamp(f32::NEG_INFINITY, f32::INFINITY)]
+        {
+            assert_eq!(along(same), [3.0, 4.0]);
+        }
+        let mut x = Matrix::from_rows(2, vec![-0.0, f32::INFINITY]);
+        let bits = |x: &Matrix| x.row(0).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let before = bits(&x);
+        for change in [Along::Scale(1.0), Along::Clamp(0.0, f32::INFINITY)] {
+            let op = RowOp::Along { direction: Arc::clone(&direction), change };
+            let edit = EditRows { rows: vec![0], first: 0, columns: None, op, instead: None, through: None };
+            apply(&mut x, &edit, Dtype::F32, &mut Vec::new());
+            assert_eq!(bits(&x), before, "{change:?}");
+        }
+    }
+
+    #[test]
+    #[expect(clippy::float_cmp, reason = "these sums are exact")]
+    fn the_log_has_the_row_as_it_was() {
+        assert_eq!(changed(RowOp::Zero, None).1.before, 25.0);
+        assert_eq!(changed(RowOp::Scale(3.0), None).1.before, 25.0);
     }
 
     #[test]

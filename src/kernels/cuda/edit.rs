@@ -20,6 +20,7 @@ const GIVEN: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Change {
     squared: f64,
+    before: f64,
     largest: f64,
 }
 
@@ -63,7 +64,7 @@ impl Cuda {
             RowOp::Add { values, coef, .. } => ((1, *coef), Some(values)),
             RowOp::Scale(factor) => ((2, *factor), None),
             RowOp::Cut => ((3, f32::NEG_INFINITY), None),
-            RowOp::Zero | RowOp::Project { .. } => ((3, 0.0), None),
+            RowOp::Zero | RowOp::Project { .. } | RowOp::Along { .. } => ((3, 0.0), None),
         };
         let from = match values {
             None => From::Nowhere,
@@ -148,6 +149,7 @@ impl Cuda {
             let changes = self.device.download::<Change>(buffer, log.filled);
             log.fetched.extend(changes.iter().map(|c| RowChange {
                 squared: c.squared,
+                before: c.before,
                 largest: larger(0.0, c.largest as f32),
                 cancelled: false,
             }));

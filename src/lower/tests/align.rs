@@ -3,18 +3,17 @@
 use serde_json::{Value, json};
 
 use super::problems;
-use super::respond::{envelope, lint_codes, near, output, score};
+use super::respond::{answered, lint_codes, near, output, score};
 use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::plan::Plan;
-use crate::result::align;
 
 /// The response to a body, with these probabilities of the target in `a` and `b` if there is one.
 fn respond(body: &Value, probabilities: Option<[f64; 2]>) -> Value {
     let lowered = lower::lower::<crate::spec::align::AlignSpec>(body, &Fake::default())
         .unwrap_or_else(|p| panic!("{p:#?}"));
     let output = probabilities.map(|p| output(p.iter().map(|p| score(&[*p], " Rome")).collect()));
-    let response = align::respond(&lowered.layout, output.as_ref(), &Fake::default(), envelope());
+    let response = answered(&lowered, output.unwrap_or_default());
     serde_json::to_value(response.unwrap()).unwrap()
 }
 
@@ -133,7 +132,7 @@ fn strict_refuses_pairs_without_contrast() {
     let body = json!({"a": "The Eiffel Tower is", "b": "The river", "target": " Paris", "strict": true});
     let lowered = lower::lower::<crate::spec::align::AlignSpec>(&body, &Fake::default()).unwrap();
     let scores = |b: f64| output(vec![score(&[0.4], " Rome"), score(&[b], " Rome")]);
-    let answer = |b: f64| align::respond(&lowered.layout, Some(&scores(b)), &Fake::default(), envelope());
+    let answer = |b: f64| answered(&lowered, scores(b));
     assert!(answer(0.1).is_ok());
     let refused = answer(0.4).unwrap_err();
     assert_eq!((&*refused.0[0].pointer, refused.0[0].code), ("", "NO_CONTRAST"), "the short form's body");

@@ -8,6 +8,7 @@ use crate::lower::testing::Fake;
 use crate::model::architecture::{BlockShape, GPT2, PositionShape};
 use crate::model::config::ModelConfig;
 use crate::spec::activation::UploadSpec;
+use crate::spec::patch::PatchSpec;
 use crate::spec::problem::Problems;
 
 /// A request that is in order, by endpoint.
@@ -570,7 +571,7 @@ fn problems_behind_an_intervention_that_cannot_be_read_name_the_right_one() {
         {"site": "nowhere", "op": "zero"},
         {"site": "resid_post", "layers": [999], "positions": "last", "op": "zero"},
     ]);
-    let problems = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap_err();
+    let problems = lower::lower::<PatchSpec>(&body, &Fake::default()).unwrap_err();
     let found: Vec<&str> = problems.0.iter().map(|p| p.pointer.as_str()).collect();
     assert_eq!(found, ["/interventions/0/site", "/interventions/1/layers/0"]);
 }
@@ -614,4 +615,19 @@ fn sites_after_head_norms_are_refused_where_heads_have_none() {
     let llama = Fake::default().config;
     let normed = ModelConfig { block: BlockShape { head_norms: true, ..llama.block.clone() }, ..llama };
     assert_eq!(problems("patch", &body, &Fake { config: normed, ..Fake::default() }), [""; 0]);
+}
+
+#[test]
+fn an_axis_that_no_intervention_names_says_how_it_comes_to_be_swept() {
+    for axis in ["heads", "dims"] {
+        let short =
+            json!({"base": "The river is", "source": "The tower is", "target": " x", "sweep": [axis]});
+        let refused = lower::lower::<PatchSpec>(&short, &Fake::default()).unwrap_err();
+        let problem = refused.0.iter().find(|problem| problem.pointer == "/sweep/0").unwrap();
+        let named = format!("name {axis} in an intervention, as {{\"site\": ");
+        assert!(
+            problem.fix.starts_with(&named) && problem.fix.contains(&format!("\"{axis}\": \"all\"")),
+            "{problem:?}"
+        );
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::lower;
 use crate::lower::testing::{Fake, id};
 use crate::spec::dtype::Dtype;
-use crate::spec::kind::{Kind, Planned, split};
+use crate::spec::kind::{Kind, split};
 use crate::spec::patch::Control;
 
 const PUN: &str = "Why do electricians make good swimmers? Because they know the";
@@ -174,7 +174,7 @@ fn every_form_of_layers_positions_and_heads_is_understood() {
 #[test]
 fn a_dry_run_names_one_request() {
     let body = json!({"trace": {"prompt": "a"}});
-    assert_eq!(split(body).unwrap().0, Planned::Experiment(Kind::Trace));
+    assert_eq!(split(body).unwrap().0, Kind::Trace);
     for (bad, expected) in [
         (json!({}), " missing_field"),
         (json!([]), " wrong_type"),

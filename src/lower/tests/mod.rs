@@ -80,6 +80,7 @@ fn show(plan: &Plan, run: RunId) -> Vec<String> {
             format!("captured {parts:?}")
         }
         Op::Project { basis, .. } => format!("project {}", basis.len()),
+        Op::Along { direction, change } => format!("along {}: {change:?}", direction.len()),
         Op::Zero => "zero".to_owned(),
         Op::Cut => "cut".to_owned(),
     };

@@ -4,11 +4,13 @@ use serde_json::{Value, json};
 
 use super::trace;
 use crate::lower;
+use crate::lower::layout::Lowered;
 use crate::lower::testing::{Fake, id};
+use crate::plan::Score;
 use crate::plan::output::{EditStats, PlanOutput};
-use crate::plan::{Plan, RunId, Score};
 use crate::result::common::{Envelope, Provenance};
-use crate::result::{patch, run, trace as traced};
+use crate::result::respond::{Computed, Respond};
+use crate::spec::problem::Problems;
 
 /// A score whose target tokens have these probabilities, and whose most probable token is `top`.
 pub(super) fn score(probabilities: &[f64], top: &str) -> Score {
@@ -31,8 +33,13 @@ pub(super) fn envelope() -> Envelope {
     Envelope { id: "x_1".to_owned(), model: "fake".to_owned(), provenance: Provenance::default() }
 }
 
-fn resolved(plan: &Plan) -> Vec<RunId> {
-    plan.readouts.iter().map(|r| r.run).collect()
+/// The answer to what a plan gave, every readout being its own run's.
+pub(super) fn answered<L: Respond>(
+    lowered: &Lowered<L>,
+    output: PlanOutput,
+) -> Result<L::Response, Problems> {
+    let resolved = lowered.plan.readouts.iter().map(|readout| readout.run).collect();
+    lowered.layout.respond(&Computed { output, resolved, again: None }, &Fake::default(), envelope())
 }
 
 /// Equal up to f32 rounding of the logits, as numbers may be.
@@ -62,13 +69,7 @@ pub(super) fn respond(more: Value, clean: (f64, &str), corrupted: [f64; 2], cell
     let lowered = trace(&small(more));
     let mut scores = vec![score(&[clean.0], clean.1)];
     scores.extend(corrupted.iter().chain(&cells).map(|p| score(&[*p], " Rome")));
-    let response = traced::respond(
-        &lowered.layout,
-        &resolved(&lowered.plan),
-        &output(scores),
-        &Fake::default(),
-        envelope(),
-    );
+    let response = answered(&lowered, output(scores));
     serde_json::to_value(response.unwrap()).unwrap()
 }
 
@@ -164,21 +165,16 @@ fn a_trace_says_when_it_means_little() {
     // Another prompt is meant to have another answer.
     let lowered = trace(&small(json!({"corrupt": {"method": "replace_tokens", "with": " river"}})));
     let scores = [0.8, 1e-5, 0.1, 0.1].map(|p| score(&[p], " Paris"));
-    let (resolved_runs, output_of_swap) = (resolved(&lowered.plan), output(scores.to_vec()));
-    let r = traced::respond(&lowered.layout, &resolved_runs, &output_of_swap, &Fake::default(), envelope())
-        .unwrap();
+    let r = answered(&lowered, output(scores.to_vec())).unwrap();
     assert!(r.lints.iter().all(|l| l.code != "SATURATED_CORRUPTION"), "{:?}", r.lints);
     // The whole map at the last layer: one trivial cell.
     let lowered = trace(&small(json!({"layers": [3]})));
     let scores = vec![score(&[0.5], " Paris"); 7];
-    let respond = |o: &PlanOutput| {
-        let r = traced::respond(&lowered.layout, &resolved(&lowered.plan), o, &Fake::default(), envelope());
-        serde_json::to_value(r.unwrap()).unwrap()
-    };
-    let r = respond(&output(scores.clone()));
+    let respond = |output| serde_json::to_value(answered(&lowered, output).unwrap()).unwrap();
+    let r = respond(output(scores.clone()));
     assert!(lint_codes(&r).contains(&"TRIVIAL_CELL"));
     assert_eq!(r["arms"]["hidden"]["masks"]["trivial"], json!([[false, true]]));
-    let r = respond(&PlanOutput { scores, ..PlanOutput::default() });
+    let r = respond(PlanOutput { scores, ..PlanOutput::default() });
     assert!(lint_codes(&r).contains(&"ZERO_CELLS_WRITTEN"));
 }
 
@@ -187,13 +183,7 @@ fn an_unexpected_answer_is_refused_if_asked_for_and_strict_refuses_lints_of_resu
     let refused = |more: Value| {
         let lowered = trace(&small(more));
         let scores = vec![score(&[0.5], " London"); 7];
-        let r = traced::respond(
-            &lowered.layout,
-            &resolved(&lowered.plan),
-            &output(scores),
-            &Fake::default(),
-            envelope(),
-        );
+        let r = answered(&lowered, output(scores));
         r.err().map(|p| format!("{} {}", p.0[0].pointer, p.0[0].code))
     };
     assert_eq!(refused(json!({"expect_top1": "target"})), None);
@@ -206,7 +196,7 @@ fn an_unexpected_answer_is_refused_if_asked_for_and_strict_refuses_lints_of_resu
 #[test]
 fn cells_whose_readout_is_their_baselines_are_exact_nulls() {
     let lowered = trace(&small(json!({})));
-    let mut resolved = resolved(&lowered.plan);
+    let mut resolved: Vec<_> = lowered.plan.readouts.iter().map(|readout| readout.run).collect();
     let grid = lowered.layout.case.arms.get("hidden").unwrap();
     // Both samples of the second cell, one of the first.
     for (cell, sample) in [(1, 0), (1, 1), (0, 0)] {
@@ -231,13 +221,7 @@ pub(super) fn patch_response(more: Value, control_logit: f32, source_logit: f32)
         }
         scores.push(Score { written: i as f64, ..with(logit, top) });
     }
-    let r = patch::respond(
-        &lowered.layout,
-        &resolved(&lowered.plan),
-        &output(scores),
-        &Fake::default(),
-        envelope(),
-    );
+    let r = answered(&lowered, output(scores));
     serde_json::to_value(r.unwrap()).unwrap()
 }
 
@@ -285,13 +269,7 @@ fn a_joint_patch_has_no_axes_and_plain_numbers() {
         Score { kl: vec![0.0], ..score(&[], " Rome") },
         Score { kl: vec![0.25], ..score(&[], " Paris") },
     ];
-    let r = patch::respond(
-        &lowered.layout,
-        &resolved(&lowered.plan),
-        &output(scores),
-        &Fake::default(),
-        envelope(),
-    );
+    let r = answered(&lowered, output(scores));
     let r = serde_json::to_value(r.unwrap()).unwrap();
     assert_eq!((&r["axes"], &r["values"]), (&json!([]), &json!({"kl:a": 0.25, "top1_flip": 1.0})));
     assert_eq!(r["masks"], json!({"exact_null": false, "trivial": false}));
@@ -309,7 +287,7 @@ fn sets_add_their_probabilities_and_take_the_best_rank() {
     scored.log_sum_exp = 2.0_f64.ln();
     let mut output = output(vec![scored]);
     output.captures = vec![vec![1.0; 8], vec![f32::NAN; 8], vec![2.0; 16]];
-    let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+    let r = answered(&lowered, output).unwrap();
     let r = serde_json::to_value(r).unwrap();
     let m = &r["runs"]["run"]["metrics"];
     near(&m["prob:x"], &json!(0.15));
@@ -335,7 +313,7 @@ fn captures_by_handle_are_not_returned_and_tell_what_their_format_cannot_hold() 
         let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
         let mut output = output(vec![score(&[], " Rome")]);
         output.captures = vec![vec![largest; 8]];
-        let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+        let r = answered(&lowered, output).unwrap();
         let r = serde_json::to_value(r).unwrap();
         let capture = &r["runs"]["run"]["captures"][0];
         assert!(capture["values"].is_null() && capture["dtype"] == dtype, "{capture}");
@@ -354,7 +332,7 @@ fn runs_that_agree_on_every_target_show_no_contrast() {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
         let output = output(vec![score(&[0.5, 0.2], " Rome"), score(second, " London")]);
-        let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+        let r = answered(&lowered, output).unwrap();
         let r = serde_json::to_value(r).unwrap();
         lint_codes(&r).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
@@ -375,8 +353,7 @@ fn a_patch_between_runs_that_agree_on_the_target_shows_no_contrast() {
         let lowered = lower::lower::<crate::spec::patch::PatchSpec>(&body, &Fake::default()).unwrap();
         let mut scores = vec![score(&[0.5], " Rome"), score(&[source], " Paris")];
         scores.resize(lowered.plan.readouts.len(), score(&[0.7], " Rome"));
-        let resolved = resolved(&lowered.plan);
-        let r = patch::respond(&lowered.layout, &resolved, &output(scores), &Fake::default(), envelope());
+        let r = answered(&lowered, output(scores));
         let lints = r.unwrap().lints;
         lints.iter().filter(|l| l.code == "NO_CONTRAST").map(|l| l.pointer.clone()).collect::<Vec<_>>()
     };
@@ -394,7 +371,7 @@ fn runs_that_favour_the_same_token_show_no_contrast() {
     let lowered = lower::lower::<crate::spec::run::RunSpec>(&body, &Fake::default()).unwrap();
     let codes = |second: &str| {
         let output = output(vec![score(&[], " Rome"), score(&[], second)]);
-        let r = run::respond(&lowered.layout, &output, &Fake::default(), envelope()).unwrap();
+        let r = answered(&lowered, output).unwrap();
         r.lints.iter().map(|l| l.code).collect::<Vec<_>>()
     };
     assert_eq!(codes(" Rome"), ["NO_CONTRAST"]);
@@ -440,13 +417,7 @@ fn a_control_that_moves_the_metric_as_far_as_the_patch_is_remarked() {
         for readout in grid.grid.control(crate::spec::patch::Control::RandomVector) {
             scores[*readout] = score(&[control], " Rome");
         }
-        let r = traced::respond(
-            &lowered.layout,
-            &resolved(&lowered.plan),
-            &output(scores),
-            &Fake::default(),
-            envelope(),
-        );
+        let r = answered(&lowered, output(scores));
         serde_json::to_value(r.unwrap()).unwrap()
     };
     assert!(!lint_codes(&respond(0.3)).contains(&"CONTROL_AS_LARGE"));

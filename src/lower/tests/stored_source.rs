@@ -9,7 +9,7 @@ use crate::activations::{Draft, Origin, Quota, Store, Timestamp};
 use crate::lower;
 use crate::lower::testing::Fake;
 use crate::owner::LOCAL;
-use crate::plan::{Op, Source};
+use crate::plan::{Along, Op, Source};
 use crate::spec::dtype::Dtype;
 use crate::spec::site::Site;
 
@@ -137,6 +137,32 @@ fn layers_of_a_set_are_read_one_by_one() {
     assert_eq!(problems("patch", &swept, &facts), ["/interventions/0/source/layer conflict"]);
     swept["interventions"][0]["source"]["layer"] = json!([3, 4]);
     assert_eq!(problems("patch", &swept, &facts), ["/interventions/0/source/layer out_of_range"]);
+}
+
+#[test]
+fn a_direction_is_one_row_of_a_set() {
+    let (facts, id, _folder) = stored();
+    let body = |along: Value| {
+        let one = json!({"site": "z", "layers": [1, 2], "op": "clamp", "max": 1, "along": along});
+        json!({"runs": {"b": {"prompt": "The river has"}}, "base": "b", "interventions": [one], "target": " a"})
+    };
+    let found = lower::lower::<crate::spec::patch::PatchSpec>(
+        &body(json!({"activation": id, "positions": [1]})),
+        &facts,
+    );
+    let plan = found.unwrap_or_else(|p| panic!("{p:#?}")).plan;
+    let lengths = plan.runs.iter().flat_map(|run| &run.edits).map(|edit| match &edit.op {
+        Op::Along { direction, change: Along::Clamp(min, 1.0) } if *min == f32::NEG_INFINITY => {
+            direction.iter().map(|x| x * x).sum::<f32>()
+        }
+        other => panic!("{other:?}"),
+    });
+    let lengths: Vec<f32> = lengths.collect();
+    assert!(lengths.len() == 2 && lengths.iter().all(|length| (length - 1.0).abs() < 1e-6), "{lengths:?}");
+    let many = problems("patch", &body(json!({"activation": id})), &facts);
+    assert_eq!(many, ["/interventions/0/along/positions length_mismatch"]);
+    let unknown = problems("patch", &body(json!({"activation": "act_none"})), &facts);
+    assert!(unknown[0].starts_with("/interventions/0/along/activation "), "{unknown:?}");
 }
 
 /// Layer, first column and basis of every edit.

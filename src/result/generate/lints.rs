@@ -9,6 +9,8 @@ use crate::spec::read::escape;
 const INCOHERENT: f64 = 1.5;
 /// Share of the probability that filters leave without remark.
 const KEPT: f64 = 0.9;
+/// Lengths of a row by which it may be moved without remark.
+const LARGE: f64 = 1.0;
 /// Steps that are listed.
 const LISTED: usize = 8;
 
@@ -26,6 +28,7 @@ pub(super) fn of(all: &Collecting, generation: &Generation, compute: &str) -> Ve
                 ties(text, &who, compute, &mut lints);
             }
             costs(text, &who, &at, &mut lints);
+            writes(text, &who, &at, &mut lints);
         }
     }
     let kept = all.texts.iter().flatten().flat_map(|text| &text.tokens).map(|token| token.mass_kept);
@@ -84,6 +87,16 @@ fn ties(text: &Collected, who: &str, compute: &str, lints: &mut Lints) {
     lints.info("NEAR_TIE", "/sampling", detail, fix);
 }
 
+/// How large what was written is beside what was there.
+fn writes(text: &Collected, who: &str, at: &str, lints: &mut Lints) {
+    let Some((_, receipt)) = text.end else { return };
+    if let Some((far, step)) = receipt.farthest.filter(|(far, _)| *far > LARGE) {
+        let detail = format!("{who}: a row was moved by {far:.1} times its own length, at step {step}");
+        let fix = "write with less strength: what later layers read is mostly what was written";
+        lints.warn("LARGE_WRITE", at, detail, fix);
+    }
+}
+
 /// What a change costs in sense.
 fn costs(text: &Collected, who: &str, at: &str, lints: &mut Lints) {
     let under: Option<Vec<f64>> =
@@ -117,6 +130,7 @@ mod tests {
             margin: *margin,
             metrics: Vec::new(),
             compare: Some((*under, 0.1)),
+            read: crate::generate::RowRead::default(),
         };
         Collected {
             text: String::new(),
@@ -128,12 +142,19 @@ mod tests {
 
     #[test]
     fn texts_are_remarked_for_what_they_cannot_show() {
-        let whole = Receipt { steps: Some((0, 2)), expected: 3, cells: 3, max_abs_delta: 1.0 };
+        let whole = Receipt {
+            steps: Some((0, 2)),
+            expected: 3,
+            cells: 3,
+            max_abs_delta: 1.0,
+            farthest: Some((0.5, 1)),
+        };
         let codes = |text: &Collected| {
             let mut lints = Lints::default();
             ends(text, "a", "/branches/a", &mut lints);
             ties(text, "a", "f32", &mut lints);
             costs(text, "a", "/branches/a", &mut lints);
+            writes(text, "a", "/branches/a", &mut lints);
             lints.0.iter().map(|lint| lint.code).collect::<Vec<_>>()
         };
         let fine = text(&[(1.0, -1.0, -1.2), (0.5, -1.0, -2.0)], (Finish::Length, whole));
@@ -142,6 +163,9 @@ mod tests {
         assert_eq!(codes(&close), ["NEAR_TIE"]);
         let babble = text(&[(1.0, -0.5, -3.0), (0.5, -0.5, -2.0)], (Finish::Length, whole));
         assert_eq!(codes(&babble), ["INCOHERENT"]);
+        let large =
+            text(&[(1.0, -1.0, -1.0)], (Finish::Length, Receipt { farthest: Some((1.5, 1)), ..whole }));
+        assert_eq!(codes(&large), ["LARGE_WRITE"]);
         let missed = text(&[(1.0, -1.0, -1.0)], (Finish::SourceEnded, Receipt { cells: 2, ..whole }));
         assert_eq!(codes(&missed), ["STOPPED_EARLY", "STEPS_NOT_WRITTEN"]);
         assert_eq!(codes(&Collected { is_cut: true, ..fine }), ["TRUNCATED_CHARACTER"]);

@@ -24,8 +24,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use super::SweepOutcome;
 use super::dense::{CLASS, Dense};
 use crate::effect::average::Average;
@@ -33,7 +31,7 @@ use crate::effect::cells::{ArmHead, Cells, MetricColumns};
 use crate::effect::stats::estimate;
 use crate::export::array::{ArrayData, NamedArray};
 use crate::result::common::Provenance;
-use crate::result::files::{part, truths};
+use crate::result::files::{Arrays, part, to_json, truths};
 use crate::spec::select::TokenClass;
 
 const CLASSES: usize = TokenClass::ALL.len();
@@ -43,7 +41,7 @@ pub fn arrays(outcome: &SweepOutcome, only: Option<&str>) -> Vec<NamedArray> {
     let metrics = outcome.metrics.iter().enumerate();
     let metrics: Vec<(usize, &str)> =
         metrics.map(|(i, m)| (i, m.as_str())).filter(|(_, m)| only.is_none_or(|only| *m == only)).collect();
-    let mut out = Out { list: Vec::new(), metrics };
+    let mut out = Out { arrays: Arrays::default(), metrics };
     out.averages(outcome, None, "");
     let mut groups: Vec<&str> = Vec::new();
     for group in outcome.averages.rows.iter().filter_map(|row| row.at.group.as_deref()) {
@@ -55,12 +53,16 @@ pub fn arrays(outcome: &SweepOutcome, only: Option<&str>) -> Vec<NamedArray> {
         out.averages(outcome, Some(group), &format!("groups/{}/", part(group)));
     }
     let n = outcome.cases.len();
-    out.push("kept", vec![n], ArrayData::Bool(outcome.cases.iter().map(|case| case.kept).collect()));
+    out.arrays.push("kept", vec![n], ArrayData::Bool(outcome.cases.iter().map(|case| case.kept).collect()));
     for (i, arm) in outcome.arms.iter().enumerate() {
         for (j, metric) in out.metrics.clone() {
             let of = |case: usize| super::tables::total(outcome, case as u32, i as u32, j);
             let values: Vec<_> = (0..n).map(of).collect();
-            out.floats(format!("total_effect/{}/{}", part(&arm.name), part(metric)), vec![n], &values);
+            out.arrays.numbers(
+                format!("total_effect/{}/{}", part(&arm.name), part(metric)),
+                vec![n],
+                &values,
+            );
         }
     }
     if let Some(cells) = &outcome.cells {
@@ -80,7 +82,7 @@ pub fn arrays(outcome: &SweepOutcome, only: Option<&str>) -> Vec<NamedArray> {
             out.columns(cells);
         }
     }
-    out.list
+    out.arrays.into_list().into_iter().map(|of| of.array).collect()
 }
 
 /// Names as arrays of texts, for `.npz`: `case_ids`, `arm_names`, `token_class_names`, which indices point into.
@@ -104,21 +106,17 @@ pub fn metadata(outcome: &SweepOutcome) -> BTreeMap<String, String> {
     let mut entries = vec![
         ("model", outcome.model.clone()),
         ("complete", outcome.complete.to_string()),
-        ("request", json(&outcome.request)),
-        ("provenance", json(&outcome.provenance)),
-        ("lints", json(&outcome.lints)),
-        ("cases", json(&cases)),
-        ("arms", json(&outcome.arms)),
-        ("metrics", json(&outcome.metrics)),
-        ("token_classes", json(&classes)),
+        ("request", to_json(&outcome.request)),
+        ("provenance", to_json(&outcome.provenance)),
+        ("lints", to_json(&outcome.lints)),
+        ("cases", to_json(&cases)),
+        ("arms", to_json(&outcome.arms)),
+        ("metrics", to_json(&outcome.metrics)),
+        ("token_classes", to_json(&classes)),
     ];
     let Provenance { plan_sha256, server, .. } = &outcome.provenance;
     entries.extend([("plan_sha256", plan_sha256.clone()), ("server", server.clone())]);
     entries.into_iter().map(|(name, text)| (name.to_owned(), text)).collect()
-}
-
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("BUG: the same value is part of the JSON result")
 }
 
 /// The cells of an arm, case by case: the case's index and its cells' indices.
@@ -135,8 +133,8 @@ impl ByCase {
         Self { list: by_case.into_iter().collect() }
     }
 
-    fn cases(&self) -> Vec<i64> {
-        self.list.iter().map(|(case, _)| i64::from(*case)).collect()
+    fn cases(&self) -> impl Iterator<Item = u32> {
+        self.list.iter().map(|(case, _)| *case)
     }
 
     /// The arm's axes with their values in order, if they are the same in every case.
@@ -195,23 +193,11 @@ const NUMBERS: [(&str, NumberOf); 3] = [
 ];
 
 struct Out<'o> {
-    list: Vec<NamedArray>,
+    arrays: Arrays,
     metrics: Vec<(usize, &'o str)>,
 }
 
 impl Out<'_> {
-    fn push(&mut self, name: impl Into<String>, shape: Vec<usize>, data: ArrayData) {
-        self.list.push(NamedArray { name: name.into(), shape, data });
-    }
-
-    fn floats(&mut self, name: String, shape: Vec<usize>, values: &[Option<f64>]) {
-        self.list.push(NamedArray::from_options(name, shape, values));
-    }
-
-    fn ints(&mut self, name: String, values: Vec<i64>) {
-        self.push(name, vec![values.len()], ArrayData::I64(values));
-    }
-
     fn averages(&mut self, outcome: &SweepOutcome, group: Option<&str>, prefix: &str) {
         for arm in &outcome.arms {
             let path = format!("{prefix}averages/{}", part(&arm.name));
@@ -229,15 +215,19 @@ impl Out<'_> {
                 // What doesn't depend on the metric is told once.
                 if std::mem::take(&mut first) {
                     for axis in &dense.axes {
-                        let values = axis.values.iter().copied().map(i64::from).collect();
-                        self.ints(format!("{path}/{}", plural(axis.name)), values);
+                        self.arrays
+                            .ints(format!("{path}/{}", plural(axis.name)), axis.values.iter().copied());
                     }
-                    self.push(format!("{path}/cells"), shape.clone(), counts(|row| row.cells));
-                    self.push(format!("{path}/trivial"), shape.clone(), counts(|row| row.trivial));
-                    self.push(format!("{path}/exact_null"), shape.clone(), counts(|row| row.exact_null));
+                    self.arrays.push(format!("{path}/cells"), shape.clone(), counts(|row| row.cells));
+                    self.arrays.push(format!("{path}/trivial"), shape.clone(), counts(|row| row.trivial));
+                    self.arrays.push(
+                        format!("{path}/exact_null"),
+                        shape.clone(),
+                        counts(|row| row.exact_null),
+                    );
                 }
                 let path = format!("{path}/{}", part(metric));
-                self.push(format!("{path}/n"), shape.clone(), counts(|row| row.effect.n));
+                self.arrays.push(format!("{path}/n"), shape.clone(), counts(|row| row.effect.n));
                 let numbers: [(&str, AverageOf); 9] = [
                     ("mean", |row| row.effect.mean),
                     ("se", |row| row.effect.se),
@@ -250,7 +240,7 @@ impl Out<'_> {
                     ("recovery_ci_high", |row| row.recovery_ci.map(|ci| ci[1])),
                 ];
                 for (name, of) in numbers {
-                    self.floats(format!("{path}/{name}"), shape.clone(), &dense.numbers(of));
+                    self.arrays.numbers(format!("{path}/{name}"), shape.clone(), &dense.numbers(of));
                 }
                 let robust: [(&str, AverageOf); 2] = [
                     ("median", |row| row.effect.robust?.median),
@@ -259,7 +249,7 @@ impl Out<'_> {
                 for (name, of) in robust {
                     let values = dense.numbers(of);
                     if values.iter().any(Option::is_some) {
-                        self.floats(format!("{path}/{name}"), shape.clone(), &values);
+                        self.arrays.numbers(format!("{path}/{name}"), shape.clone(), &values);
                     }
                 }
             }
@@ -269,22 +259,22 @@ impl Out<'_> {
     /// `[cases, *axes]`
     fn grid(&mut self, cells: &Cells, arm: &ArmHead, by_case: &ByCase, axes: &[(String, Vec<u32>)]) {
         let path = format!("cells/{}", part(&arm.name));
-        self.ints(format!("{path}/cases"), by_case.cases());
+        self.arrays.ints(format!("{path}/cases"), by_case.cases());
         for (axis, values) in axes {
-            self.ints(format!("{path}/{}", plural(axis)), values.iter().copied().map(i64::from).collect());
+            self.arrays.ints(format!("{path}/{}", plural(axis)), values.iter().copied());
         }
         let shape: Vec<usize> =
             [by_case.list.len()].into_iter().chain(axes.iter().map(|(_, values)| values.len())).collect();
         let all: Vec<usize> = by_case.list.iter().flat_map(|(_, own)| own.iter().copied()).collect();
         for (name, flags) in [("trivial", &cells.trivial), ("exact_null", &cells.exact_null)] {
             let flags: Vec<Option<bool>> = all.iter().map(|i| flags[*i]).collect();
-            self.push(format!("{path}/{name}"), shape.clone(), truths(&flags));
+            self.arrays.push(format!("{path}/{name}"), shape.clone(), truths(&flags));
         }
         for (j, metric) in self.metrics.clone() {
             let Some(columns) = cells.metrics.get(j) else { continue };
             for (name, of) in NUMBERS {
                 let values: Vec<_> = all.iter().map(|i| of(columns)[*i]).collect();
-                self.floats(format!("{path}/{}/{name}", part(metric)), shape.clone(), &values);
+                self.arrays.numbers(format!("{path}/{}/{name}", part(metric)), shape.clone(), &values);
             }
         }
     }
@@ -318,9 +308,9 @@ impl Out<'_> {
             }
         }
         let path = format!("classes/{}", part(&arm.name));
-        self.ints(format!("{path}/cases"), by_case.cases());
+        self.arrays.ints(format!("{path}/cases"), by_case.cases());
         for (axis, values) in &axes {
-            self.ints(format!("{path}/{}", plural(axis)), values.iter().copied().map(i64::from).collect());
+            self.arrays.ints(format!("{path}/{}", plural(axis)), values.iter().copied());
         }
         let shape: Vec<usize> = [by_case.list.len(), CLASSES]
             .into_iter()
@@ -331,15 +321,16 @@ impl Out<'_> {
             let mean = |of: &Vec<usize>| estimate(of.iter().map(|i| columns.effect[*i])).mean;
             let means: Vec<_> =
                 members.iter().map(|of| if of.is_empty() { None } else { mean(of) }).collect();
-            self.floats(format!("{path}/{}/effect", part(metric)), shape.clone(), &means);
+            self.arrays.numbers(format!("{path}/{}/effect", part(metric)), shape.clone(), &means);
         }
     }
 
     fn columns(&mut self, cells: &Cells) {
         let n = cells.len();
-        let index = |column: &[Option<u32>]| column.iter().map(|x| x.map_or(-1, i64::from)).collect();
-        self.ints("columns/case".into(), cells.case.iter().copied().map(i64::from).collect());
-        self.ints("columns/arm".into(), cells.arm.iter().copied().map(i64::from).collect());
+        let index = |x: Option<i64>| x.unwrap_or(-1);
+        let indices = |column: &[Option<u32>]| column.iter().map(|x| index(x.map(i64::from))).collect();
+        self.arrays.ints("columns/case", cells.case.iter().copied());
+        self.arrays.ints("columns/arm", cells.arm.iter().copied());
         for (name, column) in [
             ("layer", &cells.layer),
             ("position", &cells.position),
@@ -347,16 +338,16 @@ impl Out<'_> {
             ("dim", &cells.dim),
             ("source_layer", &cells.source_layer),
         ] {
-            self.ints(format!("columns/{name}"), index(column));
+            self.arrays.push(format!("columns/{name}"), vec![n], ArrayData::I64(indices(column)));
         }
-        let classes = cells.token_class.iter().map(|class| class.map_or(-1, i64::from)).collect();
-        self.ints("columns/token_class".into(), classes);
-        self.push("columns/trivial", vec![n], truths(&cells.trivial));
-        self.push("columns/exact_null", vec![n], truths(&cells.exact_null));
+        let classes = cells.token_class.iter().map(|class| index(class.map(i64::from))).collect();
+        self.arrays.push("columns/token_class", vec![n], ArrayData::I64(classes));
+        self.arrays.push("columns/trivial", vec![n], truths(&cells.trivial));
+        self.arrays.push("columns/exact_null", vec![n], truths(&cells.exact_null));
         for (j, metric) in self.metrics.clone() {
             let Some(columns) = cells.metrics.get(j) else { continue };
             for (name, of) in NUMBERS {
-                self.floats(format!("columns/{}/{name}", part(metric)), vec![n], of(columns));
+                self.arrays.numbers(format!("columns/{}/{name}", part(metric)), vec![n], of(columns));
             }
         }
     }

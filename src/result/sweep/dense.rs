@@ -10,7 +10,7 @@ use crate::spec::patch::SweepAxis;
 use crate::spec::select::TokenClass;
 
 /// The name of the axis of token classes; its values are indices into [`TokenClass::ALL`].
-pub(super) const CLASS: &str = "token_class";
+pub(in crate::result) const CLASS: &str = "token_class";
 
 /// An arm's averages of one metric and group, in row-major order of their axes.
 pub(super) struct Dense<'o> {

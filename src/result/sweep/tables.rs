@@ -18,12 +18,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::SweepOutcome;
-use crate::effect::average::{Key, Place};
-use crate::effect::bootstrap::CaseEstimate;
+use crate::effect::average::Key;
 use crate::effect::cells::{CaseHead, Cells};
 use crate::effect::stats::{Estimate, finite};
-use crate::export::csv::{Column, ColumnData};
+use crate::export::csv::Column;
 use crate::result::files::part;
+use crate::result::rows::Rows;
 use crate::spec::select::TokenClass;
 
 /// Rows made at a time, which become a Parquet file's row groups: a sweep may have more cells than there should be copies of.
@@ -81,77 +81,6 @@ impl Table {
     }
 }
 
-/// Rows that become columns, with few texts of each column.
-struct Rows<R> {
-    rows: Vec<R>,
-    columns: Vec<Column>,
-}
-
-impl<R> Rows<R> {
-    const fn new(rows: Vec<R>) -> Self {
-        Self { rows, columns: Vec::new() }
-    }
-
-    fn push(mut self, name: impl Into<String>, data: ColumnData) -> Self {
-        self.columns.push(Column { name: name.into(), data });
-        self
-    }
-
-    /// Texts of which there are few, as they come.
-    fn name<'r>(self, column: &str, of: impl Fn(&R) -> Option<&'r str>) -> Self {
-        let mut index: HashMap<&'r str, u32> = HashMap::new();
-        let mut names = Vec::new();
-        let rows = self.rows.iter().map(|row| {
-            of(row).map(|text| {
-                *index.entry(text).or_insert_with(|| {
-                    names.push(text.to_owned());
-                    names.len() as u32 - 1
-                })
-            })
-        });
-        let rows = rows.collect();
-        self.push(column, ColumnData::Names { names, rows })
-    }
-
-    fn int(self, column: impl Into<String>, of: impl Fn(&R) -> Option<usize>) -> Self {
-        let rows = self.rows.iter().map(|row| of(row).map(|n| n as i64)).collect();
-        self.push(column, ColumnData::Int(rows))
-    }
-
-    fn float(self, column: impl Into<String>, of: impl Fn(&R) -> Option<f64>) -> Self {
-        let rows = self.rows.iter().map(of).collect();
-        self.push(column, ColumnData::Float(rows))
-    }
-
-    fn flag(self, column: &str, of: impl Fn(&R) -> Option<bool>) -> Self {
-        let rows = self.rows.iter().map(of).collect();
-        self.push(column, ColumnData::Bool(rows))
-    }
-
-    /// The columns of a place but its group.
-    fn place<'r>(self, of: impl Fn(&R) -> &'r Place) -> Self {
-        let number = |n: Option<u32>| n.map(|n| n as usize);
-        self.name("arm", |row| Some(of(row).arm.as_str()).filter(|arm| !arm.is_empty()))
-            .int("layer", |row| number(of(row).layer))
-            .int("position", |row| number(of(row).position))
-            .name("token_class", |row| of(row).token_class.as_deref())
-            .int("head", |row| number(of(row).head))
-            .int("dim", |row| number(of(row).dim))
-            .int("source_layer", |row| number(of(row).source_layer))
-    }
-
-    /// An estimate under a name of its own.
-    fn estimate(self, column: &str, of: impl Fn(&R) -> CaseEstimate) -> Self {
-        self.float(column, |row| of(row).mean)
-            .float("se", |row| of(row).se)
-            .float("ci_low", |row| of(row).ci.map(|[low, _]| low))
-            .float("ci_high", |row| of(row).ci.map(|[_, high]| high))
-            .float("ci_t_low", |row| of(row).ci_t.map(|[low, _]| low))
-            .float("ci_t_high", |row| of(row).ci_t.map(|[_, high]| high))
-            .int("n", |row| Some(of(row).n))
-    }
-}
-
 fn averages(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
     let averages = &outcome.averages;
     let totals: HashMap<_, _> = averages
@@ -179,9 +108,9 @@ fn averages(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         .float("total_effect", |(_, total)| total.mean)
         .float("total_effect_ci_low", |(_, total)| total.ci.map(|[low, _]| low))
         .float("total_effect_ci_high", |(_, total)| total.ci.map(|[_, high]| high))
-        .int("cells", |(row, _)| Some(row.cells))
-        .int("trivial", |(row, _)| Some(row.trivial))
-        .int("exact_null", |(row, _)| Some(row.exact_null))
+        .count("cells", |(row, _)| row.cells)
+        .count("trivial", |(row, _)| row.trivial)
+        .count("exact_null", |(row, _)| row.exact_null)
         .columns
 }
 
@@ -204,11 +133,11 @@ fn top(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
     let rows = rows.filter(|row| only.is_none_or(|only| row.metric == only)).collect();
     Rows::new(rows)
         .name("metric", |row| Some(&row.metric))
-        .int("rank", |row| Some(row.rank as usize))
+        .int("rank", |row| Some(row.rank))
         .place(|row| &row.at)
         .float("mean", |row| Some(row.mean))
         .float("se", |row| row.se)
-        .int("n", |row| Some(row.n))
+        .count("n", |row| row.n)
         .float("t", |row| row.t)
         .float("p_max_t", |row| row.p_max_t)
         .float("stability", |row| row.stability)
@@ -216,7 +145,7 @@ fn top(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
 }
 
 fn cases(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
-    let end = |case: &CaseHead, i: usize| case.subject.map(|range| range[i] as usize);
+    let end = |case: &CaseHead, i: usize| case.subject.map(|range| range[i]);
     let dropped = |case: &CaseHead| {
         let filters: Vec<&str> = case.dropped.iter().map(|by| by.filter.as_str()).collect();
         filters.join(" ")
@@ -241,7 +170,7 @@ fn cases(outcome: &SweepOutcome, only: Option<&str>) -> Vec<Column> {
         let of = |case: &'_ CaseHead| case.runs.iter().position(|run| run.name == name);
         let run = part(name);
         table = table
-            .int(format!("{run}/tokens"), |(case, _)| Some(case.runs[of(case)?].tokens.len()))
+            .int(format!("{run}/tokens"), |(case, _)| Some(case.runs[of(case)?].tokens.len() as u32))
             .name(&format!("{run}/top1"), |(case, _)| case.runs[of(case)?].top1.as_deref());
         for (i, metric) in metrics() {
             let value = |case: &CaseHead| -> Option<Estimate> { case.runs[of(case)?].values.get(i).copied() };
@@ -306,7 +235,6 @@ pub(super) fn total(outcome: &SweepOutcome, case: u32, arm: u32, metric: usize) 
 
 fn piece(outcome: &SweepOutcome, cells: &Cells, metric: usize, rows: Range<usize>) -> Vec<Column> {
     let case = |i: &usize| &outcome.cases[cells.case[*i] as usize];
-    let number = |n: Option<u32>| n.map(|n| n as usize);
     let column = |i: &usize, of: fn(&crate::effect::cells::MetricColumns) -> &Vec<Option<f64>>| {
         cells.metrics.get(metric).and_then(|columns| of(columns)[*i])
     };
@@ -316,12 +244,12 @@ fn piece(outcome: &SweepOutcome, cells: &Cells, metric: usize, rows: Range<usize
         .name("case", |i| Some(case(i).id.as_str()))
         .name("group", |i| case(i).group.as_deref())
         .name("arm", |i| Some(outcome.arms[cells.arm[*i] as usize].name.as_str()))
-        .int("layer", |i| number(cells.layer[*i]))
-        .int("position", |i| number(cells.position[*i]))
+        .int("layer", |i| cells.layer[*i])
+        .int("position", |i| cells.position[*i])
         .name("token_class", |i| Some(TokenClass::ALL[cells.token_class[*i]? as usize].0))
-        .int("head", |i| number(cells.head[*i]))
-        .int("dim", |i| number(cells.dim[*i]))
-        .int("source_layer", |i| number(cells.source_layer[*i]))
+        .int("head", |i| cells.head[*i])
+        .int("dim", |i| cells.dim[*i])
+        .int("source_layer", |i| cells.source_layer[*i])
         .name("metric", |_| outcome.metrics.get(metric).map(String::as_str))
         .float("value", |i| column(i, |columns| &columns.value))
         .float("effect", effect)

@@ -144,8 +144,7 @@ impl Corruption {
 fn read_draws(fields: &Fields<'_>, rng: Rng, out: &mut Problems) -> Option<Draws> {
     let default = Draws { rng, ..Draws::default() };
     let positions = read_positions(fields, default.positions, out);
-    let modes = [("add", Mode::Add), ("replace", Mode::Replace)];
-    let mode = fields.get("mode").map_or(Some(default.mode), |n| n.choice(&modes, &[], out));
+    let mode = fields.get("mode").map_or(Some(default.mode), |n| n.choice(&Mode::ALL, &[], out));
     let samples = fields.get("samples").map_or(Some(default.samples), |n| n.natural(1, out));
     let rng = fields.get("rng").map_or(Some(default.rng), |n| Rng::read(&n, out));
     let seed = read_seed(fields, rng, out);

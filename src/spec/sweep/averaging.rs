@@ -4,35 +4,36 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::SweepCase;
-use crate::spec::declare::{declare, need, nothing, of_request, or};
+use crate::spec::declare::{choices, declare, need, nothing, of_request, or};
 use crate::spec::patch::SweepAxis;
 use crate::spec::problem::{Problems, code};
 use crate::spec::prompt::SpanText;
 use crate::spec::read::Node;
 use crate::spec::statistics::{Bootstrap, Stat};
 
+choices! {
 /// What cells are averaged by. A cell belongs to the average of its own values on these; the others are averaged over
 /// within a case, before cases are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 #[schema(as = AverageKey)]
 pub enum Key {
     /// Arms; always told apart.
-    Arm,
+    Arm = "arm",
     /// Layers.
-    Layer,
+    Layer = "layer",
     /// Positions.
-    Position,
+    Position = "position",
     /// Token classes around the subject.
-    TokenClass,
+    TokenClass = "token_class",
     /// Heads.
-    Head,
+    Head = "head",
     /// Columns.
-    Dim,
+    Dim = "dim",
     /// Layers read.
-    SourceLayer,
+    SourceLayer = "source_layer",
     /// Groups of cases.
-    Group,
+    Group = "group",
+}
 }
 
 declare! {
@@ -78,7 +79,7 @@ pub struct TopK {
     pub k: u32 = need("say how many", |n, out| n.count(1, out)),
     /// What they are ordered by: `effect`, the size of the mean effect, which is the default; or `t`.
     #[schema(required = false)]
-    pub order: Order = or(Order::default(), read_order),
+    pub order: Order = or(Order::default(), |n, out| n.choice(&Order::ALL, &[], out)),
     /// `max_t`, the only one.
     #[serde(skip_serializing_if = "of_request", serialize_with = "nothing")]
     #[schema(value_type = Option<String>)]
@@ -86,29 +87,17 @@ pub struct TopK {
 }
 }
 
+choices! {
 /// What the strongest averages are the strongest by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
 #[schema(as = TopOrder)]
 pub enum Order {
     /// The size of the mean effect.
     #[default]
-    Effect,
+    Effect = "effect",
     /// |t|: mean over standard error.
-    T,
+    T = "t",
 }
-
-impl Key {
-    const ALL: [(&'static str, Self); 8] = [
-        ("arm", Self::Arm),
-        ("layer", Self::Layer),
-        ("position", Self::Position),
-        ("token_class", Self::TokenClass),
-        ("head", Self::Head),
-        ("dim", Self::Dim),
-        ("source_layer", Self::SourceLayer),
-        ("group", Self::Group),
-    ];
 }
 
 impl Averaging {
@@ -168,8 +157,4 @@ fn read_top(node: &Node<'_>, out: &mut Problems) -> Option<TopK> {
         return Some(TopK { k: node.count(1, out)?, order: Order::default(), correction: () });
     }
     TopK::read(node, out)
-}
-
-fn read_order(node: &Node<'_>, out: &mut Problems) -> Option<Order> {
-    node.choice(&[("effect", Order::Effect), ("t", Order::T)], &[], out)
 }

@@ -6,6 +6,8 @@ use utoipa::ToSchema;
 use super::{CLEAN, CORRUPTED, FOIL, TARGET, scoring};
 use crate::spec::chat::{Message, TemplateOptions};
 use crate::spec::declare::declare;
+use crate::spec::endpoint::Endpoint;
+use crate::spec::hints::{Body, Places, of};
 use crate::spec::metric::{Target, TargetScoring, TargetSet, read_target};
 use crate::spec::named::Named;
 use crate::spec::problem::{Problems, code};
@@ -77,6 +79,15 @@ pub struct CaseForm {
     /// What counts of a target text of several tokens.
     pub target_scoring: Option<TargetScoring>,
 }
+}
+
+impl Body for CaseForm {
+    const AT: Endpoint = Endpoint("/v1/datasets");
+
+    /// One of a list.
+    fn places() -> Places {
+        of::<Self>("/0")
+    }
 }
 
 /// What a request gives to all of its cases.

@@ -233,6 +233,15 @@ fn a_template_says_why_it_refuses_and_where_it_fails() {
 }
 
 #[test]
+fn a_template_that_takes_too_long_is_refused_by_its_name() {
+    let messages = hello();
+    let slow = of("{% for a in range(90000) %}{% endfor %}");
+    let expected = ChatError::TooSlow { name: "default".to_owned(), limit_ms: 0 };
+    assert_eq!(slow.render_within(Duration::ZERO, &plain(&messages)), Err(expected));
+    assert_eq!(slow.render(&plain(&messages)).map(|rendered| rendered.text), Ok(String::new()));
+}
+
+#[test]
 fn a_template_that_asks_the_day_is_known_for_it() {
     let messages = hello();
     let templates = of(
@@ -264,8 +273,12 @@ fn one_of_several_templates_is_chosen() {
     ));
     let listed =
         json!({"chat_template": [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}]});
-    let of_files = crate::tokens::templates(&listed, Some("c".to_owned()));
+    let of_files = crate::tokens::templates(&listed, Some("c".to_owned()), Vec::new());
     assert_eq!(of_files, [("default", "c"), ("rag", "b")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    let further = vec![("rag".to_owned(), "d".to_owned()), ("think".to_owned(), "e".to_owned())];
+    let of_folder = crate::tokens::templates(&listed, None, further);
+    let expected = [("default", "a"), ("rag", "d"), ("think", "e")];
+    assert_eq!(of_folder, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert_eq!(ChatTemplates::new(Vec::new(), &special).map(|_| ()), None);
 }
 

@@ -379,7 +379,7 @@ class Activation:
         return np.array(self.array, dtype=dtype)
 
 
-KINDS: dict[str, type[Result[Any]]] = {"run": Run, "patch": Patch, "trace": Trace, "sweep": Sweep}
+KINDS: dict[str, type[Result[Any]]] = {"run": Run, "patch": Patch, "trace": Trace, "sweep": Sweep, "generate": Result}
 
 
 def read_cases(path: str | pathlib.Path) -> list[dict[str, str]]:

@@ -518,16 +518,7 @@ class Indices(TypedDict):
     total: float
 
 
-class Intervention3(TypedDict):
-    """
-    Multiplies by a factor.
-    """
-
-    factor: float
-    op: Literal['scale']
-
-
-class Intervention4(TypedDict):
+class Intervention5(TypedDict):
     """
     Writes zeros.
     """
@@ -563,7 +554,7 @@ class JobEstimate(TypedDict):
     seconds: float
 
 
-JobKind: TypeAlias = Literal['sweep', 'run', 'patch', 'trace', 'lens']
+JobKind: TypeAlias = Literal['run', 'patch', 'trace', 'lens', 'surprisal', 'sweep', 'generate']
 
 
 JobState: TypeAlias = Literal['queued', 'running', 'succeeded', 'failed', 'cancelled', 'expired']
@@ -860,16 +851,7 @@ Of: TypeAlias = Literal['target', 'pair', 'run', 'base', 'edits']
 OnUnexpected: TypeAlias = Literal['warn', 'refuse']
 
 
-class OpSpec3(TypedDict):
-    """
-    Multiplies by a factor.
-    """
-
-    factor: float
-    op: Literal['scale']
-
-
-class OpSpec4(TypedDict):
+class OpSpec5(TypedDict):
     """
     Writes zeros.
     """
@@ -1357,6 +1339,44 @@ Standing: TypeAlias = Literal['active', 'expired', 'revoked']
 Stat: TypeAlias = Literal['median', 'trimmed_mean']
 
 
+class StepCaptureResult1(TypedDict):
+    """
+    Activations of the rows that predicted a text's tokens, at one site.
+    """
+
+    axes: list[str]
+    dtype: str
+    layers: NotRequired[list[int] | None]
+    shape: list[int]
+    site: Site
+    steps: list[int]
+    values: NotRequired[Any]
+
+
+class StepCaptureResult2(KeptActivation, StepCaptureResult1):
+    """
+    Activations of the rows that predicted a text's tokens, at one site.
+    """
+
+
+StepCaptureResult: TypeAlias = StepCaptureResult2
+"""
+Activations of the rows that predicted a text's tokens, at one site.
+"""
+
+
+class StepLensResult(TypedDict):
+    """
+    What the residual stream would have written at each step, `[layers, steps]` each.
+    """
+
+    entropy: Any
+    layers: list[int]
+    metrics: dict[str, Any]
+    steps: list[int]
+    topk: Any
+
+
 class StepReceipt(TypedDict):
     """
     What was written to a text's rows.
@@ -1365,6 +1385,7 @@ class StepReceipt(TypedDict):
     cells: int
     expected: int
     max_abs_delta: NotRequired[float | None]
+    max_relative_delta: NotRequired[float | None]
     steps_written: NotRequired[list[int] | None]
 
 
@@ -2216,6 +2237,15 @@ class Prompt8(Prompt3, Prompt5):
     """
 
 
+class PromptLogprob(TypedDict):
+    """
+    What a token of the prompt scored.
+    """
+
+    logprob: NotRequired[float | None]
+    top: NotRequired[list[TopChoice]]
+
+
 class PromptResult(TypedDict):
     """
     The prompt that is continued.
@@ -2351,6 +2381,33 @@ class Strongest(CellKey):
 Target: TypeAlias = TargetItem | Vec
 
 
+class TextCaseForm(TypedDict):
+    """
+    A prompt that is continued, as it is written.
+    """
+
+    bos: NotRequired[bool | None]
+    group: NotRequired[str | None]
+    id: NotRequired[str | None]
+    messages: NotRequired[list[Message] | None]
+    prompt: NotRequired[str | None]
+    spans: NotRequired[dict[str, SpanText]]
+    subject: NotRequired[SpanText | None]
+    target: NotRequired[Target | None]
+    targets: NotRequired[dict[str, Target]]
+    template: NotRequired[TemplateOptions | None]
+    tokens: NotRequired[list[int] | None]
+
+
+class TextsForm(TypedDict):
+    """
+    Prompts that are continued one by one: written out, or by the id of a stored data set.
+    """
+
+    id: NotRequired[str | None]
+    inline: NotRequired[list[TextCaseForm] | None]
+
+
 class TokenResult(TypedDict):
     """
     A token of a text.
@@ -2361,6 +2418,20 @@ class TokenResult(TypedDict):
     mass_kept: float
     text: str
     top: NotRequired[list[TopChoice]]
+
+
+class TokenScore(TypedDict):
+    """
+    A token, as the model expected it after all tokens before it.
+    """
+
+    entropy: NotRequired[float | None]
+    logprob: NotRequired[float | None]
+    position: int
+    rank: NotRequired[int | None]
+    surprisal: NotRequired[float | None]
+    token: str
+    topk: NotRequired[list[TopToken] | None]
 
 
 class TokenizeBody(PlainPrompt):
@@ -2535,6 +2606,7 @@ class GenerateRead(TypedDict):
     logit_lens: NotRequired[StepLens | None]
     logprobs: NotRequired[int]
     metrics: NotRequired[list[str]]
+    prompt_logprobs: NotRequired[bool]
 
 
 class GroupResult(TypedDict):
@@ -2548,7 +2620,7 @@ class GroupResult(TypedDict):
     total_effect: dict[str, CaseEstimate]
 
 
-class Intervention7(TypedDict):
+class Intervention8(TypedDict):
     """
     Adds one draw of gaussian noise, another one at every site, layer and position.
     """
@@ -2572,7 +2644,7 @@ class Lint(TypedDict):
     where: str
 
 
-class OpSpec7(TypedDict):
+class OpSpec8(TypedDict):
     """
     Adds one draw of gaussian noise, another one at every site, layer and position.
     """
@@ -2621,14 +2693,27 @@ class RunResult(RunTokens):
     metrics: dict[str, float | None]
 
 
+class ScoredText(RunTokens):
+    """
+    How likely a text is. Its first token follows nothing, and counts nowhere.
+    """
+
+    logprob: NotRequired[float | None]
+    perplexity: NotRequired[float | None]
+    scores: list[TokenScore]
+    span_logprobs: dict[str, float | None]
+
+
 class TextResult(TypedDict):
     """
     A text.
     """
 
+    captures: NotRequired[list[StepCaptureResult]]
     compare: NotRequired[CompareResult | None]
     finish: Finish
     first_divergence: NotRequired[Divergence | None]
+    logit_lens: NotRequired[StepLensResult | None]
     metrics: NotRequired[dict[str, list[float | None]]]
     receipt: StepReceipt
     steps: int
@@ -2691,6 +2776,7 @@ class BranchResult(TypedDict):
 
     outcomes: NotRequired[dict[str, OutcomeResult]]
     prompt_cells: int
+    prompt_logprobs: NotRequired[list[PromptLogprob | None] | None]
     samples: list[TextResult]
     shared_positions: int
 
@@ -2765,6 +2851,17 @@ class SweepOutcome(TypedDict):
     sigma: NotRequired[SigmaUsed | None]
 
 
+class TextsCase(TypedDict):
+    """
+    Texts of a case.
+    """
+
+    branches: dict[str, BranchResult]
+    group: NotRequired[str | None]
+    id: str
+    prompt: PromptResult
+
+
 class BlockShape(TypedDict):
     """
     What the blocks of a model are made of.
@@ -2819,6 +2916,8 @@ class Model(TypedDict):
     id: str
     parameters: int
     row_budget: int
+    text_positions: int
+    text_positions_bytes: int
     tokenizer: TokenizerFacts
     vocab_sigma: float
     warnings: list[str]
@@ -2879,6 +2978,19 @@ class AlignResponse(TypedDict):
     targets: dict[str, list[TargetToken]]
     unpaired: Unpaired
     usage: NotRequired[Usage | None]
+
+
+class AlongSpec1(TypedDict):
+    """
+    A row of stored activations (`/v1/activations`).
+    """
+
+    activation: str
+    layer: NotRequired[int | None]
+    positions: NotRequired[Positions | None]
+
+
+AlongSpec: TypeAlias = list[float] | AlongSpec1
 
 
 class AnyOf(TypedDict):
@@ -3093,6 +3205,9 @@ class Experiment(TypedDict):
     targets: NotRequired[dict[str, Vec]]
 
 
+GenerateAnswer: TypeAlias = Union["GenerateResponse", "TextsOutcome"]
+
+
 class GenerateResponse(TypedDict):
     """
     Texts that a model wrote.
@@ -3102,6 +3217,7 @@ class GenerateResponse(TypedDict):
     id: str
     lints: list[Lint]
     model: str
+    nulls: NotRequired[list[NullReason]]
     prompt: PromptResult
     provenance: Provenance
     request: GenerateSpec
@@ -3120,6 +3236,7 @@ class GenerateSpec(TypedDict):
     branches: NotRequired[dict[str, list[Intervention]]]
     compare_with: NotRequired[str | None]
     controls: NotRequired[list[GenerateControl]]
+    first_sample: NotRequired[int]
     max_tokens: NotRequired[int]
     model: NotRequired[str | None]
     outcomes: NotRequired[dict[str, list[str]]]
@@ -3163,7 +3280,28 @@ class Intervention2(TypedDict):
     source: SourceSpec
 
 
-class Intervention5(TypedDict):
+class Intervention3(TypedDict):
+    """
+    Multiplies by a factor: the whole row, or its part along a direction.
+    """
+
+    along: NotRequired[AlongSpec | None]
+    factor: float
+    op: Literal['scale']
+
+
+class Intervention4(TypedDict):
+    """
+    Holds the part of the row along a direction within bounds, and keeps the rest. What lies within them keeps its bits.
+    """
+
+    along: AlongSpec
+    max: NotRequired[float | None]
+    min: NotRequired[float | None]
+    op: Literal['clamp']
+
+
+class Intervention6(TypedDict):
     """
     Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
     """
@@ -3172,7 +3310,7 @@ class Intervention5(TypedDict):
     source: SourceSpec
 
 
-class Intervention6(TypedDict):
+class Intervention7(TypedDict):
     """
     Writes the values of one run drawn from several (resample ablation).
     """
@@ -3182,7 +3320,7 @@ class Intervention6(TypedDict):
     source: AnyOf
 
 
-class Intervention8(TypedDict):
+class Intervention9(TypedDict):
     """
     Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
     `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
@@ -3194,7 +3332,7 @@ class Intervention8(TypedDict):
     op: Literal['knockout']
 
 
-class Intervention9(TypedDict):
+class Intervention10(TypedDict):
     """
     Removes what lies in the span of some vectors.
     """
@@ -3203,7 +3341,7 @@ class Intervention9(TypedDict):
     op: Literal['project_out']
 
 
-class Intervention10(TypedDict):
+class Intervention11(TypedDict):
     """
     Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
     """
@@ -3213,7 +3351,7 @@ class Intervention10(TypedDict):
     source: SourceSpec
 
 
-class Intervention11(TypedDict):
+class Intervention12(TypedDict):
     """
     Holds the site at a run's values while other interventions change what comes before it: path patching, severed
     traces. Applies in every cell, before the request's other interventions at the same place.
@@ -3223,7 +3361,7 @@ class Intervention11(TypedDict):
     source: NotRequired[SourceSpec | None]
 
 
-class Intervention12(TypedDict):
+class Intervention13(TypedDict):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
@@ -3238,7 +3376,6 @@ class Intervention12(TypedDict):
 
 
 Intervention: TypeAlias = Union[
-    "Intervention13",
     "Intervention14",
     "Intervention15",
     "Intervention16",
@@ -3249,6 +3386,8 @@ Intervention: TypeAlias = Union[
     "Intervention21",
     "Intervention22",
     "Intervention23",
+    "Intervention24",
+    "Intervention25",
 ]
 """
 One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
@@ -3344,7 +3483,28 @@ class OpSpec2(TypedDict):
     source: SourceSpec
 
 
-class OpSpec5(TypedDict):
+class OpSpec3(TypedDict):
+    """
+    Multiplies by a factor: the whole row, or its part along a direction.
+    """
+
+    along: NotRequired[AlongSpec | None]
+    factor: float
+    op: Literal['scale']
+
+
+class OpSpec4(TypedDict):
+    """
+    Holds the part of the row along a direction within bounds, and keeps the rest. What lies within them keeps its bits.
+    """
+
+    along: AlongSpec
+    max: NotRequired[float | None]
+    min: NotRequired[float | None]
+    op: Literal['clamp']
+
+
+class OpSpec6(TypedDict):
     """
     Writes a mean, usually over runs: `{"mean_of": [..]}` (mean ablation).
     """
@@ -3353,7 +3513,7 @@ class OpSpec5(TypedDict):
     source: SourceSpec
 
 
-class OpSpec6(TypedDict):
+class OpSpec7(TypedDict):
     """
     Writes the values of one run drawn from several (resample ablation).
     """
@@ -3363,7 +3523,7 @@ class OpSpec6(TypedDict):
     source: AnyOf
 
 
-class OpSpec8(TypedDict):
+class OpSpec9(TypedDict):
     """
     Attention knockout (Geva et al. 2023): cuts the edges of attention from the `keys` to the positions written, at
     `scores`. The scores of these keys become minus infinity before the softmax, so that the pattern still sums to 1.
@@ -3375,7 +3535,7 @@ class OpSpec8(TypedDict):
     op: Literal['knockout']
 
 
-class OpSpec9(TypedDict):
+class OpSpec10(TypedDict):
     """
     Removes what lies in the span of some vectors.
     """
@@ -3384,7 +3544,7 @@ class OpSpec9(TypedDict):
     op: Literal['project_out']
 
 
-class OpSpec10(TypedDict):
+class OpSpec11(TypedDict):
     """
     Writes the source's part in the span of some vectors and keeps the rest (subspace swap).
     """
@@ -3394,7 +3554,7 @@ class OpSpec10(TypedDict):
     source: SourceSpec
 
 
-class OpSpec11(TypedDict):
+class OpSpec12(TypedDict):
     """
     Holds the site at a run's values while other interventions change what comes before it: path patching, severed
     traces. Applies in every cell, before the request's other interventions at the same place.
@@ -3404,7 +3564,7 @@ class OpSpec11(TypedDict):
     source: NotRequired[SourceSpec | None]
 
 
-OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11
+OpSpec: TypeAlias = OpSpec1 | OpSpec2 | OpSpec3 | OpSpec4 | OpSpec5 | OpSpec6 | OpSpec7 | OpSpec8 | OpSpec9 | OpSpec10 | OpSpec11 | OpSpec12
 
 
 class PatchResponse(TypedDict):
@@ -3442,6 +3602,7 @@ class PlanBody(TypedDict):
     lens: NotRequired[LensBody | None]
     patch: NotRequired[PatchBody | None]
     run: NotRequired[RunBody | None]
+    surprisal: NotRequired[SurprisalBody | None]
     sweep: NotRequired[SweepBody | None]
     trace: NotRequired[TraceBody | None]
 
@@ -3551,6 +3712,34 @@ class SourceSpec3(TypedDict):
 SourceSpec: TypeAlias = SourceSpec1 | SourceSpec2 | SourceSpec3 | SourceSpec4 | SourceSpec5
 
 
+class SurprisalResponse(TypedDict):
+    """
+    How likely the tokens of texts are.
+    """
+
+    id: str
+    lints: list[Lint]
+    model: str
+    nulls: list[NullReason]
+    provenance: Provenance
+    request: SurprisalSpec
+    runs: dict[str, ScoredText]
+    usage: Usage
+
+
+class SurprisalSpec(TypedDict):
+    """
+    Texts whose tokens are scored one by one, each after all tokens before it.
+
+    Short form: `{"prompt": "…"}` (or `tokens`, with `spans` and `bos`) is one run named `run`.
+    """
+
+    model: NotRequired[str | None]
+    runs: NotRequired[dict[str, Prompt]]
+    strict: NotRequired[bool]
+    topk: NotRequired[int]
+
+
 SweepBody = TypedDict(
     'SweepBody',
     {
@@ -3579,6 +3768,21 @@ SweepBody = TypedDict(
         'targets': NotRequired[dict[str, Target]],
     },
 )
+
+
+class TextsOutcome(TypedDict):
+    """
+    Texts of every case of a data set, or of one prompt.
+    """
+
+    cases: list[TextsCase]
+    complete: bool
+    id: str
+    lints: list[Lint]
+    model: str
+    outcomes: NotRequired[dict[str, dict[str, OutcomeResult]]]
+    provenance: Provenance
+    request: GenerateBody
 
 
 TraceAnswer: TypeAlias = Union["TraceResponse", CasesResponse]
@@ -3734,6 +3938,7 @@ GenerateBody = TypedDict(
         'branches': NotRequired[dict[str, list[Intervention]]],
         'compare_with': NotRequired[str | None],
         'controls': NotRequired[list[GenerateControl]],
+        'first_sample': NotRequired[int],
         'max_tokens': NotRequired[int],
         'model': NotRequired[str | None],
         'outcomes': NotRequired[dict[str, list[str]]],
@@ -3745,6 +3950,7 @@ GenerateBody = TypedDict(
         'strict': NotRequired[bool],
         'targets': NotRequired[dict[str, Vec]],
         'async': NotRequired[bool | None],
+        'dataset': NotRequired[TextsForm | None],
         'interventions': NotRequired[list[Intervention] | None],
         'stream': NotRequired[bool | None],
         'sweep': NotRequired[GenerateSweep | None],
@@ -3753,67 +3959,73 @@ GenerateBody = TypedDict(
 )
 
 
-class Intervention13(Intervention1, Intervention12):
+class Intervention14(Intervention1, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention14(Intervention2, Intervention12):
+class Intervention15(Intervention2, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention15(Intervention3, Intervention12):
+class Intervention16(Intervention3, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention16(Intervention4, Intervention12):
+class Intervention17(Intervention4, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention17(Intervention5, Intervention12):
+class Intervention18(Intervention5, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention18(Intervention6, Intervention12):
+class Intervention19(Intervention6, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention19(Intervention7, Intervention12):
+class Intervention20(Intervention7, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention20(Intervention8, Intervention12):
+class Intervention21(Intervention8, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention21(Intervention9, Intervention12):
+class Intervention22(Intervention9, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention22(Intervention10, Intervention12):
+class Intervention23(Intervention10, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
 
 
-class Intervention23(Intervention11, Intervention12):
+class Intervention24(Intervention11, Intervention13):
+    """
+    One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
+    """
+
+
+class Intervention25(Intervention12, Intervention13):
     """
     One intervention. Where `sweep` names an axis, its values are tried one by one; the others apply jointly.
     """
@@ -3839,6 +4051,24 @@ class Method5(ReplaceTokens):
     """
 
     method: Literal['replace_tokens']
+
+
+SurprisalBody = TypedDict(
+    'SurprisalBody',
+    {
+        'bos': NotRequired[bool | None],
+        'messages': NotRequired[list[Message] | None],
+        'prompt': NotRequired[str | None],
+        'spans': NotRequired[dict[str, SpanText]],
+        'template': NotRequired[TemplateOptions | None],
+        'tokens': NotRequired[list[int] | None],
+        'model': NotRequired[str | None],
+        'runs': NotRequired[dict[str, Prompt]],
+        'strict': NotRequired[bool],
+        'topk': NotRequired[int],
+        'async': NotRequired[bool | None],
+    },
+)
 
 
 class Corruption4(Multivariate):

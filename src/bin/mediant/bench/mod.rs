@@ -1,6 +1,8 @@
 //! `mediant bench`: how fast causal traces, a sweep of heads and clean runs are on the devices at hand, against full recompute and
-//! against what these devices can do at best. `benches/compare.py` runs it beside PyTorch.
+//! against what these devices can do at best; `mediant bench generate`: what steps of generated text cost. `benches/compare.py` runs the
+//! first beside PyTorch.
 
+mod generate;
 mod host;
 mod measure;
 mod sweeps;
@@ -10,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -33,9 +35,21 @@ const SOURCE: &str = "The river has a strong water";
 /// Standard deviation of the traces' noise.
 const TRACE_STD: f64 = 0.1;
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Causal traces, a sweep of heads, clean runs
+    Traces,
+    /// Steps of generated text
+    Generate,
+}
+
 /// What to measure.
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum, default_value_t = What::Traces)]
+    what: What,
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -130,6 +144,9 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         settings.engine.devices.clone_from(&args.devices);
     }
     settings.model.dtype = args.dtype.unwrap_or(settings.model.dtype);
+    if args.what == What::Generate {
+        return generate::run(settings, &args.prompt, args.repeat, args.json);
+    }
     let checkpoint = load::checkpoint(&settings)?;
     let Computing { mut model, ready } = load::computing(&settings, &checkpoint, |_| ())?;
     let (config, budget) = (&checkpoint.config, &ready.budget);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use mediant::spec::kind::{Kind, Planned};
+use mediant::spec::kind::Kind;
 use serde_json::{Map, Value, json};
 
 use super::{FileArgs, ServerArgs, ShowArgs};
@@ -181,8 +181,8 @@ pub(crate) struct PlanArgs {
     /// The request, a JSON file as its endpoint takes it, or as POST /v1/plan does; `-` for standard input
     pub(super) file: PathBuf,
     /// The endpoint that it is for: run, lens, patch, trace, sweep, generate
-    #[arg(long, value_name = "KIND", value_parser = planned)]
-    pub(super) to: Option<Planned>,
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    pub(super) to: Option<Kind>,
     #[command(flatten)]
     pub(super) show: ShowArgs,
     #[command(flatten)]
@@ -336,7 +336,7 @@ impl PlanArgs {
     pub(super) fn body(&self, body: Value) -> anyhow::Result<Value> {
         let Some(fields) = body.as_object() else { bail!("{} is no JSON object", self.file.display()) };
         // One that names its kind is what that route takes.
-        let is_named = fields.len() == 1 && fields.keys().all(|name| Planned::named(name).is_some());
+        let is_named = fields.len() == 1 && fields.keys().all(|name| Kind::named(name).is_some());
         match (self.to, is_named) {
             (Some(kind), _) => Ok(json!({ kind.name(): body })),
             (None, true) => Ok(body),
@@ -425,16 +425,12 @@ fn listed(text: &str) -> Result<Value, String> {
     Err("write all, a number, 0,4,8 or 0..12".to_owned())
 }
 
-/// A kind that can be a job.
+/// A kind of request.
 pub(super) fn kind(text: &str) -> Result<Kind, String> {
     Kind::named(text).ok_or_else(|| {
         let names = Kind::ALL.map(|(name, _)| name);
         format!("write one of {}", names.join(", "))
     })
-}
-
-fn planned(text: &str) -> Result<Planned, String> {
-    Planned::named(text).ok_or_else(|| "write run, lens, patch, trace, sweep or generate".to_owned())
 }
 
 #[cfg(test)]

@@ -79,9 +79,18 @@ fn bar(job: &Job, kept: Kept) -> ProgressBar {
     }
     bar.set_position(done);
     if let Some(position) = job.position() {
-        bar.set_message(format!("waits behind {position} jobs"));
+        bar.set_message(waits(position));
     }
     bar
+}
+
+/// How many jobs are before one.
+fn waits(position: u64) -> String {
+    match position {
+        0 => "is next".to_owned(),
+        1 => "waits behind 1 job".to_owned(),
+        more => format!("waits behind {more} jobs"),
+    }
 }
 
 /// Until the stream ends.
@@ -161,5 +170,15 @@ fn end(bar: &ProgressBar, job: &Job, kept: Kept) -> anyhow::Result<()> {
         }
         "failed" => bail!("the job failed: {}", job.error().unwrap_or("it does not say why")),
         state => bail!("the job is {state}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_is_first_waits_behind_none() {
+        assert_eq!([0, 1, 2].map(waits), ["is next", "waits behind 1 job", "waits behind 2 jobs"]);
     }
 }

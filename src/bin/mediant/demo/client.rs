@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Why there is no answer to work with.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ClientError {
+pub(crate) enum ClientError {
     /// No connection.
     #[error("cannot connect to {address}")]
     Connect {
@@ -55,47 +55,47 @@ pub(super) enum ClientError {
 
 /// Talks to one server.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
 }
 
 /// What came back.
 #[derive(Debug)]
-pub(super) struct Answer<T> {
-    pub(super) body: T,
+pub(crate) struct Answer<T> {
+    pub(crate) body: T,
     /// From the first byte sent to the last one received.
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl Client {
-    pub(super) const fn new(address: SocketAddr) -> Self {
+    pub(crate) const fn new(address: SocketAddr) -> Self {
         Self { address }
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Waits until the server can do work. A server that fails to load ends its process, so this needs no end.
-    pub(super) async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         while self.get("/readyz").await.is_err() {
             tokio::time::sleep(POLL).await;
         }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, ClientError> {
         let body = self.exchange(Method::GET, path, None).await?;
         parse(&body, &format!("GET {path}"))
     }
 
     /// Posts JSON, expects JSON.
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Answer<Value>, ClientError> {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Answer<Value>, ClientError> {
         let Answer { body, took } = self.post_for_bytes(path, body).await?;
         Ok(Answer { body: parse(&body, &format!("POST {path}"))?, took })
     }
 
     /// Posts JSON, expects anything.
-    pub(super) async fn post_for_bytes(
+    pub(crate) async fn post_for_bytes(
         &self,
         path: &str,
         body: &Value,

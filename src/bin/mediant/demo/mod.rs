@@ -4,7 +4,7 @@
 //! causal tracing of puns, in its order, with the settings it has and with the ones that the lints ask for.
 
 mod averages;
-mod client;
+pub(crate) mod client;
 mod files;
 mod parts;
 mod requests;
@@ -90,11 +90,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The command that serves the same model for longer.
+/// The command that serves the same model for longer: this program, as it was called.
 fn serve_line(args: &DemoArgs) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "mediant".to_owned());
     let model = args.model.iter().map(|model| format!(" --model {model}"));
     let config = args.config.iter().map(|config| format!(" --config {}", config.display()));
-    ["cargo run --release -- serve".to_owned()].into_iter().chain(model).chain(config).collect()
+    [program, " serve".to_owned()].into_iter().chain(model).chain(config).collect()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,6 +1,6 @@
 // Edits whose columns do not depend on one another. One block per row; what it changed goes to the log.
 
-struct Change { double squared; double largest; };
+struct Change { double squared; double before; double largest; };
 
 // Infinite if one of them is not finite: of a NaN no maximum would know.
 __device__ __forceinline__ float larger(float a, float b) { return b <= a ? a : b < INFINITY ? b : INFINITY; }
@@ -11,7 +11,7 @@ template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, c
     u32 i = blockIdx.x;
     N* row = x + at(rows[i], columns) + first;
     const N* source = sources ? x + at(sources[i], columns) + first : 0;
-    double squared = 0;
+    double squared = 0, before = 0;
     float largest = 0;
     for (u32 c = threadIdx.x; c < width; c += blockDim.x) {
         float old = wide<N>(row[c]);
@@ -24,11 +24,13 @@ template <typename N, bool F32> __device__ __forceinline__ void edit_row(N* x, c
         // Equal numbers do not differ, infinite ones either.
         double change = fresh == old ? 0.0 : (double)fresh - (double)old;
         squared += change * change;
+        before += (double)old * (double)old;
         largest = larger(largest, fabsf((float)change));
     }
     squared = block_sum(squared);
+    before = block_sum(before);
     largest = block_max(largest);
-    if (threadIdx.x == 0) log[i] = {squared, largest};
+    if (threadIdx.x == 0) log[i] = {squared, before, largest};
 }
 
 extern "C" __global__ void edit(T* x, const u32* rows, const u32* sources, const float* given, Change* log, u32 columns, u32 first,
