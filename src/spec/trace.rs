@@ -341,7 +341,7 @@ impl TraceSpec {
             of_cases(&node, out);
         }
         let short = Short { fields: &["prompt", "messages", "template", "subject"], read: &read_short };
-        let cells = fields.get("cells").and_then(|n| n.distinct(out, AskedCell::read)).unwrap_or_default();
+        let cells = fields.get("cells").and_then(|n| n.each(out, AskedCell::read)).unwrap_or_default();
         let shown = if cells.is_empty() { 1 } else { TOLD };
         let experiment = Experiment::read(&fields, &short, shown, false, out);
         let clean = experiment.as_ref().map_or("clean", |e| clean_run(&e.runs)).to_owned();

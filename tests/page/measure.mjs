@@ -83,7 +83,7 @@ async function large() {
   tell('a hover, scripting, p95', '4 ms', ms(hover.script));
   tell('a hover, all that the browser does, p95', '16 ms', ms(hover.task));
   await page.done();
-  const words = Array.from({ length: 200 }, (_, at) => `word${at % 7}`).join('+').replaceAll('word', 'a');
+  const words = Array(200).fill('the').join('+');
   const long = await open(on, `#/trace?prompt=${words}&target=+a`);
   await long.locator('token-strip [role=option]').nth(199).waitFor();
   const dragged = await drag(long);
@@ -102,7 +102,7 @@ async function traces() {
   const before = await metric('batches_total');
   const begun = performance.now();
   await start(page);
-  await page.waitForFunction(() => document.querySelector('lab-page').lab.jobs.trace?.partial?.arms.hidden?.effects['logprob:target'].mean.flat().some(Number.isFinite), null, { polling: 'raf' });
+  await page.waitForFunction(() => Object.values(document.querySelector('lab-page').lab.jobs.trace?.partial?.arms ?? {}).some(arm => arm.effects['logprob:target'].mean.flat().some(Number.isFinite)), null, { polling: 'raf' });
   const batches = (await metric('batches_total')) - before;
   tell('first cells of a trace of 10 samples on screen', 'after 2 batches', `${ms(performance.now() - begun)}, after ${batches} of its batches`);
   const beside = [];
@@ -112,7 +112,7 @@ async function traces() {
   tell('a run with its lens beside that trace', '2 x alone + 1 s', spread(beside));
   await page.done();
 
-  const closed = await open(on, `#/trace?${EIFFEL}&samples=100&seed=22`);
+  const closed = await open(on, `#/trace?${EIFFEL}&samples=20&seed=22`);
   await closed.locator('job-bar button.go:enabled').waitFor();
   await start(closed);
   await closed.locator('heat-map .base').first().waitFor({ timeout: 600_000 });
@@ -130,7 +130,7 @@ async function traces() {
 async function cut() {
   const line = await behind(on);
   const whole = async (url, seed) => {
-    const page = await open(url, `#/trace?${EIFFEL}&samples=10&seed=${seed}`, { allow: ['Failed to load resource', 'ERR_'] });
+    const page = await open(url, `#/trace?${EIFFEL}&samples=4&every=2&seed=${seed}`, { allow: ['Failed to load resource', 'ERR_'] });
     await page.locator('job-bar button.go:enabled').waitFor();
     const before = await computed(on);
     await start(page);
@@ -148,12 +148,12 @@ async function cut() {
   await page.locator('trace-view take-away').waitFor({ timeout: 600_000 });
   const spent = (await computed(on)) - before;
   const shown = await page.evaluate(() => document.querySelector('lab-page').lab.jobs.trace.result.arms);
-  const { arms } = await on.ask('/v1/trace', { ...TRACE, arms: ['hidden', 'mlp', 'attn'], metrics: ['logprob:target', 'prob:target'], corrupt: { samples: 10, seed: 24 } });
+  const { arms } = await on.ask('/v1/trace', { ...TRACE, arms: ['hidden', 'mlp', 'attn'], metrics: ['logprob:target', 'prob:target'], layers: { from: 0, to: 30, step: 2 }, corrupt: { samples: 4, seed: 24 } });
   tell('a trace whose connection is cut for 10 s', 'same numbers, nothing twice', `${JSON.stringify(shown) === JSON.stringify(arms) ? 'same numbers' : 'OTHER NUMBERS'}, ${(spent / all).toFixed(3)} times the rows of one that is not`);
   await page.done();
 
   // A job goes on without the page.
-  const sweep = await open(line, '#/averages?samples=4&wrong=keep', { allow: ['Failed to load resource', 'ERR_'] });
+  const sweep = await open(line, '#/averages?samples=2&every=3&wrong=keep', { allow: ['Failed to load resource', 'ERR_'] });
   await sweep.getByText('New data set').waitFor();
   await sleep(500);
   if (!(await sweep.locator('#cases').isVisible())) await sweep.getByText('New data set').click();

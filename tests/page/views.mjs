@@ -161,6 +161,9 @@ export function views(on) {
     }
     const saved = JSON.parse((await save(page, 'json')).toString());
     assert.deepEqual(saved.branches, curl.branches);
+    const [header, plain] = (await save(page, 'csv')).toString().split('\n');
+    assert.equal(header, 'branch,sample,text,finish,tokens,mean_logprob');
+    assert.ok(plain.startsWith('unpatched,0,') && plain.includes(curl.branches.unpatched.samples[0].text.split('"')[0].trim()), plain);
     if (process.env.MEDIANT_PYTHON) assert.deepEqual(python(await copied(page, 'python'), 'branches'), curl.branches);
     // The model of the tests has a template: then the prompt may be a message.
     await page.getByLabel('The prompt is a message').check();

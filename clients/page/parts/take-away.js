@@ -9,10 +9,11 @@ const TEXTS = "for name, branch in result['branches'].items():\n    for sample i
 /**
  * What can be taken away of a result: pictures and tables as the server makes them, and the request as text. `job` names a job or a
  * result that the server keeps; without it, or when it is kept no longer, the request is sent again, in another form. `show` are the
- * parameters of the picture, `forms` what there is of it, `document` an answer that the server does not keep.
+ * parameters of the picture, `forms` what there is of it, `document` an answer that the server does not keep, and `table` its rows, the
+ * names of the columns first.
  */
 export class TakeAway extends LitElement {
-  static properties = { kind: {}, body: { attribute: false }, job: {}, forms: { attribute: false }, document: { attribute: false }, show: { attribute: false }, plot: {}, said: { state: true } };
+  static properties = { kind: {}, body: { attribute: false }, job: {}, forms: { attribute: false }, document: { attribute: false }, table: { attribute: false }, show: { attribute: false }, plot: {}, said: { state: true } };
   static styles = [base, css`
     .row { gap: .4rem; }
     button { padding: .2rem .6rem; }
@@ -40,7 +41,7 @@ export class TakeAway extends LitElement {
     const query = new URLSearchParams({ format: form, ...(picture ? this.show : {}) });
     this.said = 'One moment …';
     try {
-      const blob = await this.#file(query, picture);
+      const blob = await this.#file(form, query, picture);
       const link = document.createElement('a');
       link.href = URL.createObjectURL(blob);
       link.download = `${this.job || this.kind}.${form}`;
@@ -52,8 +53,9 @@ export class TakeAway extends LitElement {
     }
   }
 
-  async #file(query, picture) {
+  async #file(form, query, picture) {
     const { job } = this;
+    if (form === 'csv' && this.table) return new Blob([this.table.map(row => `${row.map(cell).join(',')}\n`).join('')], { type: 'text/csv' });
     if (this.document) return new Blob([JSON.stringify(this.document)], { type: 'application/json' });
     const again = () => file(`/v1/${this.kind}?${query}`, { body: this.body });
     if (!job) return again();
@@ -78,4 +80,7 @@ export class TakeAway extends LitElement {
     this.timer = setTimeout(() => { this.said = ''; }, 3000);
   }
 }
+/** A cell of CSV. */
+const cell = value => (/[",\r\n]/.test(value ?? '') ? `"${value.replaceAll('"', '""')}"` : String(value ?? ''));
+
 customElements.define('take-away', TakeAway);

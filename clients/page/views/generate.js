@@ -10,6 +10,10 @@ const PLAIN = 'unpatched';
 /** The strengths of a text, as `1, 2, 4`; none that is no number. */
 const numbers = text => [...new Set(text.split(/[\s,;]+/).filter(Boolean).map(Number).filter(value => Number.isFinite(value) && value !== 0))];
 
+/** Texts as a table: the columns of the Python client's. */
+const rows = ({ branches }) => [['branch', 'sample', 'text', 'finish', 'tokens', 'mean_logprob'], ...Object.entries(branches).flatMap(([name, { samples }]) =>
+  samples.map(({ text, finish, tokens }, at) => [name, at, text, finish, tokens.length, mean(tokens.map(token => token.logprob))]))];
+
 const canChat = lab => !!lab.facts.model?.tokenizer.chat_templates.length;
 
 /** What the model writes, as it is and with a direction added at several strengths. */
@@ -76,7 +80,8 @@ export class GenerateView extends Watching {
   #texts(answer, job) {
     return html`<h2>What the model writes</h2>
       <div class="texts">${Object.entries(answer.branches).map(([name, { samples }]) => html`<section aria-label=${name}><h3>${name}</h3>${samples.map(sample => this.#text(sample, name, answer.isPartial))}</section>`)}</div>
-      ${answer.isPartial ? '' : html`<take-away kind="generate" .body=${job.body} .document=${answer} .forms=${['json']} plot="texts"></take-away>`}`;
+      ${answer.isPartial ? '' : html`<take-away kind="generate" .body=${job.body} 
+        .document=${answer} .table=${rows(answer)} .forms=${['csv', 'json']} plot="texts"></take-away>`}`;
   }
 
   #text({ text, tokens, finish, compare, first_divergence: parts }, name, isPartial) {

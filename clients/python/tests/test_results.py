@@ -124,7 +124,7 @@ def test_cells_say_what_the_server_says(lab: mediant.Client) -> None:
     np.testing.assert_array_equal(trace.arrays["cells/prob"][0], table["value"])
     # The rows of metrics are those of a trace that names no cell.
     plain = lab.trace("hello world today", "world", " x", samples=3, arms=["hidden", "mlp"])
-    assert trace.df[trace.df["id"].isna()][list(plain.df)].equals(plain.df)
+    assert [{name: row[name] for name in plain.rows[0]} for row in trace.rows if not row["id"]] == plain.rows
     with pytest.raises(mediant.MediantError, match="names no cells"):
         _ = plain.cells
 

@@ -65,6 +65,16 @@ class ArmHead(TypedDict):
 ArmOp: TypeAlias = Literal['knockout']
 
 
+class AskedCell(TypedDict):
+    """
+    A cell of the map, by its coordinates on the axes of its arm.
+    """
+
+    arm: NotRequired[str | None]
+    layer: NotRequired[int | None]
+    position: NotRequired[int | None]
+
+
 class AttentionResult(TypedDict):
     """
     Attention weights, `[layers, heads, positions, keys]`; 0 at keys that come after the position.
@@ -1537,6 +1547,9 @@ class TopChoice(TypedDict):
     text: str
 
 
+TopOf: TypeAlias = Literal['cell', 'clean', 'corrupted']
+
+
 TopOrder: TypeAlias = Literal['effect', 't']
 
 
@@ -1824,6 +1837,29 @@ class CaseRun(TypedDict):
     tokens: list[int]
     top1: NotRequired[str | None]
     values: list[Estimate]
+
+
+class CellToken(TypedDict):
+    """
+    A token with its probability in a patched run and in the runs that it is compared with.
+    """
+
+    clean: NotRequired[float | None]
+    corrupted: Estimate
+    effect: Estimate
+    id: int
+    prob: Estimate
+    text: str
+    top_of: list[TopOf]
+
+
+class CellTokens(CellKey):
+    """
+    What the model says with a cell.
+    """
+
+    arm: str
+    tokens: NotRequired[list[CellToken] | None]
 
 
 class Cells(TypedDict):
@@ -3759,6 +3795,7 @@ class TraceResponse(TypedDict):
 
     arms: dict[str, ArmResult]
     baselines: TraceBaselines
+    cells: NotRequired[list[CellTokens]]
     controls: Controls
     direction: Direction
     id: str
@@ -3876,6 +3913,7 @@ class TraceSpec(Experiment):
 
     arms: NotRequired[ArmsForm]
     base: NotRequired[str]
+    cells: NotRequired[list[AskedCell]]
     controls: NotRequired[list[Control]]
     corrupt: NotRequired[Corruption]
     derive: NotRequired[list[Derive]]
@@ -4167,6 +4205,7 @@ TraceBody = TypedDict(
         'targets': NotRequired[dict[str, Vec]],
         'arms': NotRequired[ArmsForm],
         'base': NotRequired[str],
+        'cells': NotRequired[list[AskedCell]],
         'controls': NotRequired[list[Control]],
         'corrupt': NotRequired[Corruption],
         'derive': NotRequired[list[Derive]],
