@@ -20,19 +20,22 @@ pub struct View {
 
 /// Strides of numbers that stand row by row.
 pub(crate) fn row_major(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1_usize; shape.len()];
     for dim in (1..shape.len()).rev() {
-        strides[dim - 1] = strides[dim] * shape[dim].max(1);
+        // What overflows is empty, and no stride of it is ever taken.
+        strides[dim - 1] = strides[dim].saturating_mul(shape[dim].max(1));
     }
     strides
 }
 
-/// How many numbers a shape has, if that can be counted.
+/// How many numbers a shape has, if that can be counted, and what is left of it without its empty dimensions, too: parts of a shape
+/// are multiplied by themselves.
 pub fn count(shape: &[usize]) -> Result<usize, TorchError> {
     shape
         .iter()
-        .try_fold(1_usize, |all, &n| all.checked_mul(n))
+        .try_fold(1_usize, |all, &n| all.checked_mul(n.max(1)))
         .filter(|&all| all <= isize::MAX as usize / 8)
+        .map(|all| if shape.contains(&0) { 0 } else { all })
         .ok_or_else(|| runtime("Storage size calculation overflowed with sizes"))
 }
 

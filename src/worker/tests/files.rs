@@ -72,6 +72,15 @@ fn damaged_storages_are_refused() {
 }
 
 /// An answer with all that can be in one.
+#[test]
+fn an_empty_array_of_endless_dimensions_is_refused() {
+    let endless = usize::MAX >> 1;
+    for shape in [[0, endless, endless], [endless, 0, 3], [endless, endless, 0]] {
+        assert!(load::raw(&mut heap(), &[], Dtype::Float32, &shape).is_err(), "{shape:?}");
+    }
+    assert!(load::raw(&mut heap(), &[], Dtype::Float32, &[0, 5, 7]).is_ok());
+}
+
 fn answer(heap: &mut Heap) -> Value {
     let mut members = Vec::new();
     for dtype in Dtype::all() {
