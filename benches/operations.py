@@ -14,6 +14,7 @@ Standard library only.
 """
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -47,6 +48,7 @@ class Server:
         self.log = open(pathlib.Path(self.folder.name) / "log", "w+")
         command = [args.mediant, "serve", "--model", args.model, "--listen", "127.0.0.1:0", "--data-dir", self.folder.name]
         self.process = subprocess.Popen(command, stderr=self.log, env=self.env)
+        atexit.register(self.process.kill)
         while "listening on http://" not in (log := self.said()):
             time.sleep(0.05)
             assert self.process.poll() is None, log
