@@ -65,6 +65,7 @@ const ROUTES: &[(&str, &[&str])] = &[
             "POST /v1/align",
             "POST /v1/run",
             "POST /v1/lens",
+            "POST /v1/surprisal",
             "POST /v1/patch",
             "POST /v1/trace",
             "POST /v1/generate",

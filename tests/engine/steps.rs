@@ -459,7 +459,7 @@ fn golden_text(model: &str, case: &serde_json::Value, steps: &serde_json::Value,
     };
     let last = PROMPT.len() as u32 - 1;
     let coefs: Vec<Option<f64>> =
-        case["coefs"].as_array().unwrap().iter().map(|coef| coef.as_f64()).collect();
+        case["coefs"].as_array().unwrap().iter().map(serde_json::Value::as_f64).collect();
     let prompt = case["prompt"].as_array().unwrap().iter().map(|p| write(p.as_u64().unwrap() as u32, 1.0));
     let at_steps = coefs[1..].iter().map(|coef| coef.iter().map(|coef| write(0, *coef)).collect());
     Text {
