@@ -103,6 +103,10 @@ pub struct Share {
     holding: Option<Arc<Holding>>,
 }
 
+/// With an answer: for how long the engine had what it says.
+#[derive(Debug, Clone, Copy)]
+pub struct InEngine(pub Duration);
+
 #[derive(Debug)]
 struct Holding {
     of: Capacity,

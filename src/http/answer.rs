@@ -12,7 +12,7 @@ use super::encoding::negotiate;
 use super::kept::Results;
 use super::packing;
 use super::problem::{Kind, Problem};
-use crate::capacity::{Abandoned, Lane, Share};
+use crate::capacity::{Abandoned, InEngine, Lane, Share};
 use crate::result::plates::{Plot, Show};
 use crate::result::render::{Answer, Format, RenderError};
 use crate::result::sweep::Table;
@@ -238,10 +238,6 @@ pub(super) fn one_of<T: Copy>(name: &str, value: &str, choices: &[(&'static str,
         )
     })
 }
-
-/// With an answer: for how long the engine had what it says.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct InEngine(pub(super) Duration);
 
 /// An answer in bytes, which hold the request's memory until the client has taken them.
 pub(super) fn tied(format: Format, bytes: Vec<u8>, share: Share) -> Response {

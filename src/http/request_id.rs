@@ -12,9 +12,9 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use super::answer::InEngine;
 use super::places::Peer;
 use super::problem::{self, Problem};
+use crate::capacity::InEngine;
 use crate::keys::redacted;
 use crate::telemetry::metrics::Metrics;
 

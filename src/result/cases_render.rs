@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::cases::{CasesResponse, ClassArm, ClassEstimates};
-use super::common::{Masks, NdArray};
+use super::common::{CLASS, Masks, NdArray};
 use super::files::{Arrays, metadata, part};
 use super::numbers::OfMetric;
 use super::phrases;
 use super::pictures::{DOT, PictureRequestError, arrangement, laid_out, restored};
 use super::plates::{Picture, Plate, Plot};
 use super::rows::Rows;
-use super::sweep::CLASS;
 use crate::draw::heatmap::{Column, Figure, Heatmap};
 use crate::effect::bootstrap::CaseEstimate;
 use crate::effect::stats::Estimate;

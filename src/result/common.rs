@@ -24,6 +24,9 @@ use crate::spec::read::{describe, escape};
 use crate::spec::tokenize::TokenizeSpec;
 use crate::tokens::Token;
 
+/// The name of the axis of token classes; its values are indices into [`TokenClass::ALL`](crate::spec::select::TokenClass::ALL).
+pub(super) const CLASS: &str = "token_class";
+
 /// What the server knows beside the results.
 #[derive(Debug, Clone)]
 pub struct Envelope {

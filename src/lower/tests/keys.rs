@@ -128,6 +128,7 @@ fn of_a_trace() {
             ("/positions", json!([2, 3])),
             ("/base", json!("clean")),
             ("/controls", json!(["self_patch"])),
+            ("/cells", json!([{"layer": 1, "position": -1}])),
         ],
         &[
             ("/expect_top1", json!("t")),

@@ -1,12 +1,13 @@
 //! What the pictures of a sweep share: its arms with their averages, and the words for them.
 
 use super::SweepOutcome;
-use super::dense::{CLASS, Dense};
+use super::dense::Dense;
 use crate::effect::average::Key;
 use crate::effect::cells::ArmHead;
 use crate::effect::stats::Estimate;
 use crate::lower::layout::Axis;
 use crate::lower::lint::Severity;
+use crate::result::common::CLASS;
 use crate::result::phrases;
 use crate::result::pictures::{DOT, PictureRequestError};
 use crate::result::plates::{Show, unknown};

@@ -25,12 +25,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::SweepOutcome;
-use super::dense::{CLASS, Dense};
+use super::dense::Dense;
 use crate::effect::average::Average;
 use crate::effect::cells::{ArmHead, Cells, MetricColumns};
 use crate::effect::stats::estimate;
 use crate::export::array::{ArrayData, NamedArray};
-use crate::result::common::Provenance;
+use crate::result::common::{CLASS, Provenance};
 use crate::result::files::{Arrays, part, to_json, truths};
 use crate::spec::select::TokenClass;
 

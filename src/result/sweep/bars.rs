@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::SweepOutcome;
 use super::arm::{Arm, class, subtitle, what};
-use super::dense::CLASS;
 use crate::draw::bars::{Bar, BarPanels, Bars, Series};
 use crate::effect::average::Average;
+use crate::result::common::CLASS;
 use crate::result::phrases;
 use crate::result::plates::{MAX_PANELS, Plot};
 use crate::result::render::RenderError;

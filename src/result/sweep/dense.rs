@@ -6,11 +6,9 @@ use super::SweepOutcome;
 use crate::effect::average::{Average, Place};
 use crate::effect::cells::ArmHead;
 use crate::lower::layout::Axis;
+use crate::result::common::CLASS;
 use crate::spec::patch::SweepAxis;
 use crate::spec::select::TokenClass;
-
-/// The name of the axis of token classes; its values are indices into [`TokenClass::ALL`].
-pub(in crate::result) const CLASS: &str = "token_class";
 
 /// An arm's averages of one metric and group, in row-major order of their axes.
 pub(super) struct Dense<'o> {

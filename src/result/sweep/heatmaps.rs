@@ -2,10 +2,9 @@
 
 use super::SweepOutcome;
 use super::arm::{Arm, class, subtitle, what};
-use super::dense::CLASS;
 use crate::draw::heatmap::{Column, Figure, Heatmap};
 use crate::lower::layout::Axis;
-use crate::result::common::{Masks, NdArray};
+use crate::result::common::{CLASS, Masks, NdArray};
 use crate::result::phrases;
 use crate::result::pictures::{PictureRequestError, arrangement, laid_out};
 use crate::result::plates::{MAX_PANELS, Plot};

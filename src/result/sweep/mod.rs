@@ -18,7 +18,6 @@ pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(super) use dense::CLASS;
 pub use picture::picture;
 pub use render::render;
 pub use tables::Table;
