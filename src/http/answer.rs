@@ -1,7 +1,6 @@
 //! What an answer is made of: its form, what of it is shown, its bytes.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};

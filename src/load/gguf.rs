@@ -170,12 +170,16 @@ fn read(file: &OpenFile, header: &Header, stored: &str) -> Result<Tensor, LoadEr
 
 /// A tensor, or rows of it at a place of their own.
 fn read_part(file: &OpenFile, header: &Header, stored: &str, part: &TensorInfo) -> Result<Tensor, LoadError> {
+    let fault = |why: String| LoadError::Tensor { name: stored.to_owned(), why };
+    if part.shape.elem_count() == 0 {
+        // An empty buffer has no address that a number could have.
+        return Err(fault(format!("it has no numbers: its shape is {:?}", part.shape.dims())));
+    }
     let start = header.content.tensor_data_offset;
     let read = || match header.blocks.get(stored) {
         Some(blocks) => read_blocks(file, *blocks, part, start.saturating_add(part.offset)),
         None => part.read(&mut file.reader(u64::MAX), start, &Device::Cpu)?.dequantize(&Device::Cpu),
     };
-    let fault = |why: String| LoadError::Tensor { name: stored.to_owned(), why };
     caught(read).map_err(fault)?.map_err(|error| fault(words(&error)))
 }
 

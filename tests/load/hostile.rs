@@ -68,6 +68,16 @@ fn what_is_no_file_is_not_waited_for() {
 }
 
 #[test]
+fn a_tensor_without_numbers_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let gguf = dir.path().join("m.gguf");
+    // Found by a fuzzer: an empty buffer that was taken for numbers.
+    std::fs::write(&gguf, include_bytes!("../../fuzz/corpus/gguf/empty_tensor")).unwrap();
+    let why = refused(ModelRef::Gguf(gguf), dir.path());
+    assert!(why.contains("rope_freqs.weight") && why.contains("it has no numbers"), "{why}");
+}
+
+#[test]
 fn files_of_no_sensible_size_are_not_read() {
     for file in &FILES[..3] {
         let sparse = |path: &Path| std::fs::File::create(path).unwrap().set_len(1 << 42).unwrap();
