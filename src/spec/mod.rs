@@ -37,6 +37,7 @@ pub mod canonical;
 pub mod case;
 pub mod cases;
 pub mod chat;
+pub mod coef;
 pub mod corruption;
 mod declare;
 pub mod dataset;

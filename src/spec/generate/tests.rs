@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::spec::op::Coef;
+use crate::spec::coef::Coef;
 
 fn read(body: Value) -> Result<GenerateSpec, Problems> {
     let mut out = Problems::default();
