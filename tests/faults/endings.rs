@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::server::{
-    Server, children, command, delete_folders, folders, is_alive, kill, trace, try_post, until,
+    Server, children, command, delete_folders, engine_of, folders, is_alive, kill, trace, try_post, until,
 };
 
 fn gone_within_two_seconds(engine: u32) {
@@ -35,8 +35,7 @@ fn a_server_that_is_asked_to_end_while_its_engine_loads_leaves_nothing_either() 
     let folder = tempfile::tempdir().unwrap();
     let mut child = command(folder.path(), "", &[]).stderr(std::process::Stdio::null()).spawn().unwrap();
     let pid = child.id();
-    until("an engine", || !children(pid).is_empty(), String::new);
-    let engine = children(pid)[0];
+    let engine = engine_of(pid, String::new);
     kill(pid, "TERM");
     until("the end", || child.try_wait().unwrap().is_some(), String::new);
     assert!(!is_alive(engine));

@@ -139,16 +139,7 @@ impl Server {
 
     /// Its engine process.
     pub(crate) fn engine(&self) -> u32 {
-        let mut found = None;
-        until(
-            "an engine process",
-            || {
-                found = children(self.pid()).first().copied();
-                found.is_some()
-            },
-            || self.log(),
-        );
-        found.unwrap()
+        engine_of(self.pid(), || self.log())
     }
 
     pub(crate) fn signal(&self, signal: &str) {
@@ -344,6 +335,29 @@ fn state(pid: u32) -> Option<(char, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Waits for the engine process of a server. Its command line tells it from interpreters and workers; its number does
+/// not: the numbers of processes begin again.
+pub(crate) fn engine_of(pid: u32, log: impl Fn() -> String) -> u32 {
+    let mut found = None;
+    until(
+        "an engine process",
+        || {
+            found = children(pid)
+                .into_iter()
+                .find(|child| command_line(*child).nth(1).as_deref() == Some("engine"));
+            found.is_some()
+        },
+        log,
+    );
+    found.unwrap()
+}
+
+/// The program and the arguments of a process; none if it has ended.
+pub(crate) fn command_line(pid: u32) -> impl Iterator<Item = String> {
+    let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split_terminator('\0').map(str::to_owned).collect::<Vec<_>>().into_iter()
 }
 
 pub(crate) fn children(pid: u32) -> Vec<u32> {

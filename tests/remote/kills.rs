@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{block, fetch, poll, serving, submit, tensors, until_serving, with_blocks};
-use crate::server::{self, Server, children, is_alive};
+use crate::server::{self, Server, children, command_line, is_alive};
 
 /// Processes below one, all of them.
 fn descendants(pid: u32) -> Vec<u32> {
@@ -26,11 +26,10 @@ fn serving_in(folder: &tempfile::TempDir) -> Server {
 
 /// The processes of a server whose command line has this word.
 pub(crate) fn named(server: &Server, word: &str) -> Vec<u32> {
-    let line = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     descendants(server.pid())
         .into_iter()
         // The program and its command: what an interpreter is told to run names the others.
-        .filter(|pid| line(pid).split('\0').take(2).any(|part| part.contains(word)))
+        .filter(|pid| command_line(*pid).take(2).any(|part| part.contains(word)))
         .collect()
 }
 
