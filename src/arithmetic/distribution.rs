@@ -89,6 +89,11 @@ impl Reference {
         )
     }
 
+    /// Its logit of the token in this place.
+    pub fn logit(&self, place: usize) -> f32 {
+        self.logits[place]
+    }
+
     #[inline(always)]
     fn of(logits: Vec<f32>) -> Reference {
         let largest = finite_max(&logits);

@@ -324,6 +324,7 @@ fn bytes(output: &PlanOutput) -> u64 {
             + size_of_val(&score.ranks[..])
             + size_of_val(&score.top[..])
             + size_of_val(&score.kl[..])
+            + size_of_val(&score.top_under[..])
             + size_of_val(&score.sequences[..])
     };
     let scores: usize = output.scores.iter().map(score).sum();

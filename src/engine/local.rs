@@ -11,12 +11,14 @@ use tokio::sync::{mpsc, watch};
 use super::busy::Busy;
 use super::model::{Model, ModelError};
 use super::queue::Queue;
-use super::step::{LostStep, StepFailure, StepWork, Stepped, Turns};
+use super::step::{Hand, LostStep, StepFailure, StepWork, Stepped, Turns};
 use super::work::{Failure, Incoming, lay_out};
 use super::{Health, State};
 use crate::plan::batch::ForwardBatch;
 use crate::plan::output::{BatchOutput, Lost};
 
+/// How often the next step is looked for while the engine is held for it.
+const MOMENT: Duration = Duration::from_micros(100);
 /// The number of the only process.
 const PROCESS: u64 = 1;
 
@@ -76,6 +78,11 @@ fn compute(
                 Err(Failure::Lost(lost)) => work.answer(Err(LostStep(lost).into())),
                 Err(_) => return work.answer(Err(StepFailure::Stopped)),
             }
+            continue;
+        }
+        let (now, writing) = (Instant::now(), texts.load(Ordering::Relaxed) > 0);
+        if writing && turns.others_from(Hand::Nothing, now).is_some_and(|from| from > now) {
+            std::thread::sleep(MOMENT);
             continue;
         }
         let Some((company, batch)) = lay_out(queue.form(&budget, merges, Instant::now()), &budget) else {

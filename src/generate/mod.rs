@@ -15,7 +15,7 @@ use crate::effect::measure;
 use crate::engine::slots::{Held, Promise};
 use crate::engine::{Asker, Charge, Engine, EngineError, Errand, Turn};
 use crate::lower::generate::Generation;
-use crate::model::draw::draw;
+use crate::model::draw::Urn;
 use crate::plan::draw::{Choice, Drawn};
 use crate::plan::output::{Missing, PlanOutput, Usage, larger};
 use crate::plan::pack::Mode;
@@ -335,14 +335,14 @@ impl Job {
         scores.iter().zip(&self.generation.prompt_targets).map(of).collect()
     }
 
-    /// What a row says of the token that was drawn from it. `shadow`: the score under the branch that texts are compared with,
-    /// and the token's logit there. `None`: there is no distribution.
+    /// What a row says of its token, the one drawn or the most probable. `shadow`: the score under the branch that texts are
+    /// compared with. `None`: there is no distribution.
     fn token(
         &self,
         (branch, sample, step): (usize, u32, u32),
         score: &Score,
         drawn: Option<&Drawn>,
-        shadow: Option<(&Score, Option<f32>)>,
+        shadow: Option<&Score>,
         mut read: RowRead,
     ) -> Option<Token> {
         if score.missing.is_some() {
@@ -355,9 +355,10 @@ impl Job {
         let log = |logit: f32| f64::from(logit) - score.log_sum_exp;
         let compare = match shadow {
             None => None,
-            Some((under, logit)) => {
+            Some(under) => {
                 under.missing.is_none().then_some(())?;
-                Some((f64::from(logit?) - under.log_sum_exp, score.kl.first().copied()?))
+                let of = drawn.map_or(&score.top_under, |drawn| &drawn.also);
+                Some((f64::from(*of.first()?) - under.log_sum_exp, *score.kl.first()?))
             }
         };
         let mut score = score.clone();
@@ -475,11 +476,13 @@ impl Writing {
         let generation = &job.generation;
         let prompt = generation.prompt as usize;
         let choice = job.choice();
-        let logits =
+        let captured =
             |branch: usize| generation.branches[branch].logits.map(|i| output.captures[i].as_slice());
         for (index, branch) in generation.branches.iter().enumerate() {
             let compare = generation.compare.filter(|compare| *compare != index);
             let score = &output.scores[branch.readout];
+            let logits = captured(index).filter(|logits| !logits.is_empty() && score.missing.is_none());
+            let mut urn = logits.map(|logits| (Urn::new(logits, &choice), logits));
             for sample in 0..job.spec().samples {
                 let mut text = Written {
                     branch: index,
@@ -492,16 +495,13 @@ impl Writing {
                     deaths: 0,
                     ended: false,
                 };
-                let finite = logits(index).filter(|logits| !logits.is_empty() && score.missing.is_none());
-                let drawn = finite.map(|logits| {
-                    let (token, mass_kept) = draw(logits, &choice, job.luck(sample, 0));
-                    Drawn { token, logit: logits[token as usize], mass_kept, also: Vec::new() }
+                let drawn = urn.as_mut().map(|(urn, logits)| {
+                    let (token, mass_kept) = urn.draw(job.luck(sample, 0));
+                    let also = compare.and_then(|compare| captured(compare)?.get(token as usize).copied());
+                    let also = also.into_iter().collect();
+                    Drawn { token, logit: logits[token as usize], mass_kept, also }
                 });
-                let shadow = compare.map(|compare| {
-                    let logit = drawn.as_ref().zip(logits(compare));
-                    let logit = logit.and_then(|(drawn, logits)| logits.get(drawn.token as usize)).copied();
-                    (&output.scores[generation.branches[compare].readout], logit)
-                });
+                let shadow = compare.map(|compare| &output.scores[generation.branches[compare].readout]);
                 let read = RowRead {
                     captures: output.captures[branch.first_reads.captures.clone()].to_vec(),
                     lens: output.scores[branch.first_reads.lens.clone()].to_vec(),

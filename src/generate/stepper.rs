@@ -245,7 +245,7 @@ impl Stepper {
                 rows.push(Row { id: unit.id, text, shadow: false });
             }
         }
-        let (mut asked, mut draws, mut of_text) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut asked, mut draws, mut drawn) = (Vec::<AskedRows>::new(), Vec::new(), BTreeMap::new());
         let mut step_rows = Vec::with_capacity(rows.len());
         let (mut captures, mut next) = (Vec::with_capacity(rows.len()), 0);
         for (place, row) in rows.iter().enumerate() {
@@ -293,24 +293,31 @@ impl Stepper {
                 continue;
             }
             let compared = text.shadow.is_some();
-            asked.push(AskedRows {
+            let of_text = AskedRows {
                 count: 1 + usize::from(compared),
                 targets: generation.plan.scoring.targets[..generation.step_targets].to_vec(),
                 topk: generation.spec.most_probable(),
                 kl_refs: if compared { vec![0] } else { Vec::new() },
                 entropy: generation.reads.lens.is_some(),
-            });
+            };
+            match asked.last_mut() {
+                // What is read of several rows is read of all of them at once.
+                Some(last) if !compared && of_text == AskedRows { count: 1, ..last.clone() } => {
+                    last.count += 1
+                }
+                _ => asked.push(of_text),
+            }
             let choice = job.choice();
-            if compared || !choice.is_plain() {
+            if !choice.is_plain() {
                 let also = if compared { vec![place as u32 - 1] } else { Vec::new() };
                 let u = job.luck(sample, step);
-                of_text.insert((row.id, row.text), draws.len());
+                drawn.insert((row.id, row.text), draws.len());
                 draws.push(Draw { row: place as u32, choice, u, also });
             }
         }
         let layers = self.all[&units[0].id].job.layers;
         let batch = StepBatch::new(&step_rows, asked, draws, layers);
-        Turn { units, process, batch, rows, draws: of_text, captures }
+        Turn { units, process, batch, rows, draws: drawn, captures }
     }
 
     fn deal(&mut self, turn: Turn, result: Result<Stepped, StepFailure>) {
@@ -375,10 +382,7 @@ impl Stepper {
             let expected = job.generation.branches[text.branch].edits(step).len() as u64;
             text.receipt.count(step, expected, &changes[place]);
             let draw = turn.draws.get(&(row.id, row.text)).map(|draw| output.drawn[*draw].as_ref());
-            let shadow = text.shadow.as_ref().map(|_| {
-                let logit = draw.flatten().and_then(|drawn| drawn.also.first().copied());
-                (&scores[place - 1], logit)
-            });
+            let shadow = text.shadow.as_ref().map(|_| &scores[place - 1]);
             let read = RowRead {
                 captures: turn.captures[place]
                     .clone()

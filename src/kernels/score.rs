@@ -34,6 +34,8 @@ pub struct KlPart {
     pub mass: f64,
     /// Sum of `exp(r - M) (r - l)`, `l` being the row's logits.
     pub gap: f64,
+    /// The reference's logit of the first of [`Partial::top`].
+    pub of_top: f32,
 }
 
 /// Scores of a readout's rows from what each rank knows of them, `ranks [rank][row]`.
@@ -59,6 +61,7 @@ pub fn merge(readout: &ReadoutBatch, ranks: &[Vec<Partial>]) -> Vec<Score> {
                 .collect(),
             top: top(&parts, asked.topk as usize),
             kl: asked.kl_refs.iter().enumerate().map(reference).collect(),
+            top_under: top_under(&parts, asked.kl_refs.len()),
             entropy: asked.entropy.then(|| entropy(&parts, log_sum_exps[i])),
             ..Score::default()
         }
@@ -102,6 +105,14 @@ fn divergence(parts: &[&Partial], n: usize) -> f64 {
     let gap: f64 = parts.iter().map(|p| scaled(p, p.kl[n].gap)).sum();
     let mass: f64 = parts.iter().map(|p| scaled(p, p.kl[n].mass)).sum();
     gap / mass
+}
+
+/// Logits, under each of so many references, of the most probable token: the rank that owns it knows them.
+fn top_under(parts: &[&Partial], references: usize) -> Vec<f32> {
+    let best = |p: &&&Partial| p.top.first().map_or(f32::NEG_INFINITY, |(_, logit)| *logit);
+    // Of equal ones the lower id, which is the lower rank's.
+    let owner = parts.iter().reduce(|a, b| if best(&b) > best(&a) { b } else { a });
+    owner.map_or_else(Vec::new, |p| p.kl[..references].iter().map(|part| part.of_top).collect())
 }
 
 /// The `k` best of all ranks' best; a lower rank's ids are lower, and the sort keeps the order of equals.

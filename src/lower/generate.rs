@@ -260,7 +260,7 @@ fn lower(spec: &GenerateSpec, facts: &dyn Facts, out: &mut Problems) -> Option<G
     let prompt_targets =
         if spec.read.prompt_logprobs { base.places(&mut plan.scoring.targets) } else { Vec::new() };
     let compare = spec.compare_with.as_ref().and_then(|name| spec.branches.place(name));
-    let drawn = spec.sampling.temperature > 0.0 || !spec.sampling.logit_bias.is_empty() || compare.is_some();
+    let drawn = spec.sampling.temperature > 0.0 || !spec.sampling.logit_bias.is_empty();
     let mut branches = Vec::with_capacity(lowered.len());
     for ((name, _), (lowered, run)) in spec.branches.iter().zip(lowered.into_iter().zip(runs)) {
         let run = run?;

@@ -2,73 +2,113 @@
 
 use std::cmp::Ordering;
 
+use rayon::prelude::*;
+
 use crate::plan::draw::Choice;
 
-/// Tokens that are put in order at first; more follow, four times as many each time. At temperature 1 so many hold nine tenths of the
-/// probability in most places of a text.
+/// Tokens that are put in order at once; more follow, four times as many each time.
 const FIRST: usize = 256;
+/// How far below the largest logit the tokens lie that are looked at first; it doubles each time. Those above it hold nearly all of
+/// the probability, and are few.
+const DEPTH: f64 = 8.0;
+/// So many weights are added up one after the other.
+const STRETCH: usize = 4096;
 
 /// The token drawn, and the share of the probability that the filters left to draw from. `logits`: of the whole vocabulary, finite.
 /// `u`: in `[0, 1)`.
+pub fn draw(logits: &[f32], choice: &Choice, u: f64) -> (u32, f64) {
+    Urn::new(logits, choice).draw(u)
+}
+
+/// What tokens are drawn from, as often as wanted.
 ///
 /// In f64: the logits divided by the temperature, with the bias added, are put in order (equal ones by id); `top_k`, `top_p` and
-/// `min_p` each keep tokens from the first on; and the first whose cumulative share of what is kept exceeds `u` is drawn.
-pub fn draw(logits: &[f32], choice: &Choice, u: f64) -> (u32, f64) {
-    let divisor = if choice.temperature == 0.0 { 1.0 } else { choice.temperature };
-    let mut scaled: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) / divisor).collect();
-    for (token, bias) in &choice.bias {
-        if let Some(logit) = scaled.get_mut(*token as usize) {
-            *logit += bias;
-        }
-    }
-    let mut order = Order::new(&scaled);
-    if choice.temperature == 0.0 {
-        return (order.get(0), 1.0);
-    }
-    let largest = scaled[order.get(0) as usize];
-    let weight = |token: u32| (scaled[token as usize] - largest).exp();
-    let total: f64 = (0..scaled.len() as u32).map(weight).sum();
-    let all = scaled.len();
-    let by_count = if choice.top_k == 0 { all } else { (choice.top_k as usize).min(all) };
-    let mut count = by_count;
-    let mut kept = if by_count == all { total } else { (0..by_count).map(|i| weight(order.get(i))).sum() };
-    if choice.top_p < 1.0 || choice.min_p > 0.0 {
-        let enough = choice.top_p * kept;
-        let mut sum = 0.0;
-        count = 0;
-        while count < by_count {
-            let own = weight(order.get(count));
-            // The most probable token is always kept.
-            if count > 0 && (own < choice.min_p || (choice.top_p < 1.0 && sum >= enough)) {
-                break;
+/// `min_p` each keep tokens from the first on; and the first whose cumulative share of what is kept exceeds a number is drawn.
+#[derive(Debug)]
+pub struct Urn {
+    order: Order,
+    /// Whether the most probable token is taken.
+    greedy: bool,
+    /// How many tokens the filters left, and the weight of these.
+    count: usize,
+    kept: f64,
+    /// The weight of all.
+    total: f64,
+}
+
+impl Urn {
+    /// Of such a distribution. `logits`: of the whole vocabulary, finite.
+    pub fn new(logits: &[f32], choice: &Choice) -> Urn {
+        // A temperature that takes logits beyond what f64 holds is 0 in all but name.
+        let holds = |logit: &f32| (f64::from(*logit) / choice.temperature).is_finite();
+        let greedy = choice.temperature == 0.0 || !logits.iter().all(holds);
+        let divisor = if greedy { 1.0 } else { choice.temperature };
+        let mut scaled: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) / divisor).collect();
+        for (token, bias) in &choice.bias {
+            if let Some(logit) = scaled.get_mut(*token as usize) {
+                *logit += bias;
             }
-            sum += own;
-            count += 1;
         }
-        kept = sum;
-    }
-    let wanted = u * kept;
-    let mut sum = 0.0;
-    for i in 0..count {
-        sum += weight(order.get(i));
-        if sum > wanted {
-            return (order.get(i), kept / total);
+        let all = scaled.len();
+        let mut order = Order::new(scaled);
+        if greedy {
+            return Urn { order, greedy, count: all, kept: 1.0, total: 1.0 };
         }
+        let total = order.total();
+        let by_count = if choice.top_k == 0 { all } else { (choice.top_k as usize).min(all) };
+        let mut count = by_count;
+        let mut kept = if by_count == all { total } else { (0..by_count).map(|i| order.weight(i)).sum() };
+        if choice.top_p < 1.0 || choice.min_p > 0.0 {
+            let enough = choice.top_p * kept;
+            let mut sum = 0.0;
+            count = 0;
+            while count < by_count {
+                let own = order.weight(count);
+                // The most probable token is always kept.
+                if count > 0 && (own < choice.min_p || (choice.top_p < 1.0 && sum >= enough)) {
+                    break;
+                }
+                sum += own;
+                count += 1;
+            }
+            kept = sum;
+        }
+        Urn { order, greedy, count, kept, total }
     }
-    // Sums in another order round otherwise: what is left over is the last token's.
-    (order.get(count - 1), kept / total)
+
+    /// The token drawn, and the share of the probability that the filters left to draw from. `u`: in `[0, 1)`.
+    pub fn draw(&mut self, u: f64) -> (u32, f64) {
+        if self.greedy {
+            return (self.order.get(0), 1.0);
+        }
+        let wanted = u * self.kept;
+        let mut sum = 0.0;
+        for i in 0..self.count {
+            sum += self.order.weight(i);
+            if sum > wanted {
+                return (self.order.get(i), self.kept / self.total);
+            }
+        }
+        // Sums in another order round otherwise: what is left over is the last token's.
+        (self.order.get(self.count - 1), self.kept / self.total)
+    }
 }
 
 /// Tokens by their logits, the largest first, put in order as far as they are asked for.
-struct Order<'l> {
-    logits: &'l [f64],
+#[derive(Debug)]
+struct Order {
+    logits: Vec<f64>,
+    largest: f64,
+    /// Those whose logits lie at most so far below the largest, the first of them in order.
     tokens: Vec<u32>,
+    depth: f64,
     sorted: usize,
 }
 
-impl<'l> Order<'l> {
-    fn new(logits: &'l [f64]) -> Self {
-        Self { logits, tokens: (0..logits.len() as u32).collect(), sorted: 0 }
+impl Order {
+    fn new(logits: Vec<f64>) -> Order {
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Order { logits, largest, tokens: Vec::new(), depth: 0.0, sorted: 0 }
     }
 
     /// The `i`th token.
@@ -79,8 +119,23 @@ impl<'l> Order<'l> {
         self.tokens[i]
     }
 
+    /// The weight of the `i`th token, the first of which weighs 1.
+    fn weight(&mut self, i: usize) -> f64 {
+        let token = self.get(i) as usize;
+        (self.logits[token] - self.largest).exp()
+    }
+
+    /// The weight of all tokens. How it is added up depends on the vocabulary alone.
+    fn total(&self) -> f64 {
+        let stretch = |logits: &[f64]| logits.iter().map(|logit| (logit - self.largest).exp()).sum();
+        self.logits.par_chunks(STRETCH).map(stretch).collect::<Vec<f64>>().iter().sum()
+    }
+
     fn extend(&mut self) {
-        let logits = self.logits;
+        while self.sorted == self.tokens.len() {
+            self.deepen();
+        }
+        let logits = &self.logits;
         let before = |a: &u32, b: &u32| -> Ordering {
             let (x, y) = (logits[*a as usize], logits[*b as usize]);
             y.partial_cmp(&x).unwrap_or(Ordering::Equal).then(a.cmp(b))
@@ -92,6 +147,17 @@ impl<'l> Order<'l> {
         }
         rest[..more].sort_unstable_by(before);
         self.sorted += more;
+    }
+
+    /// Adds the tokens that lie next below those there.
+    fn deepen(&mut self) {
+        let above = (self.depth > 0.0).then(|| self.largest - self.depth);
+        self.depth = if above.is_none() { DEPTH } else { 2.0 * self.depth };
+        // Logits may be so large that a little less of them is the same number, but not for ever.
+        let floor = if self.depth.is_finite() { self.largest - self.depth } else { f64::NEG_INFINITY };
+        let is_next = |logit: f64| logit >= floor && above.is_none_or(|above| logit < above);
+        let found = (0..).zip(&self.logits).filter(|(_, logit)| is_next(**logit)).map(|(token, _)| token);
+        self.tokens.extend(found);
     }
 }
 
@@ -146,6 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_put_in_order_wherever_the_logits_lie() {
+        for (scale, shift) in [(1.0, 0.0), (1e-3, 5.0), (1e6, -3.0), (1e30, 0.0), (0.0, 2.0)] {
+            let scaled: Vec<f64> =
+                logits(11, 5000).iter().map(|logit| f64::from(*logit) * scale + shift).collect();
+            let mut expected: Vec<u32> = (0..5000).collect();
+            expected.sort_by(|a, b| scaled[*b as usize].total_cmp(&scaled[*a as usize]));
+            let mut order = Order::new(scaled);
+            let found: Vec<u32> = (0..5000).map(|i| order.get(i)).collect();
+            assert!(found == expected, "{scale} {shift}");
+        }
+    }
+
+    #[test]
     fn frequencies_are_the_probabilities() {
         let logits = [1.0, 0.0, -1.0, 0.5, -3.0, 1.0];
         let weights = logits.map(|logit: f32| f64::from(logit / 0.7).exp());
@@ -195,6 +274,7 @@ mod tests {
             assert!(logits[draw(&logits, &sharp, u).0 as usize] >= largest - 0.25);
             assert!((draw(&logits, &plain(100.0), u).0 as usize) < 3000);
         }
+        assert_eq!(draw(&logits, &plain(f64::MIN_POSITIVE / 1e15), 0.9), draw(&logits, &Choice::GREEDY, 0.9));
         // The last number is the last token's, which is the least probable.
         let last = draw(&logits, &plain(1.0), 1.0 - f64::EPSILON / 2.0).0;
         assert!(logits[last as usize] < 0.0);

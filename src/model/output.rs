@@ -1,6 +1,9 @@
 //! What a rank gives back for a batch, and how the ranks' parts are put together.
 
+use std::borrow::Cow;
 use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::draw::draw;
 use crate::kernels::{Partial, merge};
@@ -85,21 +88,28 @@ pub fn join(batch: &ForwardBatch, ranks: Vec<RankOutput>) -> BatchOutput {
 /// What is drawn from the logits of a step's rows, of which each rank has its own columns.
 fn drawn(step: &StepDraws, ranks: &[&[f32]]) -> Vec<Option<Drawn>> {
     let rows = step.rows();
-    let logits = |row: u32| -> Vec<f32> {
+    let parts = |row: u32| {
         let place = rows.binary_search(&row).expect("BUG: all rows that are drawn from are read");
-        let of_rank = |all: &&[f32]| all.len() / rows.len();
-        ranks.iter().flat_map(|all| &all[place * of_rank(all)..][..of_rank(all)]).copied().collect()
+        let count = rows.len();
+        ranks.iter().map(move |all| {
+            let own = all.len() / count;
+            &all[place * own..][..own]
+        })
     };
+    let logit = |row: u32, token: u32| parts(row).flatten().nth(token as usize).copied();
     let draw = |Draw { row, choice, u, also }: &Draw| {
-        let own = logits(*row);
         // A single logit that is NaN or infinite leaves no distribution.
-        own.iter().all(|logit| logit.is_finite()).then(|| {
+        parts(*row).flatten().all(|logit| logit.is_finite()).then(|| {
+            let own: Cow<'_, [f32]> = match ranks {
+                [_] => parts(*row).next().unwrap_or_default().into(),
+                _ => parts(*row).flatten().copied().collect::<Vec<f32>>().into(),
+            };
             let (token, mass_kept) = draw(&own, choice, *u);
-            let also = also.iter().map(|row| logits(*row)[token as usize]).collect();
+            let also = also.iter().filter_map(|row| logit(*row, token)).collect();
             Drawn { token, logit: own[token as usize], mass_kept, also }
         })
     };
-    step.draws.iter().map(draw).collect()
+    step.draws.par_iter().map(draw).collect()
 }
 
 /// The rows of a capture from its columns.

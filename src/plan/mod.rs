@@ -337,6 +337,8 @@ pub struct Score {
     pub top: Vec<(u32, f32)>,
     /// `KL(reference || this)` in nats for each of [`Scoring::kl_refs`].
     pub kl: Vec<f64>,
+    /// Logit of the most probable token under each of these references.
+    pub top_under: Vec<f32>,
     /// Entropy of the distribution in nats, if [`Scoring::entropy`].
     pub entropy: Option<f64>,
     /// Natural log of the probability of each of [`Scoring::sequences`]; empty where none is scored.

@@ -81,6 +81,40 @@ async fn every_token_is_that_of_a_whole_forward_and_nulls_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_text_is_compared_with_what_the_other_branch_says_of_its_tokens() {
+    let state = tiny();
+    let mut drawn = body();
+    drawn["sampling"] = json!({"temperature": 1.0, "seed": 5});
+    let mut biased = body();
+    biased["sampling"] = json!({"logit_bias": {"70": 100}});
+    for body in [body(), drawn, biased] {
+        let answer = ok(&state, "/v1/generate", &body).await;
+        let prompt: Vec<u64> = answer["prompt"]["tokens"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["id"].as_u64().unwrap())
+            .collect();
+        for branch in ["scheduled", "reads"] {
+            let text = sample(&answer, branch);
+            let written = ids(text);
+            assert_eq!(text["compare"]["kl"].as_array().unwrap().len(), written.len());
+            for (step, token) in written.iter().enumerate() {
+                let tokens = [&prompt[..], &written[..step]].concat();
+                // The branch that it is compared with writes nothing.
+                let run = json!({"tokens": tokens, "targets": {"t": [token]}, "metrics": ["logprob:t"]});
+                let run = ok(&state, "/v1/run", &run).await;
+                assert_eq!(
+                    run["runs"]["run"]["metrics"]["logprob:t"], text["compare"]["logprob"][step],
+                    "{branch}, step {step} of {}",
+                    body["sampling"]
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn texts_are_the_same_in_any_company_and_places_come_back() {
     let state = tiny();
     let slots = state.service().unwrap().engine.slots().clone();

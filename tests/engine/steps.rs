@@ -1,6 +1,7 @@
 //! Steps of generation: a new row that sees the keys its text has kept has the bits that it has in one forward over the whole
 //! text. With controls that show the test can fail.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mediant::engine::Model;
@@ -301,6 +302,32 @@ fn every_step_has_the_bits_of_one_forward_over_the_whole_text_in_every_dtype_on_
     }
 }
 
+#[test]
+fn a_step_beside_sixty_three_others_has_the_bits_of_the_whole_text() {
+    const COMPANY: usize = 64;
+    let few = texts("tiny_llama");
+    let mut all = texts("tiny_llama");
+    let used: BTreeSet<u32> = few.iter().flat_map(|text| text.slots.iter().copied()).collect();
+    let mut free = (0..SLOTS as u32).filter(|slot| !used.contains(slot));
+    while all.len() < COMPANY {
+        let own = all[0].slots[..PROMPT.len()].iter().copied().chain(free.by_ref().take(2)).collect();
+        let tokens = (0..STEPS as u32).map(|step| (31 * all.len() as u32 + step) % 512).collect();
+        all.push(Text { tokens, steps: vec![Vec::new(); STEPS], slots: own, ..text_like(&few[5]) });
+    }
+    let which: Vec<usize> = (0..COMPANY).collect();
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        let (mut model, _) = ranks(&golden("tiny_llama"), 1, dtype);
+        let expected = whole(&mut model, &few);
+        prefill(&mut model, &all, &which, 100_000);
+        for i in 1..=2 {
+            let scores = model.forward(&Arc::new(step(&all, &which, i).batch)).unwrap().scores;
+            for (text, score) in scores.iter().enumerate().take(few.len()) {
+                assert_eq!(score.logits, expected.0[text][i].logits, "{dtype:?}, text {text}, step {i}");
+            }
+        }
+    }
+}
+
 fn faulty(fault: Fault) -> Decoder<Faulty> {
     let inner = Cpu::new(2, Dtype::F32).unwrap();
     on(Faulty { inner, fault }, Shard::whole(&config(&golden("tiny_llama"))))
@@ -433,6 +460,74 @@ fn a_token_is_drawn_from_the_logits_of_all_ranks() {
         drawn.push(of.iter().map(|drawn| drawn.token).collect::<Vec<_>>());
     }
     assert!(drawn.iter().all(|tokens| *tokens == drawn[0]));
+}
+
+/// Asks for the divergence of each row from the first of its stretch, whose most probable token is looked up there too.
+fn against_first(count: usize) -> AskedRows {
+    AskedRows { kl_refs: vec![0], ..asked(count) }
+}
+
+/// The score of a row says of the reference's row what the reference's own score says, which has all logits.
+fn compares(score: &Score, reference: &Score, at: &str) {
+    let best = score.top[0].0 as usize;
+    assert_eq!(score.top_under, [reference.logits[best]], "{at}: the logit of the most probable token");
+    let logprob = |score: &Score, i: usize| f64::from(score.logits[i]) - score.log_sum_exp;
+    let kl: f64 =
+        (0..512).map(|i| logprob(reference, i).exp() * (logprob(reference, i) - logprob(score, i))).sum();
+    assert!((score.kl[0] - kl).abs() < 1e-6, "{at}: {} is not {kl}", score.kl[0]);
+}
+
+#[test]
+fn a_text_is_compared_with_another_branch_where_it_is_scored_in_any_company_on_any_ranks() {
+    let texts = texts("tiny_llama");
+    for (dtype, world) in [Dtype::F32, Dtype::Bf16].into_iter().flat_map(|d| WORLDS.map(|w| (d, w))) {
+        let (mut model, _) = ranks(&golden("tiny_llama"), world, dtype);
+        // Text 3 beside text 0 and text 4 beside text 2; of the first pair in other company too.
+        let of_pairs: Vec<Vec<Score>> = [&[0, 3][..], &[1, 0, 3], &[0, 3, 2, 4]]
+            .iter()
+            .map(|which| {
+                prefill(&mut model, &texts, which, 100_000);
+                let mut step = step(&texts, which, 1);
+                step.batch.readout.asked = match which.len() {
+                    2 => vec![against_first(2)],
+                    3 => vec![asked(1), against_first(2)],
+                    _ => vec![against_first(2), against_first(2)],
+                };
+                model.forward(&Arc::new(step.batch)).unwrap().scores
+            })
+            .collect();
+        let at = format!("{dtype:?} on {world}");
+        let [alone, behind, beside] = &of_pairs[..] else { unreachable!() };
+        assert_eq!((&alone[..], &alone[..]), (&behind[1..], &beside[..2]), "{at}: company changes nothing");
+        assert!(alone[1].kl[0] > 1e-4 && alone[1].top_under[0] != alone[1].top[0].1, "{at}: branches differ");
+        for (score, reference) in [(1, 0), (3, 2)] {
+            compares(&beside[score], &beside[reference], &at);
+        }
+        assert_eq!((beside[0].kl[0], beside[0].top_under[0]), (0.0, beside[0].top[0].1), "{at}: with itself");
+    }
+}
+
+#[test]
+fn many_rows_are_compared_as_few_are() {
+    let (mut model, _) = ranks(&golden("tiny_llama"), 2, Dtype::F32);
+    let mut plan = Plan::default();
+    let root = plan.root(Arc::from(&PROMPT[..]));
+    for i in 0..130_u32 {
+        let source =
+            Source::Constant(uniform(&format!("row {i}"), width("tiny_llama", Site::ResidPost)).into());
+        let run = plan.branch(root, vec![edit(i % LAYERS, Site::ResidPost, 1, Op::add(source))]);
+        (2..7).for_each(|position| {
+            plan.read(run, position);
+        });
+    }
+    scoring(&mut plan);
+    plan.scoring.kl_refs = vec![0, 6];
+    let together = run(&mut model, LAYERS, &plan, 100_000, Mode::Branching).scores;
+    assert_eq!(together, run(&mut model, LAYERS, &plan, 60, Mode::Branching).scores);
+    for score in &together {
+        let of = |reference: usize| together[reference].logits[score.top[0].0 as usize];
+        assert_eq!(score.top_under, [of(0), of(6)]);
+    }
 }
 
 /// A text of `tests/python/make_tiny_text_golden.py`.

@@ -15,7 +15,7 @@ use super::super::process::unpacked;
 use super::super::queue::Queue;
 use super::super::row_budget::RowBudget;
 use super::super::shared::Folder;
-use super::super::step::{LostStep, StepFailure, StepWork, Stepped, Turns};
+use super::super::step::{Hand, LostStep, StepFailure, StepWork, Stepped, Turns};
 use super::super::wire::{self, FromEngine, Order, Output, ToEngine, WireError};
 use super::super::work::{Company, Failure, Incoming, Piece, lay_out, size};
 use super::super::{Health, State};
@@ -334,23 +334,22 @@ impl Supervisor {
         if self.queue.is_empty() || self.laying.is_some() || !self.waiting.is_empty() {
             return None;
         }
-        match self.flights.front() {
-            None => {
-                let now = Instant::now();
-                let steps = self.turns.held_until().filter(|_| self.are_writing()).map(Instant::from_std);
-                let held = self.queue.held_until(budget, now.into_std()).map_or(now, Instant::from_std);
-                Some(steps.map_or(held, |until| until.max(held)))
-            }
-            // The next step comes between two batches.
-            Some(Flight { asked: Whose::Plans(_), .. }) if self.are_writing() => None,
-            Some(flight)
-                if self.flights.len() < AHEAD && self.queue.is_ripe(budget, Instant::now().into_std()) =>
-            {
+        let now = Instant::now().into_std();
+        let hand = match self.flights.front() {
+            None => Hand::Nothing,
+            Some(Flight { asked: Whose::Step(_), .. }) => Hand::Step,
+            Some(_) => Hand::Others,
+        };
+        let from = if self.are_writing() { self.turns.others_from(hand, now)? } else { now };
+        let wanted = match self.flights.front() {
+            None => self.queue.held_until(budget, now).map_or(now, |until| until.max(now)).into(),
+            Some(flight) if self.flights.len() < AHEAD && self.queue.is_ripe(budget, now) => {
                 let expected = self.watchdog.expected(flight.flops(budget));
-                Some(self.since + expected.saturating_sub(self.lead))
+                self.since + expected.saturating_sub(self.lead)
             }
-            Some(_) => None,
-        }
+            Some(_) => return None,
+        };
+        Some(wanted.max(from.into()))
     }
 
     /// Whether texts are being written.

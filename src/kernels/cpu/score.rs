@@ -24,9 +24,15 @@ pub(super) fn score(
     ranks: &dyn Collective<[f32]>,
 ) -> Vec<Partial> {
     let unembed_rows = |rows: &[f32]| pool.install(|| logits(rows, x.columns(), unembed));
+    // Where all rows are held at once, the references are among them, and the weights are read once.
+    let mut held = (x.rows() <= BLOCK).then(|| unembed_rows(x.data()));
     let references = |(rows, asked): (Range<usize>, &AskedRows)| -> Vec<Reference> {
-        let row = |r: &u32| x.row(rows.start + *r as usize);
-        asked.kl_refs.iter().map(|r| Reference::new(unembed_rows(row(r)))).collect()
+        let of = |r: &u32| {
+            let row = rows.start + *r as usize;
+            let own = held.as_ref().map(|held| held[row * unembed.outputs()..][..unembed.outputs()].to_vec());
+            Reference::new(own.unwrap_or_else(|| unembed_rows(x.row(row))))
+        };
+        asked.kl_refs.iter().map(of).collect()
     };
     let references: Vec<Vec<Reference>> = readout.stretches().map(references).collect();
     let searches = readout.asked.iter().zip(&references);
@@ -36,7 +42,7 @@ pub(super) fn score(
     let searches: Vec<Search<'_>> = searches.collect();
     let mut partials = Vec::with_capacity(x.rows());
     for (rows, searches) in x.data().chunks(BLOCK * x.columns()).zip(searches.chunks(BLOCK)) {
-        let logits = unembed_rows(rows);
+        let logits = held.take().unwrap_or_else(|| unembed_rows(rows));
         let rows = || logits.chunks_exact(unembed.outputs()).zip(searches);
         let target =
             |row: &[f32], t: u32| t.checked_sub(own.start).and_then(|t| row.get(t as usize)).copied();
@@ -73,6 +79,8 @@ fn search<'a>(asked: &'a AskedRows, first: u32, references: &'a [Reference]) -> 
 fn partial(search: Search<'_>, logits: &[f32], targets: &[f32]) -> Partial {
     let found = search.scan(logits, targets);
     let kl = search.references.iter().zip(found.gaps);
+    let best = found.top.first().map(|(id, _)| (id - search.first) as usize);
+    let of_top = |r: &Reference| best.map_or(f32::NAN, |best| r.logit(best));
     Partial {
         largest: found.largest,
         mass: found.mass,
@@ -80,7 +88,7 @@ fn partial(search: Search<'_>, logits: &[f32], targets: &[f32]) -> Partial {
         logits: targets.to_vec(),
         before: found.before,
         top: found.top,
-        kl: kl.map(|(r, gap)| KlPart { largest: r.largest, mass: r.mass, gap }).collect(),
+        kl: kl.map(|(r, gap)| KlPart { largest: r.largest, mass: r.mass, gap, of_top: of_top(r) }).collect(),
     }
 }
 
@@ -159,7 +167,9 @@ mod tests {
         let (whole, broken) = (scores(3.0), scores(f32::NAN));
         assert_eq!((broken[0].missing, broken[1].missing), (Some(Missing::NotFinite), None));
         assert!(broken[1].kl[0].is_nan() && broken[1].kl[1] == 0.0);
-        assert_eq!(Score { kl: vec![], ..broken[1].clone() }, Score { kl: vec![], ..whole[1].clone() });
+        assert!(broken[1].top_under[0].is_nan() && broken[1].top_under[1] == whole[1].top_under[1]);
+        let without = |score: &Score| Score { kl: vec![], top_under: vec![], ..score.clone() };
+        assert_eq!(without(&broken[1]), without(&whole[1]));
     }
 
     #[test]

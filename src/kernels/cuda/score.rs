@@ -26,6 +26,8 @@ const GATHERED: usize = 10;
 
 /// Largest logit, mass and expectation of each row.
 const SUMS_PER_ROW: usize = 3;
+/// Of each row and reference: the reference's largest logit and its mass, the gap, the reference's logit of the row's best token.
+const GAPS_PER_PAIR: usize = 4;
 
 impl Cuda {
     /// See [`crate::kernels::Kernels::logits`].
@@ -80,18 +82,19 @@ impl Cuda {
             asked.kl_refs.iter().map(|r| rows.start as u32 + r).collect()
         };
         let refs: Vec<u32> = readout.stretches().flat_map(refs).collect();
-        if refs.is_empty() {
+        // Where all rows are held at once, the references are among them.
+        if refs.is_empty() || x.rows <= ROWS {
             return self.partials_against(x, unembed, own, readout, None);
         }
         self.logits_of(x, &refs, unembed, REFERENCES, |logits| {
             self.reading(REFERENCE_SUMS, refs.len() * SUMS_PER_ROW * 8, |sums| {
                 self.sums_of(logits, refs.len(), own.len(), sums.arg());
-                let host = self.device.download::<f64>(sums, refs.len() * SUMS_PER_ROW);
-                self.partials_against(x, unembed, own, readout, Some(&References { logits, sums, host }))
+                self.partials_against(x, unembed, own, readout, Some(&References { logits, sums }))
             })
         })
     }
 
+    /// `references`: unless they are among the rows of the one block that there is.
     fn partials_against(
         &self,
         x: &Matrix,
@@ -106,30 +109,72 @@ impl Cuda {
             let first = partials.len();
             let stretches = stretches_of(readout, first..first + rows.len());
             let block = self.logits_of(x, rows, unembed, LOGITS, |logits| {
-                self.block_of(logits, rows.len(), &own, &stretches, references)
+                self.reading(SUMS, rows.len() * SUMS_PER_ROW * 8, |sums| {
+                    self.sums_of(logits, rows.len(), own.len(), sums.arg());
+                    let pairs = pairs_of(&stretches, references.is_none());
+                    let among = References { logits, sums };
+                    let references = references.unwrap_or(&among);
+                    self.block_of(logits, sums, rows.len(), &own, &stretches, (references, &pairs))
+                })
             });
-            partials.extend(block.into_partials(&stretches, references));
+            partials.extend(block.into_partials(&stretches));
         }
         partials
     }
 
+    /// `against`: the references, and which row is compared with which.
     fn block_of(
         &self,
         logits: &Buffer,
+        sums: &Buffer,
         rows: usize,
         own: &Range<u32>,
         stretches: &[Stretch<'_>],
-        references: Option<&References<'_>>,
+        (references, pairs): (&References<'_>, &[[u32; 2]]),
     ) -> BlockSums {
         let device = &self.device;
         let (first, width) = (Arg::from(own.start), Arg::from(own.len() as u32));
-        let logits_of = |stretch: &Stretch<'_>| logits.at(stretch.rows.start * own.len() * 4);
-        let sums = self.reading(SUMS, rows * SUMS_PER_ROW * 8, |buffer| {
-            self.sums_of(logits, rows, own.len(), buffer.arg());
-            device.download::<f64>(buffer, rows * SUMS_PER_ROW)
+        let (target_logits, before) = self.targets_of(logits, own, stretches);
+        // The first tokens of a longer list are those of a shorter one.
+        let topk = stretches.iter().map(|of| of.asked.topk as usize).max().unwrap_or(0);
+        let (top, top_ids, gaps) = self.reading(TOP, rows * topk * 4, |values| {
+            self.reading(TOP_IDS, rows * topk * 4, |ids| {
+                let k = Arg::from(topk as u32);
+                let args = [logits.arg(), values.arg(), ids.arg(), k, first, width];
+                device.launch("top_tokens", Shape::blocks(rows, THREADS), args);
+                let gaps = self.reading(GAPS, pairs.len() * GAPS_PER_PAIR * 8, |gaps| {
+                    if pairs.is_empty() {
+                        return Vec::new();
+                    }
+                    let table = device.table(pairs);
+                    let (refs, of_refs) = (references.logits.arg(), references.sums.arg());
+                    let args = [logits.arg(), refs, of_refs, table, ids.arg(), k, gaps.arg(), first, width];
+                    device.launch("divergence", Shape::blocks(pairs.len(), THREADS), args);
+                    device.download::<f64>(gaps, pairs.len() * GAPS_PER_PAIR)
+                });
+                let (top, ids) = (device.download(values, rows * topk), device.download(ids, rows * topk));
+                (top, ids, gaps)
+            })
         });
+        let sums = device.download::<f64>(sums, rows * SUMS_PER_ROW);
+        BlockSums { sums, target_logits, before, topk, top, top_ids, gaps }
+    }
+
+    /// The logit of each target of each row, whoever owns it, and how many own tokens come before it.
+    fn targets_of(
+        &self,
+        logits: &Buffer,
+        own: &Range<u32>,
+        stretches: &[Stretch<'_>],
+    ) -> (Vec<f32>, Vec<u32>) {
+        let device = &self.device;
+        let (first, width) = (Arg::from(own.start), Arg::from(own.len() as u32));
+        let logits_of = |stretch: &Stretch<'_>| logits.at(stretch.rows.start * own.len() * 4);
         let picks = stretches.last().map_or(0, |last| last.first_pick + last.picks());
-        let (target_logits, before) = self.reading(TARGETS, picks * 4, |picked| {
+        if picks == 0 {
+            return (Vec::new(), Vec::new());
+        }
+        self.reading(TARGETS, picks * 4, |picked| {
             self.reading(BEFORE, picks * 4, |before| {
                 let ids: Vec<u32> = stretches.iter().flat_map(|of| &of.asked.targets).copied().collect();
                 let table = device.table(&ids);
@@ -140,7 +185,7 @@ impl Cuda {
                     let args = [logits_of(of), table_of(of), out, n.into(), targets.into(), first, width];
                     device.launch("pick_targets", Shape::blocks(of.picks().div_ceil(256), 256), args);
                 }
-                if let Some(nccl) = self.nccl.as_ref().filter(|_| picks > 0) {
+                if let Some(nccl) = &self.nccl {
                     nccl.sum_owned(device, picked.arg(), picks);
                 }
                 for of in stretches.iter().filter(|of| of.picks() > 0) {
@@ -152,40 +197,28 @@ impl Cuda {
                 }
                 (device.download::<f32>(picked, picks), device.download::<u32>(before, picks))
             })
-        });
-        // The first tokens of a longer list are those of a shorter one.
-        let topk = stretches.iter().map(|of| of.asked.topk as usize).max().unwrap_or(0);
-        let (top, top_ids) = self.reading(TOP, rows * topk * 4, |values| {
-            self.reading(TOP_IDS, rows * topk * 4, |ids| {
-                let args = [logits.arg(), values.arg(), ids.arg(), (topk as u32).into(), first, width];
-                device.launch("top_tokens", Shape::blocks(rows, THREADS), args);
-                (device.download::<f32>(values, rows * topk), device.download::<u32>(ids, rows * topk))
-            })
-        });
-        let all_gaps = stretches.last().map_or(0, |last| last.first_gap + last.gaps());
-        let gaps = references.map_or_else(Vec::new, |References { logits: refs, sums, .. }| {
-            self.reading(GAPS, all_gaps * 16, |gaps| {
-                for of in stretches.iter().filter(|of| of.gaps() > 0) {
-                    let n = of.asked.kl_refs.len() as u32;
-                    let shape = Shape { grid: (of.rows.len() as u32, n), block: THREADS, shared: 0 };
-                    let of_refs = refs.at(of.first_ref * own.len() * 4);
-                    let of_sums = sums.at(of.first_ref * SUMS_PER_ROW * 8);
-                    let args = [logits_of(of), of_refs, of_sums, gaps.at(of.first_gap * 16), n.into(), width];
-                    device.launch("divergence", shape, args);
-                }
-                device.download::<f64>(gaps, all_gaps * 2)
-            })
-        });
-        BlockSums { sums, target_logits, before, topk, top, top_ids, gaps }
+        })
     }
 }
 
-/// The reference distributions of a readout, stretch by stretch.
+/// The reference distributions of a readout, stretch by stretch, or all rows where the references are among them.
 struct References<'a> {
     logits: &'a Buffer,
     sums: &'a Buffer,
-    /// The same sums.
-    host: Vec<f64>,
+}
+
+/// For each row of a block and each of its references, one after the other, which row that is and which reference. `among`: whether
+/// references are counted as rows of the block.
+fn pairs_of(stretches: &[Stretch<'_>], among: bool) -> Vec<[u32; 2]> {
+    let of_stretch = |of: &Stretch<'_>| {
+        let reference = |(i, r): (usize, &u32)| {
+            if among { of.rows.start as u32 + r } else { (of.first_ref + i) as u32 }
+        };
+        let references: Vec<u32> = of.asked.kl_refs.iter().enumerate().map(reference).collect();
+        let pairs = |row: usize| references.iter().map(|r| [row as u32, *r]).collect::<Vec<_>>();
+        of.rows.clone().flat_map(pairs).collect::<Vec<_>>()
+    };
+    stretches.iter().flat_map(of_stretch).collect()
 }
 
 /// The rows of a block of which the same is read, and where that stands among the block's.
@@ -240,16 +273,12 @@ struct BlockSums {
     topk: usize,
     top: Vec<f32>,
     top_ids: Vec<u32>,
-    /// (mass, gap) by row and reference.
+    /// See [`GAPS_PER_PAIR`].
     gaps: Vec<f64>,
 }
 
 impl BlockSums {
-    fn into_partials(
-        self,
-        stretches: &[Stretch<'_>],
-        references: Option<&References<'_>>,
-    ) -> impl Iterator<Item = Partial> {
+    fn into_partials(self, stretches: &[Stretch<'_>]) -> impl Iterator<Item = Partial> {
         let rows = stretches.iter().flat_map(|of| of.rows.clone().map(move |row| (of, row)));
         rows.map(move |(of, row)| {
             let (targets, n) = (of.asked.targets.len(), of.asked.kl_refs.len());
@@ -258,9 +287,13 @@ impl BlockSums {
             let of_targets = of.first_pick + in_stretch * targets..of.first_pick + (in_stretch + 1) * targets;
             let top = row * self.topk..row * self.topk + of.asked.topk as usize;
             let top = self.top[top.clone()].iter().zip(&self.top_ids[top]);
-            let gaps = self.gaps.chunks_exact(2).skip(of.first_gap + in_stretch * n).take(n);
-            let reference_sums = references.map_or(&[][..], |references| &references.host);
-            let largest = reference_sums.chunks_exact(SUMS_PER_ROW).skip(of.first_ref);
+            let gaps = self.gaps.chunks_exact(GAPS_PER_PAIR).skip(of.first_gap + in_stretch * n).take(n);
+            let part = |gaps: &[f64]| KlPart {
+                largest: gaps[0] as f32,
+                mass: gaps[1],
+                gap: gaps[2],
+                of_top: gaps[3] as f32,
+            };
             Partial {
                 largest: sums[0] as f32,
                 mass: sums[1],
@@ -268,10 +301,7 @@ impl BlockSums {
                 logits: self.target_logits[of_targets.clone()].to_vec(),
                 before: self.before[of_targets].to_vec(),
                 top: top.filter(|(_, id)| **id != u32::MAX).map(|(l, id)| (*id, *l)).collect(),
-                kl: gaps
-                    .zip(largest)
-                    .map(|(pair, sums)| KlPart { largest: sums[0] as f32, mass: pair[0], gap: pair[1] })
-                    .collect(),
+                kl: gaps.map(part).collect(),
             }
         })
     }

@@ -1,7 +1,7 @@
 //! `mediant bench generate`: what steps of generated text cost, over HTTP, against clean runs and against one another. All of it is
 //! measured in turn, so that a machine that slows down slows all.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
@@ -21,6 +21,9 @@ const STEPS: u32 = 48;
 /// Texts beside a trace, and noise samples of that.
 const BESIDE: usize = 4;
 const TRACE_SAMPLES: u32 = 8;
+/// The text beside the trace takes about so much of its time, if it is alone, and not more steps.
+const TEXT_OF_TRACE: f64 = 0.4;
+const MOST_STEPS: f64 = 512.0;
 
 /// Steps with so many texts.
 #[derive(Debug, Serialize)]
@@ -104,7 +107,8 @@ async fn measure(client: &Client, prompt: &str, repeat: usize) -> anyhow::Result
         found.prefill.push(prefill(client, &tokens).await?);
         found.prompt.push(clean_run(client, &tokens, PROMPT).await?);
     }
-    let (share, trace) = beside(client, prompt, &tokens).await?;
+    let four =
+        counts.iter().position(|count| *count == BESIDE).context("texts are compared that are measured")?;
     let one = best(&found.steps[0].0);
     let of = |(i, texts): (usize, &usize)| {
         let ((step, host), clean) = (&found.steps[i], best(&found.runs[i]));
@@ -118,10 +122,9 @@ async fn measure(client: &Client, prompt: &str, repeat: usize) -> anyhow::Result
             of_one_text: step / one,
         }
     };
+    let (share, trace) = beside(client, prompt, &tokens, best(&found.steps[four].0)).await?;
     let models = client.get("/v1/models").await?;
     let said = |field: &str| models["models"][0][field].as_str().unwrap_or_default().to_owned();
-    let four =
-        counts.iter().position(|count| *count == BESIDE).context("texts are compared that are measured")?;
     Ok(Report {
         model: said("id"),
         device: said("device"),
@@ -180,28 +183,28 @@ async fn prefill(client: &Client, tokens: &[Value]) -> anyhow::Result<f64> {
     number(&client.post("/v1/generate", &body).await?.body["usage"]["prefill"]["seconds"], "seconds")
 }
 
-/// Share of the time that steps have beside a trace, and what that then takes by what it takes alone.
-async fn beside(client: &Client, prompt: &str, tokens: &[Value]) -> anyhow::Result<(f64, f64)> {
+/// Share of the time that steps have beside a trace from the first token to the last, and what that takes by what it takes alone.
+/// `step`: seconds of a step alone.
+async fn beside(client: &Client, prompt: &str, tokens: &[Value], step: f64) -> anyhow::Result<(f64, f64)> {
     let trace =
         json!({"prompt": prompt, "subject": [1, 3], "target": 0, "corrupt": {"samples": TRACE_SAMPLES}});
     let alone = client.post("/v1/trace", &trace).await?.took.as_secs_f64();
-    let (client, begun) = (*client, Instant::now());
+    let client = *client;
     let busy = tokio::spawn(async move {
         let took = client.post("/v1/trace", &trace).await?.took;
         Ok::<_, anyhow::Error>(took.as_secs_f64())
     });
-    let text = json!({"tokens": tokens, "branches": branches(BESIDE), "max_tokens": 8 + STEPS});
-    let (mut steps, mut until) = (0.0, begun);
-    while !busy.is_finished() {
-        let answer = client.post("/v1/generate", &text).await?;
-        // The last texts are written when the trace is over.
-        if !busy.is_finished() {
-            steps += number(&answer.body["usage"]["step_seconds"], "seconds")?;
-            until = Instant::now();
-        }
-    }
+    // While the trace is being computed, the text begins and ends.
+    tokio::time::sleep(Duration::from_secs_f64(alone / 10.0)).await;
+    let steps = (alone * TEXT_OF_TRACE / step).clamp(8.0, MOST_STEPS) as u32;
+    let text = json!({"tokens": tokens, "branches": branches(BESIDE), "max_tokens": steps});
+    let answer = client.post("/v1/generate", &text).await?;
+    ensure!(!busy.is_finished(), "the trace was over before the text: choose a longer --prompt");
+    let usage = &answer.body["usage"];
+    let prefill = |what: &str| number(&usage["prefill"][what], what);
+    let writing = answer.took.as_secs_f64() - prefill("seconds")? - prefill("queue_seconds")?;
     let beside = busy.await.context("the trace was not asked for")??;
-    Ok((steps / (until - begun).as_secs_f64(), beside / alone))
+    Ok((number(&usage["step_seconds"], "seconds")? / writing, beside / alone))
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what the command is for")]

@@ -89,11 +89,14 @@ extern "C" __global__ void top_tokens(const float* logits, float* values, u32* i
     }
 }
 
-// KL to each of the reference rows: sums of exp(r - M) and exp(r - M) (r - l), M the reference's largest own logit. Grid: row, reference.
-extern "C" __global__ void divergence(const float* logits, const float* references, const double* reference_distributions, double* out, u32 n, u32 own) {
-    const float* row = logits + at(blockIdx.x, own);
-    const float* reference = references + at(blockIdx.y, own);
-    float largest = (float)reference_distributions[3 * blockIdx.y];
+// The KL of rows to reference rows: M, the reference's largest own logit, sums of exp(r - M) and exp(r - M) (r - l), and the reference's
+// logit of the row's most probable own token. A block for each of `pairs` [row, reference].
+extern "C" __global__ void divergence(const float* logits, const float* references, const double* reference_distributions, const u32* pairs, const u32* top_ids, u32 k, double* out, u32 first, u32 own) {
+    u32 at_row = pairs[2 * blockIdx.x], at_reference = pairs[2 * blockIdx.x + 1];
+    const float* row = logits + at(at_row, own);
+    const float* reference = references + at(at_reference, own);
+    double* of_reference = out + at(blockIdx.x, 4);
+    float largest = (float)reference_distributions[3 * at_reference];
     double mass = 0, gap = 0;
     for (u32 i = threadIdx.x; i < own; i += blockDim.x) {
         double p = expf(reference[i] - largest);
@@ -103,8 +106,10 @@ extern "C" __global__ void divergence(const float* logits, const float* referenc
     mass = block_sum(mass);
     gap = block_sum(gap);
     if (threadIdx.x == 0) {
-        u32 place = blockIdx.x * n + blockIdx.y;
-        out[2 * place] = mass;
-        out[2 * place + 1] = gap;
+        u32 token = top_ids[at(at_row, k)] - first;
+        of_reference[0] = largest;
+        of_reference[1] = mass;
+        of_reference[2] = gap;
+        of_reference[3] = token < own ? reference[token] : NOT_A_NUMBER;
     }
 }
