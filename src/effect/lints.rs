@@ -27,8 +27,8 @@ pub fn no_contrast(common: &Common, a: &Score, b: &Score) -> bool {
     let targets = &common.targets;
     let near = |a, b| difference(a, b).is_some_and(|d| d.abs() < CONTRAST);
     let alike = |name: &str| near(first_logprob(targets, name, a), first_logprob(targets, name, b));
-    let in_nats = |m: &&Measure| m.metric.kind.facts().unit == Unit::Logits;
-    let mut logits = common.measures.iter().filter(in_nats);
+    let of_logits = |m: &&Measure| m.metric.kind.facts().unit == Unit::Logits;
+    let mut logits = common.measures.iter().filter(of_logits);
     !targets.sets.is_empty()
         && targets.sets.iter().all(|(name, _)| alike(name))
         && logits.all(|m| near(value(m, a, None), value(m, b, None)))

@@ -303,7 +303,7 @@ impl Stepper {
             match asked.last_mut() {
                 // What is read of several rows is read of all of them at once.
                 Some(last) if !compared && of_text == AskedRows { count: 1, ..last.clone() } => {
-                    last.count += 1
+                    last.count += 1;
                 }
                 _ => asked.push(of_text),
             }

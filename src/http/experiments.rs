@@ -1,4 +1,4 @@
-//! The experiments: clean runs, patch runs, causal traces, sweeps, and their dry run.
+//! The experiments (clean runs, lenses, patch runs, causal traces, surprisal, sweeps), their dry run, and tokens.
 
 use axum::Json;
 use axum::extract::State;

@@ -92,7 +92,7 @@ pub struct Branch {
 #[derive(Debug, Clone)]
 struct StepWrite {
     steps: Vec<Steps>,
-    /// The coefficient, where it is one.
+    /// The coefficient, where it follows the step.
     coef: Option<Coef>,
     /// Of position 0; a run that is read is a branch.
     edits: Vec<Edit>,

@@ -68,7 +68,7 @@ pub struct NoiseKey {
     pub position: u32,
 }
 
-/// Streams of corruptions: [`NoiseKey::stream`]. Those beside the gaussian count from the end.
+/// Streams of random numbers: [`NoiseKey::stream`]. Those beside the gaussian count from the end.
 pub mod stream {
     /// Method `gaussian`, and the rows that `student_t` stretches.
     pub const GAUSSIAN: u32 = 0;

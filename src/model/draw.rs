@@ -151,7 +151,7 @@ impl Order {
 
     /// Adds the tokens that lie next below those there.
     fn deepen(&mut self) {
-        let above = (self.depth > 0.0).then(|| self.largest - self.depth);
+        let above = (self.depth > 0.0).then_some(self.largest - self.depth);
         self.depth = if above.is_none() { DEPTH } else { 2.0 * self.depth };
         // Logits may be so large that a little less of them is the same number, but not for ever.
         let floor = if self.depth.is_finite() { self.largest - self.depth } else { f64::NEG_INFINITY };

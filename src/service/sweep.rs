@@ -90,9 +90,9 @@ pub(super) struct Survey {
     of_priced: u64,
     /// Cells of each case looked at: fewer than all if these were enough.
     pub cells: Vec<u32>,
-    /// Cells of all of them, and samples of each.
+    /// Cells of all of them.
     total: u64,
-    /// Samples of each corrupted run.
+    /// Corrupted runs of a case.
     pub samples: u64,
     /// Arms, as the first case has them.
     pub arms: Vec<ArmHead>,
