@@ -168,7 +168,11 @@ impl<'a> Node<'a> {
         } else {
             (code::UNKNOWN_VALUE, format!("{word:?} is not known{}", did_you_mean(word, &names)))
         };
-        out.push(&self.at, code, detail, format!("write one of {}", names.join(", ")));
+        let fix = match names[..] {
+            [only] => format!("write {only:?}"),
+            _ => format!("write one of {}", names.join(", ")),
+        };
+        out.push(&self.at, code, detail, fix);
         None
     }
 
