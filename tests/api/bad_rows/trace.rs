@@ -1,6 +1,6 @@
 //! Wrong fields of a trace.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Fields, no_integers, no_texts, with};
 
